@@ -1,0 +1,194 @@
+"""Read recipes strictly: YAML and overrides become frozen, validated configurations.
+
+Every configuration class derives from `Config` and stands beside the component it configures; its fields
+are documented by a string under each. A choice between components is a union of such classes told apart by
+`kind`, so that only the chosen component's settings exist. This package imports nothing of the project.
+"""
+
+import difflib
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+
+class UserError(ValueError):
+    """A mistake of the user's: its text says what is wrong, where, and how to mend it, in one line."""
+
+
+class Config(BaseModel):
+    """A frozen, keyword-only, strictly typed configuration: no unknown key, no boolean for a number, no NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One or several texts; one alone may be written without a list."""
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Leave every scalar but null as the text it was written as, to be decoded by the declared type.
+
+    YAML 1.1 would read `1e-4` as a string, `no` as a boolean and `1_000` as a number.
+    """
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[str] = ()) -> AnyConfig:
+    """Return `model`'s defaults, changed by the YAML file at `path`, then by `section.key=value` overrides.
+
+    Raises:
+        UserError: a file, key, type or value is wrong; the message names the key's path and the nearest key.
+    """
+    values = model().model_dump(mode="json")
+    origin = "command line"
+    if path is not None:
+        origin = str(path)
+        _merge(values, _load(path))
+    _merge(values, _overrides(overrides))
+    try:
+        return model.model_validate(values, strict=False)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(detail, model) for detail in error.errors()) + f" ({origin})") from None
+
+
+def dump(config: Config) -> str:
+    """Return `config` as YAML that `read` turns back into an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def help_text(model: type[Config]) -> str:
+    """Describe every option of `model`: its path, type, default, meaning and unit."""
+    return "\n".join(_help_lines(model, ""))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+    except FileNotFoundError:
+        raise UserError(f"no such configuration file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the configuration file {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold sections with keys (such as 'optim:'), not a {type(values).__name__}")
+    return values
+
+
+def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        names = path.split(".")
+        if not equals or not all(names):
+            raise UserError(f"cannot read the override {override!r}: write section.key=value, such as optim.lr=3e-4")
+        value: Any = None if text in ("", "null") else text
+        if text.startswith(("[", "{")):
+            try:
+                value = yaml.load(text, Loader=_TextLoader)
+            except yaml.YAMLError:
+                raise UserError(f"cannot read the value of {override!r}: write a list as [a, b]") from None
+        for name in reversed(names[1:]):
+            value = {name: value}
+        _merge(merged, {names[0]: value})
+    return merged
+
+
+def _merge(values: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """Lay `change` over `values` in place; a section that changes its kind loses what was set for the former."""
+    for name, new in change.items():
+        old = values.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and new.get("kind", old.get("kind")) == old.get("kind"):
+            _merge(old, new)
+        else:
+            values[name] = new
+
+
+def _choices(field: FieldInfo) -> list[type[Config]]:
+    """Return the configuration classes that a field may hold: none for a plain value, one for a section."""
+
+    def walk(annotation: Any) -> Iterator[type[Config]]:
+        if isinstance(annotation, type) and issubclass(annotation, Config):
+            yield annotation
+        for argument in get_args(annotation):
+            yield from walk(argument)
+
+    return list(walk(field.annotation))
+
+
+def _kind(model: type[Config]) -> str:
+    return str(model.model_fields["kind"].default)
+
+
+def _explain(detail: ErrorDetails, model: type[Config]) -> str:
+    """Say one validation error in words: the key's path, what is wrong, and what would be right."""
+    names: list[str] = []
+    current = [model]
+    for part in detail["loc"]:
+        tagged = [choice for choice in current if "kind" in choice.model_fields and _kind(choice) == part]
+        fields = current[0].model_fields if current else {}
+        if len(current) > 1 and tagged:
+            current = tagged
+        else:
+            names.append(str(part))
+            current = _choices(fields[str(part)]) if str(part) in fields else []
+            if str(part) not in fields and detail["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(str(part), fields, n=1)
+                hint = f"did you mean {'.'.join([*names[:-1], near[0]])}?" if near else f"known: {', '.join(fields)}"
+                return f"unknown key {'.'.join(names)}: {hint}"
+    name = ".".join(names)
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{name}.kind must be one of {', '.join(_kind(choice) for choice in current)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} = {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(value) for value in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return "list"
+    if get_args(annotation):
+        return " | ".join(_type_name(argument) for argument in get_args(annotation))
+    return "null" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
+
+
+def _help_lines(model: type[Config], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        choices, path = _choices(field), f"{prefix}{name}"
+        meaning = textwrap.fill(
+            " ".join((field.description or "").split()), 110, initial_indent="      ", subsequent_indent="      "
+        )
+        if not choices and name != "kind":
+            default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+            shown = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else default
+            yield f"  {path}  ({_type_name(field.annotation)}; default {'null' if shown is None else shown})\n{meaning}"
+        elif len(choices) == 1:
+            yield f"\n{path}:  {' '.join((field.description or '').split())}"
+            yield from _help_lines(choices[0], f"{path}.")
+        elif choices:
+            default_kind = _kind(type(field.get_default(call_default_factory=True)))  # type: ignore[call-arg]
+            kinds = " | ".join(_kind(choice) for choice in choices)
+            yield f"\n  {path}.kind  ({kinds}; default {default_kind})\n{meaning}"
+            for choice in choices:
+                yield f"   {path}.kind={_kind(choice)}: {' '.join((choice.__doc__ or '').split())}"
+                yield from _help_lines(choice, f"{path}.")

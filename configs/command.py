@@ -1,0 +1,34 @@
+"""Run an entry point so that a user's mistake is one line and exit code 2, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from configs import UserError
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C."""
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # the reader of our output left; python's own flush at exit must not complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_MISTAKE)
