@@ -1,0 +1,159 @@
+"""Checkpoints: a directory with a model anyone can load, and beside it what training needs to go on.
+
+`weights.safetensors`, `config.yaml` and `tokenizer.json` are the model; `training_state.pt` is the optimiser's
+state and the position, read with `weights_only=True`. `manifest.json` holds their sizes and checksums. A directory
+appears under its final name only when it is complete.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from configs import Config, UserError, dump, read
+from mlm.loop import Position
+from mlm.model.heads import MaskedLanguageModel
+from mlm.optim import Optimiser
+from mlm.recipe import Recipe
+from tokenizer import vocabulary
+from tokenizer.shards import FileRecord
+
+WEIGHTS, RECIPE, TOKENIZER, STATE, MANIFEST = (
+    "weights.safetensors",
+    "config.yaml",
+    "tokenizer.json",
+    "training_state.pt",
+    "manifest.json",
+)
+
+
+class Manifest(Config):
+    """What a checkpoint holds."""
+
+    step: int
+    files: dict[str, FileRecord]
+
+
+def save(
+    folder: Path, model: nn.Module, optimiser: Optimiser, position: Position, recipe: Recipe, tokenizer: Path
+) -> Manifest:
+    """Write a checkpoint into `folder`, which appears when all of it is on the disk."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with optimiser.averaged():
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+    (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
+    shutil.copyfile(tokenizer, partial / TOKENIZER)
+    state = {
+        "position": vars(position),
+        "optimiser": optimiser.state_dict(),
+        "weights": {name: parameter.detach() for name, parameter in model.named_parameters()},
+    }
+    torch.save(state, partial / STATE)
+    files = {name: _record(partial / name) for name in (WEIGHTS, RECIPE, TOKENIZER, STATE)}
+    manifest = Manifest(step=position.step, files=files)
+    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    for path in (*partial.iterdir(), partial):
+        _sync(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    _sync(folder.parent)
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Check a checkpoint against its manifest and return that.
+
+    Raises:
+        UserError: a file is missing, truncated or changed.
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
+    except ValidationError as error:
+        raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
+    for name in (WEIGHTS, RECIPE, TOKENIZER, STATE):
+        path, expected = folder / name, manifest.files.get(name)
+        if expected is None or not path.is_file():
+            raise UserError(f"checkpoint {folder} lacks {name}")
+        if path.stat().st_size != expected.size_bytes or _record(path) != expected:
+            raise UserError(f"{path} is truncated or was changed: its checksum is not the manifest's")
+    return manifest
+
+
+def newest(run: Path) -> Path:
+    """Return a run's newest checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix != ".partial")
+    if not found:
+        raise UserError(f"{run} has no checkpoint yet: let it train longer, or give another run")
+    return found[-1]
+
+
+def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, Recipe]:
+    """Load the model of a checkpoint, in evaluation mode, with its tokenizer and recipe.
+
+    Raises:
+        UserError: the checkpoint is damaged, or its parts do not fit each other.
+    """
+    verify(folder)
+    recipe = read(Recipe, folder / RECIPE)
+    tokenizer = vocabulary.load(folder / TOKENIZER)
+    model = MaskedLanguageModel(recipe.model, tokenizer.get_vocab_size(), recipe.data.row_length)
+    _fill(model, _read_weights(folder / WEIGHTS), folder)
+    return model.to(device).eval(), tokenizer, recipe
+
+
+def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Position:
+    """Bring model and optimiser back to where the checkpoint was saved and return how far training had come.
+
+    Raises:
+        UserError: the checkpoint is damaged, or is of another model.
+    """
+    verify(folder)
+    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+    _fill(model, state["weights"], folder)
+    optimiser.load_state_dict(state["optimiser"])
+    return Position(**state["position"])
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from None
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from None
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

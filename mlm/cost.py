@@ -1,0 +1,104 @@
+"""What a model costs: parameters by part, FLOPs, memory, and the machine's peak to compare with."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mlm.distributed import World
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from mlm.packing import Rows
+
+PEAK_SECONDS = 0.25
+
+
+def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:
+    """Return the number of parameters of each part; the output embedding is the token embedding, counted once."""
+
+    def count(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    encoder = model.encoder
+    parts = {
+        "token embeddings (input and output)": count(encoder.embeddings.tokens),
+        "other embeddings and their norm": count(encoder.embeddings) - count(encoder.embeddings.tokens),
+        "encoder layers": count(encoder.blocks),
+        "final norm": count(encoder.final_norm),
+        "output transform": count(model.transform),
+        "output bias": model.output_bias.numel(),
+    }
+    return {part: number for part, number in parts.items() if number} | {"total": count(model)}
+
+
+def mean_context(rows: Rows) -> float:
+    """Return how many tokens a token attends to on average: its segment's length."""
+    lengths = rows.lengths.astype(float)
+    return float((lengths**2).sum() / lengths.sum())
+
+
+def flops_per_token(config: ModelConfig, vocabulary_size: int, context: float, predicted_share: float) -> float:
+    """Return the floating-point operations that training on a token needs: forward, and twice that backward.
+
+    Counted are the matrix products of the model, two operations a multiply-add: those of its layers, attention over
+    the token's own segment only, and the output over the vocabulary for the predicted share of tokens.
+    """
+    encoder = config.encoder
+    D, F = encoder.width, encoder.feedforward_width
+    layer = 4 * D * D + (3 if encoder.gated else 2) * D * F + 2 * context * D
+    output = D * vocabulary_size + (D * D if config.transform else 0)
+    return 6 * (encoder.layers * layer + predicted_share * output)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes of training, by what they hold."""
+
+    weights_and_optimiser: int
+    activations: int
+    scores: int
+
+    @property
+    def total(self) -> int:
+        """Return the sum."""
+        return self.weights_and_optimiser + self.activations + self.scores
+
+
+def memory(
+    config: EncoderConfig, parameters: int, micro_batch_tokens: int, row_length: int, scores: int, number_bytes: int
+) -> Memory:
+    """Estimate the memory of a training step.
+
+    Args:
+        config: the encoder.
+        parameters: how many the model has; each takes weight, gradient, two moments and a copy in low precision.
+        micro_batch_tokens: slots of the rows computed at once.
+        row_length: L; attention keeps two (H, L, L) arrays a row.
+        scores: predicted tokens of a micro-batch times vocabulary size; kept as computed, in float32, and its gradient.
+        number_bytes: bytes of a number in matrix products.
+    """
+    widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
+    attention = 2 * config.heads * row_length
+    activations = micro_batch_tokens * config.layers * (widths + attention) * number_bytes
+    return Memory(parameters * (16 + number_bytes % 4), activations, scores * (8 + number_bytes))
+
+
+def measure_peak(world: World, tokens: int, width: int, feedforward_width: int) -> float:
+    """Measure the machine's matrix-product rate at the shapes of a feed-forward layer, in FLOP/s."""
+    left = torch.randn(tokens, width, device=world.device).to(world.dtype)
+    right = torch.randn(width, feedforward_width, device=world.device).to(world.dtype)
+
+    def once() -> float:
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        _ = left @ right
+        if world.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    until, fastest = time.perf_counter() + PEAK_SECONDS, once()
+    while time.perf_counter() < until:
+        fastest = min(fastest, once())
+    return 2 * tokens * width * feedforward_width / fastest

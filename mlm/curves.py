@@ -1,0 +1,37 @@
+"""Draw a run's learning curve."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def draw(
+    records: Sequence[Mapping[str, Any]], path: Path, baselines: Mapping[str, Mapping[str, float]] | None = None
+) -> None:
+    """Draw loss and accuracy over tokens into a PNG file.
+
+    Args:
+        records: the records of metrics.jsonl.
+        path: the file.
+        baselines: loss in nats and accuracy of each named baseline, drawn as horizontal lines.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (metric, label) in zip(
+        figure.subplots(1, 2), (("loss", "masked loss (nats)"), ("accuracy", "masked accuracy")), strict=True
+    ):
+        for side, style in (("train", {"color": "#9db4c8", "linewidth": 1}), ("heldout", {"color": "#1f5582", "marker": "."})):
+            points = [(r["tokens"] / 1e6, r[metric]) for r in records if r["side"] == side and r[metric] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label={"train": "training", "heldout": "held-out"}[side], **style)
+        for (name, scores), dashes in zip((baselines or {}).items(), ("--", ":"), strict=False):
+            axes.axhline(scores[metric], color="#b5651d", linestyle=dashes, linewidth=1, label=f"{name} (held-out)")
+        axes.set_xlabel("tokens read (millions)")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(path)

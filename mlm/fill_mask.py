@@ -1,0 +1,47 @@
+"""Fill in the blanks of sentences with a pretrained encoder."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from configs import UserError, command
+from mlm import blanks, checkpoint, run
+from mlm.distributed import find_world
+from mlm.recipe import Recipe
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mlm.fill_mask",
+        description=__doc__,
+        epilog='example: python -m mlm.fill_mask "Return the [MASK] of the list." --top 3',
+    )
+    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="text with [MASK] in it; none: lines of stdin")
+    parser.add_argument("--run", type=Path, help="run directory (default: the newest one in runs/)")
+    parser.add_argument("--top", type=int, default=5, help="guesses for each blank (default: 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each sentence")
+    options = parser.parse_args(arguments)
+    if options.top < 1:
+        raise UserError(f"--top is {options.top}: it must be 1 or more")
+    world = find_world("auto")
+    folder = checkpoint.newest(options.run or run.newest(Path(Recipe().runs)))
+    model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
+    sentences: Iterable[str] = options.sentences or (line.rstrip("\n") for line in sys.stdin)
+    for sentence in sentences:
+        batch = blanks.read_blanks(sentence, tokenizer, recipe.data.row_length)
+        guesses = blanks.guess(model, batch, tokenizer, world, options.top)
+        if options.json:
+            found = [[{"token": g.token, "probability": g.probability} for g in blank] for blank in guesses]
+            print(json.dumps({"sentence": sentence, "blanks": found}, ensure_ascii=False), flush=True)
+            continue
+        print(sentence)
+        for number, blank in enumerate(guesses, start=1):
+            shown = "  ".join(f"{g.token.strip() or repr(g.token)} {g.probability:.1%}" for g in blank)
+            print(f"  {f'[MASK] {number}: ' if len(guesses) > 1 else ''}{shown}", flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)

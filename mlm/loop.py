@@ -1,0 +1,264 @@
+"""The training loop, shared by pretraining and fine-tuning."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Protocol, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from configs import Config
+from mlm.distributed import World
+from mlm.optim import Optimiser
+from mlm.schedule import Schedule
+
+
+class Countable(Protocol):
+    """A micro-batch, of which the loop knows two numbers."""
+
+    @property
+    def targets(self) -> int:
+        """Number of predictions that the loss sums over."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that are not padding."""
+
+
+AnyBatch = TypeVar("AnyBatch", bound=Countable)
+
+
+class Task(Protocol[AnyBatch]):
+    """What differs between pretraining and fine-tuning."""
+
+    def micro_batches(self, step: int, progress: float) -> Sequence[AnyBatch]:
+        """Return this rank's micro-batches of a step, whose gradients are summed."""
+
+    def losses(self, model: nn.Module, batch: AnyBatch) -> Mapping[str, Tensor]:
+        """Return sums over a micro-batch's targets: `loss`, and what else is worth a curve."""
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return the held-out metrics."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far training has come; all that a resumed run needs to know beside weights and optimiser state."""
+
+    step: int = 0
+    """Optimiser updates made or skipped."""
+    tokens: int = 0
+    """Tokens read that were not padding."""
+    seconds: float = 0.0
+    """Time spent in steps."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When training ends: after a number of steps or of seconds, whichever is set."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def progress(self, position: Position) -> float:
+        """Return the share of the budget, from 0 to 1, at the middle of the next step."""
+        if self.steps is not None:
+            return (position.step + 0.5) / self.steps
+        return min(position.seconds / (self.seconds or math.inf), 1.0)
+
+    def finished(self, position: Position) -> bool:
+        """Tell whether the budget is used up."""
+        return self.progress(position) >= 1
+
+
+class Steps(Config):
+    """A number of optimiser updates."""
+
+    kind: Literal["steps"] = "steps"
+    steps: int = Field(1000, gt=0)
+    """Optimiser updates."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(steps=self.steps)
+
+
+class Tokens(Config):
+    """A number of tokens, padding not counted."""
+
+    kind: Literal["tokens"] = "tokens"
+    tokens: int = Field(100_000_000, gt=0)
+    """Tokens, padding not counted; the last step may go beyond by less than a batch."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(steps=math.ceil(self.tokens / tokens_per_step))
+
+
+class Epochs(Config):
+    """A number of passes over the training rows."""
+
+    kind: Literal["epochs"] = "epochs"
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows; the last step may go beyond by less than a batch."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(steps=math.ceil(self.epochs * steps_per_epoch))
+
+
+class Minutes(Config):
+    """A time on the clock; what such a run computes depends on the machine."""
+
+    kind: Literal["minutes"] = "minutes"
+    minutes: float = Field(10.0, gt=0)
+    """Minutes spent in training steps; start-up and evaluation are not counted."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(seconds=60 * self.minutes)
+
+
+Budget = Annotated[Steps | Tokens | Epochs | Minutes, Field(discriminator="kind")]
+
+
+class Intervals(Config):
+    """How often the loop stops to tell, to evaluate and to save."""
+
+    log_steps: int = Field(10, gt=0)
+    """Steps between two records of the training metrics."""
+    evaluate_steps: int = Field(100, gt=0)
+    """Steps between two held-out evaluations; there is one at the start and one at the end as well."""
+    checkpoint_steps: int = Field(500, gt=0)
+    """Steps between two checkpoints; there is one at the end as well."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What happened in the steps since the last record."""
+
+    sums: Mapping[str, Tensor]
+    """Sums over all targets: `loss` and the task's others, on the device."""
+    targets: int
+    tokens: int
+    steps: int
+    seconds: float
+    waited_seconds: float
+    """Of these, the time spent waiting for data."""
+    gradient_norm: Tensor
+    """Norm of the last step's gradient before clipping."""
+    skipped: Tensor
+    """Updates left out because the loss or the gradient was not finite."""
+    rate_factor: float
+    """The schedule's share of the peak rate in the last step."""
+
+
+class Observer(Protocol):
+    """Where the loop reports to."""
+
+    def log(self, position: Position, interval: Interval) -> None:
+        """Take down what happened since the last record."""
+
+    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Take down the held-out metrics of the model as it would be saved now."""
+
+    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+        """Save the run as it stands."""
+
+
+def train(
+    model: nn.Module,
+    task: Task[AnyBatch],
+    optimiser: Optimiser,
+    schedule: Schedule,
+    plan: Plan,
+    world: World,
+    observer: Observer,
+    *,
+    seed: int,
+    clip_norm: float,
+    intervals: Intervals,
+    start: Position,
+    stop: Callable[[], bool] = lambda: False,
+) -> Position:
+    """Train until the plan is finished or `stop` says so; return how far training has come.
+
+    The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
+    targets: how the batch was cut changes nothing. Before `start.step` nothing is replayed.
+    """
+    position, ledger = start, Ledger()
+    model.train()
+    if start.step == 0:
+        evaluate(model, task, optimiser, observer, position)
+    while not plan.finished(position) and not stop():
+        began = time.perf_counter()
+        progress = plan.progress(position)
+        micro_batches = task.micro_batches(position.step, progress)
+        waited = time.perf_counter() - began
+        targets = world.sum(sum(batch.targets for batch in micro_batches))
+        sums: dict[str, Tensor] = {}
+        for index, batch in enumerate(micro_batches):
+            world.seed_dropout(seed, position.step, index)
+            with world.synchronise_gradients(model, last=index == len(micro_batches) - 1):
+                losses = task.losses(model, batch)
+                (losses["loss"] / max(targets, 1)).backward()
+            sums = {name: loss.detach() + sums.get(name, 0) for name, loss in losses.items()}
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        finite = torch.isfinite(norm) & torch.isfinite(sums["loss"])
+        optimiser.update(factor := schedule.factor(progress), finite)
+        tokens = world.sum(sum(batch.tokens for batch in micro_batches))
+        seconds = time.perf_counter() - began
+        position = Position(position.step + 1, position.tokens + tokens, position.seconds + seconds)
+        ledger.add(Interval(sums, targets, tokens, 1, seconds, waited, norm, ~finite, factor))
+        finished = plan.finished(position)
+        ended = finished or stop()
+        if ended or position.step % intervals.log_steps == 0:
+            observer.log(position, ledger.take())
+        if finished or position.step % intervals.evaluate_steps == 0:
+            evaluate(model, task, optimiser, observer, position)
+        if ended or position.step % intervals.checkpoint_steps == 0:
+            observer.checkpoint(position, model, optimiser)
+    return position
+
+
+def evaluate(
+    model: nn.Module, task: Task[AnyBatch], optimiser: Optimiser, observer: Observer, position: Position
+) -> None:
+    """Report the held-out metrics of the weights that would be saved now."""
+    model.eval()
+    with optimiser.averaged():
+        observer.evaluated(position, task.evaluate(model), model)
+    model.train()
+
+
+class Ledger:
+    """Adds up intervals on the device, so that the host waits for it only when they are read."""
+
+    def __init__(self) -> None:
+        self.total: Interval | None = None
+
+    def add(self, step: Interval) -> None:
+        """Add a step to the interval."""
+        if self.total is None:
+            self.total = step
+            return
+        total = self.total
+        self.total = replace(
+            step,
+            sums={name: value + total.sums[name] for name, value in step.sums.items()},
+            targets=step.targets + total.targets,
+            tokens=step.tokens + total.tokens,
+            steps=step.steps + total.steps,
+            seconds=step.seconds + total.seconds,
+            waited_seconds=step.waited_seconds + total.waited_seconds,
+            skipped=step.skipped.int() + total.skipped,
+        )
+
+    def take(self) -> Interval:
+        """Return the interval and begin the next."""
+        assert self.total is not None
+        total, self.total = self.total, None
+        return total

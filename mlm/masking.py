@@ -1,0 +1,174 @@
+"""Choose the tokens to predict and corrupt them (Devlin et al. 2019, section 3.1), as a function and not a state.
+
+Every choice is a hash of (seed, epoch, row) and the position: new masks in each epoch (Liu et al. 2019, section
+4.1), the same ones whatever the batch size, the number of workers or the number of processes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from configs import Config
+
+SPAN_END_PROBABILITY = 0.2
+LONGEST_SPAN_WORDS = 10
+
+# Independent streams of random bits for a row.
+_ORDER, _SPAN, _CORRUPTION, _REPLACEMENT = range(4)
+
+
+class Masking(Config):
+    """Which tokens are predicted, and what the model sees in their place."""
+
+    unit: Literal["token", "word", "span"] = "token"
+    """What is chosen as a whole: single tokens, whole words, or spans of words (geometric lengths with p = 0.2, at
+    most 10 words; Joshi et al. 2020, section 3.1)."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of each row's tokens that are predicted, at the start of training."""
+    final_rate: float | None = Field(None, gt=0, lt=1)
+    """Share at the end of training, reached linearly; null keeps `rate`."""
+    mask_share: float = Field(0.8, ge=0, le=1)
+    """Share of the predicted tokens that are replaced by [MASK]."""
+    random_share: float = Field(0.1, ge=0, le=1)
+    """Share of the predicted tokens that are replaced by a random token; the rest is kept."""
+    static: bool = False
+    """Draw the same masks in every epoch (as BERT's preprocessing did), for comparison."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "Masking":
+        if self.mask_share + self.random_share > 1:
+            raise ValueError(f"mask_share + random_share is {self.mask_share + self.random_share:g}, over 1")
+        return self
+
+    def rate_at(self, progress: float) -> float:
+        """Return the rate in force at `progress` of the budget, from 0 to 1."""
+        return self.rate + (((self.final_rate or self.rate) - self.rate) * progress)
+
+    def slots(self, row_length: int) -> int:
+        """Return how many tokens of a row are predicted at the most, over the whole of training."""
+        return _count(max(self.rate, self.final_rate or 0.0), np.array(row_length)).item()
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Rows as the model sees them, and what it has to predict. M is a fixed number of slots in each row."""
+
+    ids_BL: NDArray[np.int64]
+    """The corrupted rows."""
+    positions_BM: NDArray[np.int64]
+    """Positions to predict, in no order; 0 in a slot that is not filled."""
+    filled_BM: NDArray[np.bool_]
+    """Whether a slot holds a prediction."""
+
+
+def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the hash that all the random choices of a row in an epoch derive from."""
+    with np.errstate(over="ignore"):
+        seeds_B = _mix(np.full(len(rows_B), seed, np.uint64))
+        return _mix(_mix(seeds_B + epochs_B.astype(np.uint64)) + rows_B.astype(np.uint64))
+
+
+def corrupt(
+    ids_BL: NDArray[np.int64],
+    maskable_BL: NDArray[np.bool_],
+    word_starts_BL: NDArray[np.bool_],
+    keys_B: NDArray[np.uint64],
+    masking: Masking,
+    *,
+    rate: float,
+    ordinary_ids: range,
+    mask_id: int,
+) -> Corruption:
+    """Choose `rate` of each row's maskable tokens and corrupt them.
+
+    A row of n maskable tokens gets exactly round(rate * n) predictions. Whole words stay under that by less than
+    one word; so do spans, the last of which is cut short at a word's end.
+
+    Args:
+        ids_BL: the rows.
+        maskable_BL: which positions may be chosen: not padding, not special tokens.
+        word_starts_BL: where a word of the tokenizer begins; a segment's first position begins one.
+        keys_B: what `row_keys` returns.
+        masking: the choices.
+        rate: the rate in force, at most what `masking` reaches.
+        ordinary_ids: the ids that a random replacement is drawn from.
+        mask_id: the id of [MASK].
+    """
+    B, L = ids_BL.shape
+    slots = masking.slots(L)
+    order_BL = _shuffled_positions(maskable_BL, _unit_starts(word_starts_BL, keys_B, masking), keys_B)[:, : slots + 1]
+    taken_B = _count(rate, maskable_BL.sum(axis=1))
+    if masking.unit != "token":
+        # Words come whole: take positions up to the last that a new word begins after, at or before the wanted number.
+        borders = np.take_along_axis(word_starts_BL | ~maskable_BL, order_BL, axis=1)
+        borders &= np.arange(order_BL.shape[1]) <= taken_B[:, None]
+        taken_B = order_BL.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
+    filled_BM = np.arange(slots) < taken_B[:, None]
+    positions_BM = np.where(filled_BM, order_BL[:, :slots], 0)
+
+    draw_BM = _uniform(_bits(keys_B, _CORRUPTION, positions_BM))
+    replaced_BM = _bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))
+    seen_BM = np.take_along_axis(ids_BL, positions_BM, axis=1)
+    random_BM = (draw_BM >= masking.mask_share) & (draw_BM < masking.mask_share + masking.random_share)
+    seen_BM = np.where(random_BM, replaced_BM.astype(np.int64) + ordinary_ids.start, seen_BM)
+    seen_BM = np.where(draw_BM < masking.mask_share, mask_id, seen_BM)
+    corrupted_BL = ids_BL.copy()
+    rows, columns = np.nonzero(filled_BM)
+    corrupted_BL[rows, positions_BM[rows, columns]] = seen_BM[rows, columns]
+    return Corruption(corrupted_BL, positions_BM, filled_BM)
+
+
+def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.floor(rate * tokens + 0.5).astype(np.int64)
+
+
+def _unit_starts(
+    word_starts_BL: NDArray[np.bool_], keys_B: NDArray[np.uint64], masking: Masking
+) -> NDArray[np.bool_] | None:
+    """Return where what is chosen as a whole begins; None where every token is a unit."""
+    if masking.unit == "token":
+        return None
+    if masking.unit == "word":
+        return word_starts_BL
+    positions_BL = np.broadcast_to(np.arange(word_starts_BL.shape[1]), word_starts_BL.shape)
+    ends_BL = _uniform(_bits(keys_B, _SPAN, positions_BL)) < SPAN_END_PROBABILITY
+    starts_BL = word_starts_BL & ends_BL
+    starts_BL[:, 0] = True
+    words_BL = word_starts_BL.cumsum(axis=1)
+    words_at_start_BL = np.maximum.accumulate(np.where(starts_BL, words_BL, 0), axis=1)
+    return starts_BL | (word_starts_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0))
+
+
+def _shuffled_positions(
+    maskable_BL: NDArray[np.bool_], starts_BL: NDArray[np.bool_] | None, keys_B: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Return each row's positions with its units in random order, in order within a unit; what may not be chosen last."""
+    positions_BL = np.broadcast_to(np.arange(maskable_BL.shape[1]), maskable_BL.shape)
+    units_BL = positions_BL if starts_BL is None else np.maximum.accumulate(np.where(starts_BL, positions_BL, 0), axis=1)
+    # One number per token, so that a plain sort of numbers does it: 31 random bits of its unit under one that is set
+    # for what may not be chosen, then the unit, then the position, 16 bits each.
+    bits_BL = _bits(keys_B, _ORDER, units_BL) >> np.uint64(33) | (~maskable_BL).astype(np.uint64) << np.uint64(31)
+    sort_BL = bits_BL << np.uint64(32) | (units_BL << 16 | positions_BL).astype(np.uint64)
+    sort_BL.sort(axis=1)
+    return (sort_BL & np.uint64(0xFFFF)).astype(np.int64)
+
+
+def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64 bits (the output function of SplitMix64: Steele et al. 2014)."""
+    numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ numbers >> np.uint64(31)
+
+
+def _bits(keys_B: NDArray[np.uint64], stream: int, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return 64 random bits for each position of each row in one of the streams."""
+    counters = (positions.astype(np.uint64) << np.uint64(2)) + np.uint64(stream + 1)
+    return _mix(keys_B[:, None] + counters * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Turn random bits into numbers from 0 up to, not including, 1."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

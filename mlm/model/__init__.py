@@ -1,0 +1,9 @@
+"""A transformer encoder written by hand, and its masked-language-model head.
+
+Tensors carry their dimensions as a suffix:
+
+    B rows         L positions of a row     M predicted tokens    D width        F feed-forward width
+    H heads        K width of a head        V vocabulary          C classes
+
+so `ids_BL` holds token ids, `hidden_BLD` hidden states, `query_BHLK` queries by head, `logits_MV` scores.
+"""

@@ -1,0 +1,106 @@
+"""Multi-head attention within segments (Vaswani et al. 2017, section 3.2; rotary positions: Su et al. 2021)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which positions of a row belong together: attention never leaves a segment.
+
+    A segment is what the model reads as one text. Padding is a segment of its own, which nothing else sees and
+    which sees itself, so that no softmax is ever taken over nothing.
+    """
+
+    segments_BL: Tensor
+    """Number of the segment that each position belongs to, from 1; 0 is padding. int32"""
+    positions_BL: Tensor
+    """Position within the segment, from 0. int64"""
+    bias_B1LL: Tensor
+    """What is added to the attention scores: 0 within a segment, a large negative number across. Score dtype"""
+
+    @classmethod
+    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype) -> "Layout":
+        """Lay out rows of segments for scores of type `dtype`."""
+        apart_BLL = segments_BL[:, :, None] != segments_BL[:, None, :]
+        # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
+        bias_BLL = torch.zeros(apart_BLL.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BLL, -3e4)
+        return cls(segments_BL, positions_BL, bias_BLL[:, None])
+
+
+class Rotary(nn.Module):
+    """Rotate queries and keys by an angle that grows with the position, so that scores depend on distance.
+
+    The two halves of a head's width are the two coordinates of each rotated plane (as in GPT-NeoX and ModernBERT).
+    """
+
+    inverse_frequency_k: Tensor
+
+    def __init__(self, head_width: int, theta: float) -> None:
+        super().__init__()
+        exponents_k = torch.arange(0, head_width, 2, dtype=torch.float64) / head_width
+        self.register_buffer("inverse_frequency_k", (theta**-exponents_k).float(), persistent=False)
+
+    def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of every position's angles, each (B, 1, L, K)."""
+        angles_BLk = positions_BL[..., None].float() * self.inverse_frequency_k
+        angles_B1LK = torch.cat([angles_BLk, angles_BLk], dim=-1)[:, None]
+        return angles_B1LK.cos().to(dtype), angles_B1LK.sin().to(dtype)
+
+
+def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tensor:
+    """Rotate each plane of each head by its position's angle."""
+    first, second = states_BHLK.chunk(2, dim=-1)
+    return states_BHLK * cosine_B1LK + torch.cat([-second, first], dim=-1) * sine_B1LK
+
+
+def reference_attention(
+    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segments_BL: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute softmax(QK^T / sqrt(K))V within segments as it is written, and return it with the softmax's weights."""
+    scores_BHLL = query_BHLK @ key_BHLK.transpose(-1, -2) / query_BHLK.shape[-1] ** 0.5
+    apart_B1LL = (segments_BL[:, :, None] != segments_BL[:, None, :])[:, None]
+    weights_BHLL = scores_BHLL.masked_fill(apart_B1LL, float("-inf")).softmax(dim=-1)
+    return weights_BHLL @ value_BHLK, weights_BHLL
+
+
+def _matrix_products(query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    scores_BHLL = (query_BHLK * query_BHLK.shape[-1] ** -0.5) @ key_BHLK.transpose(-1, -2)
+    weights_BHLL = scores_BHLL.add_(bias).softmax(dim=-1)  # in place: the product's own backward needs no scores
+    return F.dropout(weights_BHLL, dropout) @ value_BHLK
+
+
+def fast_attention(query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, dropout: float) -> Tensor:
+    """Compute the same as `reference_attention` by what was measured to be fastest on the device.
+
+    On CPU the masked SDPA kernel's backward takes a third of a training step for a twentieth of its FLOPs, and
+    plain matrix products win (`python -m mlm.benchmark` shows both); elsewhere SDPA is the better kernel.
+    """
+    if query_BHLK.device.type == "cpu":
+        return _matrix_products(query_BHLK, key_BHLK, value_BHLK, layout.bias_B1LL, dropout)
+    return F.scaled_dot_product_attention(query_BHLK, key_BHLK, value_BHLK, layout.bias_B1LL, dropout_p=dropout)
+
+
+class Attention(nn.Module):
+    """Project to queries, keys and values, attend head by head within segments, project back."""
+
+    def __init__(self, width: int, heads: int, biases: bool, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=biases)
+        self.output = nn.Linear(width, width, bias=biases)
+
+    def forward(self, hidden_BLD: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the attended states, (B, L, D); `rotation` is what `Rotary` returns, None for other positions."""
+        B, L, D = hidden_BLD.shape
+        qkv = self.qkv(hidden_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        query_BHLK, key_BHLK, value_BHLK = qkv.unbind(0)
+        if rotation is not None:
+            query_BHLK, key_BHLK = rotate(query_BHLK, *rotation), rotate(key_BHLK, *rotation)
+        dropout = self.dropout if self.training else 0.0
+        mixed_BHLK = fast_attention(query_BHLK, key_BHLK, value_BHLK, layout, dropout)
+        return self.output(mixed_BHLK.transpose(1, 2).reshape(B, L, D))

@@ -1,0 +1,183 @@
+"""The encoder: embeddings with positions, then a stack of blocks (Vaswani et al. 2017, section 3)."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from configs import Config
+from mlm.model.attention import Attention, Layout, Rotary
+from mlm.model.feedforward import Activation, FeedForward, GatedFeedForward
+
+NORM_EPSILON = 1e-5
+
+
+class SinusoidalPositions(Config):
+    """Fixed sines and cosines, added to embeddings scaled by sqrt(width) (Vaswani et al. 2017, sections 3.4, 3.5)."""
+
+    kind: Literal["sinusoidal"] = "sinusoidal"
+
+
+class LearnedPositions(Config):
+    """A learned vector for each position, added to the embeddings (Devlin et al. 2019, section 3)."""
+
+    kind: Literal["learned"] = "learned"
+
+
+class RotaryPositions(Config):
+    """Queries and keys rotated by their position (Su et al. 2021, section 3.2)."""
+
+    kind: Literal["rotary"] = "rotary"
+    theta: float = Field(10_000.0, gt=1)
+    """Base of the wavelengths: the longest is about 2 pi theta positions."""
+
+
+class EncoderConfig(Config):
+    """The encoder's shape."""
+
+    width: int = Field(128, gt=0)
+    """Width of the hidden states, D."""
+    heads: int = Field(4, gt=0)
+    """Attention heads in each layer; they divide the width."""
+    feedforward_width: int = Field(512, gt=0)
+    """Width inside the feed-forward layers, F; a gated one has two matrices of this width."""
+    layers: int = Field(3, gt=0)
+    """Number of encoder layers."""
+    norm: Literal["pre", "post"] = "pre"
+    """Layer norm before each sublayer and at the end (pre), or after each residual sum (post, as in BERT)."""
+    embedding_norm: bool = False
+    """Normalise the embeddings as well; a pre-norm encoder's first attention then reads them as they are."""
+    activation: Activation = "swish"
+    """Activation of the feed-forward layers."""
+    gated: bool = False
+    """Gated feed-forward layers (Shazeer 2020)."""
+    positions: Annotated[
+        SinusoidalPositions | LearnedPositions | RotaryPositions, Field(discriminator="kind")
+    ] = RotaryPositions()
+    """How the model knows a token's position in its segment."""
+    biases: bool = True
+    """Biases in the linear layers and norms of the encoder; the output over the vocabulary always has one."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping an embedding, an attention weight, or an element of a sublayer's output."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "EncoderConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.positions.kind == "rotary" and self.width // self.heads % 2:
+            raise ValueError(f"rotary positions need an even head width, not {self.width // self.heads}")
+        if self.positions.kind == "sinusoidal" and self.width % 2:
+            raise ValueError(f"sinusoidal positions need an even width, not {self.width}")
+        return self
+
+
+class Embeddings(nn.Module):
+    """Token embeddings, with positions added unless these are rotary."""
+
+    sinusoids_LD: Tensor | None
+
+    def __init__(self, config: EncoderConfig, vocabulary_size: int, row_length: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary_size, config.width)
+        self.positions = nn.Embedding(row_length, config.width) if config.positions.kind == "learned" else None
+        self.scale = config.width**0.5 if config.positions.kind == "sinusoidal" else 1.0
+        sinusoids = sinusoidal_positions(row_length, config.width) if config.positions.kind == "sinusoidal" else None
+        self.register_buffer("sinusoids_LD", sinusoids, persistent=False)
+        self.norm = layer_norm(config) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
+        """Return the embedded rows, (B, L, D)."""
+        hidden_BLD = self.tokens(ids_BL)
+        if self.positions is not None:
+            hidden_BLD = hidden_BLD + self.positions(positions_BL)
+        elif self.sinusoids_LD is not None:
+            hidden_BLD = hidden_BLD * self.scale + self.sinusoids_LD[positions_BL]
+        return self.dropout(self.norm(hidden_BLD))
+
+
+class PreNorm(nn.Module):
+    """Add to the hidden states what a sublayer makes of them, normalised before (Xiong et al. 2020)."""
+
+    def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.sublayer = sublayer
+        self.norm = norm
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
+        """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
+        return hidden_BLD + self.dropout(self.sublayer(self.norm(hidden_BLD), *context))
+
+
+class PostNorm(nn.Module):
+    """Add to the hidden states what a sublayer makes of them and normalise the sum (Vaswani et al. 2017)."""
+
+    def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.sublayer = sublayer
+        self.norm = norm
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
+        """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
+        return self.norm(hidden_BLD + self.dropout(self.sublayer(hidden_BLD, *context)))
+
+
+class Block(nn.Module):
+    """One encoder layer: attention within segments, then feed-forward."""
+
+    def __init__(self, attention: nn.Module, feedforward: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feedforward = feedforward
+
+    def forward(self, hidden_BLD: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the next hidden states, (B, L, D)."""
+        return self.feedforward(self.attention(hidden_BLD, layout, rotation))
+
+
+class Encoder(nn.Module):
+    """Turn rows of token ids into hidden states, each segment by itself."""
+
+    def __init__(self, config: EncoderConfig, vocabulary_size: int, row_length: int) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config, vocabulary_size, row_length)
+        positions, head_width = config.positions, config.width // config.heads
+        self.rotary = Rotary(head_width, positions.theta) if isinstance(positions, RotaryPositions) else None
+        self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.layers))
+        self.final_norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
+
+    def forward(self, ids_BL: Tensor, layout: Layout) -> Tensor:
+        """Return the hidden states of every position, (B, L, D)."""
+        hidden_BLD = self.embeddings(ids_BL, layout.positions_BL)
+        rotation = None if self.rotary is None else self.rotary(layout.positions_BL, layout.bias_B1LL.dtype)
+        for block in self.blocks:
+            hidden_BLD = block(hidden_BLD, layout, rotation)
+        return self.final_norm(hidden_BLD)
+
+
+def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+    """Return a layer norm over the hidden width (Ba et al. 2016)."""
+    return nn.LayerNorm(config.width, eps=NORM_EPSILON, bias=config.biases)
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """Return the table of Vaswani et al. 2017, section 3.5: sines in even columns, cosines in odd ones, (L, D)."""
+    frequencies = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+
+
+def _block(config: EncoderConfig, layer: int) -> Block:
+    attention = Attention(config.width, config.heads, config.biases, config.dropout)
+    feedforward = (GatedFeedForward if config.gated else FeedForward)(
+        config.width, config.feedforward_width, config.activation, config.biases
+    )
+    residual = PreNorm if config.norm == "pre" else PostNorm
+    reads_normed_embeddings = config.norm == "pre" and config.embedding_norm and layer == 0
+    return Block(
+        residual(attention, nn.Identity() if reads_normed_embeddings else layer_norm(config), config.dropout),
+        residual(feedforward, layer_norm(config), config.dropout),
+    )

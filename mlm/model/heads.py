@@ -1,0 +1,54 @@
+"""The masked-language-model head: scores over the vocabulary at the predicted positions only."""
+
+import torch
+from torch import Tensor, nn
+
+from configs import Config
+from mlm.model.attention import Layout
+from mlm.model.encoder import Encoder, EncoderConfig, layer_norm
+from mlm.model.feedforward import ACTIVATIONS
+
+
+class ModelConfig(Config):
+    """An encoder with its masked-language-model head."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    """The encoder."""
+    transform: bool = False
+    """Dense layer, activation and norm between the encoder and the output embedding (Devlin et al. 2019's code)."""
+
+
+class Transform(nn.Module):
+    """Dense layer, activation, layer norm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width, bias=config.biases)
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = layer_norm(config)
+
+    def forward(self, hidden_MD: Tensor) -> Tensor:
+        """Return the transformed states, (M, D)."""
+        return self.norm(self.activation(self.dense(hidden_MD)))
+
+
+class MaskedLanguageModel(nn.Module):
+    """Predict tokens from their context; the output embedding is the input embedding (Press & Wolf 2017)."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int, row_length: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.encoder, vocabulary_size, row_length)
+        self.transform = Transform(config.encoder) if config.transform else nn.Identity()
+        self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    def forward(self, ids_BL: Tensor, layout: Layout, predicted_M: Tensor) -> Tensor:
+        """Return the scores of every vocabulary entry at the chosen positions.
+
+        Args:
+            ids_BL: token ids of the corrupted rows.
+            layout: the rows' segments.
+            predicted_M: indices into the flattened rows (row * L + position) of the tokens to predict.
+        """
+        hidden_BLD = self.encoder(ids_BL, layout)
+        hidden_MD = self.transform(hidden_BLD.flatten(0, 1)[predicted_M])
+        return nn.functional.linear(hidden_MD, self.encoder.embeddings.tokens.weight, self.output_bias)

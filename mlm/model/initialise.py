@@ -1,0 +1,43 @@
+"""Every initial weight, in one function."""
+
+import torch
+from torch import nn
+
+from mlm.model.encoder import Encoder, EncoderConfig
+from mlm.model.heads import MaskedLanguageModel
+
+
+@torch.no_grad()
+def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> None:
+    """Draw the initial weights; the same seed gives the same weights.
+
+    | weights                                        | distribution                                           |
+    |------------------------------------------------|--------------------------------------------------------|
+    | token embeddings                               | normal, standard deviation 0.02; with sinusoidal       |
+    |                                                | positions, which scale them by sqrt(D), 1 / sqrt(D)    |
+    | learned positions                              | normal, standard deviation 0.02                        |
+    | linear layers                                  | normal, standard deviation 1 / sqrt(inputs)            |
+    | the last linear layer of each sublayer of a    | the same divided by sqrt(2 * layers), so that the sum  |
+    | pre-norm encoder                               | over all sublayers keeps its size (Radford et al. 2019)|
+    | norms                                          | 1                                                      |
+    | biases                                         | 0                                                      |
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(parameter: nn.Parameter, deviation: float) -> None:
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+
+    encoder: Encoder = model.encoder
+    depth = (2 * config.layers) ** -0.5 if config.norm == "pre" else 1.0
+    lasts = {module for name, module in encoder.blocks.named_modules() if name.endswith("output")}
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            normal(module.weight, module.in_features**-0.5 * (depth if module in lasts else 1.0))
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1.0)
+        elif isinstance(module, nn.Embedding):
+            scaled = module is encoder.embeddings.tokens and config.positions.kind == "sinusoidal"
+            normal(module.weight, config.width**-0.5 if scaled else 0.02)
+        if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+            module.bias.zero_()
+    model.output_bias.zero_()

@@ -1,0 +1,118 @@
+"""Pack whole segments into rows of a fixed length, so that hardly a slot is padding.
+
+Packing changes nothing but speed: attention never crosses from one segment to the next (`mlm.model.attention`).
+Unlike packing by histogram (Krell et al. 2021), a document's run of sentences may be cut at any border between
+two sentences, which is what fills rows when segments are nearly as long as a row.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_SENTENCES = 2**17
+"""Sentences that are packed together: enough that every length is at hand, few enough that memory stays flat."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which runs of tokens make up each row: row r holds runs `borders[r]` to `borders[r + 1]`."""
+
+    starts: NDArray[np.int64]
+    """Where each run begins among the tokens of the split."""
+    lengths: NDArray[np.int32]
+    """How many tokens it has; special tokens around it are not counted."""
+    borders: NDArray[np.int64]
+    """Where each row's runs begin, and the end of the last row's."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.borders) - 1
+
+
+def pack(
+    sentences: NDArray[np.int64], documents: NDArray[np.int64], row_length: int, specials_per_segment: int = 0
+) -> Rows:
+    """Pack runs of consecutive sentences of a document into rows.
+
+    A sentence that is longer than a row is cut into pieces of a row's length.
+
+    Args:
+        sentences: where each sentence begins among the tokens, and the end of the last, (sentences + 1,).
+        documents: where each document begins among the sentences, and the end of the last; with every sentence a
+            document of its own, each segment is one sentence.
+        row_length: slots in a row.
+        specials_per_segment: slots that special tokens take around each segment.
+    """
+    capacity = row_length - specials_per_segment
+    starts: list[NDArray[np.int64]] = []
+    lengths: list[NDArray[np.int32]] = []
+    borders: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+    runs = 0
+    for first, last in _windows(documents):
+        offsets, ends = _pieces(sentences[documents[first] : documents[last] + 1], documents[first : last + 1], capacity)
+        packed_starts, packed_lengths, packed_borders = _pack_window(offsets, ends, row_length, specials_per_segment)
+        starts.append(packed_starts)
+        lengths.append(packed_lengths)
+        borders.append(packed_borders + runs)
+        runs += len(packed_starts)
+    return Rows(np.concatenate(starts), np.concatenate(lengths), np.concatenate(borders))
+
+
+def _windows(documents: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield ranges of whole documents of about WINDOW_SENTENCES sentences."""
+    first, count = 0, len(documents) - 1
+    while first < count:
+        last = int(np.searchsorted(documents, documents[first] + WINDOW_SENTENCES, side="left"))
+        last = min(max(last, first + 1), count)
+        yield first, last
+        first = last
+
+
+def _pieces(
+    sentences: NDArray[np.int64], documents: NDArray[np.int64], capacity: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut sentences into pieces that fit a row; return the pieces' offsets and where each document ends among them."""
+    lengths = np.diff(sentences)
+    counts = -(-lengths // capacity)
+    ends = np.cumsum(counts)
+    within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    offsets = np.append(np.repeat(sentences[:-1], counts) + within * capacity, sentences[-1])
+    return offsets, ends[documents[1:] - documents[0] - 1]
+
+
+def _pack_window(
+    offsets_array: NDArray[np.int64], ends_array: NDArray[np.int64], row_length: int, specials: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """Fill row after row, each time with the longest next sentence that still fits and all that follow it and fit."""
+    offsets, ends = offsets_array.tolist(), ends_array.tolist()
+    cursors = [0, *ends[:-1]]
+    waiting: list[list[int]] = [[] for _ in range(row_length + 1)]  # documents by their next sentence's length
+    lengths_waiting = 0  # bit n is set where waiting[n] holds a document
+    for document in reversed(range(len(ends))):
+        length = offsets[cursors[document] + 1] - offsets[cursors[document]]
+        waiting[length].append(document)
+        lengths_waiting |= 1 << length
+    begins, stops, borders = [], [], []
+    while lengths_waiting:
+        gap = row_length
+        while gap > specials and (fitting := lengths_waiting & ((2 << (gap - specials)) - 1)):
+            length = fitting.bit_length() - 1
+            document = waiting[length].pop()
+            if not waiting[length]:
+                lengths_waiting ^= 1 << length
+            begin, end = cursors[document], ends[document]
+            stop = bisect_right(offsets, offsets[begin] + gap - specials, begin + 1, end + 1) - 1
+            begins.append(begin)
+            stops.append(stop)
+            gap -= offsets[stop] - offsets[begin] + specials
+            if stop < end:
+                cursors[document] = stop
+                length = offsets[stop + 1] - offsets[stop]
+                waiting[length].append(document)
+                lengths_waiting |= 1 << length
+        borders.append(len(begins))
+    starts = offsets_array[begins]
+    return starts, (offsets_array[stops] - starts).astype(np.int32), np.array(borders, np.int64)

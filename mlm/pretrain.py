@@ -1,0 +1,277 @@
+"""Pretrain an encoder by masked language modelling: from raw text to filled-in blanks."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from configs import UserError, command, dump, help_text, read
+from mlm import blanks, checkpoint, cost, curves, run
+from mlm.baselines import Bigram, Unigram, measure
+from mlm.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
+from mlm.data import Corpus, open_corpus
+from mlm.distributed import World, find_world
+from mlm.loop import Plan, Position, train
+from mlm.model.heads import MaskedLanguageModel
+from mlm.model.initialise import initialise
+from mlm.objective import MaskedLanguageModelling, heldout_batches
+from mlm.optim import Optimiser
+from mlm.preview import preview
+from mlm.progress import Progress
+from mlm.recipe import Recipe
+
+SENTENCES_SHOWN = 5
+
+USAGE = """
+examples:
+  python -m mlm.pretrain                                    the quick start: no data, network or GPU needed
+  python -m mlm.pretrain configs/pretrain/modern.yaml       a recipe
+  python -m mlm.pretrain text.source.kind=files "text.source.paths=[a.txt, more/*.jsonl.gz]" name=mine
+  python -m mlm.pretrain --dry-run model.encoder.width=256  what it would cost
+  python -m mlm.pretrain --resume                           go on with the newest run
+
+Defaults, then the YAML file, then the overrides; every option can stand in either. Options:
+"""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """All that a recipe's run is made of."""
+
+    recipe: Recipe
+    world: World
+    corpus: Corpus
+    task: MaskedLanguageModelling
+    model: MaskedLanguageModel
+    optimiser: Optimiser
+    plan: Plan
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
+    yaml, overrides = _split(options.recipe)
+    if options.resume is not None:
+        if yaml or overrides:
+            raise UserError("--resume goes on with the run's own configuration: leave out the YAML and the overrides")
+        resume(Path(options.resume) if options.resume else run.newest(Path(Recipe().runs)))
+        return
+    recipe = read(Recipe, yaml, overrides)
+    if options.print_config:
+        print(dump(recipe), end="")
+    elif options.dry_run:
+        pretraining = build(recipe)
+        print(preview(recipe, pretraining.corpus, pretraining.task, pretraining.model, pretraining.plan))
+    else:
+        start(recipe)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mlm.pretrain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=USAGE + help_text(Recipe),
+    )
+    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")
+    parser.add_argument("--dry-run", action="store_true", help="show costs and the first batch; build data, don't train")
+    parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
+    return parser.parse_args(arguments)
+
+
+def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Tell the YAML file from the overrides."""
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise UserError(f"one YAML file at the most, not {', '.join(files)}")
+    return Path(files[0]) if files else None, [word for word in words if "=" in word]
+
+
+def build(recipe: Recipe) -> Pretraining:
+    """Make data, model and optimiser ready.
+
+    Raises:
+        UserError: the corpus is too small for one batch, or a setting does not fit the machine.
+    """
+    settings = recipe.train
+    world = find_world(settings.precision)
+    tokenizer = Path(recipe.data.tokenizer) if recipe.data.tokenizer else None
+    corpus = open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, Path(recipe.runs) / "cache", tokenizer)
+    rows = len(corpus.train)
+    if rows < settings.batch_rows:
+        raise UserError(
+            f"a corpus too small for one batch: {rows} rows of {recipe.data.row_length} tokens,"
+            f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
+        )
+    micro = settings.micro_batch_rows or settings.batch_rows
+    heldout = heldout_batches(
+        corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
+    )
+    task = MaskedLanguageModelling(
+        corpus.train, heldout, recipe.masking, world, settings.seed, settings.batch_rows, micro
+    )
+    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    initialise(model, recipe.model.encoder, settings.seed)
+    model.to(world.device)
+    optimiser = recipe.optim.build(model)
+    tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
+    plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
+    return Pretraining(recipe, world, corpus, task, model, optimiser, plan)
+
+
+def start(recipe: Recipe) -> None:
+    """Start a new run."""
+    pretraining = build(recipe)
+    path = run.create(Path(recipe.runs), recipe.name)
+    with run.lock(path):
+        (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
+        run.write_json(path / "environment.json", run.environment(pretraining.world.device) | _data(pretraining.corpus))
+        follow(pretraining, path, Position())
+
+
+def resume(path: Path) -> None:
+    """Go on with a run from its newest checkpoint; a finished run stays as it is."""
+    if not (path / checkpoint.RECIPE).is_file():
+        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
+    with run.lock(path):
+        if (path / "results.json").exists():
+            print(f"{path} is finished: its results are in {path / 'results.json'}")
+            return
+        recipe = read(Recipe, path / checkpoint.RECIPE)
+        pretraining = build(recipe)
+        if _data(pretraining.corpus)["data"] != run.read_json(path / "environment.json").get("data"):
+            raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
+        folder = checkpoint.newest(path)
+        follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
+
+
+def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
+    """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
+    recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
+    stopped = _stop_after_step()
+
+    def panel(model: nn.Module) -> str:
+        return "\n\n".join(blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN))
+
+    rates = _rates(pretraining)
+    progress = Progress(pretraining.plan, begin)
+    recorder = run.Recorder(path, recipe, corpus.tokenizer_path, rates, progress, panel, begin)
+    print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, device {world.device}", file=sys.stderr)
+    end = train(
+        _compiled(model) if recipe.train.compile else model,
+        pretraining.task,
+        pretraining.optimiser,
+        recipe.schedule,
+        pretraining.plan,
+        world,
+        recorder,
+        seed=recipe.train.seed,
+        clip_norm=recipe.train.clip_norm,
+        intervals=recipe.train.intervals,
+        start=begin,
+        stop=lambda: bool(stopped),
+    )
+    if not pretraining.plan.finished(end):
+        recorder.close(None)
+        print(f"stopped after step {end.step}, which is saved; go on: python -m mlm.pretrain --resume {path}")
+        sys.exit(command.EXIT_INTERRUPTED)
+    model.eval()
+    with pretraining.optimiser.averaged():
+        results = _results(pretraining, end, recorder)
+        filled = panel(model)
+    recorder.close(results)
+    curves.draw(list(run.read_metrics(path / "metrics.jsonl")), path / "curves.png", results["baselines"])
+    print(_summary(path, results, filled))
+
+
+def _stop_after_step() -> list[int]:
+    """Return a list that Ctrl-C makes non-empty; a second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nfinishing the step and saving; Ctrl-C again stops at once", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, note)
+    return received
+
+
+def _compiled(model: MaskedLanguageModel) -> MaskedLanguageModel:
+    """Compile each encoder layer in place."""
+    for block in model.encoder.blocks:
+        block.compile(dynamic=False)
+    return model
+
+
+def _rates(pretraining: Pretraining) -> run.Rates:
+    recipe, task = pretraining.recipe, pretraining.task
+    flops = cost.flops_per_token(
+        recipe.model,
+        pretraining.corpus.shards.manifest.vocabulary_size,
+        cost.mean_context(pretraining.corpus.train.rows),
+        recipe.masking.rate,
+    )
+    encoder, rows = recipe.model.encoder, min(task.micro_batch_rows, task.batch_rows)
+    peak = cost.measure_peak(pretraining.world, rows * recipe.data.row_length, encoder.width, encoder.feedforward_width)
+    return run.Rates(recipe.optim.lr, flops, peak)
+
+
+def _data(corpus: Corpus) -> dict[str, Any]:
+    manifest = corpus.shards.manifest
+    return {
+        "data": {"text_fingerprint": manifest.text_fingerprint, "tokenizer_sha256": manifest.tokenizer_sha256},
+        "packages": [package.model_dump() for package in manifest.packages],
+    }
+
+
+def _results(pretraining: Pretraining, end: Position, recorder: run.Recorder) -> dict[str, Any]:
+    recipe, corpus, heldout = pretraining.recipe, pretraining.corpus, pretraining.task.heldout
+    size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
+    unigram = Unigram(corpus.train.split, size, most)
+    bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
+    scores: dict[str, Any] = dict(recorder.heldout)
+    if recipe.evaluation.words:
+        sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
+        words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)
+        length, world = recipe.data.row_length, pretraining.world
+        scores["bits_per_byte"] = bits_per_byte(pretraining.model, corpus.tokenizer, words, length, world)
+    return {
+        "heldout": scores,
+        "baselines": {"unigram": measure(unigram, heldout), "bigram": measure(bigram, heldout)},
+        "tokens": end.tokens,
+        "steps": end.step,
+        "seconds": end.seconds,
+        "tokens_per_second": end.tokens / end.seconds,
+        "weights_sha256": recorder.weights_sha256,
+    }
+
+
+def _summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
+    heldout, baselines = results["heldout"], results["baselines"]
+    lines = [f"{'held-out':24}{'loss (nats)':>12}{'accuracy':>10}"]
+    for name, scores in (("this encoder", heldout), ("bigram (Kneser-Ney)", baselines["bigram"]), ("unigram", baselines["unigram"])):
+        lines.append(f"{name:24}{scores['loss']:12.3f}{scores['accuracy']:10.1%}")
+    if "bits_per_byte" in heldout:
+        lines.append(f"{'bits per hidden byte':24}{heldout['bits_per_byte']:12.3f}")
+    return "\n".join(
+        [
+            *lines,
+            f"\n{results['steps']:,} steps, {results['tokens']:,} tokens, {results['tokens_per_second']:,.0f} tokens/s",
+            "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:",
+            *(f"  {sentence}" for sentence in filled.split("\n\n")),
+            f"\nlearning curve: {path / 'curves.png'}    all results: {path / 'results.json'}",
+            'next: python -m mlm.fill_mask "Return the [MASK] of the list."',
+        ]
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

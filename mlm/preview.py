@@ -1,0 +1,73 @@
+"""Show what a run would cost and read, without training (`--dry-run`)."""
+
+import numpy as np
+
+from mlm import cost
+from mlm.data import Batch, Corpus
+from mlm.loop import Plan
+from mlm.model.heads import MaskedLanguageModel
+from mlm.objective import MaskedLanguageModelling
+from mlm.recipe import Recipe
+
+ROWS_SHOWN = 2
+ASSUMED_PEAK_SHARE = 0.3
+
+
+def preview(
+    recipe: Recipe, corpus: Corpus, task: MaskedLanguageModelling, model: MaskedLanguageModel, plan: Plan
+) -> str:
+    """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks."""
+    manifest, rows, world = corpus.shards.manifest, corpus.train, task.world
+    parts = cost.parameters_by_part(model)
+    batch = task.micro_batches(0, 0.0)[0]
+    tokens_per_step = recipe.train.batch_rows * rows.tokens / len(rows)
+    context = cost.mean_context(rows.rows)
+    flops = cost.flops_per_token(recipe.model, manifest.vocabulary_size, context, recipe.masking.rate)
+    micro_tokens = batch.ids_BL.numel()
+    scores = len(batch.labels_M) * manifest.vocabulary_size
+    memory = cost.memory(
+        recipe.model.encoder, parts["total"], micro_tokens, recipe.data.row_length, scores, world.dtype.itemsize
+    )
+    encoder = recipe.model.encoder
+    peak = cost.measure_peak(world, micro_tokens, encoder.width, encoder.feedforward_width)
+    step_seconds = flops * tokens_per_step / (peak * ASSUMED_PEAK_SHARE)
+    steps = plan.steps if plan.steps is not None else round((plan.seconds or 0.0) / step_seconds)
+    return "\n".join(
+        [
+            "parameters",
+            *(f"  {part:38}{number:>14,}" for part, number in parts.items()),
+            "data",
+            f"  {'training documents':38}{manifest.train.documents:>14,}",
+            f"  {'training words':38}{manifest.train.words:>14,}",
+            f"  {'training tokens':38}{manifest.train.tokens:>14,}",
+            f"  {f'rows of {recipe.data.row_length}':38}{len(rows):>14,}",
+            f"  {'slots that are not padding':38}{rows.tokens / (len(rows) * recipe.data.row_length):>14.2%}",
+            f"  {'tokens that a token attends to':38}{context:>14.1f}",
+            f"cost on {world.device}, matrix products in {str(world.dtype).removeprefix('torch.')}",
+            f"  {'tokens a step':38}{tokens_per_step:>14,.0f}",
+            f"  {'FLOPs a step':38}{flops * tokens_per_step:>14.3g}",
+            f"  {'weights and optimiser (estimate)':38}{memory.weights_and_optimiser / 2**20:>10,.0f} MiB",
+            f"  {'activations (estimate)':38}{memory.activations / 2**20:>10,.0f} MiB",
+            f"  {'scores of the vocabulary (estimate)':38}{memory.scores / 2**20:>10,.0f} MiB",
+            f"  {'steps':38}{steps:>14,}",
+            f"  {'epochs':38}{steps * recipe.train.batch_rows / len(rows):>14.2f}",
+            f"  {f'minutes, at {ASSUMED_PEAK_SHARE:.0%} of the measured peak':38}{steps * step_seconds / 60:>14.1f}",
+            "first rows: {hidden token>what the model sees}, | between segments",
+            *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
+        ]
+    )
+
+
+def _show(batch: Batch, row: int, corpus: Corpus) -> str:
+    length = batch.ids_BL.shape[1]
+    ids, segments = batch.ids_BL[row].tolist(), batch.segments_BL[row].tolist()
+    labels = dict(zip(batch.predicted_M.tolist(), batch.labels_M.tolist(), strict=True))
+    text, previous = "", segments[0]
+    decode = corpus.tokenizer.decode
+    for column in range(int(np.count_nonzero(segments))):
+        if segments[column] != previous:
+            text, previous = text + " | ", segments[column]
+        seen = decode([ids[column]], skip_special_tokens=False)
+        label = labels.get(row * length + column, -1)
+        text += seen if label < 0 else f"{{{decode([label])}>{seen}}}"
+    return text

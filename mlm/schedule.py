@@ -1,0 +1,167 @@
+"""Learning-rate schedules: pure functions from progress through the budget to a share of the peak rate."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs import Config
+
+
+class Schedule(Config):
+    """What all schedules share: a linear warm-up from 0, after which `after_warmup` takes over."""
+
+    warmup: float = Field(0.05, ge=0)
+    """Share of the budget over which the rate rises linearly to its peak, from 0 up to (not including) 1."""
+
+    @model_validator(mode="after")
+    def _fits_budget(self) -> "Schedule":
+        if self.warmup >= 1:
+            raise ValueError(f"warmup = {self.warmup:g} is as long as the whole budget: give a share of it below 1")
+        return self
+
+    def factor(self, progress: float) -> float:
+        """Return the share of the peak rate in force at `progress`, from 0 to 1, of the budget."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        return self.after_warmup(min((progress - self.warmup) / (1 - self.warmup), 1.0))
+
+    def after_warmup(self, progress: float) -> float:
+        """Return the share of the peak rate at `progress`, from 0 to 1, of what follows the warm-up."""
+        raise NotImplementedError
+
+
+class Constant(Schedule):
+    """The peak rate throughout; what Schedule-Free AdamW wants."""
+
+    kind: Literal["constant"] = "constant"
+
+    def after_warmup(self, progress: float) -> float:
+        """Return 1."""
+        return 1.0
+
+
+class Linear(Schedule):
+    """A straight line from the peak to `final`."""
+
+    kind: Literal["linear"] = "linear"
+    final: float = Field(0.0, ge=0, le=1)
+    """Share of the peak rate at the end."""
+
+    def after_warmup(self, progress: float) -> float:
+        """Return the line's value."""
+        return 1 + (self.final - 1) * progress
+
+
+class Cosine(Schedule):
+    """Half a cosine from the peak to `final` (Loshchilov & Hutter 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    final: float = Field(0.0, ge=0, le=1)
+    """Share of the peak rate at the end."""
+
+    def after_warmup(self, progress: float) -> float:
+        """Return the cosine's value."""
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Power(Schedule):
+    """A power of the progress, 1 at the end of the warm-up; with exponent -0.5 Vaswani et al. 2017, section 5.3."""
+
+    kind: Literal["power"] = "power"
+    exponent: float = Field(-0.5, lt=0)
+    """Exponent of progress / warmup."""
+
+    @model_validator(mode="after")
+    def _has_warmup(self) -> "Power":
+        if self.warmup == 0:
+            raise ValueError("a power schedule is infinite at the start without a warm-up: set warmup above 0")
+        return self
+
+    def after_warmup(self, progress: float) -> float:
+        """Return the power's value."""
+        return float(((self.warmup + (1 - self.warmup) * progress) / self.warmup) ** self.exponent)
+
+
+class Exponential(Schedule):
+    """A constant ratio from each moment to the next, from the peak to `final`."""
+
+    kind: Literal["exponential"] = "exponential"
+    final: float = Field(0.01, gt=0, le=1)
+    """Share of the peak rate at the end."""
+
+    def after_warmup(self, progress: float) -> float:
+        """Return the exponential's value."""
+        return float(self.final**progress)
+
+
+class PiecewiseConstant(Schedule):
+    """Constant, then lower from each of several moments on."""
+
+    kind: Literal["piecewise"] = "piecewise"
+    boundaries: tuple[float, ...] = (0.5, 0.8)
+    """Moments at which the rate changes, as shares of what follows the warm-up, rising."""
+    factors: tuple[float, ...] = (1.0, 0.3, 0.1)
+    """Shares of the peak rate: before the first boundary, after it, and so on; one more than boundaries."""
+
+    @model_validator(mode="after")
+    def _factors_fit(self) -> "PiecewiseConstant":
+        if len(self.factors) != len(self.boundaries) + 1 or min(self.factors) < 0:
+            raise ValueError("factors must be one more than boundaries, and none negative")
+        if list(self.boundaries) != sorted(self.boundaries) or not all(0 <= x <= 1 for x in self.boundaries):
+            raise ValueError("boundaries must rise from 0 to 1")
+        return self
+
+    def after_warmup(self, progress: float) -> float:
+        """Return the factor in force."""
+        return self.factors[sum(boundary <= progress for boundary in self.boundaries)]
+
+
+class OneCycle(Schedule):
+    """Half a cosine up from `initial` instead of a warm-up, then half a cosine down to `final` (Smith & Topin 2018)."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    warmup: float = Field(0.3, gt=0, lt=1)
+    """Share of the budget over which the rate rises to its peak."""
+    initial: float = Field(0.04, ge=0, le=1)
+    """Share of the peak rate at the start."""
+    final: float = Field(4e-6, ge=0, le=1)
+    """Share of the peak rate at the end."""
+
+    def factor(self, progress: float) -> float:
+        """Return the share of the peak rate in force at `progress`, from 0 to 1, of the budget."""
+        if progress < self.warmup:
+            return 1 - (1 - self.initial) * (1 + math.cos(math.pi * progress / self.warmup)) / 2
+        return super().factor(progress)
+
+    def after_warmup(self, progress: float) -> float:
+        """Return the falling half's value."""
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Trapezoid(Schedule):
+    """Warm up, stay at the peak, then fall to `final` (warm-up, stable, decay: Hu et al. 2024, section 4)."""
+
+    kind: Literal["trapezoid"] = "trapezoid"
+    decay: float = Field(0.3, ge=0, le=1)
+    """Share of the budget over which the rate falls at the end."""
+    final: float = Field(0.0, ge=0, le=1)
+    """Share of the peak rate at the end."""
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "Trapezoid":
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup + decay is {self.warmup + self.decay:g}, longer than the whole budget")
+        return self
+
+    def after_warmup(self, progress: float) -> float:
+        """Return 1, then the falling line's value."""
+        fall = self.decay / (1 - self.warmup)
+        left = 1 - progress
+        return 1.0 if left >= fall else self.final + (1 - self.final) * left / fall
+
+
+AnySchedule = Annotated[
+    Constant | Linear | Cosine | Power | Exponential | PiecewiseConstant | OneCycle | Trapezoid,
+    Field(discriminator="kind"),
+]

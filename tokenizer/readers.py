@@ -1,0 +1,230 @@
+"""Read texts out of local files, by lines or by columns, compressed or not, with errors that name the place."""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import zstandard
+
+from configs import Config, Texts, UserError
+
+_BUFFER_BYTES = 1 << 20
+_PARQUET_ROWS = 1024
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+
+
+class Reading(Config):
+    """How a file is read; the settings shared by every source that reads files."""
+
+    columns: Texts = ()
+    """Names of the columns that hold the text, in a file that has columns; each column's text is a document of its
+    own. None named: the column 'text'."""
+    document: Literal["line", "paragraph"] = "line"
+    """What one document of a .txt file is: a line, or a paragraph (blank lines separate them)."""
+    invalid_utf8: Literal["error", "replace"] = "error"
+    """What bytes that are no UTF-8 do: end the command with their place, or be replaced by U+FFFD."""
+
+
+def texts(path: Path, reading: Reading) -> Iterator[str]:
+    """Yield the texts of the file at `path` in order, blank ones left out.
+
+    The format is told by the name: .txt, .jsonl, .csv, .tsv or .parquet, alone or followed by .gz, .xz or .zst.
+
+    Raises:
+        UserError: the file is missing, empty, damaged, binary, of an unknown format, or has no such column.
+
+    """
+    read = _format(path)
+    with _opened(path) as file:
+        try:
+            yield from (text for text in read(path, file, reading) if text and not text.isspace())
+        except _DAMAGED as error:
+            raise UserError(f"{path} is truncated or damaged ({error}): fetch or compress it again") from None
+
+
+def choose_columns(wanted: Sequence[str], there: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the columns to read: `wanted`, or 'text' where none are named.
+
+    Raises:
+        UserError: one of them is not there; the message lists those that are.
+
+    """
+    columns = tuple(wanted) or ("text",)
+    for column in columns:
+        if column not in there:
+            raise UserError(f"{where}: no column {column!r}; there are: {', '.join(there)}: name the text's in columns")
+    return columns
+
+
+def as_text(value: object, column: str, where: str) -> str:
+    """Return a column's value, the empty text for a missing one.
+
+    Raises:
+        UserError: the value is neither text nor missing.
+
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: column {column!r} holds a {type(value).__name__}, not text: name another in columns")
+    return value
+
+
+def is_readable(path: Path) -> bool:
+    """Say whether the name is that of a format that `texts` reads."""
+    return _suffix(path) in _FORMATS
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _format(path: Path) -> Callable[[Path, BinaryIO, Reading], Iterator[str]]:
+    if not is_readable(path):
+        raise UserError(
+            f"cannot tell the format of {path} by its name: it must end in one of {', '.join(_FORMATS)}, "
+            f"alone or followed by one of {', '.join(_COMPRESSIONS)}"
+        )
+    return _FORMATS[_suffix(path)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open the file for reading its decompressed bytes."""
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    decompress = _COMPRESSIONS.get(path.suffix.lower(), lambda file: file)
+    with raw, io.BufferedReader(cast(io.RawIOBase, decompress(raw)), _BUFFER_BYTES) as file:
+        if not file.peek(1):
+            raise UserError(f"{path} is empty: name a file with text")
+        yield file
+
+
+_COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".xz": lambda file: lzma.LZMAFile(file),
+    ".zst": lambda file: zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True),
+}
+
+
+def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
+    """Yield the decoded lines with their ends; a leading byte order mark is dropped."""
+    offset = 0
+    for number, line in enumerate(file, start=1):
+        where = f"{path}, line {number}, byte"
+        if b"\0" in line:
+            raise UserError(f"{where} {offset + line.index(0)}: a NUL byte, so this is no text in UTF-8: convert it")
+        try:
+            text = line.decode("utf-8", "strict" if reading.invalid_utf8 == "error" else "replace")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{where} {offset + error.start}: invalid UTF-8: convert the file, or set invalid_utf8=replace "
+                "to read each bad byte as U+FFFD"
+            ) from None
+        yield text if number > 1 else text.removeprefix(codecs.BOM_UTF8.decode())
+        offset += len(line)
+
+
+def _txt(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
+    if reading.document == "line":
+        yield from _lines(path, file, reading)
+        return
+    paragraph: list[str] = []
+    for line in _lines(path, file, reading):
+        if line.isspace():
+            yield "".join(paragraph)
+            paragraph.clear()
+        else:
+            paragraph.append(line)
+    yield "".join(paragraph)
+
+
+def _jsonl(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
+    for number, line in enumerate(_lines(path, file, reading), start=1):
+        if line.isspace():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not valid JSON ({error}): mend or remove the line") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: a JSON {type(record).__name__}, not an object with named columns")
+        for column in choose_columns(reading.columns, list(record), where):
+            yield as_text(record[column], column, where)
+
+
+def _csv(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
+    csv.field_size_limit(sys.maxsize)  # a document in one field is often longer than the default 131,072 characters
+    rows = csv.reader(_lines(path, file, reading), strict=True)
+    try:
+        yield from _columns(path, ((rows.line_num, row) for row in rows if row), reading)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num}: not valid CSV ({error}): mend the quotes there") from None
+
+
+def _tsv(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
+    """Read tab-separated values, where a quote is a plain character unless the whole field is quoted as in CSV."""
+    lines = enumerate(_lines(path, file, reading), start=1)
+    rows = ((number, [_unquoted(field) for field in line.rstrip("\r\n").split("\t")]) for number, line in lines)
+    yield from _columns(path, rows, reading)
+
+
+def _unquoted(field: str) -> str:
+    inner = field[1:-1].replace('""', "")
+    if len(field) < 2 or field[0] != '"' or field[-1] != '"' or '"' in inner:
+        return field
+    return field[1:-1].replace('""', '"')
+
+
+def _columns(path: Path, rows: Iterator[tuple[int, list[str]]], reading: Reading) -> Iterator[str]:
+    _, header = next(rows)
+    columns = choose_columns(reading.columns, header, f"{path}, line 1")
+    indices = [header.index(column) for column in columns]
+    for number, row in rows:
+        if len(row) != len(header):
+            raise UserError(
+                f"{path}, line {number}: {len(row)} columns where the first line has {len(header)}: mend the line, "
+                "or quote the fields that hold separators or line breaks and save the file as .csv"
+            )
+        for index in indices:
+            yield row[index]
+
+
+def _parquet(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
+    import pyarrow.parquet  # takes a tenth of a second, and few read this format
+
+    with tempfile.TemporaryFile() as whole:  # its index is at the end, so a compressed file is unpacked on disk first
+        if path.suffix.lower() in _COMPRESSIONS:
+            shutil.copyfileobj(file, whole)
+        try:
+            table = pyarrow.parquet.ParquetFile(whole if path.suffix.lower() in _COMPRESSIONS else path)
+            columns = choose_columns(reading.columns, table.schema_arrow.names, str(path))
+            for batch in table.iter_batches(_PARQUET_ROWS, columns=list(columns)):
+                values = [batch.column(column).to_pylist() for column in columns]
+                for row in zip(*values, strict=True):
+                    for column, value in zip(columns, row, strict=True):
+                        yield as_text(value, column, str(path))
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is no readable parquet file ({' '.join(str(error).split())})") from None
+
+
+_FORMATS = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}

@@ -1,0 +1,136 @@
+"""Learn a byte-level vocabulary by byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019)."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from configs import Config, UserError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Their ids are their places: 0 to 4."""
+PAD, UNK, CLS, SEP, MASK = range(5)
+MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
+MAXIMUM_SIZE = 131_072
+
+
+class Vocabulary(Config):
+    """The vocabulary to learn from the text."""
+
+    size: int = Field(default=2048, ge=MINIMUM_SIZE, le=MAXIMUM_SIZE)
+    """Number of tokens: the 5 special ones, the 256 bytes, and the merges learned; 261 has bytes only."""
+    normalisation: Literal["none", "nfc", "nfkc"] = "none"
+    """The Unicode normalisation of the text before it is encoded; it is saved with the vocabulary."""
+    lowercase: bool = False
+    """Lower-case the text before it is encoded; it is saved with the vocabulary."""
+    cls_sep: bool = False
+    """Put [CLS] before and [SEP] behind every text."""
+    training_bytes: int = Field(default=500_000_000, ge=1)
+    """Learn the merges from at most so many bytes of the text, its beginning; they change little beyond."""
+
+
+def learn(texts: Iterator[str], vocabulary: Vocabulary) -> Tokenizer:
+    """Return a tokenizer with exactly `vocabulary.size` tokens, its merges learned from `texts`.
+
+    Raises:
+        UserError: there is too little text for so many tokens.
+
+    """
+    tokenizer = _blank(vocabulary)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary.size,
+        min_frequency=2,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_head(texts, vocabulary.training_bytes), trainer)
+    if tokenizer.get_vocab_size() != vocabulary.size:
+        raise UserError(
+            f"a corpus too small for the vocabulary: its text gives {tokenizer.get_vocab_size():,} tokens, not "
+            f"{vocabulary.size:,}: set vocabulary.size to at most that, or add text"
+        )
+    return tokenizer
+
+
+def load(path: Path) -> Tokenizer:
+    """Return the tokenizer saved at `path`, a standard tokenizer.json.
+
+    Raises:
+        UserError: the file is missing or damaged, or no byte-level tokenizer with our special tokens.
+
+    """
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such tokenizer: {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(f"{path} is no valid tokenizer.json ({' '.join(str(error).split())})") from None
+    if _frame(tokenizer) != _frame(_blank(Vocabulary())):
+        raise UserError(
+            f"{path} is no byte-level BPE tokenizer with the special tokens {' '.join(SPECIAL_TOKENS)} as ids 0 to 4: "
+            "learn one with python -m tokenizer.train"
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def serialise(tokenizer: Tokenizer) -> bytes:
+    """Return the content of the tokenizer.json: the same tokenizer, the same bytes."""
+    return (tokenizer.to_str(pretty=True) + "\n").encode()
+
+
+def sha256(tokenizer: Tokenizer) -> str:
+    """Return the SHA-256 of the content of the tokenizer.json, in hexadecimal."""
+    return hashlib.sha256(serialise(tokenizer)).hexdigest()
+
+
+_SPECIAL = tuple(
+    # the blank takes in the space before it, for the token that goes there carries its own
+    AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]")
+    for token in SPECIAL_TOKENS
+)
+
+
+def _blank(vocabulary: Vocabulary) -> Tokenizer:
+    """Return a tokenizer that has all but its merges and bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    steps: list[normalizers.Normalizer] = []
+    if vocabulary.normalisation != "none":
+        steps.append({"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[vocabulary.normalisation]())
+    if vocabulary.lowercase:
+        steps.append(normalizers.Lowercase())
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.add_special_tokens(list(_SPECIAL))
+    if vocabulary.cls_sep:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+        )
+    return tokenizer
+
+
+def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what all our tokenizers have in common."""
+    parts = json.loads(tokenizer.to_str())
+    model = {name: value for name, value in parts["model"].items() if name not in ("vocab", "merges")}
+    return {**{name: parts[name] for name in ("added_tokens", "pre_tokenizer", "decoder")}, "model": model}
+
+
+def _head(texts: Iterator[str], limit_bytes: int) -> Iterator[str]:
+    for text in texts:
+        yield text
+        limit_bytes -= len(text.encode())
+        if limit_bytes <= 0:
+            return
