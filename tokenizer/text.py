@@ -79,7 +79,7 @@ class Cleaner:
 
     def clean(self, document: Document) -> Passage | None:
         """Return the cleaned document, or None where nothing is left of it."""
-        text, whole = self._text, " ".join(document.text.split())
+        text, whole = self._text, sentences.collapse(document.text)
         if text.deduplicate == "documents" and not self._seen.add(whole):
             self.dropped["duplicate documents"] += 1
             return None
@@ -87,7 +87,7 @@ class Cleaner:
             found = list(document.sentences)
         else:
             found = sentences.split(document.text) if text.split_sentences else [whole]
-        kept = [sentence for sentence in found if self._keeps(sentence)]
+        kept = list(filter(self._keeps, found))
         if text.segments == "documents":
             kept[1:] = [f" {sentence}" for sentence in kept[1:]]
         return Passage(kept, self._side(document.group or whole)) if kept else None
