@@ -53,6 +53,7 @@ def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[s
 
     Raises:
         UserError: a file, key, type or value is wrong; the message names the key's path and the nearest key.
+
     """
     values = model().model_dump(mode="json")
     origin = "command line"
@@ -115,10 +116,14 @@ def _merge(values: dict[str, Any], change: Mapping[str, Any]) -> None:
     """Lay `change` over `values` in place; a section that changes its kind loses what was set for the former."""
     for name, new in change.items():
         old = values.get(name)
-        if isinstance(old, dict) and isinstance(new, dict) and new.get("kind", old.get("kind")) == old.get("kind"):
+        if isinstance(old, dict) and isinstance(new, dict) and not _kinds_differ(old, new):
             _merge(old, new)
         else:
             values[name] = new
+
+
+def _kinds_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "kind" in old and "kind" in new and old["kind"] != new["kind"]
 
 
 def _choices(field: FieldInfo) -> list[type[Config]]:
@@ -179,14 +184,14 @@ def _help_lines(model: type[Config], prefix: str) -> Iterator[str]:
             " ".join((field.description or "").split()), 110, initial_indent="      ", subsequent_indent="      "
         )
         if not choices and name != "kind":
-            default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+            default = field.get_default(call_default_factory=True)
             shown = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else default
             yield f"  {path}  ({_type_name(field.annotation)}; default {'null' if shown is None else shown})\n{meaning}"
         elif len(choices) == 1:
             yield f"\n{path}:  {' '.join((field.description or '').split())}"
             yield from _help_lines(choices[0], f"{path}.")
         elif choices:
-            default_kind = _kind(type(field.get_default(call_default_factory=True)))  # type: ignore[call-arg]
+            default_kind = _kind(type(field.get_default(call_default_factory=True)))
             kinds = " | ".join(_kind(choice) for choice in choices)
             yield f"\n  {path}.kind  ({kinds}; default {default_kind})\n{meaning}"
             for choice in choices:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlm.data import IGNORED, MASK, Batch
+from mlm.data import IGNORED, Batch
 from tokenizer.shards import Split
+from tokenizer.vocabulary import MASK
 
 
 class Unigram:
@@ -45,7 +46,7 @@ class Bigram:
         self.borders = np.searchsorted(codes // vocabulary_size, np.arange(vocabulary_size + 2))
         # How many different neighbours a token follows says better than its count how likely it follows a new one.
         continuations_V = np.bincount(self.right, minlength=vocabulary_size) + unigram.probabilities_V
-        self.continuation_V = continuations_V / continuations_V.sum()
+        self.continuation_V: NDArray[np.float64] = continuations_V / continuations_V.sum()
 
     def probabilities(self, left: int) -> NDArray[np.float64]:
         """Return the probability of every token to the right of `left`, (V,)."""
@@ -55,7 +56,7 @@ class Bigram:
         counts = self.counts[seen]
         if not len(counts):
             return self.continuation_V
-        probabilities_V = self.discount * len(counts) / counts.sum() * self.continuation_V
+        probabilities_V: NDArray[np.float64] = self.discount * len(counts) / counts.sum() * self.continuation_V
         probabilities_V[self.right[seen]] += (counts - self.discount) / counts.sum()
         return probabilities_V
 

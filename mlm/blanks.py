@@ -30,13 +30,16 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
 
     Raises:
         UserError: there is no [MASK], or the sentence does not fit a row.
+
     """
     ids = tokenizer.encode(sentence).ids
     blanks = [i for i, token in enumerate(ids) if token == MASK]
     if not blanks:
         raise UserError(f"no [MASK] in {sentence!r}: write [MASK] where a word is to be filled in")
     if len(ids) > row_length:
-        raise UserError(f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({sentence[:40]!r}...)")
+        raise UserError(
+            f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({sentence[:40]!r}...)"
+        )
     return Batch(
         torch.tensor([ids]),
         torch.ones(1, len(ids), dtype=torch.int32),
@@ -55,7 +58,10 @@ def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, to
     scores_MV[:, : len(SPECIAL_TOKENS)] = float("-inf")
     best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(SPECIAL_TOKENS)))
     return [
-        [Guess(tokenizer.decode([token]), probability) for token, probability in zip(tokens, probabilities, strict=True)]
+        [
+            Guess(tokenizer.decode([token]), probability)
+            for token, probability in zip(tokens, probabilities, strict=True)
+        ]
         for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 

@@ -60,7 +60,7 @@ def save(
         "weights": {name: parameter.detach() for name, parameter in model.named_parameters()},
     }
     torch.save(state, partial / STATE)
-    files = {name: _record(partial / name) for name in (WEIGHTS, RECIPE, TOKENIZER, STATE)}
+    files = {name: record(partial / name) for name in (WEIGHTS, RECIPE, TOKENIZER, STATE)}
     manifest = Manifest(step=position.step, files=files)
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in (*partial.iterdir(), partial):
@@ -76,6 +76,7 @@ def verify(folder: Path) -> Manifest:
 
     Raises:
         UserError: a file is missing, truncated or changed.
+
     """
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
@@ -87,7 +88,7 @@ def verify(folder: Path) -> Manifest:
         path, expected = folder / name, manifest.files.get(name)
         if expected is None or not path.is_file():
             raise UserError(f"checkpoint {folder} lacks {name}")
-        if path.stat().st_size != expected.size_bytes or _record(path) != expected:
+        if path.stat().st_size != expected.size_bytes or record(path) != expected:
             raise UserError(f"{path} is truncated or was changed: its checksum is not the manifest's")
     return manifest
 
@@ -97,6 +98,7 @@ def newest(run: Path) -> Path:
 
     Raises:
         UserError: there is none.
+
     """
     found = sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix != ".partial")
     if not found:
@@ -109,6 +111,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
 
     Raises:
         UserError: the checkpoint is damaged, or its parts do not fit each other.
+
     """
     verify(folder)
     recipe = read(Recipe, folder / RECIPE)
@@ -123,6 +126,7 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
 
     Raises:
         UserError: the checkpoint is damaged, or is of another model.
+
     """
     verify(folder)
     state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
@@ -146,7 +150,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is no safetensors file: {error}") from None
 
 
-def _record(path: Path) -> FileRecord:
+def record(path: Path) -> FileRecord:
+    """Return the size and the SHA-256 of a file."""
     with path.open("rb") as file:
         return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 

@@ -77,6 +77,7 @@ def memory(
         row_length: L; attention keeps two (H, L, L) arrays a row.
         scores: predicted tokens of a micro-batch times vocabulary size; kept as computed, in float32, and its gradient.
         number_bytes: bytes of a number in matrix products.
+
     """
     widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
     attention = 2 * config.heads * row_length

@@ -14,6 +14,7 @@ def draw(
         records: the records of metrics.jsonl.
         path: the file.
         baselines: loss in nats and accuracy of each named baseline, drawn as horizontal lines.
+
     """
     from matplotlib.figure import Figure
 
@@ -21,7 +22,10 @@ def draw(
     for axes, (metric, label) in zip(
         figure.subplots(1, 2), (("loss", "masked loss (nats)"), ("accuracy", "masked accuracy")), strict=True
     ):
-        for side, style in (("train", {"color": "#9db4c8", "linewidth": 1}), ("heldout", {"color": "#1f5582", "marker": "."})):
+        for side, style in (
+            ("train", {"color": "#9db4c8", "linewidth": 1}),
+            ("heldout", {"color": "#1f5582", "marker": "."}),
+        ):
             points = [(r["tokens"] / 1e6, r[metric]) for r in records if r["side"] == side and r[metric] is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), label={"train": "training", "heldout": "held-out"}[side], **style)

@@ -2,9 +2,10 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,18 @@ class Batch:
         """Return the batch on `device`."""
         if device.type == "cpu":
             return self
-        tensors = (self.ids_BL, self.segments_BL, self.positions_BL, self.predicted_M, self.labels_M)
-        moved = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
-        return Batch(*moved, targets=self.targets, tokens=self.tokens)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        return replace(
+            self,
+            ids_BL=moved(self.ids_BL),
+            segments_BL=moved(self.segments_BL),
+            positions_BL=moved(self.positions_BL),
+            predicted_M=moved(self.predicted_M),
+            labels_M=moved(self.labels_M),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,13 @@ class PackedRows:
         word_starts[begins + special] = True
         if self.cls_sep:
             ids[begins], ids[begins + slots - 1] = CLS, SEP
-        return Assembled(*(flat.reshape(B, L) for flat in (ids, segments, positions, maskable, word_starts)))
+        return Assembled(
+            ids.reshape(B, L),
+            segments.reshape(B, L),
+            positions.reshape(B, L),
+            maskable.reshape(B, L),
+            word_starts.reshape(B, L),
+        )
 
     def masked(
         self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], masking: Masking, rate: float, seed: int
@@ -180,6 +196,7 @@ def open_corpus(
 
     Raises:
         UserError: the text or the tokenizer cannot be used.
+
     """
     shards = open_shards(prepare(text, settings, cache, tokenizer_path))
     path = shards.path / "tokenizer.json"
@@ -210,11 +227,12 @@ def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -
     return PackedRows(split, rows, row_length, cls_sep, shards.manifest.vocabulary_size)
 
 
-def _mapped(path: Path) -> NDArray[np.int64]:
+def _mapped(path: Path) -> NDArray[Any]:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}): delete the folder {path.parent} to build it anew") from None
+    return array
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

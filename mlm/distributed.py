@@ -47,7 +47,7 @@ class World:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -56,6 +56,7 @@ def find_world(precision: Precision) -> World:
 
     Raises:
         UserError: bfloat16 was asked for on a device without it.
+
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = has_fast_bfloat16(device)

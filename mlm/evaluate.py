@@ -1,4 +1,4 @@
-"""Measure a pretrained encoder on held-out text: by what is masked, by what stands there instead, and in bits per byte."""
+"""Measure a pretrained encoder on held-out text: by kind of mask, and in bits per byte of hidden words."""
 
 import argparse
 import json
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     corpus = open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, cache, folder / checkpoint.TOKENIZER)
     data = run.read_json(path / "environment.json").get("data", {})
     if data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
-        raise UserError(f"the text of {path} is not what the run was trained on, so no part of it is known to be held out")
+        raise UserError(
+            f"the text of {path} is not what the run was trained on, so no part of it is known to be held out"
+        )
     scores = {unit: by_corruption(model, masked_by(unit, recipe, corpus, world), world) for unit in UNITS}
     bits = None
     if recipe.evaluation.words:
@@ -48,7 +50,9 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
     for unit, kinds in scores.items():
         for kind, s in kinds.items():
-            print(f"{unit:8}{kind:>10}{s['targets']:>10,}{s['loss']:>13.3f}{s['perplexity']:>12.2f}{s['accuracy']:>10.1%}")
+            print(
+                f"{unit:8}{kind:>10}{s['targets']:>10,}{s['loss']:>13.3f}{s['perplexity']:>12.2f}{s['accuracy']:>10.1%}"
+            )
     if bits is not None:
         print(f"\nbits per byte of hidden words: {bits:.3f} ({recipe.evaluation.words} words)")
 

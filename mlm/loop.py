@@ -204,7 +204,7 @@ def train(
             world.seed_dropout(seed, position.step, index)
             with world.synchronise_gradients(model, last=index == len(micro_batches) - 1):
                 losses = task.losses(model, batch)
-                (losses["loss"] / max(targets, 1)).backward()
+                (losses["loss"] / max(targets, 1)).backward()  # type: ignore[no-untyped-call]
             sums = {name: loss.detach() + sums.get(name, 0) for name, loss in losses.items()}
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         finite = torch.isfinite(norm) & torch.isfinite(sums["loss"])

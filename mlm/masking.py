@@ -96,9 +96,9 @@ def corrupt(
         rate: the rate in force, at most what `masking` reaches.
         ordinary_ids: the ids that a random replacement is drawn from.
         mask_id: the id of [MASK].
+
     """
-    B, L = ids_BL.shape
-    slots = masking.slots(L)
+    slots = masking.slots(ids_BL.shape[1])
     order_BL = _shuffled_positions(maskable_BL, _unit_starts(word_starts_BL, keys_B, masking), keys_B)[:, : slots + 1]
     taken_B = _count(rate, maskable_BL.sum(axis=1))
     if masking.unit != "token":
@@ -122,7 +122,8 @@ def corrupt(
 
 
 def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.floor(rate * tokens + 0.5).astype(np.int64)
+    counts: NDArray[np.int64] = np.floor(rate * tokens + 0.5).astype(np.int64)
+    return counts
 
 
 def _unit_starts(
@@ -139,15 +140,18 @@ def _unit_starts(
     starts_BL[:, 0] = True
     words_BL = word_starts_BL.cumsum(axis=1)
     words_at_start_BL = np.maximum.accumulate(np.where(starts_BL, words_BL, 0), axis=1)
-    return starts_BL | (word_starts_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0))
+    starts_BL |= word_starts_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0)
+    return starts_BL
 
 
 def _shuffled_positions(
     maskable_BL: NDArray[np.bool_], starts_BL: NDArray[np.bool_] | None, keys_B: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
-    """Return each row's positions with its units in random order, in order within a unit; what may not be chosen last."""
+    """Return each row's positions, unit after unit in random order, last those that may not be chosen."""
     positions_BL = np.broadcast_to(np.arange(maskable_BL.shape[1]), maskable_BL.shape)
-    units_BL = positions_BL if starts_BL is None else np.maximum.accumulate(np.where(starts_BL, positions_BL, 0), axis=1)
+    units_BL = (
+        positions_BL if starts_BL is None else np.maximum.accumulate(np.where(starts_BL, positions_BL, 0), axis=1)
+    )
     # One number per token, so that a plain sort of numbers does it: 31 random bits of its unit under one that is set
     # for what may not be chosen, then the unit, then the position, 16 bits each.
     bits_BL = _bits(keys_B, _ORDER, units_BL) >> np.uint64(33) | (~maskable_BL).astype(np.uint64) << np.uint64(31)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from configs import Config
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+PositiveShare = Annotated[float, Field(gt=0, lt=1)]
+
 
 class AdamW(Config):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), fused."""
@@ -18,7 +21,7 @@ class AdamW(Config):
     kind: Literal["adamw"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Share, Share] = (0.9, 0.98)
     """Decay rates of the running means of the gradient and of its square."""
     epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the mean square."""
@@ -37,7 +40,7 @@ class ScheduleFreeAdamW(Config):
     kind: Literal["schedule_free"] = "schedule_free"
     lr: float = Field(2.5e-3, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[PositiveShare, Share] = (0.9, 0.999)
     """Interpolation between the averaged and the fast weights, and decay rate of the mean squared gradient."""
     epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the mean square."""
@@ -75,9 +78,7 @@ class Muon(Config):
         rest = self.others
         return Optimiser(
             [
-                torch.optim.Muon(
-                    hidden, self.lr, self.weight_decay, self.momentum, adjust_lr_fn="match_rms_adamw"
-                ),
+                torch.optim.Muon(hidden, self.lr, self.weight_decay, self.momentum, adjust_lr_fn="match_rms_adamw"),
                 torch.optim.AdamW(
                     decay_groups(others, rest.weight_decay), rest.lr, rest.betas, rest.epsilon, fused=True
                 ),
@@ -117,6 +118,7 @@ class Optimiser:
         Args:
             factor: the schedule's share of the peak rate.
             finite: whether all gradients are finite, a boolean scalar on the device.
+
         """
         for group in self._groups():
             group["lr"] = group["peak_lr"] * factor

@@ -45,6 +45,7 @@ def pack(
             document of its own, each segment is one sentence.
         row_length: slots in a row.
         specials_per_segment: slots that special tokens take around each segment.
+
     """
     capacity = row_length - specials_per_segment
     starts: list[NDArray[np.int64]] = []
@@ -52,7 +53,9 @@ def pack(
     borders: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     runs = 0
     for first, last in _windows(documents):
-        offsets, ends = _pieces(sentences[documents[first] : documents[last] + 1], documents[first : last + 1], capacity)
+        offsets, ends = _pieces(
+            sentences[documents[first] : documents[last] + 1], documents[first : last + 1], capacity
+        )
         packed_starts, packed_lengths, packed_borders = _pack_window(offsets, ends, row_length, specials_per_segment)
         starts.append(packed_starts)
         lengths.append(packed_lengths)

@@ -81,7 +81,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")
-    parser.add_argument("--dry-run", action="store_true", help="show costs and the first batch; build data, don't train")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show costs and the first batch; build data, don't train"
+    )
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
     return parser.parse_args(arguments)
 
@@ -99,6 +101,7 @@ def build(recipe: Recipe) -> Pretraining:
 
     Raises:
         UserError: the corpus is too small for one batch, or a setting does not fit the machine.
+
     """
     settings = recipe.train
     world = find_world(settings.precision)
@@ -158,12 +161,16 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     stopped = _stop_after_step()
 
     def panel(model: nn.Module) -> str:
-        return "\n\n".join(blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN))
+        return "\n\n".join(
+            blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
+        )
 
     rates = _rates(pretraining)
     progress = Progress(pretraining.plan, begin)
     recorder = run.Recorder(path, recipe, corpus.tokenizer_path, rates, progress, panel, begin)
-    print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, device {world.device}", file=sys.stderr)
+    print(
+        f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, device {world.device}", file=sys.stderr
+    )
     end = train(
         _compiled(model) if recipe.train.compile else model,
         pretraining.task,
@@ -257,7 +264,11 @@ def _results(pretraining: Pretraining, end: Position, recorder: run.Recorder) ->
 def _summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
     heldout, baselines = results["heldout"], results["baselines"]
     lines = [f"{'held-out':24}{'loss (nats)':>12}{'accuracy':>10}"]
-    for name, scores in (("this encoder", heldout), ("bigram (Kneser-Ney)", baselines["bigram"]), ("unigram", baselines["unigram"])):
+    for name, scores in (
+        ("this encoder", heldout),
+        ("bigram (Kneser-Ney)", baselines["bigram"]),
+        ("unigram", baselines["unigram"]),
+    ):
         lines.append(f"{name:24}{scores['loss']:12.3f}{scores['accuracy']:10.1%}")
     if "bits_per_byte" in heldout:
         lines.append(f"{'bits per hidden byte':24}{heldout['bits_per_byte']:12.3f}")

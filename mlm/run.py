@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from configs import UserError, dump
+from configs import UserError
 from mlm import checkpoint, curves
 from mlm.loop import Interval, Position
 from mlm.optim import Optimiser
@@ -49,6 +49,7 @@ def newest(runs: Path) -> Path:
 
     Raises:
         UserError: there is none.
+
     """
     found = sorted(path.parent for path in runs.glob(f"*/{checkpoint.RECIPE}"))
     if not found:
@@ -61,6 +62,7 @@ def lock(path: Path) -> IO[str]:
 
     Raises:
         UserError: another process holds it.
+
     """
     file = (path / ".lock").open("a+")
     try:
@@ -108,6 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         UserError: it is missing or damaged.
+
     """
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -212,7 +215,9 @@ class Recorder:
 
     def _take(self, side: str, position: Position, record: Mapping[str, float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
-        self._write({"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds} | finite)
+        self._write(
+            {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds} | finite
+        )
         for name, value in record.items():
             self.board.add_scalar(f"{side}/{name}", value, position.step)
 

@@ -1,5 +1,6 @@
 """Build token shards from text: streaming, in flat memory, and going on where a killed build was."""
 
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from configs import Config, UserError
 from tokenizer import shards, vocabulary
 from tokenizer.lookup import Lookup
-from tokenizer.shards import SIDES, Counts, FileRecord, Manifest
+from tokenizer.shards import SIDES, Counts, FileRecord, Manifest, PackageRecord
 from tokenizer.text import Cleaner, Seen, Side, Text
 
 _BATCH_CHARACTERS = 4_000_000
@@ -212,6 +213,7 @@ class _Builder:
             train=state.counts["train"],
             heldout=state.counts["heldout"],
             dropped=state.dropped,
+            packages=tuple(PackageRecord(**dataclasses.asdict(package)) for package in self._text.source.packages()),
             files={name: _record(self._folder / name) for name in names},
         )
         (self._folder / shards.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

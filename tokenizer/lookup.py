@@ -5,6 +5,7 @@ and byte-pair encoding never looks beyond a pre-token. So the encoding of a text
 chunks, each with the space before it, laid end to end; and natural text repeats few chunks very often.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ from tokenizers import Tokenizer
 
 _STARTS_WORD = 1 << 31
 """Marks, in a stored token, the first of a word; no id is so large."""
-_LIMIT_CHUNKS = 1_000_000
-_LIMIT_CHARACTERS = 50_000_000
-"""Beyond either the table is emptied, so that memory stays flat; it fills again within seconds."""
+_LIMIT_CHUNKS = 500_000
+_LIMIT_CHARACTERS = 25_000_000
+"""Beyond either the table is emptied, so that memory stays flat (about 150 MB); it fills again within seconds."""
+_ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
+"""The byte-level pre-tokenizer's own pattern, as far as printable ASCII goes."""
 
 
 class Encoded(NamedTuple):
@@ -49,7 +52,8 @@ class Lookup:
         encoded = [b"".join(map(tokens_of, _cut(text))) for text in texts]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) // np.dtype(np.uint32).itemsize
         marked = np.frombuffer(b"".join(encoded), np.uint32)
-        return Encoded(marked & (_STARTS_WORD - 1), (marked >> 31).astype(np.uint8), lengths)
+        starts = marked >= _STARTS_WORD
+        return Encoded(marked - starts * np.uint32(_STARTS_WORD), starts.view(np.uint8), lengths)
 
 
 class _Chunks(dict[str, bytes]):
@@ -60,14 +64,22 @@ class _Chunks(dict[str, bytes]):
         self._characters = 0
 
     def __missing__(self, chunk: str) -> bytes:
+        words = _ASCII_WORDS.findall(chunk) if chunk.isascii() and chunk.isprintable() else []
+        if len(words) > 1 and "".join(words) == chunk:
+            stored = b"".join(map(self.__getitem__, words))
+        else:
+            stored = self._encoded(chunk)
+        self[chunk] = stored
+        self._characters += len(chunk)
+        return stored
+
+    def _encoded(self, chunk: str) -> bytes:
         encoding = self._tokenizer.encode(chunk, add_special_tokens=False)
         marked, previous = [], None
         for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
             marked.append(token if word == previous else token | _STARTS_WORD)
             previous = word
-        self[chunk] = stored = np.array(marked, np.uint32).tobytes()
-        self._characters += len(chunk)
-        return stored
+        return np.array(marked, np.uint32).tobytes()
 
     def limit(self) -> None:
         if len(self) > _LIMIT_CHUNKS or self._characters > _LIMIT_CHARACTERS:

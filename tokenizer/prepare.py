@@ -49,10 +49,12 @@ def learn_from(text: Text, settings: Vocabulary) -> Tokenizer:
         UserError: the text cannot be read, or is too small.
 
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
         # the library asks for the text from a thread of its own
-        with closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database:
-            return vocabulary.learn(_training_sentences(text, database), settings)
+        closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database,
+    ):
+        return vocabulary.learn(_training_sentences(text, database), settings)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

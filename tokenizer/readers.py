@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import shutil
 import sys
 import tempfile
@@ -15,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-import zstandard
-
 from configs import Config, Texts, UserError
 
 _BUFFER_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MEND_UTF8 = "convert the file, or set invalid_utf8=replace to read what is bad as U+FFFD"
+_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 class Reading(Config):
@@ -45,7 +46,7 @@ def texts(path: Path, reading: Reading) -> Iterator[str]:
         UserError: the file is missing, empty, damaged, binary, of an unknown format, or has no such column.
 
     """
-    read = _format(path)
+    read = _reader(path)
     with _opened(path) as file:
         try:
             yield from (text for text in read(path, file, reading) if text and not text.isspace())
@@ -81,25 +82,21 @@ def as_text(value: object, column: str, where: str) -> str:
     return value
 
 
-def is_readable(path: Path) -> bool:
-    """Say whether the name is that of a format that `texts` reads."""
-    return _suffix(path) in _FORMATS
+def format_of(path: Path) -> str:
+    """Return the part of the file's name that tells its format, such as .csv.gz; empty if `texts` cannot read it."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSIONS else ""
+    return f"{suffixes[-1]}{compression}" if suffixes and suffixes[-1] in _FORMATS else ""
 
 
-def _suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    while suffixes and suffixes[-1] in _COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def _format(path: Path) -> Callable[[Path, BinaryIO, Reading], Iterator[str]]:
-    if not is_readable(path):
+def _reader(path: Path) -> Callable[[Path, BinaryIO, Reading], Iterator[str]]:
+    suffix = format_of(path)
+    if not suffix:
         raise UserError(
             f"cannot tell the format of {path} by its name: it must end in one of {', '.join(_FORMATS)}, "
             f"alone or followed by one of {', '.join(_COMPRESSIONS)}"
         )
-    return _FORMATS[_suffix(path)]
+    return _FORMATS[f".{suffix.split('.')[1]}"]
 
 
 @contextmanager
@@ -112,17 +109,19 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     decompress = _COMPRESSIONS.get(path.suffix.lower(), lambda file: file)
-    with raw, io.BufferedReader(cast(io.RawIOBase, decompress(raw)), _BUFFER_BYTES) as file:
+    with raw, io.BufferedReader(decompress(raw), _BUFFER_BYTES) as file:
         if not file.peek(1):
             raise UserError(f"{path} is empty: name a file with text")
         yield file
 
 
-_COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {
-    ".gz": lambda file: gzip.GzipFile(fileobj=file),
-    ".xz": lambda file: lzma.LZMAFile(file),
-    ".zst": lambda file: zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True),
-}
+def _zstd(file: BinaryIO) -> Any:
+    import pyarrow  # takes a tenth of a second, and few read this format
+
+    return pyarrow.CompressedInputStream(file, "zstd")
+
+
+_COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": _zstd}
 
 
 def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
@@ -135,10 +134,7 @@ def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
         try:
             text = line.decode("utf-8", "strict" if reading.invalid_utf8 == "error" else "replace")
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{where} {offset + error.start}: invalid UTF-8: convert the file, or set invalid_utf8=replace "
-                "to read each bad byte as U+FFFD"
-            ) from None
+            raise UserError(f"{where} {offset + error.start}: invalid UTF-8: {_MEND_UTF8}") from None
         yield text if number > 1 else text.removeprefix(codecs.BOM_UTF8.decode())
         offset += len(line)
 
@@ -169,7 +165,17 @@ def _jsonl(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
         if not isinstance(record, dict):
             raise UserError(f"{where}: a JSON {type(record).__name__}, not an object with named columns")
         for column in choose_columns(reading.columns, list(record), where):
-            yield as_text(record[column], column, where)
+            text = as_text(record[column], column, where)
+            if "\\u" in line:
+                text = _without_lone_surrogates(text, where, reading)
+            yield text
+
+
+def _without_lone_surrogates(text: str, where: str, reading: Reading) -> str:
+    """JSON can escape halves of characters, which no UTF-8 can hold."""
+    if reading.invalid_utf8 == "error" and _SURROGATE.search(text):
+        raise UserError(f"{where}: half a character (a lone surrogate): {_MEND_UTF8}")
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _csv(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
@@ -210,20 +216,19 @@ def _columns(path: Path, rows: Iterator[tuple[int, list[str]]], reading: Reading
 
 
 def _parquet(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
-    import pyarrow.parquet  # takes a tenth of a second, and few read this format
+    import pyarrow.parquet  # see _zstd
 
-    with tempfile.TemporaryFile() as whole:  # its index is at the end, so a compressed file is unpacked on disk first
-        if path.suffix.lower() in _COMPRESSIONS:
-            shutil.copyfileobj(file, whole)
+    with tempfile.TemporaryFile() as unpacked:
+        if path.suffix.lower() in _COMPRESSIONS:  # the file is not read from front to back
+            shutil.copyfileobj(file, unpacked)
+            file = unpacked
         try:
-            table = pyarrow.parquet.ParquetFile(whole if path.suffix.lower() in _COMPRESSIONS else path)
+            table = pyarrow.parquet.ParquetFile(file)
             columns = choose_columns(reading.columns, table.schema_arrow.names, str(path))
             for batch in table.iter_batches(_PARQUET_ROWS, columns=list(columns)):
-                values = [batch.column(column).to_pylist() for column in columns]
-                for row in zip(*values, strict=True):
-                    for column, value in zip(columns, row, strict=True):
-                        yield as_text(value, column, str(path))
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                for row in batch.to_pylist():
+                    yield from (as_text(row[column], column, str(path)) for column in columns)
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise UserError(f"{path} is no readable parquet file ({' '.join(str(error).split())})") from None
 
 

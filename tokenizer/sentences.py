@@ -3,27 +3,31 @@
 import re
 
 _OPENERS = "\"'“‘«([「『（"
-_BOUNDARY = re.compile(
-    r"(?P<mark>[.!?…।؟۔]+)[\"'”’»)\]]*(?= )"  # these end a sentence only before a space: 3.14, example.org
-    r"|[。！？｡]+(?:[」』”’）]+(?=[ 「『（]|$))?(?![」』”’）])"  # these anywhere, but not in a quotation within a sentence
-)
+_CLOSERS = "\"'”’»)]」』）】"
+_WIDE_MARKS = "。！？｡"
+_END = re.compile(rf"[.!?…।؟۔{_WIDE_MARKS}][.!?…।؟۔{_WIDE_MARKS}]*[{re.escape(_CLOSERS)}]*")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
-_TITLES = frozenset(
-    "Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Fr St Hon Pres Gov Sen Rep Gen Col Maj Capt Lt Sgt Cmdr Adm Supt "
-    "vs cf viz e.g i.e approx".split()
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NEVER_LAST = _words(
+    "Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Fr St Hon Pres Gov Sen Rep Gen Col Maj Capt Lt Sgt Cmdr Adm vs cf viz e.g "
+    "i.e approx"
 )
-"""Never the end of a sentence."""
-_BEFORE_NUMBERS = frozenset(
+_BEFORE_NUMBERS = _words(
     "No Nos no nos Fig Figs fig figs Eq Eqs Sec Ch ch Vol vol Art art Nr p pp c ca Jan Feb Mar Apr Jun Jul Aug Sep "
-    "Sept Oct Nov Dec".split()
+    "Sept Oct Nov Dec"
 )
-"""Not the end of a sentence if a number follows."""
-_EITHER = re.compile(r"[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|etc|al|Jr|Sr|Inc|Ltd|Co|Corp|Bros|Mt|Ft|Ave|Blvd|Dept|Univ|Ph\.D")
-"""Initials and abbreviations: the end of a sentence if what follows is a word that often begins one."""
-_BEGINNERS = frozenset(
+"""Last in a sentence unless a number follows."""
+_RARELY_LAST = _words("etc al Jr Sr Inc Ltd Co Corp Bros Mt Ft Ave Blvd Dept Univ Ph.D")
+"""Last in a sentence, as are initials, only if a word that often begins one follows."""
+_OFTEN_FIRST = _words(
     "A An The This That These Those It Its He She They We You I His Her Their Our My There Here In On At For From By "
-    "With As If When While After Before Since During But And Or So Yet Then Thus However Although Though What Who "
-    "How Why Where Not No One Some Many Most All Both Each Another Such Also".split()
+    "With As If When While What Who Why Where How After Before Since During But And Or So Yet Then Thus However "
+    "Although Though No Not One Some Many Most All Both Each Another Such Also"
 )
 
 
@@ -40,35 +44,42 @@ def split(text: str) -> list[str]:
 
     A blank line ends a sentence too.
     """
+    if "\n" not in text.strip():
+        return _split_running(collapse(text))
     parts: list[str] = []
-    for paragraph in _BLANK_LINE.split(text):
-        running = collapse(paragraph)
-        if running:
-            parts += _split_running(f" {running}" if parts else running)
+    for paragraph in map(collapse, _BLANK_LINE.split(text)):
+        parts += _split_running(f" {paragraph}" if parts and paragraph else paragraph)
     return parts
 
 
 def _split_running(running: str) -> list[str]:
-    cased = running != running.lower()  # who writes no capitals begins sentences without them too
     parts, start = [], 0
-    for match in _BOUNDARY.finditer(running):
-        if match["mark"] and not _ends(running, start, match, cased):
-            continue
-        parts.append(running[start : match.end()])
-        start = match.end()
-    return [*parts, running[start:]] if start < len(running) else parts
+    for match in _END.finditer(running):
+        mark, end = match.span()
+        if end == len(running):
+            break
+        if (running[end] == " " or running[mark] in _WIDE_MARKS) and _ends(running, start, mark, end):
+            parts.append(running[start:end])
+            start = end
+    return [*parts, running[start:]] if running else []
 
 
-def _ends(running: str, start: int, match: re.Match[str], cased: bool) -> bool:
-    """Say whether the mark before a space ends the sentence that begins at `start`."""
-    following = running[match.end() + 1 : match.end() + 20].lstrip(_OPENERS)
-    if cased and following[:1].islower():
+def _ends(running: str, start: int, mark: int, end: int) -> bool:
+    """Say whether the mark at `mark`, with what closes quotations up to `end`, ends the sentence begun at `start`."""
+    if running[mark] in _WIDE_MARKS:  # no space need follow, but a quotation within a sentence goes on
+        return running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
+    first = running[end + 1]
+    if first in _OPENERS:
+        first = running[end + 1 :].lstrip(_OPENERS)[:1]
+    if first.islower() and running != running.lower():  # who writes no capitals begins sentences without them too
         return False
-    if match["mark"] != ".":
-        return True
-    word = running[max(start, running.rfind(" ", start, match.start()) + 1) : match.start()].lstrip(_OPENERS)
-    if word in _TITLES or (word.isdecimal() and running[start : match.start()].strip() == word):  # "1. A heading"
+    if running[mark] != "." or (end > mark + 1 and running[mark + 1] not in _CLOSERS):
+        return True  # it is more than a full stop
+    word = running[max(start, running.rfind(" ", start, mark) + 1) : mark].lstrip(_OPENERS)
+    if word in _NEVER_LAST:
         return False
-    if word in _BEFORE_NUMBERS and following[:1].isdecimal():
-        return False
-    return not _EITHER.fullmatch(word) or following.split(" ", 1)[0].rstrip(",") in _BEGINNERS
+    if word in _BEFORE_NUMBERS:
+        return not first.isdecimal()
+    if word in _RARELY_LAST or all(len(part) == 1 and part.isalpha() for part in word.split(".")):
+        return running[end + 1 :].split(" ", 1)[0].strip(f"{_OPENERS},") in _OFTEN_FIRST
+    return not word.isdecimal() or running[start:mark].strip() != word  # not after "1." before a heading

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from configs import Config, Texts, UserError
 from tokenizer import documentation, readers
+from tokenizer.documentation import PackageWords
 from tokenizer.readers import Reading
 
 
@@ -25,6 +26,13 @@ class Document:
     """The text cut into sentences, where the source has it so."""
     group: str | None = None
     """What decides its side of the held-out split, such as a module's name; None: its text."""
+
+
+class _Unlisted:
+    """A source that does not tell what each of its packages contributes."""
+
+    def packages(self) -> tuple[PackageWords, ...]:
+        return ()
 
 
 class Documentation(Config):
@@ -41,8 +49,12 @@ class Documentation(Config):
         """Return a hash of all that decides what `documents` yields."""
         return documentation.fingerprint()
 
+    def packages(self) -> tuple[PackageWords, ...]:
+        """Return what each Python package contributes."""
+        return tuple(documentation.packages())
 
-class Files(Reading):
+
+class Files(_Unlisted, Reading):
     """Local files: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
@@ -72,7 +84,7 @@ class Files(Reading):
             raise UserError("no files are named: set text.source.paths to files or glob patterns")
         found: dict[Path, None] = {}
         for pattern in self.paths:
-            matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+            matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
             files = [path for path in map(Path, matches) if path.is_file()]
             if not files:
                 what = "a folder, not a file" if matches else "no such file, and no file matches it as a pattern"
@@ -81,7 +93,7 @@ class Files(Reading):
         return list(found)
 
 
-class Package(Reading):
+class Package(_Unlisted, Reading):
     """A text file inside an installed PyPI package; the package is never imported."""
 
     kind: Literal["package"] = "package"
@@ -116,12 +128,12 @@ class Package(Reading):
         found = [file for file in files if f"/{file.as_posix()}".endswith(f"/{self.file}")]
         if len(found) == 1:
             return Path(str(found[0].locate()))
-        known = ", ".join(sorted(file.as_posix() for file in found or files if readers.is_readable(Path(file))))
+        known = ", ".join(sorted(file.as_posix() for file in found or files if readers.format_of(Path(file))))
         fault = f"more than one file {self.file}" if found else f"no file {self.file}"
         raise UserError(f"the package {self.package} has {fault}; files of a known format: {known or 'none'}")
 
 
-class Hub(Config):
+class Hub(_Unlisted, Config):
     """A data set of the Hugging Face hub, streamed."""
 
     kind: Literal["hub"] = "hub"
@@ -184,7 +196,7 @@ def _fingerprint(paths: Sequence[Path], reading: Reading) -> str:
     contents = []
     for path in paths:
         with path.open("rb") as file:
-            contents += ["".join(path.suffixes[-2:]).lower(), hashlib.file_digest(file, "sha256").hexdigest()]
+            contents += [readers.format_of(path), hashlib.file_digest(file, "sha256").hexdigest()]
     return _digest(settings, *contents)
 
 

@@ -4,9 +4,9 @@ import hashlib
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs import Config
 from tokenizer import sentences
@@ -32,16 +32,21 @@ class Text(Config):
     maximum_words: int | None = Field(default=None, ge=1)
     """Drop sentences of more white-space-separated words; null: none."""
     deduplicate: Literal["none", "documents", "sentences"] = "documents"
-    """Drop every document, or every sentence, that was there before, white space aside."""
+    """Drop every document, or every sentence, that was there before, differences in white space aside."""
     heldout_share: float = Field(default=0.01, gt=0, lt=1)
     """The share of the documents that is never trained on, chosen by a hash of their text: the same everywhere."""
 
+    @model_validator(mode="after")
+    def _lengths_leave_something(self) -> Self:
+        if self.maximum_words is not None and self.maximum_words < self.minimum_words:
+            raise ValueError(f"minimum_words={self.minimum_words} is over maximum_words={self.maximum_words}")
+        return self
+
     def fingerprint(self) -> str:
-        """Return a hash of all that decides what `Cleaner` makes of this text.
+        """Return a hash of all that decides what cleaning makes of this text.
 
         Raises:
             UserError: the source cannot be read.
-
         """
         settings = self.model_dump_json(exclude={"source"})
         return hashlib.sha256(f"{_FORMAT}\0{settings}\0{self.source.fingerprint()}".encode()).hexdigest()
@@ -52,8 +57,8 @@ class Passage:
     """A cleaned document."""
 
     sentences: list[str]
-    """As they are to be encoded: at least one, white space collapsed, none around them; but in runs of sentences
-    each except the first keeps the space before it, so that end to end they are the running text."""
+    """As they are to be encoded: at least one, with single spaces for white space and none around them; but in runs
+    of sentences each keeps the space before it, so that end to end they are the running text."""
     side: Side
 
 
@@ -76,21 +81,28 @@ class Cleaner:
     def __init__(self, text: Text, seen: Seen, dropped: Counter[str]) -> None:
         """Clean as `text` says; remember in `seen`, count in `dropped`."""
         self._text, self._seen, self.dropped = text, seen, dropped
+        self._chooses = text.minimum_words > 1 or text.maximum_words is not None or text.deduplicate == "sentences"
 
     def clean(self, document: Document) -> Passage | None:
         """Return the cleaned document, or None where nothing is left of it."""
-        text, whole = self._text, sentences.collapse(document.text)
-        if text.deduplicate == "documents" and not self._seen.add(whole):
+        whole = sentences.collapse(document.text)
+        if self._text.deduplicate == "documents" and not self._seen.add(whole):
             self.dropped["duplicate documents"] += 1
             return None
-        if document.sentences is not None:
-            found = list(document.sentences)
-        else:
-            found = sentences.split(document.text) if text.split_sentences else [whole]
-        kept = list(filter(self._keeps, found))
-        if text.segments == "documents":
-            kept[1:] = [f" {sentence}" for sentence in kept[1:]]
+        kept = self._cut(document, whole)
+        if self._chooses:
+            kept = [sentence for sentence in kept if self._keeps(sentence.lstrip(" "))]
+        if self._text.segments == "sentences":
+            kept = [sentence.lstrip(" ") for sentence in kept]
         return Passage(kept, self._side(document.group or whole)) if kept else None
+
+    def _cut(self, document: Document, whole: str) -> list[str]:
+        """Return the document's sentences, each with the space before it."""
+        if not self._text.split_sentences:
+            return [whole]
+        if document.sentences is not None:
+            return [f" {sentence}" if index else sentence for index, sentence in enumerate(document.sentences)]
+        return sentences.split(document.text)
 
     def _keeps(self, sentence: str) -> bool:
         text, words = self._text, sentence.count(" ") + 1
@@ -109,5 +121,5 @@ class Cleaner:
         return "heldout" if share < self._text.heldout_share else "train"
 
 
-def _hash(text: str, size: int) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+def _hash(text: str, size_bytes: int) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=size_bytes).digest()

@@ -103,4 +103,5 @@ class Attention(nn.Module):
             query_BHLK, key_BHLK = rotate(query_BHLK, *rotation), rotate(key_BHLK, *rotation)
         dropout = self.dropout if self.training else 0.0
         mixed_BHLK = fast_attention(query_BHLK, key_BHLK, value_BHLK, layout, dropout)
-        return self.output(mixed_BHLK.transpose(1, 2).reshape(B, L, D))
+        output_BLD: Tensor = self.output(mixed_BHLK.transpose(1, 2).reshape(B, L, D))
+        return output_BLD

@@ -46,15 +46,15 @@ class EncoderConfig(Config):
     """Number of encoder layers."""
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each sublayer and at the end (pre), or after each residual sum (post, as in BERT)."""
-    embedding_norm: bool = False
+    embedding_norm: bool = True
     """Normalise the embeddings as well; a pre-norm encoder's first attention then reads them as they are."""
     activation: Activation = "swish"
     """Activation of the feed-forward layers."""
     gated: bool = False
     """Gated feed-forward layers (Shazeer 2020)."""
-    positions: Annotated[
-        SinusoidalPositions | LearnedPositions | RotaryPositions, Field(discriminator="kind")
-    ] = RotaryPositions()
+    positions: Annotated[SinusoidalPositions | LearnedPositions | RotaryPositions, Field(discriminator="kind")] = (
+        RotaryPositions()
+    )
     """How the model knows a token's position in its segment."""
     biases: bool = True
     """Biases in the linear layers and norms of the encoder; the output over the vocabulary always has one."""
@@ -89,12 +89,13 @@ class Embeddings(nn.Module):
 
     def forward(self, ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
         """Return the embedded rows, (B, L, D)."""
-        hidden_BLD = self.tokens(ids_BL)
+        hidden_BLD: Tensor = self.tokens(ids_BL)
         if self.positions is not None:
             hidden_BLD = hidden_BLD + self.positions(positions_BL)
         elif self.sinusoids_LD is not None:
             hidden_BLD = hidden_BLD * self.scale + self.sinusoids_LD[positions_BL]
-        return self.dropout(self.norm(hidden_BLD))
+        hidden_BLD = self.dropout(self.norm(hidden_BLD))
+        return hidden_BLD
 
 
 class PreNorm(nn.Module):
@@ -108,7 +109,8 @@ class PreNorm(nn.Module):
 
     def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
         """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
-        return hidden_BLD + self.dropout(self.sublayer(self.norm(hidden_BLD), *context))
+        added_BLD: Tensor = self.dropout(self.sublayer(self.norm(hidden_BLD), *context))
+        return hidden_BLD + added_BLD
 
 
 class PostNorm(nn.Module):
@@ -122,7 +124,8 @@ class PostNorm(nn.Module):
 
     def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
         """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
-        return self.norm(hidden_BLD + self.dropout(self.sublayer(hidden_BLD, *context)))
+        normed_BLD: Tensor = self.norm(hidden_BLD + self.dropout(self.sublayer(hidden_BLD, *context)))
+        return normed_BLD
 
 
 class Block(nn.Module):
@@ -135,7 +138,9 @@ class Block(nn.Module):
 
     def forward(self, hidden_BLD: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return the next hidden states, (B, L, D)."""
-        return self.feedforward(self.attention(hidden_BLD, layout, rotation))
+        hidden_BLD = self.attention(hidden_BLD, layout, rotation)
+        hidden_BLD = self.feedforward(hidden_BLD)
+        return hidden_BLD
 
 
 class Encoder(nn.Module):
@@ -151,11 +156,12 @@ class Encoder(nn.Module):
 
     def forward(self, ids_BL: Tensor, layout: Layout) -> Tensor:
         """Return the hidden states of every position, (B, L, D)."""
-        hidden_BLD = self.embeddings(ids_BL, layout.positions_BL)
+        hidden_BLD: Tensor = self.embeddings(ids_BL, layout.positions_BL)
         rotation = None if self.rotary is None else self.rotary(layout.positions_BL, layout.bias_B1LL.dtype)
         for block in self.blocks:
             hidden_BLD = block(hidden_BLD, layout, rotation)
-        return self.final_norm(hidden_BLD)
+        hidden_BLD = self.final_norm(hidden_BLD)
+        return hidden_BLD
 
 
 def layer_norm(config: EncoderConfig) -> nn.LayerNorm:

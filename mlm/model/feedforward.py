@@ -23,7 +23,8 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         """Return the transformed states, (B, L, D)."""
-        return self.output(self.activation(self.input(hidden_BLD)))
+        output_BLD: Tensor = self.output(self.activation(self.input(hidden_BLD)))
+        return output_BLD
 
 
 class GatedFeedForward(nn.Module):
@@ -38,4 +39,5 @@ class GatedFeedForward(nn.Module):
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         """Return the transformed states, (B, L, D)."""
         activated_BLF, gate_BLF = self.input(hidden_BLD).chunk(2, dim=-1)
-        return self.output(self.activation(activated_BLF) * gate_BLF)
+        output_BLD: Tensor = self.output(self.activation(activated_BLF) * gate_BLF)
+        return output_BLD

@@ -29,7 +29,8 @@ class Transform(nn.Module):
 
     def forward(self, hidden_MD: Tensor) -> Tensor:
         """Return the transformed states, (M, D)."""
-        return self.norm(self.activation(self.dense(hidden_MD)))
+        transformed_MD: Tensor = self.norm(self.activation(self.dense(hidden_MD)))
+        return transformed_MD
 
 
 class MaskedLanguageModel(nn.Module):
@@ -48,6 +49,7 @@ class MaskedLanguageModel(nn.Module):
             ids_BL: token ids of the corrupted rows.
             layout: the rows' segments.
             predicted_M: indices into the flattened rows (row * L + position) of the tokens to predict.
+
         """
         hidden_BLD = self.encoder(ids_BL, layout)
         hidden_MD = self.transform(hidden_BLD.flatten(0, 1)[predicted_M])

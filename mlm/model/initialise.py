@@ -1,7 +1,7 @@
 """Every initial weight, in one function."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlm.model.encoder import Encoder, EncoderConfig
 from mlm.model.heads import MaskedLanguageModel
@@ -24,7 +24,7 @@ def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> 
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(parameter: nn.Parameter, deviation: float) -> None:
+    def normal(parameter: Tensor, deviation: float) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
 
     encoder: Encoder = model.encoder

@@ -1,0 +1,158 @@
+"""The competition: the standard recipe of the transformers library, run by its own Trainer as its users run it."""
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs import UserError
+from tokenizer.vocabulary import SPECIAL_TOKENS
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import Tensor
+    from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    from mlm.model.encoder import EncoderConfig
+    from tokenizer.shards import Split
+
+STEPS_AT_MOST = 1_000_000
+
+
+def check_installed() -> None:
+    """Check that the libraries to compare with are there.
+
+    Raises:
+        UserError: one of them is not.
+    """
+    missing = [name for name in ("transformers", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"not installed: {', '.join(missing)}, to compare with: pip install -e '.[bench]'")
+
+
+def sentences(split: "Split", longest: int) -> list[NDArray[np.int64]]:
+    """Return each sentence as a row of its own, cut off at `longest` tokens."""
+    starts, tokens = split.sentences.tolist(), np.asarray(split.tokens, np.int64)
+    return [tokens[start : min(end, start + longest)] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+
+
+def chunks(split: "Split", length: int) -> list[NDArray[np.int64]]:
+    """Return the concatenated text in rows of `length` tokens without the rest, as run_mlm.py's group_texts does."""
+    whole = len(split.tokens) // length
+    return list(np.asarray(split.tokens[: whole * length], np.int64).reshape(whole, length))
+
+
+def examples(rows: Iterable[NDArray[np.int64]]) -> "list[dict[str, list[int]]]":
+    """Return rows as run_mlm.py hands them to the collator."""
+    return [
+        {"input_ids": row.tolist(), "attention_mask": [1] * len(row), "special_tokens_mask": [0] * len(row)}
+        for row in rows
+    ]
+
+
+def dataset(rows: Iterable[NDArray[np.int64]]) -> "datasets.Dataset":
+    """Return rows as run_mlm.py hands them to the Trainer."""
+    import datasets
+
+    return datasets.Dataset.from_list(examples(rows))
+
+
+def open_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
+    """Open a tokenizer.json."""
+    from transformers import PreTrainedTokenizerFast
+
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), **dict(zip(names, SPECIAL_TOKENS, strict=True)))
+
+
+def collator(tokenizer_path: Path) -> "DataCollatorForLanguageModeling":
+    """Return what pads rows to the longest of the batch and masks 15 % of their tokens."""
+    from transformers import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(open_tokenizer(tokenizer_path))
+
+
+def bert(encoder: "EncoderConfig", vocabulary_size: int, row_length: int) -> "BertForMaskedLM":
+    """Return BERT in the size of `encoder`, with its dropout, and all else as is the library's default."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=encoder.width,
+            num_hidden_layers=encoder.layers,
+            num_attention_heads=encoder.heads,
+            intermediate_size=encoder.feedforward_width,
+            max_position_embeddings=row_length,
+            hidden_dropout_prob=encoder.dropout,
+            attention_probs_dropout_prob=encoder.dropout,
+        )
+    )
+
+
+def train(
+    model: "BertForMaskedLM",
+    rows: "datasets.Dataset",
+    collate: "Callable[[list[dict[str, list[int]]]], Mapping[str, Tensor]]",
+    batch_rows: int,
+    *,
+    bfloat16: bool,
+    after_step: Callable[[int], bool],
+) -> None:
+    """Train by the Trainer's own loop and defaults until `after_step` says so.
+
+    Args:
+        model: what is trained.
+        rows: what `dataset` returns.
+        collate: what `collator` returns.
+        batch_rows: rows of a step.
+        bfloat16: whether to run under bfloat16 autocast.
+        after_step: called with the number of tokens read so far that are not padding.
+    """
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+
+    class Stop(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(
+            self,
+            args: transformers.TrainingArguments,
+            state: transformers.TrainerState,
+            control: transformers.TrainerControl,
+            **_: object,
+        ) -> None:
+            control.should_training_stop = after_step(int(state.num_input_tokens_seen))
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=batch_rows,
+            max_steps=STEPS_AT_MOST,
+            bf16=bfloat16,
+            use_cpu=not torch.cuda.is_available(),
+            include_num_input_tokens_seen="non_padding",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = transformers.Trainer(model, settings, collate, rows, callbacks=[Stop()])
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+
+
+def map_text(text: Path, tokenizer_path: Path, folder: Path) -> float:
+    """Tokenise the lines of `text` by datasets.map in this process; return the seconds that the mapping took."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    tokenizer = open_tokenizer(tokenizer_path)
+    lines = datasets.Dataset.from_text(str(text), cache_dir=str(folder))
+    began = time.perf_counter()
+    lines.map(lambda batch: tokenizer(batch["text"]), batched=True, remove_columns=["text"])
+    return time.perf_counter() - began

@@ -1,0 +1,263 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pytest
+from pydantic import Field, ValidationError
+
+from configs import Config, Texts, UserError, dump, help_text, read
+from mlm.recipe import Recipe
+
+SHIPPED = sorted(Path(__file__).parents[2].glob("configs/pretrain/*.yaml"))
+
+
+class Steady(Config):
+    kind: Literal["steady"] = "steady"
+    share: float = Field(1.0, gt=0)
+
+
+class Falling(Config):
+    kind: Literal["falling"] = "falling"
+    share: float = Field(0.5, gt=0)
+    turns: int = 3
+
+
+class Section(Config):
+    count: int = 8
+    rate: float = 0.1
+    flag: bool = False
+    name: str | None = "plain"
+    pair: tuple[float, float] = (0.1, 0.2)
+    texts: Texts = ()
+
+
+class Toy(Config):
+    section: Section = Section()
+    choice: Annotated[Steady | Falling, Field(discriminator="kind")] = Steady()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(overrides: Sequence[str], path: Path | None = None, model: type[Config] = Toy) -> str:
+    with pytest.raises(UserError) as caught:
+        read(model, path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+DECODED = [
+    ("rate", "1e-4", 1e-4),
+    ("rate", "1_000", 1000.0),
+    ("rate", "3", 3.0),
+    ("count", "1_000", 1000),
+    ("count", "-2", -2),
+    ("flag", "true", True),
+    ("flag", "false", False),
+    ("name", "null", None),
+    ("name", "no", "no"),
+    ("name", "1e-4", "1e-4"),
+    ("name", "2020-01-01", "2020-01-01"),
+    ("pair", "[1e-3, 2]", (1e-3, 2.0)),
+    ("texts", "한국어.txt", ("한국어.txt",)),
+    ("texts", "[a, 'b, c']", ("a", "b, c")),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), DECODED)
+@pytest.mark.parametrize("place", ["yaml", "override"])
+def test_a_value_is_decoded_by_its_declared_type(place: str, name: str, text: str, value: object, tmp_path: Path) -> None:
+    if place == "yaml":
+        toy = read(Toy, write(tmp_path, f"section:\n  {name}: {text}\n"))
+    else:
+        toy = read(Toy, None, [f"section.{name}={text}"])
+    decoded = getattr(toy.section, name)
+    assert decoded == value
+    assert type(decoded) is type(value)
+
+
+def test_defaults_then_yaml_then_overrides_in_their_order(tmp_path: Path) -> None:
+    path = write(tmp_path, "section:\n  count: 1\n  rate: 1\n  flag: true\n")
+    toy = read(Toy, path, ["section.rate=2", "section.name=a", "section.name=b"])
+    assert toy.section == Section(count=1, rate=2.0, flag=True, name="b")
+    assert toy.choice == Steady()
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "section: {}\n"])
+def test_an_empty_file_or_section_changes_nothing(text: str, tmp_path: Path) -> None:
+    assert read(Toy, write(tmp_path, text)) == Toy()
+
+
+def test_a_choice_keeps_its_kind_when_one_of_its_settings_changes() -> None:
+    assert read(Toy, None, ["choice.share=0.25"]).choice == Steady(share=0.25)
+
+
+def test_a_new_kind_drops_what_was_set_for_the_former(tmp_path: Path) -> None:
+    path = write(tmp_path, "choice:\n  kind: steady\n  share: 0.25\n")
+    assert read(Toy, path, ["choice.kind=falling", "choice.turns=5"]).choice == Falling(share=0.5, turns=5)
+    assert read(Toy, path, ["choice.kind=steady"]).choice == Steady(share=0.25)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["choice.kind=falling", "choice.share=0.25"], ["choice.share=0.25", "choice.kind=falling"]]
+)
+def test_a_kind_and_its_settings_may_stand_in_either_order(overrides: list[str]) -> None:
+    assert read(Toy, None, overrides).choice == Falling(share=0.25)
+
+
+def test_a_configuration_is_frozen_and_strict() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Section().count = 3  # type: ignore[misc]
+    for values in ({"rate": True}, {"count": True}, {"count": 1.0}, {"rate": "1"}, {"rate": float("nan")}, {"x": 1}):
+        with pytest.raises(ValidationError):
+            Section(**values)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("section.cuont=1", "unknown key section.cuont: did you mean section.count?"),
+        ("sektion.count=1", "unknown key sektion: did you mean section?"),
+        ("choice.sare=1", "unknown key choice.sare: did you mean choice.share?"),
+        ("choice.turns=1", "unknown key choice.turns: known: kind, share"),
+        ("other=1", "unknown key other: known: section, choice"),
+        ("section.rate=fast", "section.rate = 'fast': input should be a valid number"),
+        ("section.rate=true", "section.rate = 'true': input should be a valid number"),
+        ("section.rate=nan", "section.rate = 'nan': input should be a finite number"),
+        ("section.rate=-inf", "section.rate = '-inf': input should be a finite number"),
+        ("section.rate=null", "section.rate = None: input should be a valid number"),
+        ("section.rate.x=1", "section.rate = {'x': '1'}: input should be a valid number"),
+        ("section.count=1.5", "section.count = '1.5': input should be a valid integer"),
+        ("section.count=true", "section.count = 'true': input should be a valid integer"),
+        ("section.flag=2", "section.flag = '2': input should be a valid boolean"),
+        ("section.pair=[1, true]", "section.pair.1 = 'true': input should be a valid number"),
+        ("section.pair=[1, nan]", "section.pair.1 = 'nan': input should be a finite number"),
+        ("section=1", "section = '1': input should be a valid dictionary"),
+        ("choice.share=0", "choice.share = '0': input should be greater than 0"),
+        ("choice.kind=fallin", "choice.kind must be one of steady, falling"),
+        ("choice.kind=null", "choice.kind must be one of steady, falling"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_path(override: str, message: str, tmp_path: Path) -> None:
+    refused = refusal([override])
+    assert refused.startswith(message)
+    assert refused.endswith("(command line)")
+
+
+def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "section: {cuont: 1}")
+    assert refusal([], path) == f"unknown key section.cuont: did you mean section.count? ({path})"
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    refused = refusal(["section.rate=fast", "section.cuont=1"])
+    assert "section.rate = 'fast'" in refused
+    assert "did you mean section.count?" in refused
+
+
+@pytest.mark.parametrize("override", ["section.rate", "=3", ".rate=3", "section..rate=3", "section.=3"])
+def test_an_override_that_is_none_is_refused(override: str) -> None:
+    assert refusal([override]).startswith(f"cannot read the override {override!r}: write section.key=value")
+
+
+def test_an_unclosed_list_is_refused() -> None:
+    assert refusal(["section.pair=[1, 2"]) == "cannot read the value of 'section.pair=[1, 2': write a list as [a, b]"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"section: [", "is not valid YAML"),
+        (b"section: !!python/object:os.system x", "is not valid YAML"),
+        (b"- section", "must hold sections with keys (such as 'optim:'), not a list"),
+        (b"section", "must hold sections with keys (such as 'optim:'), not a str"),
+        (b"section: \xff", "cannot read the configuration file"),
+    ],
+)
+def test_a_file_that_holds_no_sections_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_bytes(content)
+    refused = refusal([], path)
+    assert message in refused
+    assert str(path) in refused
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert refusal([], tmp_path / "none.yaml") == f"no such configuration file: {tmp_path / 'none.yaml'}"
+    assert refusal([], tmp_path).startswith(f"cannot read the configuration file {tmp_path}")
+
+
+@pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda path: path.stem if path else "defaults")
+def test_what_is_written_reads_back_equal(path: Path | None, tmp_path: Path) -> None:
+    recipe = read(Recipe, path, ["text.source.kind=files", "text.source.paths=[말뭉치/*.txt, 'a: b']", "optim.lr=1e-7"])
+    assert read(Recipe, write(tmp_path, dump(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.encoder.width=100", "model.encoder.heads=3"], "model.encoder: width 100 is not divisible by heads 3"),
+        (["model.encoder.width=36"], "model.encoder: rotary positions need an even head width, not 9"),
+        (
+            ["model.encoder.positions.kind=sinusoidal", "model.encoder.width=9", "model.encoder.heads=1"],
+            "model.encoder: sinusoidal positions need an even width, not 9",
+        ),
+        (["schedule.warmup=1"], "schedule: warmup = 1 is as long as the whole budget: give a share of it below 1"),
+        (["schedule.warmup=0.8"], "schedule: warmup + decay is 1.1, longer than the whole budget"),
+        (["schedule.kind=power", "schedule.warmup=0"], "schedule: a power schedule is infinite at the start"),
+        (["masking.mask_share=0.95"], "masking: mask_share + random_share is 1.05, over 1"),
+        (["data.row_length=64"], "evaluation.window_bytes = 96 does not fit data.row_length = 64"),
+        (["optim.betas=[0.9, 1.5]"], "optim.betas.1 = '1.5': input should be less than 1"),
+        (["optim.kind=schedule_free", "optim.betas=[0, 0.9]"], "optim.betas.0 = '0': input should be greater than 0"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(overrides: list[str], message: str) -> None:
+    assert refusal(overrides, model=Recipe).startswith(message)
+
+
+def options(model: type[Config], prefix: str = "") -> Iterator[tuple[str, str | None, Any]]:
+    """Yield path, description and default of every field, of every choice, however deep."""
+    for name, field in model.model_fields.items():
+        yield prefix + name, field.description, field.default
+        pending: list[Any] = [field.annotation]
+        while pending:
+            annotation = pending.pop()
+            pending += get_args(annotation)
+            if isinstance(annotation, type) and issubclass(annotation, Config):
+                yield from options(annotation, f"{prefix}{name}.")
+
+
+def test_every_option_of_the_recipe_is_documented() -> None:
+    undocumented = [path for path, meaning, _ in options(Recipe) if not meaning and not path.endswith(".kind")]
+    assert undocumented == []
+
+
+def test_the_help_names_every_option_with_its_default_and_meaning() -> None:
+    shown = help_text(Recipe)
+    flat = " ".join(shown.split())
+    for path, meaning, default in options(Recipe):
+        if isinstance(default, Config):
+            assert f"{path}: " in flat or f"{path}.kind (" in flat
+        elif not path.endswith(".kind"):
+            listed = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else default
+            ending = f"default {'null' if listed is None else listed})"
+            assert any(line.startswith(f"  {path}  (") and line.endswith(ending) for line in shown.splitlines())
+        assert " ".join((meaning or "").split()) in flat
+
+
+def test_the_help_names_every_choice_with_its_kind() -> None:
+    shown = help_text(Toy)
+    assert "choice.kind  (steady | falling; default steady)" in shown
+    assert "choice.kind=falling" in shown
+    assert "  choice.turns  (int; default 3)" in shown
+
+
+def test_the_help_of_a_type_is_in_words() -> None:
+    shown = help_text(Recipe)
+    assert "  masking.unit  (token | word | span; default token)" in shown
+    assert "  masking.final_rate  (float | null; default null)" in shown
+    assert "  optim.betas  (list; default [0.9, 0.98])" in shown

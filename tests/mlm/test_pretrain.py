@@ -1,0 +1,329 @@
+"""The commands that a user runs, as real processes."""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs import command
+from mlm import checkpoint
+from mlm import pretrain as entry
+from mlm.run import lock
+
+TINY = (
+    "text.source.kind=files",
+    "text.source.paths=corpus.txt",
+    "text.heldout_share=0.1",
+    "vocabulary.size=300",
+    "data.row_length=64",
+    "evaluation.window_bytes=40",
+    "evaluation.words=20",
+    "model.encoder.width=32",
+    "model.encoder.heads=2",
+    "model.encoder.feedforward_width=64",
+    "model.encoder.layers=2",
+    "train.batch_rows=8",
+    "train.intervals.evaluate_steps=10",
+    "train.intervals.checkpoint_steps=10",
+)
+
+
+def run(
+    folder: Path, *arguments: str, module: str = "mlm.pretrain", **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the project's commands in `folder`."""
+    words = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def pretrain(folder: Path, *arguments: str) -> Path:
+    """Pretrain a tiny encoder and return the run's directory."""
+    before = set((folder / "runs").glob("*-*"))
+    done = run(folder, *TINY, *arguments)
+    assert done.returncode == 0, done.stderr
+    (path,) = set((folder / "runs").glob("*-*")) - before
+    return path
+
+
+def results(path: Path) -> dict[str, Any]:
+    """Read a run's results."""
+    values: dict[str, Any] = json.loads((path / "results.json").read_text())
+    return values
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """Read a run's metrics."""
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_corpus(path: Path) -> None:
+    """Write sentences in which what follows depends on more than the word before."""
+    chance = random.Random(7)
+    sounds = {"cat": "meows", "dog": "barks", "bird": "sings", "horse": "neighs"}
+    lines = []
+    for _ in range(1500):
+        animal, place, count = chance.choice(list(sounds)), chance.choice(["barn", "house"]), chance.randrange(100)
+        lines.append(f"In {place} number {count} the {animal} sleeps, and when it wakes the {animal} {sounds[animal]}.")
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a corpus and one finished run."""
+    folder = tmp_path_factory.mktemp("home")
+    write_corpus(folder / "corpus.txt")
+    pretrain(folder, "name=first", "train.budget.steps=60", "optim.lr=5e-3")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> Path:
+    """Return the finished run."""
+    return next((home / "runs").glob("*-first"))
+
+
+def test_a_run_directory_holds_all_that_is_promised(first: Path) -> None:
+    values = results(first)
+    assert set(values["heldout"]) == {"loss", "accuracy", "bits_per_byte"}
+    assert set(values["baselines"]["unigram"]) == set(values["baselines"]["bigram"]) == {"loss", "accuracy"}
+    assert values["steps"] == 60
+    assert values["heldout"]["loss"] < values["baselines"]["unigram"]["loss"]
+    assert values["tokens_per_second"] == pytest.approx(values["tokens"] / values["seconds"])
+    environment = json.loads((first / "environment.json").read_text())
+    assert environment["versions"]["torch"]
+    assert environment["command"][1:3] == ["-m", "mlm.pretrain"]
+    assert (first / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in checkpoint.newest(first).iterdir()} == {
+        "weights.safetensors",
+        "config.yaml",
+        "tokenizer.json",
+        "training_state.pt",
+        "manifest.json",
+    }
+
+
+def test_metrics_and_tensorboard_tell_the_same(first: Path) -> None:
+    board = EventAccumulator(str(first))  # type: ignore[no-untyped-call]
+    board.Reload()  # type: ignore[no-untyped-call]
+    training = {"loss", "accuracy", "lr", "gradient_norm", "tokens_per_second", "mfu", "data_wait_share"}
+    expected = {
+        "train": training | {"memory_bytes", "skipped_updates"},
+        "heldout": {"loss", "accuracy"},
+    }
+    for side, names in expected.items():
+        mine = [record for record in records(first) if record["side"] == side]
+        for name in names:
+            events = board.Scalars(f"{side}/{name}")  # type: ignore[no-untyped-call]
+            assert [event.step for event in events] == [record["step"] for record in mine]
+            assert [event.value for event in events] == pytest.approx([record[name] for record in mine], rel=1e-6)
+    assert [step for step, _ in heldout_curve(first)] == list(range(0, 61, 10))
+    assert "filled-in blanks/text_summary" in board.Tags()["tensors"]  # type: ignore[no-untyped-call]
+
+
+def test_the_same_command_gives_the_same_weights_and_reuses_text_and_tokenizer(home: Path, first: Path) -> None:
+    def built() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (home / "runs" / "cache").rglob("*")}
+
+    before = built()
+    again = pretrain(home, "name=again", "train.budget.steps=60", "optim.lr=5e-3")
+    assert results(again)["weights_sha256"] == results(first)["weights_sha256"]
+    assert built() == before
+
+
+def test_a_finished_run_resumes_to_a_no_op(home: Path, first: Path) -> None:
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    before = state()
+    done = run(home, "--resume", str(first))
+    assert done.returncode == 0
+    assert "is finished" in done.stdout
+    assert state() == before
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "schedule_free", "muon"])
+def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(home: Path, optimiser: str, tmp_path: Path) -> None:
+    shutil.copy(home / "corpus.txt", tmp_path)
+    shutil.copytree(home / "runs" / "cache", tmp_path / "runs" / "cache")
+    settings = (f"optim.kind={optimiser}", "train.budget.steps=150", "model.encoder.dropout=0.1")
+    whole = pretrain(tmp_path, "name=whole", *settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlm.pretrain", *TINY, "name=broken", *settings],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    broken = wait_for_step(tmp_path, "broken", 20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == command.EXIT_INTERRUPTED, errors
+    assert "Traceback" not in errors
+    assert not (broken / "results.json").exists()
+    resumed = run(tmp_path, "--resume", str(broken))
+    assert resumed.returncode == 0, resumed.stderr
+    assert results(broken)["weights_sha256"] == results(whole)["weights_sha256"]
+    assert results(broken)["heldout"] == results(whole)["heldout"]
+    assert heldout_curve(broken) == heldout_curve(whole)
+
+
+def wait_for_step(folder: Path, name: str, step: int) -> Path:
+    """Wait until a run has logged `step`, and return its directory."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for path in (folder / "runs").glob(f"*-{name}/metrics.jsonl"):
+            if f'"step": {step},' in path.read_text():
+                return path.parent
+        time.sleep(0.01)
+    raise AssertionError(f"{name} did not reach step {step}")
+
+
+def heldout_curve(path: Path) -> list[tuple[int, float]]:
+    """Return step and loss of every held-out evaluation."""
+    return [(record["step"], record["loss"]) for record in records(path) if record["side"] == "heldout"]
+
+
+def test_fill_mask_answers_arguments_and_standard_input(home: Path) -> None:
+    sentence = "In barn number 7 the cat sleeps, and when it wakes the [MASK] [MASK]."
+    asked = run(home, sentence, "--top", "3", "--json", module="mlm.fill_mask")
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert answer["sentence"] == sentence
+    assert [len(blank) for blank in answer["blanks"]] == [3, 3]
+    for blank in answer["blanks"]:
+        probabilities = [guess["probability"] for guess in blank]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) <= 1
+    piped = run(home, "--top", "3", "--json", module="mlm.fill_mask", input=f"{sentence}\n{sentence}\n")
+    assert [json.loads(line) for line in piped.stdout.splitlines()] == [answer, answer]
+
+
+def test_evaluate_measures_the_run_as_its_results_do(home: Path, first: Path) -> None:
+    done = run(home, str(first), "--json", module="mlm.evaluate")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert scores["masks"]["token"]["all"]["loss"] == pytest.approx(results(first)["heldout"]["loss"], rel=1e-6)
+    assert scores["bits_per_byte"] == results(first)["heldout"]["bits_per_byte"]
+    assert set(scores["masks"]) == {"token", "word", "span"}
+    targets = {kind: values["targets"] for kind, values in scores["masks"]["token"].items()}
+    assert targets["all"] == targets["[MASK]"] + targets["random"] + targets["itself"]
+
+
+def test_dry_run_shows_costs_and_the_first_batch_and_trains_nothing(home: Path) -> None:
+    before = set((home / "runs").iterdir())
+    done = run(home, *TINY, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for word in ("parameters", "FLOPs a step", "estimate", "not padding", "epochs", "minutes", "[MASK]"):
+        assert word in done.stdout
+    assert set((home / "runs").iterdir()) == before
+
+
+def test_printed_configuration_is_read_back_as_it_is(tmp_path: Path) -> None:
+    printed = run(tmp_path, "--print-config", *TINY).stdout
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert "row_length: 64" in printed
+    assert run(tmp_path, "--print-config", "printed.yaml").stdout == printed
+
+
+def mistake(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line that a mistake got."""
+    assert done.returncode == command.EXIT_MISTAKE, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+MISTAKES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "misspelt key": (("optim.lrr=1",), r"unknown key optim\.lrr: did you mean optim\.lr\?"),
+    "wrong type": (("train.batch_rows=many",), r"train\.batch_rows = 'many'"),
+    "width and heads": (("model.encoder.width=30", "model.encoder.heads=4"), r"width 30 is not divisible by heads 4"),
+    "warm-up over the budget": (("schedule.warmup=1.5",), r"warmup = 1\.5 is as long as the whole budget"),
+    "sides over the budget": (("schedule.warmup=0.5", "schedule.decay=0.6"), r"longer than the whole budget"),
+    "window over the row": (("data.row_length=32",), r"evaluation\.window_bytes"),
+    "no such YAML": (("missing.yaml",), r"no such configuration file: missing\.yaml"),
+    "two YAMLs": (("a.yaml", "b.yaml"), r"one YAML file at the most"),
+    "override without key": (("=3",), r"section\.key=value"),
+    "no such text": (("text.source.paths=nowhere.txt",), r"nowhere\.txt"),
+    "glob without match": (("text.source.paths=*.nothing",), r"\*\.nothing"),
+    "vocabulary over the corpus": (("vocabulary.size=50000",), r"too small for the vocabulary"),
+    "batch over the corpus": (("train.batch_rows=100000",), r"too small for one batch.*train\.batch_rows"),
+    "resume with overrides": (("--resume", "runs", "name=x"), r"leave out"),
+    "resume of no run": (("--resume", "nowhere"), r"nowhere is no run"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_line_and_exit_code_2(
+    name: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, pattern = MISTAKES[name]
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", ["mlm.pretrain", *(() if "--resume" in arguments else TINY), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.run(entry.main)
+    assert ended.value.code == command.EXIT_MISTAKE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(pattern, line)
+
+
+def test_a_run_in_use_is_left_alone(home: Path, first: Path) -> None:
+    with lock(first):
+        assert f"process {os.getpid()}" in mistake(run(home, "--resume", str(first)))
+
+
+def test_a_disk_that_takes_no_more_is_told_in_one_line(home: Path) -> None:
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    line = mistake(run(home, *TINY, "name=full", "train.budget.steps=10", preexec_fn=small_files_only))
+    assert "File too large" in line
+
+
+@pytest.fixture
+def copied(first: Path, tmp_path: Path) -> Path:
+    """Return a copy of the finished run."""
+    return shutil.copytree(first, tmp_path / "run")
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "tokenizer.json", "config.yaml", "training_state.pt"])
+def test_a_damaged_checkpoint_is_refused(copied: Path, file: str) -> None:
+    path = checkpoint.newest(copied) / file
+    path.write_bytes(path.read_bytes()[:-1])
+    line = mistake(run(copied.parent, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
+    assert f"{file} is truncated or was changed" in line
+
+
+def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    done = run(home, "corpus.txt", "--output", str(other), "--vocabulary", "280", module="tokenizer.train")
+    assert done.returncode == 0, done.stderr
+    folder = checkpoint.newest(copied)
+    shutil.copy(other, folder / checkpoint.TOKENIZER)
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    manifest["files"][checkpoint.TOKENIZER] = checkpoint.record(folder / checkpoint.TOKENIZER).model_dump()
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    line = mistake(run(tmp_path, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
+    assert "do not fit its tokenizer" in line
+
+
+@pytest.mark.parametrize(
+    ("sentence", "pattern"), [("no blank at all", r"no \[MASK\] in"), ("[MASK] " * 100, r"over the model's 64")]
+)
+def test_a_sentence_that_cannot_be_filled_is_refused(home: Path, sentence: str, pattern: str) -> None:
+    assert re.search(pattern, mistake(run(home, sentence, module="mlm.fill_mask")))
+
+
+def test_no_run_yet_is_told(tmp_path: Path) -> None:
+    assert "there is no run in runs" in mistake(run(tmp_path, "a [MASK].", module="mlm.fill_mask"))
