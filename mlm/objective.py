@@ -13,6 +13,7 @@ from mlm.distributed import World
 from mlm.masking import Masking
 from mlm.model.attention import Layout
 
+LOSS_ROWS = 128
 HELDOUT_SEED = 20181011
 """Seed of the held-out masks: the same for every run, so that runs on the same shards can be compared."""
 
@@ -44,8 +45,11 @@ class MaskedLanguageModelling:
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats, and how many predictions were right."""
         scores_MV = score(model, batch, self.world)
-        loss = F.cross_entropy(scores_MV.float(), batch.labels_M, reduction="sum", ignore_index=IGNORED)
-        return {"loss": loss, "correct": (scores_MV.detach().argmax(dim=-1) == batch.labels_M).sum()}
+        return {
+            "loss": summed_cross_entropy(scores_MV, batch.labels_M),
+            # max finds the same index as argmax, and in bfloat16 on CPU five times as fast
+            "correct": (scores_MV.detach().max(dim=-1).indices == batch.labels_M).sum(),
+        }
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
@@ -56,6 +60,17 @@ class MaskedLanguageModelling:
             "loss": sum(total["loss"].item() for total in totals) / targets,
             "accuracy": sum(total["correct"].item() for total in totals) / targets,
         }
+
+
+def summed_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> Tensor:
+    """Return the summed cross-entropy in nats, in float32; IGNORED labels weigh nothing.
+
+    It is taken a few rows at a time: the float32 scores then stay in the cache, and below the size from which the
+    C library gives memory back to the system after every use (three times as fast on CPU at a vocabulary of 8,192).
+    """
+    parts = zip(scores_MV.split(LOSS_ROWS), labels_M.split(LOSS_ROWS), strict=True)
+    losses = [F.cross_entropy(s.float(), labels, reduction="sum", ignore_index=IGNORED) for s, labels in parts]
+    return torch.stack(losses).sum()
 
 
 def score(model: nn.Module, batch: Batch, world: World) -> Tensor:

@@ -1,6 +1,8 @@
 """Pretrain an encoder by masked language modelling: from raw text to filled-in blanks."""
 
 import argparse
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -159,6 +161,8 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
     recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
     stopped = _stop_after_step()
+    if recipe.train.compile:
+        _compile(model, world)
 
     def panel(model: nn.Module) -> str:
         return "\n\n".join(
@@ -172,7 +176,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, device {world.device}", file=sys.stderr
     )
     end = train(
-        _compiled(model) if recipe.train.compile else model,
+        model,
         pretraining.task,
         pretraining.optimiser,
         recipe.schedule,
@@ -191,7 +195,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         sys.exit(command.EXIT_INTERRUPTED)
     model.eval()
     with pretraining.optimiser.averaged():
-        results = _results(pretraining, end, recorder)
+        results = _results(pretraining, end, checkpoint.verify(checkpoint.newest(path)))
         filled = panel(model)
     recorder.close(results)
     curves.draw(list(run.read_metrics(path / "metrics.jsonl")), path / "curves.png", results["baselines"])
@@ -211,11 +215,13 @@ def _stop_after_step() -> list[int]:
     return received
 
 
-def _compiled(model: MaskedLanguageModel) -> MaskedLanguageModel:
-    """Compile each encoder layer in place."""
+def _compile(model: MaskedLanguageModel, world: World) -> None:
+    """Compile each encoder layer in place, or say why not."""
+    if world.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))):
+        print("warning: train.compile needs a C++ compiler and finds none: going on without", file=sys.stderr)
+        return
     for block in model.encoder.blocks:
         block.compile(dynamic=False)
-    return model
 
 
 def _rates(pretraining: Pretraining) -> run.Rates:
@@ -239,12 +245,12 @@ def _data(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _results(pretraining: Pretraining, end: Position, recorder: run.Recorder) -> dict[str, Any]:
+def _results(pretraining: Pretraining, end: Position, saved: checkpoint.Manifest) -> dict[str, Any]:
     recipe, corpus, heldout = pretraining.recipe, pretraining.corpus, pretraining.task.heldout
     size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
     unigram = Unigram(corpus.train.split, size, most)
     bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
-    scores: dict[str, Any] = dict(recorder.heldout)
+    scores = dict(pretraining.task.evaluate(pretraining.model))
     if recipe.evaluation.words:
         sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
         words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)
@@ -257,7 +263,7 @@ def _results(pretraining: Pretraining, end: Position, recorder: run.Recorder) ->
         "steps": end.step,
         "seconds": end.seconds,
         "tokens_per_second": end.tokens / end.seconds,
-        "weights_sha256": recorder.weights_sha256,
+        "weights_sha256": saved.files[checkpoint.WEIGHTS].sha256,
     }
 
 

@@ -125,6 +125,19 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
+def keep_records(path: Path, last_step: int) -> None:
+    """Drop what a metrics.jsonl holds of the steps after `last_step`; a run that goes on makes these again."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            # A process that was killed may leave half a line at the end.
+            if line.endswith("}\n") and json.loads(line)["step"] <= last_step:
+                kept.append(line)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)
+
+
 @dataclass(frozen=True)
 class Rates:
     """What turns counts into the shares that a log shows."""
@@ -154,13 +167,8 @@ class Recorder:
         self.path, self.recipe, self.tokenizer = path, recipe, tokenizer
         self.rates, self.progress, self.panel = rates, progress, panel
         self.heldout: dict[str, float] = {}
-        self.weights_sha256 = ""
-        records = []
-        if start.step and (path / "metrics.jsonl").exists():
-            records = [record for record in read_metrics(path / "metrics.jsonl") if record["step"] <= start.step]
-        self.metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
-        for record in records:
-            self._write(record)
+        keep_records(path / "metrics.jsonl", start.step)
+        self.metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
         self.board = SummaryWriter(str(path), purge_step=start.step + 1 if start.step else None)
 
     def log(self, position: Position, interval: Interval) -> None:
@@ -195,8 +203,7 @@ class Recorder:
     def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
         """Save a checkpoint, and drop all but the newest."""
         folder = self.path / "checkpoints" / f"step-{position.step:09d}"
-        manifest = checkpoint.save(folder, model, optimiser, position, self.recipe, self.tokenizer)
-        self.weights_sha256 = manifest.files[checkpoint.WEIGHTS].sha256
+        checkpoint.save(folder, model, optimiser, position, self.recipe, self.tokenizer)
         kept = sorted(path for path in folder.parent.iterdir() if path.suffix != ".partial")[-CHECKPOINTS_KEPT:]
         for path in folder.parent.iterdir():
             if path not in kept:
@@ -207,7 +214,7 @@ class Recorder:
         if results is not None:
             write_json(self.path / "results.json", results)
             settings = {name: value for name, value in _flat(self.recipe.model_dump(mode="json")) if value is not None}
-            scores = {f"hparam/{name}": value for name, value in self.heldout.items()}
+            scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
             self.board.add_hparams(settings, scores, run_name=".")
         self.board.close()
         self.metrics.close()

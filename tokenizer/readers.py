@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from configs import Config, Texts, UserError
 
@@ -47,11 +47,11 @@ def texts(path: Path, reading: Reading) -> Iterator[str]:
 
     """
     read = _reader(path)
-    with _opened(path) as file:
-        try:
+    try:
+        with _opened(path) as file:
             yield from (text for text in read(path, file, reading) if text and not text.isspace())
-        except _DAMAGED as error:
-            raise UserError(f"{path} is truncated or damaged ({error}): fetch or compress it again") from None
+    except _DAMAGED as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): fetch or compress it again") from None
 
 
 def choose_columns(wanted: Sequence[str], there: Sequence[str], where: str) -> tuple[str, ...]:
@@ -108,11 +108,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"no such file: {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    decompress = _COMPRESSIONS.get(path.suffix.lower(), lambda file: file)
+    decompress = _COMPRESSIONS.get(path.suffix.lower(), _plain)
     with raw, io.BufferedReader(decompress(raw), _BUFFER_BYTES) as file:
         if not file.peek(1):
             raise UserError(f"{path} is empty: name a file with text")
         yield file
+
+
+def _plain(file: BinaryIO) -> Any:
+    return file
 
 
 def _zstd(file: BinaryIO) -> Any:

@@ -18,6 +18,8 @@ from pydantic import Field, ValidationError
 from configs import Config, UserError
 from tokenizer.text import Side, Text
 
+TokenType = Literal["<u2", "<u4"]
+"""NumPy's name of the type of the ids."""
 FORMAT: Literal[1] = 1
 """Of the files and the manifest; shards of another are refused."""
 SIDES: tuple[Side, ...] = ("train", "heldout")
@@ -57,8 +59,7 @@ class Manifest(Config):
     """What a folder of shards holds and was made from."""
 
     format: Literal[1]
-    token_type: Literal["<u2", "<u4"]
-    """NumPy's name of the type of the ids."""
+    token_type: TokenType
     vocabulary_size: int
     tokenizer_sha256: str
     text_fingerprint: str
@@ -95,12 +96,12 @@ class Shards:
     heldout: Split
 
 
-def token_type(vocabulary_size: int) -> Literal["<u2", "<u4"]:
+def token_type(vocabulary_size: int) -> TokenType:
     """Return NumPy's name of the smallest type for the ids of a vocabulary."""
     return "<u2" if vocabulary_size <= 1 << 16 else "<u4"
 
 
-def layout(side: Side, token_type: str, counts: Counts) -> Mapping[str, tuple[str, int]]:
+def layout(side: Side, token_type: TokenType, counts: Counts) -> Mapping[str, tuple[str, int]]:
     """Return the type and the number of values of each of a side's files, by its path in the folder."""
     return {
         f"{side}/tokens.bin": (token_type, counts.tokens),

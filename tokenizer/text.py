@@ -47,6 +47,7 @@ class Text(Config):
 
         Raises:
             UserError: the source cannot be read.
+
         """
         settings = self.model_dump_json(exclude={"source"})
         return hashlib.sha256(f"{_FORMAT}\0{settings}\0{self.source.fingerprint()}".encode()).hexdigest()

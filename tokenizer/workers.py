@@ -1,35 +1,113 @@
-"""Encode in processes of their own, for the interpreter's lock lets threads do it only one after the other.
+"""Encode in other processes, for threads of this one could only take turns.
 
-They are plain child processes that talk over their standard input and output. Those of `multiprocessing` would either
-copy a parent with threads, which can hang, or import its main module, and torch with it, in each.
+They are plain child processes, spoken to over their standard input and output. Those of `multiprocessing` would
+either copy a parent that has threads, which can hang, or import its main module, and with it torch, in each.
 """
 
 import os
 import pickle
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
 from typing import cast
 
 from tokenizers import Tokenizer
 
 from tokenizer.lookup import Encoded, Lookup
+from tokenizer.shards import token_type
 
-MAXIMUM_WORKERS = 4
-"""More cannot be kept busy by the one process that reads and cleans, and each takes up to 250 MB."""
+_MAXIMUM_WORKERS = 3
+"""The one process that reads and cleans keeps no more of them busy, and each may take 250 MB."""
+_WORTHWHILE_CHARACTERS = 8_000_000
+"""Text that is encoded in less time than it takes to start a process stays here."""
+
+_Process = subprocess.Popen[bytes]
+
+
+def default_workers() -> int:
+    """Return how many processes to encode in: none where only one could run."""
+    return min(len(os.sched_getaffinity(0)) - 1, _MAXIMUM_WORKERS)
 
 
 class Workers:
-    """Processes that encode texts as `Lookup` does, started when there is enough text to be worth it."""
+    """Encodes as `Lookup` does: the first few megabytes at once, what follows in `count` other processes."""
 
     def __init__(self, tokenizer: Tokenizer, count: int) -> None:
-        """Have at most `count` processes; with 0 everything is encoded here, at once."""
-        self._tokenizer = tokenizer
+        """Encode as `tokenizer` does; with no workers everything is encoded here."""
         self.count = count
-        self._here: Lookup | None = None
-        self._local = threading.local()
+        self.token_type = token_type(tokenizer.get_vocab_size())
+        self._tokenizer = tokenizer
+        self._here = Lookup(tokenizer)
+        self._characters = 0
+        self._idle: SimpleQueue[_Process] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None  # each waits for one process at a time
         self._open = ExitStack()
-        self._threads = self._open.enter_context(ThreadPoolExecutor(max(1, count)))
+
+    def submit(self, texts: Sequence[str]) -> "Future[Encoded]":
+        """Return the promise of the encoding of each of `texts`."""
+        self._characters += sum(map(len, texts))
+        if not self.count or self._characters < _WORTHWHILE_CHARACTERS:
+            done: Future[Encoded] = Future()
+            done.set_result(self._here.encode(texts))
+            return done
+        if self._threads is None:
+            for _ in range(self.count):
+                self._idle.put(self._open.enter_context(_started(self._tokenizer)))
+            self._threads = self._open.enter_context(ThreadPoolExecutor(self.count))
+        return self._threads.submit(self._encode, texts)
+
+    def close(self) -> None:
+        """End the processes, when they have done what they were given."""
+        self._open.close()
+
+    def _encode(self, texts: Sequence[str]) -> Encoded:
+        process = self._idle.get()
+        try:
+            return _ask(process, texts)
+        finally:
+            self._idle.put(process)
+
+
+def _ask(process: _Process, texts: Sequence[str]) -> Encoded:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        pickle.dump(texts, process.stdin)
+        process.stdin.flush()
+        return cast(Encoded, pickle.load(process.stdout))
+    except (EOFError, BrokenPipeError):
+        raise ChildProcessError(f"an encoding process died with code {process.wait()}: is there memory left?") from None
+
+
+@contextmanager
+def _started(tokenizer: Tokenizer) -> Iterator[_Process]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,  # Ctrl-C is for the parent to act on
+    )
+    with process:  # which closes its input, the sign to end, and waits
+        assert process.stdin is not None
+        pickle.dump(tokenizer.to_str(), process.stdin)
+        yield process
+
+
+def _serve() -> None:
+    """Encode whatever comes in until the parent closes the pipe or is gone."""
+    lookup = Lookup(Tokenizer.from_str(pickle.load(sys.stdin.buffer)))
+    while True:
+        try:
+            texts = pickle.load(sys.stdin.buffer)
+            pickle.dump(lookup.encode(texts), sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except (EOFError, BrokenPipeError):
+            return
+
+
+if __name__ == "__main__":
+    _serve()

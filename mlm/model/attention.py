@@ -52,7 +52,7 @@ class Rotary(nn.Module):
 
 
 def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tensor:
-    """Rotate each plane of each head by its position's angle."""
+    """Rotate each plane of each head by its position's angle; further dimensions may stand before B."""
     first, second = states_BHLK.chunk(2, dim=-1)
     return states_BHLK * cosine_B1LK + torch.cat([-second, first], dim=-1) * sine_B1LK
 
@@ -98,9 +98,11 @@ class Attention(nn.Module):
         """Return the attended states, (B, L, D); `rotation` is what `Rotary` returns, None for other positions."""
         B, L, D = hidden_BLD.shape
         qkv = self.qkv(hidden_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        query_BHLK, key_BHLK, value_BHLK = qkv.unbind(0)
-        if rotation is not None:
-            query_BHLK, key_BHLK = rotate(query_BHLK, *rotation), rotate(key_BHLK, *rotation)
+        if rotation is None:
+            query_BHLK, key_BHLK, value_BHLK = qkv.unbind(0)
+        else:
+            query_BHLK, key_BHLK = rotate(qkv[:2], *rotation).unbind(0)
+            value_BHLK = qkv[2]
         dropout = self.dropout if self.training else 0.0
         mixed_BHLK = fast_attention(query_BHLK, key_BHLK, value_BHLK, layout, dropout)
         output_BLD: Tensor = self.output(mixed_BHLK.transpose(1, 2).reshape(B, L, D))

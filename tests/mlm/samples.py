@@ -1,0 +1,83 @@
+"""Small corpora, layouts and models that the tests of this folder share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlm.data import PackedRows
+from mlm.distributed import World
+from mlm.masking import Masking
+from mlm.model.attention import Layout
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from mlm.model.initialise import initialise
+from mlm.objective import MaskedLanguageModelling, heldout_batches
+from mlm.packing import pack
+from tokenizer.shards import Split
+from tokenizer.vocabulary import SPECIAL_TOKENS
+
+VOCABULARY = 40
+ROW_LENGTH = 24
+CPU = World(torch.device("cpu"), torch.float32)
+TINY = ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=2))
+
+
+def offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def split_of(documents: Sequence[Sequence[int]], seed: int = 0, vocabulary_size: int = VOCABULARY) -> Split:
+    """Return random tokens in documents of sentences of the given lengths; every sentence begins with a word."""
+    rng = np.random.default_rng(seed)
+    sentences = offsets([length for document in documents for length in document])
+    tokens = rng.integers(len(SPECIAL_TOKENS), vocabulary_size, sentences[-1])
+    word_starts = rng.random(sentences[-1]) < 0.6
+    word_starts[sentences[:-1]] = True
+    return Split(tokens.astype(np.uint16), word_starts.astype(np.uint8), sentences, offsets(list(map(len, documents))))
+
+
+def packed(split: Split, row_length: int = ROW_LENGTH, *, cls_sep: bool = False, alone: bool = False) -> PackedRows:
+    """Pack documents, or each sentence alone."""
+    documents = np.arange(len(split.sentences)) if alone else split.documents
+    rows = pack(split.sentences, documents, row_length, 2 * cls_sep)
+    return PackedRows(split, rows, row_length, cls_sep, VOCABULARY)
+
+
+def sentences(count: int, seed: int = 0, longest: int = ROW_LENGTH) -> PackedRows:
+    """Return rows of so many sentences of random length, each a segment of its own."""
+    lengths = np.random.default_rng(seed).integers(1, longest + 1, count)
+    return packed(split_of([[length] for length in lengths.tolist()], seed), alone=True)
+
+
+def task_of(
+    train: PackedRows, *, batch_rows: int = 6, micro_batch_rows: int = 6, masking: Masking | None = None
+) -> MaskedLanguageModelling:
+    masking = masking or Masking()
+    heldout = heldout_batches(sentences(12, seed=99), masking, CPU, most_rows=8, micro_batch_rows=4)
+    return MaskedLanguageModelling(train, heldout, masking, CPU, 0, batch_rows, micro_batch_rows)
+
+
+def model_of(config: ModelConfig = TINY, seed: int = 0) -> MaskedLanguageModel:
+    model = MaskedLanguageModel(config, VOCABULARY, ROW_LENGTH)
+    initialise(model, config.encoder, seed)
+    return model
+
+
+def rows_of(segment_lengths: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor]:
+    """Return segments and positions of rows that hold segments of the given lengths, then padding."""
+    segments_BL = torch.zeros(len(segment_lengths), length, dtype=torch.int32)
+    positions_BL = torch.zeros(len(segment_lengths), length, dtype=torch.int64)
+    for row, lengths in enumerate(segment_lengths):
+        begin = 0
+        for number, size in enumerate(lengths, start=1):
+            segments_BL[row, begin : begin + size] = number
+            positions_BL[row, begin : begin + size] = torch.arange(size)
+            begin += size
+    return segments_BL, positions_BL
+
+
+def layout_of(segment_lengths: Sequence[Sequence[int]], length: int, dtype: torch.dtype = torch.float32) -> Layout:
+    return Layout.of(*rows_of(segment_lengths, length), dtype)

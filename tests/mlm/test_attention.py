@@ -1,0 +1,303 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlm.model.attention import Attention, Layout, Rotary, fast_attention, reference_attention, rotate
+from mlm.model.encoder import Encoder, EncoderConfig, LearnedPositions, RotaryPositions, SinusoidalPositions
+from tests.mlm.samples import layout_of, rows_of
+
+SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6)]  # B, L, H, K
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+    ),
+]
+POSITIONS = [SinusoidalPositions(), LearnedPositions(), RotaryPositions()]
+
+
+def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu") -> Layout:
+    """Return rows cut at random; the first one is padding alone."""
+    borders_BL = torch.rand(B, L) < 0.3
+    segments_BL = (borders_BL.cumsum(dim=1) + 1).to(torch.int32)
+    segments_BL[:, L - L // 4 :] = 0
+    segments_BL[0] = 0
+    return Layout.of(segments_BL.to(device), torch.zeros(B, L, dtype=torch.int64, device=device), dtype)
+
+
+def random_inputs(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
+    B, L, H, K = shape
+    q_BHLK, k_BHLK, v_BHLK = torch.randn(3, B, H, L, K).to(device, dtype).unbind(0)
+    return q_BHLK.requires_grad_(), k_BHLK.requires_grad_(), v_BHLK.requires_grad_()
+
+
+def written_out(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, segments_BL: Tensor) -> Tensor:
+    """Attend position by position, over the positions of its own segment alone."""
+    out_BHLK = torch.zeros_like(v_BHLK)
+    B, H, L, K = q_BHLK.shape
+    for b, h, i in itertools.product(range(B), range(H), range(L)):
+        own = [j for j in range(L) if segments_BL[b, j] == segments_BL[b, i]]
+        exponentials = [math.exp(sum(q_BHLK[b, h, i] * k_BHLK[b, h, j]) / math.sqrt(K)) for j in own]
+        for weight, j in zip(exponentials, own, strict=True):
+            out_BHLK[b, h, i] += weight / sum(exponentials) * v_BHLK[b, h, j]
+    return out_BHLK
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_attention_returns_the_shape_of_its_values_and_a_weight_for_each_pair(shape: tuple[int, int, int, int]) -> None:
+    B, L, H, K = shape
+    q_BHLK, k_BHLK, v_BHLK = random_inputs(shape, torch.float32)
+    layout = random_layout(B, L, torch.float32)
+    mixed_BHLK, weights_BHLL = reference_attention(q_BHLK, k_BHLK, v_BHLK, layout.segments_BL)
+    assert mixed_BHLK.shape == (B, H, L, K)
+    assert weights_BHLL.shape == (B, H, L, L)
+    assert layout.bias_B1LL.shape == (B, 1, L, L)
+    assert fast_attention(q_BHLK, k_BHLK, v_BHLK, layout, 0.0).shape == (B, H, L, K)
+
+
+@pytest.mark.parametrize(("B", "L", "H", "K"), SHAPES)
+@pytest.mark.parametrize("biases", [True, False])
+def test_the_attention_layer_keeps_the_shape_of_the_hidden_states(B: int, L: int, H: int, K: int, biases: bool) -> None:
+    attention = Attention(H * K, H, biases, dropout=0.0)
+    layout = random_layout(B, L, torch.float32)
+    rotation = Rotary(K, 10_000.0)(layout.positions_BL, torch.float32)
+    assert rotation[0].shape == rotation[1].shape == (B, 1, L, K)
+    assert attention(torch.randn(B, L, H * K), layout, rotation).shape == (B, L, H * K)
+    assert (attention.qkv.bias is not None) == (attention.output.bias is not None) == biases
+
+
+def test_the_reference_is_the_formula_written_out() -> None:
+    torch.manual_seed(0)
+    q_BHLK, k_BHLK, v_BHLK = (tensor.detach() for tensor in random_inputs((2, 7, 2, 4), torch.float64))
+    segments_BL = random_layout(2, 7, torch.float64).segments_BL
+    mixed_BHLK, _ = reference_attention(q_BHLK, k_BHLK, v_BHLK, segments_BL)
+    torch.testing.assert_close(mixed_BHLK, written_out(q_BHLK, k_BHLK, v_BHLK, segments_BL), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reference_weights_sum_to_one_and_are_zero_across_segments(shape: tuple[int, int, int, int]) -> None:
+    torch.manual_seed(0)
+    segments_BL = random_layout(*shape[:2], torch.float64).segments_BL
+    _, weights_BHLL = reference_attention(*random_inputs(shape, torch.float64), segments_BL)
+    torch.testing.assert_close(weights_BHLL.sum(dim=-1), torch.ones(shape[0], shape[2], shape[1]).double())
+    apart_BHLL = (segments_BL[:, :, None] != segments_BL[:, None, :])[:, None].expand_as(weights_BHLL)
+    assert (weights_BHLL[apart_BHLL] == 0).all()
+    assert (weights_BHLL[~apart_BHLL] > 0).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-6)])
+@pytest.mark.parametrize("device", DEVICES)
+def test_fast_attention_and_its_gradients_are_the_references(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, tolerance: float, device: str
+) -> None:
+    torch.manual_seed(0)
+    inputs = random_inputs(shape, dtype, device)
+    layout = random_layout(*shape[:2], dtype, device)
+    expected_BHLK, _ = reference_attention(*inputs, layout.segments_BL)
+    actual_BHLK = fast_attention(*inputs, layout, 0.0)
+    torch.testing.assert_close(actual_BHLK, expected_BHLK, rtol=0, atol=tolerance)
+    upstream_BHLK = torch.randn_like(expected_BHLK)
+    for actual, expected in zip(
+        torch.autograd.grad(actual_BHLK, inputs, upstream_BHLK),
+        torch.autograd.grad(expected_BHLK, inputs, upstream_BHLK),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
+    shape: tuple[int, int, int, int], device: str
+) -> None:
+    """A rounding to bfloat16 changes a number by a share of 2^-9 at the most.
+
+    Three of them (the scaled query, the product, the biased score) move a score by 3 * 2^-9 of the largest sum of
+    |query * key| / sqrt(K), the softmax by twice that as a share of its weights; those and the output are rounded too.
+    """
+    torch.manual_seed(0)
+    unit, B, L, K = 2.0**-9, shape[0], shape[1], shape[3]
+    inputs = random_inputs(shape, torch.bfloat16, device)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    layout = random_layout(B, L, torch.bfloat16, device)
+    expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], layout.segments_BL)
+    actual_BHLK = fast_attention(*inputs, layout, 0.0)
+    largest_score = (exact[0].abs() @ exact[1].abs().transpose(-1, -2)).max().item() / math.sqrt(K)
+    bound = exact[2].abs().max().item() * unit * (2 * 3 * largest_score + 2)
+    assert (actual_BHLK - expected_BHLK).abs().max().item() <= bound
+
+    upstream_BHLK = torch.randn_like(actual_BHLK)
+    actual = torch.cat(torch.autograd.grad(actual_BHLK, inputs, upstream_BHLK)).double()
+    expected = torch.cat(torch.autograd.grad(expected_BHLK, exact, upstream_BHLK.double()))
+    # As lengths: the weights, their gradient, that of the scores and the product that each gradient is, rounded once.
+    assert (actual - expected).norm() <= 4 * unit * expected.norm()
+
+
+def test_other_segments_get_no_gradient_at_all() -> None:
+    torch.manual_seed(0)
+    inputs = random_inputs((1, 9, 2, 4), torch.float32)
+    mixed_BHLK = fast_attention(*inputs, layout_of([[4, 3]], 9), 0.0)
+    mixed_BHLK[:, :, :4].square().sum().backward()
+    for tensor in inputs:
+        assert tensor.grad is not None
+        assert tensor.grad[:, :, :4].abs().min() > 0
+        assert (tensor.grad[:, :, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_bias_across_segments_is_finite_and_its_exponential_zero(dtype: torch.dtype) -> None:
+    bias_LL = layout_of([[2, 1]], 4, dtype).bias_B1LL[0, 0]
+    assert bias_LL.dtype == dtype
+    assert bias_LL.isfinite().all()
+    together = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert bias_LL.exp().tolist() == together
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_of_padding_alone_stay_finite_in_bfloat16(device: str) -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(width=16, heads=2, feedforward_width=32, layers=2)
+    encoder = Encoder(config, vocabulary_size=20, row_length=8).to(device)
+    segments_BL, positions_BL = rows_of([[], [3]], 8)
+    layout = Layout.of(segments_BL.to(device), positions_BL.to(device), torch.bfloat16)
+    with torch.autocast(device, torch.bfloat16):
+        hidden_BLD = encoder(torch.zeros(2, 8, dtype=torch.int64, device=device), layout)
+    hidden_BLD.float().square().sum().backward()
+    assert hidden_BLD.isfinite().all()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_large_scores_stay_finite_in_bfloat16() -> None:
+    q_BHLK, k_BHLK, v_BHLK = random_inputs((2, 8, 2, 4), torch.bfloat16)
+    mixed_BHLK = fast_attention(q_BHLK * 1e3, k_BHLK * 1e3, v_BHLK, layout_of([[], [5]], 8, torch.bfloat16), 0.0)
+    mixed_BHLK.sum().backward()
+    assert mixed_BHLK.isfinite().all()
+    assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in (q_BHLK, k_BHLK, v_BHLK))
+
+
+def test_attention_drops_weights_in_training_only() -> None:
+    torch.manual_seed(0)
+    attention = Attention(8, 2, biases=True, dropout=0.5)
+    hidden_BLD, layout = torch.randn(1, 6, 8), layout_of([[6]], 6)
+    assert not torch.equal(attention(hidden_BLD, layout, None), attention(hidden_BLD, layout, None))
+    attention.eval()
+    expected_BLD = attention(hidden_BLD, layout, None)
+    attention.dropout = 0.0
+    assert torch.equal(attention.train()(hidden_BLD, layout, None), expected_BLD)
+
+
+def test_dropout_keeps_the_mean_of_the_weights() -> None:
+    torch.manual_seed(0)
+    zeros = torch.zeros(1, 1, 100, 4)
+    ones = torch.ones(1, 1, 100, 4)
+    mixed_BHLK = fast_attention(zeros, zeros, ones, layout_of([[100]], 100), 0.25)
+    # 100 * 100 weights, each kept with probability 3/4 and then worth 4/3 of itself: bound at 5 standard deviations.
+    assert mixed_BHLK[..., 0].mean().item() == pytest.approx(1, abs=5 * math.sqrt(0.25 / 0.75) / 100)
+
+
+def test_rotary_turns_each_plane_by_position_over_wavelength() -> None:
+    torch.manual_seed(0)
+    K, theta = 8, 100.0
+    states_BHLK = torch.randn(1, 2, 5, K, dtype=torch.float64)
+    positions_BL = torch.tensor([[0, 1, 2, 0, 7]])
+    rotated_BHLK = rotate(states_BHLK, *Rotary(K, theta).double()(positions_BL, torch.float64))
+    planes_BHLk = torch.complex(states_BHLK[..., : K // 2], states_BHLK[..., K // 2 :])
+    angles_Lk = positions_BL[0, :, None] * torch.tensor(
+        [theta ** (-2 * plane / K) for plane in range(K // 2)], dtype=torch.float64
+    )
+    turned_BHLk = planes_BHLk * torch.polar(torch.ones_like(angles_Lk), angles_Lk)
+    expected_BHLK = torch.cat([turned_BHLk.real, turned_BHLk.imag], dim=-1)
+    torch.testing.assert_close(rotated_BHLK, expected_BHLK, rtol=0, atol=2e-6)  # frequencies are kept in float32
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    torch.manual_seed(0)
+    rotary = Rotary(8, 10_000.0).double()
+    q_BHLK, k_BHLK = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+
+    def score(query_position: int, key_position: int) -> float:
+        query = rotate(q_BHLK, *rotary(torch.tensor([[query_position]]), torch.float64))
+        key = rotate(k_BHLK, *rotary(torch.tensor([[key_position]]), torch.float64))
+        return (query * key).sum().item()
+
+    for distance in (-30, -1, 0, 1, 30):
+        scores = [score(start + distance, start) for start in (40, 41, 100, 400)]
+        assert scores == pytest.approx([scores[0]] * 4, rel=0, abs=1e-12)
+    assert len({round(score(distance, 0), 6) for distance in range(50)}) == 50
+
+
+@pytest.mark.parametrize("positions", POSITIONS, ids=lambda positions: positions.kind)
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("embedding_norm", [False, True])
+class TestIsolation:
+    """Through the whole encoder: what shares a row with a segment changes nothing for it."""
+
+    LENGTHS = (5, 1, 8)
+
+    @pytest.fixture
+    def encoder(
+        self,
+        positions: SinusoidalPositions | LearnedPositions | RotaryPositions,
+        norm: str,
+        gated: bool,
+        embedding_norm: bool,
+    ) -> Encoder:
+        config = EncoderConfig.model_validate(
+            {
+                "width": 16,
+                "heads": 2,
+                "feedforward_width": 24,
+                "layers": 2,
+                "positions": positions,
+                "norm": norm,
+                "gated": gated,
+                "embedding_norm": embedding_norm,
+            }
+        )
+        torch.manual_seed(0)
+        return Encoder(config, vocabulary_size=30, row_length=20).double().eval()
+
+    @pytest.fixture
+    def segments(self) -> list[Tensor]:
+        return [torch.randint(30, (length,), generator=torch.Generator().manual_seed(length)) for length in self.LENGTHS]
+
+    def encode(self, encoder: Encoder, *segments: Tensor, length: int | None = None) -> list[Tensor]:
+        """Return the hidden states of segments that share a row, padded to `length`."""
+        lengths = [len(segment) for segment in segments]
+        length = length or sum(lengths)
+        ids_BL = torch.cat([*segments, torch.zeros(length - sum(lengths), dtype=torch.int64)])[None]
+        hidden_BLD = encoder(ids_BL, layout_of([lengths], length, torch.float64))
+        return list(hidden_BLD[0, : sum(lengths)].split(lengths))
+
+    def test_packed_is_the_same_as_alone(self, encoder: Encoder, segments: list[Tensor]) -> None:
+        together = self.encode(encoder, *segments, length=18)
+        for segment, hidden in zip(segments, together, strict=True):
+            torch.testing.assert_close(hidden, self.encode(encoder, segment)[0], rtol=0, atol=1e-12)
+
+    def test_segments_in_another_order_give_their_states_in_that_order(
+        self, encoder: Encoder, segments: list[Tensor]
+    ) -> None:
+        together = self.encode(encoder, *segments)
+        for order in itertools.permutations(range(3)):
+            permuted = self.encode(encoder, *(segments[i] for i in order))
+            for i, hidden in zip(order, permuted, strict=True):
+                torch.testing.assert_close(hidden, together[i], rtol=0, atol=1e-12)
+
+    def test_a_token_changes_every_state_of_its_segment_and_no_other(
+        self, encoder: Encoder, segments: list[Tensor]
+    ) -> None:
+        before = self.encode(encoder, *segments)
+        segments[0][2] = (segments[0][2] + 1) % 30
+        after = self.encode(encoder, *segments)
+        assert ((before[0] - after[0]).abs().amax(dim=-1) > 1e-6).all()
+        assert torch.equal(before[1], after[1])
+        assert torch.equal(before[2], after[2])

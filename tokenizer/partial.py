@@ -1,0 +1,91 @@
+"""The folder in which shards are built: one process at a time, which goes on where a killed one was."""
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pydantic import Field
+
+from configs import Config
+from tokenizer.shards import SIDES, Counts
+from tokenizer.text import Side
+
+_DATABASE = "build.sqlite"
+
+
+class State(Config):
+    """How far a build is; committed in one transaction with the hashes of the texts seen so far."""
+
+    tokenizer_sha256: str
+    text_fingerprint: str
+    consumed_documents: int = 0
+    counts: dict[Side, Counts] = Field(default={side: Counts() for side in SIDES})
+    """What is in each side's files; beyond it they hold the remains of a killed process."""
+    dropped: dict[str, int] = Field(default={})
+    """What cleaning left out, by reason."""
+
+
+@contextmanager
+def opened(folder: Path, start: State) -> Iterator[tuple[sqlite3.Connection, State]]:
+    """Open the database of the build in `folder`, and return it with the state to go on from.
+
+    A folder of another text or tokenizer than `start`'s is emptied first.
+    """
+    state = _saved(folder, start)
+    if state is None:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with closing(sqlite3.connect(folder / _DATABASE)) as database:
+        database.execute("PRAGMA cache_size = -65536")  # 64 MB
+        database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
+        yield database, state or start
+
+
+def commit(database: sqlite3.Connection, state: State) -> None:
+    """Save the state and everything else that changed in the database since the last time."""
+    database.execute("DELETE FROM state")
+    database.execute("INSERT INTO state VALUES (?)", (state.model_dump_json(),))
+    database.commit()
+
+
+def finish(folder: Path, output: Path) -> None:
+    """Make the folder of the finished build, without its database, the folder `output`."""
+    (folder / _DATABASE).unlink()
+    folder.rename(output)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it alone among processes; the lock goes with the process, however it ends."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process is at work in {folder}: waiting for it", file=sys.stderr)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists() and folder.samefile(f"/dev/fd/{descriptor}"):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _saved(folder: Path, start: State) -> State | None:
+    if not (folder / _DATABASE).exists():
+        return None
+    with closing(sqlite3.connect(folder / _DATABASE)) as database:
+        try:
+            saved = database.execute("SELECT saved FROM state").fetchone()
+        except sqlite3.DatabaseError:  # killed before there was a state, or damaged
+            return None
+    state = State.model_validate_json(saved[0]) if saved else start
+    same = (state.tokenizer_sha256, state.text_fingerprint) == (start.tokenizer_sha256, start.text_fingerprint)
+    return state if same else None
