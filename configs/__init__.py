@@ -177,6 +177,15 @@ def _type_name(annotation: Any) -> str:
     return "null" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
 
 
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, tuple):
+        return "default [" + ", ".join(map(str, default)) + "]"
+    return f"default {'null' if default is None else default}"
+
+
 def _help_lines(model: type[Config], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         choices, path = _choices(field), f"{prefix}{name}"
@@ -184,9 +193,7 @@ def _help_lines(model: type[Config], prefix: str) -> Iterator[str]:
             " ".join((field.description or "").split()), 110, initial_indent="      ", subsequent_indent="      "
         )
         if not choices and name != "kind":
-            default = field.get_default(call_default_factory=True)
-            shown = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else default
-            yield f"  {path}  ({_type_name(field.annotation)}; default {'null' if shown is None else shown})\n{meaning}"
+            yield f"  {path}  ({_type_name(field.annotation)}; {_default(field)})\n{meaning}"
         elif len(choices) == 1:
             yield f"\n{path}:  {' '.join((field.description or '').split())}"
             yield from _help_lines(choices[0], f"{path}.")

@@ -61,7 +61,7 @@ class Bigram:
         return probabilities_V
 
 
-def measure(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Mapping[str, float]:
+def measure_baseline(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Mapping[str, float]:
     """Return a baseline's mean loss in nats and its accuracy on the batches' masks, from their corrupted input."""
     left, labels = (np.concatenate(parts) for parts in zip(*map(_left_neighbours, batches), strict=True))
     loss, correct = 0.0, 0

@@ -8,6 +8,7 @@ appears under its final name only when it is complete.
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from configs import Config, UserError, dump, read
-from mlm.loop import Position
+from mlm.budget import Position
 from mlm.model.heads import MaskedLanguageModel
 from mlm.optim import Optimiser
 from mlm.recipe import Recipe
@@ -33,6 +34,10 @@ WEIGHTS, RECIPE, TOKENIZER, STATE, MANIFEST = (
     "training_state.pt",
     "manifest.json",
 )
+
+
+MODEL = (WEIGHTS, RECIPE, TOKENIZER)
+"""The files that make a model, without those that only training needs."""
 
 
 class Manifest(Config):
@@ -60,7 +65,7 @@ def save(
         "weights": {name: parameter.detach() for name, parameter in model.named_parameters()},
     }
     torch.save(state, partial / STATE)
-    files = {name: record(partial / name) for name in (WEIGHTS, RECIPE, TOKENIZER, STATE)}
+    files = {name: record(partial / name) for name in (*MODEL, STATE)}
     manifest = Manifest(step=position.step, files=files)
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in (*partial.iterdir(), partial):
@@ -71,8 +76,8 @@ def save(
     return manifest
 
 
-def verify(folder: Path) -> Manifest:
-    """Check a checkpoint against its manifest and return that.
+def verify(folder: Path, names: Sequence[str]) -> Manifest:
+    """Check the named files of a checkpoint against its manifest and return that.
 
     Raises:
         UserError: a file is missing, truncated or changed.
@@ -84,7 +89,7 @@ def verify(folder: Path) -> Manifest:
         raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
-    for name in (WEIGHTS, RECIPE, TOKENIZER, STATE):
+    for name in names:
         path, expected = folder / name, manifest.files.get(name)
         if expected is None or not path.is_file():
             raise UserError(f"checkpoint {folder} lacks {name}")
@@ -113,7 +118,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
         UserError: the checkpoint is damaged, or its parts do not fit each other.
 
     """
-    verify(folder)
+    verify(folder, MODEL)
     recipe = read(Recipe, folder / RECIPE)
     tokenizer = vocabulary.load(folder / TOKENIZER)
     model = MaskedLanguageModel(recipe.model, tokenizer.get_vocab_size(), recipe.data.row_length)
@@ -128,7 +133,7 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
         UserError: the checkpoint is damaged, or is of another model.
 
     """
-    verify(folder)
+    verify(folder, (*MODEL, STATE))
     state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
     _fill(model, state["weights"], folder)
     optimiser.load_state_dict(state["optimiser"])

@@ -29,6 +29,7 @@ def check_installed() -> None:
 
     Raises:
         UserError: one of them is not.
+
     """
     missing = [name for name in ("transformers", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
@@ -113,6 +114,7 @@ def train(
         batch_rows: rows of a step.
         bfloat16: whether to run under bfloat16 autocast.
         after_step: called with the number of tokens read so far that are not padding.
+
     """
     import torch
     import transformers

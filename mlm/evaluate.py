@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from configs import UserError, command
-from mlm import checkpoint, run
-from mlm.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
+from mlm import checkpoint, results, run
 from mlm.data import IGNORED, Batch, Corpus, open_corpus
 from mlm.distributed import World, find_world
 from mlm.objective import heldout_batches, score
@@ -21,16 +20,21 @@ from tokenizer.vocabulary import MASK
 UNITS = ("token", "word", "span")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command line."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m mlm.evaluate", description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="run directory (default: the newest one in runs/)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
     path = options.run or run.newest(Path(Recipe().runs))
     folder = checkpoint.newest(path)
     world = find_world("auto")
-    model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
+    model, _, recipe = checkpoint.load_model(folder, world.device)
     cache = Path(recipe.runs) / "cache"
     corpus = open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, cache, folder / checkpoint.TOKENIZER)
     data = run.read_json(path / "environment.json").get("data", {})
@@ -41,9 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     scores = {unit: by_corruption(model, masked_by(unit, recipe, corpus, world), world) for unit in UNITS}
     bits = None
     if recipe.evaluation.words:
-        sentences = heldout_sentences(corpus.heldout.split, tokenizer)
-        words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)
-        bits = bits_per_byte(model, tokenizer, words, recipe.data.row_length, world)
+        bits = results.measure_bits_per_byte(recipe, corpus, model, world)
     if options.json:
         print(json.dumps({"masks": scores, "bits_per_byte": bits}))
         return

@@ -12,8 +12,8 @@ from mlm.distributed import find_world
 from mlm.recipe import Recipe
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command line."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m mlm.fill_mask",
         description=__doc__,
@@ -23,7 +23,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="run directory (default: the newest one in runs/)")
     parser.add_argument("--top", type=int, default=5, help="guesses for each blank (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each sentence")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}: it must be 1 or more")
     world = find_world("auto")

@@ -104,8 +104,9 @@ def corrupt(
     if masking.unit != "token":
         # Words come whole: take positions up to the last that a new word begins after, at or before the wanted number.
         borders = np.take_along_axis(word_starts_BL | ~maskable_BL, order_BL, axis=1)
-        borders &= np.arange(order_BL.shape[1]) <= taken_B[:, None]
-        taken_B = order_BL.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
+        borders = np.pad(borders, ((0, 0), (0, 1)), constant_values=True)  # a row may be taken to its end
+        borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
+        taken_B = borders.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
     filled_BM = np.arange(slots) < taken_B[:, None]
     positions_BM = np.where(filled_BM, order_BL[:, :slots], 0)
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from typing import Any
 from torch import nn
 
 from configs import UserError, command, dump, help_text, read
-from mlm import blanks, checkpoint, cost, curves, run
-from mlm.baselines import Bigram, Unigram, measure
-from mlm.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
+from mlm import blanks, checkpoint, cost, curves, results, run
+from mlm.budget import Plan, Position
 from mlm.data import Corpus, open_corpus
 from mlm.distributed import World, find_world
-from mlm.loop import Plan, Position, train
+from mlm.loop import train
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objective import MaskedLanguageModelling, heldout_batches
@@ -195,11 +194,13 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         sys.exit(command.EXIT_INTERRUPTED)
     model.eval()
     with pretraining.optimiser.averaged():
-        results = _results(pretraining, end, checkpoint.verify(checkpoint.newest(path)))
+        scores = results.measure(recipe, corpus, pretraining.task, model)
         filled = panel(model)
-    recorder.close(results)
-    curves.draw(list(run.read_metrics(path / "metrics.jsonl")), path / "curves.png", results["baselines"])
-    print(_summary(path, results, filled))
+    saved = checkpoint.verify(checkpoint.newest(path), checkpoint.MODEL)
+    scores |= results.costs(end) | {"weights_sha256": saved.files[checkpoint.WEIGHTS].sha256}
+    recorder.close(scores)
+    curves.draw(list(run.read_metrics(path / "metrics.jsonl")), path / "curves.png", scores["baselines"])
+    print(results.summary(path, scores, filled))
 
 
 def _stop_after_step() -> list[int]:
@@ -243,51 +244,6 @@ def _data(corpus: Corpus) -> dict[str, Any]:
         "data": {"text_fingerprint": manifest.text_fingerprint, "tokenizer_sha256": manifest.tokenizer_sha256},
         "packages": [package.model_dump() for package in manifest.packages],
     }
-
-
-def _results(pretraining: Pretraining, end: Position, saved: checkpoint.Manifest) -> dict[str, Any]:
-    recipe, corpus, heldout = pretraining.recipe, pretraining.corpus, pretraining.task.heldout
-    size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
-    unigram = Unigram(corpus.train.split, size, most)
-    bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
-    scores = dict(pretraining.task.evaluate(pretraining.model))
-    if recipe.evaluation.words:
-        sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
-        words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)
-        length, world = recipe.data.row_length, pretraining.world
-        scores["bits_per_byte"] = bits_per_byte(pretraining.model, corpus.tokenizer, words, length, world)
-    return {
-        "heldout": scores,
-        "baselines": {"unigram": measure(unigram, heldout), "bigram": measure(bigram, heldout)},
-        "tokens": end.tokens,
-        "steps": end.step,
-        "seconds": end.seconds,
-        "tokens_per_second": end.tokens / end.seconds,
-        "weights_sha256": saved.files[checkpoint.WEIGHTS].sha256,
-    }
-
-
-def _summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
-    heldout, baselines = results["heldout"], results["baselines"]
-    lines = [f"{'held-out':24}{'loss (nats)':>12}{'accuracy':>10}"]
-    for name, scores in (
-        ("this encoder", heldout),
-        ("bigram (Kneser-Ney)", baselines["bigram"]),
-        ("unigram", baselines["unigram"]),
-    ):
-        lines.append(f"{name:24}{scores['loss']:12.3f}{scores['accuracy']:10.1%}")
-    if "bits_per_byte" in heldout:
-        lines.append(f"{'bits per hidden byte':24}{heldout['bits_per_byte']:12.3f}")
-    return "\n".join(
-        [
-            *lines,
-            f"\n{results['steps']:,} steps, {results['tokens']:,} tokens, {results['tokens_per_second']:,.0f} tokens/s",
-            "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:",
-            *(f"  {sentence}" for sentence in filled.split("\n\n")),
-            f"\nlearning curve: {path / 'curves.png'}    all results: {path / 'results.json'}",
-            'next: python -m mlm.fill_mask "Return the [MASK] of the list."',
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import numpy as np
 
 from mlm import cost
+from mlm.budget import Plan
 from mlm.data import Batch, Corpus
-from mlm.loop import Plan
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objective import MaskedLanguageModelling
 from mlm.recipe import Recipe

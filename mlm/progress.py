@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from mlm.loop import Plan, Position
+from mlm.budget import Plan, Position
 
 LINE_SECONDS = 10.0
 

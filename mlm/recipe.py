@@ -3,8 +3,9 @@
 from pydantic import Field, model_validator
 
 from configs import Config
+from mlm.budget import Budget, Steps
 from mlm.distributed import Precision
-from mlm.loop import Budget, Intervals, Steps
+from mlm.loop import Intervals
 from mlm.masking import Masking
 from mlm.model.heads import ModelConfig
 from mlm.optim import AdamW, OptimiserConfig

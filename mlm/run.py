@@ -21,7 +21,8 @@ from torch import nn
 
 from configs import UserError
 from mlm import checkpoint, curves
-from mlm.loop import Interval, Position
+from mlm.budget import Position
+from mlm.loop import Interval
 from mlm.optim import Optimiser
 from mlm.progress import Progress
 from mlm.recipe import Recipe
@@ -45,15 +46,15 @@ def create(runs: Path, name: str) -> Path:
 
 
 def newest(runs: Path) -> Path:
-    """Return the run that was started last.
+    """Return the run that was started last, of those that have a checkpoint.
 
     Raises:
         UserError: there is none.
 
     """
-    found = sorted(path.parent for path in runs.glob(f"*/{checkpoint.RECIPE}"))
+    found = {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{checkpoint.MANIFEST}")}
     if not found:
-        raise UserError(f"there is no run in {runs}: start one by python -m mlm.pretrain, or give one by --run")
+        raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
     return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
 
 

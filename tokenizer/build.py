@@ -34,8 +34,8 @@ def build(
     fingerprint: str | None = None,
     workers: int | None = None,
     commit_seconds: float = 10.0,
-) -> None:
-    """Write the shards of `text` to the folder `output`, unless they are there already.
+) -> bool:
+    """Write the shards of `text` to the folder `output`; return whether they were not there already.
 
     The work is done in `output` + '.partial'. Killed at any time, the next call goes on from the last commit, and the
     result is the same byte for byte. A second process waits for the first.
@@ -54,13 +54,14 @@ def build(
 
     """
     start = State(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint or text.fingerprint())
-    folder = output.with_name(f"{output.name}.partial")
     if _is_built(output, start):
-        return
+        return False
+    output = output.resolve()
+    folder = output.with_name(f"{output.name}.partial")
     with partial.locked(folder):
         if _is_built(output, start):  # by the process that had the lock before this one
             folder.rmdir()
-            return
+            return False
         try:
             with partial.opened(folder, start) as (database, state):
                 encoders = Workers(tokenizer, default_workers() if workers is None else workers)
@@ -74,6 +75,7 @@ def build(
         except sqlite3.OperationalError as error:
             raise OSError(errno.ENOSPC, f"cannot write ({error})", str(folder)) from None
         partial.finish(folder, output)
+    return True
 
 
 class _Filling:
@@ -155,8 +157,10 @@ def _check_sides(state: State) -> None:
 
 
 def _is_built(output: Path, start: State) -> bool:
-    if not output.exists():
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
+    if not (output / shards.MANIFEST).exists():
+        raise UserError(f"{output} is there already, and holds no token shards: name another folder")
     manifest = shards.read_manifest(output)
     if (manifest.tokenizer_sha256, manifest.text_fingerprint) != (start.tokenizer_sha256, start.text_fingerprint):
         raise UserError(f"{output} holds the shards of another text or tokenizer: name another folder, or remove it")

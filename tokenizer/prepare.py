@@ -1,6 +1,7 @@
 """Have a text's vocabulary and shards ready, reusing by content what was built before."""
 
 import hashlib
+import os
 import sqlite3
 import tempfile
 from collections import Counter
@@ -9,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from tqdm import tqdm
 
 from tokenizer import shards, vocabulary
 from tokenizer.build import build
@@ -19,10 +21,14 @@ _LEARNING = 1
 """Part of what a learned vocabulary is reused by: raise it whenever the same text would give another one."""
 
 
-def prepare(text: Text, vocabulary_settings: Vocabulary, cache: Path, tokenizer: Path | None = None) -> Path:
+def prepare(text: Text, settings: Vocabulary, cache: Path, tokenizer_path: Path | None = None) -> Path:
     """Return the folder of `text`'s token shards in `cache`; only what is not there yet is built.
 
-    Without a `tokenizer` (a tokenizer.json), one is learned from the training side of the text.
+    Args:
+        text: what is read, and how it is cleaned.
+        settings: of the vocabulary, which is learned from the training side of the text; unused with a tokenizer.
+        cache: the folder in which all is kept, under names that are hashes of what it was made from.
+        tokenizer_path: a tokenizer.json to encode with; None: a vocabulary is learned.
 
     Raises:
         UserError: the text or tokenizer cannot be read, or is too small.
@@ -31,14 +37,14 @@ def prepare(text: Text, vocabulary_settings: Vocabulary, cache: Path, tokenizer:
     """
     fingerprint = text.fingerprint()
     cache.mkdir(parents=True, exist_ok=True)
-    if tokenizer is None:
-        key = _key(str(_LEARNING), vocabulary_settings.model_dump_json(), fingerprint)
-        tokenizer = cache / f"tokenizer-{key}.json"
-        if not tokenizer.exists():
-            save(learn_from(text, vocabulary_settings), tokenizer)
-    loaded = vocabulary.load(tokenizer)
-    output = cache / f"shards-{_key(str(shards.FORMAT), vocabulary.sha256(loaded), fingerprint)}"
-    build(text, loaded, output, fingerprint=fingerprint)
+    if tokenizer_path is None:
+        key = _key(str(_LEARNING), settings.model_dump_json(), fingerprint)
+        tokenizer_path = cache / f"tokenizer-{key}.json"
+        if not tokenizer_path.exists():
+            save(learn_from(text, settings), tokenizer_path)
+    tokenizer = vocabulary.load(tokenizer_path)
+    output = cache / f"shards-{_key(str(shards.FORMAT), vocabulary.sha256(tokenizer), fingerprint)}"
+    build(text, tokenizer, output, fingerprint=fingerprint)
     return output
 
 
@@ -54,19 +60,22 @@ def learn_from(text: Text, settings: Vocabulary) -> Tokenizer:
         # the library asks for the text from a thread of its own
         closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database,
     ):
-        return vocabulary.learn(_training_sentences(text, database), settings)
+        return vocabulary.learn(_training_sentences(text, Seen(database)), settings)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write a standard tokenizer.json, whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as file:
-        file.write(vocabulary.serialise(tokenizer))
-    Path(file.name).replace(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(vocabulary.serialise(tokenizer))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _training_sentences(text: Text, database: sqlite3.Connection) -> Iterator[str]:
-    cleaner = Cleaner(text, Seen(database), Counter())
-    for document in text.source.documents():
+def _training_sentences(text: Text, seen: Seen) -> Iterator[str]:
+    cleaner = Cleaner(text, seen, Counter())
+    for document in tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None):
         passage = cleaner.clean(document)
         if passage is not None and passage.side == "train":
             yield from passage.sentences

@@ -193,8 +193,8 @@ def _csv(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
 
 def _tsv(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
     """Read tab-separated values, where a quote is a plain character unless the whole field is quoted as in CSV."""
-    lines = enumerate(_lines(path, file, reading), start=1)
-    rows = ((number, [_unquoted(field) for field in line.rstrip("\r\n").split("\t")]) for number, line in lines)
+    lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(_lines(path, file, reading), start=1))
+    rows = ((number, [_unquoted(field) for field in line.split("\t")]) for number, line in lines if line)
     yield from _columns(path, rows, reading)
 
 
@@ -206,7 +206,7 @@ def _unquoted(field: str) -> str:
 
 
 def _columns(path: Path, rows: Iterator[tuple[int, list[str]]], reading: Reading) -> Iterator[str]:
-    _, header = next(rows)
+    _, header = next(rows, (1, []))
     columns = choose_columns(reading.columns, header, f"{path}, line 1")
     indices = [header.index(column) for column in columns]
     for number, row in rows:

@@ -21,7 +21,7 @@ from tokenizer.shards import token_type
 
 _MAXIMUM_WORKERS = 3
 """The one process that reads and cleans keeps no more of them busy, and each may take 250 MB."""
-_WORTHWHILE_CHARACTERS = 8_000_000
+_WORTHWHILE_CHARACTERS = 16_000_000
 """Text that is encoded in less time than it takes to start a process stays here."""
 
 _Process = subprocess.Popen[bytes]
@@ -33,7 +33,7 @@ def default_workers() -> int:
 
 
 class Workers:
-    """Encodes as `Lookup` does: the first few megabytes at once, what follows in `count` other processes."""
+    """Encodes as `Lookup` does: the first megabytes at once, what follows in `count` other processes."""
 
     def __init__(self, tokenizer: Tokenizer, count: int) -> None:
         """Encode as `tokenizer` does; with no workers everything is encoded here."""

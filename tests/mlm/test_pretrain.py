@@ -297,12 +297,19 @@ def copied(first: Path, tmp_path: Path) -> Path:
     return shutil.copytree(first, tmp_path / "run")
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "tokenizer.json", "config.yaml", "training_state.pt"])
+@pytest.mark.parametrize("file", ["weights.safetensors", "tokenizer.json", "config.yaml"])
 def test_a_damaged_checkpoint_is_refused(copied: Path, file: str) -> None:
     path = checkpoint.newest(copied) / file
     path.write_bytes(path.read_bytes()[:-1])
     line = mistake(run(copied.parent, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
     assert f"{file} is truncated or was changed" in line
+
+
+def test_a_run_with_a_damaged_training_state_is_not_resumed(home: Path, copied: Path) -> None:
+    (copied / "results.json").unlink()
+    path = checkpoint.newest(copied) / checkpoint.STATE
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f"{checkpoint.STATE} is truncated or was changed" in mistake(run(home, "--resume", str(copied)))
 
 
 def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path, tmp_path: Path) -> None:
@@ -326,4 +333,4 @@ def test_a_sentence_that_cannot_be_filled_is_refused(home: Path, sentence: str, 
 
 
 def test_no_run_yet_is_told(tmp_path: Path) -> None:
-    assert "there is no run in runs" in mistake(run(tmp_path, "a [MASK].", module="mlm.fill_mask"))
+    assert "there is no run with a checkpoint in runs" in mistake(run(tmp_path, "a [MASK].", module="mlm.fill_mask"))

@@ -1,0 +1,90 @@
+"""How long training goes on: a budget in steps, tokens, epochs or minutes, and how much of it is used up."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs import Config
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far training has come; all that a resumed run needs to know beside weights and optimiser state."""
+
+    step: int = 0
+    """Optimiser updates made or skipped."""
+    tokens: int = 0
+    """Tokens read that were not padding."""
+    seconds: float = 0.0
+    """Time spent in steps."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When training ends: after a number of steps or of seconds, whichever is set."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def progress(self, position: Position) -> float:
+        """Return the share of the budget, from 0 to 1, at the middle of the next step."""
+        if self.steps is not None:
+            return (position.step + 0.5) / self.steps
+        return min(position.seconds / (self.seconds or math.inf), 1.0)
+
+    def finished(self, position: Position) -> bool:
+        """Tell whether the budget is used up."""
+        return self.progress(position) >= 1
+
+
+class Steps(Config):
+    """A number of optimiser updates."""
+
+    kind: Literal["steps"] = "steps"
+    steps: int = Field(1000, gt=0)
+    """Optimiser updates."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(steps=self.steps)
+
+
+class Tokens(Config):
+    """A number of tokens, padding not counted."""
+
+    kind: Literal["tokens"] = "tokens"
+    tokens: int = Field(100_000_000, gt=0)
+    """Tokens, padding not counted; the last step may go beyond by less than a batch."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(steps=math.ceil(self.tokens / tokens_per_step))
+
+
+class Epochs(Config):
+    """A number of passes over the training rows."""
+
+    kind: Literal["epochs"] = "epochs"
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows; the last step may go beyond by less than a batch."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(steps=math.ceil(self.epochs * steps_per_epoch))
+
+
+class Minutes(Config):
+    """A time on the clock; what such a run computes depends on the machine."""
+
+    kind: Literal["minutes"] = "minutes"
+    minutes: float = Field(10.0, gt=0)
+    """Minutes spent in training steps; start-up and evaluation are not counted."""
+
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+        """Return the plan for data of the given size."""
+        return Plan(seconds=60 * self.minutes)
+
+
+Budget = Annotated[Steps | Tokens | Epochs | Minutes, Field(discriminator="kind")]

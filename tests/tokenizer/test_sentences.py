@@ -1,0 +1,44 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenizer.sentences import collapse, split
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["It rains.", "The cat sleeps!", "Why?", "Nobody knows…", "Well?!", "Yes."],
+        ["Mr. Smith met Dr. Jones, i.e. his doctor, on St. Mary's Rd.", "They talked."],
+        ["J. R. R. Tolkien wrote it.", "George W. Bush read it."],
+        ["The U.S. Army left the U.S.", "In 1990 it returned at 5 p.m.", "It stayed."],
+        ["Pi is 3.14, not 3.", "Version 2.0 of example.org is e.g. slower.", "See Fig. 3 on p. 7."],
+        ['"Really?" he asked.', '"Yes."', "“No!” she cried.", "(It was late.)", "[End.]"],
+        ["He said, “Go.”", "‘Why?’ they said."],
+        ["Wait... what?", "Nothing..."],
+        ["1. The first heading.", "2. Another one.", "It has 12.", "Then 13."],
+        ["Was it No. 5?", "No.", "It was not."],
+        ["He went home (at last!) and slept.", "Good."],
+        ["Apples, pears, etc. were eaten.", "Apples, pears, etc.", "They were eaten."],
+        ["all of it is lower case.", "so is this!", "and this?"],
+        ["안녕하세요.", '"정말?"', "그가 물었다.", "값이 3.5배 늘었다!!", "좋다…", "끝."],
+        ["यह एक वाक्य है।", "यह दूसरा है।"],
+    ],
+)
+def test_sentences_are_told_apart(sentences: list[str]) -> None:
+    assert [part.lstrip(" ") for part in split(" ".join(sentences))] == sentences
+
+
+def test_chinese_and_japanese_need_no_spaces() -> None:
+    sentences = ["私は学生です。", "「行く？」と彼は言った。", "「来る。」", "「はい！」", "「这是第一句！？」", "这是第二句。"]
+    assert split("".join(sentences)) == sentences
+
+
+def test_a_blank_line_ends_a_sentence_and_a_line_break_does_not() -> None:
+    assert split("A heading\n \nA line\nand another.\n\n\n") == ["A heading", " A line and another."]
+
+
+@given(st.text(st.sampled_from("aB1 .!?…。！」\"'(\n\t\u00a0한")) | st.text())
+def test_nothing_is_lost_or_added_but_white_space(text: str) -> None:
+    assert "".join(split(text)) == collapse(text) == " ".join(text.split())
+    assert all(part.strip() for part in split(text))

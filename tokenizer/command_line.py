@@ -1,0 +1,60 @@
+"""What the commands of this package share: FILES and overrides become a configuration."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from configs import Config, UserError, help_text, read
+from tokenizer.sources import Files
+from tokenizer.text import Text
+
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*", re.DOTALL)
+
+
+class HasText(Config):
+    """The options of a command that reads text."""
+
+    text: Text = Text()
+    """Where the text comes from and how it is cut."""
+
+
+AnyHasText = TypeVar("AnyHasText", bound=HasText)
+
+
+def parser(name: str, description: str, examples: str, model: type[HasText]) -> argparse.ArgumentParser:
+    """Return a parser with the FILES and overrides that `configuration` reads, and help for every option."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=description,
+        epilog=f"examples:\n{examples}\noptions, each set by option=value:\n{help_text(model)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE | option=value",
+        help="text files or quoted glob patterns: .txt .jsonl .csv .tsv .parquet, plain or .gz .xz .zst; "
+        "default: the documentation of the installed Python. And options, as listed below",
+    )
+    return parser
+
+
+def configuration(model: type[AnyHasText], arguments: Sequence[str], overrides: Sequence[str]) -> AnyHasText:
+    """Return the configuration that the command line's FILES and overrides stand for.
+
+    Raises:
+        UserError: an option is unknown or wrong, or both files and another source are named.
+
+    """
+    given = [argument for argument in arguments if _OVERRIDE.fullmatch(argument) and not Path(argument).exists()]
+    files = tuple(argument for argument in arguments if argument not in given)
+    config = read(model, None, [*(["text.source.kind=files"] if files else []), *overrides, *given])
+    if not files:
+        return config
+    source = config.text.source
+    if not isinstance(source, Files) or source.paths:
+        raise UserError(f"both files ({files[0]}) and text.source are given: leave out one of them")
+    text = config.text.model_copy(update={"source": source.model_copy(update={"paths": files})})
+    return config.model_copy(update={"text": text})

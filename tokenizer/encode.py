@@ -1,0 +1,53 @@
+"""Encode text into memory-mapped token shards, split into a training and a held-out side."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs import command
+from tokenizer import command_line, shards, vocabulary
+from tokenizer.build import build
+from tokenizer.command_line import HasText
+from tokenizer.shards import SIDES, Manifest
+
+_EXAMPLES = """\
+  python -m tokenizer.encode --tokenizer tokenizer.json --output shards
+  python -m tokenizer.encode 'texts/**/*.txt.gz' --tokenizer tokenizer.json --output shards text.segments=documents
+  python -m tokenizer.encode reviews.csv --tokenizer tokenizer.json --output shards text.source.columns=review
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    parser = command_line.parser("tokenizer.encode", __doc__ or "", _EXAMPLES, HasText)
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, metavar="PATH", help="a tokenizer.json, as tokenizer.train writes it"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the folder of shards to make")
+    given = parser.parse_intermixed_args(arguments)
+    text = command_line.configuration(HasText, given.files, []).text
+    start = time.monotonic()
+    built = build(text, vocabulary.load(given.tokenizer), given.output)
+    manifest = shards.read_manifest(given.output)
+    print("\n".join(_summary(manifest)))
+    if built:
+        seconds = time.monotonic() - start
+        megabytes = sum(getattr(manifest, side).text_bytes for side in SIDES) / 1e6
+        print(f"{given.output}: {megabytes:,.1f} MB of text in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")
+    else:
+        print(f"{given.output}: already there, of the same text, tokenizer and settings")
+
+
+def _summary(manifest: Manifest) -> list[str]:
+    lines = [f"{'side':8}{'documents':>13}{'sentences':>13}{'words':>15}{'tokens':>15}{'bytes a token':>15}"]
+    for side in SIDES:
+        n = getattr(manifest, side)
+        lines.append(
+            f"{side:8}{n.documents:>13,}{n.sentences:>13,}{n.words:>15,}{n.tokens:>15,}{n.text_bytes / n.tokens:>15.2f}"
+        )
+    lines += [f"dropped: {count:,} {reason}" for reason, count in sorted(manifest.dropped.items())]
+    return lines
+
+
+if __name__ == "__main__":
+    command.run(main)

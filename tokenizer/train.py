@@ -1,0 +1,54 @@
+"""Learn a byte-level BPE vocabulary from text and save it as a standard tokenizer.json."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs import UserError, command
+from tokenizer import command_line, vocabulary
+from tokenizer.command_line import HasText
+from tokenizer.prepare import learn_from, save
+from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, Vocabulary
+
+_EXAMPLES = """\
+  python -m tokenizer.train --output tokenizer.json
+  python -m tokenizer.train 'texts/**/*.txt.gz' --output tokenizer.json --vocabulary 8192 vocabulary.lowercase=true
+  python -m tokenizer.train pairs.tsv --output tokenizer.json text.source.columns=[ko,en]
+"""
+
+
+class Options(HasText):
+    """The options of this command."""
+
+    vocabulary: Vocabulary = Vocabulary()
+    """The vocabulary to learn."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    parser = command_line.parser("tokenizer.train", __doc__ or "", _EXAMPLES, Options)
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the tokenizer.json to write")
+    parser.add_argument(
+        "--vocabulary",
+        metavar="SIZE",
+        help=f"number of tokens, {MINIMUM_SIZE} (bytes only) to {MAXIMUM_SIZE}: short for vocabulary.size "
+        f"(default {Vocabulary().size})",
+    )
+    given = parser.parse_intermixed_args(arguments)
+    size = [f"vocabulary.size={given.vocabulary}"] if given.vocabulary else []
+    options = command_line.configuration(Options, given.files, size)
+    start = time.monotonic()
+    tokenizer = learn_from(options.text, options.vocabulary)
+    seconds = time.monotonic() - start
+    if not given.output.exists():
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        save(tokenizer, given.output)
+        print(f"{given.output}: {tokenizer.get_vocab_size():,} tokens, learned in {seconds:.1f} s")
+    elif vocabulary.sha256(vocabulary.load(given.output)) == vocabulary.sha256(tokenizer):
+        print(f"{given.output}: already there, and the same")
+    else:
+        raise UserError(f"{given.output} holds another tokenizer: remove it, or name another file as --output")
+
+
+if __name__ == "__main__":
+    command.run(main)
