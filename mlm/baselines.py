@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mlm.data import IGNORED, Batch
 from tokenizer.shards import Split
-from tokenizer.vocabulary import MASK
+from tokenizer.vocabulary import CLS, MASK
 
 
 class Unigram:
@@ -79,4 +79,5 @@ def _left_neighbours(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]
     predicted_M, labels_M = batch.predicted_M.cpu().numpy(), batch.labels_M.cpu().numpy()
     filled_M = labels_M != IGNORED
     predicted, labels = predicted_M[filled_M], labels_M[filled_M]
-    return np.where(positions[predicted] == 0, Bigram.START, ids[predicted - 1]), labels
+    left = ids[predicted - 1]
+    return np.where((positions[predicted] == 0) | (left == CLS), Bigram.START, left), labels

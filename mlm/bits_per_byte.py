@@ -100,7 +100,8 @@ def _rows(word: HiddenWord, tokenizer: Tokenizer, row_length: int) -> Iterator[t
     encoding = tokenizer.encode(word.text)
     assert len(encoding.ids) <= row_length
     # The space before a word belongs to its first piece, where there is a piece for both: so it is always hidden.
-    pieces = [i for i, (first, last) in enumerate(encoding.offsets) if first < word.end and last >= word.start]
+    offsets = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)  # [CLS] and [SEP] are at 0 to 0
+    pieces = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last >= word.start]
     for piece in pieces:
         hidden = [MASK if other in pieces and other >= piece else token for other, token in enumerate(encoding.ids)]
         yield hidden, piece, encoding.ids[piece]

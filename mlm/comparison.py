@@ -1,12 +1,8 @@
 """Two sides measured in turn, and what is shown of them: a table, a plot and JSON."""
 
-import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,10 +24,6 @@ class Spread:
     def of(cls, values: Sequence[float]) -> "Spread":
         """Summarise `values`, of which there is at least one."""
         return cls(statistics.median(values), min(values), max(values))
-
-    def __str__(self) -> str:
-        """Write the median, and from where to where the rest goes."""
-        return f"{_rounded(self.median)} ({_rounded(self.lowest)} to {_rounded(self.highest)})"
 
 
 @dataclass(frozen=True)
@@ -71,12 +63,15 @@ class Meter:
         """Measure for at least `seconds`; `synchronise` waits until the device has done what it was given."""
         self._seconds, self._synchronise = seconds, synchronise
         self._steps = self._first_tokens = 0
-        self._began = 0.0
-        self.rate: float | None = None
-        """Tokens a second, once enough was measured."""
+        self._began = self.rate = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether enough was measured for `rate`, tokens a second, to be known."""
+        return self.rate > 0
 
     def after_step(self, tokens: int) -> bool:
-        """Take note of a step's end and of the tokens read so far; tell whether enough was measured."""
+        """Take note of a step's end and of the tokens read so far; return whether enough was measured."""
         self._steps += 1
         if self._steps == WARMUP_STEPS:
             self._synchronise()
@@ -84,56 +79,47 @@ class Meter:
         elif self._steps > WARMUP_STEPS and time.perf_counter() - self._began >= self._seconds:
             self._synchronise()
             self.rate = (tokens - self._first_tokens) / (time.perf_counter() - self._began)
-        return self.rate is not None
-
-
-def in_fresh_process(function: Callable[..., T], *arguments: object) -> tuple[T, int]:
-    """Call `function` in a new interpreter; return its result and the largest memory that process held, in bytes."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_with_peak_memory, function, arguments).result()
-
-
-def _with_peak_memory(function: Callable[..., T], arguments: Sequence[object]) -> tuple[T, int]:
-    return function(*arguments), _peak_memory_bytes()
-
-
-def _peak_memory_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux hands a parent's ru_maxrss on to the programs it starts
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return self.finished
 
 
 def table(cases: Sequence[Case]) -> str:
     """Return the cases as lines of text."""
-    lines = [f"{'median (lowest to highest)':34}{'ours':>32}{'theirs':>32}{'ours / theirs':>26}"]
+    width = max((len(case.name) for case in cases), default=0)
+    lines = [f"{'':{width}}  {'':10}{'':8}{'median':>12}{'lowest':>12}{'highest':>12}"]
     for case in cases:
-        label = f"{case.name}, {case.unit}"
-        lines.append(f"{label:34}{case.ours!s:>32}{case.theirs!s:>32}{case.ratio!s:>26}")
+        name, unit = case.name, case.unit
+        for side, spread in (("ours", case.ours), ("theirs", case.theirs), ("ratio", case.ratio)):
+            numbers = "".join(f"{_rounded(number):>12}" for number in (spread.median, spread.lowest, spread.highest))
+            lines.append(f"{name:{width}}  {unit:10}{side:8}{numbers}")
+            name = unit = ""
         if case.peak_share is not None and case.peak_flops is not None:
-            lines.append(
-                f"  {case.peak_share:.0%} of the measured matrix-product peak, {case.peak_flops / 1e9:,.0f} GFLOP/s"
-            )
+            peak = f"{case.peak_flops / 1e9:,.0f} GFLOP/s"
+            lines.append(f"{'':{width}}  ours at {case.peak_share:.0%} of the measured matrix-product peak of {peak}")
     return "\n".join(lines)
 
 
 def draw(cases: Sequence[Case], path: Path) -> None:
     """Draw the ratios into a PNG file."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(9, 1.2 + 0.5 * len(cases)), layout="constrained")
     axes = figure.subplots()
-    ratios = [case.ratio for case in cases]
-    errors = [[r.median - r.lowest for r in ratios], [r.highest - r.median for r in ratios]]
-    bars = axes.barh(
-        [f"{case.name}\n{case.unit}" for case in cases], [r.median for r in ratios], xerr=errors, color="#9db4c8"
-    )
-    axes.bar_label(bars, [_rounded(r.median) for r in ratios], padding=4)
+    for height, ratio in enumerate(case.ratio for case in cases):
+        reach = [[ratio.median - ratio.lowest], [ratio.highest - ratio.median]]
+        axes.errorbar(ratio.median, height, xerr=reach, fmt="o", color="#1f5582", capsize=3)
+        axes.annotate(
+            _rounded(ratio.median), (ratio.median, height), xytext=(0, 6), textcoords="offset points", ha="center"
+        )
     axes.axvline(1, color="#b5651d", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(cases)), [f"{case.name}\n{case.unit}" for case in cases])
+    axes.set_ylim(len(cases) - 0.5, -0.7)
     axes.set_xscale("log")
-    axes.set_xlabel("ours / theirs: median, lowest and highest of the measurements in turn")
-    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel("ours / theirs: median, lowest and highest; more is better, but for s and MiB less")
+    axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png", dpi=120)

@@ -1,11 +1,13 @@
 """The competition: the standard recipe of the transformers library, run by its own Trainer as its users run it."""
 
 import importlib.util
+import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,14 @@ from tokenizer.vocabulary import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     import datasets
-    from torch import Tensor
-    from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+    from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
     from mlm.model.encoder import EncoderConfig
     from tokenizer.shards import Split
 
+Collate = Callable[[list[Any]], dict[str, Any]]
+
+PACKAGES = ("transformers", "accelerate")
 STEPS_AT_MOST = 1_000_000
 
 
@@ -31,7 +35,7 @@ def check_installed() -> None:
         UserError: one of them is not.
 
     """
-    missing = [name for name in ("transformers", "accelerate") if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"not installed: {', '.join(missing)}, to compare with: pip install -e '.[bench]'")
 
@@ -39,7 +43,7 @@ def check_installed() -> None:
 def sentences(split: "Split", longest: int) -> list[NDArray[np.int64]]:
     """Return each sentence as a row of its own, cut off at `longest` tokens."""
     starts, tokens = split.sentences.tolist(), np.asarray(split.tokens, np.int64)
-    return [tokens[start : min(end, start + longest)] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [tokens[start : min(end, start + longest)] for start, end in pairwise(starts)]
 
 
 def chunks(split: "Split", length: int) -> list[NDArray[np.int64]]:
@@ -68,10 +72,11 @@ def open_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), **dict(zip(names, SPECIAL_TOKENS, strict=True)))
+    special = dict(zip(names, SPECIAL_TOKENS, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)  # type: ignore[no-untyped-call]
 
 
-def collator(tokenizer_path: Path) -> "DataCollatorForLanguageModeling":
+def collator(tokenizer_path: Path) -> Collate:
     """Return what pads rows to the longest of the batch and masks 15 % of their tokens."""
     from transformers import DataCollatorForLanguageModeling
 
@@ -99,7 +104,7 @@ def bert(encoder: "EncoderConfig", vocabulary_size: int, row_length: int) -> "Be
 def train(
     model: "BertForMaskedLM",
     rows: "datasets.Dataset",
-    collate: "Callable[[list[dict[str, list[int]]]], Mapping[str, Tensor]]",
+    collate: Collate,
     batch_rows: int,
     *,
     bfloat16: bool,
@@ -119,9 +124,9 @@ def train(
     import torch
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity(logging.ERROR)
 
-    class Stop(transformers.TrainerCallback):  # type: ignore[misc]
+    class Stop(transformers.TrainerCallback):
         def on_step_end(
             self,
             args: transformers.TrainingArguments,

@@ -47,11 +47,11 @@ class Task(Protocol[AnyBatch]):
 class Intervals(Config):
     """How often the loop stops to tell, to evaluate and to save."""
 
-    log_steps: int = Field(10, gt=0)
+    log_steps: int = Field(20, gt=0)
     """Steps between two records of the training metrics."""
-    evaluate_steps: int = Field(100, gt=0)
+    evaluate_steps: int = Field(250, gt=0)
     """Steps between two held-out evaluations; there is one at the start and one at the end as well."""
-    checkpoint_steps: int = Field(500, gt=0)
+    checkpoint_steps: int = Field(1000, gt=0)
     """Steps between two checkpoints; there is one at the end as well."""
 
 
@@ -108,11 +108,11 @@ def train(
     The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
     targets: how the batch was cut changes nothing. Before `start.step` nothing is replayed.
     """
-    position, ledger = start, Ledger()
+    position, ledger, ended = start, Ledger(), plan.finished(start)
     model.train()
     if start.step == 0:
         evaluate(model, task, optimiser, observer, position)
-    while not plan.finished(position) and not stop():
+    while not ended:  # asked once a step, so that the step which is the last is also saved
         began = time.perf_counter()
         progress = plan.progress(position)
         micro_batches = task.micro_batches(position.step, progress)

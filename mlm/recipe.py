@@ -28,9 +28,9 @@ class Training(Config):
 
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the initial weights, the order of rows, the masks and dropout."""
-    budget: Budget = Steps(steps=1000)
+    budget: Budget = Steps(steps=3000)
     """When training ends."""
-    batch_rows: int = Field(64, gt=0)
+    batch_rows: int = Field(16, gt=0)
     """Rows of a step, over all processes and micro-batches."""
     micro_batch_rows: int | None = Field(None, gt=0)
     """Rows computed at once, to fit memory; null takes the whole batch. Changes nothing but speed and memory."""
@@ -75,7 +75,7 @@ class Recipe(Config):
     """Which tokens are predicted, and what the model sees in their place."""
     model: ModelConfig = ModelConfig()
     """The encoder and its head."""
-    optim: OptimiserConfig = AdamW()
+    optim: OptimiserConfig = AdamW(lr=2e-3)
     """What changes the weights."""
     schedule: AnySchedule = Trapezoid()
     """How the learning rate goes up and down with progress through the budget."""

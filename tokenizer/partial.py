@@ -71,7 +71,7 @@ def locked(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 print(f"another process is at work in {folder}: waiting for it", file=sys.stderr)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if folder.exists() and folder.samefile(f"/dev/fd/{descriptor}"):
+            if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
                 yield
                 return
         finally:

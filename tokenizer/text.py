@@ -33,7 +33,7 @@ class Text(Config):
     """Drop sentences of more white-space-separated words; null: none."""
     deduplicate: Literal["none", "documents", "sentences"] = "documents"
     """Drop every document, or every sentence, that was there before, differences in white space aside."""
-    heldout_share: float = Field(default=0.01, gt=0, lt=1)
+    heldout_share: float = Field(default=0.05, gt=0, lt=1)
     """The share of the documents that is never trained on, chosen by a hash of their text: the same everywhere."""
 
     @model_validator(mode="after")

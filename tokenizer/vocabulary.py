@@ -14,6 +14,11 @@ from configs import Config, UserError
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Their ids are their places: 0 to 4."""
 PAD, UNK, CLS, SEP, MASK = range(5)
+_SPECIAL = tuple(
+    # the blank takes in the space before it, for the token that goes there carries its own
+    AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]")
+    for token in SPECIAL_TOKENS
+)
 MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
 MAXIMUM_SIZE = 131_072
 
@@ -72,7 +77,7 @@ def load(path: Path) -> Tokenizer:
         raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
     except Exception as error:  # the library raises nothing more specific
         raise UserError(f"{path} is no valid tokenizer.json ({' '.join(str(error).split())})") from None
-    if _frame(tokenizer) != _frame(_blank(Vocabulary())):
+    if not _is_like_ours(tokenizer):
         raise UserError(
             f"{path} is no byte-level BPE tokenizer with the special tokens {' '.join(SPECIAL_TOKENS)} as ids 0 to 4: "
             "learn one with python -m tokenizer.train"
@@ -92,15 +97,11 @@ def sha256(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(serialise(tokenizer)).hexdigest()
 
 
-_SPECIAL = tuple(
-    # the blank takes in the space before it, for the token that goes there carries its own
-    AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]")
-    for token in SPECIAL_TOKENS
-)
-
-
 def _blank(vocabulary: Vocabulary) -> Tokenizer:
-    """Return a tokenizer that has all but its merges and bytes."""
+    """Return a tokenizer without its bytes, merges and special tokens.
+
+    The special tokens come with the training: were they there before, it would take '[MASK]' in a text for one.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -111,7 +112,6 @@ def _blank(vocabulary: Vocabulary) -> Tokenizer:
         steps.append(normalizers.Lowercase())
     if steps:
         tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.add_special_tokens(list(_SPECIAL))
     if vocabulary.cls_sep:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
@@ -119,6 +119,15 @@ def _blank(vocabulary: Vocabulary) -> Tokenizer:
             special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
         )
     return tokenizer
+
+
+def _is_like_ours(tokenizer: Tokenizer) -> bool:
+    """Say whether it is a byte-level BPE that can encode any text, with the special tokens in their places."""
+    expected = _blank(Vocabulary())
+    expected.add_special_tokens(list(_SPECIAL))
+    pieces = tokenizer.get_vocab()
+    complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
+    return complete and max(pieces.values()) == len(pieces) - 1 and _frame(tokenizer) == _frame(expected)
 
 
 def _frame(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -29,7 +29,8 @@ _Process = subprocess.Popen[bytes]
 
 def default_workers() -> int:
     """Return how many processes to encode in: none where only one could run."""
-    return min(len(os.sched_getaffinity(0)) - 1, _MAXIMUM_WORKERS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores - 1, _MAXIMUM_WORKERS)
 
 
 class Workers:

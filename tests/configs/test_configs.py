@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from configs import Config, Texts, UserError, dump, help_text, read
 from mlm.recipe import Recipe
@@ -70,7 +71,9 @@ DECODED = [
 
 @pytest.mark.parametrize(("name", "text", "value"), DECODED)
 @pytest.mark.parametrize("place", ["yaml", "override"])
-def test_a_value_is_decoded_by_its_declared_type(place: str, name: str, text: str, value: object, tmp_path: Path) -> None:
+def test_a_value_is_decoded_by_its_declared_type(
+    place: str, name: str, text: str, value: object, tmp_path: Path
+) -> None:
     if place == "yaml":
         toy = read(Toy, write(tmp_path, f"section:\n  {name}: {text}\n"))
     else:
@@ -219,10 +222,10 @@ def test_settings_that_do_not_fit_each_other_are_refused(overrides: list[str], m
     assert refusal(overrides, model=Recipe).startswith(message)
 
 
-def options(model: type[Config], prefix: str = "") -> Iterator[tuple[str, str | None, Any]]:
-    """Yield path, description and default of every field, of every choice, however deep."""
+def options(model: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every field with its path, of every choice, however deep."""
     for name, field in model.model_fields.items():
-        yield prefix + name, field.description, field.default
+        yield prefix + name, field
         pending: list[Any] = [field.annotation]
         while pending:
             annotation = pending.pop()
@@ -232,21 +235,23 @@ def options(model: type[Config], prefix: str = "") -> Iterator[tuple[str, str | 
 
 
 def test_every_option_of_the_recipe_is_documented() -> None:
-    undocumented = [path for path, meaning, _ in options(Recipe) if not meaning and not path.endswith(".kind")]
+    undocumented = [path for path, field in options(Recipe) if not field.description and not path.endswith(".kind")]
     assert undocumented == []
 
 
 def test_the_help_names_every_option_with_its_default_and_meaning() -> None:
     shown = help_text(Recipe)
     flat = " ".join(shown.split())
-    for path, meaning, default in options(Recipe):
+    for path, field in options(Recipe):
+        default = field.default
         if isinstance(default, Config):
             assert f"{path}: " in flat or f"{path}.kind (" in flat
         elif not path.endswith(".kind"):
             listed = "[" + ", ".join(map(str, default)) + "]" if isinstance(default, tuple) else default
-            ending = f"default {'null' if listed is None else listed})"
-            assert any(line.startswith(f"  {path}  (") and line.endswith(ending) for line in shown.splitlines())
-        assert " ".join((meaning or "").split()) in flat
+            said = "required" if field.is_required() else f"default {'null' if listed is None else listed}"
+            lines = [line for line in shown.splitlines() if line.startswith(f"  {path}  (")]
+            assert any(line.endswith(f"; {said})") for line in lines)
+        assert " ".join((field.description or "").split()) in flat
 
 
 def test_the_help_names_every_choice_with_its_kind() -> None:

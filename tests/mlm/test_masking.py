@@ -76,7 +76,8 @@ def chosen(corruption: Corruption, L: int) -> NDArray[np.bool_]:
     rows, slots = np.nonzero(corruption.filled_BM)
     np.add.at(counts_BL, (rows, corruption.positions_BM[rows, slots]), 1)
     assert counts_BL.max(initial=0) <= 1
-    return counts_BL == 1
+    chosen_BL: NDArray[np.bool_] = counts_BL == 1
+    return chosen_BL
 
 
 def words(text: Text, row: int) -> list[list[int]]:

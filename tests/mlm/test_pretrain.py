@@ -35,6 +35,7 @@ TINY = (
     "model.encoder.feedforward_width=64",
     "model.encoder.layers=2",
     "train.batch_rows=8",
+    "train.intervals.log_steps=10",
     "train.intervals.evaluate_steps=10",
     "train.intervals.checkpoint_steps=10",
 )

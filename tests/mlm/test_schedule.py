@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from pydantic import ValidationError
@@ -64,8 +65,8 @@ def test_every_schedule_peaks_once_at_the_end_of_its_warmup(schedule: Schedule) 
     assert all(0 <= factor <= 1 for factor in factors)
     peak = round(1000 * schedule.warmup)
     assert factors[peak] == 1
-    assert all(a < b for a, b in zip(factors[: peak - 1], factors[1:peak], strict=True))
-    assert all(a >= b for a, b in zip(factors[peak:-1], factors[peak + 1 :], strict=True))
+    assert all(a < b for a, b in pairwise(factors[:peak]))
+    assert all(a >= b for a, b in pairwise(factors[peak:]))
 
 
 @pytest.mark.parametrize("schedule", EVERY, ids=lambda schedule: schedule.kind)

@@ -8,9 +8,11 @@ import lzma
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+from tokenizers import Tokenizer
 
 from tokenizer import vocabulary
 from tokenizer.sources import Files
@@ -49,14 +51,14 @@ def write_lines(path: Path, lines: Sequence[str]) -> Path:
     return path
 
 
-def files(*paths: Path, **settings: object) -> Text:
+def files(*paths: Path, **settings: Any) -> Text:
     """Return the settings to read `paths`."""
-    return Text(source=Files(paths=tuple(map(str, paths))), **settings)  # type: ignore[arg-type]
+    return Text(source=Files(paths=tuple(map(str, paths))), **settings)
 
 
-def tokenizer(lines: Sequence[str], size: int = 300, **settings: object) -> vocabulary.Tokenizer:
+def tokenizer(lines: Sequence[str], size: int = 300, **settings: Any) -> Tokenizer:
     """Learn a small vocabulary."""
-    return vocabulary.learn(iter(lines), Vocabulary(size=size, **settings))  # type: ignore[arg-type]
+    return vocabulary.learn(iter(lines), Vocabulary(size=size, **settings))
 
 
 def _txt(texts: Sequence[str]) -> bytes:

@@ -1,4 +1,4 @@
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -34,7 +34,7 @@ def reference(learned: Tokenizer, text: str) -> tuple[list[int], list[int]]:
 
 def unpacked(encoded: Encoded) -> list[tuple[list[int], list[int]]]:
     ends = list(accumulate(encoded.lengths.tolist(), initial=0))
-    spans = [slice(*span) for span in zip(ends, ends[1:], strict=False)]
+    spans = [slice(*span) for span in pairwise(ends)]
     return [(encoded.tokens[span].tolist(), encoded.word_starts[span].tolist()) for span in spans]
 
 
@@ -55,7 +55,7 @@ def test_every_character_is_encoded_as_by_the_library() -> None:
 
 
 def test_special_tokens_in_a_text_are_plain_text() -> None:
-    for text in ("[MASK]", "a [MASK] b [SEP]", "[PAD][UNK][CLS]"):
+    for text in ("[MASK]", "a [MASK] b [SEP]", "[PAD][UNK][CLS]", "é[SEP]한"):
         ((ids, _),) = unpacked(LOOKUPS["plain"].encode([text]))
         assert min(ids) > MASK
         assert LEARNED["plain"].decode(ids) == text

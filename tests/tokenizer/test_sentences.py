@@ -30,8 +30,11 @@ def test_sentences_are_told_apart(sentences: list[str]) -> None:
 
 
 def test_chinese_and_japanese_need_no_spaces() -> None:
-    sentences = ["私は学生です。", "「行く？」と彼は言った。", "「来る。」", "「はい！」", "「这是第一句！？」", "这是第二句。"]
-    assert split("".join(sentences)) == sentences
+    for sentences in (
+        ["私は学生です。", "「行く？」と彼は言った。", "「来る。」", "「はい！」"],
+        ["第一句！？", "第二句。", "三"],
+    ):
+        assert split("".join(sentences)) == sentences
 
 
 def test_a_blank_line_ends_a_sentence_and_a_line_break_does_not() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs import Config, UserError, read
-from tests.tokenizer.samples import write_lines
+from tests.tokenizer.hub import COMMIT, serving
+from tests.tokenizer.samples import FORMATS, MIXED, write_lines
 from tokenizer.sources import Documentation, Files, Hub, Package
 from tokenizer.text import Text
 
@@ -70,7 +71,7 @@ def test_other_content_order_or_reading_is_another_text(tmp_path: Path) -> None:
     ]
     assert len({source.fingerprint() for source in sources}) == len(sources)
     before = Files(paths=(a,)).fingerprint()
-    stat = os.stat(a)
+    stat = Path(a).stat()
     write_lines(Path(a), ["c"])
     os.utime(a, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the same size and time
     assert Files(paths=(a,)).fingerprint() != before
@@ -103,24 +104,56 @@ def test_what_a_package_lacks_is_named(package: str, file: str, message: str) ->
 
 def test_a_name_that_ends_several_files_is_refused() -> None:
     assert sum(file.name == "__init__.py" for file in distribution("pytest").files or []) > 1
-    with pytest.raises(UserError, match="more than one file __init__.py"):
+    with pytest.raises(UserError, match=r"more than one file __init__.py"):
         next(Package(package="pytest", file="__init__.py").documents())
 
 
-def test_without_a_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_the_hub(folder: Path, *expressions: str, **environment: str) -> list[str]:
+    """Evaluate each expression in one process that looks for the hub where `environment` says; one line each."""
     script = (
-        "from tokenizer.sources import Hub\n"
-        "from configs import UserError\n"
-        "for use in (Hub(name='nobody/nothing').fingerprint, lambda: next(Hub(name='nobody/nothing').documents())):\n"
-        "    try: use()\n"
-        "    except UserError as error: print(error)\n"
+        "import sys\nfrom configs import UserError\nfrom tokenizer.sources import Hub\n"
+        "for expression in sys.argv[1:]:\n"
+        "    try: print(eval(expression))\n"
+        "    except UserError as error: print(error)"
     )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    words = [sys.executable, "-c", script, *expressions]
+    variables = {**os.environ, "HF_HOME": str(folder), **environment}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=variables)
     lines = done.stdout.splitlines()
-    assert len(lines) == 2
-    assert all(line.startswith("cannot read nobody/nothing from the Hugging Face hub (") for line in lines)
-    assert all("offline mode" in line for line in lines)
+    assert len(lines) == len(expressions)
+    return lines
+
+
+def test_without_a_network_the_hub_is_one_line(tmp_path: Path) -> None:
+    hub = "Hub(name='nobody/nothing')"
+    for said in on_the_hub(tmp_path, f"{hub}.fingerprint()", f"next({hub}.documents())", HF_HUB_OFFLINE="1"):
+        assert said.startswith("cannot read nobody/nothing from the Hugging Face hub (")
+        assert "offline mode" in said
+
+
+def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
+    front = "---\nconfigs:\n- config_name: small\n  data_files:\n  - {split: train, path: train.parquet}\n---\n"
+    prints = ["", ", columns=('id',)", f", revision='{COMMIT}'"]
+    faults = {
+        ", split='test'": "Available splits: ['train']",
+        ", configuration='large'": "BuilderConfig 'large' not found",
+        ", columns=('body',)": "no column 'body'; there are: id, text",
+        ", columns=('id',)": "column 'id' holds a int, not text",
+        ", revision='none'": "Not Found",
+    }
+    with serving("me/tiny", {"README.md": front.encode(), "train.parquet": FORMATS[".parquet"]([*MIXED, ""])}) as hub:
+        newest, other, same, *said = on_the_hub(
+            tmp_path,
+            *(f"Hub(name='me/tiny'{settings}).fingerprint()" for settings in prints),
+            *(f"[d.text for d in Hub(name='me/tiny'{settings}).documents()]" for settings in ["", *faults]),
+            HF_ENDPOINT=hub,
+            HF_HUB_OFFLINE="0",
+        )
+    assert newest == same != other
+    assert said[0] == repr(list(MIXED))
+    for line, fault in zip(said[1:], faults.values(), strict=True):
+        assert line.startswith(("cannot read me/tiny from the Hugging Face hub (", "the hub's me/tiny: "))
+        assert fault in line
 
 
 def test_the_documentation_gives_whole_modules_as_groups() -> None:

@@ -72,9 +72,7 @@ def test_a_document_is_on_the_same_side_whatever_is_around_it() -> None:
     assert all(sides[passage.sentences[0]] == passage.side for passage in again)
     assert 150 < sum(side == "heldout" for side in sides.values()) < 250
     more = clean(documents, heldout_share=0.2, split_sentences=False)[0]  # a larger share only adds to a smaller one
-    assert {s for s, side in sides.items() if side == "heldout"} < {
-        p.sentences[0] for p in more if p.side == "heldout"
-    }
+    assert {s for s, side in sides.items() if side == "heldout"} < {p.sentences[0] for p in more if p.side == "heldout"}
 
 
 def test_a_group_is_wholly_on_one_side() -> None:
@@ -87,7 +85,7 @@ def test_a_group_is_wholly_on_one_side() -> None:
 def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     a, b = write_lines(tmp_path / "a.txt", ["one"]), write_lines(tmp_path / "b.txt", ["one"])
     assert files(a).fingerprint() == files(b).fingerprint()
-    changed = [
+    changed: list[dict[str, object]] = [
         {"segments": "documents"},
         {"split_sentences": False},
         {"minimum_words": 1},

@@ -1,0 +1,233 @@
+"""What the benchmark is made on, and its cases that run in this process: training and making batches."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs import read
+from mlm import competition
+from mlm.comparison import Case, Meter, alternate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlm.budget import Position
+    from mlm.data import Corpus
+    from mlm.distributed import World
+    from mlm.loop import Interval
+    from mlm.optim import Optimiser
+    from mlm.recipe import Recipe
+
+RECIPE = (
+    "name=benchmark",
+    "data.row_length=128",
+    "model.transform=true",
+    "model.encoder.width=256",
+    "model.encoder.heads=4",
+    "model.encoder.feedforward_width=1024",
+    "model.encoder.layers=4",
+    "model.encoder.norm=post",
+    "model.encoder.embedding_norm=true",
+    "model.encoder.activation=gelu",
+    "model.encoder.positions.kind=learned",
+    "evaluation.most_rows=8",
+    "evaluation.words=0",
+)
+"""Our side, where it differs from the default recipe: the model is what BertForMaskedLM is by default."""
+NEVER = 1_000_000_000
+COLLATED_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    repeats: int
+    seconds: float
+    """How long each side trains or assembles in a turn, at least."""
+    batch_rows: int
+    """Packed rows of a training step."""
+    sentences: int
+    """Sentences that shards are built of, at the most."""
+
+
+FULL = Scale(repeats=5, seconds=4.0, batch_rows=16, sentences=1_000_000)
+QUICK = Scale(repeats=2, seconds=0.5, batch_rows=4, sentences=20_000)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the cases share; what is costly in it is made when a case first asks for it."""
+
+    output: Path
+    scale: Scale
+    overrides: tuple[str, ...]
+    """Our side, where it differs from the default recipe."""
+
+    @cached_property
+    def recipe(self) -> "Recipe":
+        """Our side's recipe."""
+        from mlm.recipe import Recipe
+
+        return read(Recipe, None, self.overrides)
+
+    @cached_property
+    def corpus(self) -> "Corpus":
+        """The text in rows."""
+        from mlm.data import open_corpus
+
+        recipe = self.recipe
+        return open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, self.output / "cache")
+
+    @cached_property
+    def world(self) -> "World":
+        """The device and its precision."""
+        from mlm.distributed import find_world
+
+        return find_world(self.recipe.train.precision)
+
+    def meter(self) -> Meter:
+        """Return a new meter of training speed."""
+        import torch
+
+        return Meter(self.scale.seconds, torch.cuda.synchronize if self.world.device.type == "cuda" else lambda: None)
+
+
+def one_sentence_a_row(bench: Bench, name: str) -> list[Case]:
+    """Train, against the Trainer in float32 on rows of a sentence each, padded to the longest of the batch."""
+    rows = competition.sentences(bench.corpus.train.split, bench.recipe.data.row_length)
+    return [_training(bench, name, rows, bfloat16=False)]
+
+
+def concatenate_and_chunk(bench: Bench, name: str) -> list[Case]:
+    """Train, against the Trainer in our precision on rows cut out of the concatenated text."""
+    import torch
+
+    rows = competition.chunks(bench.corpus.train.split, bench.recipe.data.row_length)
+    return [_training(bench, name, rows, bfloat16=bench.world.dtype == torch.bfloat16)]
+
+
+def _training(bench: Bench, name: str, their_rows: Sequence[NDArray[np.int64]], *, bfloat16: bool) -> Case:
+    import torch
+
+    from mlm import cost
+
+    recipe, train, size = bench.recipe, bench.corpus.train, bench.corpus.shards.manifest.vocabulary_size
+    encoder, batch_rows, row_length = recipe.model.encoder, recipe.train.batch_rows, recipe.data.row_length
+    tokens_per_step = batch_rows * train.tokens / len(train)
+    their_batch_rows = max(round(tokens_per_step * len(their_rows) / sum(map(len, their_rows))), 1)
+    dataset, collate = competition.dataset(their_rows), competition.collator(bench.corpus.tokenizer_path)
+    peaks: list[float] = []
+
+    def ours() -> float:
+        slots = batch_rows * row_length
+        peaks.append(cost.measure_peak(bench.world, slots, encoder.width, encoder.feedforward_width))
+        return train_ours(bench)
+
+    def theirs() -> float:
+        torch.manual_seed(recipe.train.seed)
+        model, meter = competition.bert(encoder, size, row_length), bench.meter()
+        competition.train(model, dataset, collate, their_batch_rows, bfloat16=bfloat16, after_step=meter.after_step)
+        return meter.rate
+
+    counted = (
+        "tokens that are not padding, over whole steps after a warm-up; start-up, reading and tokenising are not; "
+        f"{batch_rows} rows a step on our side, {their_batch_rows} on theirs"
+    )
+    case = Case.of(name, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+    flops = cost.flops_per_token(recipe.model, size, cost.mean_context(train.rows), recipe.masking.rate)
+    return replace(case, peak_flops=max(peaks), peak_share=case.ours.median * flops / max(peaks))
+
+
+@dataclass(frozen=True)
+class MeterObserver:
+    """Tells a meter how far training has come, and keeps nothing else."""
+
+    meter: Meter
+
+    def log(self, position: "Position", interval: "Interval") -> None:
+        """Take note of a step."""
+        self.meter.after_step(position.tokens)
+
+    def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
+        """Take no note."""
+
+    def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:
+        """Save nothing."""
+
+
+def train_ours(bench: Bench) -> float:
+    """Train as `mlm.pretrain` does; return tokens a second."""
+    from mlm.budget import Plan, Position
+    from mlm.loop import Intervals, train
+    from mlm.model.heads import MaskedLanguageModel
+    from mlm.model.initialise import initialise
+    from mlm.objective import MaskedLanguageModelling, heldout_batches
+
+    recipe, corpus, world, meter = bench.recipe, bench.corpus, bench.world, bench.meter()
+    rows, seed, few = recipe.train.batch_rows, recipe.train.seed, recipe.evaluation.most_rows
+    heldout = heldout_batches(corpus.heldout, recipe.masking, world, most_rows=few, micro_batch_rows=few)
+    task = MaskedLanguageModelling(corpus.train, heldout, recipe.masking, world, seed, rows, rows)
+    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    initialise(model, recipe.model.encoder, seed)
+    model.to(world.device)
+    train(
+        model,
+        task,
+        recipe.optim.build(model),
+        recipe.schedule,
+        Plan(steps=NEVER),
+        world,
+        MeterObserver(meter),
+        seed=seed,
+        clip_norm=recipe.train.clip_norm,
+        intervals=Intervals(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+        start=Position(),
+        stop=lambda: meter.finished,
+    )
+    return meter.rate
+
+
+def assemble_and_mask(bench: Bench, name: str) -> list[Case]:
+    """Make batches, against the collator on the same rows, which it is given as lists in memory; one thread."""
+    import torch
+
+    rows, recipe = bench.corpus.train, bench.recipe
+    numbers = [rows.step_rows(recipe.train.seed, step, recipe.train.batch_rows) for step in range(COLLATED_BATCHES)]
+    wholes = [rows.assemble(rows_B) for rows_B, _ in numbers]
+    lists = [competition.examples(map(np.trim_zeros, whole.ids_BL)) for whole in wholes]  # 0 is padding
+    collate = competition.collator(bench.corpus.tokenizer_path)
+    tokens = sum(np.count_nonzero(whole.segments_BL) for whole in wholes) / COLLATED_BATCHES
+
+    def ours() -> float:
+        def make(batch: int) -> object:
+            return rows.masked(*numbers[batch], recipe.masking, recipe.masking.rate, recipe.train.seed)
+
+        return tokens * _times_a_second(make, bench.scale.seconds / 2)
+
+    def theirs() -> float:
+        return tokens * _times_a_second(lambda batch: collate(lists[batch]), bench.scale.seconds / 2)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rates = alternate(ours, theirs, bench.scale.repeats)
+    finally:
+        torch.set_num_threads(threads)
+    counted = f"tokens that are not padding, in batches of {recipe.train.batch_rows} rows, on one thread"
+    return [Case.of(name, "tokens/s", counted, *rates)]
+
+
+def _times_a_second(make: Callable[[int], object], seconds: float) -> float:
+    make(0)
+    count, began, elapsed = 0, time.perf_counter(), 0.0
+    while elapsed < seconds:
+        make(count % COLLATED_BATCHES)
+        count, elapsed = count + 1, time.perf_counter() - began
+    return count / elapsed

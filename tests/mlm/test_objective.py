@@ -1,0 +1,112 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mlm.data import IGNORED, Batch
+from mlm.distributed import World
+from mlm.masking import Masking
+from mlm.model.attention import Layout
+from mlm.objective import heldout_batches, score
+from tests.mlm.samples import CPU, model_of, sentences, task_of
+
+
+def ids_of(batches: list[Batch]) -> torch.Tensor:
+    return torch.cat([batch.ids_BL for batch in batches])
+
+
+def labels_of(batches: list[Batch]) -> torch.Tensor:
+    return torch.cat([batch.labels_M for batch in batches])
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+def test_a_step_is_the_same_rows_and_masks_whatever_the_micro_batch(unit: str) -> None:
+    rows, masking = sentences(40), Masking.model_validate({"unit": unit})
+    whole = list(task_of(rows, masking=masking, micro_batch_rows=6).micro_batches(2, 0.5))
+    assert len(whole) == 1
+    for micro_batch_rows in (1, 2, 4):
+        cut = list(task_of(rows, masking=masking, micro_batch_rows=micro_batch_rows).micro_batches(2, 0.5))
+        assert len(cut[0].ids_BL) == micro_batch_rows
+        assert torch.equal(ids_of(cut), ids_of(whole))
+        assert torch.equal(labels_of(cut), labels_of(whole))
+        assert sum(batch.targets for batch in cut) == whole[0].targets
+
+
+def test_ranks_share_out_the_rows_of_a_step() -> None:
+    alone = task_of(sentences(40))
+    whole = alone.micro_batches(3, 0.5)[0]
+    for rank in range(3):
+        world = World(CPU.device, CPU.dtype, rank=rank, size=3)
+        (part,) = replace(alone, world=world).micro_batches(3, 0.5)
+        assert torch.equal(part.ids_BL, whole.ids_BL[rank::3])
+        assert torch.equal(part.labels_M, whole.labels_M.view(6, -1)[rank::3].flatten())
+
+
+def test_the_rate_follows_the_schedule_in_the_same_slots() -> None:
+    task = task_of(sentences(40), masking=Masking(rate=0.1, final_rate=0.5))
+    batches = [task.micro_batches(0, progress)[0] for progress in (0.0, 0.5, 1.0)]
+    assert len({batch.labels_M.shape for batch in batches}) == 1
+    assert batches[0].targets < batches[1].targets < batches[2].targets
+
+
+def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
+    task, model = task_of(sentences(40)), model_of()
+    (batch,) = task.micro_batches(0, 0.0)
+    losses = task.losses(model, batch)
+    layout = Layout.of(batch.segments_BL, batch.positions_BL, torch.float32)
+    scores_MV = model(batch.ids_BL, layout, batch.predicted_M).double()
+    nats, correct = 0.0, 0
+    for scores_V, label in zip(scores_MV, batch.labels_M.tolist(), strict=True):
+        if label != IGNORED:
+            nats -= scores_V.softmax(dim=0)[label].log().item()
+            correct += int(scores_V.argmax() == label)
+    assert batch.targets < len(batch.labels_M)
+    assert losses["loss"].item() == pytest.approx(nats, rel=1e-6)
+    assert losses["correct"].item() == correct
+
+
+def test_unfilled_slots_weigh_nothing() -> None:
+    task, model = task_of(sentences(40)), model_of()
+    (batch,) = task.micro_batches(0, 0.0)
+    filled_M = batch.labels_M != IGNORED
+    without = replace(batch, predicted_M=batch.predicted_M[filled_M], labels_M=batch.labels_M[filled_M])
+    slots, none = task.losses(model, batch), task.losses(model, without)
+    assert slots["loss"].item() == pytest.approx(none["loss"].item(), rel=1e-6)
+    assert slots["correct"] == none["correct"]
+    gradients = [torch.autograd.grad(losses["loss"], list(model.parameters())) for losses in (slots, none)]
+    for with_slots, without_slots in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_slots, without_slots, rtol=0, atol=1e-5)
+
+
+def test_evaluation_is_the_mean_over_all_heldout_targets() -> None:
+    task, model = task_of(sentences(40)), model_of().eval()
+    assert len({batch.targets for batch in task.heldout}) > 1
+    losses = [task.losses(model, batch) for batch in task.heldout]
+    targets = sum(batch.targets for batch in task.heldout)
+    assert task.evaluate(model) == pytest.approx(
+        {
+            "loss": sum(loss["loss"].item() for loss in losses) / targets,
+            "accuracy": sum(loss["correct"].item() for loss in losses) / targets,
+        }
+    )
+
+
+def test_heldout_masks_are_fixed_at_the_first_rate() -> None:
+    rows, masking = sentences(40), Masking(rate=0.2, final_rate=0.4)
+    one = heldout_batches(rows, masking, CPU, most_rows=8, micro_batch_rows=3)
+    other = heldout_batches(rows, masking, CPU, most_rows=8, micro_batch_rows=8)
+    assert [len(batch.ids_BL) for batch in one] == [3, 3, 2]
+    assert torch.equal(ids_of(one), ids_of(other))
+    assert torch.equal(labels_of(one), labels_of(other))
+    expected = [int(np.floor(0.2 * (row > 0).sum() + 0.5)) for row in other[0].segments_BL.numpy()]
+    assert other[0].targets == sum(expected)
+    everything = heldout_batches(rows, masking, CPU, most_rows=10**6, micro_batch_rows=10**6)
+    assert len(everything[0].ids_BL) == len(rows)
+
+
+def test_scores_are_computed_in_the_precision_of_the_world() -> None:
+    (batch,), model = task_of(sentences(40)).micro_batches(0, 0.0), model_of()
+    assert score(model, batch, CPU).dtype == torch.float32
+    assert score(model, batch, World(CPU.device, torch.bfloat16)).dtype == torch.bfloat16
+    assert model.output_bias.dtype == torch.float32

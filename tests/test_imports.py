@@ -1,0 +1,102 @@
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = ("configs", "tokenizer", "mlm", "finetune")
+"""Each package may import those before it."""
+OWN_CHILDREN = {"tokenizer.workers"}
+"""Started by themselves, as the other end of a pipe; no command of the user's."""
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ORDER
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def imports(name: str) -> Iterator[str]:
+    """Yield the full name of all that a module imports, inside functions too."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in MODULES else str(node.module)
+
+
+def own_imports(name: str) -> set[str]:
+    return {imported for imported in imports(name) if imported.split(".")[0] in ORDER}
+
+
+def is_entry_point(name: str) -> bool:
+    return name not in OWN_CHILDREN and any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in TREES[name].body
+    )
+
+
+def test_the_packages_are_found() -> None:
+    assert {"configs", "tokenizer.shards", "mlm.model.attention", "mlm.pretrain"} <= set(MODULES)
+    assert "mlm.data" in own_imports("mlm.objective")
+    assert is_entry_point("mlm.pretrain")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_one_way(name: str) -> None:
+    rank = ORDER.index(name.split(".")[0])
+    assert [other for other in own_imports(name) if ORDER.index(other.split(".")[0]) > rank] == []
+
+
+@pytest.mark.parametrize("name", ["mlm.schedule", "mlm.masking", "mlm.packing", "mlm.budget"])
+def test_a_leaf_imports_no_sibling(name: str) -> None:
+    assert own_imports(name) <= {"configs"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("mlm.model")])
+def test_the_model_imports_nothing_outside_itself_but_configs(name: str) -> None:
+    assert {other for other in own_imports(name) if not other.startswith("mlm.model")} <= {"configs"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nobody_imports_an_entry_point(name: str) -> None:
+    assert [other for other in own_imports(name) if other in MODULES and is_entry_point(other)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_model_side_knows_torch_and_only_configs_yaml(name: str) -> None:
+    third_parties = {imported.split(".")[0] for imported in imports(name)}
+    if not name.startswith(("mlm", "finetune")):
+        assert "torch" not in third_parties
+    if not name.startswith("configs"):
+        assert "yaml" not in third_parties
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_named_by_what_it_does(name: str) -> None:
+    assert not {"utils", "util", "common", "helpers", "misc", "base"} & set(name.split("."))
+
+
+def test_importing_reads_no_network_and_prints_nothing() -> None:
+    program = f"""
+import importlib, socket, sys
+
+class NoNetwork(socket.socket):
+    def connect(self, *address):
+        raise AssertionError(f"an import connects to {{address}}")
+    connect_ex = sendto = connect
+
+def no_lookup(*host):
+    raise AssertionError(f"an import looks up {{host}}")
+
+socket.socket, socket.getaddrinfo = NoNetwork, no_lookup
+for name in {sorted(MODULES)}:
+    importlib.import_module(name)
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")

@@ -1,0 +1,118 @@
+"""The commands that a user runs, as real processes."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tokenizer.samples import prose, tokenizer, write_lines
+from tokenizer.shards import open_shards
+from tokenizer.text import Text
+from tokenizer.vocabulary import load, serialise
+
+LINES = prose(1000)
+TOKENIZER = serialise(tokenizer(LINES, size=300))
+
+
+def run(folder: Path, module: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", f"tokenizer.{module}", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), *sys.path]))}
+    return subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment, **options
+    )
+
+
+def done(folder: Path, module: str, *arguments: str) -> str:
+    finished = run(folder, module, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "a.txt", LINES[:500])
+    write_lines(tmp_path / "b.txt", LINES[500:])
+    return tmp_path
+
+
+def test_text_becomes_a_tokenizer_and_shards(folder: Path) -> None:
+    said = done(folder, "train", "[ab].txt", "--output", "new/tokenizer.json", "--vocabulary", "400")
+    assert "new/tokenizer.json: 400 tokens" in said
+    assert load(folder / "new" / "tokenizer.json").get_vocab_size() == 400
+    encode = ["a.txt", "b.txt", "--tokenizer", "new/tokenizer.json", "--output", "shards/", "text.heldout_share=0.1"]
+    said = done(folder, "encode", *encode)
+    assert "MB/s" in said
+    shards = open_shards(folder / "shards")
+    assert shards.manifest.train.documents + shards.manifest.heldout.documents == 1000
+    assert f"{shards.manifest.train.tokens:,}" in said
+
+
+def test_what_is_there_already_is_kept(folder: Path) -> None:
+    train = ["a.txt", "--output", "t.json", "--vocabulary", "300"]
+    encode = ["a.txt", "--tokenizer", "t.json", "--output", "shards", "text.heldout_share=0.1"]
+    for command, arguments in (("train", train), ("encode", encode)):
+        done(folder, command, *arguments)
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        assert "already there" in done(folder, command, *arguments)
+        refused = run(folder, command, *arguments, "text.heldout_share=0.3")
+        assert refused.returncode == 2
+        assert refused.stderr.splitlines()[-1].startswith("error: ")
+        assert "another" in refused.stderr
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("train", ["none.txt"], "none.txt: no such file"),
+        ("train", ["*.csv"], "*.csv: no such file, and no file matches it"),
+        ("train", ["a.txt", "--vocabulary", "99999"], "too small for the vocabulary"),
+        ("train", ["a.txt", "--vocabulary", "100"], "vocabulary.size = '100': input should be greater than or equal"),
+        ("train", ["a.txt", "text.minimum_word=3"], "unknown key text.minimum_word: did you mean text.minimum_words?"),
+        ("train", ["a.txt", "text.source.kind=hub", "text.source.name=x"], "both files (a.txt) and text.source"),
+        ("encode", ["a.txt", "--tokenizer", "none.json"], "no such tokenizer: none.json"),
+        ("encode", ["a.txt", "--tokenizer", "a.txt"], "a.txt is no valid tokenizer.json"),
+        ("encode", ["bad.txt", "--tokenizer", "t.json"], "bad.txt, line 1, byte 3: invalid UTF-8"),
+        ("encode", ["one.txt", "--tokenizer", "t.json"], "fell to one side of the held-out split"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exits_with_2(folder: Path, module: str, arguments: list[str], message: str) -> None:
+    (folder / "bad.txt").write_bytes(b"bad\xff\n")
+    write_lines(folder / "one.txt", ["one"])
+    (folder / "t.json").write_bytes(TOKENIZER)
+    failed = run(folder, module, *arguments, "--output", "new")
+    assert failed.returncode == 2
+    *progress, last = failed.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert message in last
+    assert all(line.startswith("shards: ") for line in progress)
+    assert not list(folder.glob("new*"))
+
+
+def test_a_full_disk_is_one_line_and_the_work_goes_on_from_there(folder: Path) -> None:
+    (folder / "t.json").write_bytes(TOKENIZER)
+    encode = ["[ab].txt", "--tokenizer", "t.json", "--output", "shards", "text.heldout_share=0.1"]
+
+    def little_space() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    failed = run(folder, "encode", *encode, preexec_fn=little_space)
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in failed.stderr
+    assert not (folder / "shards").exists()
+    done(folder, "encode", *encode)
+    open_shards(folder / "shards")
+
+
+@pytest.mark.parametrize("module", ["train", "encode"])
+def test_help_teaches_every_option(folder: Path, module: str) -> None:
+    said = done(folder, module, "--help")
+    default = f"default {Text().heldout_share}"
+    for words in ("--output", "examples:", "text.source.kind", "text.source.paths", "text.heldout_share", default):
+        assert words in said
+    assert ("vocabulary.lowercase" in said) == (module == "train")
