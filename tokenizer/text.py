@@ -68,12 +68,11 @@ class Seen:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         """Keep the set in `database`, in transactions that are the caller's to commit."""
-        self._database = database
-        database.execute("CREATE TABLE IF NOT EXISTS seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._cursor = database.execute("CREATE TABLE IF NOT EXISTS seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, text: str) -> bool:
         """Add `text`; return whether it is new."""
-        return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (_hash(text, 16),)).rowcount == 1
+        return self._cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (_hash(text, 16),)).rowcount == 1
 
 
 class Cleaner:

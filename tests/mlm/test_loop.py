@@ -248,6 +248,34 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
     assert losses(0, 5) != losses(0, 6)
 
 
+@dataclass
+class Repeating:
+    """A task whose micro-batches are all the same one; it takes down the loss of each."""
+
+    task: MaskedLanguageModelling
+    losses_seen: list[float] = field(default_factory=list)
+
+    def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
+        return list(self.task.micro_batches(0, 0.0)) * 2
+
+    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        losses = self.task.losses(model, batch)
+        self.losses_seen.append(losses["loss"].item())
+        return losses
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        return self.task.evaluate(model)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_is_new_in_each_step_and_micro_batch(dropout: float) -> None:
+    model = model_of(TINY.model_copy(update={"encoder": TINY.encoder.model_copy(update={"dropout": dropout})}))
+    task = Repeating(task_of(sentences(40)))
+    run(task, model, Optimiser([torch.optim.SGD(model.parameters(), lr=1e-30)]), 3)
+    assert len(task.losses_seen) == 6
+    assert len(set(task.losses_seen)) == (6 if dropout else 1)
+
+
 def test_eight_sentences_are_overfitted() -> None:
     rows = packed(split_of([[8]] * 8, seed=1), row_length=8, alone=True)
     heldout = heldout_batches(rows, Masking(), CPU, most_rows=8, micro_batch_rows=8)

@@ -8,7 +8,7 @@ from mlm.data import IGNORED, Batch
 from mlm.distributed import World
 from mlm.masking import Masking
 from mlm.model.attention import Layout
-from mlm.objective import heldout_batches, score
+from mlm.objective import LOSS_ROWS, heldout_batches, score, summed_cross_entropy
 from tests.mlm.samples import CPU, model_of, sentences, task_of
 
 
@@ -64,6 +64,20 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
     assert batch.targets < len(batch.labels_M)
     assert losses["loss"].item() == pytest.approx(nats, rel=1e-6)
     assert losses["correct"].item() == correct
+
+
+@pytest.mark.parametrize("count", [0, 1, LOSS_ROWS, 2 * LOSS_ROWS + 7])
+def test_taken_a_few_rows_at_a_time_the_loss_is_the_same_sum(count: int) -> None:
+    torch.manual_seed(0)
+    scores_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
+    labels_M[::3] = IGNORED
+    loss = summed_cross_entropy(scores_MV, labels_M)
+    kept_MV, kept_M = scores_MV[labels_M != IGNORED].double(), labels_M[labels_M != IGNORED]
+    expected = -kept_MV.log_softmax(dim=-1).gather(1, kept_M[:, None]).sum()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    (actual_MV,), (expected_MV,) = (torch.autograd.grad(total, scores_MV) for total in (loss, expected))
+    torch.testing.assert_close(actual_MV, expected_MV, rtol=2.0**-8, atol=0)  # of bfloat16, rounded once
 
 
 def test_unfilled_slots_weigh_nothing() -> None:

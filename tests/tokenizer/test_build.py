@@ -30,7 +30,7 @@ from tests.tokenizer.samples import files
 from tokenizer import build, vocabulary, workers
 
 build._BATCH_CHARACTERS = 2_000
-workers._WORTHWHILE_CHARACTERS = 4_000
+workers._WORTHWHILE_BYTES = 4_000
 corpus, tokenizer, output, settings, count = sys.argv[1:]
 text = files(Path(corpus), **eval(settings))
 build.build(text, vocabulary.load(Path(tokenizer)), Path(output), workers=int(count), commit_seconds=0)

@@ -1,0 +1,63 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from configs import UserError
+from mlm.distributed import World, find_world
+from tests.mlm.samples import CPU
+
+
+def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3, rank: int = 0) -> list[float]:
+    World(CPU.device, CPU.dtype, rank=rank, size=4).seed_dropout(seed, step, micro_batch)
+    numbers: list[float] = torch.rand(4).tolist()
+    return numbers
+
+
+def test_random_numbers_are_a_function_of_seed_step_micro_batch_and_rank() -> None:
+    assert drawn() == drawn()
+    others = [
+        drawn(seed=2),
+        drawn(step=3),
+        drawn(micro_batch=4),
+        drawn(rank=1),
+        drawn(seed=2, step=1),
+        drawn(seed=2**40),
+    ]
+    assert len({tuple(numbers) for numbers in [drawn(), *others]}) == 7
+
+
+def test_random_numbers_are_the_same_in_another_process() -> None:
+    program = f"from {__name__} import drawn; print(drawn())"
+    environment = os.environ | {"PYTHONHASHSEED": "5", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert process.stdout.strip() == str(drawn()), process.stderr
+
+
+def test_one_process_sums_nothing() -> None:
+    assert CPU.sum(7) == 7
+
+
+def test_autocast_is_for_low_precision_only() -> None:
+    with CPU.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+    with World(CPU.device, torch.bfloat16).autocast():
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+@pytest.mark.parametrize("amx", [True, False])
+def test_bfloat16_is_taken_where_the_processor_has_it(avx512: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert find_world("float32") == CPU
+    if avx512 or amx:
+        assert find_world("auto") == find_world("bfloat16") == World(CPU.device, torch.bfloat16)
+    else:
+        assert find_world("auto") == CPU
+        with pytest.raises(UserError, match=r"this cpu has no bfloat16 matrix products: set train\.precision to auto"):
+            find_world("bfloat16")
