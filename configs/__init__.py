@@ -42,6 +42,15 @@ class _TextLoader(yaml.SafeLoader):
     """
 
 
+def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    names = [loader.construct_object(key) for key, _ in node.value]
+    for name in names:
+        if names.count(name) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"{name} stands there twice", node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_TextLoader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
 _TextLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -21,7 +21,7 @@ from mlm.data import Batch
 from mlm.distributed import World
 from mlm.objective import score
 from tokenizer.shards import Split
-from tokenizer.vocabulary import MASK, PAD
+from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
 
 BATCH_ROWS = 64
 SENTENCES_READ = 20_000
@@ -49,6 +49,8 @@ def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> lis
 
 def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bytes, list[str], int]]:
     for sentence in sentences:
+        if any(token in sentence for token in SPECIAL_TOKENS):
+            continue  # a text about them: encoded again, they would no longer be plain text
         pieces = sentence.split()
         hashes = [
             (hashlib.blake2b(f"{i} {sentence}".encode(), digest_size=8).digest(), i)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from configs import UserError
-from mlm.masking import Masking, corrupt, row_keys
+from mlm.masking import Masking, WholeRows, corrupt, row_keys
 from mlm.packing import Rows, pack
 from tokenizer import vocabulary
 from tokenizer.prepare import prepare
@@ -64,18 +64,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """Whole rows before any masking."""
-
-    ids_BL: NDArray[np.int64]
-    segments_BL: NDArray[np.int32]
-    positions_BL: NDArray[np.int64]
-    maskable_BL: NDArray[np.bool_]
-    """Neither padding nor special tokens."""
-    word_starts_BL: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class PackedRows:
     """One side of the shards, packed into rows."""
 
@@ -95,7 +83,7 @@ class PackedRows:
         """Number of slots that are not padding, special tokens counted."""
         return int(self.split.tokens.shape[0]) + 2 * self.cls_sep * len(self.rows.starts)
 
-    def assemble(self, rows_B: NDArray[np.int64]) -> Assembled:
+    def assemble(self, rows_B: NDArray[np.int64]) -> WholeRows:
         """Lay the runs of tokens of the given rows into their slots."""
         B, L, special = len(rows_B), self.row_length, int(self.cls_sep)
         counts_B = self.rows.borders[rows_B + 1] - self.rows.borders[rows_B]
@@ -123,7 +111,7 @@ class PackedRows:
         word_starts[begins + special] = True
         if self.cls_sep:
             ids[begins], ids[begins + slots - 1] = CLS, SEP
-        return Assembled(
+        return WholeRows(
             ids.reshape(B, L),
             segments.reshape(B, L),
             positions.reshape(B, L),
@@ -138,9 +126,7 @@ class PackedRows:
         whole = self.assemble(rows_B)
         keys_B = row_keys(seed, np.zeros_like(epochs_B) if masking.static else epochs_B, rows_B)
         corruption = corrupt(
-            whole.ids_BL,
-            whole.maskable_BL,
-            whole.word_starts_BL,
+            whole,
             keys_B,
             masking,
             rate=rate,

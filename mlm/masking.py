@@ -53,6 +53,22 @@ class Masking(Config):
 
 
 @dataclass(frozen=True)
+class WholeRows:
+    """Rows before any of their tokens are hidden."""
+
+    ids_BL: NDArray[np.int64]
+    """Token ids."""
+    segments_BL: NDArray[np.int32]
+    """Number of each position's segment within its row, from 1; 0 is padding."""
+    positions_BL: NDArray[np.int64]
+    """Position within the segment."""
+    maskable_BL: NDArray[np.bool_]
+    """Which positions may be chosen: neither padding nor special tokens."""
+    word_starts_BL: NDArray[np.bool_]
+    """Where a word of the tokenizer begins; a segment's first token begins one."""
+
+
+@dataclass(frozen=True)
 class Corruption:
     """Rows as the model sees them, and what it has to predict. M is a fixed number of slots in each row."""
 
@@ -72,9 +88,7 @@ def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) 
 
 
 def corrupt(
-    ids_BL: NDArray[np.int64],
-    maskable_BL: NDArray[np.bool_],
-    word_starts_BL: NDArray[np.bool_],
+    whole: WholeRows,
     keys_B: NDArray[np.uint64],
     masking: Masking,
     *,
@@ -88,9 +102,7 @@ def corrupt(
     one word; so do spans, the last of which is cut short at a word's end.
 
     Args:
-        ids_BL: the rows.
-        maskable_BL: which positions may be chosen: not padding, not special tokens.
-        word_starts_BL: where a word of the tokenizer begins; a segment's first position begins one.
+        whole: the rows.
         keys_B: what `row_keys` returns.
         masking: the choices.
         rate: the rate in force, at most what `masking` reaches.
@@ -98,12 +110,12 @@ def corrupt(
         mask_id: the id of [MASK].
 
     """
-    slots = masking.slots(ids_BL.shape[1])
-    order_BL = _shuffled_positions(maskable_BL, _unit_starts(word_starts_BL, keys_B, masking), keys_B)[:, : slots + 1]
-    taken_B = _count(rate, maskable_BL.sum(axis=1))
+    slots = masking.slots(whole.ids_BL.shape[1])
+    order_BL = _shuffled_positions(whole.maskable_BL, _unit_starts(whole, keys_B, masking), keys_B)[:, : slots + 1]
+    taken_B = _count(rate, whole.maskable_BL.sum(axis=1))
     if masking.unit != "token":
         # Words come whole: take positions up to the last that a new word begins after, at or before the wanted number.
-        borders = np.take_along_axis(word_starts_BL | ~maskable_BL, order_BL, axis=1)
+        borders = np.take_along_axis(whole.word_starts_BL | ~whole.maskable_BL, order_BL, axis=1)
         borders = np.pad(borders, ((0, 0), (0, 1)), constant_values=True)  # a row may be taken to its end
         borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
         taken_B = borders.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
@@ -112,11 +124,11 @@ def corrupt(
 
     draw_BM = _uniform(_bits(keys_B, _CORRUPTION, positions_BM))
     replaced_BM = _bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))
-    seen_BM = np.take_along_axis(ids_BL, positions_BM, axis=1)
+    seen_BM = np.take_along_axis(whole.ids_BL, positions_BM, axis=1)
     random_BM = (draw_BM >= masking.mask_share) & (draw_BM < masking.mask_share + masking.random_share)
     seen_BM = np.where(random_BM, replaced_BM.astype(np.int64) + ordinary_ids.start, seen_BM)
     seen_BM = np.where(draw_BM < masking.mask_share, mask_id, seen_BM)
-    corrupted_BL = ids_BL.copy()
+    corrupted_BL = whole.ids_BL.copy()
     rows, columns = np.nonzero(filled_BM)
     corrupted_BL[rows, positions_BM[rows, columns]] = seen_BM[rows, columns]
     return Corruption(corrupted_BL, positions_BM, filled_BM)
@@ -127,21 +139,19 @@ def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts
 
 
-def _unit_starts(
-    word_starts_BL: NDArray[np.bool_], keys_B: NDArray[np.uint64], masking: Masking
-) -> NDArray[np.bool_] | None:
+def _unit_starts(whole: WholeRows, keys_B: NDArray[np.uint64], masking: Masking) -> NDArray[np.bool_] | None:
     """Return where what is chosen as a whole begins; None where every token is a unit."""
     if masking.unit == "token":
         return None
+    words_start_BL = whole.word_starts_BL
     if masking.unit == "word":
-        return word_starts_BL
-    positions_BL = np.broadcast_to(np.arange(word_starts_BL.shape[1]), word_starts_BL.shape)
-    ends_BL = _uniform(_bits(keys_B, _SPAN, positions_BL)) < SPAN_END_PROBABILITY
-    starts_BL = word_starts_BL & ends_BL
-    starts_BL[:, 0] = True
-    words_BL = word_starts_BL.cumsum(axis=1)
+        return words_start_BL
+    positions_BL = np.broadcast_to(np.arange(words_start_BL.shape[1]), words_start_BL.shape)
+    starts_BL = words_start_BL & (_uniform(_bits(keys_B, _SPAN, positions_BL)) < SPAN_END_PROBABILITY)
+    starts_BL |= np.diff(whole.segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the next text of the row
+    words_BL = words_start_BL.cumsum(axis=1)
     words_at_start_BL = np.maximum.accumulate(np.where(starts_BL, words_BL, 0), axis=1)
-    starts_BL |= word_starts_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0)
+    starts_BL |= words_start_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0)
     return starts_BL
 
 

@@ -107,7 +107,11 @@ def _pack_window(
             if not waiting[length]:
                 lengths_waiting ^= 1 << length
             begin, end = cursors[document], ends[document]
-            stop = bisect_right(offsets, offsets[begin] + gap - specials, begin + 1, end + 1) - 1
+            longest = bisect_right(offsets, offsets[begin] + gap - specials, begin + 1, end + 1) - 1
+            shorter = max(longest - 1, begin + 1)  # a sentence less may leave room for one that fits better
+            slots = [offsets[stop] - offsets[begin] + specials for stop in (longest, shorter)]
+            unfilled = [_unfilled(gap - used, lengths_waiting, specials) for used in slots]
+            stop = longest if unfilled[0] <= unfilled[1] else shorter
             begins.append(begin)
             stops.append(stop)
             gap -= offsets[stop] - offsets[begin] + specials
@@ -119,3 +123,11 @@ def _pack_window(
         borders.append(len(begins))
     starts = offsets_array[begins]
     return starts, (offsets_array[stops] - starts).astype(np.int32), np.array(borders, np.int64)
+
+
+def _unfilled(room: int, lengths_waiting: int, specials: int) -> int:
+    """Return what the longest waiting sentence that fits into a room would leave of it."""
+    if room <= specials:
+        return room
+    longest = (lengths_waiting & ((2 << (room - specials)) - 1)).bit_length() - 1
+    return room - longest - specials if longest > 0 else room

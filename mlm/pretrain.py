@@ -118,6 +118,8 @@ def build(recipe: Recipe) -> Pretraining:
     heldout = heldout_batches(
         corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
     )
+    if not any(batch.targets for batch in heldout):
+        raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
     task = MaskedLanguageModelling(
         corpus.train, heldout, recipe.masking, world, settings.seed, settings.batch_rows, micro
     )

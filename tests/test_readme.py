@@ -30,7 +30,7 @@ def test_a_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
     options = module.parse(words[3:])
     if module is pretrain and options.resume is None:
         files = [Path(word) for word in options.recipe if "=" not in word]
-        read(Recipe, *files, overrides=[word for word in options.recipe if "=" in word])
+        read(Recipe, files[0] if files else None, [word for word in options.recipe if "=" in word])
 
 
 def test_the_readme_names_every_recipe_and_every_module() -> None:

@@ -161,7 +161,6 @@ def _is_built(output: Path, start: State) -> bool:
         return False
     if not (output / shards.MANIFEST).exists():
         raise UserError(f"{output} is there already, and holds no token shards: name another folder")
-    manifest = shards.read_manifest(output)
-    if (manifest.tokenizer_sha256, manifest.text_fingerprint) != (start.tokenizer_sha256, start.text_fingerprint):
+    if shards.read_manifest(output).inputs != start.inputs:
         raise UserError(f"{output} holds the shards of another text or tokenizer: name another folder, or remove it")
     return True

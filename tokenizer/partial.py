@@ -29,6 +29,11 @@ class State(Config):
     dropped: dict[str, int] = Field(default={})
     """What cleaning left out, by reason."""
 
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """Return the hashes of what is built from."""
+        return self.tokenizer_sha256, self.text_fingerprint
+
 
 @contextmanager
 def opened(folder: Path, start: State) -> Iterator[tuple[sqlite3.Connection, State]]:
@@ -87,5 +92,4 @@ def _saved(folder: Path, start: State) -> State | None:
         except sqlite3.DatabaseError:  # killed before there was a state, or damaged
             return None
     state = State.model_validate_json(saved[0]) if saved else start
-    same = (state.tokenizer_sha256, state.text_fingerprint) == (start.tokenizer_sha256, start.text_fingerprint)
-    return state if same else None
+    return state if state.inputs == start.inputs else None

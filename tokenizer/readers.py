@@ -84,19 +84,25 @@ def as_text(value: object, column: str, where: str) -> str:
 
 def format_of(path: Path) -> str:
     """Return the part of the file's name that tells its format, such as .csv.gz; empty if `texts` cannot read it."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in _COMPRESSIONS else ""
-    return f"{suffixes[-1]}{compression}" if suffixes and suffixes[-1] in _FORMATS else ""
+    kind, compression = _suffixes(path)
+    return f"{kind}{compression}" if kind in _FORMATS else ""
+
+
+def _suffixes(path: Path) -> tuple[str, str]:
+    """Return the last suffix but for a compression's, and the compression's."""
+    before, last = ["", "", *path.suffixes][-2:]
+    kind, compression = (before, last) if last.lower() in _COMPRESSIONS else (last, "")
+    return kind.lower(), compression.lower()
 
 
 def _reader(path: Path) -> Callable[[Path, BinaryIO, Reading], Iterator[str]]:
-    suffix = format_of(path)
-    if not suffix:
+    kind, _ = _suffixes(path)
+    if kind not in _FORMATS:
         raise UserError(
             f"cannot tell the format of {path} by its name: it must end in one of {', '.join(_FORMATS)}, "
             f"alone or followed by one of {', '.join(_COMPRESSIONS)}"
         )
-    return _FORMATS[f".{suffix.split('.')[1]}"]
+    return _FORMATS[kind]
 
 
 @contextmanager
@@ -108,15 +114,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"no such file: {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    decompress = _COMPRESSIONS.get(path.suffix.lower(), _plain)
-    with raw, io.BufferedReader(decompress(raw), _BUFFER_BYTES) as file:
+    _, compression = _suffixes(path)
+    decompressed = _COMPRESSIONS[compression](raw) if compression else raw
+    with raw, io.BufferedReader(decompressed, _BUFFER_BYTES) as file:
         if not file.peek(1):
             raise UserError(f"{path} is empty: name a file with text")
         yield file
-
-
-def _plain(file: BinaryIO) -> Any:
-    return file
 
 
 def _zstd(file: BinaryIO) -> Any:
@@ -132,13 +135,14 @@ def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
     """Yield the decoded lines with their ends; a leading byte order mark is dropped."""
     offset = 0
     for number, line in enumerate(file, start=1):
-        where = f"{path}, line {number}, byte"
         if b"\0" in line:
-            raise UserError(f"{where} {offset + line.index(0)}: a NUL byte, so this is no text in UTF-8: convert it")
+            place = f"{path}, line {number}, byte {offset + line.index(0)}"
+            raise UserError(f"{place}: a NUL byte, so this is no text in UTF-8: convert it")
         try:
             text = line.decode("utf-8", "strict" if reading.invalid_utf8 == "error" else "replace")
         except UnicodeDecodeError as error:
-            raise UserError(f"{where} {offset + error.start}: invalid UTF-8: {_MEND_UTF8}") from None
+            place = f"{path}, line {number}, byte {offset + error.start}"
+            raise UserError(f"{place}: invalid UTF-8: {_MEND_UTF8}") from None
         yield text if number > 1 else text.removeprefix(codecs.BOM_UTF8.decode())
         offset += len(line)
 
@@ -223,7 +227,7 @@ def _parquet(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
     import pyarrow.parquet  # see _zstd
 
     with tempfile.TemporaryFile() as unpacked:
-        if path.suffix.lower() in _COMPRESSIONS:  # the file is not read from front to back
+        if _suffixes(path)[1]:  # the file is not read from front to back
             shutil.copyfileobj(file, unpacked)
             file = unpacked
         try:

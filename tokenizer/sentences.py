@@ -6,6 +6,8 @@ _OPENERS = "\"'“‘«([「『（"
 _CLOSERS = "\"'”’»)]」』）】"
 _WIDE_MARKS = "。！？｡"
 _END = re.compile(rf"[.!?…।؟۔{_WIDE_MARKS}][.!?…।؟۔{_WIDE_MARKS}]*[{re.escape(_CLOSERS)}]*")
+_LONGEST_WORD = 40
+"""Characters looked at after a mark: a bound, for a line may be a whole book."""
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
@@ -53,25 +55,30 @@ def split(text: str) -> list[str]:
 
 
 def _split_running(running: str) -> list[str]:
+    cased = running != running.lower()  # who writes no capitals begins sentences without them too
     parts, start = [], 0
     for match in _END.finditer(running):
         mark, end = match.span()
         if end == len(running):
             break
-        if (running[end] == " " or running[mark] in _WIDE_MARKS) and _ends(running, start, mark, end):
+        wide = running[mark] in _WIDE_MARKS
+        if _wide_ends(running, end) if wide else running[end] == " " and _ends(running, start, mark, end, cased):
             parts.append(running[start:end])
             start = end
     return [*parts, running[start:]] if running else []
 
 
-def _ends(running: str, start: int, mark: int, end: int) -> bool:
+def _wide_ends(running: str, end: int) -> bool:
+    """Say whether a Chinese or Japanese mark ends a sentence: not within a quotation that is part of one."""
+    return running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
+
+
+def _ends(running: str, start: int, mark: int, end: int, cased: bool) -> bool:
     """Say whether the mark at `mark`, with what closes quotations up to `end`, ends the sentence begun at `start`."""
-    if running[mark] in _WIDE_MARKS:  # no space need follow, but a quotation within a sentence goes on
-        return running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
     first = running[end + 1]
     if first in _OPENERS:
-        first = running[end + 1 :].lstrip(_OPENERS)[:1]
-    if first.islower() and running != running.lower():  # who writes no capitals begins sentences without them too
+        first = running[end + 1 : end + _LONGEST_WORD].lstrip(_OPENERS)[:1]
+    if cased and first.islower():
         return False
     if running[mark] != "." or (end > mark + 1 and running[mark + 1] not in _CLOSERS):
         return True  # it is more than a full stop
@@ -81,5 +88,6 @@ def _ends(running: str, start: int, mark: int, end: int) -> bool:
     if word in _BEFORE_NUMBERS:
         return not first.isdecimal()
     if word in _RARELY_LAST or all(len(part) == 1 and part.isalpha() for part in word.split(".")):
-        return running[end + 1 :].split(" ", 1)[0].strip(f"{_OPENERS},") in _OFTEN_FIRST
+        following = running[end + 1 : end + _LONGEST_WORD].split(" ", 1)[0]
+        return following.strip(f"{_OPENERS},") in _OFTEN_FIRST
     return not word.isdecimal() or running[start:mark].strip() != word  # not after "1." before a heading

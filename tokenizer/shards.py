@@ -71,6 +71,11 @@ class Manifest(Config):
     files: dict[str, FileRecord]
     packages: tuple[PackageRecord, ...] = ()
 
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """Return the hashes of what the shards were built from."""
+        return self.tokenizer_sha256, self.text_fingerprint
+
 
 @dataclass(frozen=True)
 class Split:

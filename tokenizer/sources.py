@@ -153,6 +153,7 @@ class Hub(_Unlisted, Config):
 
         Raises:
             UserError: no network, no such data set, configuration, split or column.
+            ConnectionError: the network failed later; what was built so far can be gone on with.
 
         """
         for row in self._rows():
@@ -174,12 +175,15 @@ class Hub(_Unlisted, Config):
         import datasets  # takes a second, and most text comes from elsewhere
 
         commit = _commit(self.name, self.revision)
+        fault: type[ValueError | OSError] = UserError
         try:
-            yield from datasets.load_dataset(
+            for row in datasets.load_dataset(
                 self.name, self.configuration, split=self.split, revision=commit, streaming=True
-            )
+            ):
+                fault = ConnectionError
+                yield row
         except Exception as error:  # it lets through the errors of every library below it
-            raise UserError(_hub_failure(self.name, error)) from None
+            raise fault(_hub_failure(self.name, error)) from None
 
 
 Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]

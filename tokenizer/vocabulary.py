@@ -123,18 +123,24 @@ def _blank(vocabulary: Vocabulary) -> Tokenizer:
 
 def _is_like_ours(tokenizer: Tokenizer) -> bool:
     """Say whether it is a byte-level BPE that can encode any text, with the special tokens in their places."""
-    expected = _blank(Vocabulary())
-    expected.add_special_tokens(list(_SPECIAL))
     pieces = tokenizer.get_vocab()
     complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
-    return complete and max(pieces.values()) == len(pieces) - 1 and _frame(tokenizer) == _frame(expected)
+    dense = max(pieces.values(), default=0) == len(pieces) - 1
+    return complete and dense and _frame(tokenizer) in [_frame(_empty(cls_sep)) for cls_sep in (False, True)]
+
+
+def _empty(cls_sep: bool) -> Tokenizer:
+    tokenizer = _blank(Vocabulary(cls_sep=cls_sep))
+    tokenizer.add_special_tokens(list(_SPECIAL))
+    return tokenizer
 
 
 def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what all our tokenizers have in common."""
+    """Return all but the normaliser, the tokens and the merges."""
     parts = json.loads(tokenizer.to_str())
     model = {name: value for name, value in parts["model"].items() if name not in ("vocab", "merges")}
-    return {**{name: parts[name] for name in ("added_tokens", "pre_tokenizer", "decoder")}, "model": model}
+    shared = {name: parts[name] for name in ("added_tokens", "pre_tokenizer", "post_processor", "decoder")}
+    return {**shared, "model": model}
 
 
 def _head(texts: Iterator[str], limit_bytes: int) -> Iterator[str]:

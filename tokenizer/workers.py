@@ -90,7 +90,7 @@ def _ask(process: _Process, texts: Sequence[str]) -> Encoded:
         pickle.dump(texts, process.stdin)
         process.stdin.flush()
         return cast(Encoded, pickle.load(process.stdout))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):
         raise ChildProcessError(f"an encoding process died with code {process.wait()}: is there memory left?") from None
 
 

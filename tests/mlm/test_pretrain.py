@@ -116,8 +116,8 @@ def test_a_run_directory_holds_all_that_is_promised(first: Path) -> None:
 
 
 def test_metrics_and_tensorboard_tell_the_same(first: Path) -> None:
-    board = EventAccumulator(str(first))  # type: ignore[no-untyped-call]
-    board.Reload()  # type: ignore[no-untyped-call]
+    board = EventAccumulator(str(first))
+    board.Reload()
     training = {"loss", "accuracy", "lr", "gradient_norm", "tokens_per_second", "mfu", "data_wait_share"}
     expected = {
         "train": training | {"memory_bytes", "skipped_updates"},
@@ -126,11 +126,11 @@ def test_metrics_and_tensorboard_tell_the_same(first: Path) -> None:
     for side, names in expected.items():
         mine = [record for record in records(first) if record["side"] == side]
         for name in names:
-            events = board.Scalars(f"{side}/{name}")  # type: ignore[no-untyped-call]
+            events = board.Scalars(f"{side}/{name}")
             assert [event.step for event in events] == [record["step"] for record in mine]
             assert [event.value for event in events] == pytest.approx([record[name] for record in mine], rel=1e-6)
     assert [step for step, _ in heldout_curve(first)] == list(range(0, 61, 10))
-    assert "filled-in blanks/text_summary" in board.Tags()["tensors"]  # type: ignore[no-untyped-call]
+    assert "filled-in blanks/text_summary" in board.Tags()["tensors"]
 
 
 def test_the_same_command_gives_the_same_weights_and_reuses_text_and_tokenizer(home: Path, first: Path) -> None:

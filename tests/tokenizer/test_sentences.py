@@ -41,6 +41,11 @@ def test_a_blank_line_ends_a_sentence_and_a_line_break_does_not() -> None:
     assert split("A heading\n \nA line\nand another.\n\n\n") == ["A heading", " A line and another."]
 
 
+def test_a_line_as_long_as_a_book_takes_no_longer_than_short_ones() -> None:
+    sentence = "\"It is (e.g. here) no. 5.\" J. said: 'no...' and Mr. B. left. "
+    assert len(split(sentence * 30_000)) == 2 * 30_000  # hours, if each looked at all that follows
+
+
 @given(st.text(st.sampled_from("aB1 .!?…。！」\"'(\n\t\u00a0한")) | st.text())
 def test_nothing_is_lost_or_added_but_white_space(text: str) -> None:
     assert "".join(split(text)) == collapse(text) == " ".join(text.split())

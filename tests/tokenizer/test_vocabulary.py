@@ -140,6 +140,7 @@ def without_a_byte() -> str:
         foreign(added_tokens=[]),
         foreign(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}),
         foreign(decoder=None),
+        foreign(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}),
         foreign(model={**json.loads(LEARNED.to_str())["model"], "dropout": 0.1}),
     ],
 )
