@@ -57,7 +57,7 @@ class Scale:
     """Sentences that shards are built of, at the most."""
 
 
-FULL = Scale(repeats=5, seconds=4.0, batch_rows=16, sentences=1_000_000)
+FULL = Scale(repeats=5, seconds=3.0, batch_rows=16, sentences=1_000_000)
 QUICK = Scale(repeats=2, seconds=0.5, batch_rows=4, sentences=20_000)
 
 

@@ -1,5 +1,6 @@
 """Encode text into memory-mapped token shards, split into a training and a held-out side."""
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,19 @@ _EXAMPLES = """\
 """
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command line."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = command_line.parser("tokenizer.encode", __doc__ or "", _EXAMPLES, HasText)
     parser.add_argument(
         "--tokenizer", type=Path, required=True, metavar="PATH", help="a tokenizer.json, as tokenizer.train writes it"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the folder of shards to make")
-    given = parser.parse_intermixed_args(arguments)
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    given = parse(arguments)
     text = command_line.configuration(HasText, given.files, []).text
     start = time.monotonic()
     built = build(text, vocabulary.load(given.tokenizer), given.output)

@@ -1,5 +1,6 @@
 """Learn a byte-level BPE vocabulary from text and save it as a standard tokenizer.json."""
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ class Options(HasText):
     """The vocabulary to learn."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command line."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = command_line.parser("tokenizer.train", __doc__ or "", _EXAMPLES, Options)
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="the tokenizer.json to write")
     parser.add_argument(
@@ -34,7 +35,12 @@ def main(arguments: Sequence[str]) -> None:
         help=f"number of tokens, {MINIMUM_SIZE} (bytes only) to {MAXIMUM_SIZE}: short for vocabulary.size "
         f"(default {Vocabulary().size})",
     )
-    given = parser.parse_intermixed_args(arguments)
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    given = parse(arguments)
     size = [f"vocabulary.size={given.vocabulary}"] if given.vocabulary else []
     options = command_line.configuration(Options, given.files, size)
     start = time.monotonic()
