@@ -2,6 +2,6 @@
 
 import os
 
-# A thread that waits for another gives its core away instead of spinning on it. Where anything else runs on the
+# A thread that waits for another soon gives its core away instead of spinning on it. Where anything else runs on the
 # machine, spinning threads make training up to ten times slower. Read once, when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

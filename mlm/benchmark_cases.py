@@ -58,7 +58,7 @@ class Scale:
 
 
 FULL = Scale(repeats=5, seconds=3.0, batch_rows=16, sentences=1_000_000)
-QUICK = Scale(repeats=2, seconds=0.5, batch_rows=4, sentences=20_000)
+QUICK = Scale(repeats=2, seconds=0.4, batch_rows=4, sentences=5_000)
 
 
 @dataclass(frozen=True)
