@@ -98,14 +98,18 @@ class Embeddings(nn.Module):
         return hidden_BLD
 
 
-class PreNorm(nn.Module):
-    """Add to the hidden states what a sublayer makes of them, normalised before (Xiong et al. 2020)."""
+class Residual(nn.Module):
+    """A sublayer with its norm and dropout, around which the hidden states go on."""
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
         super().__init__()
         self.sublayer = sublayer
         self.norm = norm
         self.dropout = nn.Dropout(dropout)
+
+
+class PreNorm(Residual):
+    """Add to the hidden states what the sublayer makes of them, normalised before (Xiong et al. 2020)."""
 
     def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
         """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
@@ -113,14 +117,8 @@ class PreNorm(nn.Module):
         return hidden_BLD + added_BLD
 
 
-class PostNorm(nn.Module):
-    """Add to the hidden states what a sublayer makes of them and normalise the sum (Vaswani et al. 2017)."""
-
-    def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
-        super().__init__()
-        self.sublayer = sublayer
-        self.norm = norm
-        self.dropout = nn.Dropout(dropout)
+class PostNorm(Residual):
+    """Add to the hidden states what the sublayer makes of them and normalise the sum (Vaswani et al. 2017)."""
 
     def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
         """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
