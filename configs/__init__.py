@@ -65,9 +65,9 @@ def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[s
 
     """
     values = model().model_dump(mode="json")
-    origin = "command line"
+    origin = "on the command line"
     if path is not None:
-        origin = str(path)
+        origin = f"in {path} or on the command line" if overrides else f"in {path}"
         _merge(values, _load(path))
     _merge(values, _overrides(overrides))
     try:
@@ -93,7 +93,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"no such configuration file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the configuration file {path}: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -113,7 +113,7 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if text.startswith(("[", "{")):
             try:
                 value = yaml.load(text, Loader=_TextLoader)
-            except yaml.YAMLError:
+            except (yaml.YAMLError, RecursionError):
                 raise UserError(f"cannot read the value of {override!r}: write a list as [a, b]") from None
         for name in reversed(names[1:]):
             value = {name: value}
@@ -170,7 +170,9 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
     name = ".".join(names)
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{name}.kind must be one of {', '.join(_kind(choice) for choice in current)}"
-    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        return f"{name} is required"
+    message = detail["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [a, b]")
     if detail["type"] == "value_error":
         return f"{name}: {message}" if name else message
     return f"{name} = {detail['input']!r}: {message[:1].lower()}{message[1:]}"

@@ -1,5 +1,6 @@
 """Run an entry point so that a user's mistake is one line and exit code 2, never a traceback."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,11 +12,20 @@ EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser of command lines, whose complaints are a user's mistakes like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError instead of printing the usage."""
+        raise UserError(f"{message}: see {self.prog} --help")
+
+
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C."""
     try:
         main(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the command was started with a closed output
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader of our output left; python's own flush at exit must not complain again
@@ -23,6 +33,10 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except (MemoryError, RuntimeError) as error:
+        if not any(sign in str(error) for sign in ("allocate memory", "out of memory", "not enough memory")):
+            raise
+        _fail("not enough memory: lower train.micro_batch_rows, data.row_length or the model's size (see --dry-run)")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -32,6 +32,8 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
         UserError: there is no [MASK], or the sentence does not fit a row.
 
     """
+    if not sentence.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in sentence):
+        raise UserError(f"the sentence {sentence!a} is not valid text: give it in UTF-8")
     ids = tokenizer.encode(sentence).ids
     blanks = [i for i, token in enumerate(ids) if token == MASK]
     if not blanks:

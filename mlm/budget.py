@@ -43,7 +43,7 @@ class Steps(Config):
     """A number of optimiser updates."""
 
     kind: Literal["steps"] = "steps"
-    steps: int = Field(1000, gt=0)
+    steps: int = Field(1000, gt=0, le=10**12)
     """Optimiser updates."""
 
     def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
@@ -55,7 +55,7 @@ class Tokens(Config):
     """A number of tokens, padding not counted."""
 
     kind: Literal["tokens"] = "tokens"
-    tokens: int = Field(100_000_000, gt=0)
+    tokens: int = Field(100_000_000, gt=0, le=10**18)
     """Tokens, padding not counted; the last step may go beyond by less than a batch."""
 
     def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
@@ -67,7 +67,7 @@ class Epochs(Config):
     """A number of passes over the training rows."""
 
     kind: Literal["epochs"] = "epochs"
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, le=1e9)
     """Passes over the training rows; the last step may go beyond by less than a batch."""
 
     def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
@@ -79,7 +79,7 @@ class Minutes(Config):
     """A time on the clock; what such a run computes depends on the machine."""
 
     kind: Literal["minutes"] = "minutes"
-    minutes: float = Field(10.0, gt=0)
+    minutes: float = Field(10.0, gt=0, le=1e9)
     """Minutes spent in training steps; start-up and evaluation are not counted."""
 
     def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:

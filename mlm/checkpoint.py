@@ -7,6 +7,7 @@ appears under its final name only when it is complete.
 
 import hashlib
 import os
+import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,10 +106,15 @@ def newest(run: Path) -> Path:
         UserError: there is none.
 
     """
-    found = sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix != ".partial")
+    found = finished(run)
     if not found:
-        raise UserError(f"{run} has no checkpoint yet: let it train longer, or give another run")
+        raise UserError(f"{run} has no checkpoint: let it train longer, or, if it was stopped, start a new run")
     return found[-1]
+
+
+def finished(run: Path) -> list[Path]:
+    """Return a run's checkpoints, the oldest first; what else lies there is left alone."""
+    return sorted(path for path in (run / "checkpoints").glob("step-" + "[0-9]" * 9) if path.is_dir())
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, Recipe]:
@@ -134,10 +140,15 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
 
     """
     verify(folder, (*MODEL, STATE))
-    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-    _fill(model, state["weights"], folder)
-    optimiser.load_state_dict(state["optimiser"])
-    return Position(**state["position"])
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+        _fill(model, state["weights"], folder)
+        optimiser.load_state_dict(state["optimiser"])
+        return Position(**state["position"])
+    except UserError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{folder / STATE} is not the training state of this run's model and optimiser") from None
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:

@@ -22,6 +22,8 @@ from tokenizer.shards import SIDES, Shards, Split, open_shards
 from tokenizer.text import Side, Text
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, Vocabulary
 
+PACKING = 1
+"""Version of the packing, in the name of what is kept of it: to be raised whenever it packs otherwise."""
 IGNORED = -100
 """Label of a slot that predicts nothing."""
 
@@ -187,6 +189,8 @@ def open_corpus(
     shards = open_shards(prepare(text, settings, cache, tokenizer_path))
     path = shards.path / "tokenizer.json"
     tokenizer = vocabulary.load(path)
+    if tokenizer.get_vocab_size() != shards.manifest.vocabulary_size:
+        raise UserError(f"the tokenizer in {shards.path} is not that of its tokens: delete the folder to build it anew")
     cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
     train, heldout = (packed_rows(shards, side, row_length, cls_sep=cls_sep) for side in SIDES)
     return Corpus(shards, tokenizer, path, train, heldout)
@@ -195,7 +199,7 @@ def open_corpus(
 def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -> PackedRows:
     """Pack one side of the shards into rows; the packing is kept beside the shards and found again."""
     split: Split = getattr(shards, side)
-    folder = shards.path / f"rows-{side}-{row_length}{'-cls-sep' * cls_sep}"
+    folder = shards.path / f"rows-{PACKING}-{side}-{row_length}{'-cls-sep' * cls_sep}"
     if not folder.exists():
         alone = shards.manifest.text.segments == "sentences"
         documents = np.arange(len(split.sentences)) if alone else np.asarray(split.documents)
@@ -210,15 +214,29 @@ def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -
                 raise
             shutil.rmtree(partial)
     rows = Rows(*(_mapped(folder / f"{name}.npy") for name in ("starts", "lengths", "borders")))
+    if not _is_packing(rows, len(split.tokens)):
+        raise UserError(f"{folder} holds no packing of these shards: delete it to build it anew")
     return PackedRows(split, rows, row_length, cls_sep, shards.manifest.vocabulary_size)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read {path} ({error}): delete the folder {path.parent} to build it anew") from None
     return array
+
+
+def _is_packing(rows: Rows, tokens: int) -> bool:
+    """Tell whether the rows hold every token once, in runs that lie within the tokens."""
+    arrays = (rows.starts, rows.lengths, rows.borders)
+    if [array.dtype.str for array in arrays] != ["<i8", "<i4", "<i8"] or any(array.ndim != 1 for array in arrays):
+        return False
+    if len(rows.starts) != len(rows.lengths) or len(rows.borders) < 2 or not len(rows.starts):
+        return False
+    whole = rows.borders[0] == 0 and rows.borders[-1] == len(rows.starts) and (np.diff(rows.borders) > 0).all()
+    inside = rows.starts.min() >= 0 and (rows.starts + rows.lengths).max() <= tokens and rows.lengths.min() > 0
+    return bool(whole and inside and rows.lengths.sum(dtype=np.int64) == tokens)
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

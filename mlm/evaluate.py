@@ -22,7 +22,7 @@ UNITS = ("token", "word", "span")
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mlm.evaluate", description=__doc__)
+    parser = command.Parser(prog="python -m mlm.evaluate", description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="run directory (default: the newest one in runs/)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from configs import UserError, command
@@ -14,7 +14,7 @@ from mlm.recipe import Recipe
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m mlm.fill_mask",
         description=__doc__,
         epilog='example: python -m mlm.fill_mask "Return the [MASK] of the list." --top 3',
@@ -34,8 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     world = find_world("auto")
     folder = checkpoint.newest(options.run or run.newest(Path(Recipe().runs)))
     model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
-    sentences: Iterable[str] = options.sentences or (line.rstrip("\n") for line in sys.stdin)
-    for sentence in sentences:
+    for sentence in options.sentences or _lines():
         batch = blanks.read_blanks(sentence, tokenizer, recipe.data.row_length)
         guesses = blanks.guess(model, batch, tokenizer, world, options.top)
         if options.json:
@@ -46,6 +45,17 @@ def main(arguments: Sequence[str]) -> None:
         for number, blank in enumerate(guesses, start=1):
             shown = "  ".join(f"{g.token.strip() or repr(g.token)} {g.probability:.1%}" for g in blank)
             print(f"  {f'[MASK] {number}: ' if len(guesses) > 1 else ''}{shown}", flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input."""
+    if sys.stdin is None:
+        raise UserError("no sentence, and standard input is closed: give a sentence with [MASK] in it")
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from None
 
 
 if __name__ == "__main__":

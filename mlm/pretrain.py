@@ -1,6 +1,7 @@
 """Pretrain an encoder by masked language modelling: from raw text to filled-in blanks."""
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -58,8 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     yaml, overrides = _split(options.recipe)
     if options.resume is not None:
-        if yaml or overrides:
-            raise UserError("--resume goes on with the run's own configuration: leave out the YAML and the overrides")
+        if yaml or overrides or options.print_config or options.dry_run:
+            raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
         resume(Path(options.resume) if options.resume else run.newest(Path(Recipe().runs)))
         return
     recipe = read(Recipe, yaml, overrides)
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="python -m mlm.pretrain",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -150,11 +151,11 @@ def resume(path: Path) -> None:
         if (path / "results.json").exists():
             print(f"{path} is finished: its results are in {path / 'results.json'}")
             return
+        folder = checkpoint.newest(path)
         recipe = read(Recipe, path / checkpoint.RECIPE)
         pretraining = build(recipe)
         if _data(pretraining.corpus)["data"] != run.read_json(path / "environment.json").get("data"):
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
-        folder = checkpoint.newest(path)
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
 
 
@@ -201,6 +202,8 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     saved = checkpoint.verify(checkpoint.newest(path), checkpoint.MODEL)
     scores |= results.costs(end) | {"weights_sha256": saved.files[checkpoint.WEIGHTS].sha256}
     recorder.close(scores)
+    if not math.isfinite(scores["heldout"]["loss"]):
+        print("warning: training diverged, the held-out loss is not finite: lower optim.lr", file=sys.stderr)
     curves.draw(list(run.read_metrics(path / "metrics.jsonl")), path / "curves.png", scores["baselines"])
     print(results.summary(path, scores, filled))
 

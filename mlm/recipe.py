@@ -28,7 +28,7 @@ class Training(Config):
 
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the initial weights, the order of rows, the masks and dropout."""
-    budget: Budget = Steps(steps=3000)
+    budget: Budget = Steps(steps=2500)
     """When training ends."""
     batch_rows: int = Field(16, gt=0)
     """Rows of a step, over all processes and micro-batches."""

@@ -21,7 +21,7 @@ def measure(
     size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
     unigram = Unigram(corpus.train.split, size, most)
     bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
-    heldout = dict(task.evaluate(model))
+    heldout: dict[str, float | None] = dict(task.evaluate(model))
     if recipe.evaluation.words:
         heldout["bits_per_byte"] = measure_bits_per_byte(recipe, corpus, model, task.world)
     return {
@@ -33,11 +33,11 @@ def measure(
     }
 
 
-def measure_bits_per_byte(recipe: Recipe, corpus: Corpus, model: MaskedLanguageModel, world: World) -> float:
-    """Return the bits per byte of the hidden words that the recipe asks for."""
+def measure_bits_per_byte(recipe: Recipe, corpus: Corpus, model: MaskedLanguageModel, world: World) -> float | None:
+    """Return the bits per byte of the hidden words that the recipe asks for; None where the text has none."""
     sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
     words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)
-    return bits_per_byte(model, corpus.tokenizer, words, recipe.data.row_length, world)
+    return None if not words else bits_per_byte(model, corpus.tokenizer, words, recipe.data.row_length, world)
 
 
 def costs(end: Position) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
     }
     lines = [f"{'held-out':24}{'loss (nats)':>12}{'accuracy':>10}"]
     lines += [f"{name:24}{scores['loss']:12.3f}{scores['accuracy']:10.1%}" for name, scores in table.items()]
-    if "bits_per_byte" in heldout:
+    if heldout.get("bits_per_byte") is not None:
         lines.append(f"{'bits per hidden byte':24}{heldout['bits_per_byte']:12.3f}")
     return "\n".join(
         [

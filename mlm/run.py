@@ -65,7 +65,7 @@ def lock(path: Path) -> IO[str]:
         UserError: another process holds it.
 
     """
-    file = (path / ".lock").open("a+")
+    file = (path / ".lock").open("a+", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -102,7 +102,9 @@ def environment(device: torch.device) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file, which is whole at every moment."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(
+        json.dumps(_finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     partial.replace(path)
 
 
@@ -114,9 +116,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
     """
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"cannot read {path}: it holds no JSON object")
     return values
 
 
@@ -129,11 +133,13 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 def keep_records(path: Path, last_step: int) -> None:
     """Drop what a metrics.jsonl holds of the steps after `last_step`; a run that goes on makes these again."""
     kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
             # A process that was killed may leave half a line at the end.
             if line.endswith("}\n") and json.loads(line)["step"] <= last_step:
                 kept.append(line)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds a line that is no record ({error}): mend it, or remove the file") from None
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)
@@ -205,10 +211,8 @@ class Recorder:
         """Save a checkpoint, and drop all but the newest."""
         folder = self.path / "checkpoints" / f"step-{position.step:09d}"
         checkpoint.save(folder, model, optimiser, position, self.recipe, self.tokenizer)
-        kept = sorted(path for path in folder.parent.iterdir() if path.suffix != ".partial")[-CHECKPOINTS_KEPT:]
-        for path in folder.parent.iterdir():
-            if path not in kept:
-                shutil.rmtree(path)
+        for old in checkpoint.finished(self.path)[:-CHECKPOINTS_KEPT]:
+            shutil.rmtree(old)
 
     def close(self, results: Mapping[str, Any] | None) -> None:
         """Write results.json where there are results, and close all files."""
@@ -232,6 +236,13 @@ class Recorder:
     def _write(self, record: Mapping[str, Any]) -> None:
         self.metrics.write(json.dumps(record) + "\n")
         self.metrics.flush()
+
+
+def _finite(values: Any) -> Any:
+    """Replace numbers that JSON does not know by null."""
+    if isinstance(values, Mapping):
+        return {name: _finite(value) for name, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from configs import Config, UserError, help_text, read
+from configs import Config, UserError, command, help_text, read
 from tokenizer.sources import Files
 from tokenizer.text import Text
 
@@ -25,7 +25,7 @@ AnyHasText = TypeVar("AnyHasText", bound=HasText)
 
 def parser(name: str, description: str, examples: str, model: type[HasText]) -> argparse.ArgumentParser:
     """Return a parser with the FILES and overrides that `configuration` reads, and help for every option."""
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog=f"python -m {name}",
         description=description,
         epilog=f"examples:\n{examples}\noptions, each set by option=value:\n{help_text(model)}",

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from configs import Config
+from configs import Config, UserError
 from tokenizer.shards import SIDES, Counts
 from tokenizer.text import Side
 
@@ -77,6 +77,8 @@ def locked(folder: Path) -> Iterator[None]:
                 print(f"another process is at work in {folder}: waiting for it", file=sys.stderr)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
+                if any(folder.iterdir()) and not (folder / _DATABASE).exists():
+                    raise UserError(f"{folder} is in the way and no build of ours: move it, or name another output")
                 yield
                 return
         finally:
@@ -91,5 +93,8 @@ def _saved(folder: Path, start: State) -> State | None:
             saved = database.execute("SELECT saved FROM state").fetchone()
         except sqlite3.DatabaseError:  # killed before there was a state, or damaged
             return None
-    state = State.model_validate_json(saved[0]) if saved else start
+    try:
+        state = State.model_validate_json(saved[0]) if saved else start
+    except ValidationError:  # of another version, or damaged
+        return None
     return state if state.inputs == start.inputs else None

@@ -1,6 +1,7 @@
 """Learn a byte-level vocabulary by byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019)."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ _SPECIAL = tuple(
     AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]")
     for token in SPECIAL_TOKENS
 )
+_LONGEST_WORD = 1000
+"""Characters of a word that merges are learned from."""
 MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
 MAXIMUM_SIZE = 131_072
 
@@ -53,7 +56,11 @@ def learn(texts: Iterator[str], vocabulary: Vocabulary) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_head(texts, vocabulary.training_bytes), trainer)
+    first = next(texts, None)
+    if first is None:
+        raise UserError("the text is empty: after cleaning, no training sentence of it is left: name another source")
+    head = _head(itertools.chain([first], texts), vocabulary.training_bytes)
+    tokenizer.train_from_iterator(map(_without_long_words, head), trainer)
     if tokenizer.get_vocab_size() != vocabulary.size:
         raise UserError(
             f"a corpus too small for the vocabulary: its text gives {tokenizer.get_vocab_size():,} tokens, not "
@@ -141,6 +148,13 @@ def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
     model = {name: value for name, value in parts["model"].items() if name not in ("vocab", "merges")}
     shared = {name: parts[name] for name in ("added_tokens", "pre_tokenizer", "post_processor", "decoder")}
     return {**shared, "model": model}
+
+
+def _without_long_words(text: str) -> str:
+    """Leave out what is no word: learning takes time quadratic in a word's length, and cannot be interrupted."""
+    if len(text) <= _LONGEST_WORD:
+        return text
+    return " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)
 
 
 def _head(texts: Iterator[str], limit_bytes: int) -> Iterator[str]:

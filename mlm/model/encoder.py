@@ -36,13 +36,13 @@ class RotaryPositions(Config):
 class EncoderConfig(Config):
     """The encoder's shape."""
 
-    width: int = Field(128, gt=0)
+    width: int = Field(128, gt=0, le=65_536)
     """Width of the hidden states, D."""
     heads: int = Field(4, gt=0)
     """Attention heads in each layer; they divide the width."""
-    feedforward_width: int = Field(512, gt=0)
+    feedforward_width: int = Field(512, gt=0, le=1_048_576)
     """Width inside the feed-forward layers, F; a gated one has two matrices of this width."""
-    layers: int = Field(3, gt=0)
+    layers: int = Field(3, gt=0, le=1000)
     """Number of encoder layers."""
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each sublayer and at the end (pre), or after each residual sum (post, as in BERT)."""
