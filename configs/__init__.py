@@ -65,9 +65,9 @@ def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[s
 
     """
     values = model().model_dump(mode="json")
-    origin = "on the command line"
+    origin = "command line"
     if path is not None:
-        origin = f"in {path} or on the command line" if overrides else f"in {path}"
+        origin = f"{path} and command line" if overrides else str(path)
         _merge(values, _load(path))
     _merge(values, _overrides(overrides))
     try:
@@ -83,7 +83,7 @@ def dump(config: Config) -> str:
 
 def help_text(model: type[Config]) -> str:
     """Describe every option of `model`: its path, type, default, meaning and unit."""
-    return "\n".join(_help_lines(model, ""))
+    return "\n".join(_help_lines(model(), ""))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -188,30 +188,30 @@ def _type_name(annotation: Any) -> str:
     return "null" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
 
 
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    default = field.get_default(call_default_factory=True)
-    if isinstance(default, tuple):
-        return "default [" + ", ".join(map(str, default)) + "]"
-    return f"default {'null' if default is None else default}"
-
-
-def _help_lines(model: type[Config], prefix: str) -> Iterator[str]:
+def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
+    """Describe a section's options; an instance stands for its own values, a class for its fields' defaults."""
+    model = section if isinstance(section, type) else type(section)
     for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True) if isinstance(section, type) else getattr(section, name)
         choices, path = _choices(field), f"{prefix}{name}"
         meaning = textwrap.fill(
             " ".join((field.description or "").split()), 110, initial_indent="      ", subsequent_indent="      "
         )
         if not choices and name != "kind":
-            yield f"  {path}  ({_type_name(field.annotation)}; {_default(field)})\n{meaning}"
+            shown = "required" if field.is_required() else f"default {_shown(default)}"
+            yield f"  {path}  ({_type_name(field.annotation)}; {shown})\n{meaning}"
         elif len(choices) == 1:
             yield f"\n{path}:  {' '.join((field.description or '').split())}"
-            yield from _help_lines(choices[0], f"{path}.")
+            yield from _help_lines(default, f"{path}.")
         elif choices:
-            default_kind = _kind(type(field.get_default(call_default_factory=True)))
             kinds = " | ".join(_kind(choice) for choice in choices)
-            yield f"\n  {path}.kind  ({kinds}; default {default_kind})\n{meaning}"
+            yield f"\n  {path}.kind  ({kinds}; default {default.kind})\n{meaning}"
             for choice in choices:
                 yield f"   {path}.kind={_kind(choice)}: {' '.join((choice.__doc__ or '').split())}"
-                yield from _help_lines(choice, f"{path}.")
+                yield from _help_lines(default if isinstance(default, choice) else choice, f"{path}.")
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return "[" + ", ".join(map(str, default)) + "]"
+    return "null" if default is None else str(default)

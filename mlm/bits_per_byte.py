@@ -2,7 +2,8 @@
 
 The same words of the same text are hidden one at a time, whatever the vocabulary, and the pieces of a hidden word
 are scored from left to right, those to the right still hidden (Kauf & Ivanova 2023, "within-word left to right").
-The probabilities of the pieces multiply to that of the word, however it is cut.
+The probabilities of the pieces multiply to that of the word, given how many pieces it has, which the number of
+[MASK]s tells. The text is the tokenizer's, decoded: vocabularies that normalise alike are compared on the same words.
 """
 
 import hashlib

@@ -5,11 +5,13 @@ state and the position, read with `weights_only=True`. `manifest.json` holds the
 appears under its final name only when it is complete.
 """
 
+import errno
 import hashlib
 import os
 import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +53,19 @@ class Manifest(Config):
 def save(
     folder: Path, model: nn.Module, optimiser: Optimiser, position: Position, recipe: Recipe, tokenizer: Path
 ) -> Manifest:
-    """Write a checkpoint into `folder`, which appears when all of it is on the disk."""
+    """Write a checkpoint into `folder`, which appears when all of it is on the disk.
+
+    Raises:
+        OSError: the disk is full or not writable.
+
+    """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with optimiser.averaged():
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        with _disk_errors(partial / WEIGHTS):
+            save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
     (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
     shutil.copyfile(tokenizer, partial / TOKENIZER)
     state = {
@@ -65,7 +73,8 @@ def save(
         "optimiser": optimiser.state_dict(),
         "weights": {name: parameter.detach() for name, parameter in model.named_parameters()},
     }
-    torch.save(state, partial / STATE)
+    with _disk_errors(partial / STATE):
+        torch.save(state, partial / STATE)
     files = {name: record(partial / name) for name in (*MODEL, STATE)}
     manifest = Manifest(step=position.step, files=files)
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
@@ -106,6 +115,8 @@ def newest(run: Path) -> Path:
         UserError: there is none.
 
     """
+    if not run.is_dir():
+        raise UserError(f"no such run: {run}")
     found = finished(run)
     if not found:
         raise UserError(f"{run} has no checkpoint: let it train longer, or, if it was stopped, start a new run")
@@ -149,6 +160,15 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
         raise
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):
         raise UserError(f"{folder / STATE} is not the training state of this run's model and optimiser") from None
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise when they cannot write into the OSError that it is."""
+    try:
+        yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise OSError(errno.EIO, f"cannot write ({' '.join(str(error).split())[:200]})", str(path)) from None
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:

@@ -33,8 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     path = options.run or run.newest(Path(Recipe().runs))
     folder = checkpoint.newest(path)
-    world = find_world("auto")
-    model, _, recipe = checkpoint.load_model(folder, world.device)
+    model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
+    world = find_world(recipe.train.precision)
+    model.to(world.device)
     cache = Path(recipe.runs) / "cache"
     corpus = open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, cache, folder / checkpoint.TOKENIZER)
     data = run.read_json(path / "environment.json").get("data", {})

@@ -152,7 +152,11 @@ def resume(path: Path) -> None:
             print(f"{path} is finished: its results are in {path / 'results.json'}")
             return
         folder = checkpoint.newest(path)
-        recipe = read(Recipe, path / checkpoint.RECIPE)
+        recipe = read(Recipe, folder / checkpoint.RECIPE)
+        if recipe != read(Recipe, path / checkpoint.RECIPE):
+            raise UserError(
+                f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
+            )
         pretraining = build(recipe)
         if _data(pretraining.corpus)["data"] != run.read_json(path / "environment.json").get("data"):
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")

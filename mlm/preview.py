@@ -4,7 +4,7 @@ import numpy as np
 
 from mlm import cost
 from mlm.budget import Plan
-from mlm.data import Batch, Corpus
+from mlm.data import IGNORED, Batch, Corpus
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objective import MaskedLanguageModelling
 from mlm.recipe import Recipe
@@ -61,7 +61,8 @@ def preview(
 def _show(batch: Batch, row: int, corpus: Corpus) -> str:
     length = batch.ids_BL.shape[1]
     ids, segments = batch.ids_BL[row].tolist(), batch.segments_BL[row].tolist()
-    labels = dict(zip(batch.predicted_M.tolist(), batch.labels_M.tolist(), strict=True))
+    slots = zip(batch.predicted_M.tolist(), batch.labels_M.tolist(), strict=True)
+    labels = {place: label for place, label in slots if label != IGNORED}
     text, previous = "", segments[0]
     decode = corpus.tokenizer.decode
     for column in range(int(np.count_nonzero(segments))):

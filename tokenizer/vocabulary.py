@@ -56,12 +56,12 @@ def learn(texts: Iterator[str], vocabulary: Vocabulary) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    first = next(texts, None)
-    if first is None:
-        raise UserError("the text is empty: after cleaning, no training sentence of it is left: name another source")
-    head = _head(itertools.chain([first], texts), vocabulary.training_bytes)
-    tokenizer.train_from_iterator(map(_without_long_words, head), trainer)
+    head = map(_without_long_words, _head(texts, vocabulary.training_bytes))
+    first = next(head, "")
+    tokenizer.train_from_iterator(itertools.chain([first], head), trainer)
     if tokenizer.get_vocab_size() != vocabulary.size:
+        if not first:
+            raise UserError("the text is empty: after cleaning, no training sentence is left: name another source")
         raise UserError(
             f"a corpus too small for the vocabulary: its text gives {tokenizer.get_vocab_size():,} tokens, not "
             f"{vocabulary.size:,}: set vocabulary.size to at most that, or add text"

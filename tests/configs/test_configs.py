@@ -222,28 +222,29 @@ def test_settings_that_do_not_fit_each_other_are_refused(overrides: list[str], m
     assert refusal(overrides, model=Recipe).startswith(message)
 
 
-def options(model: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every field with its path, of every choice, however deep."""
+def options(section: Config | type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Yield every field with its path and default, of every choice, however deep; an instance's values are defaults."""
+    model = section if isinstance(section, type) else type(section)
     for name, field in model.model_fields.items():
-        yield prefix + name, field
+        default = field.default if isinstance(section, type) else getattr(section, name)
+        yield prefix + name, field, default
         pending: list[Any] = [field.annotation]
         while pending:
             annotation = pending.pop()
             pending += get_args(annotation)
             if isinstance(annotation, type) and issubclass(annotation, Config):
-                yield from options(annotation, f"{prefix}{name}.")
+                yield from options(default if isinstance(default, annotation) else annotation, f"{prefix}{name}.")
 
 
 def test_every_option_of_the_recipe_is_documented() -> None:
-    undocumented = [path for path, field in options(Recipe) if not field.description and not path.endswith(".kind")]
+    undocumented = [path for path, field, _ in options(Recipe()) if not field.description and path[-5:] != ".kind"]
     assert undocumented == []
 
 
 def test_the_help_names_every_option_with_its_default_and_meaning() -> None:
     shown = help_text(Recipe)
     flat = " ".join(shown.split())
-    for path, field in options(Recipe):
-        default = field.default
+    for path, field, default in options(Recipe()):
         if isinstance(default, Config):
             assert f"{path}: " in flat or f"{path}.kind (" in flat
         elif not path.endswith(".kind"):

@@ -168,16 +168,16 @@ def test_shards_are_packed_once_and_found_again(shards: Shards) -> None:
     for rows in (first, second):
         for name in ("starts", "lengths", "borders"):
             assert np.array_equal(getattr(rows.rows, name), getattr(expected.rows, name))
-    assert [path.name for path in shards.path.iterdir()] == ["rows-train-16"]
+    assert [path.name for path in shards.path.iterdir()] == ["rows-1-train-16"]
 
 
 def test_another_packing_is_kept_beside_the_first(shards: Shards) -> None:
     for side, row_length, cls_sep in (("train", 16, False), ("train", 16, True), ("train", 24, False)):
         packed_rows(shards, side, row_length, cls_sep=cls_sep)  # type: ignore[arg-type]
     assert sorted(path.name for path in shards.path.iterdir()) == [
-        "rows-train-16",
-        "rows-train-16-cls-sep",
-        "rows-train-24",
+        "rows-1-train-16",
+        "rows-1-train-16-cls-sep",
+        "rows-1-train-24",
     ]
 
 
@@ -193,7 +193,7 @@ def test_segments_are_sentences_or_runs_of_a_documents_sentences(shards: Shards,
 
 def test_a_damaged_packing_is_named_with_what_to_do(shards: Shards) -> None:
     packed_rows(shards, "train", 16, cls_sep=False)
-    path = shards.path / "rows-train-16" / "starts.npy"
+    path = shards.path / "rows-1-train-16" / "starts.npy"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"cannot read .*starts\.npy .*: delete the folder .*rows-train-16 to build"):
+    with pytest.raises(UserError, match=r"cannot read .*starts\.npy .*: delete the folder .*rows-1-train-16 to build"):
         packed_rows(shards, "train", 16, cls_sep=False)
