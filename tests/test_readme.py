@@ -46,3 +46,8 @@ def test_every_recipe_opens_with_its_command_its_cost_and_what_to_expect() -> No
         assert "python -m mlm.pretrain" in header
         assert "Cost: " in header
         assert "Expected " in header
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    for path in (ROOT / "README.md", *ROOT.glob("configs/pretrain/*.yaml")):
+        assert [word for word in ("COST", "EXPECTED", "_TABLE", "???") if word in path.read_text()] == []
