@@ -6,7 +6,6 @@ appears under its final name only when it is complete.
 """
 
 import errno
-import hashlib
 import os
 import pickle
 import shutil
@@ -28,7 +27,7 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.optim import Optimiser
 from mlm.recipe import Recipe
 from tokenizer import vocabulary
-from tokenizer.shards import FileRecord
+from tokenizer.shards import FileRecord, record
 
 WEIGHTS, RECIPE, TOKENIZER, STATE, MANIFEST = (
     "weights.safetensors",
@@ -184,12 +183,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is no safetensors file: {error}") from None
-
-
-def record(path: Path) -> FileRecord:
-    """Return the size and the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _sync(path: Path) -> None:

@@ -116,6 +116,12 @@ def layout(side: Side, token_type: TokenType, counts: Counts) -> Mapping[str, tu
     }
 
 
+def record(path: Path) -> FileRecord:
+    """Return the size and the checksum of a file."""
+    with path.open("rb") as file:
+        return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
 def open_shards(path: Path) -> Shards:
     """Map the shards in the folder `path`, once every checksum is right.
 

@@ -1,7 +1,6 @@
 """Write one side of the token shards, and what seals them."""
 
 import dataclasses
-import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizer import shards, vocabulary
 from tokenizer.lookup import Encoded
 from tokenizer.partial import State
-from tokenizer.shards import SIDES, Counts, FileRecord, Manifest, PackageRecord, TokenType
+from tokenizer.shards import SIDES, Counts, Manifest, PackageRecord, TokenType
 from tokenizer.text import Side, Text
 
 
@@ -95,12 +94,7 @@ def seal(folder: Path, text: Text, tokenizer: Tokenizer, state: State) -> None:
         train=state.counts["train"],
         heldout=state.counts["heldout"],
         dropped=state.dropped,
-        files={name: _record(folder / name) for name in names},
+        files={name: shards.record(folder / name) for name in names},
         packages=tuple(PackageRecord(**dataclasses.asdict(package)) for package in text.source.packages()),
     )
     (folder / shards.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

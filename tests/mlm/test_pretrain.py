@@ -21,6 +21,7 @@ from configs import command
 from mlm import checkpoint
 from mlm import pretrain as entry
 from mlm.run import lock
+from tokenizer.shards import record
 
 TINY = (
     "text.source.kind=files",
@@ -320,7 +321,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path
     folder = checkpoint.newest(copied)
     shutil.copy(other, folder / checkpoint.TOKENIZER)
     manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
-    manifest["files"][checkpoint.TOKENIZER] = checkpoint.record(folder / checkpoint.TOKENIZER).model_dump()
+    manifest["files"][checkpoint.TOKENIZER] = record(folder / checkpoint.TOKENIZER).model_dump()
     (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     line = mistake(run(tmp_path, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
     assert "do not fit its tokenizer" in line
