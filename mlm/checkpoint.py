@@ -38,6 +38,8 @@ WEIGHTS, RECIPE, TOKENIZER, STATE, MANIFEST = (
 )
 
 
+NAMES = "step-" + "[0-9]" * 9
+"""What the folders of checkpoints are called, as a pattern; while one is written, it ends in .partial."""
 MODEL = (WEIGHTS, RECIPE, TOKENIZER)
 """The files that make a model, without those that only training needs."""
 
@@ -124,7 +126,7 @@ def newest(run: Path) -> Path:
 
 def finished(run: Path) -> list[Path]:
     """Return a run's checkpoints, the oldest first; what else lies there is left alone."""
-    return sorted(path for path in (run / "checkpoints").glob("step-" + "[0-9]" * 9) if path.is_dir())
+    return sorted(path for path in (run / "checkpoints").glob(NAMES) if path.is_dir())
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, Recipe]:

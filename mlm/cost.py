@@ -91,12 +91,10 @@ def measure_peak(world: World, tokens: int, width: int, feedforward_width: int) 
     right = torch.randn(width, feedforward_width, device=world.device).to(world.dtype)
 
     def once() -> float:
-        if world.device.type == "cuda":
-            torch.cuda.synchronize()
+        world.wait()
         began = time.perf_counter()
         _ = left @ right
-        if world.device.type == "cuda":
-            torch.cuda.synchronize()
+        world.wait()
         return time.perf_counter() - began
 
     until, fastest = time.perf_counter() + PEAK_SECONDS, once()

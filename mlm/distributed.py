@@ -35,6 +35,11 @@ class World:
         """Return the sum of `count` over all ranks."""
         return count
 
+    def wait(self) -> None:
+        """Return when the device has done all that it was given, so that a clock may be read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def synchronise_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
         """Return a context whose backward pass sums gradients over ranks only if it is the `last` of a step."""
         return nullcontext()

@@ -129,6 +129,8 @@ def train(
         finite = torch.isfinite(norm) & torch.isfinite(sums["loss"])
         optimiser.update(factor := schedule.factor(progress), finite)
         tokens = world.sum(sum(batch.tokens for batch in micro_batches))
+        if (position.step + 1) % intervals.log_steps == 0:
+            world.wait()  # so that the time of what is still queued on the device is counted where it is told
         seconds = time.perf_counter() - began
         position = Position(position.step + 1, position.tokens + tokens, position.seconds + seconds)
         ledger.add(Interval(sums, targets, tokens, 1, seconds, waited, norm, ~finite, factor))

@@ -69,7 +69,7 @@ def _windows(documents: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     first, count = 0, len(documents) - 1
     while first < count:
         last = int(np.searchsorted(documents, documents[first] + WINDOW_SENTENCES, side="left"))
-        last = min(max(last, first + 1), count)
+        last = min(last, count)
         yield first, last
         first = last
 

@@ -213,6 +213,8 @@ class Recorder:
         checkpoint.save(folder, model, optimiser, position, self.recipe, self.tokenizer)
         for old in checkpoint.finished(self.path)[:-CHECKPOINTS_KEPT]:
             shutil.rmtree(old)
+        for killed in folder.parent.glob(f"{checkpoint.NAMES}.partial"):
+            shutil.rmtree(killed)
 
     def close(self, results: Mapping[str, Any] | None) -> None:
         """Write results.json where there are results, and close all files."""

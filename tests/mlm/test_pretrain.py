@@ -197,6 +197,22 @@ def heldout_curve(path: Path) -> list[tuple[int, float]]:
     return [(record["step"], record["loss"]) for record in records(path) if record["side"] == "heldout"]
 
 
+def test_saving_clears_what_a_killed_save_left_and_nothing_else(home: Path, first: Path, tmp_path: Path) -> None:
+    shutil.copy(home / "corpus.txt", tmp_path)
+    path = shutil.copytree(first, tmp_path / "run")
+    (path / "results.json").unlink()
+    shutil.rmtree(checkpoint.newest(path))
+    folder = path / "checkpoints"
+    (folder / "step-000000055.partial").mkdir()
+    (folder / "best").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    done = run(tmp_path, "--resume", str(path))
+    assert done.returncode == 0, done.stderr
+    names = sorted(entry.name for entry in folder.iterdir())
+    assert names == ["best", "notes.txt", "step-000000050", "step-000000060"]
+    assert results(path)["weights_sha256"] == results(first)["weights_sha256"]
+
+
 def test_fill_mask_answers_arguments_and_standard_input(home: Path) -> None:
     sentence = "In barn number 7 the cat sleeps, and when it wakes the [MASK] [MASK]."
     asked = run(home, sentence, "--top", "3", "--json", module="mlm.fill_mask")
