@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from configs import UserError
@@ -18,6 +19,35 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage."""
         raise UserError(f"{message}: see {self.prog} --help")
+
+
+def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Tell the YAML file among a command's words from its overrides.
+
+    Raises:
+        UserError: there is more than one file.
+
+    """
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise UserError(f"one YAML file at the most, not {', '.join(files)}")
+    return Path(files[0]) if files else None, [word for word in words if "=" in word]
+
+
+def lines() -> Iterator[str]:
+    """Yield the lines of standard input, without their ends.
+
+    Raises:
+        UserError: it is closed, or no text in the terminal's encoding.
+
+    """
+    if sys.stdin is None:
+        raise UserError("no text is given, and standard input is closed: give a text as an argument")
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from None
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:

@@ -64,9 +64,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with optimiser.averaged():
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        with _disk_errors(partial / WEIGHTS):
-            save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        write_weights(partial / WEIGHTS, model)
     (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
     shutil.copyfile(tokenizer, partial / TOKENIZER)
     state = {
@@ -76,10 +74,28 @@ def save(
     }
     with _disk_errors(partial / STATE):
         torch.save(state, partial / STATE)
-    files = {name: record(partial / name) for name in (*MODEL, STATE)}
-    manifest = Manifest(step=position.step, files=files)
+    return seal(partial, folder, position.step)
+
+
+def write_weights(path: Path, model: nn.Module) -> None:
+    """Write all of a model's state as safetensors.
+
+    Raises:
+        OSError: the disk is full or not writable.
+
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with _disk_errors(path):
+        save_file(weights, path, metadata={"format": "pt"})
+
+
+def seal(partial: Path, folder: Path, step: int) -> Manifest:
+    """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk."""
+    paths = sorted(path for path in partial.rglob("*") if path.is_file())
+    files = {path.relative_to(partial).as_posix(): record(path) for path in paths}
+    manifest = Manifest(step=step, files=files)
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    for path in (*partial.iterdir(), partial):
+    for path in (*partial.rglob("*"), partial):
         _sync(path)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -136,12 +152,24 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
         UserError: the checkpoint is damaged, or its parts do not fit each other.
 
     """
-    verify(folder, MODEL)
+    verify(folder, (RECIPE, TOKENIZER))
     recipe = read(Recipe, folder / RECIPE)
     tokenizer = vocabulary.load(folder / TOKENIZER)
     model = MaskedLanguageModel(recipe.model, tokenizer.get_vocab_size(), recipe.data.row_length)
-    _fill(model, _read_weights(folder / WEIGHTS), folder)
+    load_weights(folder, model)
     return model.to(device).eval(), tokenizer, recipe
+
+
+def load_weights(folder: Path, model: nn.Module) -> str:
+    """Give `model` the weights of a checkpoint, in place, and return their SHA-256.
+
+    Raises:
+        UserError: the weights are damaged, or are another model's.
+
+    """
+    manifest = verify(folder, (WEIGHTS,))
+    _fill(model, _read_weights(folder / WEIGHTS), folder)
+    return manifest.files[WEIGHTS].sha256
 
 
 def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Position:

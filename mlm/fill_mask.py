@@ -2,8 +2,7 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs import UserError, command
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     world = find_world("auto")
     folder = checkpoint.newest(options.run or run.newest(Path(Recipe().runs)))
     model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
-    for sentence in options.sentences or _lines():
+    for sentence in options.sentences or command.lines():
         batch = blanks.read_blanks(sentence, tokenizer, recipe.data.row_length)
         guesses = blanks.guess(model, batch, tokenizer, world, options.top)
         if options.json:
@@ -45,17 +44,6 @@ def main(arguments: Sequence[str]) -> None:
         for number, blank in enumerate(guesses, start=1):
             shown = "  ".join(f"{g.token.strip() or repr(g.token)} {g.probability:.1%}" for g in blank)
             print(f"  {f'[MASK] {number}: ' if len(guesses) > 1 else ''}{shown}", flush=True)
-
-
-def _lines() -> Iterator[str]:
-    """Yield the lines of standard input."""
-    if sys.stdin is None:
-        raise UserError("no sentence, and standard input is closed: give a sentence with [MASK] in it")
-    try:
-        for line in sys.stdin:
-            yield line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from None
 
 
 if __name__ == "__main__":

@@ -135,11 +135,11 @@ def train(
         position = Position(position.step + 1, position.tokens + tokens, position.seconds + seconds)
         ledger.add(Interval(sums, targets, tokens, 1, seconds, waited, norm, ~finite, factor))
         finished = plan.finished(position)
-        ended = finished or stop()
-        if ended or position.step % intervals.log_steps == 0:
-            observer.log(position, ledger.take())
         if finished or position.step % intervals.evaluate_steps == 0:
             evaluate(model, task, optimiser, observer, position)
+        ended = finished or stop()  # an evaluation may be what says so
+        if ended or position.step % intervals.log_steps == 0:
+            observer.log(position, ledger.take())
         if ended or position.step % intervals.checkpoint_steps == 0:
             observer.checkpoint(position, model, optimiser)
     return position

@@ -1,7 +1,8 @@
 """Optimisers: AdamW, Schedule-Free AdamW and Muon, behind one update that a non-finite gradient never gets through."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,12 @@ from configs import Config
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 PositiveShare = Annotated[float, Field(gt=0, lt=1)]
+RateFactor = Callable[[str], float]
+"""From a parameter's name to its share of the learning rate."""
+
+
+def _same_rate(name: str) -> float:
+    return 1.0
 
 
 class AdamW(Config):
@@ -28,9 +35,9 @@ class AdamW(Config):
     weight_decay: float = Field(0.01, ge=0)
     """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
 
-    def build(self, model: nn.Module) -> "Optimiser":
-        """Return the optimiser of `model`'s parameters."""
-        groups = decay_groups(model.named_parameters(), self.weight_decay)
+    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimiser":
+        """Return the optimiser of `model`'s parameters that are to be trained."""
+        groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
         return Optimiser([torch.optim.AdamW(groups, self.lr, self.betas, self.epsilon, fused=True)])
 
 
@@ -47,11 +54,11 @@ class ScheduleFreeAdamW(Config):
     weight_decay: float = Field(0.01, ge=0)
     """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
 
-    def build(self, model: nn.Module) -> "Optimiser":
-        """Return the optimiser of `model`'s parameters."""
+    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimiser":
+        """Return the optimiser of `model`'s parameters that are to be trained."""
         import schedulefree
 
-        groups = decay_groups(model.named_parameters(), self.weight_decay)
+        groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
         optimiser = schedulefree.AdamWScheduleFree(groups, self.lr, self.betas, self.epsilon)
         optimiser.train()
         return Optimiser([optimiser])
@@ -80,7 +87,7 @@ class Muon(Config):
             [
                 torch.optim.Muon(hidden, self.lr, self.weight_decay, self.momentum, adjust_lr_fn="match_rms_adamw"),
                 torch.optim.AdamW(
-                    decay_groups(others, rest.weight_decay), rest.lr, rest.betas, rest.epsilon, fused=True
+                    parameter_groups(others, rest.lr, rest.weight_decay), rest.lr, rest.betas, rest.epsilon, fused=True
                 ),
             ]
         )
@@ -89,12 +96,20 @@ class Muon(Config):
 OptimiserConfig = Annotated[AdamW | ScheduleFreeAdamW | Muon, Field(discriminator="kind")]
 
 
-def decay_groups(named: Iterator[tuple[str, nn.Parameter]] | Sequence[tuple[str, nn.Parameter]], decay: float) -> Any:
-    """Split parameters into those that decay (matrices and embeddings) and those that don't (norms and biases)."""
-    parameters = [parameter for _, parameter in named]
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], lr: float, decay: float, rate_factor: RateFactor = _same_rate
+) -> list[dict[str, Any]]:
+    """Group the parameters that are trained by their learning rate, and by whether they decay.
+
+    Matrices and embeddings decay; norms and biases don't. `rate_factor` gives the share of `lr` by name.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim >= 2, rate_factor(name)), []).append(parameter)
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": parameters, "lr": lr * factor, "weight_decay": decay if decays else 0.0}
+        for (decays, factor), parameters in sorted(groups.items(), reverse=True, key=operator.itemgetter(0))
     ]
 
 

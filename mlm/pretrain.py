@@ -4,7 +4,6 @@ import argparse
 import math
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from configs import UserError, command, dump, help_text, read
-from mlm import blanks, checkpoint, cost, curves, results, run
+from mlm import adaptation, blanks, checkpoint, cost, curves, interrupt, results, run
 from mlm.budget import Plan, Position
 from mlm.data import Corpus, open_corpus
 from mlm.distributed import World, find_world
@@ -35,6 +34,7 @@ examples:
   python -m mlm.pretrain configs/pretrain/modern.yaml       a recipe
   python -m mlm.pretrain text.source.kind=files "text.source.paths=[a.txt, more/*.jsonl.gz]" name=mine
   python -m mlm.pretrain --dry-run model.encoder.width=256  what it would cost
+  python -m mlm.pretrain start_from=runs/x text.source...   adapt a run's encoder to other text
   python -m mlm.pretrain --resume                           go on with the newest run
 
 Defaults, then the YAML file, then the overrides; every option can stand in either. Options:
@@ -57,13 +57,13 @@ class Pretraining:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    yaml, overrides = _split(options.recipe)
+    yaml, overrides = command.split(options.recipe)
     if options.resume is not None:
         if yaml or overrides or options.print_config or options.dry_run:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
         resume(Path(options.resume) if options.resume else run.newest(Path(Recipe().runs)))
         return
-    recipe = read(Recipe, yaml, overrides)
+    recipe = adaptation.resolve(read(Recipe, yaml, overrides))
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
@@ -90,16 +90,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Tell the YAML file from the overrides."""
-    files = [word for word in words if "=" not in word]
-    if len(files) > 1:
-        raise UserError(f"one YAML file at the most, not {', '.join(files)}")
-    return Path(files[0]) if files else None, [word for word in words if "=" in word]
-
-
-def build(recipe: Recipe) -> Pretraining:
-    """Make data, model and optimiser ready.
+def build(recipe: Recipe, tokenizer: Path | None = None) -> Pretraining:
+    """Make data, model and optimiser ready; `tokenizer` stands in for the recipe's, whose file may be gone.
 
     Raises:
         UserError: the corpus is too small for one batch, or a setting does not fit the machine.
@@ -107,7 +99,7 @@ def build(recipe: Recipe) -> Pretraining:
     """
     settings = recipe.train
     world = find_world(settings.precision)
-    tokenizer = Path(recipe.data.tokenizer) if recipe.data.tokenizer else None
+    tokenizer = tokenizer or (Path(recipe.data.tokenizer) if recipe.data.tokenizer else None)
     corpus = open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, Path(recipe.runs) / "cache", tokenizer)
     rows = len(corpus.train)
     if rows < settings.batch_rows:
@@ -136,10 +128,12 @@ def build(recipe: Recipe) -> Pretraining:
 def start(recipe: Recipe) -> None:
     """Start a new run."""
     pretraining = build(recipe)
+    started_from = adaptation.load_start(recipe, pretraining.model)
     path = run.create(Path(recipe.runs), recipe.name)
     with run.lock(path):
         (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-        run.write_json(path / "environment.json", run.environment(pretraining.world.device) | _data(pretraining.corpus))
+        environment = run.environment(pretraining.world.device) | started_from | _data(pretraining.corpus)
+        run.write_json(path / "environment.json", environment)
         follow(pretraining, path, Position())
 
 
@@ -152,12 +146,13 @@ def resume(path: Path) -> None:
             print(f"{path} is finished: its results are in {path / 'results.json'}")
             return
         folder = checkpoint.newest(path)
+        checkpoint.verify(folder, (checkpoint.RECIPE, checkpoint.TOKENIZER))
         recipe = read(Recipe, folder / checkpoint.RECIPE)
         if recipe != read(Recipe, path / checkpoint.RECIPE):
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
-        pretraining = build(recipe)
+        pretraining = build(recipe, folder / checkpoint.TOKENIZER)
         if _data(pretraining.corpus)["data"] != run.read_json(path / "environment.json").get("data"):
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
@@ -166,7 +161,6 @@ def resume(path: Path) -> None:
 def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
     recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
-    stopped = _stop_after_step()
     if recipe.train.compile:
         _compile(model, world)
 
@@ -181,20 +175,21 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     print(
         f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, device {world.device}", file=sys.stderr
     )
-    end = train(
-        model,
-        pretraining.task,
-        pretraining.optimiser,
-        recipe.schedule,
-        pretraining.plan,
-        world,
-        recorder,
-        seed=recipe.train.seed,
-        clip_norm=recipe.train.clip_norm,
-        intervals=recipe.train.intervals,
-        start=begin,
-        stop=lambda: bool(stopped),
-    )
+    with interrupt.noted() as stopped:
+        end = train(
+            model,
+            pretraining.task,
+            pretraining.optimiser,
+            recipe.schedule,
+            pretraining.plan,
+            world,
+            recorder,
+            seed=recipe.train.seed,
+            clip_norm=recipe.train.clip_norm,
+            intervals=recipe.train.intervals,
+            start=begin,
+            stop=lambda: bool(stopped),
+        )
     if not pretraining.plan.finished(end):
         recorder.close(None)
         print(f"stopped after step {end.step}, which is saved; go on: python -m mlm.pretrain --resume {path}")
@@ -204,25 +199,14 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         scores = results.measure(recipe, corpus, pretraining.task, model)
         filled = panel(model)
     saved = checkpoint.verify(checkpoint.newest(path), checkpoint.MODEL)
+    records = list(run.read_metrics(path / "metrics.jsonl"))
+    scores |= adaptation.scores_at_start(recipe, records)
     scores |= results.costs(end) | {"weights_sha256": saved.files[checkpoint.WEIGHTS].sha256}
     recorder.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         print("warning: training diverged, the held-out loss is not finite: lower optim.lr", file=sys.stderr)
-    curves.draw(list(run.read_metrics(path / "metrics.jsonl")), path / "curves.png", scores["baselines"])
+    curves.draw(records, path / "curves.png", scores["baselines"])
     print(results.summary(path, scores, filled))
-
-
-def _stop_after_step() -> list[int]:
-    """Return a list that Ctrl-C makes non-empty; a second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nfinishing the step and saving; Ctrl-C again stops at once", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, note)
-    return received
 
 
 def _compile(model: MaskedLanguageModel, world: World) -> None:

@@ -66,6 +66,9 @@ class Recipe(Config):
     """What the run is called; its directory is named by the time it started and this."""
     runs: str = "runs"
     """Directory of all runs and of the cache of tokenizers and shards."""
+    start_from: str | None = None
+    """A run (its newest checkpoint), or the folder of one checkpoint, whose weights, tokenizer, model shape and row
+    length training starts from, such as runs/x: task-adaptive pretraining (Gururangan et al. 2020)."""
     text: Text = Text()
     """Where the text comes from and how it is cut."""
     vocabulary: Vocabulary = Vocabulary()

@@ -55,6 +55,7 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
     heldout, baselines = results["heldout"], results["baselines"]
     table = {
         "this encoder": heldout,
+        **({"what it started from": results["heldout_at_start"]} if "heldout_at_start" in results else {}),
         "bigram (Kneser-Ney)": baselines["bigram"],
         "unigram": baselines["unigram"],
     }

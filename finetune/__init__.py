@@ -1,0 +1,1 @@
+"""Turn a pretrained encoder into a classifier that can be judged, compared and used."""

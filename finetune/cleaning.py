@@ -1,0 +1,83 @@
+"""Clean short messages before they are classified, and tell when two of them are the same text."""
+
+import html
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+from urllib.parse import unquote
+
+from pydantic import Field
+
+from configs import Config, Texts
+
+_URL = re.compile(r"(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?", re.IGNORECASE)
+"""Of ASCII, because languages without spaces go on behind it; its last character is no full stop or bracket."""
+_MENTION = re.compile(r"(?<![\w@])@\w+")
+_HASHTAG = re.compile(r"(?<![\w&])#(\w+)")
+_JOINT = re.compile(r"_+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
+"""Where one word ends and the next begins within a hashtag."""
+
+Treatment = Literal["keep", "replace", "remove"]
+
+
+class Cleaning(Config):
+    """What is changed in a text, at training and at prediction alike; white space is always collapsed."""
+
+    html_entities: bool = False
+    """Turn what is written as in HTML, such as &amp; or &gt;, into the characters that it stands for."""
+    urls: Treatment = "keep"
+    """What happens to web addresses; 'replace' writes URL."""
+    mentions: Treatment = "keep"
+    """What happens to names such as @someone; 'replace' writes @user."""
+    hashtags: Literal["keep", "split"] = "keep"
+    """'split' writes #ForestFire as Forest Fire."""
+    longest_repeat: int | None = Field(None, ge=1)
+    """How often a letter or sign may follow itself: 3 turns 'sooooo!!!!!!' into 'sooo!!!'; null: without bound."""
+    lower_case: bool = False
+    """Write everything in lower case."""
+    prefix: Texts = ()
+    """Columns that are put before the (first) text where they are not empty, as in 'forest fire: Run!'."""
+
+    def clean(self, text: str) -> str:
+        """Return `text` as the settings want it."""
+        if self.html_entities:
+            text = html.unescape(text)
+        text = _TREATMENTS[self.urls](_URL, "URL", text)
+        text = _TREATMENTS[self.mentions](_MENTION, "@user", text)
+        if self.hashtags == "split":
+            text = _HASHTAG.sub(lambda tag: _JOINT.sub(" ", tag[1]), text)
+        if self.longest_repeat is not None:
+            text = re.sub(rf"(([^\d\s])\2{{{self.longest_repeat - 1}}})\2+", r"\1", text)
+        return " ".join((text.lower() if self.lower_case else text).split())
+
+    def text_of(self, row: Mapping[str, str], columns: Sequence[str]) -> tuple[str, ...]:
+        """Return the cleaned texts of a row's `columns`, the prefix before the first.
+
+        An empty text stays empty, and a prefix whose column is not there is left out.
+        """
+        first, *others = [self.clean(row[column]) for column in columns]
+        # Kaggle's keywords are quoted as in a web address: forest%20fire
+        before = [self.clean(unquote(row.get(column, ""))) for column in self.prefix]
+        return (": ".join([*filter(None, before), first]) if first else "", *others)
+
+
+def identity(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return what equal texts have in common, whatever their cleaning: use it on the texts without prefix.
+
+    Upper and lower case, white space, HTML entities, web addresses and mentions make no difference, for messages are
+    passed on with a new address or to somebody else; unless nothing else is left.
+    """
+    return tuple(_bare(text) for text in texts)
+
+
+def _bare(text: str) -> str:
+    text = html.unescape(text)
+    kept = " ".join(_MENTION.sub(" ", _URL.sub(" ", text)).casefold().split())
+    return kept or " ".join(text.casefold().split())
+
+
+_TREATMENTS: dict[Treatment, Callable[[re.Pattern[str], str, str], str]] = {
+    "keep": lambda pattern, name, text: text,
+    "replace": lambda pattern, name, text: pattern.sub(name, text),
+    "remove": lambda pattern, name, text: pattern.sub(" ", text),
+}

@@ -1,0 +1,222 @@
+"""Compare finished fine-tuning runs: a table, and a picture of means, spreads and single trials."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+import configs
+from configs import Config, UserError, command
+from finetune import figures, results
+from finetune.metrics import METRICS, Metric, short
+from finetune.results import Results
+from finetune.scores import Difference, MeanStd
+
+CONFIGURATION = "config.yaml"
+LONGEST_PATH = 100
+
+EXPLANATION = """\
+The first run is the one that the others are compared with. Where a run has the folds and seeds of the first one, the
+table shows its difference to the first run on the test parts (plus: its number is the higher one) with a 95 % interval;
+the seeds of a fold share their test examples and are averaged before. An interval that holds 0 shows no difference.
+TF-IDF and the majority class are those of the first run: what any encoder has to beat.
+
+examples:
+  python -m finetune.compare runs/a runs/b runs/c
+  python -m finetune.compare runs/pretrained runs/random --metric mcc --output pretraining.png
+  python -m finetune.compare runs/a runs/b --json | python -m json.tool
+"""
+
+
+class _Configuration(Config):
+    """The part of a run's configuration that the table shows; the other sections are nothing to us."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    encoder: dict[str, Any] = Field(default_factory=dict)
+    """Where the encoder came from."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table shows of a run."""
+
+    run: str
+    head: str
+    encoder: str
+    parameters: int
+    trained: int
+    trials: int
+    validation: MeanStd | None
+    test: MeanStd | None
+    difference: Difference | None
+    """To the first run; None for the first run itself and where trials do not pair."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = command.Parser(
+        prog="python -m finetune.compare",
+        description=__doc__,
+        epilog=EXPLANATION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished fine-tuning run")
+    parser.add_argument(
+        "--metric", help=f"one of {', '.join(METRICS)} (default: what the first run's best weights were chosen by)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the picture (default: compare.png)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
+    if options.metric is not None and options.metric not in METRICS:
+        raise UserError(f"unknown metric {options.metric!r}: choose one of {', '.join(METRICS)}")
+    if options.output.suffix.lower() != ".png":
+        raise UserError(f"--output {options.output}: the picture is a PNG file, so its name must end in .png")
+    if not options.output.parent.is_dir():
+        raise UserError(f"--output {options.output}: there is no folder {options.output.parent}: make it first")
+    names = _names(options.runs)
+    found = [results.read(folder) for folder in options.runs]
+    metric: Metric = options.metric or found[0].metric
+    encoders = [_encoder(folder) for folder in options.runs]
+    rows = [
+        _row(name, encoder, run, found[0], metric) for name, encoder, run in zip(names, encoders, found, strict=True)
+    ]
+    baselines = _baselines(found[0], metric)
+    notes = [
+        note for name, run in zip(names[1:], found[1:], strict=True) for note in _notes(names[0], name, found[0], run)
+    ]
+    drawn = [
+        (row.run, [value for trial in run.trials if (value := trial.test.get(metric)) is not None])
+        for row, run in zip(rows, found, strict=True)
+    ]
+    figures.write(
+        figures.comparison_figure(drawn, {name: score.mean for name, score in baselines.items()}, metric),
+        options.output,
+    )
+    if options.json:
+        print(json.dumps(_as_json(rows, baselines, notes, metric, options.output), ensure_ascii=False, indent=2))
+        return
+    print("\n".join([table(rows, baselines, metric), *(f"note: {note}" for note in notes)]))
+    print(f"picture: {options.output}")
+
+
+def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> str:
+    """Return the rows as lines of text, the baselines under them."""
+    head = (
+        "run",
+        "head",
+        "encoder",
+        "trained parameters",
+        f"test {metric}",
+        "trials",
+        "validation",
+        "to the first run",
+    )
+    cells = [
+        (
+            row.run,
+            short(row.head),
+            row.encoder,
+            f"{row.trained:,} of {row.parameters:,}",
+            _shown(row.test),
+            str(row.trials),
+            _shown(row.validation),
+            _shown(row.difference),
+        )
+        for row in rows
+    ]
+    cells += [(name, "", "", "", str(score), "", "", "") for name, score in baselines.items()]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (head, *cells)
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the runs' names: as many of the last parts of their paths as tell them apart."""
+    whole = [folder.resolve() for folder in folders]
+    for folder in folders:
+        if whole.count(folder.resolve()) > 1:
+            raise UserError(f"{folder} is named twice: name each run once")
+    last = 1
+    while len({folder.parts[-last:] for folder in whole}) < len(whole):
+        last += 1
+    return [short("/".join(folder.parts[-last:]), LONGEST_PATH) for folder in whole]
+
+
+def _encoder(folder: Path) -> str:
+    """Return where the encoder of a run came from, such as `runs/x` or `random (runs/x)`."""
+    settings = configs.read(_Configuration, folder / CONFIGURATION).encoder
+    source = short(str(settings.get("hub") or settings.get("run") or "newest run"), LONGEST_PATH)
+    return f"random ({source})" if settings.get("random") in ("true", True) else source
+
+
+def _row(name: str, encoder: str, run: Results, first: Results, metric: Metric) -> Row:
+    return Row(
+        run=name,
+        head=run.head,
+        encoder=encoder,
+        parameters=run.parameters.all,
+        trained=run.parameters.trained,
+        trials=len(run.trials),
+        validation=run.validation.get(metric),
+        test=run.test.get(metric),
+        difference=None if run is first else results.difference_of(run.trials, first.trials, metric),
+    )
+
+
+def _baselines(first: Results, metric: Metric) -> dict[str, MeanStd]:
+    scores = {"TF-IDF": first.baselines.tfidf.get(metric), "majority class": first.baselines.majority.get(metric)}
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str]:
+    """Return what speaks against comparing a run with the first one."""
+    notes = []
+    if run.classes != first.classes:
+        notes.append(f"{name} has other classes than {first_name}: another task, nothing here can be compared")
+    sizes = [(part, getattr(first.data, part), getattr(run.data, part)) for part in ("train", "validation", "test")]
+    differing = [f"{part} {there:,} against {here:,}" for part, here, there in sizes if here != there]
+    if differing:
+        notes.append(
+            f"{name} has other data than {first_name} ({', '.join(differing)} examples): mind what you compare"
+        )
+    if {(t.fold, t.seed) for t in run.trials} != {(t.fold, t.seed) for t in first.trials}:
+        notes.append(
+            f"{name} has {results.count_trials(run.trials)}, {first_name} {results.count_trials(first.trials)}: "
+            "folds or seeds differ, so there is no paired difference"
+        )
+    return notes
+
+
+def _as_json(
+    rows: Sequence[Row], baselines: dict[str, MeanStd], notes: Sequence[str], metric: str, picture: Path
+) -> dict[str, Any]:
+    def plain(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in values.items()}
+
+    return {
+        "metric": metric,
+        "runs": [plain(asdict(row)) for row in rows],
+        "baselines": plain(dict(baselines)),
+        "notes": list(notes),
+        "picture": str(picture),
+    }
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,81 @@
+"""Open the encoder that a recipe chooses: of a pretraining run, or a published one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from configs import read
+from finetune.contextual import Predictor, RunPredictor
+from finetune.encoders import RunEncoder, TextEncoder
+from finetune.recipe import EncoderChoice
+from mlm import checkpoint, run
+from mlm.distributed import World
+from mlm.recipe import Recipe
+from tokenizer.text import Text
+
+Kind = Literal["run", "hub"]
+
+
+def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
+    """Return the choice with the newest run in place of none.
+
+    Raises:
+        UserError: there is no run.
+
+    """
+    if choice.run is not None or choice.hub is not None:
+        return choice
+    return choice.model_copy(update={"run": str(run.newest(runs))})
+
+
+def kind_of(choice: EncoderChoice) -> Kind:
+    """Return which kind of encoder it is."""
+    return "run" if choice.run is not None else "hub"
+
+
+def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
+    """Return the chosen encoder with its weights; random ones are drawn by `seed`.
+
+    Raises:
+        UserError: there is none such, or it cannot be used.
+
+    """
+    if choice.run is not None:
+        return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
+    from finetune.published import load_published
+
+    assert choice.hub is not None
+    return load_published(choice.hub, choice.revision, random=choice.random, seed=seed, dropout=choice.dropout)
+
+
+def _restore_published(folder: Path) -> TextEncoder:
+    from finetune.published import restore_published
+
+    return restore_published(folder)
+
+
+RESTORE: dict[Kind, Callable[[Path], TextEncoder]] = {"run": RunEncoder.restore, "hub": _restore_published}
+"""How to open what `TextEncoder.save` wrote; its weights are still to be filled in."""
+
+
+def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
+    """Return the masked language model that the chosen encoder was pretrained as.
+
+    Raises:
+        UserError: it has no head that predicts words.
+
+    """
+    if choice.run is not None:
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.newest(Path(choice.run)), world.device)
+        return RunPredictor(model, tokenizer, recipe.data.row_length, world)
+    from finetune.published import load_published_predictor
+
+    assert choice.hub is not None
+    return load_published_predictor(choice.hub, choice.revision, world)
+
+
+def corpus_of(choice: EncoderChoice) -> Text:
+    """Return the text that a run was pretrained on; the documentation of the installed Python for a published one."""
+    if choice.run is None:
+        return Text()
+    return read(Recipe, checkpoint.newest(Path(choice.run)) / checkpoint.RECIPE).text

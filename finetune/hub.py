@@ -1,0 +1,208 @@
+"""Open published encoders: fetch them from the Hugging Face hub, read their files, trust nothing in them.
+
+No code that a checkpoint brings along is run, weights are never unpickled freely, and none that should have been in
+the file is drawn at random instead.
+"""
+
+import importlib.util
+import json
+import logging
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+CONFIG = "config.json"
+SECONDS_TO_CONNECT = 10
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_WEIGHTS = (re.compile(r"model.*\.safetensors(\.index\.json)?"), re.compile(r"pytorch_model.*\.bin(\.index\.json)?"))
+_SMALL_FILES = re.compile(r"[^/]+\.(json|txt|model|codes|bpe)")
+_NAMED = 3  # missing weights that an error names
+
+
+def check_installed(*packages: str) -> None:
+    """Check that packages of the extra `hub` are there.
+
+    Raises:
+        UserError: one of them is not.
+
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"not installed: {', '.join(missing)}, for published encoders: pip install -e '.[hub]'")
+
+
+def fetch(name: str, revision: str | None) -> Path:
+    """Return the folder of a published encoder: `name` itself, or what the hub or its cache on this machine has.
+
+    Raises:
+        UserError: there is neither such a folder nor such a name that can be reached.
+
+    """
+    check_installed("transformers")
+    folder = Path(name)
+    if not folder.is_dir():
+        if not _HUB_NAME.fullmatch(name):
+            raise UserError(f"no such folder: {name}: give a folder with a {CONFIG}, or a name of the Hugging Face hub")
+        folder = _download(name, revision)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{name} is no published encoder: it has no {CONFIG} (a run of ours is given by encoder.run)")
+    return folder
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Bring the files that are needed here, weights in one format only.
+
+    One request that is not repeated goes first: transformers by itself would try for a minute and more to reach a
+    hub that is not there.
+    """
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_CONNECT)
+    except Exception as error:  # it lets through the errors of the HTTP library below it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        try:
+            return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+        except (OSError, ValueError):
+            raise UserError(
+                f"{name} is no folder, and cannot be had from the Hugging Face hub ({reason}): check the name and the "
+                "network, or give a folder"
+            ) from None
+    files = [file.rfilename for file in found.siblings or ()]
+    weights = next((some for kind in _WEIGHTS if (some := [file for file in files if kind.fullmatch(file)])), [])
+    wanted = [*weights, *filter(_SMALL_FILES.fullmatch, files)]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=found.sha, allow_patterns=wanted))
+    except Exception as error:  # as above
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} could not be fetched from the Hugging Face hub ({reason}): try again") from None
+
+
+def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig":
+    """Return the shape that a folder's `config.json` describes.
+
+    Args:
+        folder: what `fetch` returns.
+        dropout: every dropout inside the encoder; None leaves them.
+
+    Raises:
+        UserError: the file is damaged, needs code of its own, or describes no encoder of text.
+
+    """
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
+
+    with _reading(folder / CONFIG):
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        model_type = values.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        code = ", and the code that the checkpoint brings along is never run" if "auto_map" in values else ""
+        raise UserError(f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another")
+    with _reading(folder / CONFIG):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False) or type(config) not in MODEL_MAPPING:
+        raise UserError(f"{folder} holds no encoder of text, but {model_type!r}: take one such as BERT or ELECTRA")
+    for key in config.to_dict():
+        if dropout is not None and "dropout" in key and not key.startswith(("classifier", "summary", "seq_classif")):
+            setattr(config, key, dropout)
+    return config
+
+
+def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedTokenizerBase":
+    """Return a folder's own tokenizer.
+
+    Raises:
+        UserError: its files are missing, damaged, or those of another encoder.
+
+    """
+    from transformers import AutoTokenizer
+
+    with _reading(f"the tokenizer in {folder}"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    files = list(tokenizer.vocab_files_names.values())
+    if not any((folder / name).is_file() for name in files):  # transformers would go on with an empty vocabulary
+        raise UserError(f"{folder} has no tokenizer: there is none of {', '.join(files)}: put it beside the weights")
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, over the encoder's {config.vocab_size}: it is "
+            "another encoder's, or grown without it: put the right one there"
+        )
+    return tokenizer
+
+
+def without_pooler(model_class: "type[PreTrainedModel]") -> dict[str, bool]:
+    """Return the arguments that keep `model_class` from creating a pooler, whose weights nothing here would use."""
+    import inspect
+
+    known = inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
+
+
+def read_weights(
+    model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig", **settings: bool
+) -> "PreTrainedModel":
+    """Return a model of `model_class` with the weights of a folder, in float32; other heads in the file are dropped.
+
+    Raises:
+        UserError: the file is missing or damaged, would need free unpickling, or lacks weights of the model.
+
+    """
+    import torch
+
+    with _reading(f"the weights in {folder}"):
+        load: Any = model_class.from_pretrained
+        model, found = load(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            weights_only=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **settings,
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        raise UserError(
+            f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would have been left "
+            "random: take a checkpoint that has them"
+        )
+    checked: PreTrainedModel = model
+    return checked
+
+
+@contextmanager
+def _reading(what: object) -> Iterator[None]:
+    """Turn what transformers raises, which may be anything, into one line, and keep its own reports quiet."""
+    import transformers
+
+    def hidden(create: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return create(*args, **{**kwargs, "disable": True})
+
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.set_tqdm_hook(hidden)
+    transformers.logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"refused {what}: the .bin file is damaged or holds more than tensors, and unpickling that could run any "
+            "code: get the checkpoint as .safetensors"
+        ) from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read {what} ({reason[:300]}): get the files anew, or take another encoder") from None
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.set_tqdm_hook(bars)

@@ -1,0 +1,158 @@
+"""How good a classifier's predictions are; scikit-learn does the arithmetic."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metric = Literal[
+    "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"
+]  # the names in results.json, and of what early stopping may watch
+
+METRICS: Mapping[str, int] = {name: -1 if name == "loss" else 1 for name in get_args(Metric)}
+"""Every metric, with the sign that makes more of it better: `METRICS[name] * value` is to be as large as can be."""
+
+CONFIDENCE = 0.95
+LONGEST_NAME = 24
+
+
+def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[str, float | None]:
+    """Score probabilities against the true classes; the most probable class is the prediction.
+
+    With two classes `f1`, `precision` and `recall` are those of the second one, else means over the classes that
+    occur among labels or predictions (so `f1` equals `f1_macro`); what would divide by zero is 0. `roc_auc` is that
+    of the second of two classes, else the mean of one class against the rest; None where a class is missing among
+    the labels. The loss is the trainer's to add.
+
+    Raises:
+        ValueError: there are no examples.
+
+    """
+    from sklearn import metrics
+
+    if not len(labels_N):
+        raise ValueError("no examples to score")
+    classes = probabilities_NC.shape[1]
+    predictions_N = probabilities_NC.argmax(axis=1)
+
+    def average(kind: str, only: list[int] | None = None) -> tuple[float, float, float]:
+        precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+            labels_N, predictions_N, labels=only, average=kind, zero_division=0
+        )
+        return float(precision), float(recall), float(f1)
+
+    macro = average("macro")
+    precision, recall, f1 = average("macro", only=[1]) if classes == 2 else macro
+    one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn would warn, and return 0 as well
+    return {
+        "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
+        "f1": f1,
+        "f1_macro": macro[2],
+        "f1_weighted": average("weighted")[2],
+        "mcc": 0.0 if one_class else float(metrics.matthews_corrcoef(labels_N, predictions_N)),
+        "precision": precision,
+        "recall": recall,
+        "roc_auc": _roc_auc(labels_N, probabilities_NC),
+    }
+
+
+def _roc_auc(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> float | None:
+    """Return the mean over classes of one against the rest; of two classes both sides are the same."""
+    from sklearn.metrics import roc_auc_score
+
+    classes = range(probabilities_NC.shape[1])
+    if len(np.unique(labels_N)) < max(len(classes), 2):
+        return None
+    ranked = classes[1:] if len(classes) == 2 else classes
+    return float(np.mean([roc_auc_score(labels_N == number, probabilities_NC[:, number]) for number in ranked]))
+
+
+def summary(trials: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float] | None]:
+    """Return each metric's mean and standard deviation over trials (ddof = 1; 0 for one trial).
+
+    What a trial has no value for is left out of the mean; a metric that no trial has a value for is None.
+    """
+    names = list(dict.fromkeys(name for trial in trials for name in trial))
+    return {name: _mean_std([trial.get(name) for trial in trials]) for name in names}
+
+
+def _mean_std(values: Sequence[float | None]) -> dict[str, float] | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return {"mean": float(np.mean(known)), "std": float(np.std(known, ddof=1)) if len(known) > 1 else 0.0}
+
+
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], folds: Sequence[int]
+) -> dict[str, float | int | None]:
+    """Return the mean of ours - theirs over paired trials, with its 95 % t interval.
+
+    The seeds of one fold share its test examples, so they are not independent: taking 5 folds x 3 seeds for 15
+    observations would count the luck of each test part three times and make the interval too narrow. Where there
+    are several folds, the seeds of each are therefore averaged first and the interval is over the folds; with a
+    single fold it is over its seeds, and then says nothing about other test examples. (Folds still share most of
+    their training examples, which no t interval knows of; Bengio & Grandvalet 2004.)
+
+    Args:
+        ours: a score of each trial.
+        theirs: the other side's score of the same trial (same fold, same seed).
+        folds: each trial's fold.
+
+    Returns:
+        `mean`, the bounds `low` and `high` (None where there is but one observation), and the number of `pairs`.
+
+    """
+    from scipy import stats
+
+    differences = np.subtract(ours, theirs, dtype=np.float64)
+    groups = np.asarray(folds)
+    if len(differences) != len(groups) or not len(differences):
+        raise ValueError(f"{len(differences)} differences and {len(groups)} folds: each trial has one of each")
+    if len(set(folds)) > 1:
+        differences = np.array([differences[groups == fold].mean() for fold in sorted(set(folds))])
+    mean, observations = float(differences.mean()), len(differences)
+    if observations == 1:
+        return {"mean": mean, "low": None, "high": None, "pairs": len(ours)}
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, observations - 1))
+    reach = quantile * float(differences.std(ddof=1)) / observations**0.5
+    return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
+
+
+def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: Sequence[str]) -> str:
+    """Return precision, recall, F1 and number of examples of every class, as lines of text."""
+    from sklearn.metrics import classification_report
+
+    names = [short(name) for name in classes]
+    report: str = classification_report(
+        labels_N, predictions_N, labels=range(len(names)), target_names=names, digits=3, zero_division=0
+    )
+    return report.rstrip()
+
+
+def confusion(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """Return how many examples of each of `number` classes (rows) were taken for each class (columns)."""
+    from sklearn.metrics import confusion_matrix
+
+    matrix: NDArray[np.int64] = confusion_matrix(labels_N, predictions_N, labels=range(number))
+    return matrix
+
+
+def confusion_text(matrix_CC: NDArray[np.int64], classes: Sequence[str]) -> str:
+    """Return the confusion matrix as lines of text.
+
+    Columns are numbered and the names stand at the lines' ends, where neither their length nor the width of their
+    characters moves anything.
+    """
+    width = max(4, len(f"{matrix_CC.max():,}") + 2, len(str(len(classes))) + 2)
+    lines = ["true \\ predicted" + "".join(f"{number:>{width}}" for number in range(len(classes)))]
+    for number, (row, name) in enumerate(zip(matrix_CC.tolist(), classes, strict=True)):
+        lines.append(f"{number:>16}" + "".join(f"{count:>{width},}" for count in row) + f"   {number} = {short(name)}")
+    return "\n".join(lines)
+
+
+def short(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return a name fit for a table or a picture: one line, no control characters, at most `longest` characters."""
+    printable = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    return printable if len(printable) <= longest else printable[: longest - 3].rstrip() + "..."

@@ -1,0 +1,105 @@
+"""What a person reads of a fine-tuning run: lines while it goes on, and at the end tables, pictures and mistakes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune import figures, metrics, mistakes, results
+from finetune.examples import Dataset, Examples, Split
+from finetune.recipe import FineTuning
+from finetune.records import METRICS
+from finetune.scores import Scores
+from mlm.distributed import World
+
+if TYPE_CHECKING:
+    from finetune.experiment import Judged
+
+CURVES, CONFUSION, MISTAKES, REPORT = "curves.png", "confusion.png", "mistakes.csv", "report.txt"
+
+
+def opening(path: Path, recipe: FineTuning, dataset: Dataset, splits: Sequence[Split], world: World) -> str:
+    """Say what is about to be done."""
+    first = splits[0]
+    dropped = ", ".join(f"{number:,} {what}" for what, number in dataset.counts.items() if number)
+    sizes = f"{len(first.train):,} for training, {len(first.validation):,} for validation, {len(first.test):,} for test"
+    folds = f" in each of {len(splits)} folds" if len(splits) > 1 else ""
+    encoder = recipe.encoder.run or recipe.encoder.hub
+    return "\n".join(
+        [
+            f"run {path}: {recipe.head.kind} head on {encoder}, device {world.device}",
+            f"examples: {sizes}{folds}; classes: {', '.join(map(metrics.short, dataset.classes))}",
+            *([f"dropped: {dropped}"] if dropped else []),
+        ]
+    )
+
+
+def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, random: bool) -> str:
+    """Say what a trial came to."""
+
+    def shown(scores: Scores[float]) -> str:
+        value = scores.get(metric)
+        return "-" if value is None else f"{value:.4f}"
+
+    name = f"fold {trial.fold + 1} of {folds}, seed {trial.seed}" if folds > 1 else f"seed {trial.seed}"
+    return (
+        f"{'random encoder, ' if random else ''}{name}: {metric} {shown(trial.validation)} validation,"
+        f" {shown(trial.test)} test; best after epoch {trial.epochs:.1f}; {trial.seconds:.0f} s"
+    )
+
+
+def write(path: Path, found: results.Results, finished: Sequence["Judged"]) -> str:
+    """Write report, pictures and mistakes into the run's folder; return what is shown at the end."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    labels_N = np.concatenate([one.split.test.labels for one in finished])
+    predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
+    matrix_CC = metrics.confusion(labels_N, predictions_N, len(found.classes))
+    title = f"{found.name}: test, {results.count_trials(found.trials)}"
+    picture = figures.confusion_figure(matrix_CC, found.classes, title)
+    figures.write(picture, path / CONFUSION)
+    with SummaryWriter(str(path)) as board:
+        board.add_figure("confusion", picture)
+    figures.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
+    wrong = _write_mistakes(path, found, finished)
+    parameters = found.parameters
+    text = "\n\n".join(
+        [
+            results.table(found),
+            f"all test predictions, {results.count_trials(found.trials)}\n"
+            + metrics.per_class_report(labels_N, predictions_N, found.classes),
+            metrics.confusion_text(matrix_CC, found.classes),
+            f"{parameters.all:,} parameters, {parameters.trained:,} of them trained",
+        ]
+    )
+    (path / REPORT).write_text(text + "\n", encoding="utf-8")
+    return "\n".join(
+        [
+            text,
+            f"\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}",
+            f"{wrong:,} wrong ones, the surest first: {path / MISTAKES}    all results: {path / 'results.json'}",
+            f'next: python -m finetune.predict {path} "a text"',
+        ]
+    )
+
+
+def _write_mistakes(path: Path, found: results.Results, finished: Sequence["Judged"]) -> int:
+    """List the mistakes of the first seed, which saw the test part of every fold once."""
+    first = [one for one in finished if one.trial.seed == finished[0].trial.seed]
+    examples = Examples(
+        tuple(text for one in first for text in one.split.test.texts),
+        np.concatenate([one.split.test.labels for one in first]),
+    )
+    probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
+    return mistakes.write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
+
+
+def _records_by_trial(path: Path) -> dict[str, list[dict[str, object]]]:
+    found: dict[str, list[dict[str, object]]] = {}
+    for line in (path / METRICS).read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if not record["random"]:
+            found.setdefault(record["trial"], []).append(record)
+    return found

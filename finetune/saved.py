@@ -1,0 +1,101 @@
+"""A fine-tuned model on disk: weights, encoder, head and how its texts are cleaned, in one folder that stands alone."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from configs import Config, UserError, dump, read
+from finetune import encoder_choice, heads
+from finetune.classifier import Classifier
+from finetune.recipe import FineTuning
+from mlm import checkpoint
+
+MODEL, DESCRIPTION, ENCODER = "model", "model.json", "encoder"
+
+
+class Description(Config):
+    """What has to be known before the recipe can be read."""
+
+    head: str
+    """Kind of head."""
+    encoder: encoder_choice.Kind
+    """Kind of encoder."""
+    classes: tuple[str, ...]
+    """Names of the classes, by index."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A fine-tuned model, ready to be used."""
+
+    classifier: Classifier
+    """In evaluation mode."""
+    recipe: FineTuning
+    classes: tuple[str, ...]
+    """Names of the classes, by index."""
+
+
+def save(run: Path, classifier: Classifier, recipe: FineTuning, classes: tuple[str, ...]) -> None:
+    """Write the model into the run's folder.
+
+    Raises:
+        OSError: the disk is full or not writable.
+
+    """
+    partial = run / f"{MODEL}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / ENCODER).mkdir(parents=True)
+    checkpoint.write_weights(partial / checkpoint.WEIGHTS, classifier)
+    classifier.encoder.save(partial / ENCODER)
+    (partial / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
+    kind = encoder_choice.kind_of(recipe.encoder)
+    description = Description(head=recipe.head.kind, encoder=kind, classes=classes)
+    (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+    checkpoint.seal(partial, run / MODEL, 0)
+
+
+def load(run: Path, device: torch.device) -> Saved:
+    """Load the model of a fine-tuning run.
+
+    Raises:
+        UserError: there is none, it is damaged, or its parts do not fit each other.
+
+    """
+    folder = run / MODEL
+    if not folder.is_dir():
+        raise UserError(_why_none(run))
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    checkpoint.verify(folder, [name for name in files if name != checkpoint.MANIFEST])
+    try:
+        description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from None
+    recipe = read(heads.recipe_of(description.head), folder / checkpoint.RECIPE)
+    encoder = encoder_choice.RESTORE[description.encoder](folder / ENCODER)
+    classifier = Classifier(encoder, recipe.head.build(encoder, len(description.classes)))
+    checkpoint.load_weights(folder, classifier)
+    return Saved(classifier.to(device).eval(), recipe, description.classes)
+
+
+def newest(runs: Path) -> Path:
+    """Return the fine-tuning run that was finished last.
+
+    Raises:
+        UserError: there is none.
+
+    """
+    found = [path.parents[1] for path in runs.glob(f"*/{MODEL}/{checkpoint.MANIFEST}")]
+    if not found:
+        raise UserError(f"there is no fine-tuned model in {runs}: make one by python -m finetune.cnn_head")
+    return max(found, key=lambda path: (path / MODEL / checkpoint.MANIFEST).stat().st_mtime_ns)
+
+
+def _why_none(run: Path) -> str:
+    if not run.is_dir():
+        return f"no such run: {run}"
+    if checkpoint.finished(run):
+        return f"{run} is a pretraining run: make a classifier of it by python -m finetune.cnn_head encoder.run={run}"
+    return f"{run} has no fine-tuned model: its training was not finished; start it again"

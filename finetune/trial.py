@@ -1,0 +1,178 @@
+"""One trial: a classifier trained on one split with one seed, its best weights judged on the test part."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetune import metrics
+from finetune.classification import Classification, Encoded, class_weights, measure, predict
+from finetune.classifier import Classifier, count
+from finetune.encoders import TextEncoder
+from finetune.examples import Examples, Split
+from finetune.recipe import EarlyStopping, FineTuning
+from mlm.budget import Epochs, Position
+from mlm.distributed import World
+from mlm.loop import Interval, Intervals, train
+from mlm.optim import Optimiser
+from mlm.progress import Progress
+
+LOGS_PER_EPOCH = 10
+
+Record = Callable[[str, int, float, Mapping[str, float]], None]
+"""Takes down metrics: the side they are of, the step, the epoch, their values."""
+
+
+class Watcher:
+    """Takes down what the loop reports, keeps the best weights, and says when there is no hope of better ones."""
+
+    def __init__(self, rule: EarlyStopping, steps_per_epoch: int, record: Record, progress: Progress) -> None:
+        self.rule, self.steps_per_epoch, self.record, self.progress = rule, steps_per_epoch, record, progress
+        self.best: dict[str, Tensor] = {}
+        self.best_value, self.best_step = -math.inf, 0
+        self.without_better = 0
+        self.last: Mapping[str, float] = {}
+        self.skipped = 0
+
+    def log(self, position: Position, interval: Interval) -> None:
+        """Take down the training loss since the last record."""
+        targets = max(interval.targets, 1)
+        loss = interval.sums["loss"].item() / targets
+        self.skipped += int(interval.skipped.item())
+        self._take("train", position, {"loss": loss, "accuracy": interval.sums["correct"].item() / targets})
+        self.progress.show(position, loss, interval.tokens / interval.seconds, self.last.get("loss"))
+
+    def evaluated(self, position: Position, found: Mapping[str, float], model: nn.Module) -> None:
+        """Take down the validation metrics, and keep the weights if they are the best yet."""
+        self.last = found
+        self._take("validation", position, found)
+        value = metrics.METRICS[self.rule.metric] * found.get(self.rule.metric, math.nan)
+        if value > self.best_value or not self.best:
+            self.best_value = value if math.isfinite(value) else -math.inf
+            self.best_step, self.without_better = position.step, 0
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        else:
+            self.without_better += 1
+
+    def hopeless(self) -> bool:
+        """Tell whether the patience is at an end."""
+        return self.rule.patience is not None and self.without_better >= self.rule.patience
+
+    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+        """Keep nothing more: what is worth keeping was kept when it was evaluated."""
+
+    def _take(self, side: str, position: Position, values: Mapping[str, float]) -> None:
+        self.record(side, position.step, position.step / self.steps_per_epoch, values)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to."""
+
+    classifier: Classifier
+    """With its best weights."""
+    validation: Mapping[str, float | None]
+    test: Mapping[str, float | None]
+    probabilities_NC: NDArray[np.float64]
+    """Of the test part's examples."""
+    trained: int
+    """Number of parameters that were trained."""
+    epochs: float
+    """Epochs after which the best weights were reached."""
+    seconds: float
+    """Time spent in training steps."""
+    truncated: int
+    """Examples that were longer than the encoder reads."""
+    skipped: int
+    """Updates left out because loss or gradient was not finite."""
+
+
+def run_trial(
+    recipe: FineTuning,
+    encoder: TextEncoder,
+    classes: int,
+    split: Split,
+    seed: int,
+    world: World,
+    variants: Sequence[tuple[tuple[str, ...], ...]],
+    record: Record,
+) -> Outcome:
+    """Train a fresh head on `encoder`, and the encoder with it, which is changed in place.
+
+    Args:
+        recipe: the settings.
+        encoder: with the weights to start from.
+        classes: number of classes.
+        split: the examples.
+        seed: of the head's initial weights, the order of the examples, what augmentation draws, and dropout.
+        world: device and precision.
+        variants: of each training example, its texts with words replaced; empty where none are.
+        record: where metrics are taken down.
+
+    """
+    settings, longest = recipe.train, min(recipe.encoder.longest, encoder.longest)
+    torch.manual_seed(seed)
+    classifier = Classifier(encoder, recipe.head.build(encoder, classes)).to(world.device)
+    rate_factor = recipe.trainable.prepare(classifier)
+
+    def encoded(examples: Examples) -> Encoded:
+        return Encoded(examples, encoder.tokenise(examples.texts, longest))
+
+    parts = [encoded(examples) for examples in (split.train, split.validation, split.test)]
+    weights_C = class_weights(split.train.labels, classes) if settings.class_weights == "balanced" else np.ones(classes)
+    task = Classification(
+        train=parts[0],
+        validation=parts[1],
+        world=world,
+        seed=seed,
+        encoder=encoder,
+        longest=longest,
+        batch_examples=settings.batch_examples,
+        micro_batch_examples=settings.micro_batch_examples or settings.batch_examples,
+        class_weights_C=torch.tensor(weights_C, dtype=torch.float32, device=world.device),
+        label_smoothing=settings.label_smoothing,
+        augmentation=recipe.augment,
+        variants=variants,
+    )
+    steps = task.steps_per_epoch
+    plan = Epochs(epochs=settings.epochs).plan(0.0, steps)
+    watcher = Watcher(settings.early_stopping, steps, record, Progress(plan, Position()))
+    end = train(
+        classifier,
+        task,
+        recipe.optim.build(classifier, rate_factor),
+        recipe.schedule,
+        plan,
+        world,
+        watcher,
+        seed=seed,
+        clip_norm=settings.clip_norm,
+        intervals=Intervals(
+            log_steps=max(steps // LOGS_PER_EPOCH, 1),
+            evaluate_steps=max(steps // settings.evaluations_per_epoch, 1),
+            checkpoint_steps=plan.steps or steps,
+        ),
+        start=Position(),
+        stop=watcher.hopeless,
+    )
+    watcher.progress.close()
+    trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
+    classifier.load_state_dict(watcher.best)
+    recipe.trainable.finish(classifier)
+    classifier.eval()
+    validation_NC, test_NC = (predict(classifier, part.tokens, encoder.pad_id, world) for part in parts[1:])
+    return Outcome(
+        classifier,
+        validation=measure(split.validation.labels, validation_NC),
+        test=measure(split.test.labels, test_NC),
+        probabilities_NC=test_NC,
+        trained=trained,
+        epochs=watcher.best_step / steps,
+        seconds=end.seconds,
+        truncated=sum(tokens.truncated for part in parts for tokens in part.tokens),
+        skipped=watcher.skipped,
+    )
