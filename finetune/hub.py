@@ -81,7 +81,7 @@ def _download(name: str, revision: str | None) -> Path:
     weights = next((some for kind in _WEIGHTS if (some := [file for file in files if kind.fullmatch(file)])), [])
     wanted = [*weights, *filter(_SMALL_FILES.fullmatch, files)]
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=found.sha, allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # as above
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} could not be fetched from the Hugging Face hub ({reason}): try again") from None

@@ -163,7 +163,7 @@ class Labelled(Reading):
         right = {text: _agreed(given, self.contradictions) for text, given in labels.items()}
         agreeing = [n for n, text in enumerate(part.identities) if part.labels[n] == right[text]]
         counts += Counter({"texts with contradicting labels": len(part.labels) - len(agreeing)})
-        firsts = list({part.identities[n]: n for n in reversed(agreeing)}.values())[::-1]
+        firsts = sorted({part.identities[n]: n for n in reversed(agreeing)}.values())
         if self.duplicates == "keep":
             return part.take(agreeing)
         counts += Counter({"duplicated texts": len(agreeing) - len(firsts)})

@@ -6,9 +6,8 @@ import torch
 import transformers
 
 from configs import UserError
-from finetune.published import load_published
 from finetune.published_predictor import load_published_predictor
-from tests.finetune.tiny_published import KINDS, PAIRS, save
+from tests.finetune.tiny_published import KINDS, PAIRS, load, save
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "albert", "modernbert", "distilbert", "electra", "deberta"])
@@ -27,15 +26,15 @@ def test_a_predictor_scores_the_masks_as_transformers_does(tmp_path: Path, name:
     scores = predictor.predict(texts)
     assert [len(score_MV) for score_MV in scores] == [2, 0, 1]
     torch.testing.assert_close(torch.cat(scores), logits_MV, atol=1e-5, rtol=1e-5)
-    assert predictor.encoder_tokenise(PAIRS, 9) == load_published(str(tmp_path), None, random=False, seed=0).tokenise(
-        PAIRS, 9
+    assert predictor.encoder_tokenise(PAIRS, 9) == load(tmp_path).tokenise(PAIRS, 9)
+    assert [word for word in predictor.words if word is not None] == words.convert_ids_to_tokens(
+        list(range(5, len(words)))
     )
-    assert [word for word in predictor.words if word is not None] == words.convert_ids_to_tokens(range(5, len(words)))
     assert predictor.predict([]) == []
 
 
 def test_a_prediction_head_is_never_a_random_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="lacks .* weights of BertForMaskedLM .*left random"):
+    with pytest.raises(UserError, match=r"lacks .* weights of BertForMaskedLM .*left random"):
         load_published_predictor(str(save(tmp_path / "bert", "bert")), None)
     with pytest.raises(UserError, match="predicts no hidden words"):
         load_published_predictor(str(save(tmp_path / "xlnet", "xlnet")), None)

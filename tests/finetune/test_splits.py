@@ -35,7 +35,7 @@ def test_fractions_keep_the_shares_of_parts_and_classes_and_repeated_texts_toget
     assert Counter(split.validation.labels.tolist()) == Counter(split.test.labels.tolist())
     train, validation, test = parts(split)
     assert train | validation | test == set(data.train.texts)
-    assert len(train) + len(validation) + len(test) == len(data.train.texts)
+    assert len(train) + len(validation) + len(test) == len(set(data.train.texts))
 
 
 def test_every_text_is_tested_in_one_fold() -> None:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from finetune.encoders import TextEncoder
 from finetune.published import PublishedEncoder, load_published
 
-WORDS = [
+WORDS = (
+    "and",
+    "is",
+    "was",
     "the",
     "a",
     "fire",
@@ -29,10 +32,7 @@ WORDS = [
     "red",
     "old",
     "house",
-    "and",
-    "is",
-    "was",
-]
+)
 TEXTS = ("the fire burns in the old forest and the city is red", "a dog runs", "the man is in the house")
 PAIRS = (("a dog runs", "the man is old"), ("the fire burns over the city", "fire"))
 LONGEST = 24
@@ -146,9 +146,9 @@ def save(folder: Path, name: str, model: str | None = None) -> Path:
     made = build(config)
     for parameter in made.parameters():  # the usual 0.02 would hide differences
         torch.nn.init.normal_(parameter, std=0.3)
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     made.save_pretrained(folder)
-    transformers.logging.enable_progress_bar()
+    transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     words.save_pretrained(str(folder))
     return folder
 

@@ -1,0 +1,89 @@
+"""A tiny pretrained run and labelled texts that the tests of this folder share."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs import dump
+from finetune.encoders import RunEncoder
+from finetune.examples import Examples, Split
+from mlm import checkpoint
+from mlm.budget import Position
+from mlm.distributed import World
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from mlm.model.initialise import initialise
+from mlm.optim import AdamW
+from mlm.recipe import Data, Recipe
+from tokenizer import vocabulary
+from tokenizer.vocabulary import Vocabulary
+
+CPU = World(torch.device("cpu"), torch.float32)
+LONGEST = 64
+TINY = ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=2))
+
+SUBJECTS = ("the river", "a storm", "my neighbour", "our street", "the old bridge", "her garden", "this village")
+CALM = ("looks lovely today", "makes me smile", "was quiet again", "is full of flowers", "sleeps in the sun")
+GRIM = ("is on fire", "was flooded last night", "has been evacuated", "collapsed this morning", "lost all power")
+
+
+def texts(number: int, seed: int = 0) -> tuple[list[str], list[int]]:
+    """Return distinct sentences, and whether each tells of harm; the words tell, but for a tenth of the labels."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, int] = {}
+    while len(found) < number:
+        label = int(rng.integers(2))
+        end = rng.choice(GRIM if label else CALM)
+        text = f"{rng.choice(SUBJECTS)} {end} {' '.join(rng.choice(SUBJECTS, rng.integers(0, 3)))} {len(found)}"
+        found[" ".join(text.split())] = label
+    return list(found), list(found.values())
+
+
+def examples(number: int, seed: int = 0) -> Examples:
+    sentences, labels = texts(number, seed)
+    return Examples(tuple((sentence,) for sentence in sentences), np.array(labels, np.int64))
+
+
+def split(train: int = 40, validation: int = 16, test: int = 16) -> Split:
+    whole = examples(train + validation + test)
+    bounds = np.cumsum([0, train, validation, test]).tolist()
+    parts = [whole.take(range(bounds[i], bounds[i + 1])) for i in range(3)]
+    return Split(*parts)
+
+
+def write_csv(path: Path, number: int = 60, seed: int = 0) -> Path:
+    """Write labelled sentences as a table."""
+    sentences, labels = texts(number, seed)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "text", "target"), *zip(range(number), sentences, labels, strict=True)])
+    return path
+
+
+def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: ModelConfig = TINY) -> Path:
+    """Write a pretraining run with a checkpoint of random weights."""
+    tokenizer = vocabulary.learn(iter(texts(200)[0]), Vocabulary(size=300, cls_sep=cls_sep))
+    run = folder / name
+    run.mkdir(parents=True)
+    (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
+    network = MaskedLanguageModel(model, tokenizer.get_vocab_size(), LONGEST)
+    initialise(network, model.encoder, 0)
+    recipe = Recipe(name=name, data=Data(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
+    (run / checkpoint.RECIPE).write_text(dump(recipe))
+    folder_of_step = run / "checkpoints" / "step-000000001"
+    checkpoint.save(folder_of_step, network, AdamW().build(network), Position(1), recipe, run / checkpoint.TOKENIZER)
+    return run
+
+
+def encoder(run: Path, *, dropout: float | None = None) -> RunEncoder:
+    return RunEncoder.load(run, random=False, seed=0, dropout=dropout)
+
+
+def rows(lengths: Sequence[int], width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random hidden states, and which positions of them are real."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(lengths)
+    hidden_BLD = torch.randn(len(lengths), longest, width, generator=generator)
+    return hidden_BLD, torch.arange(longest) < torch.tensor(lengths)[:, None]

@@ -1,0 +1,175 @@
+"""One trial: early stopping, the weights that are kept, rates by layer, repeatability."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs import UserError, read
+from finetune.classification import Encoded, measure, predict
+from finetune.cnn_head import Recipe
+from finetune.examples import Examples, Split
+from finetune.recipe import FineTuning
+from finetune.trainable import Layers
+from finetune.trial import Outcome, run_trial
+from mlm.optim import AdamW, ScheduleFreeAdamW
+from tests.finetune import samples
+
+
+@dataclass
+class Taken:
+    """What a trial reported."""
+
+    records: list[tuple[str, int, float, Mapping[str, float]]] = field(default_factory=list)
+
+    def __call__(self, side: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        self.records.append((side, step, epoch, dict(values)))
+
+    def validation(self, metric: str) -> list[float]:
+        return [values[metric] for side, _, _, values in self.records if side == "validation"]
+
+
+def recipe_of(*overrides: str) -> FineTuning:
+    tiny = ("head.filters=5", "head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.precision=float32")
+    return read(Recipe, None, [*tiny, *overrides])
+
+
+def trial(run: Path, *overrides: str, split: Split | None = None, seed: int = 0) -> tuple[Outcome, Taken]:
+    taken = Taken()
+    encoder = samples.encoder(run)
+    outcome = run_trial(recipe_of(*overrides), encoder, 2, split or samples.split(), seed, samples.CPU, (), taken)
+    return outcome, taken
+
+
+def weights_hash(outcome: Outcome) -> str:
+    state = outcome.classifier.state_dict()
+    return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
+
+
+def random_labels(split: Split) -> Split:
+    """Return the split with labels that say nothing, on which validation cannot go on getting better."""
+    rng = np.random.default_rng(0)
+    parts = {
+        name: type(split.train)(getattr(split, name).texts, rng.integers(0, 2, len(getattr(split, name))))
+        for name in ("train", "validation", "test")
+    }
+    return Split(**parts)
+
+
+def test_it_learns_and_tells_what_it_learned(run: Path) -> None:
+    outcome, taken = trial(run, "train.epochs=12")
+    assert outcome.test["accuracy"] == 1.0
+    assert taken.records[0][:3] == ("validation", 0, 0.0)
+    assert taken.records[-1][1] == 60
+    assert outcome.skipped == 0
+    assert outcome.truncated == 0
+    assert outcome.trained == sum(parameter.numel() for parameter in outcome.classifier.parameters())
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_the_weights_that_validated_best_are_restored(metric: str, run: Path) -> None:
+    split = random_labels(samples.split(validation=40))
+    outcome, taken = trial(run, "train.epochs=10", f"train.early_stopping.metric={metric}", split=split)
+    values = taken.validation(metric)
+    best = min(values) if metric == "loss" else max(values)
+    assert outcome.validation[metric] == pytest.approx(best, rel=1e-6)
+    assert values[-1] != best  # so that the last weights would not have done
+    assert outcome.epochs == values.index(best)
+    again, _ = trial(run, f"train.epochs={10}", f"train.early_stopping.metric={metric}", split=split)
+    assert weights_hash(again) == weights_hash(outcome)
+
+
+def test_the_restored_weights_are_those_of_their_step_by_hash(run: Path) -> None:
+    """A constant rate, so that a training of fewer epochs is the beginning of a longer one."""
+    whole = samples.split(validation=40)
+    # A quarter of the validation labels are wrong: the surer the model gets, the more they cost.
+    wrong = np.where(np.arange(40) % 4 == 0, 1 - whole.validation.labels, whole.validation.labels)
+    split = Split(whole.train, Examples(whole.validation.texts, wrong), whole.test)
+    constant = ("schedule.kind=constant", "schedule.warmup=0", "train.early_stopping.metric=loss")
+    outcome, taken = trial(run, "train.epochs=8", *constant, split=split)
+    best = int(np.argmin(taken.validation("loss")))
+    assert 0 < best < 8
+    shorter, _ = trial(run, f"train.epochs={best}", *constant, split=split)
+    assert weights_hash(shorter) == weights_hash(outcome)
+
+
+def test_patience_ends_training_and_nothing_is_trained_after(run: Path) -> None:
+    split = random_labels(samples.split(validation=40))
+    _, whole = trial(run, "train.epochs=20", "train.early_stopping.metric=loss", split=split)
+    _, taken = trial(
+        run, "train.epochs=20", "train.early_stopping.metric=loss", "train.early_stopping.patience=3", split=split
+    )
+    values = taken.validation("loss")
+    best = values.index(min(values))
+    assert len(values) == best + 1 + 3
+    assert values == whole.validation("loss")[: len(values)]
+    assert max(step for _, step, _, _ in taken.records) == 5 * (best + 3)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(run: Path) -> None:
+    overrides = ("train.epochs=2", "head.dropout=0.5", "augment.drop=0.2")
+    first, second, other = (trial(run, *overrides, seed=seed)[0] for seed in (0, 0, 1))
+    assert weights_hash(first) == weights_hash(second) != weights_hash(other)
+    assert np.array_equal(first.probabilities_NC, second.probabilities_NC)
+
+
+def test_schedule_free_evaluates_and_keeps_its_average(run: Path) -> None:
+    overrides = ("optim.kind=schedule_free", "schedule.kind=constant", "train.epochs=6")
+    outcome, taken = trial(run, *overrides)
+    assert isinstance(recipe_of(*overrides).optim, ScheduleFreeAdamW)
+    assert outcome.validation["accuracy"] == max(taken.validation("accuracy")) > 0.9
+
+
+def test_what_is_reported_is_what_the_kept_weights_predict(run: Path) -> None:
+    split = samples.split()
+    outcome, _ = trial(run, "train.epochs=1", split=split)
+    encoder = outcome.classifier.encoder
+    test = Encoded(split.test, encoder.tokenise(split.test.texts, samples.LONGEST))
+    chances = predict(outcome.classifier, test.tokens, encoder.pad_id, samples.CPU)
+    assert np.array_equal(chances, outcome.probabilities_NC)
+    assert measure(split.test.labels, chances) == outcome.test
+
+
+def test_long_texts_are_counted(run: Path) -> None:
+    outcome, _ = trial(run, "train.epochs=1", "encoder.longest=8")
+    assert outcome.truncated == 72
+
+
+def test_rates_fall_layer_by_layer_and_the_head_has_its_own(run: Path) -> None:
+    outcome, _ = trial(run, "train.epochs=1")
+    model = outcome.classifier
+    factor = Layers(layer_decay=0.5, head_factor=10.0).prepare(model)
+    expected = {"head.": 10.0, "blocks.1": 1.0, "final_norm": 1.0, "blocks.0": 0.5, "embeddings": 0.25}
+    for name, _ in model.named_parameters():
+        (wanted,) = {value for part, value in expected.items() if part in name}
+        assert factor(name) == wanted, name
+    optimiser = AdamW(lr=0.1, weight_decay=0.3).build(model, factor)
+    by_parameter: dict[int, dict[str, Any]] = {
+        id(p): group for part in optimiser.parts for group in part.param_groups for p in group["params"]
+    }
+    assert len(by_parameter) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        group = by_parameter[id(parameter)]
+        assert group["peak_lr"] == pytest.approx(0.1 * factor(name))
+        assert group["weight_decay"] == (0.3 if parameter.ndim >= 2 else 0.0)
+
+
+@pytest.mark.parametrize(("layers", "trained"), [(0, "head."), (1, "blocks.1"), (2, "blocks.0")])
+def test_only_the_last_layers_and_the_head_change(layers: int, trained: str, run: Path) -> None:
+    before = samples.encoder(run).state_dict()
+    outcome, _ = trial(run, "train.epochs=1", f"trainable.layers={layers}", "optim.weight_decay=0.1")
+    after = outcome.classifier.encoder.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    allowed = {0: (), 1: ("blocks.1", "final_norm"), 2: ("blocks", "final_norm")}[layers]
+    assert changed == {name for name in after if any(part in name for part in allowed)}
+    assert bool(changed) == (layers > 0)
+
+
+def test_more_layers_than_there_are_is_a_mistake(run: Path) -> None:
+    with pytest.raises(UserError, match=r"trainable\.layers=3: the encoder has 2 layers"):
+        trial(run, "trainable.layers=3")
