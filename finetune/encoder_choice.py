@@ -68,7 +68,7 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
     if choice.run is not None:
         model, tokenizer, recipe = checkpoint.load_model(checkpoint.newest(Path(choice.run)), world.device)
         return RunPredictor(model, tokenizer, recipe.data.row_length, world)
-    from finetune.published import load_published_predictor
+    from finetune.published_predictor import load_published_predictor
 
     assert choice.hub is not None
     return load_published_predictor(choice.hub, choice.revision, world)

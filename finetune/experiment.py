@@ -88,7 +88,7 @@ def _follow(
                 "test": outcome.test,
                 "epochs": outcome.epochs,
                 "seconds": outcome.seconds,
-                "weights_sha256": _sha256(outcome.classifier),
+                "weights_sha256": weights_sha256(outcome.classifier),
             }
         )
         value = METRICS[rule] * (trial.validation.get(rule) or 0.0)
@@ -152,6 +152,7 @@ def _results(
     )
 
 
-def _sha256(classifier: Classifier) -> str:
+def weights_sha256(classifier: Classifier) -> str:
+    """Return the SHA-256 of the weights as safetensors hold them."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
     return hashlib.sha256(safetensors.torch.save(state)).hexdigest()

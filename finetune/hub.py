@@ -71,7 +71,11 @@ def _download(name: str, revision: str | None) -> Path:
     except Exception as error:  # it lets through the errors of the HTTP library below it
         reason = " ".join(str(error).split()) or type(error).__name__
         try:
-            return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+            # Only some of the files were fetched, so that no more than the configuration can be asked for.
+            kept = huggingface_hub.snapshot_download(
+                name, revision=revision, local_files_only=True, allow_patterns=CONFIG
+            )
+            return Path(kept)
         except (OSError, ValueError):
             raise UserError(
                 f"{name} is no folder, and cannot be had from the Hugging Face hub ({reason}): check the name and the "

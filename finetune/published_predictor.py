@@ -11,6 +11,7 @@ from configs import UserError
 from finetune.encoders import Tokens
 from finetune.hub import fetch, read_config, read_tokenizer, read_weights
 from finetune.published import pad_id, position_limit, takes_types, tokenise
+from mlm.distributed import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,14 +23,16 @@ _WORD_GOES_ON = "##"
 class PublishedPredictor(nn.Module):
     """The masked language model of the transformers library that a checkpoint holds, in evaluation mode."""
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Wrap a model with its prediction head, and its tokenizer, which has a mask token."""
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", world: World) -> None:
+        """Predict on the world's device and in its precision; the tokenizer has a mask token."""
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.mask_text, self._mask_id = str(tokenizer.mask_token), int(tokenizer.mask_token_id)
         self.longest = int(min(position_limit(model), tokenizer.model_max_length))
         self._takes_types, self._pad_id = takes_types(model), pad_id(model, tokenizer)
+        self.world = world
         self.train(False)
+        self.to(world.device)
 
     @cached_property
     def words(self) -> Sequence[str | None]:
@@ -63,7 +66,8 @@ class PublishedPredictor(nn.Module):
         into_vocabulary: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         hook = into_vocabulary.register_forward_pre_hook(masked_only)
         try:
-            scores_MV: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types).logits
+            with self.world.autocast():
+                scores_MV: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types).logits
         finally:
             hook.remove()
         return scores_MV
@@ -76,7 +80,7 @@ class PublishedPredictor(nn.Module):
         ids_BL = _padded([row.ids for row in rows], self._pad_id)
         real_BL = _padded([(1,) * len(row.ids) for row in rows], 0).bool()
         types_BL = _padded([row.types for row in rows], 0)
-        scores_MV = self.masked_scores(*(part.to(self.model.device) for part in (ids_BL, real_BL, types_BL)))
+        scores_MV = self.masked_scores(*(part.to(self.world.device) for part in (ids_BL, real_BL, types_BL)))
         masks = (ids_BL == self._mask_id).sum(dim=1).tolist()
         return list(torch.split(scores_MV.float().cpu(), masks))
 
@@ -86,7 +90,7 @@ def _padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
-def load_published_predictor(name_or_folder: str, revision: str | None) -> PublishedPredictor:
+def load_published_predictor(name_or_folder: str, revision: str | None, world: World) -> PublishedPredictor:
     """Return a published masked language model, with the head that it was pretrained with.
 
     Raises:
@@ -104,4 +108,4 @@ def load_published_predictor(name_or_folder: str, revision: str | None) -> Publi
             "BERT, or do without contextual replacement"
         )
     model_class = cast("type[PreTrainedModel]", MODEL_FOR_MASKED_LM_MAPPING[type(config)])
-    return PublishedPredictor(read_weights(model_class, folder, config), tokenizer)
+    return PublishedPredictor(read_weights(model_class, folder, config), tokenizer, world)

@@ -49,9 +49,8 @@ def examples(number: int, seed: int = 0) -> Examples:
 
 def split(train: int = 40, validation: int = 16, test: int = 16) -> Split:
     whole = examples(train + validation + test)
-    bounds = np.cumsum([0, train, validation, test]).tolist()
-    parts = [whole.take(range(bounds[i], bounds[i + 1])) for i in range(3)]
-    return Split(*parts)
+    end = train + validation
+    return Split(whole.take(range(train)), whole.take(range(train, end)), whole.take(range(end, end + test)))
 
 
 def write_csv(path: Path, number: int = 60, seed: int = 0) -> Path:
@@ -69,7 +68,7 @@ def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: 
     run.mkdir(parents=True)
     (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
     network = MaskedLanguageModel(model, tokenizer.get_vocab_size(), LONGEST)
-    initialise(network, model.encoder, 0)
+    initialise(network, model.encoder, 100)  # no seed that a control is drawn by
     recipe = Recipe(name=name, data=Data(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
     (run / checkpoint.RECIPE).write_text(dump(recipe))
     folder_of_step = run / "checkpoints" / "step-000000001"

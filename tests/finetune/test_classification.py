@@ -8,11 +8,13 @@ import accelerate
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.augment import Augmentation
 from finetune.classification import (
     POOL_BATCHES,
+    Batch,
     Classification,
     Encoded,
     batch_of,
@@ -22,7 +24,7 @@ from finetune.classification import (
 )
 from finetune.classifier import Classifier
 from finetune.cnn_head import CnnHead
-from finetune.encoders import TextEncoder
+from finetune.encoders import TextEncoder, Tokens
 from finetune.examples import Examples
 from mlm.budget import Plan, Position
 from mlm.loop import Interval, Intervals, train
@@ -238,10 +240,10 @@ def test_on_a_short_window_ours_is_the_single_batch_and_accelerate_is_not(run: P
     assert largest_difference(theirs, single) > 0.1
 
 
-def part_gradient(model: Classifier, batch: object) -> dict[str, Tensor]:
+def part_gradient(model: Classifier, batch: Batch) -> dict[str, Tensor]:
     model.zero_grad()
-    scores_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)  # type: ignore[attr-defined]
-    nn.functional.cross_entropy(scores_BC, batch.labels_B).backward()  # type: ignore[attr-defined]
+    scores_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)
+    nn.functional.cross_entropy(scores_BC, batch.labels_B).backward()  # type: ignore[no-untyped-call]
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -256,10 +258,11 @@ def test_prediction_keeps_the_order_of_the_examples(run: Path, monkeypatch: pyte
     np.testing.assert_allclose(together.sum(axis=1), 1.0)
 
 
-def alone_prediction(model: Classifier, tokens: Sequence[object]) -> np.ndarray:  # type: ignore[type-arg]
-    batch = batch_of(tokens, np.zeros(1, np.int64), 0, torch.device("cpu"))  # type: ignore[arg-type]
+def alone_prediction(model: Classifier, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+    batch = batch_of(tokens, np.zeros(1, np.int64), 0, torch.device("cpu"))
     with torch.no_grad():
-        return model(batch.ids_BL, batch.real_BL, batch.types_BL).softmax(dim=1).numpy()
+        chances: NDArray[np.float32] = model(batch.ids_BL, batch.real_BL, batch.types_BL).softmax(dim=1).numpy()
+    return chances
 
 
 def test_the_loss_among_the_metrics_is_the_mean_cross_entropy() -> None:
@@ -291,7 +294,7 @@ def test_frozen_layers_stay_as_they_are_without_dropout_and_without_a_backward_p
     recorded: list[Tensor] = []
     hook = first.register_forward_hook(lambda module, inputs, output: recorded.append(output))
     for _ in range(2):
-        task.losses(model, batch)["loss"].backward()
+        task.losses(model, batch)["loss"].backward()  # type: ignore[no-untyped-call]
     hook.remove()
     assert not any(hidden.requires_grad for hidden in recorded)  # nothing to go back through
     assert torch.equal(*recorded)  # no dropout up to here

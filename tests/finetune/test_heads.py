@@ -42,12 +42,15 @@ def batch(encoder: TextEncoder, count: int = 8) -> Batch:
 
 def test_the_cnn_is_kim_2014_written_out(encoder: TextEncoder) -> None:
     head = build(CnnHead(widths=(2, 3), filters=4), encoder)
+    assert isinstance(head, cnn_head.Cnn)
     lengths = [1, 2, 5, 7]
     hidden_BLD, real_BL = samples.rows(lengths, encoder.width)
     scores_BC = head(hidden_BLD, real_BL, torch.zeros_like(real_BL, dtype=torch.int64))
     for row, length in enumerate(lengths):
         answers = []
         for convolution, span in zip(head.convolutions, (2, 3), strict=True):
+            assert isinstance(convolution, nn.Conv1d)
+            assert convolution.bias is not None
             text_LD = torch.cat([hidden_BLD[row, :length], torch.zeros(span - 1, encoder.width)])
             for kernel_DS, bias in zip(convolution.weight, convolution.bias, strict=True):
                 windows = [(text_LD[at : at + span].T * kernel_DS).sum() + bias for at in range(length)]
@@ -59,6 +62,7 @@ def test_the_cnn_is_kim_2014_written_out(encoder: TextEncoder) -> None:
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
 def test_linear_heads_pool_what_they_say(pooling: Pooling, encoder: TextEncoder) -> None:
     head = build(LinearHead(pooling=pooling), encoder)
+    assert isinstance(head, linear_head.Linear)
     assert encoder.cls_id is not None
     lengths = [1, 3, 6]
     hidden_BLD, real_BL = samples.rows(lengths, encoder.width)
@@ -99,7 +103,7 @@ def test_every_head_overfits_eight_examples(name: str, run_with_cls: Path) -> No
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(120):
         loss = nn.functional.cross_entropy(model(rows.ids_BL, rows.real_BL, rows.types_BL), rows.labels_B)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
     assert loss.item() < 0.02

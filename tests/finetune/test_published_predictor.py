@@ -7,7 +7,10 @@ import transformers
 
 from configs import UserError
 from finetune.published_predictor import load_published_predictor
+from mlm.distributed import World
 from tests.finetune.tiny_published import KINDS, PAIRS, load, save
+
+WORLD = World(torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "albert", "modernbert", "distilbert", "electra", "deberta"])
@@ -15,7 +18,7 @@ from tests.finetune.tiny_published import KINDS, PAIRS, load, save
 def test_a_predictor_scores_the_masks_as_transformers_does(tmp_path: Path, name: str) -> None:
     prefix = KINDS[name].model.removesuffix("Model")
     save(tmp_path, name, f"{prefix}ForMaskedLM")
-    predictor = load_published_predictor(str(tmp_path), None)
+    predictor = load_published_predictor(str(tmp_path), None, WORLD)
     mask = predictor.mask_text
     texts = [(f"the {mask} burns in the {mask}",), ("a dog runs",), (f"{mask} runs",)]
     own: Any = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)
@@ -35,6 +38,6 @@ def test_a_predictor_scores_the_masks_as_transformers_does(tmp_path: Path, name:
 
 def test_a_prediction_head_is_never_a_random_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lacks .* weights of BertForMaskedLM .*left random"):
-        load_published_predictor(str(save(tmp_path / "bert", "bert")), None)
+        load_published_predictor(str(save(tmp_path / "bert", "bert")), None, WORLD)
     with pytest.raises(UserError, match="predicts no hidden words"):
-        load_published_predictor(str(save(tmp_path / "xlnet", "xlnet")), None)
+        load_published_predictor(str(save(tmp_path / "xlnet", "xlnet")), None, WORLD)

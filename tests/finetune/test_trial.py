@@ -54,11 +54,11 @@ def weights_hash(outcome: Outcome) -> str:
 def random_labels(split: Split) -> Split:
     """Return the split with labels that say nothing, on which validation cannot go on getting better."""
     rng = np.random.default_rng(0)
-    parts = {
-        name: type(split.train)(getattr(split, name).texts, rng.integers(0, 2, len(getattr(split, name))))
-        for name in ("train", "validation", "test")
-    }
-    return Split(**parts)
+    parts = (
+        Examples(part.texts, rng.integers(0, 2, len(part))) for part in (split.train, split.validation, split.test)
+    )
+    train, validation, test = parts
+    return Split(train, validation, test)
 
 
 def test_it_learns_and_tells_what_it_learned(run: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_weights_that_validated_best_are_restored(metric: str, run: Path) ->
     assert outcome.validation[metric] == pytest.approx(best, rel=1e-6)
     assert values[-1] != best  # so that the last weights would not have done
     assert outcome.epochs == values.index(best)
-    again, _ = trial(run, f"train.epochs={10}", f"train.early_stopping.metric={metric}", split=split)
+    again, _ = trial(run, "train.epochs=10", f"train.early_stopping.metric={metric}", split=split)
     assert weights_hash(again) == weights_hash(outcome)
 
 
@@ -100,10 +100,9 @@ def test_the_restored_weights_are_those_of_their_step_by_hash(run: Path) -> None
 
 def test_patience_ends_training_and_nothing_is_trained_after(run: Path) -> None:
     split = random_labels(samples.split(validation=40))
-    _, whole = trial(run, "train.epochs=20", "train.early_stopping.metric=loss", split=split)
-    _, taken = trial(
-        run, "train.epochs=20", "train.early_stopping.metric=loss", "train.early_stopping.patience=3", split=split
-    )
+    overrides = ("train.epochs=20", "train.early_stopping.metric=loss")
+    _, whole = trial(run, *overrides, split=split)
+    _, taken = trial(run, *overrides, "train.early_stopping.patience=3", split=split)
     values = taken.validation("loss")
     best = values.index(min(values))
     assert len(values) == best + 1 + 3

@@ -1,0 +1,300 @@
+"""Fine-tuning as a user runs it: real files, the whole way from a table to predictions."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs import UserError
+from finetune import cnn_head, experiment, linear_head, predict, results, saved
+from finetune.compare import main as compare
+from tests.finetune import samples
+
+ROOT = Path(__file__).parents[2]
+FAST = ("head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.epochs=6", "train.precision=float32")
+
+
+def fine_tune(folder: Path, *overrides: str, main: Any = cnn_head.main) -> Path:
+    """Fine-tune on sixty labelled sentences and return the run."""
+    folder.mkdir(exist_ok=True)
+    runs = folder / "runs"
+    before = set(runs.glob("*"))
+    table = folder / "train.csv"
+    if not table.exists():
+        samples.write_csv(table, 90)
+    data = ("data.kind=labelled", f"data.train={table}", "data.label=target", f"runs={runs}", "name=test")
+    main([*data, *FAST, *overrides])
+    (made,) = set(runs.glob("*")) - before
+    return made
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    return fine_tune(
+        folder,
+        f"encoder.run={run}",
+        "head.filters=8",
+        "splits.kind=folds",
+        "splits.folds=2",
+        "train.seeds=[0, 1]",
+        "train.early_stopping.metric=loss",
+        "control=true",
+    )
+
+
+def test_a_run_holds_all_that_a_person_reads(tuned: Path) -> None:
+    assert {path.name for path in tuned.iterdir()} >= {
+        "config.yaml",
+        "confusion.png",
+        "curves.png",
+        "environment.json",
+        "metrics.jsonl",
+        "mistakes.csv",
+        "model",
+        "report.txt",
+        "results.json",
+        "trials",
+    }
+    for picture in ("confusion.png", "curves.png"):
+        assert (tuned / picture).read_bytes().startswith(b"\x89PNG")
+    report = (tuned / "report.txt").read_text()
+    for word in ("this encoder", "random encoder", "TF-IDF", "majority class", "precision", "predicted", "trained"):
+        assert word in report
+
+
+def test_results_hold_every_trial_and_its_mean_and_spread(tuned: Path) -> None:
+    found = json.loads((tuned / "results.json").read_text())
+    assert [(trial["fold"], trial["seed"]) for trial in found["trials"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for part in ("validation", "test"):
+        for metric in ("accuracy", "f1", "f1_macro", "mcc"):
+            values = [trial[part][metric] for trial in found["trials"]]
+            mean = sum(values) / 4
+            deviation = (sum((value - mean) ** 2 for value in values) / 3) ** 0.5
+            assert found[part][metric] == pytest.approx({"mean": mean, "std": deviation})
+    assert found["test"]["accuracy"]["mean"] > 0.9
+    assert set(found["baselines"]) == {"majority", "tfidf", "random_encoder"}
+    assert found["baselines"]["random_encoder"]["difference"]["pairs"] == 4
+    assert found["parameters"]["trained"] == found["parameters"]["all"] > 0
+    assert len({trial["weights_sha256"] for trial in found["trials"]}) == 4
+
+
+def test_the_control_differs_in_its_encoder_alone(tuned: Path) -> None:
+    lines = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    trials = {(line["random"], line["fold"], line["seed"]) for line in lines}
+    assert trials == {(random, fold, seed) for random in (False, True) for fold in (0, 1) for seed in (0, 1)}
+    first = [line["loss"] for line in lines if line["side"] == "validation" and line["step"] == 0]
+    assert len(set(first)) == 8  # each began from other weights
+
+
+def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
+    found = results.read(tuned)
+    manifest = json.loads((tuned / "model" / "manifest.json").read_text())
+    best = min(found.trials, key=lambda trial: trial.validation.get("loss") or 0.0)
+    model = saved.load(tuned, torch.device("cpu"))
+    assert experiment.weights_sha256(model.classifier) == best.weights_sha256
+    assert model.classes == ("0", "1")
+    assert "weights.safetensors" in manifest["files"]
+
+
+def test_the_same_command_gives_the_same_results(tuned: Path, run: Path, tmp_path: Path) -> None:
+    settings = (f"encoder.run={run}", "head.filters=8", "train.epochs=2")
+    first, second = (results.read(fine_tune(tmp_path / name, *settings)) for name in ("a", "b"))
+    assert first.trials[0].weights_sha256 == second.trials[0].weights_sha256
+    assert first.test == second.test
+
+
+def predicted(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    predict.main([*arguments, "--json"])
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_texts_are_classified(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentences, labels = samples.texts(8, seed=5)
+    found = predicted(capsys, str(tuned), *sentences)
+    assert [int(one["predicted"]) for one in found] == labels
+    assert all(sum(one["probabilities"].values()) == pytest.approx(1.0) for one in found)
+    predict.main([str(tuned), sentences[0]])
+    assert capsys.readouterr().out.startswith(f"{labels[0]} ")
+
+
+def test_a_table_is_classified_as_its_texts_are(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, output = samples.write_csv(tmp_path / "in.csv", 30, seed=5), tmp_path / "out.csv"
+    predict.main([str(tuned), "--file", str(table), "--output", str(output)])
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "text", "target", "predicted", "probability_0", "probability_1"]
+    assert sum(row["predicted"] == row["target"] for row in rows) >= 28
+    capsys.readouterr()
+    alone = predicted(capsys, str(tuned), *(row["text"] for row in rows))
+    assert [one["predicted"] for one in alone] == [row["predicted"] for row in rows]
+    for one, row in zip(alone, rows, strict=True):
+        assert one["probabilities"]["1"] == pytest.approx(float(row["probability_1"]), abs=1e-5)
+
+
+def test_a_submission_holds_the_id_and_the_class(tuned: Path, tmp_path: Path) -> None:
+    table, output = samples.write_csv(tmp_path / "in.csv", 10, seed=5), tmp_path / "out.csv"
+    predict.main([str(tuned), "--file", str(table), "--output", str(output), "--submission", "id"])
+    lines = output.read_text().splitlines()
+    assert lines[0] == "id,target"
+    assert [line.split(",")[0] for line in lines[1:]] == [str(number) for number in range(10)]
+    assert {line.split(",")[1] for line in lines[1:]} == {"0", "1"}
+
+
+def test_rows_without_a_text_get_no_class_and_are_counted(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.csv").write_text("text,id\nthe river is on fire 5,1\n,2\n")
+    predict.main([str(tuned), "--file", str(tmp_path / "in.csv"), "--output", str(tmp_path / "out.csv")])
+    assert "1 empty text" in capsys.readouterr().err
+    assert [line.split(",")[2] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]] == ["1", ""]
+
+
+def test_cleaning_is_stored_with_the_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = fine_tune(
+        tmp_path, f"encoder.run={run}", "data.cleaning.lower_case=true", "data.cleaning.urls=remove", "train.epochs=1"
+    )
+    plain, shouted = predicted(
+        capsys, str(made), "the river is on fire", "The RIVER is  on fire http://example.org/a?b"
+    )
+    assert plain["probabilities"] == shouted["probabilities"]
+
+
+def test_the_linear_head_trains_through_its_own_entry_point(run_with_cls: Path, tmp_path: Path) -> None:
+    made = fine_tune(
+        tmp_path,
+        f"encoder.run={run_with_cls}",
+        "head.pooling=cls",
+        "trainable.layer_decay=0.9",
+        "trainable.head_factor=2",
+        main=linear_head.main,
+    )
+    found = results.read(made)
+    assert found.head == "linear"
+    accuracy = found.test.get("accuracy")
+    assert accuracy is not None
+    assert accuracy.mean > 0.8
+
+
+def test_runs_are_compared(tuned: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "compare.png"
+    other = fine_tune(tmp_path, f"encoder.run={run}", "train.epochs=1")
+    capsys.readouterr()
+    compare([str(tuned), str(other), "--output", str(picture)])
+    shown = capsys.readouterr().out
+    assert "cnn" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+MISTAKES = {
+    "no run": ((), "there is no run with a checkpoint in"),
+    "no such run": (("encoder.run=nowhere",), "no such run: nowhere"),
+    "missing column": (("data.text=tweet",), "the column 'tweet' is not there; there are: id, text, target"),
+    "two encoders": (("encoder.run=a", "encoder.hub=b"), "encoder.run and encoder.hub are both set"),
+    "unknown key": (("head.filter=3",), "unknown key head.filter: did you mean head.filters?"),
+    "unknown metric": (("train.early_stopping.metric=acc",), "train.early_stopping.metric = 'acc'"),
+    "adapters on ours": (("trainable.kind=low_rank",), "published encoders"),
+    "too many layers": (("trainable.layers=9",), "the encoder has 2 layers"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_makes_no_run(name: str, run: Path, tmp_path: Path) -> None:
+    overrides, message = MISTAKES[name]
+    chosen = (
+        () if any(word.startswith("encoder.") for word in overrides) or name == "no run" else (f"encoder.run={run}",)
+    )
+    with pytest.raises(UserError, match=message.replace("(", r"\(")) as caught:
+        fine_tune(tmp_path, *chosen, *overrides)
+    assert "\n" not in str(caught.value)
+    assert [path for path in tmp_path.glob("runs/*") if (path / "results.json").exists()] == []
+
+
+def test_predicting_with_what_is_no_classifier_is_a_mistake(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a pretraining run: make a classifier of it by"):
+        predict.main([str(run), "text"])
+    with pytest.raises(UserError, match="no such run"):
+        predict.main([str(tmp_path / "none"), "text"])
+
+
+def test_a_damaged_or_foreign_model_is_refused(tuned: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tuned, copy)
+    weights = copy / "model" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or was changed"):
+        predict.main([str(copy), "text"])
+
+
+def test_an_existing_output_is_not_overwritten(tuned: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    output.write_text("mine")
+    table = samples.write_csv(tmp_path / "in.csv", 5)
+    with pytest.raises(UserError, match="is there already"):
+        predict.main([str(tuned), "--file", str(table), "--output", str(output)])
+    assert output.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
+
+
+def process(*arguments: str, cwd: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        input=text,
+    )
+
+
+def test_lines_of_standard_input_are_classified_one_by_one(tuned: Path, tmp_path: Path) -> None:
+    done = process("finetune.predict", str(tuned), cwd=tmp_path, text="the river is on fire 5\n\nhow lovely\n")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert done.stderr == ""
+
+
+def test_a_mistake_ends_the_command_with_one_line_and_2(tmp_path: Path) -> None:
+    done = process("finetune.cnn_head", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: there is no run with a checkpoint in runs: start one by python -m mlm.pretrain"
+    ]
+
+
+def test_ctrl_c_ends_training_with_130_and_leaves_no_results(run: Path, tmp_path: Path) -> None:
+    table = samples.write_csv(tmp_path / "train.csv", 90)
+    words: Sequence[str] = (f"encoder.run={run}", "data.kind=labelled", f"data.train={table}", "data.label=target")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "finetune.cnn_head", *words, "train.epochs=10000"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    began = time.monotonic()
+    while not any('"side": "train"' in path.read_text() for path in tmp_path.glob("runs/*/metrics.jsonl")):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() - began < 120
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.rstrip().endswith("interrupted")
+    assert list(tmp_path.glob("runs/*/results.json")) == []
