@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from configs import read
+from configs import UserError, read
 from finetune.contextual import Predictor, RunPredictor
 from finetune.encoders import RunEncoder, TextEncoder
 from finetune.recipe import EncoderChoice
@@ -14,6 +14,9 @@ from mlm.recipe import Recipe
 from tokenizer.text import Text
 
 Kind = Literal["run", "hub"]
+
+MODEL = "model"
+"""Folder of a fine-tuning run that holds its model."""
 
 
 def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
@@ -41,6 +44,8 @@ def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
 
     """
     if choice.run is not None:
+        if (Path(choice.run) / MODEL).is_dir():
+            raise UserError(f"encoder.run: {choice.run} is a fine-tuned model already: name a run of mlm.pretrain")
         return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
     from finetune.published import load_published
 

@@ -64,14 +64,15 @@ def write(path: Path, found: results.Results, finished: Sequence["Judged"]) -> s
         board.add_figure("confusion", picture)
     figures.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
     wrong = _write_mistakes(path, found, finished)
-    parameters = found.parameters
     text = "\n\n".join(
         [
             results.table(found),
             f"all test predictions, {results.count_trials(found.trials)}\n"
             + metrics.per_class_report(labels_N, predictions_N, found.classes),
             metrics.confusion_text(matrix_CC, found.classes),
-            f"{parameters.all:,} parameters, {parameters.trained:,} of them trained",
+            "\n".join(
+                [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained", *_remarks(found, finished)]
+            ),
         ]
     )
     (path / REPORT).write_text(text + "\n", encoding="utf-8")
@@ -83,6 +84,17 @@ def write(path: Path, found: results.Results, finished: Sequence["Judged"]) -> s
             f'next: python -m finetune.predict {path} "a text"',
         ]
     )
+
+
+def _remarks(found: results.Results, finished: Sequence["Judged"]) -> list[str]:
+    """Say what happened to examples and updates that a person would want to know of."""
+    parameters = found.parameters
+    remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
+    remarks += [f"{number:,} {what}" for what, number in found.data.counts.items() if number]
+    skipped = sum(one.skipped for one in finished)
+    if skipped:
+        remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
+    return remarks
 
 
 def _write_mistakes(path: Path, found: results.Results, finished: Sequence["Judged"]) -> int:

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from configs import Config, UserError, dump, read
 from finetune import encoder_choice, heads
 from finetune.classifier import Classifier
+from finetune.encoder_choice import MODEL
 from finetune.recipe import FineTuning
 from mlm import checkpoint
 
-MODEL, DESCRIPTION, ENCODER = "model", "model.json", "encoder"
+DESCRIPTION, ENCODER = "model.json", "encoder"
 
 
 class Description(Config):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 from configs import UserError
 from finetune import cnn_head, experiment, linear_head, predict, results, saved
 from finetune.compare import main as compare
-from tests.finetune import samples
+from tests.finetune import samples, tiny_published
 
 ROOT = Path(__file__).parents[2]
 FAST = ("head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.epochs=6", "train.precision=float32")
@@ -156,10 +157,11 @@ def test_a_submission_holds_the_id_and_the_class(tuned: Path, tmp_path: Path) ->
 def test_rows_without_a_text_get_no_class_and_are_counted(
     tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "in.csv").write_text("text,id\nthe river is on fire 5,1\n,2\n")
+    (sentence, *_), (label, *_) = samples.texts(1, seed=5)
+    (tmp_path / "in.csv").write_text(f"text,id\n{sentence},1\n,2\n")
     predict.main([str(tuned), "--file", str(tmp_path / "in.csv"), "--output", str(tmp_path / "out.csv")])
     assert "1 empty text" in capsys.readouterr().err
-    assert [line.split(",")[2] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]] == ["1", ""]
+    assert [line.split(",")[2] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]] == [str(label), ""]
 
 
 def test_cleaning_is_stored_with_the_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +188,33 @@ def test_the_linear_head_trains_through_its_own_entry_point(run_with_cls: Path, 
     accuracy = found.test.get("accuracy")
     assert accuracy is not None
     assert accuracy.mean > 0.8
+
+
+@pytest.mark.parametrize("trainable", ["layers", "low_rank"])
+def test_a_published_encoder_is_tuned_saved_and_used(
+    trainable: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_published.save(tmp_path / "bert", "bert")
+    made = fine_tune(
+        tmp_path, f"encoder.hub={folder}", "encoder.longest=16", f"trainable.kind={trainable}", "train.epochs=2"
+    )
+    shutil.rmtree(folder)  # the model stands alone
+    found = results.read(made)
+    assert (found.parameters.trained < found.parameters.all) == (trainable == "low_rank")
+    sentences, _ = samples.texts(4, seed=5)
+    together = predicted(capsys, str(made), *sentences)
+    alone = [predicted(capsys, str(made), sentence)[0] for sentence in sentences]
+    assert len({one["probabilities"]["1"] for one in together}) > 1
+    for one, other in zip(together, alone, strict=True):
+        assert one["probabilities"]["1"] == pytest.approx(other["probabilities"]["1"], abs=1e-5)
+    model = saved.load(made, torch.device("cpu"))
+    assert experiment.weights_sha256(model.classifier) == found.trials[0].weights_sha256
+
+
+def test_contextual_replacement_uses_the_encoders_own_predictions(run: Path, tmp_path: Path) -> None:
+    made = fine_tune(tmp_path, f"encoder.run={run}", "augment.replace=0.2", "augment.drop=0.1", "train.epochs=2")
+    plain = fine_tune(tmp_path, f"encoder.run={run}", "train.epochs=2")
+    assert results.read(made).trials[0].weights_sha256 != results.read(plain).trials[0].weights_sha256
 
 
 def test_runs_are_compared(tuned: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,8 +259,6 @@ def test_predicting_with_what_is_no_classifier_is_a_mistake(run: Path, tmp_path:
 
 
 def test_a_damaged_or_foreign_model_is_refused(tuned: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(tuned, copy)
     weights = copy / "model" / "weights.safetensors"

@@ -1,0 +1,135 @@
+"""The competition: a BERT classifier as transformers has it, trained and asked by the library's own Trainer."""
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from configs import UserError
+from finetune.classifier import Classifier
+from finetune.examples import Examples
+from mlm import competition
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import BertForSequenceClassification, PreTrainedTokenizerBase, Trainer
+
+Padding = Literal["fixed", "batch"]
+"""Every example padded to the same length when it is tokenised, or to the longest of its batch when that is made."""
+
+
+class FirstState(nn.Module):
+    """Hands on the state of [CLS] as it is, in place of BERT's pooler."""
+
+    def forward(self, hidden_BLD: Tensor) -> Tensor:
+        """Return the first position's state, (B, D)."""
+        return hidden_BLD[:, 0]
+
+
+def check_type(model_type: str) -> None:
+    """Check that `classifier` knows what to set beside an encoder.
+
+    Raises:
+        UserError: it does not.
+
+    """
+    if model_type != "bert":
+        raise UserError(f"the encoder's type is {model_type!r}: both sides are the same model for type 'bert' only")
+
+
+def classifier(ours: Classifier, model: nn.Module, classes: int) -> "BertForSequenceClassification":
+    """Return transformers' classifier with a copy of our weights.
+
+    The pooler's dense layer, which our head does not have, is left out, so that both compute the same.
+
+    Args:
+        ours: a linear head on the state of [CLS].
+        model: the BertModel inside it.
+        classes: number of classes.
+
+    """
+    from transformers import BertForSequenceClassification
+
+    config: Any = copy.deepcopy(model.config)
+    config.num_labels = classes
+    theirs = BertForSequenceClassification(config)
+    theirs.bert.pooler = FirstState()
+    theirs.bert.load_state_dict(model.state_dict())
+    theirs.classifier.load_state_dict(ours.head.output.state_dict())  # type: ignore[union-attr, operator]
+    return theirs
+
+
+def dataset(
+    tokenizer: "PreTrainedTokenizerBase", examples: Examples, longest: int, padding: Padding
+) -> "datasets.Dataset":
+    """Return labelled texts as the library's tutorial makes them: tokenised beforehand, cut to `longest`."""
+    import datasets
+
+    columns = [list(column) for column in zip(*examples.texts, strict=True)]
+    rows = tokenizer(
+        *columns,
+        truncation=True,
+        max_length=longest,
+        padding="max_length" if padding == "fixed" else False,
+        return_token_type_ids=True,
+    )
+    return datasets.Dataset.from_dict({**rows, "labels": examples.labels.tolist()})
+
+
+def collator(tokenizer: "PreTrainedTokenizerBase", padding: Padding) -> competition.Collate:
+    """Return what makes a batch of examples."""
+    import transformers
+
+    if padding == "batch":
+        return transformers.DataCollatorWithPadding(tokenizer)
+    collate: competition.Collate = transformers.default_data_collator
+    return collate
+
+
+def train(
+    model: "BertForSequenceClassification",
+    examples: "datasets.Dataset",
+    collate: competition.Collate,
+    batch_examples: int,
+    *,
+    bfloat16: bool,
+    after_step: Callable[[int], bool],
+) -> None:
+    """Train by the Trainer's own loop and defaults until `after_step`, told the examples seen so far, says so."""
+    seen = 0
+
+    def count(module: nn.Module, inputs: tuple[object, ...], named: Mapping[str, Any]) -> None:
+        nonlocal seen
+        seen += len(named["labels"])
+
+    hook = model.register_forward_pre_hook(count, with_kwargs=True)  # the Trainer fetches batches before it needs them
+    with hook:
+        competition.train(
+            model,  # type: ignore[arg-type]
+            examples,
+            collate,
+            batch_examples,
+            bfloat16=bfloat16,
+            after_step=lambda _tokens: after_step(seen),
+        )
+
+
+def predictor(
+    model: "BertForSequenceClassification", collate: competition.Collate, batch_examples: int
+) -> "Callable[[datasets.Dataset], object]":
+    """Return the Trainer's `predict`."""
+    import transformers
+
+    folder = tempfile.gettempdir()  # in which it writes nothing
+    settings = transformers.TrainingArguments(
+        folder,
+        per_device_eval_batch_size=batch_examples,
+        use_cpu=not torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer: Trainer = transformers.Trainer(model, settings, collate)
+    return trainer.predict
