@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RECIPE = ("head.pooling=cls",)
 """Our side, where it differs from the linear head's default recipe: what BertForSequenceClassification pools."""
+LONGEST = 64
+"""Tokens of an example at the most; to so many theirs is padded."""
 NEVER = 1_000_000_000
 
 
@@ -98,7 +100,7 @@ class Bench:
 
     def their_model(self) -> "BertForSequenceClassification":
         """Return their side's model with the same weights."""
-        return competition.classifier(self.classifier, self.encoder.model, len(self.data.classes))
+        return competition.classifier(self.classifier, self.encoder, len(self.data.classes))
 
     def their_dataset(self, encoded: Encoded, padding: Padding) -> "datasets.Dataset":
         """Return the same examples for their side."""

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from configs import UserError
 from finetune.classifier import Classifier
 from finetune.examples import Examples
+from finetune.published import PublishedEncoder
 from mlm import competition
 
 if TYPE_CHECKING:
     import datasets
-    from transformers import BertForSequenceClassification, PreTrainedTokenizerBase, Trainer
+    from transformers import BertForSequenceClassification, PreTrainedTokenizerBase
 
 Padding = Literal["fixed", "batch"]
 """Every example padded to the same length when it is tokenised, or to the longest of its batch when that is made."""
@@ -29,36 +30,39 @@ class FirstState(nn.Module):
         return hidden_BLD[:, 0]
 
 
-def check_type(model_type: str) -> None:
-    """Check that `classifier` knows what to set beside an encoder.
+def check_type(encoder: PublishedEncoder) -> None:
+    """Check that transformers' classifier of this encoder can be made the same model as ours.
 
     Raises:
-        UserError: it does not.
+        UserError: it cannot.
 
     """
-    if model_type != "bert":
-        raise UserError(f"the encoder's type is {model_type!r}: both sides are the same model for type 'bert' only")
+    found = encoder.model.config.model_type
+    if found != "bert":
+        raise UserError(
+            f"the encoder's type is {found!r}, and its classifier has another head: take one of type 'bert'"
+        )
 
 
-def classifier(ours: Classifier, model: nn.Module, classes: int) -> "BertForSequenceClassification":
+def classifier(ours: Classifier, encoder: PublishedEncoder, classes: int) -> "BertForSequenceClassification":
     """Return transformers' classifier with a copy of our weights.
 
     The pooler's dense layer, which our head does not have, is left out, so that both compute the same.
 
     Args:
         ours: a linear head on the state of [CLS].
-        model: the BertModel inside it.
+        encoder: the encoder inside it.
         classes: number of classes.
 
     """
     from transformers import BertForSequenceClassification
 
-    config: Any = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(encoder.model.config)
     config.num_labels = classes
     theirs = BertForSequenceClassification(config)
-    theirs.bert.pooler = FirstState()
-    theirs.bert.load_state_dict(model.state_dict())
-    theirs.classifier.load_state_dict(ours.head.output.state_dict())  # type: ignore[union-attr, operator]
+    theirs.bert.pooler = FirstState()  # type: ignore[assignment]
+    theirs.bert.load_state_dict(encoder.model.state_dict())
+    theirs.classifier.load_state_dict(ours.head.output.state_dict())  # type: ignore[union-attr]
     return theirs
 
 
@@ -131,5 +135,4 @@ def predictor(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer: Trainer = transformers.Trainer(model, settings, collate)
-    return trainer.predict
+    return transformers.Trainer(model, settings, collate).predict

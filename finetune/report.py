@@ -70,9 +70,7 @@ def write(path: Path, found: results.Results, finished: Sequence["Judged"]) -> s
             f"all test predictions, {results.count_trials(found.trials)}\n"
             + metrics.per_class_report(labels_N, predictions_N, found.classes),
             metrics.confusion_text(matrix_CC, found.classes),
-            "\n".join(
-                [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained", *_remarks(found, finished)]
-            ),
+            "\n".join(_remarks(found, finished)),
         ]
     )
     (path / REPORT).write_text(text + "\n", encoding="utf-8")
