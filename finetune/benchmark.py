@@ -40,10 +40,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
     pretraining.check_installed()
-    output: Path = options.output
-    output.mkdir(parents=True, exist_ok=True)
-    bench = prepare(options)
     cases: list[Case] = []
+    bench, output = prepare(options), options.output
+    output.mkdir(parents=True, exist_ok=True)
     try:
         for name in options.cases or CASES:
             print(f"measuring {name}", file=sys.stderr)

@@ -85,12 +85,12 @@ class Meter:
 def table(cases: Sequence[Case]) -> str:
     """Return the cases as lines of text."""
     width = max((len(case.name) for case in cases), default=0)
-    lines = [f"{'':{width}}  {'':10}{'':8}{'median':>12}{'lowest':>12}{'highest':>12}"]
+    lines = [f"{'':{width}}  {'':12}{'':8}{'median':>12}{'lowest':>12}{'highest':>12}"]
     for case in cases:
         name, unit = case.name, case.unit
         for side, spread in (("ours", case.ours), ("theirs", case.theirs), ("ratio", case.ratio)):
             numbers = "".join(f"{_rounded(number):>12}" for number in (spread.median, spread.lowest, spread.highest))
-            lines.append(f"{name:{width}}  {unit:10}{side:8}{numbers}")
+            lines.append(f"{name:{width}}  {unit:12}{side:8}{numbers}")
             name = unit = ""
         if case.peak_share is not None and case.peak_flops is not None:
             peak = f"{case.peak_flops / 1e9:,.0f} GFLOP/s"
