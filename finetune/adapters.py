@@ -35,7 +35,7 @@ class LowRank(Config):
             UserError: peft is not installed, the encoder is not a published one, or a target is not in it.
 
         """
-        add_adapters(classifier.encoder, self)
+        add_adapters(classifier.encoder, self, seed=torch.initial_seed())
         heads = {name for name, _ in classifier.named_parameters() if name.startswith("head.")}
         return lambda name: self.head_factor if name in heads else 1.0
 

@@ -88,7 +88,7 @@ class Bench:
 
     def encoded(self, examples: Examples) -> Encoded:
         """Return examples with our side's tokens."""
-        return Encoded(examples, self.encoder.tokenise(examples.texts, self.longest))
+        return Encoded.of(examples, self.encoder, self.longest)
 
     def meter(self) -> Meter:
         """Return a new meter of training speed."""

@@ -47,6 +47,11 @@ class Encoded:
     examples: Examples
     tokens: list[Tokens]
 
+    @classmethod
+    def of(cls, examples: Examples, encoder: TextEncoder, longest: int) -> "Encoded":
+        """Return the examples with `encoder`'s tokens, `longest` of each at the most."""
+        return cls(examples, encoder.tokenise(examples.texts, longest))
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each example, (N,)."""

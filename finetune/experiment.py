@@ -24,6 +24,19 @@ from mlm.distributed import World, find_world
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What all trials of a run share."""
+
+    recipe: FineTuning
+    dataset: Dataset
+    splits: list[Split]
+    world: World
+    path: Path
+    """The run's directory."""
+    records: Records
+
+
+@dataclass(frozen=True)
 class Judged:
     """A finished trial and what it predicted."""
 
@@ -33,7 +46,9 @@ class Judged:
     """Of the test part's examples."""
     parameters: results.Parameters
     truncated: int
+    """Examples that were longer than the encoder reads."""
     skipped: int
+    """Updates left out because loss or gradient was not finite."""
 
 
 def start(recipe: FineTuning) -> str:
@@ -48,38 +63,29 @@ def start(recipe: FineTuning) -> str:
     world = find_world(recipe.train.precision)
     encoder = encoder_choice.open_encoder(choice, seed=0)
     require_mask(recipe.augment, encoder.mask_text)
-    recipe.head.build(encoder, 2)  # what does not fit is told before the data is read
+    # What does not fit is told before the data is read and the run made.
+    recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, classes=2)))
     dataset = recipe.data.load(encoder_choice.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
     path = run.create(Path(recipe.runs), recipe.name)
     with run.lock(path), Records(path) as records:
+        setup = Setup(recipe, dataset, splits, world, path, records)
         (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
         run.write_json(path / "environment.json", run.environment(world.device))
         print(report.opening(path, recipe, dataset, splits, world), file=sys.stderr)
-        ours = _follow(recipe, choice, dataset, splits, world, records, path)
-        control: list[Judged] = []
-        if recipe.control:
-            random = choice.model_copy(update={"random": True})
-            control = _follow(recipe, random, dataset, splits, world, records, None)
+        ours = _follow(setup, choice, keep=True)
+        control = _follow(setup, choice.model_copy(update={"random": True}), keep=False) if recipe.control else []
         found = _results(recipe, dataset, splits, ours, control)
         found.write(path)
         return report.write(path, found, ours)
 
 
-def _follow(
-    recipe: FineTuning,
-    choice: EncoderChoice,
-    dataset: Dataset,
-    splits: list[Split],
-    world: World,
-    records: Records,
-    path: Path | None,
-) -> list[Judged]:
-    """Train on every split with every seed; save in `path`, where there is one, the model that validates best."""
-    rule = recipe.train.early_stopping.metric
+def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
+    """Train on every split with every seed; keep on disk the model that validates best, or none."""
+    recipe, rule = setup.recipe, setup.recipe.train.early_stopping.metric
     finished: list[Judged] = []
     best = -np.inf
-    for split, seed, outcome in _outcomes(recipe, choice, dataset, splits, world, records):
+    for split, seed, outcome in _outcomes(setup, choice):
         trial = results.Trial.model_validate(
             {
                 "fold": split.fold,
@@ -92,24 +98,18 @@ def _follow(
             }
         )
         value = METRICS[rule] * (trial.validation.get(rule) or 0.0)
-        if path is not None and value > best:
-            saved.save(path, outcome.classifier, recipe, dataset.classes)
+        if keep and value > best:
+            saved.save(setup.path, outcome.classifier, recipe, setup.dataset.classes)
             best = value
         parameters = results.Parameters(all=count(outcome.classifier.parameters()), trained=outcome.trained)
         finished.append(Judged(trial, split, outcome.probabilities_NC, parameters, outcome.truncated, outcome.skipped))
-        print(report.trial_line(trial, rule, len(splits), choice.random), file=sys.stderr)
+        print(report.trial_line(trial, rule, len(setup.splits), choice.random), file=sys.stderr)
     return finished
 
 
-def _outcomes(
-    recipe: FineTuning,
-    choice: EncoderChoice,
-    dataset: Dataset,
-    splits: list[Split],
-    world: World,
-    records: Records,
-) -> Iterator[tuple[Split, int, Outcome]]:
-    for split in splits:
+def _outcomes(setup: Setup, choice: EncoderChoice) -> Iterator[tuple[Split, int, Outcome]]:
+    recipe, world, classes = setup.recipe, setup.world, len(setup.dataset.classes)
+    for split in setup.splits:
         variants: list[tuple[tuple[str, ...], ...]] = []
         if recipe.augment.replace:
             predictor = encoder_choice.open_predictor(choice, world)
@@ -118,12 +118,9 @@ def _outcomes(
             )
         for seed in recipe.train.seeds:
             encoder = encoder_choice.open_encoder(choice, seed)
-            with records.of_trial(split.fold, seed, random=choice.random) as record:
-                yield (
-                    split,
-                    seed,
-                    run_trial(recipe, encoder, len(dataset.classes), split, seed, world, variants, record),
-                )
+            with setup.records.of_trial(split.fold, seed, random=choice.random) as record:
+                outcome = run_trial(recipe, encoder, classes, split, seed, world, variants, record)
+            yield split, seed, outcome
 
 
 def _results(

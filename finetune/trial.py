@@ -13,7 +13,7 @@ from finetune import metrics
 from finetune.classification import Classification, Encoded, class_weights, measure, predict
 from finetune.classifier import Classifier, count
 from finetune.encoders import TextEncoder
-from finetune.examples import Examples, Split
+from finetune.examples import Split
 from finetune.recipe import EarlyStopping, FineTuning
 from mlm.budget import Epochs, Position
 from mlm.distributed import World
@@ -114,30 +114,11 @@ def run_trial(
         record: where metrics are taken down.
 
     """
-    settings, longest = recipe.train, min(recipe.encoder.longest, encoder.longest)
+    settings = recipe.train
     torch.manual_seed(seed)
     classifier = Classifier(encoder, recipe.head.build(encoder, classes)).to(world.device)
     rate_factor = recipe.trainable.prepare(classifier)
-
-    def encoded(examples: Examples) -> Encoded:
-        return Encoded(examples, encoder.tokenise(examples.texts, longest))
-
-    parts = [encoded(examples) for examples in (split.train, split.validation, split.test)]
-    weights_C = class_weights(split.train.labels, classes) if settings.class_weights == "balanced" else np.ones(classes)
-    task = Classification(
-        train=parts[0],
-        validation=parts[1],
-        world=world,
-        seed=seed,
-        encoder=encoder,
-        longest=longest,
-        batch_examples=settings.batch_examples,
-        micro_batch_examples=settings.micro_batch_examples or settings.batch_examples,
-        class_weights_C=torch.tensor(weights_C, dtype=torch.float32, device=world.device),
-        label_smoothing=settings.label_smoothing,
-        augmentation=recipe.augment,
-        variants=variants,
-    )
+    task = _task(recipe, encoder, classes, split, seed, world, variants)
     steps = task.steps_per_epoch
     plan = Epochs(epochs=settings.epochs).plan(0.0, steps)
     watcher = Watcher(settings.early_stopping, steps, record, Progress(plan, Position()))
@@ -164,7 +145,8 @@ def run_trial(
     classifier.load_state_dict(watcher.best)
     recipe.trainable.finish(classifier)
     classifier.eval()
-    validation_NC, test_NC = (predict(classifier, part.tokens, encoder.pad_id, world) for part in parts[1:])
+    test = Encoded.of(split.test, encoder, task.longest)
+    validation_NC, test_NC = (predict(classifier, p.tokens, encoder.pad_id, world) for p in (task.validation, test))
     return Outcome(
         classifier,
         validation=measure(split.validation.labels, validation_NC),
@@ -173,6 +155,33 @@ def run_trial(
         trained=trained,
         epochs=watcher.best_step / steps,
         seconds=end.seconds,
-        truncated=sum(tokens.truncated for part in parts for tokens in part.tokens),
+        truncated=sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens),
         skipped=watcher.skipped,
+    )
+
+
+def _task(
+    recipe: FineTuning,
+    encoder: TextEncoder,
+    classes: int,
+    split: Split,
+    seed: int,
+    world: World,
+    variants: Sequence[tuple[tuple[str, ...], ...]],
+) -> Classification:
+    settings, longest = recipe.train, min(recipe.encoder.longest, encoder.longest)
+    weights_C = class_weights(split.train.labels, classes) if settings.class_weights == "balanced" else np.ones(classes)
+    return Classification(
+        train=Encoded.of(split.train, encoder, longest),
+        validation=Encoded.of(split.validation, encoder, longest),
+        world=world,
+        seed=seed,
+        encoder=encoder,
+        longest=longest,
+        batch_examples=settings.batch_examples,
+        micro_batch_examples=settings.micro_batch_examples or settings.batch_examples,
+        class_weights_C=torch.tensor(weights_C, dtype=torch.float32, device=world.device),
+        label_smoothing=settings.label_smoothing,
+        augmentation=recipe.augment,
+        variants=variants,
     )

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from configs import command as command_line
 from configs import read
-from mlm import pretrain
-from mlm.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = "\n".join((ROOT / "README.md").read_text().split("```")[1::2])
@@ -28,26 +27,26 @@ def test_a_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) 
             module.parse(words[3:])
         return
     options = module.parse(words[3:])
-    if module is pretrain and options.resume is None:
-        files = [Path(word) for word in options.recipe if "=" not in word]
-        read(Recipe, files[0] if files else None, [word for word in options.recipe if "=" in word])
+    if "recipe" in options and not getattr(options, "resume", None):
+        read(module.Recipe, *command_line.split(options.recipe))
 
 
 def test_the_readme_names_every_recipe_and_every_module() -> None:
     text = (ROOT / "README.md").read_text()
-    recipes = [path.stem for path in ROOT.glob("configs/pretrain/*.yaml")]
-    modules = [path.stem for package in ("tokenizer", "mlm", "mlm/model") for path in (ROOT / package).glob("*.py")]
+    recipes = [path.stem for path in ROOT.glob("configs/*/*.yaml")]
+    packages = ("tokenizer", "mlm", "mlm/model", "finetune")
+    modules = [path.stem for package in packages for path in (ROOT / package).glob("*.py")]
     assert [name for name in recipes + modules if name not in text and name != "__init__"] == []
 
 
 def test_every_recipe_opens_with_its_command_its_cost_and_what_to_expect() -> None:
-    for path in ROOT.glob("configs/pretrain/*.yaml"):
+    for path in ROOT.glob("configs/*/*.yaml"):
         header = path.read_text().split("\nname:")[0]
-        assert "python -m mlm.pretrain" in header
+        assert {"pretrain": "python -m mlm.pretrain", "finetune": "python -m finetune."}[path.parent.name] in header
         assert "Cost: " in header
         assert "Expected " in header
 
 
 def test_nothing_is_left_to_be_filled_in() -> None:
-    for path in (ROOT / "README.md", *ROOT.glob("configs/pretrain/*.yaml")):
+    for path in (ROOT / "README.md", *ROOT.glob("configs/*/*.yaml")):
         assert [word for word in ("COST", "EXPECTED", "_TABLE", "???") if word in path.read_text()] == []
