@@ -66,7 +66,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not any(sign in str(error) for sign in ("allocate memory", "out of memory", "not enough memory")):
             raise
-        _fail("not enough memory: lower train.micro_batch_rows, data.row_length or the model's size (see --dry-run)")
+        _fail("not enough memory: lower the rows or examples of a micro-batch, the length of rows, or the model's size")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -23,7 +23,7 @@ class LowRank(Config):
     """The product is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in front of the product."""
-    targets: Texts = ("all-linear",)
+    targets: Texts = Field(("all-linear",), min_length=1)
     """Which linear layers get one: endings of module names, such as [query, value], or all-linear for all of them."""
     head_factor: float = Field(1.0, gt=0)
     """The head's learning rate, as a multiple of the adapters'."""

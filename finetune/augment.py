@@ -55,7 +55,7 @@ def require_mask(augmentation: Augmentation, mask_text: str | None) -> None:
     for name, share in (("mask", augmentation.mask), ("replace", augmentation.replace)):
         if share > 0 and mask_text is None:
             raise UserError(
-                f"augmentation.{name} is {share:g}, but this encoder has no mask token: set it to 0, or take one "
+                f"augment.{name} is {share:g}, but this encoder has no mask token: set it to 0, or take one "
                 "that was pretrained by masked language modelling"
             )
 

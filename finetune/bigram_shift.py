@@ -44,6 +44,10 @@ class BigramShift(Config):
             raise ValueError(f"minimum_words={self.minimum_words} is over maximum_words={self.maximum_words}")
         return self
 
+    def title(self) -> str:
+        """Return what a run on this is called."""
+        return self.kind
+
     def text_columns(self) -> tuple[str, ...]:
         """Return the column that `example` reads."""
         return ("text",)

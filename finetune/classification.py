@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from configs import UserError
 from finetune import metrics
 from finetune.augment import Augmentation, augmented
 from finetune.encoders import TextEncoder, Tokens
@@ -52,7 +53,7 @@ class Encoded:
         """Return the examples with `encoder`'s tokens, `longest` of each at the most."""
         return cls(examples, encoder.tokenise(examples.texts, longest))
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each example, (N,)."""
         return np.array([len(tokens.ids) for tokens in self.tokens], np.int64)
@@ -89,7 +90,7 @@ class Classification:
     def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
-        chosen = _epoch_batches(self.seed, epoch, self.batch_examples, tuple(self.train.lengths.tolist()))[turn]
+        chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
         mine = chosen[self.world.rank :: self.world.size]
         size = self.micro_batch_examples
         return [self._batch(mine[start : start + size], epoch) for start in range(0, len(mine), size)]
@@ -160,7 +161,14 @@ def predict(model: nn.Module, tokens: Sequence[Tokens], pad_id: int, world: Worl
 
 
 def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[str, float | None]:
-    """Return the metrics, and the mean cross-entropy in nats as `loss`."""
+    """Return the metrics, and the mean cross-entropy in nats as `loss`.
+
+    Raises:
+        UserError: the probabilities are not finite.
+
+    """
+    if not np.isfinite(probabilities_NC).all():
+        raise UserError("training diverged, the scores are not finite: lower optim.lr")
     chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
     loss = -np.log(np.maximum(chances_N, np.finfo(np.float64).tiny)).mean()
     return {"loss": float(loss)} | metrics.scores(labels_N, probabilities_NC)
@@ -183,7 +191,7 @@ def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:
 
 
 @lru_cache(maxsize=2)
-def _epoch_batches(seed: int, epoch: int, size: int, lengths: tuple[int, ...]) -> list[NDArray[np.int64]]:
+def _epoch_batches(seed: int, epoch: int, size: int, lengths: bytes) -> list[NDArray[np.int64]]:
     """Return the examples of each step of an epoch.
 
     A random order is cut into pools, each pool sorted by length and cut into batches, and these are put into a
@@ -191,7 +199,8 @@ def _epoch_batches(seed: int, epoch: int, size: int, lengths: tuple[int, ...]) -
     short, where there is one, comes last.
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
-    order, lengths_N = generator.permutation(len(lengths)), np.array(lengths)
+    lengths_N = np.frombuffer(lengths, np.int64)
+    order = generator.permutation(len(lengths_N))
     whole = len(order) // size * size
     batches: list[NDArray[np.int64]] = []
     for start in range(0, whole, POOL_BATCHES * size):

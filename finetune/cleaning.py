@@ -31,7 +31,7 @@ class Cleaning(Config):
     """What happens to names such as @someone; 'replace' writes @user."""
     hashtags: Literal["keep", "split"] = "keep"
     """'split' writes #ForestFire as Forest Fire."""
-    longest_repeat: int | None = Field(None, ge=1)
+    longest_repeat: int | None = Field(None, ge=1, le=1000)
     """How often a letter or sign may follow itself: 3 turns 'sooooo!!!!!!' into 'sooo!!!'; null: without bound."""
     lower_case: bool = False
     """Write everything in lower case."""

@@ -1,7 +1,7 @@
 """Convolutions over an encoder's outputs, each filter's strongest answer kept: the head of Kim 2014."""
 
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ class CnnHead(HeadConfig):
     """Parallel convolutions, ReLU, maximum over the text, dropout, linear (Kim 2014, section 2)."""
 
     kind: Literal["cnn"] = "cnn"
-    widths: tuple[int, ...] = Field((3, 4, 5), min_length=1)
+    widths: tuple[Annotated[int, Field(gt=0, le=1000)], ...] = Field((3, 4, 5), min_length=1)
     """Tokens that the filters of each convolution span."""
     filters: int = Field(100, gt=0)
     """Filters of each width."""

@@ -131,7 +131,7 @@ def variants(
     candidates = np.array([token for token, word in enumerate(predictor.words) if word is not None], np.int64)
     if not len(candidates):
         raise UserError(
-            "augmentation.replace: this encoder's vocabulary has no whole words to choose from: set it to 0, or take "
+            "augment.replace: this encoder's vocabulary has no whole words to choose from: set it to 0, or take "
             "an encoder with a larger vocabulary"
         )
     drawn = [[list(example) for _ in range(number)] for example in texts]

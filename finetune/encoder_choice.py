@@ -1,5 +1,6 @@
 """Open the encoder that a recipe chooses: of a pretraining run, or a published one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -15,20 +16,27 @@ from tokenizer.text import Text
 
 Kind = Literal["run", "hub"]
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 MODEL = "model"
 """Folder of a fine-tuning run that holds its model."""
 
 
 def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
-    """Return the choice with the newest run in place of none.
+    """Return the choice pinned to one checkpoint of a run, or one commit of the hub, the same for every trial.
 
     Raises:
-        UserError: there is no run.
+        UserError: there is no such run, or it cannot be fetched.
 
     """
-    if choice.run is not None or choice.hub is not None:
-        return choice
-    return choice.model_copy(update={"run": str(run.newest(runs))})
+    if choice.hub is not None:
+        from finetune.hub import fetch
+
+        folder = fetch(choice.hub, choice.revision)
+        return choice.model_copy(update={"revision": folder.name if _COMMIT.fullmatch(folder.name) else None})
+    path = run.newest(runs) if choice.run is None else Path(choice.run)
+    if (path / MODEL).is_dir():
+        raise UserError(f"encoder.run: {path} is a fine-tuned model already: name a run of mlm.pretrain")
+    return choice.model_copy(update={"run": str(checkpoint.of(path))})
 
 
 def kind_of(choice: EncoderChoice) -> Kind:
@@ -44,8 +52,6 @@ def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
 
     """
     if choice.run is not None:
-        if (Path(choice.run) / MODEL).is_dir():
-            raise UserError(f"encoder.run: {choice.run} is a fine-tuned model already: name a run of mlm.pretrain")
         return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
     from finetune.published import load_published
 
@@ -71,7 +77,7 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
 
     """
     if choice.run is not None:
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.newest(Path(choice.run)), world.device)
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(Path(choice.run)), world.device)
         return RunPredictor(model, tokenizer, recipe.data.row_length, world)
     from finetune.published_predictor import load_published_predictor
 
@@ -83,4 +89,4 @@ def corpus_of(choice: EncoderChoice) -> Text:
     """Return the text that a run was pretrained on; the documentation of the installed Python for a published one."""
     if choice.run is None:
         return Text()
-    return read(Recipe, checkpoint.newest(Path(choice.run)) / checkpoint.RECIPE).text
+    return read(Recipe, checkpoint.of(Path(choice.run)) / checkpoint.RECIPE).text

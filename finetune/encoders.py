@@ -80,13 +80,13 @@ class RunEncoder(TextEncoder):
 
     @classmethod
     def load(cls, run: Path, *, random: bool, seed: int, dropout: float | None) -> "RunEncoder":
-        """Return the encoder of a run's newest checkpoint, or one of its shape with weights drawn anew.
+        """Return the encoder of a checkpoint or a run's newest one, or one of its shape with weights drawn anew.
 
         Raises:
             UserError: there is no such run, or its checkpoint is damaged.
 
         """
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.newest(run), torch.device("cpu"))
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), torch.device("cpu"))
         encoder = cls(recipe, tokenizer, dropout)
         if random:
             initialise(model, recipe.model.encoder, seed)
@@ -116,17 +116,22 @@ class RunEncoder(TextEncoder):
         return [self._joined([next(encoded).ids for _ in pair], longest) for pair in texts]
 
     def _joined(self, parts: Sequence[list[int]], longest: int) -> Tokens:
+        room = longest - 2 * int(self._cls_sep) - (len(parts) - 1)
+        truncated = sum(map(len, parts)) > room
+        if len(parts) == 2:
+            first, second = parts
+            kept = min(len(first), max(room - len(second), -(-room // 2)))  # the longer text is cut first
+            parts = [first[:kept], second[: room - kept]]
+        else:
+            parts = [part[:room] for part in parts]
         ids = [CLS] if self._cls_sep else []
         types = [0] * len(ids)
-        end = longest - int(self._cls_sep)
         for number, part in enumerate(parts):
             separator = [SEP] if number else []
             ids += separator + part
             types += [0] * len(separator) + [number] * len(part)
-        truncated = len(ids) > end
         last = [SEP] if self._cls_sep else []
-        ids, types = ids[:end] + last, types[:end] + [len(parts) - 1] * len(last)
-        return Tokens(tuple(ids), tuple(types), truncated)
+        return Tokens(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states, (B, L, D); ours know no token types."""

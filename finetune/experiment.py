@@ -1,21 +1,18 @@
 """A fine-tuning run: every split with every seed, beside its control and its baselines, and what is left on disk."""
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 from numpy.typing import NDArray
 
-from configs import dump
+from configs import UserError, dump
 from finetune import baselines, contextual, encoder_choice, report, results, saved
 from finetune.augment import require_mask
 from finetune.classifier import Classifier, count
 from finetune.examples import Dataset, Split
-from finetune.metrics import METRICS
 from finetune.recipe import EncoderChoice, FineTuning
 from finetune.records import Records
 from finetune.trial import Outcome, run_trial
@@ -61,17 +58,16 @@ def start(recipe: FineTuning) -> str:
     choice = encoder_choice.resolve(recipe.encoder, Path(recipe.runs))
     recipe = recipe.model_copy(update={"encoder": choice})
     world = find_world(recipe.train.precision)
-    encoder = encoder_choice.open_encoder(choice, seed=0)
-    require_mask(recipe.augment, encoder.mask_text)
-    # What does not fit is told before the data is read and the run made.
-    recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, classes=2)))
+    start_weights = _check_fit(recipe, choice)
     dataset = recipe.data.load(encoder_choice.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
-    path = run.create(Path(recipe.runs), recipe.name)
+    _check_metric(recipe, dataset, splits)
+    path = run.create(Path(recipe.runs), recipe.name or recipe.data.title())
     with run.lock(path), Records(path) as records:
         setup = Setup(recipe, dataset, splits, world, path, records)
         (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-        run.write_json(path / "environment.json", run.environment(world.device))
+        started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
+        run.write_json(path / "environment.json", run.environment(world.device) | {"started_from": started_from})
         print(report.opening(path, recipe, dataset, splits, world), file=sys.stderr)
         ours = _follow(setup, choice, keep=True)
         control = _follow(setup, choice.model_copy(update={"random": True}), keep=False) if recipe.control else []
@@ -80,12 +76,32 @@ def start(recipe: FineTuning) -> str:
         return report.write(path, found, ours)
 
 
+def _check_fit(recipe: FineTuning, choice: EncoderChoice) -> str:
+    """Tell what does not fit before data is read and a run made; return the SHA-256 of the encoder's weights."""
+    encoder = encoder_choice.open_encoder(choice, seed=0)
+    sha256 = checkpoint.weights_sha256(encoder)
+    require_mask(recipe.augment, encoder.mask_text)
+    recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, classes=2)))
+    return sha256
+
+
+def _check_metric(recipe: FineTuning, dataset: Dataset, splits: list[Split]) -> None:
+    if recipe.train.early_stopping.metric == "roc_auc":
+        for split in splits:
+            for name, part in (("validation", split.validation), ("test", split.test)):
+                if len(np.unique(part.labels)) < len(dataset.classes):
+                    raise UserError(
+                        f"train.early_stopping.metric=roc_auc: a class is missing in the {name} part: choose another"
+                        " metric, or split otherwise"
+                    )
+
+
 def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
     """Train on every split with every seed; keep on disk the model that validates best, or none."""
     recipe, rule = setup.recipe, setup.recipe.train.early_stopping.metric
     finished: list[Judged] = []
     best = -np.inf
-    for split, seed, outcome in _outcomes(setup, choice):
+    for split, seed, outcome in _outcomes(setup, choice, control=not keep):
         trial = results.Trial.model_validate(
             {
                 "fold": split.fold,
@@ -94,33 +110,36 @@ def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
                 "test": outcome.test,
                 "epochs": outcome.epochs,
                 "seconds": outcome.seconds,
-                "weights_sha256": weights_sha256(outcome.classifier),
+                "weights_sha256": checkpoint.weights_sha256(outcome.classifier),
             }
         )
-        value = METRICS[rule] * (trial.validation.get(rule) or 0.0)
-        if keep and value > best:
+        if keep and outcome.best > best:
             saved.save(setup.path, outcome.classifier, recipe, setup.dataset.classes)
-            best = value
+            best = outcome.best
         parameters = results.Parameters(all=count(outcome.classifier.parameters()), trained=outcome.trained)
         finished.append(Judged(trial, split, outcome.probabilities_NC, parameters, outcome.truncated, outcome.skipped))
-        print(report.trial_line(trial, rule, len(setup.splits), choice.random), file=sys.stderr)
+        print(report.trial_line(trial, rule, len(setup.splits), control=not keep), file=sys.stderr)
     return finished
 
 
-def _outcomes(setup: Setup, choice: EncoderChoice) -> Iterator[tuple[Split, int, Outcome]]:
+def _outcomes(setup: Setup, choice: EncoderChoice, *, control: bool) -> Iterator[tuple[Split, int, Outcome]]:
     recipe, world, classes = setup.recipe, setup.world, len(setup.dataset.classes)
     for split in setup.splits:
-        variants: list[tuple[tuple[str, ...], ...]] = []
-        if recipe.augment.replace:
-            predictor = encoder_choice.open_predictor(choice, world)
-            variants = contextual.variants(
-                split.train.texts, predictor, recipe.augment.replace, recipe.augment.variants, seed=split.fold
-            )
+        variants = _variants(setup, choice, split)
         for seed in recipe.train.seeds:
             encoder = encoder_choice.open_encoder(choice, seed)
-            with setup.records.of_trial(split.fold, seed, random=choice.random) as record:
+            with setup.records.of_trial(split.fold, seed, control=control) as record:
                 outcome = run_trial(recipe, encoder, classes, split, seed, world, variants, record)
             yield split, seed, outcome
+
+
+def _variants(setup: Setup, choice: EncoderChoice, split: Split) -> list[tuple[tuple[str, ...], ...]]:
+    """Return the training texts with words replaced by the encoder's guesses; none for the control, which has none."""
+    augment = setup.recipe.augment
+    if not augment.replace or choice.random:
+        return []
+    predictor = encoder_choice.open_predictor(choice, setup.world)
+    return contextual.variants(split.train.texts, predictor, augment.replace, augment.variants, seed=split.fold)
 
 
 def _results(
@@ -128,7 +147,7 @@ def _results(
 ) -> results.Results:
     classes, first = len(dataset.classes), splits[0]
     about = results.About(
-        name=recipe.name,
+        name=recipe.name or recipe.data.title(),
         head=recipe.head.kind,
         classes=dataset.classes,
         metric=recipe.train.early_stopping.metric,
@@ -147,9 +166,3 @@ def _results(
         tfidf=[baselines.bag_of_words(split, classes) for split in splits],
         control=[one.trial for one in control],
     )
-
-
-def weights_sha256(classifier: Classifier) -> str:
-    """Return the SHA-256 of the weights as safetensors hold them."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-    return hashlib.sha256(safetensors.torch.save(state)).hexdigest()

@@ -55,7 +55,7 @@ class EarlyStopping(Config):
 class Training(Config):
     """How long and how the weights are changed."""
 
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
     """Each split is trained on once with each seed: of the head's initial weights, the order, and dropout."""
     epochs: float = Field(4.0, gt=0, le=10_000)
     """Passes over the training part."""
@@ -76,6 +76,12 @@ class Training(Config):
     early_stopping: EarlyStopping = EarlyStopping()
     """Which weights are kept, and when training ends before its time."""
 
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Training":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {', '.join(map(str, self.seeds))}: name each once")
+        return self
+
 
 FineTuningOptimiser = Annotated[AdamW | ScheduleFreeAdamW, Field(discriminator="kind")]
 
@@ -83,8 +89,8 @@ FineTuningOptimiser = Annotated[AdamW | ScheduleFreeAdamW, Field(discriminator="
 class FineTuning(Config):
     """Every setting of a fine-tuning run; each head's own recipe fills in the head."""
 
-    name: str = Field("bigram_shift", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What the run is called; its directory is named by the time it started and this."""
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What the run is called; its directory is named by the time it started and this. null: as its data is."""
     runs: str = "runs"
     """Directory of all runs."""
     encoder: EncoderChoice = EncoderChoice()
@@ -107,3 +113,13 @@ class FineTuning(Config):
     """How long and how the weights are changed."""
     control: bool = False
     """Train a randomly initialised encoder of the same shape as well, on the same splits with the same seeds."""
+
+    @model_validator(mode="after")
+    def _control_is_another(self) -> "FineTuning":
+        if self.encoder.random and self.control:
+            raise ValueError("encoder.random=true is the control itself: leave out control")
+        if self.encoder.random and self.augment.replace:
+            raise ValueError(
+                "augment.replace asks the pretrained encoder, which encoder.random leaves out: set it to 0"
+            )
+        return self

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from finetune.trial import Record
+from mlm.run import finite
 
 METRICS = "metrics.jsonl"
 
@@ -29,24 +30,19 @@ class Records:
         self._lines.close()
 
     @contextmanager
-    def of_trial(self, fold: int, seed: int, *, random: bool) -> Iterator[Record]:
+    def of_trial(self, fold: int, seed: int, *, control: bool) -> Iterator[Record]:
         """Give a function that takes down a trial's metrics."""
         from torch.utils.tensorboard import SummaryWriter
 
-        name = trial_name(fold, seed, random=random)
+        name = f"{'random-' if control else ''}fold{fold}-seed{seed}"
         with SummaryWriter(str(self.path / "trials" / name)) as board:
 
             def record(side: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-                where = {"trial": name, "fold": fold, "seed": seed, "random": random}
-                line = where | {"side": side, "step": step, "epoch": epoch} | dict(values)
+                where = {"trial": name, "fold": fold, "seed": seed, "control": control}
+                line = where | {"side": side, "step": step, "epoch": epoch} | finite(values)
                 self._lines.write(json.dumps(line) + "\n")
                 self._lines.flush()
                 for metric, value in values.items():
                     board.add_scalar(f"{side}/{metric}", value, step)
 
             yield record
-
-
-def trial_name(fold: int, seed: int, *, random: bool) -> str:
-    """Return what a trial is called in records and pictures."""
-    return f"{'random-' if random else ''}fold{fold}-seed{seed}"

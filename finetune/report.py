@@ -36,7 +36,7 @@ def opening(path: Path, recipe: FineTuning, dataset: Dataset, splits: Sequence[S
     )
 
 
-def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, random: bool) -> str:
+def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, *, control: bool) -> str:
     """Say what a trial came to."""
 
     def shown(scores: Scores[float]) -> str:
@@ -45,7 +45,7 @@ def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, random:
 
     name = f"fold {trial.fold + 1} of {folds}, seed {trial.seed}" if folds > 1 else f"seed {trial.seed}"
     return (
-        f"{'random encoder, ' if random else ''}{name}: {metric} {shown(trial.validation)} validation,"
+        f"{'random encoder, ' if control else ''}{name}: {metric} {shown(trial.validation)} validation,"
         f" {shown(trial.test)} test; best after epoch {trial.epochs:.1f}; {trial.seconds:.0f} s"
     )
 
@@ -110,6 +110,6 @@ def _records_by_trial(path: Path) -> dict[str, list[dict[str, object]]]:
     found: dict[str, list[dict[str, object]]] = {}
     for line in (path / METRICS).read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        if not record["random"]:
+        if not record["control"]:
             found.setdefault(record["trial"], []).append(record)
     return found

@@ -45,9 +45,9 @@ class Trial(Config):
     test: Scores[float]
     """Scores of the same weights on the test part."""
     epochs: float = Field(ge=0)
-    """Passes over the training examples until the end."""
+    """Passes over the training examples after which the best weights were reached."""
     seconds: float = Field(ge=0)
-    """What training took."""
+    """What all of training took, steps alone."""
     weights_sha256: str
     """Checksum of the best weights."""
 

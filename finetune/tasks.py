@@ -1,5 +1,6 @@
 """What is to be classified: labelled texts from files or the hub, or what is made of the encoder's own corpus."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ class Labelled(Reading):
         if self.classes and len(set(self.classes)) != max(len(self.classes), 2):
             raise ValueError(f"classes = {', '.join(self.classes)}: there must be two or more, each named once")
         return self
+
+    def title(self) -> str:
+        """Return what a run on this is called."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.train or self.hub or "labelled").name.split(".")[0]).strip(
+            "-."
+        )
 
     def text_columns(self) -> tuple[str, ...]:
         """Return the columns of the text, or of the texts of a pair."""

@@ -50,10 +50,11 @@ class Watcher:
         """Take down the validation metrics, and keep the weights if they are the best yet."""
         self.last = found
         self._take("validation", position, found)
-        value = metrics.METRICS[self.rule.metric] * found.get(self.rule.metric, math.nan)
-        if value > self.best_value or not self.best:
-            self.best_value = value if math.isfinite(value) else -math.inf
-            self.best_step, self.without_better = position.step, 0
+        if position.step == 0:
+            return  # an untrained head is no candidate
+        value = metrics.METRICS[self.rule.metric] * found[self.rule.metric]
+        if value > self.best_value:
+            self.best_value, self.best_step, self.without_better = value, position.step, 0
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         else:
             self.without_better += 1
@@ -87,6 +88,8 @@ class Outcome:
     """Time spent in training steps."""
     truncated: int
     """Examples that were longer than the encoder reads."""
+    best: float
+    """The metric of early stopping on the validation part; the larger, the better."""
     skipped: int
     """Updates left out because loss or gradient was not finite."""
 
@@ -134,7 +137,7 @@ def run_trial(
         clip_norm=settings.clip_norm,
         intervals=Intervals(
             log_steps=max(steps // LOGS_PER_EPOCH, 1),
-            evaluate_steps=max(steps // settings.evaluations_per_epoch, 1),
+            evaluate_steps=-(-steps // settings.evaluations_per_epoch),
             checkpoint_steps=plan.steps or steps,
         ),
         start=Position(),
@@ -147,9 +150,10 @@ def run_trial(
     classifier.eval()
     test = Encoded.of(split.test, encoder, task.longest)
     validation_NC, test_NC = (predict(classifier, p.tokens, encoder.pad_id, world) for p in (task.validation, test))
+    validation = measure(split.validation.labels, validation_NC)
     return Outcome(
         classifier,
-        validation=measure(split.validation.labels, validation_NC),
+        validation=validation,
         test=measure(split.test.labels, test_NC),
         probabilities_NC=test_NC,
         trained=trained,
@@ -157,6 +161,7 @@ def run_trial(
         seconds=end.seconds,
         truncated=sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens),
         skipped=watcher.skipped,
+        best=watcher.best_value,
     )
 
 

@@ -70,16 +70,14 @@ def scores_at_start(recipe: Recipe, records: Iterable[Mapping[str, Any]]) -> dic
 
 def _checkpoint(path: Path) -> Path:
     """Return `path` where it is a checkpoint, else the newest one of the run that it is."""
-    if (path / checkpoint.MANIFEST).is_file():
-        return path
     if not path.is_dir():
         raise UserError(f"start_from = {path}: no such run: name the directory of one, such as runs/x")
-    if not checkpoint.finished(path):
+    if not checkpoint.finished(path) and not (path / checkpoint.MANIFEST).is_file():
         raise UserError(
             f"start_from = {path} has no checkpoint: name a run of python -m mlm.pretrain that has saved one"
             " (the runs of finetune have none)"
         )
-    return checkpoint.newest(path)
+    return checkpoint.of(path)
 
 
 def _content(tokenizer: Path) -> str:

@@ -6,6 +6,7 @@ appears under its final name only when it is complete.
 """
 
 import errno
+import hashlib
 import os
 import pickle
 import shutil
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import safetensors.torch
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
@@ -42,6 +43,8 @@ NAMES = "step-" + "[0-9]" * 9
 """What the folders of checkpoints are called, as a pattern; while one is written, it ends in .partial."""
 MODEL = (WEIGHTS, RECIPE, TOKENIZER)
 """The files that make a model, without those that only training needs."""
+
+_METADATA = {"format": "pt"}
 
 
 class Manifest(Config):
@@ -84,9 +87,17 @@ def write_weights(path: Path, model: nn.Module) -> None:
         OSError: the disk is full or not writable.
 
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with _disk_errors(path):
-        save_file(weights, path, metadata={"format": "pt"})
+        save_file(_weights(model), path, metadata=_METADATA)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of the file that `write_weights` would write."""
+    return hashlib.sha256(safetensors.torch.save(_weights(model), _METADATA)).hexdigest()
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def seal(partial: Path, folder: Path, step: int) -> Manifest:
@@ -138,6 +149,18 @@ def newest(run: Path) -> Path:
     if not found:
         raise UserError(f"{run} has no checkpoint: let it train longer, or, if it was stopped, start a new run")
     return found[-1]
+
+
+def of(path: Path) -> Path:
+    """Return `path` where it is a checkpoint, else the newest one of the run that it is.
+
+    Raises:
+        UserError: it is neither, or the run has none.
+
+    """
+    if (path / MANIFEST).is_file() and (path / RECIPE).is_file():
+        return path
+    return newest(path)
 
 
 def finished(run: Path) -> list[Path]:

@@ -29,6 +29,7 @@ from mlm.recipe import Recipe
 
 CHECKPOINTS_KEPT = 2
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
+RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
 
 
 def create(runs: Path, name: str) -> Path:
@@ -91,7 +92,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "command": [sys.executable, *sys.orig_argv[1:]],
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES},
+        "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES}
+        | {one.name: one.version for one in metadata.distributions() if one.name in RECORDED_IF_INSTALLED},
         "git_commit": (git("rev-parse", "HEAD") or "").strip() or None,
         "git_diff": git("diff", "HEAD"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -103,7 +105,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file, which is whole at every moment."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(
-        json.dumps(_finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     partial.replace(path)
 
@@ -228,10 +230,8 @@ class Recorder:
         self.progress.close()
 
     def _take(self, side: str, position: Position, record: Mapping[str, float]) -> None:
-        finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
-        self._write(
-            {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds} | finite
-        )
+        where = {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds}
+        self._write(where | finite(record))
         for name, value in record.items():
             self.board.add_scalar(f"{side}/{name}", value, position.step)
 
@@ -240,10 +240,10 @@ class Recorder:
         self.metrics.flush()
 
 
-def _finite(values: Any) -> Any:
+def finite(values: Any) -> Any:
     """Replace numbers that JSON does not know by null."""
     if isinstance(values, Mapping):
-        return {name: _finite(value) for name, value in values.items()}
+        return {name: finite(value) for name, value in values.items()}
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 

@@ -45,6 +45,21 @@ def test_a_pair_without_cls_is_parted_by_sep(run: Path) -> None:
     assert encoder.cls_id is None
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kept"), [(20, 3, (6, 3)), (3, 20, (3, 6)), (20, 20, (5, 4)), (4, 5, (4, 5))]
+)
+def test_of_a_long_pair_the_longer_text_is_cut_first(
+    first: int, second: int, kept: tuple[int, int], run_with_cls: Path
+) -> None:
+    encoder = samples.encoder(run_with_cls)
+    (word,) = encoder.tokenizer.encode("a", add_special_tokens=False).ids
+    (more,) = set(encoder.tokenizer.encode(" a a", add_special_tokens=False).ids)
+    (pair,) = encoder.tokenise([("a" + " a" * (first - 1), "a" + " a" * (second - 1))], 12)
+    texts = [[word] + [more] * (length - 1) for length in kept]
+    assert list(pair.ids) == [CLS, *texts[0], SEP, *texts[1], SEP]
+    assert pair.truncated == (first + second > 9)
+
+
 @pytest.mark.parametrize("fixture", ["run", "run_with_cls"])
 def test_long_texts_are_cut_and_told(fixture: str, request: pytest.FixtureRequest) -> None:
     encoder = samples.encoder(request.getfixturevalue(fixture))
@@ -85,7 +100,9 @@ def test_what_is_saved_is_restored(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_newest_run_is_taken_where_none_is_named(run: Path) -> None:
-    assert encoder_choice.resolve(EncoderChoice(), run.parent).run == str(run)
-    assert encoder_choice.resolve(EncoderChoice(run="x"), run.parent).run == "x"
+    pinned = str(checkpoint.newest(run))
+    assert encoder_choice.resolve(EncoderChoice(), run.parent).run == pinned
+    assert encoder_choice.resolve(EncoderChoice(run=str(run)), run.parent).run == pinned
+    assert encoder_choice.resolve(EncoderChoice(run=pinned), run.parent).run == pinned
     with pytest.raises(UserError, match="there is no run with a checkpoint"):
         encoder_choice.resolve(EncoderChoice(), run)
