@@ -1,6 +1,7 @@
 """Run an entry point so that a user's mistake is one line and exit code 2, never a traceback."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,8 @@ def lines() -> Iterator[str]:
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letter for is no reason to stop
     try:
         main(sys.argv[1:])
         if sys.stdout is not None:  # it is None where the command was started with a closed output
@@ -74,5 +77,5 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(EXIT_MISTAKE)

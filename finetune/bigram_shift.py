@@ -52,6 +52,10 @@ class BigramShift(Config):
         """Return the column that `example` reads."""
         return ("text",)
 
+    def prefix_columns(self) -> tuple[str, ...]:
+        """Return none: nothing is put before the text."""
+        return ()
+
     def label_column(self) -> str:
         """Return the column of the class."""
         return "label"

@@ -107,7 +107,7 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
     with _reading(folder / CONFIG):
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         model_type = values.get("model_type")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         code = ", and the code that the checkpoint brings along is never run" if "auto_map" in values else ""
         raise UserError(f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another")
     with _reading(folder / CONFIG):

@@ -5,8 +5,10 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from configs import UserError, command
@@ -44,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="CSV file to write; it must not exist yet (with --file)")
     parser.add_argument("--submission", metavar="COLUMN", help="write this column and the predicted class, no more")
     parser.add_argument("--json", action="store_true", help="one JSON object for each text")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,31 +58,45 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--submission is made of a table: name it with --file, and --output")
     if options.file is not None and (options.texts or options.json):
         raise UserError("--file goes without texts and without --json: what it makes is a CSV file")
-    world = find_world("auto")
-    model = saved.load(options.run or saved.newest(Path(Recipe().runs)), world.device)
+    if options.output is not None and (options.output.exists() or not options.output.parent.is_dir()):
+        fault = "is there already: name another file" if options.output.exists() else "lies in no folder: make it first"
+        raise UserError(f"{options.output} {fault}")
+    model = saved.load(options.run or saved.newest(Path(Recipe().runs)), torch.device("cpu"))
+    # Where the hardware lacks the precision of training, predictions differ by rounding.
+    exact = model.recipe.train.precision == "float32"
+    world = find_world("float32" if exact else "auto")
+    model.classifier.to(world.device)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)
         return
     show = _json if options.json else _line
-    for texts in [options.texts] if options.texts else ([line] for line in command.lines() if line.strip()):
-        for text, chances in zip(texts, classify(model, _rows(model, texts), world), strict=True):
-            print(show(text, model.classes, chances), flush=True)
+    given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
+    for texts in given:
+        for text, found in zip(texts, classify(model, _rows(model, texts), world), strict=True):
+            print(show(text, model.classes, found), flush=True)
+            if found.truncated:
+                print(f"cut to what the encoder reads: {text[:40]!r}...", file=sys.stderr)
 
 
-def classify(model: Saved, rows: Sequence[Mapping[str, str]], world: World) -> list[list[float]]:
-    """Return the probability of every class for each row of a table, cleaned as in training.
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of a text."""
 
-    Raises:
-        UserError: a text is empty.
+    chances: Sequence[float]
+    """Probability of each class; none for a text that is empty once it is cleaned."""
+    truncated: bool
+    """Whether the end of the text was cut off."""
 
-    """
+
+def classify(model: Saved, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
+    """Return what the model says of each row of a table, cleaned as in training."""
     texts = [model.recipe.data.example(row) for row in rows]
-    if not all(map(all, texts)):
-        raise UserError("there is an empty text: leave it out")
+    whole = [text for text in texts if all(text)]
     encoder = model.classifier.encoder
-    tokens = encoder.tokenise(texts, min(model.recipe.encoder.longest, encoder.longest))
-    found: list[list[float]] = predict(model.classifier, tokens, encoder.pad_id, world).tolist()
-    return found
+    tokens = encoder.tokenise(whole, min(model.recipe.encoder.longest, encoder.longest))
+    chances = predict(model.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
+    found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
+    return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
 
 
 def classify_file(model: Saved, source: Path, output: Path, submission: str | None, world: World) -> str:
@@ -91,33 +107,30 @@ def classify_file(model: Saved, source: Path, output: Path, submission: str | No
     with an empty text get no class.
 
     Raises:
-        UserError: the table cannot be read or lacks a column, or the output is there already.
+        UserError: the table cannot be read, lacks a column, or holds no text.
 
     """
     columns = model.recipe.data.text_columns()
-    needed = columns if submission is None else (*columns, submission)
-    rows = model.recipe.data.rows(source, needed)
-    empty = 0
-    partial = output.with_name(output.name + ".partial")
-    if output.exists():
-        raise UserError(f"{output} is there already: name another file, or remove it")
-    with partial.open("w", encoding="utf-8", newline="") as file, tqdm(total=len(rows), unit="text") as bar:
-        writer = csv.writer(file)
-        writer.writerow(_header(list(rows[0]), model, submission))
+    rows = model.recipe.data.rows(source, columns if submission is None else (*columns, submission))
+    empty = truncated = 0
+    lines: list[list[str]] = [_header(list(rows[0]), model, submission)]
+    with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
-            whole = [row for row in part if all(model.recipe.data.example(row))]
-            chances = iter(classify(model, whole, world) if whole else [])
-            for row in part:
-                found = next(chances) if all(model.recipe.data.example(row)) else None
-                empty += found is None
-                writer.writerow(_cells(row, found, model.classes, submission))
+            for row, found in zip(part, classify(model, part, world), strict=True):
+                empty += not found.chances
+                truncated += found.truncated
+                lines.append(_cells(row, found.chances, model.classes, submission))
             bar.update(len(part))
     if empty == len(rows):
-        partial.unlink()
-        raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty (column {columns[0]!r})")
-    partial.replace(output)
-    return f"{len(rows):,} rows classified into {output}" + (f"; {empty:,} empty texts got no class" if empty else "")
+        raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(columns)})")
+    with output.open("x", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(lines)
+    remarks = {"empty texts got no class": empty, "were cut to what the encoder reads": truncated}
+    said = [f"{number:,} {what}" for what, number in remarks.items() if number]
+    missing = [name for name in model.recipe.data.prefix_columns() if name not in rows[0]]
+    said += [f"there is no column {name}, so that texts go without it" for name in missing]
+    return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
 
 
 def _header(there: list[str], model: Saved, submission: str | None) -> list[str]:
@@ -127,29 +140,34 @@ def _header(there: list[str], model: Saved, submission: str | None) -> list[str]
 
 
 def _cells(
-    row: Mapping[str, str], chances: list[float] | None, classes: Sequence[str], submission: str | None
+    row: Mapping[str, str], chances: Sequence[float], classes: Sequence[str], submission: str | None
 ) -> list[str]:
-    predicted = "" if chances is None else classes[chances.index(max(chances))]
+    predicted = classes[chances.index(max(chances))] if chances else ""
     if submission is not None:
         return [row[submission], predicted]
-    return [*row.values(), predicted, *(f"{chance:.6f}" for chance in chances or [])]
+    shown = [f"{chance:.6f}" for chance in chances] or [""] * len(classes)
+    return [*row.values(), predicted, *shown]
 
 
 def _rows(model: Saved, texts: Sequence[str]) -> list[dict[str, str]]:
     columns = model.recipe.data.text_columns()
     if len(columns) > 1:
         raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
+    for text in texts:
+        if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+            raise UserError(f"the text {text!a} is not valid text: give it in UTF-8")
     return [{columns[0]: text} for text in texts]
 
 
-def _line(text: str, classes: Sequence[str], chances: Sequence[float]) -> str:
-    ranked = sorted(zip(chances, classes, strict=True), reverse=True)
-    return f"{'  '.join(f'{name} {chance:.1%}' for chance, name in ranked)}    {text}"
+def _line(text: str, classes: Sequence[str], found: Prediction) -> str:
+    ranked = sorted(zip(found.chances, classes, strict=True), reverse=True) if found.chances else []
+    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked) or "empty once cleaned"
+    return f"{shown}    {text}"
 
 
-def _json(text: str, classes: Sequence[str], chances: Sequence[float]) -> str:
-    probabilities = dict(zip(classes, chances, strict=True))
-    predicted = max(probabilities, key=probabilities.__getitem__)
+def _json(text: str, classes: Sequence[str], found: Prediction) -> str:
+    probabilities = dict(zip(classes, found.chances, strict=True)) if found.chances else {}
+    predicted = max(probabilities, key=probabilities.__getitem__, default=None)
     return json.dumps({"text": text, "predicted": predicted, "probabilities": probabilities}, ensure_ascii=False)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from configs import Config, UserError, dump, read
 from finetune import encoder_choice, heads
@@ -24,7 +24,7 @@ class Description(Config):
     """Kind of head."""
     encoder: encoder_choice.Kind
     """Kind of encoder."""
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes, by index."""
 
 
@@ -68,8 +68,11 @@ def load(run: Path, device: torch.device) -> Saved:
     folder = run / MODEL
     if not folder.is_dir():
         raise UserError(_why_none(run))
-    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    checkpoint.verify(folder, [name for name in files if name != checkpoint.MANIFEST])
+    known = checkpoint.verify(folder, (checkpoint.WEIGHTS, checkpoint.RECIPE, DESCRIPTION)).files
+    inside = [path.relative_to(folder).as_posix() for path in (folder / ENCODER).rglob("*") if path.is_file()]
+    if added := [name for name in inside if name not in known]:
+        raise UserError(f"{folder / added[0]} was added to the model: remove it")
+    checkpoint.verify(folder, [name for name in known if name.startswith(f"{ENCODER}/") and ".." not in name])
     try:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
@@ -99,4 +102,6 @@ def _why_none(run: Path) -> str:
         return f"no such run: {run}"
     if checkpoint.finished(run):
         return f"{run} is a pretraining run: make a classifier of it by python -m finetune.cnn_head encoder.run={run}"
+    if not (run / checkpoint.RECIPE).is_file():
+        return f"{run} is no run: name the directory of one, such as runs/x"
     return f"{run} has no fine-tuned model: its training was not finished; start it again"

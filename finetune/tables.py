@@ -167,9 +167,12 @@ def _separated(
             header=None,
             dtype=object,
             keep_default_na=False,
+            skip_blank_lines=False,
             engine="python",
             **dialect,
         )
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path} is empty: name a file with labelled texts") from None
     except pd.errors.ParserError as error:
         too_many = _TOO_MANY.search(str(error))
         if too_many is None:
@@ -182,11 +185,14 @@ def _separated(
     frame = frame.iloc[int(has_names) :].reset_index(drop=True)
     if len(names) != len(first):
         raise UserError(f"{path}: {len(first)} columns where header names {len(names)}: name all of them in header")
-    lengths = frame.notna().sum(axis=1).tolist()
-    for row, length in enumerate(lengths, start=1):
-        if length != len(names):
+    frame = frame.set_axis(names, axis=1)
+    if len(names) == 1:
+        return frame.fillna("")  # a blank line is a row whose one field is empty
+    lengths = frame.notna().sum(axis=1)
+    for row, length in enumerate(lengths.tolist(), start=1):
+        if length not in (0, len(names)):
             raise UserError(_ragged(path, row, length, len(names)))
-    return frame.set_axis(names, axis=1)
+    return frame[lengths > 0]
 
 
 def _ragged(path: Path, row: int, found: int, expected: int) -> str:
@@ -228,11 +234,13 @@ _FORMATS = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
 
 
 def _check_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> None:
+    for name in there:
+        if there.count(name) > 1:
+            raise UserError(f"{where}: the column {name!r} is twice there: give each a name of its own")
     for column in wanted:
-        if there.count(column) != 1:
-            fault = "twice" if column in there else "not"
+        if column not in there:
             raise UserError(
-                f"{where}: the column {column!r} is {fault} there; there are: {', '.join(there)}: name the columns "
+                f"{where}: the column {column!r} is not there; there are: {', '.join(there)}: name the columns "
                 "in data.text, data.pair and data.label, or those of a file without names in data.header"
             )
 

@@ -69,6 +69,12 @@ class Labelled(Reading):
     """What is changed in the texts; stored with the model."""
 
     @model_validator(mode="after")
+    def _label_is_no_input(self) -> Self:
+        if self.label in (*self.text_columns(), *self.cleaning.prefix):
+            raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
+        return self
+
+    @model_validator(mode="after")
     def _classes_differ(self) -> Self:
         if self.classes and len(set(self.classes)) != max(len(self.classes), 2):
             raise ValueError(f"classes = {', '.join(self.classes)}: there must be two or more, each named once")
@@ -83,6 +89,10 @@ class Labelled(Reading):
     def text_columns(self) -> tuple[str, ...]:
         """Return the columns of the text, or of the texts of a pair."""
         return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    def prefix_columns(self) -> tuple[str, ...]:
+        """Return the columns that are put before the text where they are there."""
+        return self.cleaning.prefix
 
     def label_column(self) -> str:
         """Return the column of the class."""

@@ -15,6 +15,7 @@ from finetune.classifier import Classifier, count
 from finetune.encoders import TextEncoder
 from finetune.examples import Split
 from finetune.recipe import EarlyStopping, FineTuning
+from mlm import interrupt
 from mlm.budget import Epochs, Position
 from mlm.distributed import World
 from mlm.loop import Interval, Intervals, train
@@ -125,25 +126,28 @@ def run_trial(
     steps = task.steps_per_epoch
     plan = Epochs(epochs=settings.epochs).plan(0.0, steps)
     watcher = Watcher(settings.early_stopping, steps, record, Progress(plan, Position()))
-    end = train(
-        classifier,
-        task,
-        recipe.optim.build(classifier, rate_factor),
-        recipe.schedule,
-        plan,
-        world,
-        watcher,
-        seed=seed,
-        clip_norm=settings.clip_norm,
-        intervals=Intervals(
-            log_steps=max(steps // LOGS_PER_EPOCH, 1),
-            evaluate_steps=-(-steps // settings.evaluations_per_epoch),
-            checkpoint_steps=plan.steps or steps,
-        ),
-        start=Position(),
-        stop=watcher.hopeless,
-    )
+    with interrupt.noted("finishing the step") as stopped:
+        end = train(
+            classifier,
+            task,
+            recipe.optim.build(classifier, rate_factor),
+            recipe.schedule,
+            plan,
+            world,
+            watcher,
+            seed=seed,
+            clip_norm=settings.clip_norm,
+            intervals=Intervals(
+                log_steps=max(steps // LOGS_PER_EPOCH, 1),
+                evaluate_steps=-(-steps // settings.evaluations_per_epoch),
+                checkpoint_steps=plan.steps or steps,
+            ),
+            start=Position(),
+            stop=lambda: watcher.hopeless() or bool(stopped),
+        )
     watcher.progress.close()
+    if stopped:
+        raise KeyboardInterrupt
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(watcher.best)
     recipe.trainable.finish(classifier)

@@ -1,4 +1,7 @@
-"""Ctrl-C as a wish: the first lets training finish its step and save, the second ends the command at once."""
+"""Ctrl-C as a wish: the first lets training finish its step, the second ends the command at once.
+
+An exception out of nowhere may be raised where Python can only ignore it, and would be lost.
+"""
 
 import signal
 import sys
@@ -7,14 +10,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def noted() -> Iterator[list[int]]:
-    """Give a list that Ctrl-C makes non-empty; afterwards Ctrl-C is what it was before."""
+def noted(meaning: str) -> Iterator[list[int]]:
+    """Give a list that Ctrl-C makes non-empty, and say what it means; afterwards Ctrl-C is what it was before."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nfinishing the step and saving; Ctrl-C again stops at once", file=sys.stderr)
+        print(f"\n{meaning}; Ctrl-C again stops at once", file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, note)
     try:

@@ -175,7 +175,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     print(
         f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, device {world.device}", file=sys.stderr
     )
-    with interrupt.noted() as stopped:
+    with interrupt.noted("finishing the step and saving") as stopped:
         end = train(
             model,
             pretraining.task,
