@@ -1,4 +1,4 @@
-"""Read tables of labelled texts, from files or the hub, as columns of text, with errors that name the place."""
+"""Read tables of labelled texts from files, as columns of text, with errors that name the place."""
 
 import codecs
 import csv
@@ -55,44 +55,8 @@ def read(path: Path, columns: Sequence[str], reading: Reading) -> "pandas.DataFr
             f"alone or followed by one of {', '.join(_DECOMPRESSED)}"
         )
     frame = _FORMATS[kind](path, _content(path, compression), columns, reading)
-    _check_columns(columns, list(map(str, frame.columns)), str(path))
-    return _as_text(frame, columns, str(path))
-
-
-def read_hub(
-    name: str, configuration: str | None, split: str, revision: str | None, columns: Sequence[str]
-) -> "pandas.DataFrame":
-    """Return a split of a data set of the Hugging Face hub as `read` returns a file; classes by name where it has them.
-
-    With HF_HUB_OFFLINE=1 in the environment, what was fetched before is used.
-
-    Raises:
-        UserError: no network, no such data set, configuration or split, or not all of `columns`.
-
-    """
-    import datasets  # takes a second, and most tables are files
-    import huggingface_hub
-
-    try:
-        if not huggingface_hub.is_offline_mode():
-            # Asked first because it fails at once without a network, where loading tries again for half a minute.
-            revision = huggingface_hub.HfApi().dataset_info(name, revision=revision).sha
-        table = datasets.load_dataset(name, configuration, split=split, revision=revision)
-    except Exception as error:  # it lets through the errors of every library below it
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"cannot read {name} from the Hugging Face hub ({reason}): check the name and the network, "
-            "or name files in data.train"
-        ) from None
-    where = f"the hub's {name}, split {split}"
-    _check_columns(columns, table.column_names, where)
-    frame = table.select_columns(list(columns)).to_pandas()
-    for column in columns:
-        feature = table.features[column]
-        if isinstance(feature, datasets.ClassLabel):  # -1 stands for a label that is not given
-            names = dict(enumerate(feature.names))
-            frame[column] = [names.get(number, "") for number in frame[column]]
-    return _as_text(frame, columns, where)
+    check_columns(columns, list(map(str, frame.columns)), str(path))
+    return as_text(frame, columns, str(path))
 
 
 def _content(path: Path, compression: str) -> bytes:
@@ -233,7 +197,13 @@ def _parquet(path: Path, content: bytes, columns: Sequence[str], reading: Readin
 _FORMATS = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
 
 
-def _check_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> None:
+def check_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> None:
+    """Check that all columns have names of their own, and that those that are wanted are there.
+
+    Raises:
+        UserError: they are not.
+
+    """
     for name in there:
         if there.count(name) > 1:
             raise UserError(f"{where}: the column {name!r} is twice there: give each a name of its own")
@@ -245,8 +215,13 @@ def _check_columns(wanted: Iterable[str], there: Sequence[str], where: str) -> N
             )
 
 
-def _as_text(frame: "pandas.DataFrame", columns: Iterable[str], where: str) -> "pandas.DataFrame":
-    """Turn every value into text; those of `columns` have to be single values."""
+def as_text(frame: "pandas.DataFrame", columns: Iterable[str], where: str) -> "pandas.DataFrame":
+    """Turn every value into text.
+
+    Raises:
+        UserError: there are no rows, or one of `columns` does not hold single values.
+
+    """
     import pandas as pd
 
     if not len(frame):

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, Texts, UserError
-from finetune import tables
+from finetune import hub_tables, tables
 from finetune.bigram_shift import BigramShift
 from finetune.cleaning import Cleaning, identity
 from finetune.examples import Dataset, Examples
@@ -155,7 +155,7 @@ class Labelled(Reading):
             return self._read(tables.read(Path(path), columns, self), path, counts)
         if self.hub is None or self.train is not None or split is None:
             return None
-        frame = tables.read_hub(self.hub, self.configuration, split, self.revision, columns)
+        frame = hub_tables.read_hub(self.hub, self.configuration, split, self.revision, columns)
         return self._read(frame, f"the hub's {self.hub}, split {split}", counts)
 
     def _read(self, frame: Any, where: str, counts: Counter[str]) -> "_Part":

@@ -16,10 +16,10 @@ from finetune.encoders import TextEncoder
 from finetune.examples import Split
 from finetune.recipe import EarlyStopping, FineTuning
 from mlm import interrupt
-from mlm.budget import Epochs, Position
+from mlm.budget import Epochs, Plan, Position
 from mlm.distributed import World
 from mlm.loop import Interval, Intervals, train
-from mlm.optim import Optimiser
+from mlm.optim import Optimiser, RateFactor
 from mlm.progress import Progress
 
 LOGS_PER_EPOCH = 10
@@ -118,36 +118,14 @@ def run_trial(
         record: where metrics are taken down.
 
     """
-    settings = recipe.train
     torch.manual_seed(seed)
     classifier = Classifier(encoder, recipe.head.build(encoder, classes)).to(world.device)
     rate_factor = recipe.trainable.prepare(classifier)
     task = _task(recipe, encoder, classes, split, seed, world, variants)
     steps = task.steps_per_epoch
-    plan = Epochs(epochs=settings.epochs).plan(0.0, steps)
-    watcher = Watcher(settings.early_stopping, steps, record, Progress(plan, Position()))
-    with interrupt.noted("finishing the step") as stopped:
-        end = train(
-            classifier,
-            task,
-            recipe.optim.build(classifier, rate_factor),
-            recipe.schedule,
-            plan,
-            world,
-            watcher,
-            seed=seed,
-            clip_norm=settings.clip_norm,
-            intervals=Intervals(
-                log_steps=max(steps // LOGS_PER_EPOCH, 1),
-                evaluate_steps=-(-steps // settings.evaluations_per_epoch),
-                checkpoint_steps=plan.steps or steps,
-            ),
-            start=Position(),
-            stop=lambda: watcher.hopeless() or bool(stopped),
-        )
-    watcher.progress.close()
-    if stopped:
-        raise KeyboardInterrupt
+    plan = Epochs(epochs=recipe.train.epochs).plan(0.0, steps)
+    watcher = Watcher(recipe.train.early_stopping, steps, record, Progress(plan, Position()))
+    end = _fit(recipe, classifier, task, rate_factor, plan, watcher)
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(watcher.best)
     recipe.trainable.finish(classifier)
@@ -167,6 +145,41 @@ def run_trial(
         skipped=watcher.skipped,
         best=watcher.best_value,
     )
+
+
+def _fit(
+    recipe: FineTuning,
+    classifier: Classifier,
+    task: Classification,
+    rate_factor: RateFactor,
+    plan: Plan,
+    watcher: Watcher,
+) -> Position:
+    """Train until the plan or the watcher's patience is at an end; Ctrl-C ends the command after the step."""
+    settings, steps = recipe.train, task.steps_per_epoch
+    with interrupt.noted("finishing the step") as stopped:
+        end = train(
+            classifier,
+            task,
+            recipe.optim.build(classifier, rate_factor),
+            recipe.schedule,
+            plan,
+            task.world,
+            watcher,
+            seed=task.seed,
+            clip_norm=settings.clip_norm,
+            intervals=Intervals(
+                log_steps=max(steps // LOGS_PER_EPOCH, 1),
+                evaluate_steps=-(-steps // settings.evaluations_per_epoch),
+                checkpoint_steps=plan.steps or steps,
+            ),
+            start=Position(),
+            stop=lambda: watcher.hopeless() or bool(stopped),
+        )
+    watcher.progress.close()
+    if stopped:
+        raise KeyboardInterrupt
+    return end
 
 
 def _task(

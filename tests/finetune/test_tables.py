@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from configs import UserError
-from finetune.tables import Reading, read, read_hub
+from finetune.hub_tables import read_hub
+from finetune.tables import Reading, read
 from tests.tokenizer.samples import COMPRESSIONS
 
 ROWS = [{"text": 'One, "two"; three', "label": "1"}, {"text": "넷 ", "label": ""}, {"text": "NA", "label": "null"}]
