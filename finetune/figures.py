@@ -1,5 +1,6 @@
 """Pictures of a classifier's training and of its mistakes."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # loaded where something is drawn: it takes a while
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_TITLE_LETTERS_PER_INCH = 8
 LIGHT, DARK, OTHER = "#9db4c8", "#1f5582", "#b5651d"
 _LETTER_INCHES = 0.09  # of a name beside the matrix
 
@@ -58,7 +60,8 @@ def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title
         axes.text(column, row, shown, ha="center", va="center", fontsize=size, color=color)
     axes.set_xlabel("predicted (%: share of the true class)")
     axes.set_ylabel("true")
-    axes.set_title(_drawable(short(title, 60), instead=""), parse_math=False, fontsize=11, loc="left")
+    lines = textwrap.wrap(_drawable(short(title, 80), instead=""), int(side * _TITLE_LETTERS_PER_INCH))
+    axes.set_title("\n".join(lines), parse_math=False, fontsize=11, loc="left")
     return figure
 
 
