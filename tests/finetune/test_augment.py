@@ -143,9 +143,7 @@ def test_each_epoch_reads_its_variant_and_changes_it_further() -> None:
 @pytest.mark.parametrize("share", ["mask", "replace"])
 def test_an_encoder_without_a_mask_token_is_refused(share: str) -> None:
     augmentation = read(Augmentation, None, [f"{share}=0.1"])
-    with pytest.raises(
-        UserError, match=rf"augment\.{share} is 0.1, but this encoder has no mask token: set it to 0"
-    ):
+    with pytest.raises(UserError, match=rf"augment\.{share} is 0.1, but this encoder has no mask token: set it to 0"):
         require_mask(augmentation, None)
     require_mask(augmentation, MASK)
     require_mask(Augmentation(drop=0.1), None)
