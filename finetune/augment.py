@@ -14,6 +14,9 @@ from configs import Config, UserError
 _STREAM = 1
 """Part of the hash, so that no other random choices of the same seed are drawn from the same numbers."""
 
+Variants = Sequence[tuple[tuple[str, ...], ...]]
+"""Of each training example, its texts with words replaced, several times over; empty where none are."""
+
 
 class Augmentation(Config):
     """How training texts are changed, by white-space-separated words; all shares 0: not at all."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from configs import UserError
 from finetune import metrics
-from finetune.augment import Augmentation, augmented
+from finetune.augment import Augmentation, Variants, augmented
 from finetune.encoders import TextEncoder, Tokens
 from finetune.examples import Examples
 from mlm.distributed import World
@@ -79,7 +79,7 @@ class Classification:
     """Weight of each class in the loss; 1 on average over the training examples."""
     label_smoothing: float
     augmentation: Augmentation
-    variants: Sequence[tuple[tuple[str, ...], ...]]
+    variants: Variants
     """Of each training example, its texts with words replaced; empty where none are."""
 
     @property

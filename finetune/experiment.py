@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from configs import UserError, dump
 from finetune import baselines, contextual, encoder_choice, report, results, saved
-from finetune.augment import require_mask
+from finetune.augment import Variants, require_mask
 from finetune.classifier import Classifier, count
 from finetune.examples import Dataset, Split
 from finetune.recipe import EncoderChoice, FineTuning
@@ -133,7 +133,7 @@ def _outcomes(setup: Setup, choice: EncoderChoice, *, control: bool) -> Iterator
             yield split, seed, outcome
 
 
-def _variants(setup: Setup, choice: EncoderChoice, split: Split) -> list[tuple[tuple[str, ...], ...]]:
+def _variants(setup: Setup, choice: EncoderChoice, split: Split) -> Variants:
     """Return the training texts with words replaced by the encoder's guesses; none for the control, which has none."""
     augment = setup.recipe.augment
     if not augment.replace or choice.random:

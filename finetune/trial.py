@@ -1,7 +1,7 @@
 """One trial: a classifier trained on one split with one seed, its best weights judged on the test part."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune import metrics
+from finetune.augment import Variants
 from finetune.classification import Classification, Encoded, class_weights, measure, predict
 from finetune.classifier import Classifier, count
 from finetune.encoders import TextEncoder
@@ -102,7 +103,7 @@ def run_trial(
     split: Split,
     seed: int,
     world: World,
-    variants: Sequence[tuple[tuple[str, ...], ...]],
+    variants: Variants,
     record: Record,
 ) -> Outcome:
     """Train a fresh head on `encoder`, and the encoder with it, which is changed in place.
@@ -183,13 +184,7 @@ def _fit(
 
 
 def _task(
-    recipe: FineTuning,
-    encoder: TextEncoder,
-    classes: int,
-    split: Split,
-    seed: int,
-    world: World,
-    variants: Sequence[tuple[tuple[str, ...], ...]],
+    recipe: FineTuning, encoder: TextEncoder, classes: int, split: Split, seed: int, world: World, variants: Variants
 ) -> Classification:
     settings, longest = recipe.train, min(recipe.encoder.longest, encoder.longest)
     weights_C = class_weights(split.train.labels, classes) if settings.class_weights == "balanced" else np.ones(classes)
