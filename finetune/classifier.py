@@ -37,6 +37,10 @@ class Classifier(nn.Module):
             )
         for parameter in _flat(levels[: len(levels) - layers]):
             parameter.requires_grad_(False)
+        self.still()
+
+    def still(self) -> None:
+        """Keep every part of the encoder without a trained parameter in evaluation mode from now on."""
         self.frozen = tuple(
             inner
             for module in self.encoder.modules()

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from configs import UserError
 from finetune.adapters import LowRank, add_adapters, merge_adapters
+from finetune.classifier import Classifier
 from finetune.published import PublishedEncoder, restore_published
 from tests.finetune.tiny_published import TEXTS, load, rows, save
 
@@ -110,3 +111,15 @@ def test_the_wrong_encoder_and_unknown_targets_are_named(folder: Path, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"not installed: peft, .*: pip install -e '.\[hub\]'"):
         add_adapters(encoder, LowRank())
+
+
+def test_what_is_frozen_beside_adapters_is_in_evaluation_mode(folder: Path) -> None:
+    encoder = load(folder)
+    classifier = Classifier(encoder, nn.Linear(encoder.width, 2))
+    LowRank().prepare(classifier)
+    classifier.train()
+    embeddings = encoder.model.get_submodule("embeddings")
+    assert not any(module.training for module in embeddings.modules())
+    adapted = [module for module in encoder.modules() if any(p.requires_grad for p in module.parameters())]
+    assert adapted
+    assert all(module.training for module in adapted)
