@@ -48,6 +48,10 @@ class BigramShift(Config):
         """Return what a run on this is called."""
         return self.kind
 
+    def pinned(self) -> Self:
+        """Return the same: the encoder's corpus is pinned with the encoder."""
+        return self
+
     def text_columns(self) -> tuple[str, ...]:
         """Return the column that `example` reads."""
         return ("text",)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from configs import UserError, dump
 from finetune import baselines, contextual, encoder_choice, report, results, saved
@@ -15,6 +14,7 @@ from finetune.classifier import Classifier, count
 from finetune.examples import Dataset, Split
 from finetune.recipe import EncoderChoice, FineTuning
 from finetune.records import Records
+from finetune.report import Judged
 from finetune.trial import Outcome, run_trial
 from mlm import checkpoint, run
 from mlm.distributed import World, find_world
@@ -33,21 +33,6 @@ class Setup:
     records: Records
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A finished trial and what it predicted."""
-
-    trial: results.Trial
-    split: Split
-    probabilities_NC: NDArray[np.float64]
-    """Of the test part's examples."""
-    parameters: results.Parameters
-    truncated: int
-    """Examples that were longer than the encoder reads."""
-    skipped: int
-    """Updates left out because loss or gradient was not finite."""
-
-
 def start(recipe: FineTuning) -> str:
     """Run a recipe from its data to its results; return what there is to read at the end.
 
@@ -56,9 +41,9 @@ def start(recipe: FineTuning) -> str:
 
     """
     choice = encoder_choice.resolve(recipe.encoder, Path(recipe.runs))
-    recipe = recipe.model_copy(update={"encoder": choice})
+    recipe = recipe.model_copy(update={"encoder": choice, "data": recipe.data.pinned()})
     world = find_world(recipe.train.precision)
-    start_weights = _check_fit(recipe, choice)
+    start_weights = _check_fit(recipe, choice, world)
     dataset = recipe.data.load(encoder_choice.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
     _check_metric(recipe, dataset, splits)
@@ -76,11 +61,13 @@ def start(recipe: FineTuning) -> str:
         return report.write(path, found, ours)
 
 
-def _check_fit(recipe: FineTuning, choice: EncoderChoice) -> str:
+def _check_fit(recipe: FineTuning, choice: EncoderChoice, world: World) -> str:
     """Tell what does not fit before data is read and a run made; return the SHA-256 of the encoder's weights."""
     encoder = encoder_choice.open_encoder(choice, seed=0)
     sha256 = checkpoint.weights_sha256(encoder)
     require_mask(recipe.augment, encoder.mask_text)
+    if recipe.augment.replace:
+        encoder_choice.open_predictor(choice, world)
     recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, classes=2)))
     return sha256
 

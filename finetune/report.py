@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune import figures, metrics, mistakes, results
 from finetune.examples import Dataset, Examples, Split
@@ -14,10 +15,22 @@ from finetune.records import METRICS
 from finetune.scores import Scores
 from mlm.distributed import World
 
-if TYPE_CHECKING:
-    from finetune.experiment import Judged
-
 CURVES, CONFUSION, MISTAKES, REPORT = "curves.png", "confusion.png", "mistakes.csv", "report.txt"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A finished trial and what it predicted."""
+
+    trial: results.Trial
+    split: Split
+    probabilities_NC: NDArray[np.float64]
+    """Of the test part's examples."""
+    parameters: results.Parameters
+    truncated: int
+    """Examples that were longer than the encoder reads."""
+    skipped: int
+    """Updates left out because loss or gradient was not finite."""
 
 
 def opening(path: Path, recipe: FineTuning, dataset: Dataset, splits: Sequence[Split], world: World) -> str:
@@ -50,7 +63,7 @@ def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, *, cont
     )
 
 
-def write(path: Path, found: results.Results, finished: Sequence["Judged"]) -> str:
+def write(path: Path, found: results.Results, finished: Sequence[Judged]) -> str:
     """Write report, pictures and mistakes into the run's folder; return what is shown at the end."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -84,7 +97,7 @@ def write(path: Path, found: results.Results, finished: Sequence["Judged"]) -> s
     )
 
 
-def _remarks(found: results.Results, finished: Sequence["Judged"]) -> list[str]:
+def _remarks(found: results.Results, finished: Sequence[Judged]) -> list[str]:
     """Say what happened to examples and updates that a person would want to know of."""
     parameters = found.parameters
     remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
@@ -95,7 +108,7 @@ def _remarks(found: results.Results, finished: Sequence["Judged"]) -> list[str]:
     return remarks
 
 
-def _write_mistakes(path: Path, found: results.Results, finished: Sequence["Judged"]) -> int:
+def _write_mistakes(path: Path, found: results.Results, finished: Sequence[Judged]) -> int:
     """List the mistakes of the first seed, which saw the test part of every fold once."""
     first = [one for one in finished if one.trial.seed == finished[0].trial.seed]
     examples = Examples(

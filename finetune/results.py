@@ -15,24 +15,6 @@ RESULTS = "results.json"
 COLUMNS: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc")
 
 
-class Control(Scores[MeanStd]):
-    """The randomly initialised encoder's scores on the test part."""
-
-    difference: Difference
-    """This encoder minus the control, by the run's metric."""
-
-
-class Baselines(Config):
-    """Scores of what the encoder has to beat, on the same test parts."""
-
-    majority: Scores[MeanStd]
-    """The most frequent class."""
-    tfidf: Scores[MeanStd]
-    """Character n-grams and logistic regression."""
-    random_encoder: Control | None = None
-    """What pretraining is measured against, where it was asked for."""
-
-
 class Trial(Config):
     """One training on one fold with one seed."""
 
@@ -50,6 +32,26 @@ class Trial(Config):
     """What all of training took, steps alone."""
     weights_sha256: str
     """Checksum of the best weights."""
+
+
+class Control(Scores[MeanStd]):
+    """The randomly initialised encoder's scores on the test part."""
+
+    difference: Difference
+    """This encoder minus the control, by the run's metric."""
+    trials: tuple[Trial, ...] = ()
+    """Folds x seeds."""
+
+
+class Baselines(Config):
+    """Scores of what the encoder has to beat, on the same test parts."""
+
+    majority: Scores[MeanStd]
+    """The most frequent class."""
+    tfidf: Scores[MeanStd]
+    """Character n-grams and logistic regression."""
+    random_encoder: Control | None = None
+    """What pretraining is measured against, where it was asked for."""
 
 
 class Parameters(Config):
@@ -165,7 +167,11 @@ def build(
         assert difference is not None, "the control has the folds and seeds of the trials, and the metric"
         values["baselines"] = {
             **baselines,
-            "random_encoder": {**_over(control, "test"), "difference": difference.model_dump()},
+            "random_encoder": {
+                **_over(control, "test"),
+                "difference": difference.model_dump(),
+                "trials": [trial.model_dump(exclude_unset=True) for trial in control],
+            },
         }
     return Results.model_validate(values, strict=False)
 

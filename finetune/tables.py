@@ -232,7 +232,7 @@ def as_text(frame: "pandas.DataFrame", columns: Iterable[str], where: str) -> "p
         texts[place] = []
         for row, value in enumerate(frame.iloc[:, place], start=1):
             single = pd.api.types.is_scalar(value)
-            if name in required and not single:
+            if name in required and (not single or isinstance(value, bytes)):
                 raise UserError(f"{where}, row {row}: the column {name!r} holds a {type(value).__name__}, not text")
             text = "" if single and pd.isna(value) else str(value)
             if not text.isascii() and _LONE_SURROGATE.search(text):  # JSON can escape halves of characters

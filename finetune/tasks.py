@@ -86,6 +86,17 @@ class Labelled(Reading):
             "-."
         )
 
+    def pinned(self) -> Self:
+        """Return the task with the hub's data set at the commit that its revision now is.
+
+        Raises:
+            UserError: no network, or no such data set.
+
+        """
+        if self.hub is None or self.train is not None:
+            return self
+        return self.model_copy(update={"revision": hub_tables.commit(self.hub, self.revision)})
+
     def text_columns(self) -> tuple[str, ...]:
         """Return the columns of the text, or of the texts of a pair."""
         return (self.text,) if self.pair is None else (self.text, self.pair)

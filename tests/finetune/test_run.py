@@ -85,7 +85,14 @@ def test_results_hold_every_trial_and_its_mean_and_spread(tuned: Path) -> None:
             assert found[part][metric] == pytest.approx({"mean": mean, "std": deviation})
     assert found["test"]["accuracy"]["mean"] > 0.9
     assert set(found["baselines"]) == {"majority", "tfidf", "random_encoder"}
-    assert found["baselines"]["random_encoder"]["difference"]["pairs"] == 4
+    control = found["baselines"]["random_encoder"]
+    assert [(trial["fold"], trial["seed"]) for trial in control["trials"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    differences = [
+        ours["test"]["loss"] - theirs["test"]["loss"]  # what its best weights were chosen by
+        for ours, theirs in zip(found["trials"], control["trials"], strict=True)
+    ]
+    assert control["difference"]["mean"] == pytest.approx(sum(differences) / 4)
+    assert control["difference"]["pairs"] == 4
     assert found["parameters"]["trained"] == found["parameters"]["all"] > 0
     assert len({trial["weights_sha256"] for trial in found["trials"]}) == 4
 
@@ -249,7 +256,14 @@ def test_a_mistake_is_one_line_and_makes_no_run(name: str, run: Path, tmp_path: 
     with pytest.raises(UserError, match=message.replace("(", r"\(")) as caught:
         fine_tune(tmp_path, *chosen, *overrides)
     assert "\n" not in str(caught.value)
-    assert [path for path in tmp_path.glob("runs/*") if (path / "results.json").exists()] == []
+    assert list(tmp_path.glob("runs/*")) == []
+
+
+def test_replacement_by_an_encoder_that_predicts_no_words_makes_no_run(tmp_path: Path) -> None:
+    headless = tiny_published.save(tmp_path / "headless", "bert", "BertModel")
+    with pytest.raises(UserError, match=r"lacks .* weights of BertForMaskedLM"):
+        fine_tune(tmp_path, f"encoder.hub={headless}", "augment.replace=0.2")
+    assert list(tmp_path.glob("runs/*")) == []
 
 
 def test_predicting_with_what_is_no_classifier_is_a_mistake(run: Path, tmp_path: Path) -> None:

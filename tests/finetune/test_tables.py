@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from configs import UserError
-from finetune.hub_tables import read_hub
+from finetune.hub_tables import commit, read_hub
 from finetune.tables import Reading, read
 from tests.tokenizer.samples import COMPRESSIONS
 
@@ -85,6 +85,9 @@ def test_numbers_become_text_and_gaps_the_empty_text(tmp_path: Path) -> None:
     assert [tuple(row.values()) for row in rows(path)] == [("a", "1"), ("b", ""), ("", "True")]
     whole = pa_table({"text": ["a", "b"], "label": [2, None]})
     assert [row["label"] for row in rows(write(tmp_path, "a.parquet", whole))] == ["2", ""]
+    raw = pa_table({"text": [b"a"], "label": [1]})
+    with pytest.raises(UserError, match="row 1: the column 'text' holds a bytes, not text"):
+        rows(write(tmp_path, "b.parquet", raw))
 
 
 def pa_table(columns: dict[str, list[object]]) -> bytes:
@@ -153,3 +156,15 @@ def test_without_a_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     ) as caught:
         read_hub("nobody/nothing", None, "train", None, ("text",))
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot read nobody/nothing from the Hugging Face hub \(.*data.train"):
+        commit("nobody/nothing", None)
+
+
+def test_offline_a_revision_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert commit("nobody/nothing", "v1") == "v1"
