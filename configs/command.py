@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import NoReturn
 from configs import UserError
 
 EXIT_MISTAKE = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Added to the number of the signal by which a run was stopped, with everything saved."""
+EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 
 
 class Parser(argparse.ArgumentParser):

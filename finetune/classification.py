@@ -1,7 +1,7 @@
 """Classification as a task of the training loop: batches of examples of like length, and their loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -15,6 +15,7 @@ from finetune import metrics
 from finetune.augment import Augmentation, Variants, augmented
 from finetune.encoders import TextEncoder, Tokens
 from finetune.examples import Examples
+from mlm.data import IGNORED
 from mlm.distributed import World
 
 POOL_BATCHES = 16
@@ -39,6 +40,10 @@ class Batch:
     """Number of examples."""
     tokens: int
     """Number of tokens that are not padding."""
+
+    def idle(self) -> "Batch":
+        """Return a batch that is computed and counts for nothing, for a rank that has no examples left of a step."""
+        return replace(self, labels_B=torch.full_like(self.labels_B, IGNORED), targets=0, tokens=0)
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,8 @@ class Classification:
         epoch, turn = divmod(step, self.steps_per_epoch)
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
         mine = chosen[self.world.rank :: self.world.size]
-        size = self.micro_batch_examples
-        return [self._batch(mine[start : start + size], epoch) for start in range(0, len(mine), size)]
+        parts = [mine[cut] for cut in self.world.share(len(chosen), self.micro_batch_examples)]
+        return [self._batch(part, epoch) if len(part) else self._batch(chosen[:1], epoch).idle() for part in parts]
 
     def _batch(self, indices: NDArray[np.int64], epoch: int) -> Batch:
         examples, tokens = self.train.examples, [self.train.tokens[index] for index in indices]
@@ -115,6 +120,7 @@ class Classification:
                 batch.labels_B,
                 self.class_weights_C,
                 reduction="sum",
+                ignore_index=IGNORED,
                 label_smoothing=self.label_smoothing,
             ),
             "correct": (scores_BC.detach().argmax(dim=-1) == batch.labels_B).sum(),
@@ -148,15 +154,22 @@ def score(model: nn.Module, batch: Batch, world: World) -> Tensor:
 
 @torch.no_grad()
 def predict(model: nn.Module, tokens: Sequence[Tokens], pad_id: int, world: World) -> NDArray[np.float64]:
-    """Return the probability of every class for each example, (N, C)."""
+    """Return the probability of every class for each example, (N, C); each rank computes some of them."""
     lengths_N = np.array([len(example.ids) for example in tokens])
     order = np.argsort(lengths_N, kind="stable")
-    found: list[NDArray[np.float64]] = []
-    for cut in _cuts_of_like_size(lengths_N[order]):
+    cuts = _cuts_of_like_size(lengths_N[order])
+    found_NC = torch.zeros(0)
+    for number, cut in enumerate(cuts):
+        mine = number % world.size == world.rank
+        if not mine and number:
+            continue  # the first batch tells every rank how many classes there are
         batch = batch_of([tokens[i] for i in order[cut]], np.zeros(len(order[cut]), np.int64), pad_id, world.device)
-        found.append(score(model, batch, world).double().softmax(dim=-1).cpu().numpy())
-    probabilities_NC = np.concatenate(found)
-    probabilities_NC[order] = probabilities_NC.copy()
+        probabilities_BC = score(model, batch, world).double().softmax(dim=-1).cpu()
+        if not number:
+            found_NC = probabilities_BC.new_zeros(len(tokens), probabilities_BC.shape[1])
+        if mine:
+            found_NC[order[cut]] = probabilities_BC
+    probabilities_NC: NDArray[np.float64] = world.sum_tensor(found_NC).numpy()
     return probabilities_NC
 
 

@@ -43,9 +43,9 @@ class Watcher:
     def log(self, position: Position, interval: Interval) -> None:
         """Take down the training loss since the last record."""
         targets = max(interval.targets, 1)
-        loss = interval.sums["loss"].item() / targets
-        self.skipped += int(interval.skipped.item())
-        self._take("train", position, {"loss": loss, "accuracy": interval.sums["correct"].item() / targets})
+        loss = interval.sums["loss"] / targets
+        self.skipped += len(interval.skipped)
+        self._take("train", position, {"loss": loss, "accuracy": interval.sums["correct"] / targets})
         self.progress.show(position, loss, interval.tokens / interval.seconds, self.last.get("loss"))
 
     def evaluated(self, position: Position, found: Mapping[str, float], model: nn.Module) -> None:
@@ -178,7 +178,7 @@ def _fit(
             stop=lambda: watcher.hopeless() or bool(stopped),
         )
     watcher.progress.close()
-    if stopped:
+    if task.world.most(len(stopped)):
         raise KeyboardInterrupt
     return end
 

@@ -10,8 +10,9 @@ import hashlib
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ WEIGHTS, RECIPE, TOKENIZER, STATE, MANIFEST = (
 
 
 NAMES = "step-" + "[0-9]" * 9
-"""What the folders of checkpoints are called, as a pattern; while one is written, it ends in .partial."""
+"""What the folders of checkpoints are called, as a pattern."""
+PARTIAL = ".partial"
+"""Ending of the name of a folder that is still being written."""
 MODEL = (WEIGHTS, RECIPE, TOKENIZER)
 """The files that make a model, without those that only training needs."""
 
@@ -52,32 +55,54 @@ class Manifest(Config):
 
     step: int
     files: dict[str, FileRecord]
+    heldout_loss: float | None = None
+    """Held-out loss in nats of these weights, where they were evaluated."""
 
 
-def save(
-    folder: Path, model: nn.Module, optimiser: Optimiser, position: Position, recipe: Recipe, tokenizer: Path
-) -> Manifest:
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it stood: copies in the host's memory, which stay true while training goes on."""
+
+    weights: Mapping[str, Tensor]
+    """What the model is evaluated with."""
+    training: Mapping[str, Any]
+    """Position, optimiser state, and the weights that are trained on."""
+    step: int
+
+
+def snapshot(model: nn.Module, optimiser: Optimiser, position: Position) -> Snapshot:
+    """Copy all that a checkpoint holds."""
+    with optimiser.averaged():
+        weights = _copied(model.state_dict())
+    training = {
+        "position": vars(position),
+        "optimiser": _copied(optimiser.state_dict()),
+        "weights": _copied(dict(model.named_parameters())),
+    }
+    return Snapshot(weights, training, position.step)
+
+
+def save(folder: Path, taken: Snapshot, recipe: Recipe, tokenizer: Path, heldout_loss: float | None = None) -> Manifest:
     """Write a checkpoint into `folder`, which appears when all of it is on the disk.
 
     Raises:
-        OSError: the disk is full or not writable.
+        OSError: the disk is full or not writable; what was written is removed as far as it can be.
 
     """
-    partial = folder.with_name(folder.name + ".partial")
+    partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with optimiser.averaged():
-        write_weights(partial / WEIGHTS, model)
-    (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
-    shutil.copyfile(tokenizer, partial / TOKENIZER)
-    state = {
-        "position": vars(position),
-        "optimiser": optimiser.state_dict(),
-        "weights": {name: parameter.detach() for name, parameter in model.named_parameters()},
-    }
-    with _disk_errors(partial / STATE):
-        torch.save(state, partial / STATE)
-    return seal(partial, folder, position.step)
+    try:
+        partial.mkdir(parents=True)
+        with _disk_errors(partial / WEIGHTS):
+            save_file(dict(taken.weights), partial / WEIGHTS, metadata=_METADATA)
+        (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
+        shutil.copyfile(tokenizer, partial / TOKENIZER)
+        with _disk_errors(partial / STATE):
+            torch.save(taken.training, partial / STATE)
+        return seal(partial, folder, taken.step, heldout_loss)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
@@ -100,11 +125,19 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def seal(partial: Path, folder: Path, step: int) -> Manifest:
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, Mapping):
+        return {name: _copied(inner) for name, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = None) -> Manifest:
     """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk."""
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     files = {path.relative_to(partial).as_posix(): record(path) for path in paths}
-    manifest = Manifest(step=step, files=files)
+    manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss)
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in (*partial.rglob("*"), partial):
         _sync(path)
@@ -114,6 +147,21 @@ def seal(partial: Path, folder: Path, step: int) -> Manifest:
     return manifest
 
 
+def manifest_of(folder: Path) -> Manifest:
+    """Return a checkpoint's manifest.
+
+    Raises:
+        UserError: it is missing or damaged.
+
+    """
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
+    except ValidationError as error:
+        raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
+
+
 def verify(folder: Path, names: Sequence[str]) -> Manifest:
     """Check the named files of a checkpoint against its manifest and return that.
 
@@ -121,12 +169,7 @@ def verify(folder: Path, names: Sequence[str]) -> Manifest:
         UserError: a file is missing, truncated or changed.
 
     """
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
-    except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
+    manifest = manifest_of(folder)
     for name in names:
         path, expected = folder / name, manifest.files.get(name)
         if expected is None or not path.is_file():
@@ -149,6 +192,24 @@ def newest(run: Path) -> Path:
     if not found:
         raise UserError(f"{run} has no checkpoint: let it train longer, or, if it was stopped, start a new run")
     return found[-1]
+
+
+def newest_whole(run: Path, say: Callable[[str], None]) -> Path:
+    """Return a run's newest checkpoint of which nothing is damaged, and say what is skipped and why.
+
+    Raises:
+        UserError: there is none.
+
+    """
+    newest(run)
+    for folder in reversed(finished(run)):
+        try:
+            verify(folder, (*MODEL, STATE))
+        except UserError as error:
+            say(f"skipped: {error}")
+            continue
+        return folder
+    raise UserError(f"every checkpoint in {run} is damaged: start a new run")
 
 
 def of(path: Path) -> Path:

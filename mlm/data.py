@@ -47,6 +47,10 @@ class Batch:
     tokens: int
     """Number of tokens that are not padding."""
 
+    def idle(self) -> "Batch":
+        """Return a batch that is computed and counts for nothing, for a rank that has no rows left of a step."""
+        return replace(self, labels_M=torch.full_like(self.labels_M, IGNORED), targets=0, tokens=0)
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         if device.type == "cpu":
@@ -186,7 +190,17 @@ def open_corpus(
         UserError: the text or the tokenizer cannot be used.
 
     """
-    shards = open_shards(prepare(text, settings, cache, tokenizer_path))
+    return corpus_at(prepare(text, settings, cache, tokenizer_path), row_length)
+
+
+def corpus_at(folder: Path, row_length: int) -> Corpus:
+    """Return the corpus whose shards are in `folder`, packed into rows of `row_length` slots.
+
+    Raises:
+        UserError: the shards are missing or damaged.
+
+    """
+    shards = open_shards(folder)
     path = shards.path / "tokenizer.json"
     tokenizer = vocabulary.load(path)
     if tokenizer.get_vocab_size() != shards.manifest.vocabulary_size:

@@ -1,15 +1,35 @@
-"""What training knows about ranks and devices; on one process everything here is a no-op or a constant."""
+"""What training knows about ranks and devices; on one process everything here is a no-op or a constant.
 
+Processes are started by torchrun, or by anything that sets its environment variables. Tensors travel over NCCL on CUDA
+and over gloo on CPU; what the host has to know, such as counts and who wants to stop, always travels over gloo, so
+that no device is waited for.
+"""
+
+import atexit
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Literal
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
 
 Precision = Literal["auto", "bfloat16", "float32"]
+
+SILENCE_MINUTES = 10.0
+ROLL_CALL_SECONDS = 5.0
+TOLD_EVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -24,29 +44,140 @@ class World:
     """Number of this process."""
     size: int = 1
     """Number of processes."""
+    store: dist.Store | None = None
+    """Where processes leave each other word; None where there is one alone."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files and tells the user how things go."""
+        return self.rank == 0
+
+    def alone(self) -> "World":
+        """Return the same device without the other processes."""
+        return replace(self, rank=0, size=1, store=None)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products are computed in `dtype`."""
-        if self.dtype == torch.float32:
+        if self.dtype.itemsize >= torch.float32.itemsize:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def sum(self, count: int) -> int:
-        """Return the sum of `count` over all ranks."""
-        return count
+    def share(self, count: int, size: int) -> list[slice]:
+        """Return where to cut what this rank has of `count` items into parts of `size`.
+
+        Item i is rank i % `World.size`'s. All ranks get as many cuts, because they compute together: the last one of
+        some may be empty.
+        """
+        return [slice(start, start + size) for start in range(0, -(-count // self.size), size)]
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sums of numbers over all ranks, in float64.
+
+        Raises:
+            ConnectionError: a rank is gone or silent.
+
+        """
+        if self.size == 1:
+            return list(numbers)
+        total: list[float] = self.sum_tensor(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        return total
+
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor of the host over all ranks, in place, and return it.
+
+        Raises:
+            ConnectionError: a rank is gone or silent.
+
+        """
+        if self.size > 1:
+            try:
+                dist.all_reduce(tensor)
+            except RuntimeError as error:
+                raise ConnectionError(self._missing(error)) from None
+        return tensor
+
+    def most(self, number: int) -> int:
+        """Return the largest of the ranks' numbers."""
+        most = torch.tensor(number)
+        if self.size > 1:
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
+    def all(self, flag: Tensor) -> Tensor:
+        """Tell whether a boolean scalar on the device is true on every rank, without waiting for the device."""
+        if self.size == 1:
+            return flag
+        agreed = flag.int()
+        dist.all_reduce(agreed, dist.ReduceOp.MIN)
+        return agreed.bool()
+
+    def of_leader(self, name: str, make: Callable[[], str]) -> str:
+        """Return what `make` returns on rank 0, where alone it is called; the others wait for as long as it takes."""
+        if self.store is None:
+            return make()
+        if self.leads:
+            made = make()
+            self.store.set(name, made)
+            return made
+        told = time.monotonic()
+        while not self.store.check([name]):
+            time.sleep(0.05)
+            if self.rank == 1 and time.monotonic() - told > TOLD_EVERY_SECONDS:
+                print(f"the other processes wait for rank 0: {name}", file=sys.stderr, flush=True)
+                told = time.monotonic()
+        return self.store.get(name).decode()
 
     def wait(self) -> None:
         """Return when the device has done all that it was given, so that a clock may be read."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """Return what to call in training for a model whose gradients are averaged over ranks; it holds `model`.
+
+        A model that is sharded already is returned as it is. Buckets keep their first order, and with it the order of
+        summation: the usual reordering after the first step would make a resumed run differ in the last bits.
+        """
+        if self.size == 1 or isinstance(model, FSDPModule):
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=True,  # keeps the buckets' order
+        )
+
     def synchronise_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
-        """Return a context whose backward pass sums gradients over ranks only if it is the `last` of a step."""
+        """Return a context whose backward pass averages gradients over ranks only if it is the `last` of a step."""
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(last)
+        elif isinstance(model, DistributedDataParallel) and not last:
+            return model.no_sync()
         return nullcontext()
+
+    def clip(self, model: nn.Module, norm: float) -> Tensor:
+        """Scale the gradient down to `norm` where it is longer; return its length before, a scalar on the device."""
+        total = nn.utils.clip_grad_norm_(model.parameters(), norm)
+        return total.full_tensor() if isinstance(total, DTensor) else total
 
     def seed_dropout(self, seed: int, step: int, micro_batch: int) -> None:
         """Make the random numbers of a micro-batch a function of seed, step, micro-batch and rank."""
         torch.manual_seed(hash((seed, step, micro_batch, self.rank)))
+
+    def _missing(self, error: RuntimeError) -> str:
+        """Return which ranks do not answer any more, when one of them broke a sum."""
+        assert self.store is not None
+        reason = " ".join(str(error).split())[:200]
+        try:
+            self.store.set(f"here/{self.rank}", reason)
+            time.sleep(ROLL_CALL_SECONDS)
+            absent = [rank for rank in range(self.size) if not self.store.check([f"here/{rank}"])]
+            places = [f"rank {rank} ({self.store.get(f'place/{rank}').decode()})" for rank in absent]
+        except RuntimeError:  # the store lives in rank 0 where no agent keeps it
+            places = ["rank 0"]
+        lost = f"{', '.join(places)} ended or hangs" if places else "a connection between the processes broke"
+        return f"rank {self.rank} stops: {lost} ({reason}): what was saved is safe, go on by --resume"
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -56,15 +187,51 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def find_world(precision: Precision) -> World:
-    """Find the device and the precision that suits it.
+def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -> World:
+    """Find the device, the precision that suits it, and the other processes where there are any.
+
+    Args:
+        precision: what matrix products are to be computed in.
+        silence_minutes: how long a process may keep the others waiting before they take it for lost.
 
     Raises:
         UserError: bfloat16 was asked for on a device without it.
 
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cuda, size, local = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", 1)), 0
+    if size > 1:
+        local = int(os.environ["LOCAL_RANK"])
+    if cuda and local >= torch.cuda.device_count():
+        raise UserError(
+            f"{local + 1} or more processes on a machine with {torch.cuda.device_count()} GPUs: start fewer"
+        )
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
     fast = has_fast_bfloat16(device)
     if precision == "bfloat16" and not fast:
         raise UserError(f"this {device.type} has no bfloat16 matrix products: set train.precision to auto or float32")
-    return World(device, torch.bfloat16 if fast and precision != "float32" else torch.float32)
+    dtype = torch.bfloat16 if fast and precision != "float32" else torch.float32
+    if size == 1:
+        return World(device, dtype)
+    if cuda:
+        torch.cuda.set_device(device)
+    return World(device, dtype, int(os.environ["RANK"]), size, _join(device, silence_minutes))
+
+
+def restarted_job() -> tuple[str, bool]:
+    """Return a name of the job that this process is part of, and whether torchrun or SLURM started it again."""
+    restarts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    again = any(count.isdecimal() and int(count) > 0 for count in restarts)
+    if "SLURM_JOB_ID" in os.environ:
+        return f"slurm {os.environ['SLURM_JOB_ID']}", again
+    return f"torchrun {os.environ.get('TORCHELASTIC_RUN_ID', '')} {platform.node()} {os.getppid()}", again
+
+
+def _join(device: torch.device, silence_minutes: float) -> dist.Store:
+    """Meet the other processes."""
+    timeout = timedelta(minutes=silence_minutes)
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    atexit.register(dist.destroy_process_group)
+    store.set(f"place/{rank}", f"process {os.getpid()} on {platform.node()}")
+    return store

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -59,18 +59,18 @@ class Intervals(Config):
 class Interval:
     """What happened in the steps since the last record."""
 
-    sums: Mapping[str, Tensor]
-    """Sums over all targets: `loss` and the task's others, on the device."""
+    sums: Mapping[str, float]
+    """Sums over all targets of all ranks: `loss` and the task's others."""
     targets: int
     tokens: int
     steps: int
     seconds: float
     waited_seconds: float
     """Of these, the time spent waiting for data."""
-    gradient_norm: Tensor
+    gradient_norm: float
     """Norm of the last step's gradient before clipping."""
-    skipped: Tensor
-    """Updates left out because the loss or the gradient was not finite."""
+    skipped: tuple[int, ...]
+    """Steps whose update was left out because the loss or the gradient was not finite, from 0."""
     rate_factor: float
     """The schedule's share of the peak rate in the last step."""
 
@@ -108,7 +108,8 @@ def train(
     The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
     targets: how the batch was cut changes nothing. Before `start.step` nothing is replayed.
     """
-    position, ledger, ended = start, Ledger(), plan.finished(start)
+    position, ledger, ended = start, Ledger(world), plan.finished(start)
+    replica = world.replicate(model)
     model.train()
     if start.step == 0:
         evaluate(model, task, optimiser, observer, position)
@@ -117,27 +118,40 @@ def train(
         progress = plan.progress(position)
         micro_batches = task.micro_batches(position.step, progress)
         waited = time.perf_counter() - began
-        targets = world.sum(sum(batch.targets for batch in micro_batches))
+        counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
+        targets, tokens = map(int, counts)
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(micro_batches):
             world.seed_dropout(seed, position.step, index)
-            with world.synchronise_gradients(model, last=index == len(micro_batches) - 1):
-                losses = task.losses(model, batch)
-                (losses["loss"] / max(targets, 1)).backward()  # type: ignore[no-untyped-call]
+            with world.synchronise_gradients(replica, last=index == len(micro_batches) - 1):
+                losses = task.losses(replica, batch)
+                # Gradients are averaged over ranks, and it is their sum that is wanted.
+                (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
             sums = {name: loss.detach() + sums.get(name, 0) for name, loss in losses.items()}
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        finite = torch.isfinite(norm) & torch.isfinite(sums["loss"])
+        norm = world.clip(model, clip_norm)
+        finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
         optimiser.update(factor := schedule.factor(progress), finite)
-        tokens = world.sum(sum(batch.tokens for batch in micro_batches))
         if (position.step + 1) % intervals.log_steps == 0:
             world.wait()  # so that the time of what is still queued on the device is counted where it is told
-        seconds = time.perf_counter() - began
+        leads = float(world.leads)  # whose clock counts for all
+        seconds, waited = world.sum([leads * (time.perf_counter() - began), leads * waited])
+        ledger.add(
+            position.step,
+            sums,
+            targets=targets,
+            tokens=tokens,
+            seconds=seconds,
+            waited_seconds=waited,
+            gradient_norm=norm,
+            finite=finite,
+            rate_factor=factor,
+        )
         position = Position(position.step + 1, position.tokens + tokens, position.seconds + seconds)
-        ledger.add(Interval(sums, targets, tokens, 1, seconds, waited, norm, ~finite, factor))
         finished = plan.finished(position)
         if finished or position.step % intervals.evaluate_steps == 0:
             evaluate(model, task, optimiser, observer, position)
-        ended = finished or stop()  # an evaluation may be what says so
+        (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
+        ended = finished or stops > 0
         if ended or position.step % intervals.log_steps == 0:
             observer.log(position, ledger.take())
         if ended or position.step % intervals.checkpoint_steps == 0:
@@ -156,30 +170,53 @@ def evaluate(
 
 
 class Ledger:
-    """Adds up intervals on the device, so that the host waits for it only when they are read."""
+    """Keeps what happened on the device, so that the host waits for it only when it is read."""
 
-    def __init__(self) -> None:
-        self.total: Interval | None = None
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._begin()
 
-    def add(self, step: Interval) -> None:
-        """Add a step to the interval."""
-        if self.total is None:
-            self.total = step
-            return
-        total = self.total
-        self.total = replace(
-            step,
-            sums={name: value + total.sums[name] for name, value in step.sums.items()},
-            targets=step.targets + total.targets,
-            tokens=step.tokens + total.tokens,
-            steps=step.steps + total.steps,
-            seconds=step.seconds + total.seconds,
-            waited_seconds=step.waited_seconds + total.waited_seconds,
-            skipped=step.skipped.int() + total.skipped,
-        )
+    def _begin(self) -> None:
+        self.steps: list[int] = []
+        self.on_device: list[Tensor] = []
+        self.targets = self.tokens = 0
+        self.seconds = self.waited_seconds = self.rate_factor = 0.0
+
+    def add(
+        self,
+        step: int,
+        sums: Mapping[str, Tensor],
+        *,
+        targets: int,
+        tokens: int,
+        seconds: float,
+        waited_seconds: float,
+        gradient_norm: Tensor,
+        finite: Tensor,
+        rate_factor: float,
+    ) -> None:
+        """Add a step; all but `sums` is the same on every rank."""
+        self.steps.append(step)
+        self.names = tuple(sums)
+        self.on_device.append(torch.stack([value.double() for value in (finite, gradient_norm, *sums.values())]))
+        self.targets, self.tokens = self.targets + targets, self.tokens + tokens
+        self.seconds, self.waited_seconds = self.seconds + seconds, self.waited_seconds + waited_seconds
+        self.rate_factor = rate_factor
 
     def take(self) -> Interval:
-        """Return the interval and begin the next."""
-        assert self.total is not None
-        total, self.total = self.total, None
-        return total
+        """Return what happened since the last time."""
+        rows = torch.stack(self.on_device).tolist()
+        totals = self.world.sum([sum(column) for column in list(zip(*rows, strict=True))[2:]])
+        interval = Interval(
+            sums=dict(zip(self.names, totals, strict=True)),
+            targets=self.targets,
+            tokens=self.tokens,
+            steps=len(self.steps),
+            seconds=self.seconds,
+            waited_seconds=self.waited_seconds,
+            gradient_norm=rows[-1][1],
+            skipped=tuple(step for step, (finite, *_) in zip(self.steps, rows, strict=True) if not finite),
+            rate_factor=self.rate_factor,
+        )
+        self._begin()
+        return interval

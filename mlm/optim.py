@@ -150,22 +150,23 @@ class Optimiser:
     def averaged(self) -> Iterator[None]:
         """Give the model the weights to evaluate and to save: Schedule-Free's average, else those it has.
 
-        The average is computed beside the training weights, which come back as they were, bit for bit; the
-        library's own switch there and back moves them by rounding.
+        The training weights are kept beside the average, and come back as they were, bit for bit; the library's own
+        switch there and back moves them by rounding.
         """
         trained: list[tuple[Tensor, Tensor]] = []
-        for part in self.parts:
-            for group in part.param_groups:
-                for parameter in group["params"]:
-                    if "z" in part.state.get(parameter, {}):
-                        trained.append((parameter, parameter.data))
-                        towards_z = 1 - 1 / group["betas"][0]
-                        parameter.data = torch.lerp(parameter.data, part.state[parameter]["z"], towards_z)
+        with torch.no_grad():
+            for part in self.parts:
+                for group in part.param_groups:
+                    for parameter in group["params"]:
+                        if "z" in part.state.get(parameter, {}):
+                            trained.append((parameter, parameter.clone()))
+                            parameter.lerp_(part.state[parameter]["z"], 1 - 1 / group["betas"][0])
         try:
             yield
         finally:
-            for parameter, data in trained:
-                parameter.data = data
+            with torch.no_grad():
+                for parameter, before in trained:
+                    parameter.copy_(before)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the state of every part."""

@@ -5,8 +5,9 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import nn
 from configs import UserError, command, dump, help_text, read
 from mlm import adaptation, blanks, checkpoint, cost, curves, interrupt, results, run
 from mlm.budget import Plan, Position
-from mlm.data import Corpus, open_corpus
-from mlm.distributed import World, find_world
+from mlm.data import Corpus, corpus_at, open_corpus
+from mlm.distributed import World, find_world, restarted_job
 from mlm.loop import train
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
@@ -25,6 +26,7 @@ from mlm.optim import Optimiser
 from mlm.preview import preview
 from mlm.progress import Progress
 from mlm.recipe import Recipe
+from mlm.recorder import Follower, Rates, Recorder
 
 SENTENCES_SHOWN = 5
 
@@ -67,10 +69,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
-        pretraining = build(recipe)
+        pretraining = build(recipe, join(recipe))
         print(preview(recipe, pretraining.corpus, pretraining.task, pretraining.model, pretraining.plan))
     else:
-        start(recipe)
+        again = earlier_run(Path(recipe.runs))
+        start(recipe) if again is None else resume(again)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -90,18 +93,39 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def build(recipe: Recipe, tokenizer: Path | None = None) -> Pretraining:
+def join(recipe: Recipe) -> World:
+    """Find the device and the other processes."""
+    return find_world(recipe.train.precision, recipe.train.silence_minutes)
+
+
+def earlier_run(runs: Path) -> Path | None:
+    """Return the run with a checkpoint that this job began before torchrun or SLURM started it again, if any."""
+    job, again = restarted_job()
+    found = [path for path in run.with_checkpoint(runs) if run.read_json(path / run.ENVIRONMENT).get("job") == job]
+    return max(found, key=lambda path: path.name) if again and found else None
+
+
+def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretraining:
     """Make data, model and optimiser ready; `tokenizer` stands in for the recipe's, whose file may be gone.
 
     Raises:
         UserError: the corpus is too small for one batch, or a setting does not fit the machine.
 
     """
-    settings = recipe.train
-    world = find_world(settings.precision)
+    settings, row_length = recipe.train, recipe.data.row_length
     tokenizer = tokenizer or (Path(recipe.data.tokenizer) if recipe.data.tokenizer else None)
-    corpus = open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, Path(recipe.runs) / "cache", tokenizer)
+
+    def built() -> str:
+        cache = Path(recipe.runs) / "cache"
+        return str(open_corpus(recipe.text, recipe.vocabulary, row_length, cache, tokenizer).shards.path)
+
+    corpus = corpus_at(Path(world.of_leader("building tokenizer and shards", built)), row_length)
     rows = len(corpus.train)
+    if settings.batch_rows < world.size:
+        raise UserError(
+            f"train.batch_rows = {settings.batch_rows} rows cannot be divided among {world.size} processes: raise it,"
+            " or start fewer"
+        )
     if rows < settings.batch_rows:
         raise UserError(
             f"a corpus too small for one batch: {rows} rows of {recipe.data.row_length} tokens,"
@@ -127,13 +151,16 @@ def build(recipe: Recipe, tokenizer: Path | None = None) -> Pretraining:
 
 def start(recipe: Recipe) -> None:
     """Start a new run."""
-    pretraining = build(recipe)
+    world = join(recipe)
+    pretraining = build(recipe, world)
     started_from = adaptation.load_start(recipe, pretraining.model)
-    path = run.create(Path(recipe.runs), recipe.name)
-    with run.lock(path):
-        (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-        environment = run.environment(pretraining.world.device) | started_from | _data(pretraining.corpus)
-        run.write_json(path / "environment.json", environment)
+    path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), recipe.name))))
+    with run.lock(path) if world.leads else nullcontext():
+        if world.leads:
+            (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
+            job, _ = restarted_job()
+            environment = run.environment(world.device) | {"processes": world.size, "job": job}
+            run.write_json(path / run.ENVIRONMENT, environment | started_from | _data(pretraining.corpus))
         follow(pretraining, path, Position())
 
 
@@ -141,19 +168,20 @@ def resume(path: Path) -> None:
     """Go on with a run from its newest checkpoint; a finished run stays as it is."""
     if not (path / checkpoint.RECIPE).is_file():
         raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
-    with run.lock(path):
+    recipe = read(Recipe, path / checkpoint.RECIPE)
+    world = join(recipe)
+    with run.lock(path) if world.leads else nullcontext():
         if (path / "results.json").exists():
-            print(f"{path} is finished: its results are in {path / 'results.json'}")
+            if world.leads:
+                print(f"{path} is finished: its results are in {path / 'results.json'}")
             return
-        folder = checkpoint.newest(path)
-        checkpoint.verify(folder, (checkpoint.RECIPE, checkpoint.TOKENIZER))
-        recipe = read(Recipe, folder / checkpoint.RECIPE)
-        if recipe != read(Recipe, path / checkpoint.RECIPE):
+        folder = Path(world.of_leader("checking the newest checkpoint", lambda: str(_newest_whole(path))))
+        if recipe != read(Recipe, folder / checkpoint.RECIPE):
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
-        pretraining = build(recipe, folder / checkpoint.TOKENIZER)
-        if _data(pretraining.corpus)["data"] != run.read_json(path / "environment.json").get("data"):
+        pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
+        if _data(pretraining.corpus)["data"] != run.read_json(path / run.ENVIRONMENT).get("data"):
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
 
@@ -169,13 +197,15 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
             blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
         )
 
-    rates = _rates(pretraining)
-    progress = Progress(pretraining.plan, begin)
-    recorder = run.Recorder(path, recipe, corpus.tokenizer_path, rates, progress, panel, begin)
-    print(
-        f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, device {world.device}", file=sys.stderr
-    )
-    with interrupt.noted("finishing the step and saving") as stopped:
+    recorder: Recorder | None = None
+    if world.leads:
+        progress = Progress(pretraining.plan, begin)
+        recorder = Recorder(
+            path, recipe, corpus.tokenizer_path, _rates(pretraining), progress, panel, pretraining.task.documents, begin
+        )
+        devices = f"{world.size} processes on {world.device.type}" if world.size > 1 else f"device {world.device}"
+        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {devices}", file=sys.stderr)
+    with interrupt.noted("finishing the step and saving") as received:
         end = train(
             model,
             pretraining.task,
@@ -183,20 +213,40 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
             recipe.schedule,
             pretraining.plan,
             world,
-            recorder,
+            recorder or Follower(),
             seed=recipe.train.seed,
             clip_norm=recipe.train.clip_norm,
             intervals=recipe.train.intervals,
             start=begin,
-            stop=lambda: bool(stopped),
+            stop=lambda: bool(received) or (recorder is not None and recorder.hopeless),
         )
+        if recorder is not None:
+            recorder.saver.finish()
+    number = world.most(max(received, default=0))
+    if recorder is None:
+        sys.exit(command.EXIT_SIGNAL + number if number and not pretraining.plan.finished(end) else 0)
     if not pretraining.plan.finished(end):
         recorder.close(None)
-        print(f"stopped after step {end.step}, which is saved; go on: python -m mlm.pretrain --resume {path}")
-        sys.exit(command.EXIT_INTERRUPTED)
+        again = f"step {end.step} is saved; go on: python -m mlm.pretrain --resume {path}"
+        if not number:
+            raise UserError(
+                f"stopped: {recorder.skipped_in_a_row} updates in a row were skipped, because loss or gradient was not"
+                f" finite: start again with a lower optim.lr ({again})"
+            )
+        print(f"stopped: {again}")
+        sys.exit(command.EXIT_SIGNAL + number)
+    _conclude(pretraining, path, end, recorder, panel)
+
+
+def _conclude(
+    pretraining: Pretraining, path: Path, end: Position, recorder: Recorder, panel: Callable[[nn.Module], str]
+) -> None:
+    """Measure what was saved last, and write down the results."""
+    recipe, corpus, model = pretraining.recipe, pretraining.corpus, pretraining.model
     model.eval()
     with pretraining.optimiser.averaged():
-        scores = results.measure(recipe, corpus, pretraining.task, model)
+        alone = replace(pretraining.task, world=pretraining.world.alone())
+        scores = results.measure(recipe, corpus, alone, model)
         filled = panel(model)
     saved = checkpoint.verify(checkpoint.newest(path), checkpoint.MODEL)
     records = list(run.read_metrics(path / "metrics.jsonl"))
@@ -209,6 +259,10 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     print(results.summary(path, scores, filled))
 
 
+def _newest_whole(path: Path) -> Path:
+    return checkpoint.newest_whole(path, lambda line: print(line, file=sys.stderr))
+
+
 def _compile(model: MaskedLanguageModel, world: World) -> None:
     """Compile each encoder layer in place, or say why not."""
     if world.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))):
@@ -218,7 +272,7 @@ def _compile(model: MaskedLanguageModel, world: World) -> None:
         block.compile(dynamic=False)
 
 
-def _rates(pretraining: Pretraining) -> run.Rates:
+def _rates(pretraining: Pretraining) -> Rates:
     recipe, task = pretraining.recipe, pretraining.task
     flops = cost.flops_per_token(
         recipe.model,
@@ -228,7 +282,7 @@ def _rates(pretraining: Pretraining) -> run.Rates:
     )
     encoder, rows = recipe.model.encoder, min(task.micro_batch_rows, task.batch_rows)
     peak = cost.measure_peak(pretraining.world, rows * recipe.data.row_length, encoder.width, encoder.feedforward_width)
-    return run.Rates(recipe.optim.lr, flops, peak)
+    return Rates(recipe.optim.lr, flops, peak)
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:

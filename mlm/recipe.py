@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from configs import Config
 from mlm.budget import Budget, Steps
-from mlm.distributed import Precision
+from mlm.distributed import SILENCE_MINUTES, Precision
 from mlm.loop import Intervals
 from mlm.masking import Masking
 from mlm.model.heads import ModelConfig
@@ -21,6 +21,17 @@ class Data(Config):
     """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
     tokenizer: str | None = None
     """A tokenizer.json to use as it is; null learns one from the training text by `vocabulary`."""
+
+
+class Keep(Config):
+    """Which checkpoints stay."""
+
+    newest: int = Field(2, gt=0)
+    """The newest ones: a damaged one is skipped where a run goes on, and the one before it taken."""
+    best: bool = True
+    """The one with the lowest held-out loss, of those saved at a step that was evaluated."""
+    every_steps: int | None = Field(None, gt=0)
+    """Those at multiples of so many steps; null: none for that reason."""
 
 
 class Training(Config):
@@ -43,6 +54,12 @@ class Training(Config):
     """Compile each encoder layer by torch.compile; pays on CUDA, and needs a C++ compiler on CPU."""
     intervals: Intervals = Intervals()
     """How often the loop stops to tell, to evaluate and to save."""
+    keep: Keep = Keep()
+    """Which checkpoints stay."""
+    most_skipped: int = Field(20, gt=0)
+    """Updates in a row that may be skipped, because loss or gradient is not finite, before the run is stopped."""
+    silence_minutes: float = Field(SILENCE_MINUTES, gt=0)
+    """How long a process may keep the others waiting before they take it for lost."""
 
 
 class Evaluation(Config):

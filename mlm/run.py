@@ -1,33 +1,25 @@
-"""A run's directory: configuration, environment, metrics, curves, results, checkpoints, and who may write to it."""
+"""A run's directory: its name, environment, metrics and results, and who may write to it."""
 
 import fcntl
 import json
 import math
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import nn
 
 from configs import UserError
-from mlm import checkpoint, curves
-from mlm.budget import Position
-from mlm.loop import Interval
-from mlm.optim import Optimiser
-from mlm.progress import Progress
-from mlm.recipe import Recipe
+from mlm import checkpoint
 
-CHECKPOINTS_KEPT = 2
+ENVIRONMENT = "environment.json"
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
 
@@ -53,10 +45,15 @@ def newest(runs: Path) -> Path:
         UserError: there is none.
 
     """
-    found = {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{checkpoint.MANIFEST}")}
+    found = with_checkpoint(runs)
     if not found:
         raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
     return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
+
+
+def with_checkpoint(runs: Path) -> set[Path]:
+    """Return the runs that have a checkpoint."""
+    return {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{checkpoint.MANIFEST}")}
 
 
 def lock(path: Path) -> IO[str]:
@@ -147,118 +144,11 @@ def keep_records(path: Path, last_step: int) -> None:
     partial.replace(path)
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What turns counts into the shares that a log shows."""
-
-    peak_lr: float
-    flops_per_token: float
-    peak_flops: float
-    """Measured matrix-product rate of the machine, FLOP/s."""
-
-
-class Recorder:
-    """Takes down what the training loop reports: metrics.jsonl, TensorBoard, progress, curves and checkpoints."""
-
-    def __init__(
-        self,
-        path: Path,
-        recipe: Recipe,
-        tokenizer: Path,
-        rates: Rates,
-        progress: Progress,
-        panel: Callable[[nn.Module], str],
-        start: Position,
-    ) -> None:
-        """Open the records of the run at `path`, cut back to `start`; `panel` makes a text of filled-in blanks."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path, self.recipe, self.tokenizer = path, recipe, tokenizer
-        self.rates, self.progress, self.panel = rates, progress, panel
-        self.heldout: dict[str, float] = {}
-        keep_records(path / "metrics.jsonl", start.step)
-        self.metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(path), purge_step=start.step + 1 if start.step else None)
-
-    def log(self, position: Position, interval: Interval) -> None:
-        """Take down the training metrics since the last record."""
-        targets = max(interval.targets, 1)
-        tokens_per_second = interval.tokens / interval.seconds
-        record = {
-            "loss": interval.sums["loss"].item() / targets,
-            "accuracy": interval.sums["correct"].item() / targets,
-            "lr": self.rates.peak_lr * interval.rate_factor,
-            "gradient_norm": interval.gradient_norm.item(),
-            "tokens_per_second": tokens_per_second,
-            "mfu": tokens_per_second * self.rates.flops_per_token / self.rates.peak_flops,
-            "data_wait_share": interval.waited_seconds / interval.seconds,
-            "memory_bytes": _peak_memory(),
-            "skipped_updates": int(interval.skipped.item()),
-        }
-        self._take("train", position, record)
-        self.progress.show(position, record["loss"], tokens_per_second, self.heldout.get("loss"))
-        if record["skipped_updates"]:
-            self.progress.say(
-                f"step {position.step}: {record['skipped_updates']} update(s) skipped, loss or gradient not finite"
-            )
-
-    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Take down the held-out metrics and a text of filled-in blanks."""
-        self.heldout = dict(metrics)
-        self._take("heldout", position, self.heldout)
-        self.board.add_text("filled-in blanks", self.panel(model), position.step)
-        curves.draw(list(read_metrics(self.path / "metrics.jsonl")), self.path / "curves.png")
-
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
-        """Save a checkpoint, and drop all but the newest."""
-        folder = self.path / "checkpoints" / f"step-{position.step:09d}"
-        checkpoint.save(folder, model, optimiser, position, self.recipe, self.tokenizer)
-        for old in checkpoint.finished(self.path)[:-CHECKPOINTS_KEPT]:
-            shutil.rmtree(old)
-        for killed in folder.parent.glob(f"{checkpoint.NAMES}.partial"):
-            shutil.rmtree(killed)
-
-    def close(self, results: Mapping[str, Any] | None) -> None:
-        """Write results.json where there are results, and close all files."""
-        if results is not None:
-            write_json(self.path / "results.json", results)
-            settings = {name: value for name, value in _flat(self.recipe.model_dump(mode="json")) if value is not None}
-            scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
-            self.board.add_hparams(settings, scores, run_name=".")
-        self.board.close()
-        self.metrics.close()
-        self.progress.close()
-
-    def _take(self, side: str, position: Position, record: Mapping[str, float]) -> None:
-        where = {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds}
-        self._write(where | finite(record))
-        for name, value in record.items():
-            self.board.add_scalar(f"{side}/{name}", value, position.step)
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        self.metrics.write(json.dumps(record) + "\n")
-        self.metrics.flush()
-
-
 def finite(values: Any) -> Any:
     """Replace numbers that JSON does not know by null."""
     if isinstance(values, Mapping):
         return {name: finite(value) for name, value in values.items()}
     return None if isinstance(values, float) and not math.isfinite(values) else values
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, Sequence | list) else value
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _processor() -> str:

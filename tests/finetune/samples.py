@@ -72,7 +72,8 @@ def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: 
     recipe = Recipe(name=name, data=Data(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
     (run / checkpoint.RECIPE).write_text(dump(recipe))
     folder_of_step = run / "checkpoints" / "step-000000001"
-    checkpoint.save(folder_of_step, network, AdamW().build(network), Position(1), recipe, run / checkpoint.TOKENIZER)
+    taken = checkpoint.snapshot(network, AdamW().build(network), Position(1))
+    checkpoint.save(folder_of_step, taken, recipe, run / checkpoint.TOKENIZER)
     return run
 
 

@@ -2,7 +2,7 @@ import ast
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Notebook:
 
     @property
     def losses(self) -> list[float]:
-        return [interval.sums["loss"].item() for _, interval in self.logged]
+        return [interval.sums["loss"] for _, interval in self.logged]
 
 
 def run(
@@ -130,7 +130,7 @@ def test_a_step_descends_the_mean_loss_over_all_its_targets(clip_norm: float) ->
     _, notebook = run(task, model, descent, 1, schedule=Constant(warmup=0), clip_norm=clip_norm)
     for parameter, descended in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), descended, rtol=0, atol=1e-6)
-    assert notebook.logged[0][1].gradient_norm.item() == pytest.approx(norm, rel=1e-6)
+    assert notebook.logged[0][1].gradient_norm == pytest.approx(norm, rel=1e-6)
     assert notebook.losses == pytest.approx([loss.item()], rel=1e-6)
 
 
@@ -172,7 +172,7 @@ def test_a_batch_that_is_not_a_number_leaves_the_weights_as_they_were(
     states = [initial, *notebook.checkpoints.values()]
     changed = [not same(before, after) for before, after in itertools.pairwise(states)]
     assert changed == [step != bad_step for step in range(4)]
-    assert [int(interval.skipped) for _, interval in notebook.logged] == [int(step == bad_step) for step in range(4)]
+    assert [interval.skipped for _, interval in notebook.logged] == [(step,) * (step == bad_step) for step in range(4)]
     assert end.step == 4
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -192,7 +192,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 
     def save(position: Position, model: nn.Module, optimiser: Optimiser) -> None:
         if position.step == resumed_at:
-            checkpoint.save(tmp_path / "checkpoint", model, optimiser, position, Recipe(), tokenizer)
+            checkpoint.save(
+                tmp_path / "checkpoint", checkpoint.snapshot(model, optimiser, position), Recipe(), tokenizer
+            )
 
     model = model_of(dropping)
     optimiser = config.build(model)
@@ -384,29 +386,27 @@ def test_a_budget_of_time_ends_when_it_is_used_up() -> None:
 
 
 def test_a_ledger_sums_until_it_is_read() -> None:
-    def interval(loss: float, skipped: bool) -> Interval:
-        return Interval(
-            sums={"loss": torch.tensor(loss), "correct": torch.tensor(2)},
+    ledger = Ledger(CPU)
+
+    def add(step: int, loss: float, *, finite: bool = True) -> None:
+        ledger.add(
+            step,
+            {"loss": torch.tensor(loss), "correct": torch.tensor(2)},
             targets=3,
             tokens=20,
-            steps=1,
             seconds=0.5,
             waited_seconds=0.25,
             gradient_norm=torch.tensor(loss),
-            skipped=torch.tensor(skipped),
+            finite=torch.tensor(finite),
             rate_factor=loss / 8,
         )
 
-    ledger = Ledger()
-    for loss, skipped in ((1.0, False), (2.0, True), (4.0, True)):
-        ledger.add(interval(loss, skipped))
-    total = ledger.take()
-    assert {name: value.item() for name, value in total.sums.items()} == {"loss": 7.0, "correct": 6}
-    assert (total.targets, total.tokens, total.steps, total.skipped.item()) == (9, 60, 3, 2)
-    assert (total.seconds, total.waited_seconds) == (1.5, 0.75)
-    assert (total.gradient_norm.item(), total.rate_factor) == (4.0, 0.5)
-    ledger.add(interval(8.0, skipped=False))
-    assert ledger.take() == replace(total, **vars(interval(8.0, skipped=False)))
+    add(4, 1.0)
+    add(5, 2.0, finite=False)
+    add(6, 4.0, finite=False)
+    assert ledger.take() == Interval({"loss": 7.0, "correct": 6.0}, 9, 60, 3, 1.5, 0.75, 4.0, (5, 6), 0.5)
+    add(7, 8.0)
+    assert ledger.take() == Interval({"loss": 8.0, "correct": 2.0}, 3, 20, 1, 0.5, 0.25, 8.0, (), 1.0)
 
 
 def test_there_is_one_backward_pass_in_the_tree() -> None:
