@@ -13,17 +13,20 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from configs import Config, UserError, dump, read
+from mlm import sharded_state
 from mlm.budget import Position
 from mlm.model.heads import MaskedLanguageModel
 from mlm.optim import Optimiser
@@ -44,6 +47,8 @@ NAMES = "step-" + "[0-9]" * 9
 """What the folders of checkpoints are called, as a pattern."""
 PARTIAL = ".partial"
 """Ending of the name of a folder that is still being written."""
+SHARES = "shares"
+"""Folder of the training state that is divided among processes."""
 MODEL = (WEIGHTS, RECIPE, TOKENIZER)
 """The files that make a model, without those that only training needs."""
 
@@ -66,40 +71,56 @@ class Snapshot:
     weights: Mapping[str, Tensor]
     """What the model is evaluated with."""
     training: Mapping[str, Any]
-    """Position, optimiser state, and the weights that are trained on."""
+    """Position, optimiser state, and the weights that are trained on, but for what is among the shares."""
+    shares: Mapping[str, DTensor]
+    """This process's part of the training state of a sharded model."""
     step: int
 
 
 def snapshot(model: nn.Module, optimiser: Optimiser, position: Position) -> Snapshot:
-    """Copy all that a checkpoint holds."""
+    """Copy all that a checkpoint holds; of a sharded model, all processes have to."""
     with optimiser.averaged():
         weights = _copied(model.state_dict())
+    shares: dict[str, DTensor] = {}
     training = {
         "position": vars(position),
-        "optimiser": _copied(optimiser.state_dict()),
-        "weights": _copied(dict(model.named_parameters())),
+        "optimiser": optimiser.state_dict(),
+        "weights": dict(model.named_parameters()),
     }
-    return Snapshot(weights, training, position.step)
+    whole = _copied(sharded_state.split(training, shares))
+    return Snapshot(weights, whole, sharded_state.on_host(shares), position.step)
 
 
-def save(folder: Path, taken: Snapshot, recipe: Recipe, tokenizer: Path, heldout_loss: float | None = None) -> Manifest:
+def save(
+    folder: Path,
+    taken: Snapshot,
+    recipe: Recipe,
+    tokenizer: Path,
+    heldout_loss: float | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> None:
     """Write a checkpoint into `folder`, which appears when all of it is on the disk.
+
+    Where there are shares, all processes of `group` have to, and each writes its own; the rest is the first one's work.
 
     Raises:
         OSError: the disk is full or not writable; what was written is removed as far as it can be.
 
     """
     partial = folder.with_name(folder.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        if taken.shares:
+            sharded_state.save(partial / SHARES, taken.shares, group)
+            if dist.get_rank():
+                return
+        partial.mkdir(parents=True, exist_ok=True)
         with _disk_errors(partial / WEIGHTS):
             save_file(dict(taken.weights), partial / WEIGHTS, metadata=_METADATA)
         (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
         shutil.copyfile(tokenizer, partial / TOKENIZER)
         with _disk_errors(partial / STATE):
             torch.save(taken.training, partial / STATE)
-        return seal(partial, folder, taken.step, heldout_loss)
+        seal(partial, folder, taken.step, heldout_loss)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -126,6 +147,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _copied(value: Any) -> Any:
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, Mapping):
@@ -155,11 +178,15 @@ def manifest_of(folder: Path) -> Manifest:
 
     """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{folder / MANIFEST} is damaged: it names a file outside of the checkpoint, {name!r}")
+    return manifest
 
 
 def verify(folder: Path, names: Sequence[str]) -> Manifest:
@@ -204,7 +231,7 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path:
     newest(run)
     for folder in reversed(finished(run)):
         try:
-            verify(folder, (*MODEL, STATE))
+            verify(folder, (*MODEL, STATE, *manifest_of(folder).files))
         except UserError as error:
             say(f"skipped: {error}")
             continue
@@ -222,6 +249,11 @@ def of(path: Path) -> Path:
     if (path / MANIFEST).is_file() and (path / RECIPE).is_file():
         return path
     return newest(path)
+
+
+def is_sharded(manifest: Manifest) -> bool:
+    """Tell whether the training state was divided among processes."""
+    return any(name.startswith(f"{SHARES}/") for name in manifest.files)
 
 
 def finished(run: Path) -> list[Path]:
@@ -263,10 +295,13 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
         UserError: the checkpoint is damaged, or is of another model.
 
     """
-    verify(folder, (*MODEL, STATE))
+    manifest = verify(folder, (*MODEL, STATE))
     try:
         state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-        _fill(model, state["weights"], folder)
+        if is_sharded(manifest):
+            sharded_state.load(folder / SHARES, state, model, optimiser)
+        else:
+            _fill(model, state["weights"], folder)
         optimiser.load_state_dict(state["optimiser"])
         return Position(**state["position"])
     except UserError:

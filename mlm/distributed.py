@@ -143,7 +143,7 @@ class World:
         return DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             find_unused_parameters=True,  # keeps the buckets' order
         )
@@ -217,6 +217,11 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
     return World(device, dtype, int(os.environ["RANK"]), size, _join(device, silence_minutes))
 
 
+def backend_of(device: torch.device) -> str:
+    """Return by what tensors travel: those on CUDA by NCCL, those of the host by gloo."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
 def restarted_job() -> tuple[str, bool]:
     """Return a name of the job that this process is part of, and whether torchrun or SLURM started it again."""
     restarts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
@@ -230,8 +235,7 @@ def _join(device: torch.device, silence_minutes: float) -> dist.Store:
     """Meet the other processes."""
     timeout = timedelta(minutes=silence_minutes)
     store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    dist.init_process_group(backend_of(device), store=store, rank=rank, world_size=size, timeout=timeout)
     atexit.register(dist.destroy_process_group)
     store.set(f"place/{rank}", f"process {os.getpid()} on {platform.node()}")
     return store

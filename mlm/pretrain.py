@@ -27,6 +27,7 @@ from mlm.preview import preview
 from mlm.progress import Progress
 from mlm.recipe import Recipe
 from mlm.recorder import Follower, Rates, Recorder
+from mlm.saver import Saver
 
 SENTENCES_SHOWN = 5
 
@@ -143,6 +144,7 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
     model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
     initialise(model, recipe.model.encoder, settings.seed)
     model.to(world.device)
+    recipe.parallel.shard(model, world)
     optimiser = recipe.optim.build(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
     plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
@@ -197,11 +199,12 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
             blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
         )
 
+    progress = Progress(pretraining.plan, begin, silent=not world.leads)
+    saver = Saver(path, recipe, corpus.tokenizer_path, world, progress.say)
     recorder: Recorder | None = None
     if world.leads:
-        progress = Progress(pretraining.plan, begin)
         recorder = Recorder(
-            path, recipe, corpus.tokenizer_path, _rates(pretraining), progress, panel, pretraining.task.documents, begin
+            path, recipe, saver, _rates(pretraining), progress, panel, pretraining.task.documents, begin
         )
         devices = f"{world.size} processes on {world.device.type}" if world.size > 1 else f"device {world.device}"
         print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {devices}", file=sys.stderr)
@@ -213,15 +216,14 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
             recipe.schedule,
             pretraining.plan,
             world,
-            recorder or Follower(),
+            recorder or Follower(saver, panel),
             seed=recipe.train.seed,
             clip_norm=recipe.train.clip_norm,
             intervals=recipe.train.intervals,
             start=begin,
             stop=lambda: bool(received) or (recorder is not None and recorder.hopeless),
         )
-        if recorder is not None:
-            recorder.saver.finish()
+        saver.finish()
     number = world.most(max(received, default=0))
     if recorder is None:
         sys.exit(command.EXIT_SIGNAL + number if number and not pretraining.plan.finished(end) else 0)
@@ -242,13 +244,12 @@ def _conclude(
     pretraining: Pretraining, path: Path, end: Position, recorder: Recorder, panel: Callable[[nn.Module], str]
 ) -> None:
     """Measure what was saved last, and write down the results."""
-    recipe, corpus, model = pretraining.recipe, pretraining.corpus, pretraining.model
-    model.eval()
-    with pretraining.optimiser.averaged():
-        alone = replace(pretraining.task, world=pretraining.world.alone())
-        scores = results.measure(recipe, corpus, alone, model)
-        filled = panel(model)
-    saved = checkpoint.verify(checkpoint.newest(path), checkpoint.MODEL)
+    recipe, corpus, world = pretraining.recipe, pretraining.corpus, pretraining.world.alone()
+    folder = checkpoint.newest(path)
+    saved = checkpoint.verify(folder, checkpoint.MODEL)
+    model, _, _ = checkpoint.load_model(folder, world.device)
+    scores = results.measure(recipe, corpus, replace(pretraining.task, world=world), model)
+    filled = panel(model)
     records = list(run.read_metrics(path / "metrics.jsonl"))
     scores |= adaptation.scores_at_start(recipe, records)
     scores |= results.costs(end) | {"weights_sha256": saved.files[checkpoint.WEIGHTS].sha256}

@@ -13,9 +13,10 @@ LINE_SECONDS = 10.0
 class Progress:
     """Shows how far training has come, with loss, speed and time left."""
 
-    def __init__(self, plan: Plan, start: Position) -> None:
-        self.plan = plan
-        self.terminal = sys.stderr.isatty()
+    def __init__(self, plan: Plan, start: Position, *, silent: bool = False) -> None:
+        """Begin at `start`; a `silent` one, of a process that does not lead, shows nothing but what it is to say."""
+        self.plan, self.silent = plan, silent
+        self.terminal = sys.stderr.isatty() and not silent
         self.printed = 0.0
         unit, total, initial = "step", plan.steps, start.step
         if plan.seconds is not None:
@@ -30,7 +31,9 @@ class Progress:
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(done - self.bar.n)
         now = time.monotonic()
-        if not self.terminal and (now - self.printed > LINE_SECONDS or self.plan.finished(position)):
+        if self.terminal or self.silent:
+            return
+        if now - self.printed > LINE_SECONDS or self.plan.finished(position):
             self.printed = now
             progress = min(self.plan.progress(position), 1.0)
             left = position.seconds * (1 - progress) / progress if progress else 0.0

@@ -9,6 +9,7 @@ from mlm.loop import Intervals
 from mlm.masking import Masking
 from mlm.model.heads import ModelConfig
 from mlm.optim import AdamW, OptimiserConfig
+from mlm.parallel import Parallel, ReplicatedData
 from mlm.schedule import AnySchedule, Trapezoid
 from tokenizer.text import Text
 from tokenizer.vocabulary import Vocabulary
@@ -102,6 +103,8 @@ class Recipe(Config):
     """How the learning rate goes up and down with progress through the budget."""
     train: Training = Training()
     """How long and how the weights are changed."""
+    parallel: Parallel = ReplicatedData()
+    """How processes divide the model among them."""
     evaluation: Evaluation = Evaluation()
     """What is measured on held-out text."""
 

@@ -1,0 +1,42 @@
+"""How the processes divide a model among them: each has all of it, or a share of every layer."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from configs import Config
+from mlm.distributed import World, backend_of
+from mlm.model.heads import MaskedLanguageModel
+
+
+class ReplicatedData(Config):
+    """Every process holds the whole model, and gradients are averaged (DistributedDataParallel)."""
+
+    kind: Literal["replicated_data", "ReplicatedData"] = "replicated_data"
+
+    def shard(self, model: MaskedLanguageModel, world: World) -> None:
+        """Leave the model whole."""
+
+
+class ShardedData(Config):
+    """Every process holds a share of each layer's weights and optimiser state (FSDP2), for models that do not fit."""
+
+    kind: Literal["sharded_data", "ShardedData"] = "sharded_data"
+
+    def shard(self, model: MaskedLanguageModel, world: World) -> None:
+        """Divide the weights of every layer among the processes, in place; before the optimiser is made."""
+        if not dist.is_initialized():  # one process alone, which holds all shares
+            dist.init_process_group(backend_of(world.device), store=dist.HashStore(), rank=0, world_size=1)
+        low = world.dtype if world.dtype == torch.bfloat16 else None
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        for block in model.encoder.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+Parallel = Annotated[ReplicatedData | ShardedData, Field(discriminator="kind")]

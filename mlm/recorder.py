@@ -1,0 +1,179 @@
+"""What a pretraining run leaves behind while it goes on: metrics.jsonl, TensorBoard, curves, checkpoints, words."""
+
+import json
+import math
+import resource
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlm import curves
+from mlm.budget import Position
+from mlm.loop import Interval
+from mlm.optim import Optimiser
+from mlm.progress import Progress
+from mlm.recipe import Recipe
+from mlm.run import finite, keep_records, read_metrics, write_json
+from mlm.saver import Saver
+
+SPIKE_RECORDS = 20
+"""Training records that a loss is compared with."""
+SPIKE_DEVIATIONS = 6.0
+"""Standard deviations over their mean from which it is a spike."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What turns counts into the shares that a log shows."""
+
+    peak_lr: float
+    flops_per_token: float
+    peak_flops: float
+    """Measured matrix-product rate of the machine, FLOP/s."""
+
+
+class Recorder:
+    """Takes down what the training loop reports: metrics.jsonl, TensorBoard, progress, curves and checkpoints."""
+
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        saver: Saver,
+        rates: Rates,
+        progress: Progress,
+        panel: Callable[[nn.Module], str],
+        documents: Callable[[int], str],
+        start: Position,
+    ) -> None:
+        """Open the records of the run at `path`, cut back to `start`.
+
+        `panel` makes a text of filled-in blanks, `documents` names those that a step has read from.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path, self.recipe = path, recipe
+        self.rates, self.progress, self.panel = rates, progress, panel
+        self.saver = saver
+        self.heldout: dict[str, float] = {}
+        self.evaluated_at = -1
+        self.skipped_in_a_row = 0
+        self.documents = documents
+        keep_records(path / "metrics.jsonl", start.step)
+        earlier = [record["loss"] for record in read_metrics(path / "metrics.jsonl") if record["side"] == "train"]
+        self.recent = deque((loss for loss in earlier[-SPIKE_RECORDS:] if loss is not None), SPIKE_RECORDS)
+        self.metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(path), purge_step=start.step + 1 if start.step else None)
+
+    def log(self, position: Position, interval: Interval) -> None:
+        """Take down the training metrics since the last record."""
+        targets = max(interval.targets, 1)
+        tokens_per_second = interval.tokens / interval.seconds
+        record = {
+            "loss": interval.sums["loss"] / targets,
+            "accuracy": interval.sums["correct"] / targets,
+            "lr": self.rates.peak_lr * interval.rate_factor,
+            "gradient_norm": interval.gradient_norm,
+            "tokens_per_second": tokens_per_second,
+            "mfu": tokens_per_second * self.rates.flops_per_token / self.rates.peak_flops,
+            "data_wait_share": interval.waited_seconds / interval.seconds,
+            "memory_bytes": _peak_memory(),
+            "skipped_updates": len(interval.skipped),
+        }
+        self._take("train", position, record)
+        self.progress.show(position, record["loss"], tokens_per_second, self.heldout.get("loss"))
+        if self._is_spike(record["loss"]):
+            self.progress.say(f"step {position.step}: loss spike, {record['loss']:.3f} nats")
+        first = position.step - interval.steps
+        for step in range(first, position.step):
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if step in interval.skipped else 0
+        for step in interval.skipped:
+            self.progress.say(
+                f"step {step + 1}: update skipped, loss or gradient not finite; documents: {self.documents(step)}"
+            )
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many updates in a row were skipped that none can be hoped for."""
+        return self.skipped_in_a_row >= self.recipe.train.most_skipped
+
+    def _is_spike(self, loss: float) -> bool:
+        """Tell whether a loss stands out from the last ones, and count it among them."""
+        known = len(self.recent) == SPIKE_RECORDS
+        is_spike = known and loss > mean(self.recent) + SPIKE_DEVIATIONS * stdev(self.recent)
+        if math.isfinite(loss):
+            self.recent.append(loss)
+        return is_spike
+
+    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Take down the held-out metrics and a text of filled-in blanks."""
+        self.heldout, self.evaluated_at = dict(metrics), position.step
+        self._take("heldout", position, self.heldout)
+        self.board.add_text("filled-in blanks", self.panel(model), position.step)
+        curves.draw(list(read_metrics(self.path / "metrics.jsonl")), self.path / "curves.png")
+
+    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+        """Save a checkpoint while training goes on."""
+        known = self.evaluated_at == position.step
+        self.saver.save(position, model, optimiser, self.heldout.get("loss") if known else None)
+
+    def close(self, results: Mapping[str, Any] | None) -> None:
+        """Write results.json where there are results, and close all files."""
+        self.saver.wait()
+        if results is not None:
+            write_json(self.path / "results.json", results)
+            settings = {name: value for name, value in _flat(self.recipe.model_dump(mode="json")) if value is not None}
+            scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
+            self.board.add_hparams(settings, scores, run_name=".")
+        self.board.close()
+        self.metrics.close()
+        self.progress.close()
+
+    def _take(self, side: str, position: Position, record: Mapping[str, float]) -> None:
+        where = {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds}
+        self._write(where | finite(record))
+        for name, value in record.items():
+            self.board.add_scalar(f"{side}/{name}", value, position.step)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self.metrics.write(json.dumps(record) + "\n")
+        self.metrics.flush()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, Sequence | list) else value
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Follower:
+    """What ranks other than the first do where that one takes things down: what takes all of them together."""
+
+    def __init__(self, saver: Saver, panel: Callable[[nn.Module], str]) -> None:
+        self.saver, self.panel = saver, panel
+
+    def log(self, position: Position, interval: Interval) -> None:
+        """Leave it to the first rank."""
+
+    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Compute what the first rank writes: a sharded model computes on all ranks together."""
+        self.panel(model)
+
+    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+        """Save this rank's shares."""
+        self.saver.save(position, model, optimiser, None)

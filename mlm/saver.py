@@ -1,0 +1,108 @@
+"""Saving while training goes on: one checkpoint in flight, a failure said and tried again, old ones removed."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import torch.distributed as dist
+from torch import nn
+
+from configs import UserError
+from mlm import checkpoint
+from mlm.budget import Position
+from mlm.checkpoint import Snapshot
+from mlm.distributed import World
+from mlm.optim import Optimiser
+from mlm.recipe import Recipe
+
+
+class Saver:
+    """Writes a run's checkpoints, in a thread of its own."""
+
+    def __init__(self, run: Path, recipe: Recipe, tokenizer: Path, world: World, say: Callable[[str], None]) -> None:
+        """Save into `run`; every process makes one at the same time. `say` tells the user of what failed."""
+        self.folder, self.recipe, self.tokenizer, self.say = run / "checkpoints", recipe, tokenizer, say
+        self.run, self.leads = run, world.leads
+        # Of its own, so that what is said while saving never meets what training says.
+        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self.thread = Thread()
+        self.failure: OSError | None = None
+        if self.leads:
+            self._sweep()
+
+    def save(self, position: Position, model: nn.Module, optimiser: Optimiser, heldout_loss: float | None) -> None:
+        """Copy the run as it stands, and write that while training goes on; the one before is waited for.
+
+        Args:
+            position: how far training has come.
+            model: whose weights are saved.
+            optimiser: whose state is saved.
+            heldout_loss: of these weights in nats, where it is known.
+
+        """
+        self.wait()
+        taken = checkpoint.snapshot(model, optimiser, position)
+        if not taken.shares and not self.leads:
+            return
+        # A daemon: who stops the command by a second Ctrl-C does not wait for the disk. What is half written then has
+        # no final name yet.
+        self.thread = Thread(target=self._write, args=(taken, heldout_loss), name="saver", daemon=True)
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self.thread.ident is not None:
+            self.thread.join()
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint.
+
+        Raises:
+            OSError: it could not be written.
+
+        """
+        self.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def _write(self, taken: Snapshot, heldout_loss: float | None) -> None:
+        folder = self.folder / f"step-{taken.step:09d}"
+        try:
+            checkpoint.save(folder, taken, self.recipe, self.tokenizer, heldout_loss, self.group)
+            if self.leads:
+                self._prune()
+        except OSError as error:
+            self.failure = error
+            self.say(
+                f"CHECKPOINT OF STEP {taken.step} NOT SAVED ({error}): training goes on, the older ones stay, and the"
+                f" next is tried after {self.recipe.train.intervals.checkpoint_steps} steps: make room in {self.run}"
+            )
+        else:
+            self.failure = None
+
+    def _prune(self) -> None:
+        """Remove the checkpoints that need not be kept."""
+        keep, folders = self.recipe.train.keep, checkpoint.finished(self.run)
+        kept = set(folders[-keep.newest :])
+        manifests = {folder: _manifest(folder) for folder in folders}
+        if keep.every_steps is not None:
+            kept |= {folder for folder, found in manifests.items() if found and found.step % keep.every_steps == 0}
+        losses = {folder: found.heldout_loss for folder, found in manifests.items() if found}
+        known = {folder: loss for folder, loss in losses.items() if loss is not None}
+        if keep.best and known:
+            kept.add(min(known, key=known.__getitem__))
+        for folder in set(folders) - kept:
+            shutil.rmtree(folder)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written."""
+        for killed in self.folder.glob(checkpoint.NAMES + checkpoint.PARTIAL):
+            shutil.rmtree(killed)
+
+
+def _manifest(folder: Path) -> checkpoint.Manifest | None:
+    try:
+        return checkpoint.manifest_of(folder)
+    except UserError:
+        return None  # damaged: kept as long as it is among the newest
