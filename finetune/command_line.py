@@ -40,4 +40,6 @@ def main(name: str, description: str | None, recipe: type[FineTuning], arguments
     if options.print_config:
         print(dump(settings), end="")
     else:
-        print(experiment.start(settings))
+        shown = experiment.start(settings)
+        if shown:
+            print(shown)

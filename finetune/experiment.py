@@ -1,7 +1,8 @@
 """A fine-tuning run: every split with every seed, beside its control and its baselines, and what is left on disk."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,17 @@ class Setup:
     world: World
     path: Path
     """The run's directory."""
-    records: Records
+    records: Records | None
+    """Where metrics are taken down; None on the ranks that do not lead."""
+
+    def say(self, line: str) -> None:
+        """Tell the user how things go, once for all ranks."""
+        if self.world.leads:
+            print(line, file=sys.stderr)
 
 
 def start(recipe: FineTuning) -> str:
-    """Run a recipe from its data to its results; return what there is to read at the end.
+    """Run a recipe from its data to its results; return what there is to read at the end, on the first rank.
 
     Raises:
         UserError: encoder, data or a setting cannot be used.
@@ -47,15 +54,23 @@ def start(recipe: FineTuning) -> str:
     dataset = recipe.data.load(encoder_choice.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
     _check_metric(recipe, dataset, splits)
-    path = run.create(Path(recipe.runs), recipe.name or recipe.data.title())
-    with run.lock(path), Records(path) as records:
+    name = recipe.name or recipe.data.title()
+    path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), name))))
+    with ExitStack() as opened:
+        records = None
+        if world.leads:
+            opened.enter_context(run.lock(path))
+            records = opened.enter_context(Records(path))
+            (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
+            started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
+            about = run.environment(world.device) | {"processes": world.size, "started_from": started_from}
+            run.write_json(path / run.ENVIRONMENT, about)
         setup = Setup(recipe, dataset, splits, world, path, records)
-        (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-        started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
-        run.write_json(path / "environment.json", run.environment(world.device) | {"started_from": started_from})
-        print(report.opening(path, recipe, dataset, splits, world), file=sys.stderr)
+        setup.say(report.opening(path, recipe, dataset, splits, world))
         ours = _follow(setup, choice, keep=True)
         control = _follow(setup, choice.model_copy(update={"random": True}), keep=False) if recipe.control else []
+        if not world.leads:
+            return ""
         found = _results(recipe, dataset, splits, ours, control)
         found.write(path)
         return report.write(path, found, ours)
@@ -101,11 +116,12 @@ def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
             }
         )
         if keep and outcome.best > best:
-            saved.save(setup.path, outcome.classifier, recipe, setup.dataset.classes)
+            if setup.world.leads:
+                saved.save(setup.path, outcome.classifier, recipe, setup.dataset.classes)
             best = outcome.best
         parameters = results.Parameters(all=count(outcome.classifier.parameters()), trained=outcome.trained)
         finished.append(Judged(trial, split, outcome.probabilities_NC, parameters, outcome.truncated, outcome.skipped))
-        print(report.trial_line(trial, rule, len(setup.splits), control=not keep), file=sys.stderr)
+        setup.say(report.trial_line(trial, rule, len(setup.splits), control=not keep))
     return finished
 
 
@@ -115,9 +131,15 @@ def _outcomes(setup: Setup, choice: EncoderChoice, *, control: bool) -> Iterator
         variants = _variants(setup, choice, split)
         for seed in recipe.train.seeds:
             encoder = encoder_choice.open_encoder(choice, seed)
-            with setup.records.of_trial(split.fold, seed, control=control) as record:
+            records = setup.records
+            taken_down = records.of_trial(split.fold, seed, control=control) if records else nullcontext(_unrecorded)
+            with taken_down as record:
                 outcome = run_trial(recipe, encoder, classes, split, seed, world, variants, record)
             yield split, seed, outcome
+
+
+def _unrecorded(side: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
+    """Leave it to the first rank."""
 
 
 def _variants(setup: Setup, choice: EncoderChoice, split: Split) -> Variants:

@@ -42,7 +42,7 @@ def opening(path: Path, recipe: FineTuning, dataset: Dataset, splits: Sequence[S
     encoder = recipe.encoder.run or recipe.encoder.hub
     return "\n".join(
         [
-            f"run {path}: {recipe.head.kind} head on {encoder}, device {world.device}",
+            f"run {path}: {recipe.head.kind} head on {encoder}, {world}",
             f"examples: {sizes}{folds}; classes: {', '.join(map(metrics.short, dataset.classes))}",
             *([f"dropped: {dropped}"] if dropped else []),
         ]

@@ -125,7 +125,7 @@ def run_trial(
     task = _task(recipe, encoder, classes, split, seed, world, variants)
     steps = task.steps_per_epoch
     plan = Epochs(epochs=recipe.train.epochs).plan(0.0, steps)
-    watcher = Watcher(recipe.train.early_stopping, steps, record, Progress(plan, Position()))
+    watcher = Watcher(recipe.train.early_stopping, steps, record, Progress(plan, Position(), silent=not world.leads))
     end = _fit(recipe, classifier, task, rate_factor, plan, watcher)
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(watcher.best)

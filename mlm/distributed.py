@@ -47,6 +47,10 @@ class World:
     store: dist.Store | None = None
     """Where processes leave each other word; None where there is one alone."""
 
+    def __str__(self) -> str:
+        """Return `device cpu` or `4 processes on cpu`."""
+        return f"{self.size} processes on {self.device.type}" if self.size > 1 else f"device {self.device}"
+
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes files and tells the user how things go."""

@@ -206,8 +206,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         recorder = Recorder(
             path, recipe, saver, _rates(pretraining), progress, panel, pretraining.task.documents, begin
         )
-        devices = f"{world.size} processes on {world.device.type}" if world.size > 1 else f"device {world.device}"
-        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {devices}", file=sys.stderr)
+        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}", file=sys.stderr)
     with interrupt.noted("finishing the step and saving") as received:
         end = train(
             model,

@@ -1,0 +1,89 @@
+"""What each process does in the tests of world sizes: the same small trainings, however many processes there are."""
+
+import itertools
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mlm.budget import Plan, Position
+from mlm.distributed import World, find_world
+from mlm.loop import Interval, Intervals, train
+from mlm.masking import Masking
+from mlm.model.heads import MaskedLanguageModel
+from mlm.model.initialise import initialise
+from mlm.objective import MaskedLanguageModelling, heldout_batches
+from mlm.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+from mlm.parallel import Parallel, ReplicatedData, ShardedData
+from mlm.schedule import Trapezoid
+from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
+
+STEPS = 50
+BATCH_ROWS = 6
+OPTIMISERS: dict[str, OptimiserConfig] = {
+    "adamw": AdamW(lr=3e-3),
+    "schedule_free": ScheduleFreeAdamW(lr=3e-3),
+    "muon": Muon(lr=3e-3),
+}
+PARALLEL: dict[str, Parallel] = {"replicated": ReplicatedData(), "sharded": ShardedData()}
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+MICRO_BATCH_ROWS = (1, 6)
+CASES = list(itertools.product(OPTIMISERS, PARALLEL, DTYPES, MICRO_BATCH_ROWS))
+
+
+@dataclass
+class Notebook:
+    """Takes down the losses of training and of held-out rows."""
+
+    losses: list[float] = field(default_factory=list)
+
+    def log(self, position: Position, interval: Interval) -> None:
+        self.losses.append(interval.sums["loss"] / interval.targets)
+
+    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+        self.losses.append(metrics["loss"])
+
+    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+        pass
+
+
+def losses(world: World, optimiser: str, parallel: str, dtype: str, micro_batch_rows: int) -> list[float]:
+    """Train a tiny model; return the loss of every step and of the evaluations between."""
+    world = replace(world, dtype=DTYPES[dtype])
+    masking = Masking()
+    heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
+    task = MaskedLanguageModelling(sentences(60), heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows)
+    model = MaskedLanguageModel(TINY, VOCABULARY, ROW_LENGTH)
+    initialise(model, TINY.encoder, 0)
+    model.to(world.dtype)
+    PARALLEL[parallel].shard(model, world)
+    notebook = Notebook()
+    train(
+        model,
+        task,
+        OPTIMISERS[optimiser].build(model),
+        Trapezoid(),
+        Plan(steps=STEPS),
+        world,
+        notebook,
+        seed=0,
+        clip_norm=1.0,
+        intervals=Intervals(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
+        start=Position(),
+    )
+    return notebook.losses
+
+
+def main() -> None:
+    world = find_world("float32")
+    found = {"-".join(map(str, case)): losses(world, *case) for case in CASES}
+    if world.leads:
+        Path(sys.argv[1]).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
