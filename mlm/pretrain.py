@@ -173,9 +173,9 @@ def resume(path: Path) -> None:
     recipe = read(Recipe, path / checkpoint.RECIPE)
     world = join(recipe)
     with run.lock(path) if world.leads else nullcontext():
-        if (path / "results.json").exists():
+        if (path / run.RESULTS).exists():
             if world.leads:
-                print(f"{path} is finished: its results are in {path / 'results.json'}")
+                print(f"{path} is finished: its results are in {path / run.RESULTS}")
             return
         folder = Path(world.of_leader("checking the newest checkpoint", lambda: str(_newest_whole(path))))
         if recipe != read(Recipe, folder / checkpoint.RECIPE):
@@ -249,7 +249,7 @@ def _conclude(
     model, _, _ = checkpoint.load_model(folder, world.device)
     scores = results.measure(recipe, corpus, replace(pretraining.task, world=world), model)
     filled = panel(model)
-    records = list(run.read_metrics(path / "metrics.jsonl"))
+    records = list(run.read_metrics(path / run.METRICS))
     scores |= adaptation.scores_at_start(recipe, records)
     scores |= results.costs(end) | {"weights_sha256": saved.files[checkpoint.WEIGHTS].sha256}
     recorder.close(scores)

@@ -20,7 +20,7 @@ from mlm.loop import Interval
 from mlm.optim import Optimiser
 from mlm.progress import Progress
 from mlm.recipe import Recipe
-from mlm.run import finite, keep_records, read_metrics, write_json
+from mlm.run import METRICS, RESULTS, finite, keep_records, read_metrics, write_json
 from mlm.saver import Saver
 
 SPIKE_RECORDS = 20
@@ -66,15 +66,18 @@ class Recorder:
         self.evaluated_at = -1
         self.skipped_in_a_row = 0
         self.documents = documents
-        keep_records(path / "metrics.jsonl", start.step)
-        earlier = [record["loss"] for record in read_metrics(path / "metrics.jsonl") if record["side"] == "train"]
-        self.recent = deque((loss for loss in earlier[-SPIKE_RECORDS:] if loss is not None), SPIKE_RECORDS)
-        self.metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        keep_records(path / METRICS, start.step)
+        earlier = [record for record in read_metrics(path / METRICS) if record["side"] == "train"]
+        losses = (record["loss"] for record in earlier[-SPIKE_RECORDS:])
+        self.recent = deque((loss for loss in losses if loss is not None), SPIKE_RECORDS)
+        self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
+        self.metrics = (path / METRICS).open("a", encoding="utf-8")
         self.board = SummaryWriter(str(path), purge_step=start.step + 1 if start.step else None)
 
     def log(self, position: Position, interval: Interval) -> None:
         """Take down the training metrics since the last record."""
         targets = max(interval.targets, 1)
+        self.skipped_in_all += len(interval.skipped)
         tokens_per_second = interval.tokens / interval.seconds
         record = {
             "loss": interval.sums["loss"] / targets,
@@ -86,6 +89,8 @@ class Recorder:
             "data_wait_share": interval.waited_seconds / interval.seconds,
             "memory_bytes": _peak_memory(),
             "skipped_updates": len(interval.skipped),
+            "skipped_in_all": self.skipped_in_all,
+            "progress": min(self.progress.plan.progress(position), 1.0),
         }
         self._take("train", position, record)
         self.progress.show(position, record["loss"], tokens_per_second, self.heldout.get("loss"))
@@ -117,7 +122,7 @@ class Recorder:
         self.heldout, self.evaluated_at = dict(metrics), position.step
         self._take("heldout", position, self.heldout)
         self.board.add_text("filled-in blanks", self.panel(model), position.step)
-        curves.draw(list(read_metrics(self.path / "metrics.jsonl")), self.path / "curves.png")
+        curves.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
 
     def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
         """Save a checkpoint while training goes on."""
@@ -128,7 +133,7 @@ class Recorder:
         """Write results.json where there are results, and close all files."""
         self.saver.wait()
         if results is not None:
-            write_json(self.path / "results.json", results)
+            write_json(self.path / RESULTS, results)
             settings = {name: value for name, value in _flat(self.recipe.model_dump(mode="json")) if value is not None}
             scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
             self.board.add_hparams(settings, scores, run_name=".")

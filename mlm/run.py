@@ -19,7 +19,7 @@ import torch
 from configs import UserError
 from mlm import checkpoint
 
-ENVIRONMENT = "environment.json"
+ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
 
@@ -63,7 +63,7 @@ def lock(path: Path) -> IO[str]:
         UserError: another process holds it.
 
     """
-    file = (path / ".lock").open("a+", errors="replace")
+    file = (path / LOCK).open("a+", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -74,6 +74,20 @@ def lock(path: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {platform.node()}")
     file.flush()
     return file
+
+
+def owner(path: Path) -> str | None:
+    """Return the process that holds a run's directory; None where none does."""
+    try:
+        file = (path / LOCK).open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip()
+    return None
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -127,6 +141,24 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a metrics.jsonl."""
     with path.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
+
+
+def newest_records(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the last record of each side in a metrics.jsonl, which may still be written; nothing where none is there.
+
+    Raises:
+        UserError: it holds something else.
+
+    """
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
+            if line.endswith("}\n"):
+                record = json.loads(line)
+                found[record["side"]] = record
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds a line that is no record ({error})") from None
+    return found
 
 
 def keep_records(path: Path, last_step: int) -> None:

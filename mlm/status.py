@@ -1,0 +1,104 @@
+"""See from outside how a pretraining run is doing: alive or not, step, speed, loss, time left, checkpoints."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from configs import UserError, command
+from mlm import checkpoint, run
+from mlm.recipe import Recipe
+
+EXAMPLES = """
+examples:
+  python -m mlm.status                    the run that was started last
+  python -m mlm.status runs/x runs/y
+  python -m mlm.status runs/x --json | python -m json.tool
+  watch python -m mlm.status runs/x       again every two seconds
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = command.Parser(
+        prog="python -m mlm.status",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="directory of a run (default: the newest)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a run and line")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
+    for path in options.runs or [_newest(Path(Recipe().runs))]:
+        found = status(path)
+        print(json.dumps(found) if options.json else "\n".join(_lines(path, found)))
+
+
+def status(path: Path) -> dict[str, Any]:
+    """Return how the run at `path` is doing.
+
+    Raises:
+        UserError: it is no run, or its records are damaged.
+
+    """
+    if not (path / checkpoint.RECIPE).is_file():
+        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
+    owner = run.owner(path)
+    finished = (path / run.RESULTS).exists()
+    records = run.newest_records(path / run.METRICS)
+    train, heldout = records.get("train", {}), records.get("heldout", {})
+    progress, seconds = train.get("progress"), train.get("seconds")
+    saved = checkpoint.finished(path)
+    return {
+        "state": "running" if owner else "finished" if finished else "stopped",
+        "owner": owner,
+        "step": train.get("step"),
+        "progress": progress,
+        "seconds_left": seconds * (1 - progress) / progress if progress and owner else None,
+        "tokens_per_second": train.get("tokens_per_second"),
+        "loss": train.get("loss"),
+        "heldout_loss": heldout.get("loss"),
+        "skipped_updates": train.get("skipped_in_all"),
+        "checkpoint": str(saved[-1]) if saved else None,
+        "checkpoint_written": saved[-1].stat().st_mtime if saved else None,
+    }
+
+
+def _newest(runs: Path) -> Path:
+    found = [path.parent for path in runs.glob(f"*/{run.METRICS}")]
+    if not found:
+        raise UserError(f"there is no run in {runs}: start one by python -m mlm.pretrain, or name its directory")
+    return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
+
+
+def _lines(path: Path, found: dict[str, Any]) -> list[str]:
+    def shown(name: str, form: str, otherwise: str = "-") -> str:
+        return otherwise if found[name] is None else format(found[name], form)
+
+    left = "-" if found["seconds_left"] is None else str(timedelta(seconds=round(found["seconds_left"])))
+    saved = "none yet"
+    if found["checkpoint"] is not None:
+        when = datetime.fromtimestamp(found["checkpoint_written"]).astimezone()
+        saved = f"{Path(found['checkpoint']).name}, written {when:%Y-%m-%d %H:%M:%S}"
+    lines = [
+        f"{path}: {found['state']}{f' ({found["owner"]})' if found['owner'] else ''}",
+        f"  step {shown('step', ',')} ({shown('progress', '.1%')}), {left} left,"
+        f" {shown('tokens_per_second', ',.0f')} tokens/s",
+        f"  loss {shown('loss', '.3f')}, held-out {shown('heldout_loss', '.3f')} nats,"
+        f" {shown('skipped_updates', ',', '0')} updates skipped",
+        f"  checkpoint: {saved}",
+    ]
+    if found["state"] == "stopped":
+        lines.append(f"  go on: python -m mlm.pretrain --resume {path}")
+    return lines
+
+
+if __name__ == "__main__":
+    command.run(main)
