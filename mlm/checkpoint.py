@@ -62,6 +62,13 @@ class Manifest(Config):
     files: dict[str, FileRecord]
     heldout_loss: float | None = None
     """Held-out loss in nats of these weights, where they were evaluated."""
+    checksum: str = ""
+    """SHA-256 of all the rest of the manifest."""
+
+    def sealed(self) -> "Manifest":
+        """Return the manifest with its checksum."""
+        content = self.model_dump_json(exclude={"checksum"})
+        return self.model_copy(update={"checksum": hashlib.sha256(content.encode()).hexdigest()})
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = No
     """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk."""
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     files = {path.relative_to(partial).as_posix(): record(path) for path in paths}
-    manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss)
+    manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss).sealed()
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in (*partial.rglob("*"), partial):
         _sync(path)
@@ -183,6 +190,8 @@ def manifest_of(folder: Path) -> Manifest:
         raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
+    if manifest != manifest.sealed():
+        raise UserError(f"{folder / MANIFEST} is damaged: its checksum is another one")
     for name in manifest.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(f"{folder / MANIFEST} is damaged: it names a file outside of the checkpoint, {name!r}")

@@ -87,8 +87,9 @@ def _lines(path: Path, found: dict[str, Any]) -> list[str]:
     if found["checkpoint"] is not None:
         when = datetime.fromtimestamp(found["checkpoint_written"]).astimezone()
         saved = f"{Path(found['checkpoint']).name}, written {when:%Y-%m-%d %H:%M:%S}"
+    owner = f" ({found['owner']})" if found["owner"] else ""
     lines = [
-        f"{path}: {found['state']}{f' ({found["owner"]})' if found['owner'] else ''}",
+        f"{path}: {found['state']}{owner}",
         f"  step {shown('step', ',')} ({shown('progress', '.1%')}), {left} left,"
         f" {shown('tokens_per_second', ',.0f')} tokens/s",
         f"  loss {shown('loss', '.3f')}, held-out {shown('heldout_loss', '.3f')} nats,"

@@ -1,0 +1,173 @@
+"""Kill a real pretraining at random moments, damage its newest checkpoint now and then, and go on with it.
+
+Every trial is a run of its own that is killed at least once, by SIGKILL, while it starts, trains or saves. In the end
+its weights must be those of a run that nobody disturbed, to the last bit; and whatever checkpoint was there when it was
+killed must be whole. `python -m tests.torture --kills 100` does a hundred of them.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from configs import UserError
+from mlm import checkpoint
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = """
+name: torture
+text: {source: {kind: files, paths: text.txt}, heldout_share: 0.1}
+vocabulary: {size: 300}
+data: {row_length: 32}
+model: {encoder: {width: 16, heads: 2, feedforward_width: 32, layers: 2, dropout: 0.1}}
+train:
+  batch_rows: 8
+  budget: {steps: 120}
+  intervals: {log_steps: 1, evaluate_steps: 10, checkpoint_steps: 2}
+  keep: {newest: 4}
+evaluation: {words: 0}
+"""
+OPTIMISERS = ("adamw", "schedule_free", "muon")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.add_argument("--kills", type=int, default=10, help="number of trials, each with a kill or more")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and of the damage")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "text.txt").write_text("".join(_sentence(rng) for _ in range(2000)), encoding="utf-8")
+        (home / "recipe.yaml").write_text(SETTINGS, encoding="utf-8")
+        expected = {name: _weights(_undisturbed(home, name)) for name in OPTIMISERS}
+        equal = sum(_trial(home, number, expected, rng) for number in range(1, options.kills + 1))
+    print(f"{equal} of {options.kills} killed runs ended with the weights of an undisturbed one")
+    sys.exit(0 if equal == options.kills else 1)
+
+
+def _sentence(rng: random.Random) -> str:
+    words = ("the", "a", "cat", "dog", "sees", "hears", "old", "red", "house", "river", "and", "under")
+    return " ".join(rng.choice(words) for _ in range(rng.randint(4, 12))).capitalize() + ".\n"
+
+
+def _start(home: Path, *words: str) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mlm.pretrain", *words]
+    return subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _run_of(home: Path, name: str) -> Path | None:
+    found = sorted(home.glob(f"runs/*-{name}"))
+    return found[-1] if found else None
+
+
+def _fresh(name: str, optimiser: str) -> list[str]:
+    return ["recipe.yaml", f"name={name}", f"optim.kind={optimiser}"]
+
+
+def _undisturbed(home: Path, optimiser: str) -> Path:
+    if _start(home, *_fresh(optimiser, optimiser)).wait() != 0:
+        sys.exit("an undisturbed run failed")
+    run = _run_of(home, optimiser)
+    assert run is not None
+    return run
+
+
+def _weights(run: Path) -> str:
+    sha256: str = json.loads((run / "results.json").read_text())["weights_sha256"]
+    return sha256
+
+
+def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random) -> bool:
+    """Kill a run once to three times, go on with it to its end, and compare."""
+    name, optimiser = f"trial{number}", rng.choice(OPTIMISERS)
+    kills, damages = rng.randint(1, 3), []
+    for _ in range(kills):
+        _killed(home, name, optimiser, rng)
+        run = _run_of(home, name)
+        if run is None:
+            continue
+        for folder in checkpoint.finished(run):
+            checkpoint.verify(folder, tuple(checkpoint.manifest_of(folder).files))
+        if len(checkpoint.finished(run)) > 1 and rng.random() < 0.3:
+            damages.append(_damage(checkpoint.finished(run)[-1], rng))
+    if _goes_on(home, name, optimiser).wait() != 0:
+        print(f"trial {number}: does not go on")
+        return False
+    run = _run_of(home, name)
+    assert run is not None
+    equal = _weights(run) == expected[optimiser] and _steps(run) == list(range(1, 121))
+    print(
+        f"trial {number}: {optimiser}, {kills} kills{''.join(f', {damage}' for damage in damages)}:"
+        f" {'equal' if equal else 'NOT EQUAL'}",
+        flush=True,
+    )
+    shutil.rmtree(run)
+    return equal
+
+
+def _goes_on(home: Path, name: str, optimiser: str) -> "subprocess.Popen[bytes]":
+    """Go on with a run that has a checkpoint; start it anew where it was killed before it had one."""
+    run = _run_of(home, name)
+    if run is not None and checkpoint.finished(run):
+        return _start(home, "--resume", str(run))
+    if run is not None:
+        shutil.rmtree(run)
+    return _start(home, *_fresh(name, optimiser))
+
+
+def _killed(home: Path, name: str, optimiser: str, rng: random.Random) -> None:
+    """Start or go on, and kill at a random moment: while it starts, or soon after its first new record."""
+    process = _goes_on(home, name, optimiser)
+    if rng.random() < 0.2:
+        time.sleep(rng.uniform(0, 4))
+    else:
+        before = _records(home, name)
+        while _records(home, name) <= before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.5))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def _records(home: Path, name: str) -> int:
+    run = _run_of(home, name)
+    path = run / "metrics.jsonl" if run else None
+    return len(path.read_bytes().splitlines()) if path and path.exists() else 0
+
+
+def _steps(run: Path) -> list[int]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record["step"] for record in records if record["side"] == "train"]
+
+
+def _damage(folder: Path, rng: random.Random) -> str:
+    """Truncate, change or remove a file of a checkpoint."""
+    path = rng.choice(sorted(file for file in folder.rglob("*") if file.is_file()))
+    content = bytearray(path.read_bytes())
+    kind = rng.choice(("truncated", "bit flipped", "deleted"))
+    if kind == "deleted":
+        path.unlink()
+    else:
+        if kind == "truncated":
+            del content[rng.randrange(len(content)) :]
+        else:
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+    try:
+        checkpoint.verify(folder, tuple(checkpoint.manifest_of(folder).files))
+    except UserError:
+        return f"{path.name} {kind}"
+    sys.exit(f"damage went unnoticed: {path.name} {kind}")
+
+
+if __name__ == "__main__":
+    main()
