@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
 
 from mlm import checkpoint
-from tests.distributed.launch import finish, torchrun
+from tests.distributed.launch import finish, launch, torchrun
 
 STEPS = 60
 RECIPE = f"""
@@ -171,3 +172,25 @@ def test_batches_with_fewer_rows_than_processes_are_a_mistake(home: Path) -> Non
     assert process.returncode != 0
     assert "error: train.batch_rows = 1 rows cannot be divided among 2 processes" in output
     assert not list(home.glob("runs/*-few"))
+
+
+def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(home: Path) -> None:
+    def job(**slurm: str) -> "list[subprocess.Popen[str]]":
+        with socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "SLURM_JOB_ID": "7"} | slurm
+        return [
+            launch(home, "mlm.pretrain", "recipe.yaml", "name=slurm", RANK=rank, LOCAL_RANK=rank, **shared)
+            for rank in ("0", "1")
+        ]
+
+    first = job()
+    wait_for_step(home, "slurm", 15, first[0])
+    first[1].send_signal(signal.SIGUSR1)
+    outputs = [finish(one) for one in first]
+    assert [one.returncode for one in first] == [128 + signal.SIGUSR1] * 2, outputs
+    again = job(SLURM_RESTART_COUNT="1")
+    outputs = [finish(one) for one in again]
+    assert [one.returncode for one in again] == [0, 0], outputs
+    assert [record["step"] for record in records(run_of(home, "slurm"))] == list(range(1, STEPS + 1))
