@@ -10,8 +10,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
@@ -30,6 +30,8 @@ Precision = Literal["auto", "bfloat16", "float32"]
 SILENCE_MINUTES = 10.0
 ROLL_CALL_SECONDS = 5.0
 TOLD_EVERY_SECONDS = 30.0
+SIGNS_OF_LOSS = ("gloo", "NCCL", "Timed out", "timeout", "Connection", "Broken pipe", "peer")
+"""What the errors of both backends say when another process is gone."""
 
 
 @dataclass(frozen=True)
@@ -75,29 +77,16 @@ class World:
         return [slice(start, start + size) for start in range(0, -(-count // self.size), size)]
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """Return the sums of numbers over all ranks, in float64.
-
-        Raises:
-            ConnectionError: a rank is gone or silent.
-
-        """
+        """Return the sums of numbers over all ranks, in float64."""
         if self.size == 1:
             return list(numbers)
         total: list[float] = self.sum_tensor(torch.tensor(numbers, dtype=torch.float64)).tolist()
         return total
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
-        """Sum a tensor of the host over all ranks, in place, and return it.
-
-        Raises:
-            ConnectionError: a rank is gone or silent.
-
-        """
+        """Sum a tensor of the host over all ranks, in place, and return it."""
         if self.size > 1:
-            try:
-                dist.all_reduce(tensor)
-            except RuntimeError as error:
-                raise ConnectionError(self._missing(error)) from None
+            dist.all_reduce(tensor)
         return tensor
 
     def most(self, number: int) -> int:
@@ -168,6 +157,21 @@ class World:
     def seed_dropout(self, seed: int, step: int, micro_batch: int) -> None:
         """Make the random numbers of a micro-batch a function of seed, step, micro-batch and rank."""
         torch.manual_seed(hash((seed, step, micro_batch, self.rank)))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Give a context in which the loss of another rank is told as that, wherever it shows.
+
+        Raises:
+            ConnectionError: a rank is gone, or was silent for too long.
+
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not any(sign in str(error) for sign in SIGNS_OF_LOSS):
+                raise
+            raise ConnectionError(self._missing(error)) from None
 
     def _missing(self, error: RuntimeError) -> str:
         """Return which ranks do not answer any more, when one of them broke a sum."""

@@ -207,7 +207,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
             path, recipe, saver, _rates(pretraining), progress, panel, pretraining.task.documents, begin
         )
         print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}", file=sys.stderr)
-    with interrupt.noted("finishing the step and saving") as received:
+    with interrupt.noted("finishing the step and saving") as received, world.watched():
         end = train(
             model,
             pretraining.task,
