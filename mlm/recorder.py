@@ -1,11 +1,14 @@
 """What a pretraining run leaves behind while it goes on: metrics.jsonl, TensorBoard, curves, checkpoints, words."""
 
+import errno
 import json
 import math
+import os
 import resource
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -71,7 +74,7 @@ class Recorder:
         losses = (record["loss"] for record in earlier[-SPIKE_RECORDS:])
         self.recent = deque((loss for loss in losses if loss is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
-        self.metrics = (path / METRICS).open("a", encoding="utf-8")
+        self.metrics = (path / METRICS).open("ab", buffering=0)
         self.board = SummaryWriter(str(path), purge_step=start.step + 1 if start.step else None)
 
     def log(self, position: Position, interval: Interval) -> None:
@@ -120,9 +123,11 @@ class Recorder:
     def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Take down the held-out metrics and a text of filled-in blanks."""
         self.heldout, self.evaluated_at = dict(metrics), position.step
+        filled = self.panel(model)
         self._take("heldout", position, self.heldout)
-        self.board.add_text("filled-in blanks", self.panel(model), position.step)
-        curves.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
+        with self._unhurt(f"PICTURES OF STEP {position.step}"):
+            self.board.add_text("filled-in blanks", filled, position.step)
+            curves.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
 
     def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
         """Save a checkpoint while training goes on."""
@@ -143,13 +148,28 @@ class Recorder:
 
     def _take(self, side: str, position: Position, record: Mapping[str, float]) -> None:
         where = {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds}
-        self._write(where | finite(record))
-        for name, value in record.items():
-            self.board.add_scalar(f"{side}/{name}", value, position.step)
+        with self._unhurt(f"RECORD OF STEP {position.step}"):
+            self._append(json.dumps(where | finite(record)).encode() + b"\n")
+            for name, value in record.items():
+                self.board.add_scalar(f"{side}/{name}", value, position.step)
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        self.metrics.write(json.dumps(record) + "\n")
-        self.metrics.flush()
+    def _append(self, line: bytes) -> None:
+        """Write a line whole or not at all."""
+        end = os.fstat(self.metrics.fileno()).st_size
+        try:
+            if self.metrics.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / METRICS))
+        except OSError:
+            os.ftruncate(self.metrics.fileno(), end)
+            raise
+
+    @contextmanager
+    def _unhurt(self, what: str) -> Iterator[None]:
+        """Let training go on where the disk fails, and say so."""
+        try:
+            yield
+        except OSError as error:
+            self.progress.say(f"{what} NOT WRITTEN ({error}): training goes on: make room in {self.path}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
