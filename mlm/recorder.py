@@ -1,6 +1,5 @@
 """What a pretraining run leaves behind while it goes on: metrics.jsonl, TensorBoard, curves, checkpoints, words."""
 
-import errno
 import json
 import math
 import os
@@ -157,8 +156,8 @@ class Recorder:
         """Write a line whole or not at all."""
         end = os.fstat(self.metrics.fileno()).st_size
         try:
-            if self.metrics.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / METRICS))
+            while line:  # a disk that is nearly full takes a part, and then says no
+                line = line[self.metrics.write(line) :]
         except OSError:
             os.ftruncate(self.metrics.fileno(), end)
             raise
