@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from configs import Config, UserError, dump, read
@@ -330,7 +331,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
     try:
-        model.load_state_dict(weights)
+        set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from None

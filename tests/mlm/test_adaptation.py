@@ -90,7 +90,7 @@ def test_training_begins_with_the_starts_weights_bit_for_bit(home: Path, start: 
 
     with contextlib.chdir(home):
         recipe = adaptation.resolve(read(Recipe, None, [*TEXT, f"start_from={start}"]))
-        model = entry.build(recipe).model
+        model = entry.build(recipe, entry.join(recipe)).model
     expected = load_file(checkpoint.newest(start) / checkpoint.WEIGHTS)
     drawn = model.state_dict()["encoder.embeddings.tokens.weight"].clone()
     assert not torch.equal(drawn, expected["encoder.embeddings.tokens.weight"])
