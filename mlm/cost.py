@@ -85,6 +85,48 @@ def memory(
     return Memory(parameters * (16 + number_bytes % 4), activations, scores * (8 + number_bytes))
 
 
+@dataclass(frozen=True)
+class Server:
+    """GPUs that train together, for projections."""
+
+    name: str
+    gpus: int
+    peak_flops: float
+    """Of each GPU in bfloat16, dense."""
+    bandwidth: float
+    """Bytes a second that each GPU sends to its neighbours."""
+
+
+H100S = Server("8 H100s with NVLink", 8, 989e12, 450e9)
+"""NVIDIA's data sheet: 989 TFLOP/s dense, 900 GB/s in both directions together."""
+STATE_BYTES = 16
+"""Bytes a parameter of weight, gradient and Adam's two moments in float32: on every GPU, or on all together."""
+
+
+def communicated_bytes(parameters: int, gpus: int) -> float:
+    """Return the bytes that each GPU sends in a step, replicated and sharded alike.
+
+    Replicated: a ring sums float32 gradients (reduce-scatter and all-gather of 4 bytes each). Sharded: bfloat16 weights
+    are gathered for the forward and for the backward pass (2 + 2), and float32 gradients scattered (4).
+    """
+    return 8 * parameters * (gpus - 1) / gpus
+
+
+def communication_share(parameters: int, flops_per_gpu: float, server: Server, peak_share: float) -> float:
+    """Project the share of a step that communication takes where it does not overlap with computing.
+
+    Args:
+        parameters: of the model.
+        flops_per_gpu: floating-point operations of each GPU in a step.
+        server: the GPUs.
+        peak_share: share of the GPUs' peak at which they compute.
+
+    """
+    computing = flops_per_gpu / (server.peak_flops * peak_share)
+    sending = communicated_bytes(parameters, server.gpus) / server.bandwidth
+    return sending / (sending + computing)
+
+
 def measure_peak(world: World, tokens: int, width: int, feedforward_width: int) -> float:
     """Measure the machine's matrix-product rate at the shapes of a feed-forward layer, in FLOP/s."""
     left = torch.randn(tokens, width, device=world.device).to(world.dtype)

@@ -52,10 +52,25 @@ def preview(
             f"  {'steps':38}{steps:>14,}",
             f"  {'epochs':38}{steps * recipe.train.batch_rows / len(rows):>14.2f}",
             f"  {f'minutes, at {ASSUMED_PEAK_SHARE:.0%} of the measured peak':38}{steps * step_seconds / 60:>14.1f}",
+            *_projection(parts["total"], flops * tokens_per_step),
             "first rows: {hidden token>what the model sees}, | between segments",
             *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
         ]
     )
+
+
+def _projection(parameters: int, flops_per_step: float) -> list[str]:
+    """Return what several GPUs would need and send; computed, not measured."""
+    server = cost.H100S
+    share = cost.communication_share(parameters, flops_per_step / server.gpus, server, ASSUMED_PEAK_SHARE)
+    each = cost.STATE_BYTES * parameters / 2**20
+    return [
+        f"projected for {server.name}, at {ASSUMED_PEAK_SHARE:.0%} of their peak",
+        f"  {'state on each GPU, replicated':38}{each:>10,.0f} MiB",
+        f"  {'state on each GPU, sharded':38}{each / server.gpus:>10,.0f} MiB",
+        f"  {'sent by each GPU in a step':38}{cost.communicated_bytes(parameters, server.gpus) / 2**20:>10,.0f} MiB",
+        f"  {'share of a step, without overlap':38}{share:>14.1%}",
+    ]
 
 
 def _show(batch: Batch, row: int, corpus: Corpus) -> str:
