@@ -163,19 +163,24 @@ def documents(said: str) -> int:
 @pytest.mark.parametrize("deduplicate", ["documents", "sentences"])
 def test_a_killed_part_and_a_killed_merge_go_on_to_the_same_bytes(tmp_path: Path, deduplicate: str) -> None:
     built = Built(tmp_path, deduplicate)
-    unfinished = tmp_path / "shards.part-2-of-2.partial"
-    built.run("1/2")
-    killed = built.run("2/2", kill_after=4)
-    for path in unfinished.rglob("*.bin"):  # what the process wrote after its last commit
-        with path.open("ab") as file:
-            file.write(b"remains")
+    unfinished = tmp_path / "shards.part-2-of-3.partial"
+    built.run("1/3")
+    built.run("3/3")
+    before = 0
+    for commits in (2, 4):
+        killed = [documents(line) for line in built.run("2/3", kill_after=commits)]
+        assert killed[0] > before  # it did not start anew
+        before = killed[-1]
+        for path in unfinished.rglob("*.bin"):  # what the process wrote after its last commit
+            with path.open("ab") as file:
+                file.write(b"remains")
     assert {UNITS, "tokens.bin"} <= {path.name for path in unfinished.rglob("*.bin")}
-    with pytest.raises(UserError, match=r"part 2/2 is unfinished: .*shards.part-2-of-2 .* with --part 2/2"):
-        merge(files(built.corpus, **built.settings), LEARNED, built.output, 2)
-    assert documents(built.run("2/2")[0]) > documents(killed[-1])  # it did not start anew
-    killed = built.run("merge 2", kill_after=4)
+    with pytest.raises(UserError, match=r"part 2/3 is unfinished: .*shards.part-2-of-3 .* with --part 2/3"):
+        merge(files(built.corpus, **built.settings), LEARNED, built.output, 3)
+    assert documents(built.run("2/3")[0]) > before
+    said = built.run("merge 3", kill_after=4)
     assert not built.output.exists()
-    assert documents(built.run("merge 2")[0]) > documents(killed[-1])
+    assert documents(built.run("merge 3")[0]) > documents(said[-1])
     assert content(built.output) == built.one
 
 
