@@ -4,11 +4,11 @@ import errno
 import itertools
 import shutil
 import sqlite3
-import sys
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -18,10 +18,11 @@ from configs import UserError
 from tokenizer import partial, shards, vocabulary
 from tokenizer.lookup import Encoded
 from tokenizer.partial import State
+from tokenizer.parts import UNITS, WHOLE, Journal, Part
 from tokenizer.shards import SIDES
 from tokenizer.text import Cleaner, Seen, Side, Text
 from tokenizer.workers import Workers, default_workers
-from tokenizer.writer import Batch, SideWriter, seal
+from tokenizer.writer import Batch, Growing, seal
 
 _BATCH_CHARACTERS = 1_000_000
 
@@ -31,6 +32,7 @@ def build(
     tokenizer: Tokenizer,
     output: Path,
     *,
+    part: Part | None = None,
     fingerprint: str | None = None,
     workers: int | None = None,
     commit_seconds: float = 10.0,
@@ -44,6 +46,7 @@ def build(
         text: what is read, and how it is cleaned.
         tokenizer: a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it.
         output: the folder to make.
+        part: make the part's folder instead, for `merge`.
         fingerprint: `text`'s, where the caller knows it.
         workers: number of other processes to encode in; None: as many as are of use.
         commit_seconds: how much work a kill may cost.
@@ -53,22 +56,64 @@ def build(
         OSError: the disk is full or not writable.
 
     """
-    start = State(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint or text.fingerprint())
-    if _is_built(output, start):
+    start = beginning(text, tokenizer, fingerprint)
+    if part is not None:
+        is_built(output, start)  # what would be in the way of the merge is said now
+        output = part.folder(output)
+        start = start.model_copy(update={"text_fingerprint": part.fingerprint(start.text_fingerprint)})
+
+    def fill(growing: Growing) -> None:
+        encoders = Workers(tokenizer, default_workers() if workers is None else workers)
+        with closing(encoders), closing(_Filling(text, growing, encoders, part)) as filling:
+            filling.run(commit_seconds)
+
+    return make(text, tokenizer, output, start, fill, is_part=part is not None)
+
+
+def beginning(text: Text, tokenizer: Tokenizer, fingerprint: str | None = None) -> State:
+    """Return the state of a build at its start.
+
+    Raises:
+        UserError: the text cannot be read.
+
+    """
+    return State(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint or text.fingerprint())
+
+
+def make(
+    text: Text,
+    tokenizer: Tokenizer,
+    output: Path,
+    start: State,
+    fill: Callable[[Growing], None],
+    *,
+    is_part: bool = False,
+) -> bool:
+    """Have `fill` write the folder `output`, or go on where it was killed; return whether it was not there already.
+
+    Raises:
+        UserError: of `fill`; one side of the split is empty, and it is no part; or `output` holds something else.
+        OSError: the disk is full or not writable.
+
+    """
+    if is_built(output, start):
         return False
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial")
+    token_type = shards.token_type(tokenizer.get_vocab_size())
     with partial.locked(folder):
-        if _is_built(output, start):  # by the process that had the lock before this one
+        if is_built(output, start):  # by the process that had the lock before this one
             folder.rmdir()
             return False
         try:
-            with partial.opened(folder, start) as (database, state):
-                encoders = Workers(tokenizer, default_workers() if workers is None else workers)
-                with closing(encoders), closing(_Filling(text, folder, database, state, encoders)) as filling:
-                    filling.run(commit_seconds)
-            _check_sides(filling.state)
-            seal(folder, text, tokenizer, filling.state)
+            with (
+                partial.opened(folder, start) as (database, state),
+                closing(Growing(folder, database, state, token_type)) as growing,
+            ):
+                fill(growing)
+            if not is_part:
+                _check_sides(growing.state)
+            seal(folder, text, tokenizer, growing.state, [UNITS] if is_part else [])
         except UserError:
             shutil.rmtree(folder)
             raise
@@ -78,33 +123,50 @@ def build(
     return True
 
 
+def is_built(output: Path, start: State) -> bool:
+    """Return whether the folder holds the shards already.
+
+    Raises:
+        UserError: it holds something else.
+
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    if not (output / shards.MANIFEST).exists():
+        raise UserError(f"{output} is there already, and holds no token shards: name another folder")
+    if shards.read_manifest(output).inputs != start.inputs:
+        raise UserError(f"{output} holds the shards of another text or tokenizer: name another folder, or remove it")
+    return True
+
+
 class _Filling:
     """A folder that is being filled: text read, cleaned, encoded and written, a batch at a time."""
 
-    def __init__(self, text: Text, folder: Path, database: sqlite3.Connection, state: State, encoders: Workers) -> None:
-        self.state = state
-        self._text, self._database, self._encoders = text, database, encoders
-        self._cleaner = Cleaner(text, Seen(database), Counter(state.dropped))
-        self._open = ExitStack()
-        self._writers = {
-            side: self._open.enter_context(closing(SideWriter(folder, side, encoders.token_type, counts)))
-            for side, counts in state.counts.items()
-        }
+    def __init__(self, text: Text, growing: Growing, encoders: Workers, part: Part | None) -> None:
+        self._text, self._growing, self._encoders = text, growing, encoders
+        self._part = part or WHOLE
+        self._journal = Journal(text, growing) if part else None
+        self._cleaner = Cleaner(text, self._journal or Seen(growing.database), Counter(growing.state.dropped))
         self._batches = {side: Batch() for side in SIDES}
         self._submitted: deque[tuple[Side, Batch, Future[Encoded]]] = deque()
 
     def close(self) -> None:
-        self._open.close()
+        if self._journal:
+            self._journal.close()
 
     def run(self, commit_seconds: float) -> None:
         """Write every document that the state does not hold yet."""
-        consumed, characters, committed = self.state.consumed_documents, 0, time.monotonic()
-        documents = itertools.islice(self._text.source.documents(), consumed, None)
-        for document in tqdm(documents, "shards", initial=consumed, unit=" documents", disable=None):
-            consumed += 1
+        consumed, characters, committed = self._growing.state.consumed_documents, 0, time.monotonic()
+        places = enumerate(self._text.source.documents())
+        dealt = itertools.islice(places, self._part.first_place(consumed), None, self._part.count)
+        done = consumed // self._part.count
+        for place, document in tqdm(dealt, "shards", initial=done, unit=" documents", disable=None):
+            consumed = place + 1
             passage = self._cleaner.clean(document)
             if passage is not None:
                 self._batches[passage.side].add(passage.sentences)
+            if self._journal:
+                self._journal.note(place, passage, self._cleaner.dropped)
             characters += len(document.text)
             if characters > _BATCH_CHARACTERS:
                 characters = 0
@@ -126,22 +188,17 @@ class _Filling:
     def _write(self, left: int) -> None:
         """Write batches in their order until at most `left` are under way."""
         while len(self._submitted) > left:
-            side, batch, encoded = self._submitted.popleft()
-            self._writers[side].write(batch, encoded.result())
+            side, batch, promised = self._submitted.popleft()
+            encoded = promised.result()
+            self._growing.writers[side].write(encoded, batch.document_lengths, batch.counts(len(encoded.tokens)))
 
     def _commit(self, consumed: int) -> None:
         self._write(left=0)
-        for writer in self._writers.values():
-            writer.sync()
-        changes = {
-            "consumed_documents": consumed,
-            "counts": {side: writer.counts for side, writer in self._writers.items()},
-            "dropped": dict(self._cleaner.dropped),
-        }
-        self.state = self.state.model_copy(update=changes)
-        partial.commit(self._database, self.state)
-        if not sys.stderr.isatty():
-            print(f"shards: {consumed:,} documents", file=sys.stderr)
+        units = 0
+        if self._journal:
+            self._journal.sync()
+            units = self._journal.units
+        self._growing.commit(consumed, self._cleaner.dropped, units)
 
 
 def _check_sides(state: State) -> None:
@@ -154,13 +211,3 @@ def _check_sides(state: State) -> None:
                 f"all {total:,} documents fell to one side of the held-out split, none to {side}: "
                 "change text.heldout_share, or add text"
             )
-
-
-def _is_built(output: Path, start: State) -> bool:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
-    if not (output / shards.MANIFEST).exists():
-        raise UserError(f"{output} is there already, and holds no token shards: name another folder")
-    if shards.read_manifest(output).inputs != start.inputs:
-        raise UserError(f"{output} holds the shards of another text or tokenizer: name another folder, or remove it")
-    return True

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from configs import Config, UserError
 from tokenizer.shards import SIDES, Counts
-from tokenizer.text import Side
+from tokenizer.text import Reason, Side
 
 _DATABASE = "build.sqlite"
 
@@ -26,8 +26,10 @@ class State(Config):
     consumed_documents: int = 0
     counts: dict[Side, Counts] = Field(default={side: Counts() for side in SIDES})
     """What is in each side's files; beyond it they hold the remains of a killed process."""
-    dropped: dict[str, int] = Field(default={})
+    dropped: dict[Reason, int] = Field(default={})
     """What cleaning left out, by reason."""
+    units: int = 0
+    """Of a part of the shards: the number of records in its file of units."""
 
     @property
     def inputs(self) -> tuple[str, str]:

@@ -6,17 +6,17 @@ and `documents` (offsets into sentences).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
-from tokenizer.text import Side, Text
+from tokenizer.text import Reason, Side, Text
 
 TokenType = Literal["<u2", "<u4"]
 """NumPy's name of the type of the ids."""
@@ -66,7 +66,7 @@ class Manifest(Config):
     text: Text
     train: Counts
     heldout: Counts
-    dropped: dict[str, int]
+    dropped: dict[Reason, int]
     """What cleaning left out, by reason."""
     files: dict[str, FileRecord]
     packages: tuple[PackageRecord, ...] = ()
@@ -122,8 +122,17 @@ def record(path: Path) -> FileRecord:
         return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def open_shards(path: Path) -> Shards:
+def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
+    """Map a file of `count` values read-only; of none there is nothing to map."""
+    return np.memmap(path, kind, "r", shape=(count,)) if count else np.empty(0, kind)
+
+
+def open_shards(path: Path, *, also: Sequence[str] = ()) -> Shards:
     """Map the shards in the folder `path`, once every checksum is right.
+
+    Args:
+        path: the folder.
+        also: the names of the files that the folder must hold beside those of shards.
 
     Raises:
         UserError: the folder holds no shards, or truncated, changed or foreign ones.
@@ -131,7 +140,7 @@ def open_shards(path: Path) -> Shards:
     """
     manifest = read_manifest(path)
     expected = {**_layout(manifest, "train"), **_layout(manifest, "heldout")}
-    if set(manifest.files) != {*expected, TOKENIZER}:
+    if set(manifest.files) != {*expected, TOKENIZER, *also}:
         raise _damaged(path, "its manifest names other files")
     for name, record in manifest.files.items():
         _check(path / name, record, path)
@@ -176,7 +185,7 @@ def _check(file: Path, record: FileRecord, path: Path) -> None:
 
 def _map(path: Path, manifest: Manifest, side: Side) -> Split:
     names = _layout(manifest, side)
-    arrays = [np.memmap(path / name, kind, "r", shape=(count,)) for name, (kind, count) in names.items()]
+    arrays = [map_file(path / name, kind, count) for name, (kind, count) in names.items()]
     split = Split(*arrays)
     for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
         if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():

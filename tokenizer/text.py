@@ -4,7 +4,7 @@ import hashlib
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -13,9 +13,14 @@ from tokenizer import sentences
 from tokenizer.sources import Document, Documentation, Source
 
 Side = Literal["train", "heldout"]
+Reason = Literal["duplicate documents", "short sentences", "long sentences", "duplicate sentences"]
+"""Why cleaning left something out."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
+HASH_BYTES = 16
+"""Of the hash by which a text is known again."""
 
 
 class Text(Config):
@@ -64,7 +69,7 @@ class Passage:
 
 
 class Seen:
-    """A set of texts on disk: of each its 16-byte hash, in a table of an SQLite database."""
+    """A set of texts on disk: of each its hash, in a table of an SQLite database."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         """Keep the set in `database`, in transactions that are the caller's to commit."""
@@ -72,13 +77,17 @@ class Seen:
 
     def add(self, text: str) -> bool:
         """Add `text`; return whether it is new."""
-        return self._cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (_hash(text, 16),)).rowcount == 1
+        return self.add_hash(_hash(text, HASH_BYTES))
+
+    def add_hash(self, digest: bytes) -> bool:
+        """Add the text of which this is the hash, of `HASH_BYTES`; return whether it is new."""
+        return self._cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
 
 
 class Cleaner:
     """Cleans one document after the other, and counts what it drops."""
 
-    def __init__(self, text: Text, seen: Seen, dropped: Counter[str]) -> None:
+    def __init__(self, text: Text, seen: Seen, dropped: Counter[Reason]) -> None:
         """Clean as `text` says; remember in `seen`, count in `dropped`."""
         self._text, self._seen, self.dropped = text, seen, dropped
         self._chooses = text.minimum_words > 1 or text.maximum_words is not None or text.deduplicate == "sentences"

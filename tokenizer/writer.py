@@ -1,19 +1,23 @@
-"""Write one side of the token shards, and what seals them."""
+"""Write token shards: one side's files, both sides' with the state of the build, and what seals them."""
 
 import dataclasses
 import os
+import sqlite3
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tokenizers import Tokenizer
 
-from tokenizer import shards, vocabulary
+from tokenizer import partial, shards, vocabulary
 from tokenizer.lookup import Encoded
 from tokenizer.partial import State
 from tokenizer.shards import SIDES, Counts, Manifest, PackageRecord, TokenType
-from tokenizer.text import Side, Text
+from tokenizer.text import Reason, Side, Text
 
 
 @dataclass(slots=True)
@@ -31,41 +35,37 @@ class Batch:
 
     def counts(self, tokens: int) -> Counts:
         """Return what the batch holds, given its number of tokens."""
-        running = "\n".join(self.sentences)
+        words, text_bytes = measure(self.sentences)
         return Counts(
             documents=len(self.document_lengths),
             sentences=len(self.sentences),
-            words=running.count(" ") + sum(not sentence.startswith(" ") for sentence in self.sentences),
+            words=words,
             tokens=tokens,
-            text_bytes=len(running.encode()) - (len(self.sentences) - 1),
+            text_bytes=text_bytes,
         )
 
 
-class SideWriter:
-    """Appends one side's batches to its files."""
+def measure(sentences: Sequence[str]) -> tuple[int, int]:
+    """Return the number of white-space-separated words and of UTF-8 bytes of sentences with single spaces."""
+    running = "\n".join(sentences)
+    words = running.count(" ") + sum(not sentence.startswith(" ") for sentence in sentences)
+    return words, len(running.encode()) - max(len(sentences) - 1, 0)
 
-    def __init__(self, folder: Path, side: Side, token_type: TokenType, counts: Counts) -> None:
-        """Open the files and cut them to what `counts` says is in them."""
-        (folder / side).mkdir(exist_ok=True)
-        self.counts = counts
-        layout = shards.layout(side, token_type, counts)
+
+class Columns:
+    """Files of values that grow together."""
+
+    def __init__(self, folder: Path, layout: Mapping[str, tuple[DTypeLike, int]]) -> None:
+        """Open the files in `folder` and cut each to its number of values; by name, the type and the number."""
         self._types = [np.dtype(kind) for kind, _ in layout.values()]
         self._files = [(folder / name).open("ab") for name in layout]
-        for file, (kind, count) in zip(self._files, layout.values(), strict=True):
-            file.truncate(np.dtype(kind).itemsize * count)  # lengthens new offset files by their first value, 0
+        for file, kind, (_, count) in zip(self._files, self._types, layout.values(), strict=True):
+            file.truncate(kind.itemsize * count)  # lengthens new offset files by their first value, 0
 
-    def write(self, batch: Batch, encoded: Encoded) -> None:
-        """Append a batch and its tokens."""
-        old, new = self.counts, batch.counts(len(encoded.tokens))
-        values: tuple[NDArray[np.generic], ...] = (
-            encoded.tokens,
-            encoded.word_starts,
-            old.tokens + np.cumsum(encoded.lengths),
-            old.sentences + np.cumsum(batch.document_lengths),
-        )
-        for file, kind, array in zip(self._files, self._types, values, strict=True):
+    def append(self, *arrays: NDArray[np.generic]) -> None:
+        """Append an array to each file."""
+        for file, kind, array in zip(self._files, self._types, arrays, strict=True):
             file.write(array.astype(kind).data)
-        self.counts = Counts(**{name: getattr(old, name) + getattr(new, name) for name in Counts.model_fields})
 
     def sync(self) -> None:
         """Return when what was written has reached the disk."""
@@ -79,11 +79,65 @@ class SideWriter:
             file.close()
 
 
-def seal(folder: Path, text: Text, tokenizer: Tokenizer, state: State) -> None:
-    """Describe the finished files of `folder` in its manifest."""
+class SideWriter(Columns):
+    """Appends what belongs to one side to its files."""
+
+    def __init__(self, folder: Path, side: Side, token_type: TokenType, counts: Counts) -> None:
+        """Open the files and cut them to what `counts` says is in them."""
+        (folder / side).mkdir(exist_ok=True)
+        super().__init__(folder, shards.layout(side, token_type, counts))
+        self.counts = counts
+
+    def write(self, encoded: Encoded, document_lengths: ArrayLike, new: Counts) -> None:
+        """Append documents: their sentences' tokens, the number of sentences of each, and what all that comes to."""
+        old = self.counts
+        self.append(
+            encoded.tokens,
+            encoded.word_starts,
+            old.tokens + np.cumsum(encoded.lengths),
+            old.sentences + np.cumsum(document_lengths),
+        )
+        self.counts = Counts(**{name: getattr(old, name) + getattr(new, name) for name in Counts.model_fields})
+
+
+class Growing:
+    """A folder of shards that grows: its files, its database, and how far they are."""
+
+    def __init__(self, folder: Path, database: sqlite3.Connection, state: State, token_type: TokenType) -> None:
+        """Go on from `state`: whatever the files hold beyond it is cut off."""
+        self.folder, self.database, self.state = folder, database, state
+        self._open = ExitStack()
+        self.writers = {
+            side: self._open.enter_context(closing(SideWriter(folder, side, token_type, counts)))
+            for side, counts in state.counts.items()
+        }
+
+    def commit(self, consumed: int, dropped: Mapping[Reason, int], units: int = 0) -> None:
+        """Save all that was written, and that `consumed` documents of the source, so far, are done with."""
+        for writer in self.writers.values():
+            writer.sync()
+        changes = {
+            "consumed_documents": consumed,
+            "counts": {side: writer.counts for side, writer in self.writers.items()},
+            "dropped": dict(dropped),
+            "units": units,
+        }
+        self.state = self.state.model_copy(update=changes)
+        partial.commit(self.database, self.state)
+        if not sys.stderr.isatty():
+            print(f"shards: {consumed:,} documents", file=sys.stderr)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._open.close()
+
+
+def seal(folder: Path, text: Text, tokenizer: Tokenizer, state: State, also: Sequence[str] = ()) -> None:
+    """Describe the finished files of `folder`, those named in `also` among them, in its manifest."""
     (folder / shards.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
     token_type = shards.token_type(tokenizer.get_vocab_size())
-    names = [shards.TOKENIZER, *(name for side in SIDES for name in shards.layout(side, token_type, Counts()))]
+    layouts = [shards.layout(side, token_type, Counts()) for side in SIDES]
+    names = [shards.TOKENIZER, *also, *(name for layout in layouts for name in layout)]
     manifest = Manifest(
         format=shards.FORMAT,
         token_type=token_type,
@@ -93,7 +147,7 @@ def seal(folder: Path, text: Text, tokenizer: Tokenizer, state: State) -> None:
         text=text,
         train=state.counts["train"],
         heldout=state.counts["heldout"],
-        dropped=state.dropped,
+        dropped=dict(sorted(state.dropped.items())),
         files={name: shards.record(folder / name) for name in names},
         packages=tuple(PackageRecord(**dataclasses.asdict(package)) for package in text.source.packages()),
     )

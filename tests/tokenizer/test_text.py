@@ -10,10 +10,10 @@ from configs import UserError, read
 from tests.tokenizer.samples import files, prose, write_lines
 from tokenizer.command_line import HasText
 from tokenizer.sources import Document, Files
-from tokenizer.text import Cleaner, Passage, Seen, Text
+from tokenizer.text import Cleaner, Passage, Reason, Seen, Text
 
 
-def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[Passage], Counter[str]]:
+def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[Passage], Counter[Reason]]:
     text = Text(**settings)  # type: ignore[arg-type]
     cleaner = Cleaner(text, Seen(sqlite3.connect(":memory:")), Counter())
     passages = [cleaner.clean(Document(d) if isinstance(d, str) else d) for d in documents]
