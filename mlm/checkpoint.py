@@ -331,7 +331,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
     try:
-        set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+        set_model_state_dict(model, dict[str, Any](weights), options=StateDictOptions(full_state_dict=True))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from None

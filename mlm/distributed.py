@@ -19,7 +19,9 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -46,7 +48,7 @@ class World:
     """Number of this process."""
     size: int = 1
     """Number of processes."""
-    store: dist.Store | None = None
+    store: Store | None = None
     """Where processes leave each other word; None where there is one alone."""
 
     def __str__(self) -> str:
@@ -118,7 +120,8 @@ class World:
             if self.rank == 1 and time.monotonic() - told > TOLD_EVERY_SECONDS:
                 print(f"the other processes wait for rank 0: {name}", file=sys.stderr, flush=True)
                 told = time.monotonic()
-        return self.store.get(name).decode()
+        value: bytes = self.store.get(name)
+        return value.decode()
 
     def wait(self) -> None:
         """Return when the device has done all that it was given, so that a clock may be read."""
@@ -239,10 +242,10 @@ def restarted_job() -> tuple[str, bool]:
     return f"torchrun {os.environ.get('TORCHELASTIC_RUN_ID', '')} {platform.node()} {os.getppid()}", again
 
 
-def _join(device: torch.device, silence_minutes: float) -> dist.Store:
+def _join(device: torch.device, silence_minutes: float) -> Store:
     """Meet the other processes."""
     timeout = timedelta(minutes=silence_minutes)
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
     dist.init_process_group(backend_of(device), store=store, rank=rank, world_size=size, timeout=timeout)
     atexit.register(dist.destroy_process_group)
     store.set(f"place/{rank}", f"process {os.getpid()} on {platform.node()}")

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -59,8 +60,8 @@ def save(folder: Path, shares: Mapping[str, DTensor], group: dist.ProcessGroup |
 
     """
     try:
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(dict(shares), storage_writer=writer, process_group=group)
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        state_dict_saver.save(dict(shares), storage_writer=writer, process_group=group)
     except CheckpointException as error:
         raise OSError(f"cannot write ({' '.join(str(error).split())[:200]})", str(folder)) from None
 
@@ -80,6 +81,6 @@ def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimiser: Op
                 values[name] = torch.zeros_like(parameters[index].data)
                 shares[f"optimiser.{number}.state.{index}.{name}"] = values[name]
     try:
-        dcp.load(dict(shares), storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+        state_dict_loader.load(dict(shares), storage_reader=HuggingFaceStorageReader(str(folder)))
     except CheckpointException as error:
         raise ValueError(" ".join(str(error).split())[:200]) from None
