@@ -6,7 +6,6 @@ import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import HashStore
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from configs import Config
@@ -31,7 +30,8 @@ class ShardedData(Config):
     def shard(self, model: MaskedLanguageModel, world: World) -> None:
         """Divide the weights of every layer among the processes, in place; before the optimiser is made."""
         if not dist.is_initialized():  # one process alone, which holds all shares
-            dist.init_process_group(backend_of(world.device), store=HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend_of(world.device), store=store, rank=0, world_size=1)
         low = world.dtype if world.dtype == torch.bfloat16 else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
         mesh = init_device_mesh(world.device.type, (world.size,))
