@@ -245,6 +245,7 @@ def restarted_job() -> tuple[str, bool]:
 def _join(device: torch.device, silence_minutes: float) -> Store:
     """Meet the other processes."""
     timeout = timedelta(minutes=silence_minutes)
+    store: Store
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     dist.init_process_group(backend_of(device), store=store, rank=rank, world_size=size, timeout=timeout)
     atexit.register(dist.destroy_process_group)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from configs import UserError
@@ -39,7 +39,7 @@ class Disk:
         ):
             monkeypatch.setattr(holder, name, self._counted(getattr(holder, name), writes=None))
         monkeypatch.setattr(torch, "save", self._counted(torch.save, writes=1))
-        monkeypatch.setattr(checkpoint, "save_file", self._counted(checkpoint.save_file, writes=1))
+        monkeypatch.setattr(checkpoint, "save_file", self._counted(save_file, writes=1))
 
     def _counted(self, instruction: Callable[..., Any], writes: int | None) -> Callable[..., Any]:
         def counted(*arguments: Any, **named: Any) -> Any:
