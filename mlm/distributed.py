@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
@@ -247,6 +247,8 @@ def _join(device: torch.device, silence_minutes: float) -> Store:
     timeout = timedelta(minutes=silence_minutes)
     store: Store
     store, rank, size = next(rendezvous("env://", timeout=timeout))
+    # The agent's store outlives the processes, and those of an earlier attempt have left their addresses in it.
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend_of(device), store=store, rank=rank, world_size=size, timeout=timeout)
     atexit.register(dist.destroy_process_group)
     store.set(f"place/{rank}", f"process {os.getpid()} on {platform.node()}")

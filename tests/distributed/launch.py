@@ -1,6 +1,7 @@
 """Start real processes, by torchrun or one by one."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def launch(folder: Path, module: str, *words: str, **environment: str) -> "subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # so that all of it can be killed together
     )
 
 
@@ -33,7 +35,7 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 120.0) -> str:
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+        os.killpg(process.pid, signal.SIGKILL)
+        print(process.communicate()[0])
         raise
     return output
