@@ -11,7 +11,6 @@ forest%20fire,Fire &amp; smoke near @someone http://t.co/abc
 flood,
 """
 CLEANING = (
-    "data.kind=labelled",
     "data.cleaning.html_entities=true",
     "data.cleaning.urls=replace",
     "data.cleaning.mentions=replace",
@@ -31,7 +30,7 @@ def test_texts_are_written_as_the_classifier_will_see_them(tmp_path: Path) -> No
 def test_the_texts_of_a_pair_stand_on_lines_of_their_own(tmp_path: Path) -> None:
     table, output = tmp_path / "pairs.tsv", tmp_path / "texts.txt"
     table.write_text("one\ttwo\na b\tc d\n")
-    texts.main(["data.kind=labelled", "data.text=one", "data.pair=two", "--file", str(table), "--output", str(output)])
+    texts.main(["data.text=one", "data.pair=two", "--file", str(table), "--output", str(output)])
     assert output.read_text() == "a b\nc d\n"
 
 
