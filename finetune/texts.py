@@ -1,0 +1,61 @@
+"""Write a table's texts as a recipe's cleaning leaves them, to pretrain on what will be classified.
+
+An encoder that goes on learning from the task's unlabelled texts (`start_from`) is to see them as the classifier will.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from configs import Config, UserError, command, read
+from finetune.tasks import Labelled, Task
+
+EXAMPLES = """
+examples:
+  python -m finetune.texts configs/finetune/disaster_tweets.yaml --file test.csv --output tweets.txt
+  python -m mlm.pretrain configs/pretrain/disaster_messages.yaml start_from=runs/x text.source.paths=tweets.txt
+"""
+
+
+class Recipe(Config):
+    """The part of any head's recipe that says what the texts are and how they are cleaned."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    data: Task = Labelled()
+    """The labelled texts."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = command.Parser(
+        prog="python -m finetune.texts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | data.key=value", help="how the texts are cleaned")
+    parser.add_argument("--file", type=Path, required=True, help="a table with the columns of the texts")
+    parser.add_argument("--output", type=Path, required=True, help="the .txt file to make: a text a line")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
+    if options.output.suffix != ".txt":
+        raise UserError(f"--output {options.output}: it holds a text a line, so its name must end in .txt")
+    if options.output.exists():
+        raise UserError(f"--output {options.output} is there already: remove it, or name another file")
+    yaml, overrides = command.split(options.recipe)
+    data = read(Recipe, yaml, overrides).data
+    examples = [data.example(row) for row in data.rows(options.file, data.text_columns())]
+    lines = [text for example in examples for text in example if text]
+    options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(f"{options.output}: {len(lines):,} texts")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from configs import UserError
+from finetune import texts
+
+TABLE = """keyword,text
+forest%20fire,Fire &amp; smoke near @someone http://t.co/abc
+,  RT   #ForestFire!
+flood,
+"""
+CLEANING = (
+    "data.cleaning.html_entities=true",
+    "data.cleaning.urls=replace",
+    "data.cleaning.mentions=replace",
+    "data.cleaning.hashtags=split",
+    "data.cleaning.lower_case=true",
+    "data.cleaning.prefix=keyword",
+)
+
+
+def test_texts_are_written_as_the_classifier_will_see_them(tmp_path: Path) -> None:
+    table, output = tmp_path / "test.csv", tmp_path / "texts.txt"
+    table.write_text(TABLE)
+    texts.main([*CLEANING, "--file", str(table), "--output", str(output)])
+    assert output.read_text().splitlines() == ["forest fire: fire & smoke near @user url", "rt forest fire!"]
+
+
+def test_the_texts_of_a_pair_stand_on_lines_of_their_own(tmp_path: Path) -> None:
+    table, output = tmp_path / "pairs.tsv", tmp_path / "texts.txt"
+    table.write_text("one\ttwo\na b\tc d\n")
+    texts.main(["data.text=one", "data.pair=two", "--file", str(table), "--output", str(output)])
+    assert output.read_text() == "a b\nc d\n"
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    table, output = tmp_path / "test.csv", tmp_path / "texts.txt"
+    table.write_text(TABLE)
+    output.write_text("mine")
+    with pytest.raises(UserError, match="is there already: remove it, or name another file"):
+        texts.main([*CLEANING, "--file", str(table), "--output", str(output)])
+    assert output.read_text() == "mine"
+    with pytest.raises(UserError, match=r"must end in \.txt"):
+        texts.main([*CLEANING, "--file", str(table), "--output", str(tmp_path / "texts.csv")])
