@@ -37,7 +37,8 @@ class ShardedData(Config):
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in model.encoder.blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+        # The root's weights would stay gathered after an evaluation, and the next step compute with those evaluated.
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 Parallel = Annotated[ReplicatedData | ShardedData, Field(discriminator="kind")]

@@ -31,8 +31,11 @@ OPTIMISERS: dict[str, OptimiserConfig] = {
 }
 PARALLEL: dict[str, Parallel] = {"replicated": ReplicatedData(), "sharded": ShardedData()}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-MICRO_BATCH_ROWS = (1, 6)
-CASES = list(itertools.product(OPTIMISERS, PARALLEL, DTYPES, MICRO_BATCH_ROWS))
+CASES = [
+    *itertools.product(OPTIMISERS, PARALLEL, DTYPES, (BATCH_ROWS,)),
+    *itertools.product(("adamw",), PARALLEL, DTYPES, (1,)),
+]
+"""Optimiser, division of the model, type of all numbers, and rows of a micro-batch."""
 
 
 @dataclass
