@@ -323,11 +323,23 @@ def test_a_damaged_checkpoint_is_refused(copied: Path, file: str) -> None:
     assert f"{file} is truncated or was changed" in line
 
 
-def test_a_run_with_a_damaged_training_state_is_not_resumed(home: Path, copied: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home: Path, copied: Path) -> None:
+    expected = json.loads((copied / "results.json").read_text())["weights_sha256"]
     (copied / "results.json").unlink()
     path = checkpoint.newest(copied) / checkpoint.STATE
     path.write_bytes(path.read_bytes()[:-1])
-    assert f"{checkpoint.STATE} is truncated or was changed" in mistake(run(home, "--resume", str(copied)))
+    done = run(home, "--resume", str(copied))
+    assert done.returncode == 0, done.stderr
+    assert f"{checkpoint.STATE} is truncated or was changed" in done.stderr
+    assert json.loads((copied / "results.json").read_text())["weights_sha256"] == expected
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(home: Path, copied: Path) -> None:
+    (copied / "results.json").unlink()
+    for folder in checkpoint.finished(copied):
+        path = folder / checkpoint.STATE
+        path.write_bytes(path.read_bytes()[:-1])
+    assert f"every checkpoint in {copied} is damaged" in mistake(run(home, "--resume", str(copied)))
 
 
 def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path, tmp_path: Path) -> None:
@@ -336,9 +348,10 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path
     assert done.returncode == 0, done.stderr
     folder = checkpoint.newest(copied)
     shutil.copy(other, folder / checkpoint.TOKENIZER)
-    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
-    manifest["files"][checkpoint.TOKENIZER] = record(folder / checkpoint.TOKENIZER).model_dump()
-    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    manifest = checkpoint.manifest_of(folder)
+    files = manifest.files | {checkpoint.TOKENIZER: record(folder / checkpoint.TOKENIZER)}
+    sealed = manifest.model_copy(update={"files": files}).sealed()
+    (folder / checkpoint.MANIFEST).write_text(sealed.model_dump_json())
     line = mistake(run(tmp_path, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
     assert "do not fit its tokenizer" in line
 
