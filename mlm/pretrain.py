@@ -102,8 +102,10 @@ def join(recipe: Recipe) -> World:
 def earlier_run(runs: Path) -> Path | None:
     """Return the run with a checkpoint that this job began before torchrun or SLURM started it again, if any."""
     job, again = restarted_job()
+    if not again:
+        return None
     found = [path for path in run.with_checkpoint(runs) if run.read_json(path / run.ENVIRONMENT).get("job") == job]
-    return max(found, key=lambda path: path.name) if again and found else None
+    return max(found, key=lambda path: path.name, default=None)
 
 
 def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretraining:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from mlm import curves
 from mlm.budget import Position
@@ -195,8 +196,9 @@ class Follower:
         """Leave it to the first rank."""
 
     def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Compute what the first rank writes: a sharded model computes on all ranks together."""
-        self.panel(model)
+        """Compute what the first rank writes, where the model is sharded and computes on all ranks together."""
+        if isinstance(model, FSDPModule):
+            self.panel(model)
 
     def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
         """Save this rank's shares."""
