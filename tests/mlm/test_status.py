@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mlm import checkpoint, run, status
+
+RECORDS = (
+    {"side": "heldout", "step": 0, "loss": 6.0},
+    {"side": "train", "step": 20, "loss": 5.5, "seconds": 10.0, "progress": 0.25, "tokens_per_second": 800.0}
+    | {"skipped_in_all": 3},
+)
+
+
+def make(folder: Path) -> Path:
+    (folder / "checkpoints" / "step-000000020").mkdir(parents=True)
+    (folder / checkpoint.RECIPE).write_text("name: x\n")
+    lines = [json.dumps(record) + "\n" for record in RECORDS]
+    (folder / run.METRICS).write_text("".join(lines) + '{"side": "train", "st')  # the last one is still being written
+    return folder
+
+
+def test_a_running_run_is_told_from_one_that_was_stopped_or_finished(tmp_path: Path) -> None:
+    path = make(tmp_path / "x")
+    with run.lock(path):
+        running = status.status(path)
+    assert running["state"] == "running"
+    assert running["owner"].startswith("process ")
+    assert running["seconds_left"] == 30.0
+    stopped = status.status(path)
+    assert (stopped["state"], stopped["owner"], stopped["seconds_left"]) == ("stopped", None, None)
+    (path / run.RESULTS).write_text("{}")
+    assert status.status(path)["state"] == "finished"
+
+
+def test_what_is_shown_is_what_was_recorded_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "x")
+    status.main([str(path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["step"], found["loss"], found["heldout_loss"], found["skipped_updates"]) == (20, 5.5, 6.0, 3)
+    assert found["checkpoint"].endswith("step-000000020")
+    status.main([str(path)])
+    shown = capsys.readouterr().out
+    for part in ("stopped", "step 20 (25.0%)", "800 tokens/s", "loss 5.500, held-out 6.000", "3 updates skipped"):
+        assert part in shown
+    assert f"--resume {path}" in shown
