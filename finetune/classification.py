@@ -127,7 +127,9 @@ class Classification:
         }
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the loss in nats and the metrics on the validation part."""
+        """Return the loss in nats and the metrics on the validation part; nothing where that is empty."""
+        if not self.validation.tokens:
+            return {}
         labels_N = self.validation.examples.labels
         probabilities_NC = predict(model, self.validation.tokens, self.encoder.pad_id, self.world)
         found = measure(labels_N, probabilities_NC)

@@ -169,7 +169,7 @@ def _row(name: str, encoder: str, run: Results, first: Results, metric: Metric) 
         parameters=run.parameters.all,
         trained=run.parameters.trained,
         trials=len(run.trials),
-        validation=run.validation.get(metric),
+        validation=None if run.validation is None else run.validation.get(metric),
         test=run.test.get(metric),
         difference=None if run is first else results.difference_of(run.trials, first.trials, metric),
     )

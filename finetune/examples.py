@@ -49,6 +49,7 @@ class Split:
 
     train: Examples
     validation: Examples
+    """May be empty: then nothing chooses among the weights, and the last ones are kept."""
     test: Examples
     fold: int = 0
     """Number of the fold, from 0."""

@@ -53,7 +53,7 @@ def start(recipe: FineTuning) -> str:
     start_weights = _check_fit(recipe, choice, world)
     dataset = recipe.data.load(encoder_choice.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
-    _check_metric(recipe, dataset, splits)
+    _check_early_stopping(recipe, dataset, splits)
     name = recipe.name or recipe.data.title()
     path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), name))))
     with ExitStack() as opened:
@@ -87,11 +87,17 @@ def _check_fit(recipe: FineTuning, choice: EncoderChoice, world: World) -> str:
     return sha256
 
 
-def _check_metric(recipe: FineTuning, dataset: Dataset, splits: list[Split]) -> None:
-    if recipe.train.early_stopping.metric == "roc_auc":
+def _check_early_stopping(recipe: FineTuning, dataset: Dataset, splits: list[Split]) -> None:
+    rule = recipe.train.early_stopping
+    if rule.patience is not None and not len(splits[0].validation):
+        raise UserError(
+            f"train.early_stopping.patience={rule.patience} waits for a better validation part, and splits.validation=0"
+            " holds none back: leave out the one or the other"
+        )
+    if rule.metric == "roc_auc":
         for split in splits:
             for name, part in (("validation", split.validation), ("test", split.test)):
-                if len(np.unique(part.labels)) < len(dataset.classes):
+                if len(part) and len(np.unique(part.labels)) < len(dataset.classes):
                     raise UserError(
                         f"train.early_stopping.metric=roc_auc: a class is missing in the {name} part: choose another"
                         " metric, or split otherwise"

@@ -68,7 +68,8 @@ def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title
 def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> "Figure":
     """Draw training and validation loss, and the validation metric, over epochs: one thin line a trial.
 
-    A dot marks each trial's best evaluation, the one whose weights are kept.
+    A dot marks each trial's best evaluation, the one whose weights are kept. Without any evaluation there is the
+    training loss alone.
 
     Args:
         records_by_trial: each trial's records under its name; a record has `epoch`, `side` ('train' or
@@ -79,7 +80,8 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
     """
     from matplotlib.figure import Figure
 
-    shown = list(dict.fromkeys(("loss", metric)))
+    evaluated = any(record["side"] == "validation" for records in records_by_trial.values() for record in records)
+    shown = list(dict.fromkeys(("loss", metric))) if evaluated else ["loss"]
     alpha = 1.0 if len(records_by_trial) == 1 else 0.6
     figure = Figure(figsize=(4.6 * len(shown), 3.6), layout="constrained")
     for axes, drawn in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
@@ -87,11 +89,12 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
             if drawn == "loss":
                 points = _points(records, "train", drawn)
                 axes.plot(*points, color=LIGHT, linewidth=0.8, label=_first(index, "training"))
-            points = _points(records, "validation", drawn)
-            axes.plot(*points, color=DARK, linewidth=0.9, alpha=alpha, label=_first(index, "validation"))
-            points = _best(records, metric, drawn)
-            label = _first(index, f"best {metric}, kept")
-            axes.plot(*points, "o", color=OTHER, markersize=4, label=label)
+            if evaluated:
+                points = _points(records, "validation", drawn)
+                axes.plot(*points, color=DARK, linewidth=0.9, alpha=alpha, label=_first(index, "validation"))
+                points = _best(records, metric, drawn)
+                label = _first(index, f"best {metric}, kept")
+                axes.plot(*points, "o", color=OTHER, markersize=4, label=label)
         _finish(axes, "epochs", drawn)
     if records_by_trial:
         figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)

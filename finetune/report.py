@@ -57,9 +57,10 @@ def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, *, cont
         return "-" if value is None else f"{value:.4f}"
 
     name = f"fold {trial.fold + 1} of {folds}, seed {trial.seed}" if folds > 1 else f"seed {trial.seed}"
+    validated = "" if trial.validation is None else f"{shown(trial.validation)} validation, "
     return (
-        f"{'random encoder, ' if control else ''}{name}: {metric} {shown(trial.validation)} validation,"
-        f" {shown(trial.test)} test; best after epoch {trial.epochs:.1f}; {trial.seconds:.0f} s"
+        f"{'random encoder, ' if control else ''}{name}: {metric} {validated}{shown(trial.test)} test;"
+        f" {'best ' if validated else ''}after epoch {trial.epochs:.1f}; {trial.seconds:.0f} s"
     )
 
 

@@ -22,8 +22,8 @@ class Trial(Config):
     """Number of the fold."""
     seed: int
     """Seed of the head's weights and of the order of examples."""
-    validation: Scores[float]
-    """Scores of the best weights on the validation part."""
+    validation: Scores[float] | None
+    """Scores of the best weights on the validation part; null where none was held back."""
     test: Scores[float]
     """Scores of the same weights on the test part."""
     epochs: float = Field(ge=0)
@@ -96,8 +96,8 @@ class About(Config):
 class Results(About):
     """All of results.json."""
 
-    validation: Scores[MeanStd]
-    """Over trials."""
+    validation: Scores[MeanStd] | None
+    """Over trials; null where none was held back."""
     test: Scores[MeanStd]
     """Over trials."""
     trials: tuple[Trial, ...] = Field(min_length=1)
@@ -157,7 +157,7 @@ def build(
     baselines = {"majority": summary(majority), "tfidf": summary(tfidf)}
     values: dict[str, Any] = {
         **about.model_dump(),
-        "validation": _over(trials, "validation"),
+        "validation": None if trials[0].validation is None else _over(trials, "validation"),
         "test": _over(trials, "test"),
         "trials": [trial.model_dump(exclude_unset=True) for trial in trials],
         "baselines": baselines,

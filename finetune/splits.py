@@ -18,8 +18,8 @@ class Fractions(Config):
     """One split into three parts; validation or test data that the task gives are used as they are."""
 
     kind: Literal["fractions"] = "fractions"
-    validation: float = Field(0.1, gt=0, lt=1)
-    """Share of the training data that chooses the best weights."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the training data that chooses the best weights; 0: none is held back, and the last weights are kept."""
     test: float = Field(0.1, gt=0, lt=1)
     """Share of the training data that the result is measured on."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -54,8 +54,9 @@ class Folds(Config):
     kind: Literal["folds"] = "folds"
     folds: int = Field(5, ge=2)
     """Number of folds."""
-    validation: float = Field(0.1, gt=0, lt=1)
-    """Share of what is not the test fold that chooses the best weights; of no use where the task gives its own."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of what is not the test fold that chooses the best weights; of no use where the task gives its own.
+    0: none is held back, and the last weights are kept."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the choice."""
 
@@ -100,7 +101,12 @@ def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _split_off(examples: Examples, share: float, seed: int, classes: tuple[str, ...]) -> tuple[Examples, Examples]:
-    """Return what is left, and the part of about `share`; at least one text of each class is in both."""
+    """Return what is left, and the part of about `share`; at least one text of each class is in both.
+
+    Of a share of 0 the part is empty.
+    """
+    if not share:
+        return examples, examples.take([])
     from sklearn.model_selection import train_test_split  # takes a second
 
     firsts, units_N = _units(examples)

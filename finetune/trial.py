@@ -51,10 +51,12 @@ class Watcher:
     def evaluated(self, position: Position, found: Mapping[str, float], model: nn.Module) -> None:
         """Take down the validation metrics, and keep the weights if they are the best yet."""
         self.last = found
-        self._take("validation", position, found)
+        if found:
+            self._take("validation", position, found)
         if position.step == 0:
             return  # an untrained head is no candidate
-        value = metrics.METRICS[self.rule.metric] * found[self.rule.metric]
+        # Without a validation part the latest weights are the best.
+        value = metrics.METRICS[self.rule.metric] * found[self.rule.metric] if found else position.step
         if value > self.best_value:
             self.best_value, self.best_step, self.without_better = value, position.step, 0
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
@@ -78,7 +80,8 @@ class Outcome:
 
     classifier: Classifier
     """With its best weights."""
-    validation: Mapping[str, float | None]
+    validation: Mapping[str, float | None] | None
+    """None where the split has no validation part."""
     test: Mapping[str, float | None]
     probabilities_NC: NDArray[np.float64]
     """Of the test part's examples."""
@@ -91,7 +94,7 @@ class Outcome:
     truncated: int
     """Examples that were longer than the encoder reads."""
     best: float
-    """The metric of early stopping on the validation part; the larger, the better."""
+    """The metric of early stopping on the validation part; the larger, the better. Without one, the steps."""
     skipped: int
     """Updates left out because loss or gradient was not finite."""
 
@@ -133,7 +136,7 @@ def run_trial(
     classifier.eval()
     test = Encoded.of(split.test, encoder, task.longest)
     validation_NC, test_NC = (predict(classifier, p.tokens, encoder.pad_id, world) for p in (task.validation, test))
-    validation = measure(split.validation.labels, validation_NC)
+    validation = measure(split.validation.labels, validation_NC) if len(split.validation) else None
     return Outcome(
         classifier,
         validation=validation,

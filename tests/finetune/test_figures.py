@@ -90,9 +90,16 @@ def test_the_lowest_loss_is_the_best_and_needs_one_picture_only() -> None:
     assert lines(figure.axes[0], "#b5651d") == [([2], [0.5])]
 
 
+def test_training_alone_is_drawn_where_nothing_was_evaluated() -> None:
+    alone = [record for record in records([0.5, 0.75]) if record["side"] == "train"]
+    (loss,) = learning_curves({"one": alone}, "accuracy").axes
+    assert lines(loss, "#9db4c8") == [([0.5, 1.5], [1, 0.5])]
+    assert len(loss.lines) == 1
+
+
 def test_curves_of_nothing_are_an_empty_picture(tmp_path: Path) -> None:
     unknown = [{"side": "validation", "epoch": 1, "loss": None, "roc_auc": None}]
-    assert [list(axes.lines) for axes in learning_curves({}, "roc_auc").axes] == [[], []]
+    assert [list(axes.lines) for axes in learning_curves({}, "roc_auc").axes] == [[]]
     write(learning_curves({"one": [], "two": unknown}, "roc_auc"), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,11 +109,27 @@ def test_the_control_differs_in_its_encoder_alone(tuned: Path) -> None:
 def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
     found = results.read(tuned)
     manifest = json.loads((tuned / "model" / "manifest.json").read_text())
-    best = min(found.trials, key=lambda trial: trial.validation.get("loss") or 0.0)
+    losses = [trial.validation.loss or 0.0 for trial in found.trials if trial.validation is not None]
+    best = found.trials[int(np.argmin(losses))]
     model = saved.load(tuned, torch.device("cpu"))
     assert checkpoint.weights_sha256(model.classifier) == best.weights_sha256
     assert model.classes == ("0", "1")
     assert manifest["files"]["weights.safetensors"]["sha256"] == best.weights_sha256
+
+
+def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_kept(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (f"encoder.run={run}", "head.filters=8", "train.epochs=2", "splits.validation=0")
+    made = fine_tune(tmp_path, *settings)
+    found = json.loads((made / "results.json").read_text())
+    assert (found["validation"], found["trials"][0]["validation"]) == (None, None)
+    assert (found["data"]["train"], found["data"]["validation"], found["trials"][0]["epochs"]) == (81, 0, 2)
+    assert saved.load(made, torch.device("cpu")).classes == ("0", "1")
+    compare([str(made)])
+    assert "test; after epoch 2.0" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"^train.early_stopping.patience=1 waits for a better validation part"):
+        fine_tune(tmp_path, *settings, "train.early_stopping.patience=1")
 
 
 def test_the_same_command_gives_the_same_results(tuned: Path, run: Path, tmp_path: Path) -> None:

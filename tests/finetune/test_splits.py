@@ -49,6 +49,14 @@ def test_every_text_is_tested_in_one_fold() -> None:
         assert sum(map(len, parts(split))) == len(set.union(*parts(split))) == 100
 
 
+@pytest.mark.parametrize("splitting", [Folds(folds=5, validation=0), Fractions(validation=0)])
+def test_no_validation_part_is_held_back_where_none_is_wanted(splitting: Folds | Fractions) -> None:
+    data = dataset(examples((60, 40)))
+    for split in splitting.splits(data):
+        assert len(split.validation) == 0
+        assert set(split.train.texts) == set(data.train.texts) - set(split.test.texts)
+
+
 def test_groups_stay_on_one_side_though_their_texts_differ() -> None:
     plain = examples((100, 100))
     groups = np.arange(200) // 4

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def test_the_weights_that_validated_best_are_restored(metric: str, run: Path) ->
     outcome, taken = trial(run, "train.epochs=10", f"train.early_stopping.metric={metric}", split=split)
     _, *values = taken.validation(metric)  # what is not trained yet is no candidate
     best = min(values) if metric == "loss" else max(values)
+    assert outcome.validation is not None
     assert outcome.validation[metric] == pytest.approx(best, rel=1e-6)
     assert values[-1] != best  # so that the last weights would not have done
     assert outcome.epochs == values.index(best) + 1
@@ -96,6 +97,12 @@ def test_the_restored_weights_are_those_of_their_step_by_hash(run: Path) -> None
     assert 0 < best < 8
     shorter, _ = trial(run, f"train.epochs={best}", *constant, split=split)
     assert weights_hash(shorter) == weights_hash(outcome)
+    # Where no validation part is held back, the last weights are kept, and nothing is evaluated.
+    unvalidated = replace(split, validation=split.validation.take([]))
+    last, taken = trial(run, f"train.epochs={best}", *constant, split=unvalidated)
+    assert weights_hash(last) == weights_hash(outcome)
+    assert last.test == outcome.test
+    assert (last.validation, last.epochs, taken.validation("loss")) == (None, best, [])
 
 
 def test_patience_ends_training_and_nothing_is_trained_after(run: Path) -> None:
@@ -121,6 +128,7 @@ def test_schedule_free_evaluates_and_keeps_its_average(run: Path) -> None:
     overrides = ("optim.kind=schedule_free", "schedule.kind=constant", "train.epochs=6")
     outcome, taken = trial(run, *overrides)
     assert isinstance(recipe_of(*overrides).optim, ScheduleFreeAdamW)
+    assert outcome.validation is not None
     assert outcome.validation["accuracy"] == max(taken.validation("accuracy")) > 0.9
 
 
