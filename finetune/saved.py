@@ -13,6 +13,7 @@ from finetune.classifier import Classifier
 from finetune.encoder_choice import MODEL
 from finetune.recipe import FineTuning
 from mlm import checkpoint
+from mlm.manifest import MANIFEST, seal, verify
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
 
@@ -55,7 +56,7 @@ def save(run: Path, classifier: Classifier, recipe: FineTuning, classes: tuple[s
     kind = encoder_choice.kind_of(recipe.encoder)
     description = Description(head=recipe.head.kind, encoder=kind, classes=classes)
     (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
-    checkpoint.seal(partial, run / MODEL, 0)
+    seal(partial, run / MODEL, 0)
 
 
 def load(run: Path, device: torch.device) -> Saved:
@@ -68,11 +69,11 @@ def load(run: Path, device: torch.device) -> Saved:
     folder = run / MODEL
     if not folder.is_dir():
         raise UserError(_why_none(run))
-    known = checkpoint.verify(folder, (checkpoint.WEIGHTS, checkpoint.RECIPE, DESCRIPTION)).files
+    known = verify(folder, (checkpoint.WEIGHTS, checkpoint.RECIPE, DESCRIPTION)).files
     inside = [path.relative_to(folder).as_posix() for path in (folder / ENCODER).rglob("*") if path.is_file()]
     if added := [name for name in inside if name not in known]:
         raise UserError(f"{folder / added[0]} was added to the model: remove it")
-    checkpoint.verify(folder, [name for name in known if name.startswith(f"{ENCODER}/") and ".." not in name])
+    verify(folder, [name for name in known if name.startswith(f"{ENCODER}/") and ".." not in name])
     try:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
@@ -91,10 +92,10 @@ def newest(runs: Path) -> Path:
         UserError: there is none.
 
     """
-    found = [path.parents[1] for path in runs.glob(f"*/{MODEL}/{checkpoint.MANIFEST}")]
+    found = [path.parents[1] for path in runs.glob(f"*/{MODEL}/{MANIFEST}")]
     if not found:
         raise UserError(f"there is no fine-tuned model in {runs}: make one by python -m finetune.cnn_head")
-    return max(found, key=lambda path: (path / MODEL / checkpoint.MANIFEST).stat().st_mtime_ns)
+    return max(found, key=lambda path: (path / MODEL / MANIFEST).stat().st_mtime_ns)
 
 
 def _why_none(run: Path) -> str:

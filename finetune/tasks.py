@@ -3,23 +3,19 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, Texts, UserError
 from finetune import hub_tables, tables
 from finetune.bigram_shift import BigramShift
 from finetune.cleaning import Cleaning, identity
-from finetune.examples import Dataset, Examples
+from finetune.examples import Dataset
+from finetune.part import Part
 from finetune.tables import Reading
 from tokenizer.text import Text
-
-_SHOWN = 5
-_SHOWN_CLASSES = 20
 
 
 class HubSplits(Config):
@@ -159,7 +155,7 @@ class Labelled(Reading):
             dict(counts),
         )
 
-    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> "_Part | None":
+    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> Part | None:
         path, split = getattr(self, name), getattr(self.hub_splits, name)
         columns = list(dict.fromkeys([*self.text_columns(), *self.cleaning.prefix, self.label]))
         if path is not None:
@@ -169,14 +165,14 @@ class Labelled(Reading):
         frame = hub_tables.read_hub(self.hub, self.configuration, split, self.revision, columns)
         return self._read(frame, f"the hub's {self.hub}, split {split}", counts)
 
-    def _read(self, frame: Any, where: str, counts: Counter[str]) -> "_Part":
+    def _read(self, frame: Any, where: str, counts: Counter[str]) -> Part:
         rows = frame.to_dict("records")
         texts = [self.example(row) for row in rows]
         places = [place for place, text in enumerate(texts) if all(text)]
         counts += Counter({"empty texts": len(rows) - len(places)})
         if not places:
             raise UserError(f"{where}: the text in each of the {len(rows)} rows is empty (column {self.text!r})")
-        return _Part(
+        return Part(
             where,
             tuple(place + 1 for place in places),
             tuple(texts[place] for place in places),
@@ -184,7 +180,7 @@ class Labelled(Reading):
             tuple(rows[place][self.label].strip() for place in places),
         )
 
-    def _without_repeats(self, part: "_Part", counts: Counter[str]) -> "_Part":
+    def _without_repeats(self, part: Part, counts: Counter[str]) -> Part:
         labels: dict[tuple[str, ...], Counter[str]] = {}
         for text, label in zip(part.identities, part.labels, strict=True):
             labels.setdefault(text, Counter())[label] += 1
@@ -196,56 +192,6 @@ class Labelled(Reading):
             return part.take(agreeing)
         counts += Counter({"duplicated texts": len(agreeing) - len(firsts)})
         return part.take(firsts)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The rows of a table that hold a text."""
-
-    where: str
-    rows: tuple[int, ...]
-    texts: tuple[tuple[str, ...], ...]
-    identities: tuple[tuple[str, ...], ...]
-    labels: tuple[str, ...]
-
-    def take(self, places: Sequence[int]) -> "_Part":
-        return _Part(
-            self.where,
-            tuple(self.rows[place] for place in places),
-            tuple(self.texts[place] for place in places),
-            tuple(self.identities[place] for place in places),
-            tuple(self.labels[place] for place in places),
-        )
-
-    def without(self, other: "_Part", counts: Counter[str], reason: str) -> "_Part":
-        """Return the rows whose texts are not in `other`; count those that are."""
-        known = set(other.identities)
-        kept = [place for place, text in enumerate(self.identities) if text not in known]
-        counts += Counter({reason: len(self.texts) - len(kept)})
-        if not kept:
-            raise UserError(f"{self.where}: every text is in {other.where} too: name files that differ")
-        return self.take(kept)
-
-    def check_labels(self, classes: Sequence[str]) -> None:
-        missing = [row for row, label in zip(self.rows, self.labels, strict=True) if not label]
-        unknown = [row for row, label in zip(self.rows, self.labels, strict=True) if label not in classes]
-        for fault, rows in (("no label", missing), ("an unknown label", unknown)):
-            if rows:
-                more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-                known = ", ".join(classes[:_SHOWN_CLASSES]) + ", ..." * (len(classes) > _SHOWN_CLASSES)
-                raise UserError(
-                    f"{self.where}: {fault} in row {', '.join(map(str, rows[:_SHOWN]))}{more} (known: "
-                    f"{known or 'none'}): mend or remove these rows, or name the classes in data.classes"
-                )
-
-    def examples(self, classes: Sequence[str]) -> Examples:
-        numbers = {name: number for number, name in enumerate(classes)}
-        groups: dict[tuple[str, ...], int] = {}
-        return Examples(
-            self.texts,
-            np.array([numbers[label] for label in self.labels], np.int64),
-            np.array([groups.setdefault(text, len(groups)) for text in self.identities], np.int64),
-        )
 
 
 def _agreed(given: Counter[str], contradictions: str) -> str | None:

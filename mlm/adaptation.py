@@ -9,6 +9,7 @@ from torch import nn
 
 from configs import Config, UserError, read
 from mlm import checkpoint
+from mlm.manifest import MANIFEST, verify
 from mlm.recipe import Recipe
 from tokenizer import vocabulary
 
@@ -26,7 +27,7 @@ def resolve(recipe: Recipe) -> Recipe:
     if recipe.start_from is None:
         return recipe
     folder = _checkpoint(Path(recipe.start_from))
-    checkpoint.verify(folder, checkpoint.MODEL)
+    verify(folder, checkpoint.MODEL)
     start, tokenizer = read(Recipe, folder / checkpoint.RECIPE), folder / checkpoint.TOKENIZER
     data = start.data.model_copy(update={"tokenizer": str(tokenizer)})
     if recipe.data.tokenizer is not None and _content(Path(recipe.data.tokenizer)) == _content(tokenizer):
@@ -72,7 +73,7 @@ def _checkpoint(path: Path) -> Path:
     """Return `path` where it is a checkpoint, else the newest one of the run that it is."""
     if not path.is_dir():
         raise UserError(f"start_from = {path}: no such run: name the directory of one, such as runs/x")
-    if not checkpoint.finished(path) and not (path / checkpoint.MANIFEST).is_file():
+    if not checkpoint.finished(path) and not (path / MANIFEST).is_file():
         raise UserError(
             f"start_from = {path} has no checkpoint: name a run of python -m mlm.pretrain that has saved one"
             " (the runs of finetune have none)"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mlm.budget import Position
-    from mlm.data import Corpus
+    from mlm.corpus import Corpus
     from mlm.distributed import World
     from mlm.loop import Interval
     from mlm.optim import Optimiser
@@ -80,7 +80,7 @@ class Bench:
     @cached_property
     def corpus(self) -> "Corpus":
         """The text in rows."""
-        from mlm.data import open_corpus
+        from mlm.corpus import open_corpus
 
         recipe = self.recipe
         return open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, self.output / "cache")

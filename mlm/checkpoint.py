@@ -7,69 +7,41 @@ appears under its final name only when it is complete.
 
 import errno
 import hashlib
-import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
-from configs import Config, UserError, dump, read
+from configs import UserError, dump, read
 from mlm import sharded_state
 from mlm.budget import Position
+from mlm.manifest import MANIFEST, PARTIAL, manifest_of, seal, verify
 from mlm.model.heads import MaskedLanguageModel
 from mlm.optim import Optimiser
 from mlm.recipe import Recipe
 from tokenizer import vocabulary
-from tokenizer.shards import FileRecord, record
 
-WEIGHTS, RECIPE, TOKENIZER, STATE, MANIFEST = (
-    "weights.safetensors",
-    "config.yaml",
-    "tokenizer.json",
-    "training_state.pt",
-    "manifest.json",
-)
-
-
+WEIGHTS, RECIPE, TOKENIZER, STATE = "weights.safetensors", "config.yaml", "tokenizer.json", "training_state.pt"
 NAMES = "step-" + "[0-9]" * 9
 """What the folders of checkpoints are called, as a pattern."""
-PARTIAL = ".partial"
-"""Ending of the name of a folder that is still being written."""
 SHARES = "shares"
 """Folder of the training state that is divided among processes."""
 MODEL = (WEIGHTS, RECIPE, TOKENIZER)
 """The files that make a model, without those that only training needs."""
 
 _METADATA = {"format": "pt"}
-
-
-class Manifest(Config):
-    """What a checkpoint holds."""
-
-    step: int
-    files: dict[str, FileRecord]
-    heldout_loss: float | None = None
-    """Held-out loss in nats of these weights, where they were evaluated."""
-    checksum: str = ""
-    """SHA-256 of all the rest of the manifest."""
-
-    def sealed(self) -> "Manifest":
-        """Return the manifest with its checksum."""
-        content = self.model_dump_json(exclude={"checksum"})
-        return self.model_copy(update={"checksum": hashlib.sha256(content.encode()).hexdigest()})
 
 
 @dataclass(frozen=True)
@@ -164,58 +136,6 @@ def _copied(value: Any) -> Any:
     return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
-def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = None) -> Manifest:
-    """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk."""
-    paths = sorted(path for path in partial.rglob("*") if path.is_file())
-    files = {path.relative_to(partial).as_posix(): record(path) for path in paths}
-    manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss).sealed()
-    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    for path in (*partial.rglob("*"), partial):
-        _sync(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    _sync(folder.parent)
-    return manifest
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """Return a checkpoint's manifest.
-
-    Raises:
-        UserError: it is missing or damaged.
-
-    """
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
-    except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
-    if manifest != manifest.sealed():
-        raise UserError(f"{folder / MANIFEST} is damaged: its checksum is another one")
-    for name in manifest.files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{folder / MANIFEST} is damaged: it names a file outside of the checkpoint, {name!r}")
-    return manifest
-
-
-def verify(folder: Path, names: Sequence[str]) -> Manifest:
-    """Check the named files of a checkpoint against its manifest and return that.
-
-    Raises:
-        UserError: a file is missing, truncated or changed.
-
-    """
-    manifest = manifest_of(folder)
-    for name in names:
-        path, expected = folder / name, manifest.files.get(name)
-        if expected is None or not path.is_file():
-            raise UserError(f"checkpoint {folder} lacks {name}")
-        if path.stat().st_size != expected.size_bytes or record(path) != expected:
-            raise UserError(f"{path} is truncated or was changed: its checksum is not the manifest's")
-    return manifest
-
-
 def newest(run: Path) -> Path:
     """Return a run's newest checkpoint.
 
@@ -261,11 +181,6 @@ def of(path: Path) -> Path:
     return newest(path)
 
 
-def is_sharded(manifest: Manifest) -> bool:
-    """Tell whether the training state was divided among processes."""
-    return any(name.startswith(f"{SHARES}/") for name in manifest.files)
-
-
 def finished(run: Path) -> list[Path]:
     """Return a run's checkpoints, the oldest first; what else lies there is left alone."""
     return sorted(path for path in (run / "checkpoints").glob(NAMES) if path.is_dir())
@@ -308,7 +223,7 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
     manifest = verify(folder, (*MODEL, STATE))
     try:
         state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-        if is_sharded(manifest):
+        if any(name.startswith(f"{SHARES}/") for name in manifest.files):
             sharded_state.load(folder / SHARES, state, model, optimiser)
         else:
             _fill(model, state["weights"], folder)
@@ -342,11 +257,3 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is no safetensors file: {error}") from None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

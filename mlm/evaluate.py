@@ -11,7 +11,8 @@ from torch import nn
 
 from configs import UserError, command
 from mlm import checkpoint, results, run
-from mlm.data import IGNORED, Batch, Corpus, open_corpus
+from mlm.corpus import Corpus, open_corpus
+from mlm.data import IGNORED, Batch
 from mlm.distributed import World, find_world
 from mlm.objective import heldout_batches, score
 from mlm.recipe import Recipe

@@ -4,7 +4,8 @@ import numpy as np
 
 from mlm import cost
 from mlm.budget import Plan
-from mlm.data import IGNORED, Batch, Corpus
+from mlm.corpus import Corpus
+from mlm.data import IGNORED, Batch
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objective import MaskedLanguageModelling
 from mlm.recipe import Recipe

@@ -7,7 +7,7 @@ from typing import Any
 from mlm.baselines import Bigram, Unigram, measure_baseline
 from mlm.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
 from mlm.budget import Position
-from mlm.data import Corpus
+from mlm.corpus import Corpus
 from mlm.distributed import World
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objective import MaskedLanguageModelling

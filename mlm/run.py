@@ -18,6 +18,7 @@ import torch
 
 from configs import UserError
 from mlm import checkpoint
+from mlm.manifest import MANIFEST
 
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
@@ -53,7 +54,7 @@ def newest(runs: Path) -> Path:
 
 def with_checkpoint(runs: Path) -> set[Path]:
     """Return the runs that have a checkpoint."""
-    return {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{checkpoint.MANIFEST}")}
+    return {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{MANIFEST}")}
 
 
 def lock(path: Path) -> IO[str]:

@@ -13,6 +13,7 @@ from mlm import checkpoint
 from mlm.budget import Position
 from mlm.checkpoint import Snapshot
 from mlm.distributed import World
+from mlm.manifest import PARTIAL, Manifest, manifest_of
 from mlm.optim import Optimiser
 from mlm.recipe import Recipe
 
@@ -97,12 +98,12 @@ class Saver:
 
     def _sweep(self) -> None:
         """Remove what killed processes left half written."""
-        for killed in self.folder.glob(checkpoint.NAMES + checkpoint.PARTIAL):
+        for killed in self.folder.glob(checkpoint.NAMES + PARTIAL):
             shutil.rmtree(killed)
 
 
-def _manifest(folder: Path) -> checkpoint.Manifest | None:
+def _manifest(folder: Path) -> Manifest | None:
     try:
-        return checkpoint.manifest_of(folder)
+        return manifest_of(folder)
     except UserError:
         return None  # damaged: kept as long as it is among the newest

@@ -11,6 +11,7 @@ import pytest
 
 from configs import UserError
 from mlm import checkpoint
+from mlm.manifest import MANIFEST
 from tests.finetune import samples
 
 PRETRAIN, ENCODE, LEARN, FILL, EVALUATE, STATUS = (
@@ -44,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "run" / step / checkpoint.TOKENIZER, folder / "tokenizer.json")
     for name, file, content in (
         ("pickled-weights", checkpoint.WEIGHTS, pickle.dumps(Code())),
-        ("pickled-manifest", checkpoint.MANIFEST, pickle.dumps(Code())),
+        ("pickled-manifest", MANIFEST, pickle.dumps(Code())),
         ("pickled-tokenizer", checkpoint.TOKENIZER, pickle.dumps(Code())),
         ("no-weights", checkpoint.WEIGHTS, None),
         ("cut-weights", checkpoint.WEIGHTS, b"\x10\0\0\0\0\0\0\0{}"),

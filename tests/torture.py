@@ -19,6 +19,7 @@ from pathlib import Path
 
 from configs import UserError
 from mlm import checkpoint
+from mlm.manifest import manifest_of, verify
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = """
@@ -96,7 +97,7 @@ def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random
         if run is None:
             continue
         for folder in checkpoint.finished(run):
-            checkpoint.verify(folder, tuple(checkpoint.manifest_of(folder).files))
+            verify(folder, tuple(manifest_of(folder).files))
         if len(checkpoint.finished(run)) > 1 and rng.random() < 0.3:
             damages.append(_damage(checkpoint.finished(run)[-1], rng))
     if _goes_on(home, name, optimiser).wait() != 0:
@@ -163,7 +164,7 @@ def _damage(folder: Path, rng: random.Random) -> str:
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
     try:
-        checkpoint.verify(folder, tuple(checkpoint.manifest_of(folder).files))
+        verify(folder, tuple(manifest_of(folder).files))
     except UserError:
         return f"{path.name} {kind}"
     sys.exit(f"damage went unnoticed: {path.name} {kind}")

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from configs import UserError, command, read
 from mlm import checkpoint
 from mlm import pretrain as entry
+from mlm.manifest import MANIFEST
+from mlm.pretraining import build
 from mlm.recipe import Recipe
 from tests.mlm.test_pretrain import TINY, heldout_curve, results, write_corpus
 
@@ -90,7 +92,7 @@ def test_training_begins_with_the_starts_weights_bit_for_bit(home: Path, start: 
 
     with contextlib.chdir(home):
         recipe = adaptation.resolve(read(Recipe, None, [*TEXT, f"start_from={start}"]))
-        model = entry.build(recipe, entry.join(recipe)).model
+        model = build(recipe, entry.join(recipe)).model
     expected = load_file(checkpoint.newest(start) / checkpoint.WEIGHTS)
     drawn = model.state_dict()["encoder.embeddings.tokens.weight"].clone()
     assert not torch.equal(drawn, expected["encoder.embeddings.tokens.weight"])
@@ -230,7 +232,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "damaged weights": (damage(checkpoint.WEIGHTS), "", r"weights\.safetensors is truncated or was changed"),
     "damaged tokenizer": (damage(checkpoint.TOKENIZER), "", r"tokenizer\.json is truncated or was changed"),
     "damaged recipe": (damage(checkpoint.RECIPE), "", r"config\.yaml is truncated or was changed"),
-    "damaged manifest": (damage(checkpoint.MANIFEST), "", r"manifest\.json is damaged"),
+    "damaged manifest": (damage(MANIFEST), "", r"manifest\.json is damaged"),
     "another width": (
         leave,
         "model.encoder.width=256",

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import UserError
-from mlm.data import IGNORED, Batch, PackedRows, packed_rows
+from mlm.corpus import packed_rows
+from mlm.data import IGNORED, Batch, PackedRows
 from mlm.masking import Masking
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, packed, sentences, split_of
 from tokenizer.shards import Counts, Manifest, Shards

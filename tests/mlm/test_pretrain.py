@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from configs import command
 from mlm import checkpoint
 from mlm import pretrain as entry
+from mlm.manifest import MANIFEST, manifest_of
 from mlm.run import lock
 from tokenizer.shards import record
 
@@ -348,10 +349,10 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path
     assert done.returncode == 0, done.stderr
     folder = checkpoint.newest(copied)
     shutil.copy(other, folder / checkpoint.TOKENIZER)
-    manifest = checkpoint.manifest_of(folder)
+    manifest = manifest_of(folder)
     files = manifest.files | {checkpoint.TOKENIZER: record(folder / checkpoint.TOKENIZER)}
     sealed = manifest.model_copy(update={"files": files}).sealed()
-    (folder / checkpoint.MANIFEST).write_text(sealed.model_dump_json())
+    (folder / MANIFEST).write_text(sealed.model_dump_json())
     line = mistake(run(tmp_path, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
     assert "do not fit its tokenizer" in line
 

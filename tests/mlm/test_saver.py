@@ -19,6 +19,7 @@ from torch import nn
 from configs import UserError
 from mlm import checkpoint
 from mlm.budget import Position
+from mlm.manifest import manifest_of, verify
 from mlm.optim import AdamW, Optimiser
 from mlm.recipe import Keep, Recipe, Training
 from mlm.saver import Saver
@@ -80,7 +81,7 @@ class Run:
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that are there, each of them whole."""
         found = checkpoint.finished(self.folder)
-        return [checkpoint.verify(folder, tuple(checkpoint.manifest_of(folder).files)).step for folder in found]
+        return [verify(folder, tuple(manifest_of(folder).files)).step for folder in found]
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])

@@ -1,0 +1,180 @@
+"""A pretraining run at work: all that its recipe stands for, followed to the end of its plan."""
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from configs import UserError, command
+from mlm import adaptation, blanks, checkpoint, cost, curves, interrupt, results, run
+from mlm.budget import Plan, Position
+from mlm.corpus import Corpus, corpus_at, open_corpus
+from mlm.distributed import World
+from mlm.loop import train
+from mlm.manifest import verify
+from mlm.model.heads import MaskedLanguageModel
+from mlm.model.initialise import initialise
+from mlm.objective import MaskedLanguageModelling, heldout_batches
+from mlm.optim import Optimiser
+from mlm.progress import Progress
+from mlm.recipe import Recipe
+from mlm.recorder import Follower, Rates, Recorder
+from mlm.saver import Saver
+
+SENTENCES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """All that a recipe's run is made of."""
+
+    recipe: Recipe
+    world: World
+    corpus: Corpus
+    task: MaskedLanguageModelling
+    model: MaskedLanguageModel
+    optimiser: Optimiser
+    plan: Plan
+
+
+def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretraining:
+    """Make data, model and optimiser ready; `tokenizer` stands in for the recipe's, whose file may be gone.
+
+    Raises:
+        UserError: the corpus is too small for one batch, or a setting does not fit the machine.
+
+    """
+    settings, row_length = recipe.train, recipe.data.row_length
+    tokenizer = tokenizer or (Path(recipe.data.tokenizer) if recipe.data.tokenizer else None)
+
+    def built() -> str:
+        cache = Path(recipe.runs) / "cache"
+        return str(open_corpus(recipe.text, recipe.vocabulary, row_length, cache, tokenizer).shards.path)
+
+    corpus = corpus_at(Path(world.of_leader("building tokenizer and shards", built)), row_length)
+    rows = len(corpus.train)
+    if settings.batch_rows < world.size:
+        raise UserError(
+            f"train.batch_rows = {settings.batch_rows} rows cannot be divided among {world.size} processes: raise it,"
+            " or start fewer"
+        )
+    if rows < settings.batch_rows:
+        raise UserError(
+            f"a corpus too small for one batch: {rows} rows of {recipe.data.row_length} tokens,"
+            f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
+        )
+    micro = settings.micro_batch_rows or settings.batch_rows
+    heldout = heldout_batches(
+        corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
+    )
+    if not any(batch.targets for batch in heldout):
+        raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
+    task = MaskedLanguageModelling(
+        corpus.train, heldout, recipe.masking, world, settings.seed, settings.batch_rows, micro
+    )
+    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    initialise(model, recipe.model.encoder, settings.seed)
+    model.to(world.device)
+    recipe.parallel.shard(model, world)
+    optimiser = recipe.optim.build(model)
+    tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
+    plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
+    return Pretraining(recipe, world, corpus, task, model, optimiser, plan)
+
+
+def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
+    """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
+    recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
+    if recipe.train.compile:
+        _compile(model, world)
+
+    def panel(model: nn.Module) -> str:
+        return "\n\n".join(
+            blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
+        )
+
+    progress = Progress(pretraining.plan, begin, silent=not world.leads)
+    saver = Saver(path, recipe, corpus.tokenizer_path, world, progress.say)
+    recorder: Recorder | None = None
+    if world.leads:
+        recorder = Recorder(
+            path, recipe, saver, _rates(pretraining), progress, panel, pretraining.task.documents, begin
+        )
+        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}", file=sys.stderr)
+    with interrupt.noted("finishing the step and saving") as received, world.watched():
+        end = train(
+            model,
+            pretraining.task,
+            pretraining.optimiser,
+            recipe.schedule,
+            pretraining.plan,
+            world,
+            recorder or Follower(saver, panel),
+            seed=recipe.train.seed,
+            clip_norm=recipe.train.clip_norm,
+            intervals=recipe.train.intervals,
+            start=begin,
+            stop=lambda: bool(received) or (recorder is not None and recorder.hopeless),
+        )
+        saver.finish()
+    number = world.most(max(received, default=0))
+    if recorder is None:
+        sys.exit(command.EXIT_SIGNAL + number if number and not pretraining.plan.finished(end) else 0)
+    if not pretraining.plan.finished(end):
+        recorder.close(None)
+        again = f"step {end.step} is saved; go on: python -m mlm.pretrain --resume {path}"
+        if not number:
+            raise UserError(
+                f"stopped: {recorder.skipped_in_a_row} updates in a row were skipped, because loss or gradient was not"
+                f" finite: start again with a lower optim.lr ({again})"
+            )
+        print(f"stopped: {again}")
+        sys.exit(command.EXIT_SIGNAL + number)
+    _conclude(pretraining, path, end, recorder, panel)
+
+
+def _conclude(
+    pretraining: Pretraining, path: Path, end: Position, recorder: Recorder, panel: Callable[[nn.Module], str]
+) -> None:
+    """Measure what was saved last, and write down the results."""
+    recipe, corpus, world = pretraining.recipe, pretraining.corpus, pretraining.world.alone()
+    folder = checkpoint.newest(path)
+    saved = verify(folder, checkpoint.MODEL)
+    model, _, _ = checkpoint.load_model(folder, world.device)
+    scores = results.measure(recipe, corpus, replace(pretraining.task, world=world), model)
+    filled = panel(model)
+    records = list(run.read_metrics(path / run.METRICS))
+    scores |= adaptation.scores_at_start(recipe, records)
+    scores |= results.costs(end) | {"weights_sha256": saved.files[checkpoint.WEIGHTS].sha256}
+    recorder.close(scores)
+    if not math.isfinite(scores["heldout"]["loss"]):
+        print("warning: training diverged, the held-out loss is not finite: lower optim.lr", file=sys.stderr)
+    curves.draw(records, path / "curves.png", scores["baselines"])
+    print(results.summary(path, scores, filled))
+
+
+def _compile(model: MaskedLanguageModel, world: World) -> None:
+    """Compile each encoder layer in place, or say why not."""
+    if world.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))):
+        print("warning: train.compile needs a C++ compiler and finds none: going on without", file=sys.stderr)
+        return
+    for block in model.encoder.blocks:
+        block.compile(dynamic=False)
+
+
+def _rates(pretraining: Pretraining) -> Rates:
+    recipe, task = pretraining.recipe, pretraining.task
+    flops = cost.flops_per_token(
+        recipe.model,
+        pretraining.corpus.shards.manifest.vocabulary_size,
+        cost.mean_context(pretraining.corpus.train.rows),
+        recipe.masking.rate,
+    )
+    encoder, rows = recipe.model.encoder, min(task.micro_batch_rows, task.batch_rows)
+    peak = cost.measure_peak(pretraining.world, rows * recipe.data.row_length, encoder.width, encoder.feedforward_width)
+    return Rates(recipe.optim.lr, flops, peak)
