@@ -20,7 +20,7 @@ from finetune.recipe import FineTuning
 from mlm.budget import Plan, Position
 from mlm.comparison import Case, Meter, alternate
 from mlm.distributed import World
-from mlm.loop import Interval, Intervals, train
+from mlm.loop import Course, Interval, Intervals, train
 from mlm.optim import Optimiser
 
 if TYPE_CHECKING:
@@ -178,14 +178,16 @@ def train_ours(bench: Bench, meter: Meter) -> None:
     train(
         model,
         task,
-        recipe.optim.build(model, recipe.trainable.prepare(model)),
-        recipe.schedule,
-        Plan(steps=NEVER),
+        Course(
+            recipe.optim.build(model, recipe.trainable.prepare(model)),
+            recipe.schedule,
+            Plan(steps=NEVER),
+            intervals=Intervals(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+            clip_norm=settings.clip_norm,
+            seed=0,
+        ),
         bench.world,
         Observer(meter),
-        seed=0,
-        clip_norm=settings.clip_norm,
-        intervals=Intervals(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
         start=Position(),
         stop=lambda: meter.finished,
     )

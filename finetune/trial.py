@@ -19,7 +19,7 @@ from finetune.recipe import EarlyStopping, FineTuning
 from mlm import interrupt
 from mlm.budget import Epochs, Plan, Position
 from mlm.distributed import World
-from mlm.loop import Interval, Intervals, train
+from mlm.loop import Course, Interval, Intervals, train
 from mlm.optim import Optimiser, RateFactor
 from mlm.progress import Progress
 
@@ -165,18 +165,20 @@ def _fit(
         end = train(
             classifier,
             task,
-            recipe.optim.build(classifier, rate_factor),
-            recipe.schedule,
-            plan,
+            Course(
+                recipe.optim.build(classifier, rate_factor),
+                recipe.schedule,
+                plan,
+                intervals=Intervals(
+                    log_steps=max(steps // LOGS_PER_EPOCH, 1),
+                    evaluate_steps=-(-steps // settings.evaluations_per_epoch),
+                    checkpoint_steps=plan.steps or steps,
+                ),
+                clip_norm=settings.clip_norm,
+                seed=task.seed,
+            ),
             task.world,
             watcher,
-            seed=task.seed,
-            clip_norm=settings.clip_norm,
-            intervals=Intervals(
-                log_steps=max(steps // LOGS_PER_EPOCH, 1),
-                evaluate_steps=-(-steps // settings.evaluations_per_epoch),
-                checkpoint_steps=plan.steps or steps,
-            ),
             start=Position(),
             stop=lambda: watcher.hopeless() or bool(stopped),
         )

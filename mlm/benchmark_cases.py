@@ -165,7 +165,7 @@ class MeterObserver:
 def train_ours(bench: Bench) -> float:
     """Train as `mlm.pretrain` does; return tokens a second."""
     from mlm.budget import Plan, Position
-    from mlm.loop import Intervals, train
+    from mlm.loop import Course, Intervals, train
     from mlm.model.heads import MaskedLanguageModel
     from mlm.model.initialise import initialise
     from mlm.objective import MaskedLanguageModelling, heldout_batches
@@ -180,14 +180,16 @@ def train_ours(bench: Bench) -> float:
     train(
         model,
         task,
-        recipe.optim.build(model),
-        recipe.schedule,
-        Plan(steps=NEVER),
+        Course(
+            recipe.optim.build(model),
+            recipe.schedule,
+            Plan(steps=NEVER),
+            intervals=Intervals(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+            clip_norm=recipe.train.clip_norm,
+            seed=seed,
+        ),
         world,
         MeterObserver(meter),
-        seed=seed,
-        clip_norm=recipe.train.clip_norm,
-        intervals=Intervals(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
         start=Position(),
         stop=lambda: meter.finished,
     )

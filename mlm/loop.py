@@ -88,75 +88,115 @@ class Observer(Protocol):
         """Save the run as it stands."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """How training goes, whatever it is that is trained."""
+
+    optimiser: Optimiser
+    schedule: Schedule
+    plan: Plan
+    """When it ends."""
+    intervals: Intervals
+    clip_norm: float
+    """Largest norm of the gradient; longer ones are scaled down to it."""
+    seed: int
+    """Seed of dropout."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in one step; all but `sums` is the same on every rank."""
+
+    sums: Mapping[str, Tensor]
+    """Sums over this rank's targets: `loss` and the task's others. On the device"""
+    targets: int
+    tokens: int
+    seconds: float
+    waited_seconds: float
+    """Of these, the time spent waiting for data."""
+    gradient_norm: Tensor
+    """Before clipping. On the device"""
+    finite: Tensor
+    """Whether loss and gradient are, so that the weights were changed. On the device"""
+    rate_factor: float
+    """The schedule's share of the peak rate."""
+
+
 def train(
     model: nn.Module,
     task: Task[AnyBatch],
-    optimiser: Optimiser,
-    schedule: Schedule,
-    plan: Plan,
+    course: Course,
     world: World,
     observer: Observer,
     *,
-    seed: int,
-    clip_norm: float,
-    intervals: Intervals,
     start: Position,
     stop: Callable[[], bool] = lambda: False,
 ) -> Position:
     """Train until the plan is finished or `stop` says so; return how far training has come.
 
-    The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
-    targets: how the batch was cut changes nothing. Before `start.step` nothing is replayed.
+    Before `start.step` nothing is replayed.
     """
+    intervals, plan = course.intervals, course.plan
     position, ledger, ended = start, Ledger(world), plan.finished(start)
     replica = world.replicate(model)
     model.train()
     if start.step == 0:
-        evaluate(model, task, optimiser, observer, position)
+        evaluate(model, task, course.optimiser, observer, position)
     while not ended:  # asked once a step, so that the step which is the last is also saved
-        began = time.perf_counter()
-        progress = plan.progress(position)
-        micro_batches = task.micro_batches(position.step, progress)
-        waited = time.perf_counter() - began
-        counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
-        targets, tokens = map(int, counts)
-        sums: dict[str, Tensor] = {}
-        for index, batch in enumerate(micro_batches):
-            world.seed_dropout(seed, position.step, index)
-            with world.synchronise_gradients(replica, last=index == len(micro_batches) - 1):
-                losses = task.losses(replica, batch)
-                # Gradients are averaged over ranks, and it is their sum that is wanted.
-                (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
-            sums = {name: loss.detach() + sums.get(name, 0) for name, loss in losses.items()}
-        norm = world.clip(model, clip_norm)
-        finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
-        optimiser.update(factor := schedule.factor(progress), finite)
-        if (position.step + 1) % intervals.log_steps == 0:
-            world.wait()  # so that the time of what is still queued on the device is counted where it is told
-        leads = float(world.leads)  # whose clock counts for all
-        seconds, waited = world.sum([leads * (time.perf_counter() - began), leads * waited])
-        ledger.add(
-            position.step,
-            sums,
-            targets=targets,
-            tokens=tokens,
-            seconds=seconds,
-            waited_seconds=waited,
-            gradient_norm=norm,
-            finite=finite,
-            rate_factor=factor,
-        )
-        position = Position(position.step + 1, position.tokens + tokens, position.seconds + seconds)
+        step = take_step(model, replica, task, course, world, position)
+        ledger.add(position.step, step)
+        position = Position(position.step + 1, position.tokens + step.tokens, position.seconds + step.seconds)
         finished = plan.finished(position)
         if finished or position.step % intervals.evaluate_steps == 0:
-            evaluate(model, task, optimiser, observer, position)
+            evaluate(model, task, course.optimiser, observer, position)
         (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
         ended = finished or stops > 0
         if ended or position.step % intervals.log_steps == 0:
             observer.log(position, ledger.take())
         if ended or position.step % intervals.checkpoint_steps == 0:
-            observer.checkpoint(position, model, optimiser)
+            observer.checkpoint(position, model, course.optimiser)
     return position
+
+
+def take_step(
+    model: nn.Module, replica: nn.Module, task: Task[AnyBatch], course: Course, world: World, position: Position
+) -> Step:
+    """Change the weights once.
+
+    The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
+    targets: how the batch was cut changes nothing.
+
+    Args:
+        model: whose weights are changed.
+        replica: what `World.replicate` makes of it.
+        task: what it learns.
+        course: how.
+        world: the processes.
+        position: how far training has come.
+
+    """
+    began = time.perf_counter()
+    progress = course.plan.progress(position)
+    micro_batches = task.micro_batches(position.step, progress)
+    waited = time.perf_counter() - began
+    counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
+    targets, tokens = map(int, counts)
+    sums: dict[str, Tensor] = {}
+    for index, batch in enumerate(micro_batches):
+        world.seed_dropout(course.seed, position.step, index)
+        with world.synchronise_gradients(replica, last=index == len(micro_batches) - 1):
+            losses = task.losses(replica, batch)
+            # Gradients are averaged over ranks, and it is their sum that is wanted.
+            (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
+        sums = {name: loss.detach() + sums.get(name, 0) for name, loss in losses.items()}
+    norm = world.clip(model, course.clip_norm)
+    finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
+    course.optimiser.update(factor := course.schedule.factor(progress), finite)
+    if (position.step + 1) % course.intervals.log_steps == 0:
+        world.wait()  # so that the time of what is still queued on the device is counted where it is told
+    leads = float(world.leads)  # whose clock counts for all
+    seconds, waited = world.sum([leads * (time.perf_counter() - began), leads * waited])
+    return Step(sums, targets, tokens, seconds, waited, norm, finite, factor)
 
 
 def evaluate(
@@ -174,49 +214,30 @@ class Ledger:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._begin()
+        self.first = 0
+        self.steps: list[Step] = []
 
-    def _begin(self) -> None:
-        self.steps: list[int] = []
-        self.on_device: list[Tensor] = []
-        self.targets = self.tokens = 0
-        self.seconds = self.waited_seconds = self.rate_factor = 0.0
-
-    def add(
-        self,
-        step: int,
-        sums: Mapping[str, Tensor],
-        *,
-        targets: int,
-        tokens: int,
-        seconds: float,
-        waited_seconds: float,
-        gradient_norm: Tensor,
-        finite: Tensor,
-        rate_factor: float,
-    ) -> None:
-        """Add a step; all but `sums` is the same on every rank."""
+    def add(self, number: int, step: Step) -> None:
+        """Add a step; numbers follow each other."""
+        if not self.steps:
+            self.first = number
         self.steps.append(step)
-        self.names = tuple(sums)
-        self.on_device.append(torch.stack([value.double() for value in (finite, gradient_norm, *sums.values())]))
-        self.targets, self.tokens = self.targets + targets, self.tokens + tokens
-        self.seconds, self.waited_seconds = self.seconds + seconds, self.waited_seconds + waited_seconds
-        self.rate_factor = rate_factor
 
     def take(self) -> Interval:
         """Return what happened since the last time."""
-        rows = torch.stack(self.on_device).tolist()
+        steps, self.steps = self.steps, []
+        flags = [torch.stack([step.finite.double(), step.gradient_norm.double()]) for step in steps]
+        sums = [torch.stack([value.double() for value in step.sums.values()]) for step in steps]
+        rows = torch.cat([torch.stack(flags), torch.stack(sums)], dim=1).tolist()
         totals = self.world.sum([sum(column) for column in list(zip(*rows, strict=True))[2:]])
-        interval = Interval(
-            sums=dict(zip(self.names, totals, strict=True)),
-            targets=self.targets,
-            tokens=self.tokens,
-            steps=len(self.steps),
-            seconds=self.seconds,
-            waited_seconds=self.waited_seconds,
+        return Interval(
+            sums=dict(zip(steps[-1].sums, totals, strict=True)),
+            targets=sum(step.targets for step in steps),
+            tokens=sum(step.tokens for step in steps),
+            steps=len(steps),
+            seconds=sum(step.seconds for step in steps),
+            waited_seconds=sum(step.waited_seconds for step in steps),
             gradient_norm=rows[-1][1],
-            skipped=tuple(step for step, (finite, *_) in zip(self.steps, rows, strict=True) if not finite),
-            rate_factor=self.rate_factor,
+            skipped=tuple(number for number, (finite, *_) in enumerate(rows, self.first) if not finite),
+            rate_factor=steps[-1].rate_factor,
         )
-        self._begin()
-        return interval

@@ -15,7 +15,7 @@ from mlm import adaptation, blanks, checkpoint, cost, curves, interrupt, results
 from mlm.budget import Plan, Position
 from mlm.corpus import Corpus, corpus_at, open_corpus
 from mlm.distributed import World
-from mlm.loop import train
+from mlm.loop import Course, train
 from mlm.manifest import verify
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
@@ -110,14 +110,16 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         end = train(
             model,
             pretraining.task,
-            pretraining.optimiser,
-            recipe.schedule,
-            pretraining.plan,
+            Course(
+                pretraining.optimiser,
+                recipe.schedule,
+                pretraining.plan,
+                intervals=recipe.train.intervals,
+                clip_norm=recipe.train.clip_norm,
+                seed=recipe.train.seed,
+            ),
             world,
             recorder or Follower(saver, panel),
-            seed=recipe.train.seed,
-            clip_norm=recipe.train.clip_norm,
-            intervals=recipe.train.intervals,
             start=begin,
             stop=lambda: bool(received) or (recorder is not None and recorder.hopeless),
         )

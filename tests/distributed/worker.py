@@ -12,7 +12,7 @@ from torch import nn
 
 from mlm.budget import Plan, Position
 from mlm.distributed import World, find_world
-from mlm.loop import Interval, Intervals, train
+from mlm.loop import Course, Interval, Intervals, train
 from mlm.masking import Masking
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
@@ -70,14 +70,16 @@ def losses(world: World, optimiser: str, parallel: str, dtype: str, micro_batch_
     train(
         model,
         task,
-        OPTIMISERS[optimiser].build(model),
-        Trapezoid(),
-        Plan(steps=STEPS),
+        Course(
+            OPTIMISERS[optimiser].build(model),
+            Trapezoid(),
+            Plan(steps=STEPS),
+            intervals=Intervals(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
+            clip_norm=1.0,
+            seed=0,
+        ),
         world,
         notebook,
-        seed=0,
-        clip_norm=1.0,
-        intervals=Intervals(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
         start=Position(),
     )
     return notebook.losses

@@ -27,7 +27,7 @@ from finetune.cnn_head import CnnHead
 from finetune.encoders import TextEncoder, Tokens
 from finetune.examples import Examples
 from mlm.budget import Plan, Position
-from mlm.loop import Interval, Intervals, train
+from mlm.loop import Course, Interval, Intervals, train
 from mlm.optim import AdamW, Optimiser
 from mlm.schedule import Constant
 from tests.finetune import samples
@@ -89,14 +89,16 @@ def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[s
     train(
         model,
         replace(task, validation=Encoded(task.validation.examples.take([0]), task.validation.tokens[:1])),
-        OptimiserOf(kept),
-        Constant(warmup=0),
-        plan,
+        Course(
+            OptimiserOf(kept),
+            Constant(warmup=0),
+            plan,
+            intervals=intervals,
+            clip_norm=1000000000.0,
+            seed=0,
+        ),
         samples.CPU,
         Silent(),
-        seed=0,
-        clip_norm=1e9,
-        intervals=intervals,
         start=start,
     )
     return kept.steps

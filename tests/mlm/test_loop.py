@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mlm import checkpoint
 from mlm.budget import Plan, Position
 from mlm.data import Batch
-from mlm.loop import Interval, Intervals, Ledger, train
+from mlm.loop import Course, Interval, Intervals, Ledger, Step, train
 from mlm.masking import Masking
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
@@ -71,14 +71,16 @@ def run(
     end = train(
         model,
         task,
-        optimiser,
-        schedule or Trapezoid(warmup=0.2),
-        Plan(steps=steps),
+        Course(
+            optimiser,
+            schedule or Trapezoid(warmup=0.2),
+            Plan(steps=steps),
+            intervals=intervals,
+            clip_norm=clip_norm,
+            seed=3,
+        ),
         CPU,
         notebook,
-        seed=3,
-        clip_norm=clip_norm,
-        intervals=intervals,
         start=start or Position(),
         stop=stop,
     )
@@ -234,14 +236,16 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
         train(
             model,
             task_of(sentences(40), micro_batch_rows=3),
-            AdamW().build(model),
-            Constant(),
-            Plan(steps=3),
+            Course(
+                AdamW().build(model),
+                Constant(),
+                Plan(steps=3),
+                intervals=EACH_STEP,
+                clip_norm=1.0,
+                seed=dropout_seed,
+            ),
             CPU,
             notebook,
-            seed=dropout_seed,
-            clip_norm=1.0,
-            intervals=EACH_STEP,
             start=Position(),
         )
         return notebook.losses
@@ -370,14 +374,16 @@ def test_a_budget_of_time_ends_when_it_is_used_up() -> None:
     end = train(
         model,
         task_of(sentences(40)),
-        AdamW().build(model),
-        Constant(),
-        Plan(seconds=0.05),
+        Course(
+            AdamW().build(model),
+            Constant(),
+            Plan(seconds=0.05),
+            intervals=EACH_STEP,
+            clip_norm=1.0,
+            seed=0,
+        ),
         CPU,
         notebook,
-        seed=0,
-        clip_norm=1.0,
-        intervals=EACH_STEP,
         start=Position(),
     )
     assert end.seconds >= 0.05
@@ -391,14 +397,16 @@ def test_a_ledger_sums_until_it_is_read() -> None:
     def add(step: int, loss: float, *, finite: bool = True) -> None:
         ledger.add(
             step,
-            {"loss": torch.tensor(loss), "correct": torch.tensor(2)},
-            targets=3,
-            tokens=20,
-            seconds=0.5,
-            waited_seconds=0.25,
-            gradient_norm=torch.tensor(loss),
-            finite=torch.tensor(finite),
-            rate_factor=loss / 8,
+            Step(
+                {"loss": torch.tensor(loss), "correct": torch.tensor(2)},
+                targets=3,
+                tokens=20,
+                seconds=0.5,
+                waited_seconds=0.25,
+                gradient_norm=torch.tensor(loss),
+                finite=torch.tensor(finite),
+                rate_factor=loss / 8,
+            ),
         )
 
     add(4, 1.0)
