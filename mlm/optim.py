@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from configs import Config
+from mlm.muon import OrthogonalMomentum
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 PositiveShare = Annotated[float, Field(gt=0, lt=1)]
@@ -85,7 +86,7 @@ class Muon(Config):
         rest = self.others
         return Optimiser(
             [
-                torch.optim.Muon(hidden, self.lr, self.weight_decay, self.momentum, adjust_lr_fn="match_rms_adamw"),
+                OrthogonalMomentum(hidden, self.lr, self.weight_decay, self.momentum),
                 torch.optim.AdamW(
                     parameter_groups(others, rest.lr, rest.weight_decay), rest.lr, rest.betas, rest.epsilon, fused=True
                 ),

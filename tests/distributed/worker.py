@@ -36,8 +36,6 @@ CASES = [
     *itertools.product(("adamw",), PARALLEL, DTYPES, (1,)),
 ]
 """Optimiser, division of the model, type of all numbers, and rows of a micro-batch."""
-CASES_ON = {2: CASES, 4: [case for case in CASES if case[0] != "muon"]}
-"""By the number of processes; Muon multiplies sharded matrices, which takes long on four."""
 
 
 @dataclass
@@ -87,7 +85,7 @@ def losses(world: World, optimiser: str, parallel: str, dtype: str, micro_batch_
 
 def main() -> None:
     world = find_world("float32")
-    found = {"-".join(map(str, case)): losses(world, *case) for case in CASES_ON[world.size]}
+    found = {"-".join(map(str, case)): losses(world, *case) for case in CASES}
     if world.leads:
         Path(sys.argv[1]).write_text(json.dumps(found))
 

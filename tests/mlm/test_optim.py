@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mlm.muon import OrthogonalMomentum
 from mlm.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
 
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01, others=AdamW(lr=0.02))]
@@ -130,6 +131,21 @@ def test_muon_moves_hidden_matrices_along_all_directions_alike_and_the_rest_as_a
             assert 0.65 < singular.min() <= singular.max() < 1.25
         else:
             torch.testing.assert_close(change, -0.02 * gradient.sign(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_muon_is_pytorchs_bit_for_bit(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    mine = OrthogonalMomentum([ours], lr=0.02, weight_decay=0.1, momentum=0.9)
+    reference = torch.optim.Muon([theirs], 0.02, 0.1, 0.9, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        reference.step()  # type: ignore[no-untyped-call]
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, torch.ones(shape))
 
 
 @every_optimiser
