@@ -20,6 +20,10 @@ from pydantic_core import ErrorDetails
 class UserError(ValueError):
     """A mistake of the user's: its text says what is wrong, where, and how to mend it, in one line."""
 
+    def __init__(self, message: str) -> None:
+        """Say `message`; what a file put into it can neither break the line nor command the terminal."""
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
 
 class Config(BaseModel):
     """A frozen, keyword-only, strictly typed configuration: no unknown key, no boolean for a number, no NaN."""

@@ -17,7 +17,7 @@ from finetune.recipe import EncoderChoice, FineTuning
 from finetune.records import Records
 from finetune.report import Judged
 from finetune.trial import Outcome, run_trial
-from mlm import checkpoint, run
+from mlm import checkpoint, run, weights
 from mlm.distributed import World, find_world
 
 
@@ -79,7 +79,7 @@ def start(recipe: FineTuning) -> str:
 def _check_fit(recipe: FineTuning, choice: EncoderChoice, world: World) -> str:
     """Tell what does not fit before data is read and a run made; return the SHA-256 of the encoder's weights."""
     encoder = encoder_choice.open_encoder(choice, seed=0)
-    sha256 = checkpoint.weights_sha256(encoder)
+    sha256 = weights.sha256(weights.of(encoder))
     require_mask(recipe.augment, encoder.mask_text)
     if recipe.augment.replace:
         encoder_choice.open_predictor(choice, world)
@@ -118,7 +118,7 @@ def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
                 "test": outcome.test,
                 "epochs": outcome.epochs,
                 "seconds": outcome.seconds,
-                "weights_sha256": checkpoint.weights_sha256(outcome.classifier),
+                "weights_sha256": weights.sha256(weights.of(outcome.classifier)),
             }
         )
         if keep and outcome.best > best:

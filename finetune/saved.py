@@ -12,7 +12,7 @@ from finetune import encoder_choice, heads
 from finetune.classifier import Classifier
 from finetune.encoder_choice import MODEL
 from finetune.recipe import FineTuning
-from mlm import checkpoint
+from mlm import checkpoint, weights
 from mlm.manifest import MANIFEST, seal, verify
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
@@ -50,7 +50,7 @@ def save(run: Path, classifier: Classifier, recipe: FineTuning, classes: tuple[s
     partial = run / f"{MODEL}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / ENCODER).mkdir(parents=True)
-    checkpoint.write_weights(partial / checkpoint.WEIGHTS, classifier)
+    weights.write(partial / checkpoint.WEIGHTS, weights.of(classifier))
     classifier.encoder.save(partial / ENCODER)
     (partial / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
     kind = encoder_choice.kind_of(recipe.encoder)

@@ -5,27 +5,22 @@ state and the position, read with `weights_only=True`. `manifest.json` holds the
 appears under its final name only when it is complete.
 """
 
-import errno
-import hashlib
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from configs import UserError, dump, read
-from mlm import sharded_state
+from mlm import sharded_state, weights
 from mlm.budget import Position
 from mlm.manifest import MANIFEST, PARTIAL, manifest_of, seal, verify
 from mlm.model.heads import MaskedLanguageModel
@@ -40,8 +35,6 @@ SHARES = "shares"
 """Folder of the training state that is divided among processes."""
 MODEL = (WEIGHTS, RECIPE, TOKENIZER)
 """The files that make a model, without those that only training needs."""
-
-_METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Snapshot:
 def snapshot(model: nn.Module, optimiser: Optimiser, position: Position) -> Snapshot:
     """Copy all that a checkpoint holds; of a sharded model, all processes have to."""
     with optimiser.averaged():
-        weights = _copied(model.state_dict())
+        evaluated = _copied(model.state_dict())
     shares: dict[str, DTensor] = {}
     training = {
         "position": vars(position),
@@ -68,7 +61,7 @@ def snapshot(model: nn.Module, optimiser: Optimiser, position: Position) -> Snap
         "weights": dict(model.named_parameters()),
     }
     whole = _copied(sharded_state.split(training, shares))
-    return Snapshot(weights, whole, sharded_state.on_host(shares), position.step)
+    return Snapshot(evaluated, whole, sharded_state.on_host(shares), position.step)
 
 
 def save(
@@ -94,36 +87,15 @@ def save(
             if dist.get_rank():
                 return
         partial.mkdir(parents=True, exist_ok=True)
-        with _disk_errors(partial / WEIGHTS):
-            save_file(dict(taken.weights), partial / WEIGHTS, metadata=_METADATA)
+        weights.write(partial / WEIGHTS, taken.weights)
         (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
         shutil.copyfile(tokenizer, partial / TOKENIZER)
-        with _disk_errors(partial / STATE):
+        with weights.disk_errors(partial / STATE):
             torch.save(taken.training, partial / STATE)
         seal(partial, folder, taken.step, heldout_loss)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def write_weights(path: Path, model: nn.Module) -> None:
-    """Write all of a model's state as safetensors.
-
-    Raises:
-        OSError: the disk is full or not writable.
-
-    """
-    with _disk_errors(path):
-        save_file(_weights(model), path, metadata=_METADATA)
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of the file that `write_weights` would write."""
-    return hashlib.sha256(safetensors.torch.save(_weights(model), _METADATA)).hexdigest()
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _copied(value: Any) -> Any:
@@ -209,7 +181,7 @@ def load_weights(folder: Path, model: nn.Module) -> str:
 
     """
     manifest = verify(folder, (WEIGHTS,))
-    _fill(model, _read_weights(folder / WEIGHTS), folder)
+    weights.fill(model, weights.read(folder / WEIGHTS), folder)
     return manifest.files[WEIGHTS].sha256
 
 
@@ -221,12 +193,13 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
 
     """
     manifest = verify(folder, (*MODEL, STATE))
+    _check_sizes(folder / STATE)
     try:
         state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
         if any(name.startswith(f"{SHARES}/") for name in manifest.files):
             sharded_state.load(folder / SHARES, state, model, optimiser)
         else:
-            _fill(model, state["weights"], folder)
+            weights.fill(model, state["weights"], folder)
         optimiser.load_state_dict(state["optimiser"])
         return Position(**state["position"])
     except UserError:
@@ -235,25 +208,12 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
         raise UserError(f"{folder / STATE} is not the training state of this run's model and optimiser") from None
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise when they cannot write into the OSError that it is."""
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive that takes more memory than it has bytes, as a compressed one would."""
     try:
-        yield
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise OSError(errno.EIO, f"cannot write ({' '.join(str(error).split())[:200]})", str(path)) from None
-
-
-def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
-    try:
-        set_model_state_dict(model, dict[str, Any](weights), options=StateDictOptions(full_state_dict=True))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from None
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from None
+        with zipfile.ZipFile(path) as archive:
+            whole = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+    except zipfile.BadZipFile:
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is not as a run writes it: no archive, or a compressed one")

@@ -53,14 +53,16 @@ def open_corpus(
     return corpus_at(prepare(text, settings, cache, tokenizer_path), row_length)
 
 
-def corpus_at(folder: Path, row_length: int) -> Corpus:
+def corpus_at(folder: Path, row_length: int, *, checked: bool = False) -> Corpus:
     """Return the corpus whose shards are in `folder`, packed into rows of `row_length` slots.
+
+    What another process has `checked` a moment ago is not read again.
 
     Raises:
         UserError: the shards are missing or damaged.
 
     """
-    shards = open_shards(folder)
+    shards = open_shards(folder, checked=checked)
     path = shards.path / "tokenizer.json"
     tokenizer = vocabulary.load(path)
     if tokenizer.get_vocab_size() != shards.manifest.vocabulary_size:

@@ -56,7 +56,7 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
         cache = Path(recipe.runs) / "cache"
         return str(open_corpus(recipe.text, recipe.vocabulary, row_length, cache, tokenizer).shards.path)
 
-    corpus = corpus_at(Path(world.of_leader("building tokenizer and shards", built)), row_length)
+    corpus = corpus_at(Path(world.of_leader("building tokenizer and shards", built)), row_length, checked=True)
     rows = len(corpus.train)
     if settings.batch_rows < world.size:
         raise UserError(

@@ -127,12 +127,13 @@ def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
     return np.memmap(path, kind, "r", shape=(count,)) if count else np.empty(0, kind)
 
 
-def open_shards(path: Path, *, also: Sequence[str] = ()) -> Shards:
+def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) -> Shards:
     """Map the shards in the folder `path`, once every checksum is right.
 
     Args:
         path: the folder.
         also: the names of the files that the folder must hold beside those of shards.
+        checked: whether another process has just done that, so that the sizes will do and nothing is read.
 
     Raises:
         UserError: the folder holds no shards, or truncated, changed or foreign ones.
@@ -143,11 +144,15 @@ def open_shards(path: Path, *, also: Sequence[str] = ()) -> Shards:
     if set(manifest.files) != {*expected, TOKENIZER, *also}:
         raise _damaged(path, "its manifest names other files")
     for name, record in manifest.files.items():
-        _check(path / name, record, path)
+        _check(path / name, record, path, content=not checked)
     for name, (kind, count) in expected.items():
         if manifest.files[name].size_bytes != np.dtype(kind).itemsize * count:
             raise _damaged(path, f"{name} does not have the size that its counts give")
-    return Shards(path, manifest, _map(path, manifest, "train"), _map(path, manifest, "heldout"))
+    found = Shards(path, manifest, _map(path, manifest, "train"), _map(path, manifest, "heldout"))
+    if not checked:
+        _check_ids(found, "train")
+        _check_ids(found, "heldout")
+    return found
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -171,13 +176,13 @@ def _layout(manifest: Manifest, side: Side) -> Mapping[str, tuple[str, int]]:
     return layout(side, manifest.token_type, getattr(manifest, side))
 
 
-def _check(file: Path, record: FileRecord, path: Path) -> None:
+def _check(file: Path, record: FileRecord, path: Path, *, content: bool) -> None:
     try:
         size = file.stat().st_size
         if size != record.size_bytes:
             raise _damaged(path, f"{file.name} has {size:,} bytes instead of {record.size_bytes:,}")
         with file.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != record.sha256:
+            if content and hashlib.file_digest(opened, "sha256").hexdigest() != record.sha256:
                 raise _damaged(path, f"the checksum of {file.name} is wrong")
     except FileNotFoundError:
         raise _damaged(path, f"{file.name} is missing") from None
@@ -185,14 +190,17 @@ def _check(file: Path, record: FileRecord, path: Path) -> None:
 
 def _map(path: Path, manifest: Manifest, side: Side) -> Split:
     names = _layout(manifest, side)
-    arrays = [map_file(path / name, kind, count) for name, (kind, count) in names.items()]
-    split = Split(*arrays)
+    return Split(*(map_file(path / name, kind, count) for name, (kind, count) in names.items()))
+
+
+def _check_ids(shards: Shards, side: Side) -> None:
+    """Refuse offsets and ids that lead out of the files or the vocabulary."""
+    split: Split = getattr(shards, side)
     for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
         if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
-            raise _damaged(path, f"the offsets of the {side} side do not fit")
-    if len(split.tokens) and int(split.tokens.max()) >= manifest.vocabulary_size:
-        raise _damaged(path, f"the {side} side has ids outside the vocabulary")
-    return split
+            raise _damaged(shards.path, f"the offsets of the {side} side do not fit")
+    if len(split.tokens) and int(split.tokens.max()) >= shards.manifest.vocabulary_size:
+        raise _damaged(shards.path, f"the {side} side has ids outside the vocabulary")
 
 
 def _damaged(path: Path, fault: str) -> UserError:

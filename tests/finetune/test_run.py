@@ -19,7 +19,7 @@ import torch
 from configs import UserError
 from finetune import cnn_head, linear_head, predict, results, saved
 from finetune.compare import main as compare
-from mlm import checkpoint
+from mlm import weights
 from tests.finetune import samples, tiny_published
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
     losses = [trial.validation.loss or 0.0 for trial in found.trials if trial.validation is not None]
     best = found.trials[int(np.argmin(losses))]
     model = saved.load(tuned, torch.device("cpu"))
-    assert checkpoint.weights_sha256(model.classifier) == best.weights_sha256
+    assert weights.sha256(weights.of(model.classifier)) == best.weights_sha256
     assert model.classes == ("0", "1")
     assert manifest["files"]["weights.safetensors"]["sha256"] == best.weights_sha256
 
@@ -233,7 +233,7 @@ def test_a_published_encoder_is_tuned_saved_and_used(
     for one, other in zip(together, alone, strict=True):
         assert one["probabilities"]["1"] == pytest.approx(other["probabilities"]["1"], abs=1e-5)
     model = saved.load(made, torch.device("cpu"))
-    assert checkpoint.weights_sha256(model.classifier) == found.trials[0].weights_sha256
+    assert weights.sha256(weights.of(model.classifier)) == found.trials[0].weights_sha256
 
 
 def test_contextual_replacement_uses_the_encoders_own_predictions(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from mlm import checkpoint
 from mlm import pretrain as entry
 from mlm.manifest import MANIFEST, manifest_of
 from mlm.run import lock
+from tests.test_malformed import Code
 from tokenizer.shards import record
 
 TINY = (
@@ -343,16 +346,42 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(home: Path, copi
     assert f"every checkpoint in {copied} is damaged" in mistake(run(home, "--resume", str(copied)))
 
 
+def seal_again(folder: Path, name: str) -> None:
+    """Make the manifest say of a changed file what is true of it now, as an attacker would."""
+    manifest = manifest_of(folder)
+    files = manifest.files | {name: record(folder / name)}
+    (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).sealed().model_dump_json())
+
+
+@pytest.mark.parametrize("content", ["compressed", "pickled"])
+def test_a_training_state_from_elsewhere_neither_fills_the_memory_nor_runs(
+    home: Path, copied: Path, content: str
+) -> None:
+    (copied / "results.json").unlink()
+    folder = checkpoint.newest(copied)
+    path = folder / checkpoint.STATE
+    if content == "compressed":
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, bytes_ in members.items():
+                archive.writestr(name, bytes(50_000_000) if name.endswith("/data/0") else bytes_)
+        assert path.stat().st_size < 1_000_000
+    else:
+        path.write_bytes(pickle.dumps(Code()))
+    seal_again(folder, checkpoint.STATE)
+    line = mistake(run(home, "--resume", str(copied)))
+    assert f"{checkpoint.STATE} is not as a run writes it: no archive, or a compressed one" in line
+    assert not (home / "ran").exists()
+
+
 def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     done = run(home, "corpus.txt", "--output", str(other), "--vocabulary", "280", module="tokenizer.train")
     assert done.returncode == 0, done.stderr
     folder = checkpoint.newest(copied)
     shutil.copy(other, folder / checkpoint.TOKENIZER)
-    manifest = manifest_of(folder)
-    files = manifest.files | {checkpoint.TOKENIZER: record(folder / checkpoint.TOKENIZER)}
-    sealed = manifest.model_copy(update={"files": files}).sealed()
-    (folder / MANIFEST).write_text(sealed.model_dump_json())
+    seal_again(folder, checkpoint.TOKENIZER)
     line = mistake(run(tmp_path, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
     assert "do not fit its tokenizer" in line
 

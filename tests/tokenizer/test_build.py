@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from configs import UserError
@@ -106,6 +109,26 @@ def test_tokens_and_word_starts_are_those_of_the_tokenizer(corpus: Path, tmp_pat
             assert split.tokens[a:b].tolist() == encoding.ids
             starts = np.diff([-1, *encoding.word_ids]) != 0
             assert (split.word_starts[a:b] == starts).all()
+
+
+WORDS = st.text(st.characters(categories=("L", "M", "N", "P", "S")), min_size=1, max_size=12)
+
+
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=8).map(" ".join), max_size=12, unique=True))
+def test_any_documents_come_back_from_shards_whole_and_on_one_side(documents: list[str]) -> None:
+    lines = [f"{document} {number}" for number, document in enumerate([*documents, *"abcdefghijklmnop"])]
+    with tempfile.TemporaryDirectory() as folder:
+        text = files(write_lines(Path(folder) / "a.txt", lines), segments="documents", heldout_share=0.5)
+        build(text, LEARNED, Path(folder) / "shards")
+        shards = open_shards(Path(folder) / "shards")
+        sides = [["".join(document) for document in decoded(getattr(shards, side), LEARNED)] for side in SIDES]
+        for found in sides:
+            assert found == [line for line in lines if line in found]
+        assert sorted(sides[0] + sides[1]) == sorted(lines)
+        for side in SIDES:
+            split: Split = getattr(shards, side)
+            assert split.sentences[split.documents[-1]] == len(split.tokens) == len(split.word_starts)
+            assert split.word_starts[split.sentences[split.documents[:-1]]].all()
 
 
 def test_larger_vocabularies_take_larger_integers(tmp_path: Path) -> None:

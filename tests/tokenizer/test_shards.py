@@ -118,6 +118,18 @@ def test_offsets_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> No
                 open_shards(copy)
 
 
+def test_what_another_process_has_checked_is_not_read_again_but_its_sizes_are(folder: Path) -> None:
+    path = folder / "train" / "tokens.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[::-1])
+    assert open_shards(folder, checked=True).train.tokens.tobytes() == content[::-1]
+    with pytest.raises(UserError, match=r"the checksum of tokens\.bin is wrong"):
+        open_shards(folder)
+    path.write_bytes(content[:-2])
+    with pytest.raises(UserError, match=r"tokens\.bin has .* bytes instead of"):
+        open_shards(folder, checked=True)
+
+
 @pytest.mark.parametrize("content", [None, "", "no json", "[]", "{}"])
 def test_a_folder_without_a_valid_manifest_is_refused(folder: Path, content: str | None) -> None:
     (folder / "manifest.json").unlink()

@@ -1,0 +1,74 @@
+"""Weights in files: safetensors, which hold numbers and nothing that could run."""
+
+import errno
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+from configs import UserError
+
+_METADATA = {"format": "pt"}
+
+
+def of(model: nn.Module) -> dict[str, Tensor]:
+    """Return all of a model's state in the host's memory."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors of the host's memory as safetensors.
+
+    Raises:
+        OSError: the disk is full or not writable.
+
+    """
+    with disk_errors(path):
+        save_file(dict(tensors), path, metadata=_METADATA)
+
+
+def sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the file that `write` would write."""
+    return hashlib.sha256(safetensors.torch.save(dict(tensors), _METADATA)).hexdigest()
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file.
+
+    Raises:
+        UserError: it is no safetensors file.
+
+    """
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from None
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Give `model`, sharded or whole, the weights that were found in `folder`, in place.
+
+    Raises:
+        UserError: they are another model's.
+
+    """
+    try:
+        set_model_state_dict(model, dict[str, Any](tensors), options=StateDictOptions(full_state_dict=True))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from None
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise when they cannot write into the OSError that it is."""
+    try:
+        yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise OSError(errno.EIO, f"cannot write ({' '.join(str(error).split())[:200]})", str(path)) from None
