@@ -29,7 +29,7 @@ def resolve(recipe: Recipe) -> Recipe:
     folder = _checkpoint(Path(recipe.start_from))
     verify(folder, checkpoint.MODEL)
     start, tokenizer = read(Recipe, folder / checkpoint.RECIPE), folder / checkpoint.TOKENIZER
-    data = start.data.model_copy(update={"tokenizer": str(tokenizer)})
+    data = start.data.model_copy(update={"tokenizer": str(tokenizer), "shards": recipe.data.shards})
     if recipe.data.tokenizer is not None and _content(Path(recipe.data.tokenizer)) == _content(tokenizer):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": data.tokenizer})})
     taken: dict[str, Config] = {"vocabulary": start.vocabulary, "data": data, "model": start.model}

@@ -82,8 +82,7 @@ class Bench:
         """The text in rows."""
         from mlm.corpus import open_corpus
 
-        recipe = self.recipe
-        return open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, self.output / "cache")
+        return open_corpus(self.recipe.model_copy(update={"runs": str(self.output)}))
 
     @cached_property
     def world(self) -> "World":

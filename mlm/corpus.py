@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from configs import UserError
 from mlm.data import PackedRows
 from mlm.packing import Rows, pack
+from mlm.recipe import Recipe
 from tokenizer import vocabulary
 from tokenizer.prepare import prepare
-from tokenizer.shards import SIDES, Shards, Split, open_shards
+from tokenizer.shards import SIDES, Shards, Split, open_shards, read_manifest
 from tokenizer.text import Side, Text
-from tokenizer.vocabulary import Vocabulary
 
 PACKING = 1
 """Version of the packing, in the name of what is kept of it: to be raised whenever it packs otherwise."""
@@ -34,23 +34,49 @@ class Corpus:
     heldout: PackedRows
 
 
-def open_corpus(
-    text: Text, settings: Vocabulary, row_length: int, cache: Path, tokenizer_path: Path | None = None
-) -> Corpus:
-    """Return the corpus of `text`, building in `cache` what is not there yet.
+def open_corpus(recipe: Recipe, tokenizer_path: Path | None = None) -> Corpus:
+    """Return the corpus of a recipe, building in the cache of its runs what is not there yet.
 
     Args:
-        text: where the text comes from.
-        settings: the vocabulary to learn, unless `tokenizer_path` gives one.
-        row_length: slots in a row, special tokens counted.
-        cache: directory of tokenizers and shards.
-        tokenizer_path: a tokenizer.json.
+        recipe: where the text comes from, or the shards; the vocabulary to learn; the length of rows.
+        tokenizer_path: a tokenizer.json that stands in for the recipe's, whose file may be gone.
 
     Raises:
-        UserError: the text or the tokenizer cannot be used.
+        UserError: text, tokenizer or shards cannot be used.
 
     """
-    return corpus_at(prepare(text, settings, cache, tokenizer_path), row_length)
+    if tokenizer_path is None and recipe.data.tokenizer is not None:
+        tokenizer_path = Path(recipe.data.tokenizer)
+    if recipe.data.shards is None:
+        cache = Path(recipe.runs) / "cache"
+        return corpus_at(prepare(recipe.text, recipe.vocabulary, cache, tokenizer_path), recipe.data.row_length)
+    corpus = corpus_at(Path(recipe.data.shards), recipe.data.row_length)
+    if tokenizer_path is not None:
+        wanted = vocabulary.sha256(vocabulary.load(tokenizer_path))
+        if wanted != corpus.shards.manifest.tokenizer_sha256:
+            raise UserError(
+                f"data.shards = {recipe.data.shards} was encoded with another tokenizer than {tokenizer_path}:"
+                " encode the text with that one"
+            )
+    return corpus
+
+
+def with_text_of_shards(recipe: Recipe) -> Recipe:
+    """Return the recipe with the text that its shards were made of; without shards, as it is.
+
+    Raises:
+        UserError: there are no shards, or the recipe sets another text.
+
+    """
+    if recipe.data.shards is None:
+        return recipe
+    text = read_manifest(Path(recipe.data.shards)).text
+    if recipe.text not in (Text(), text):
+        raise UserError(
+            f"data.shards = {recipe.data.shards} was made of another text or by other options than those of text:"
+            " leave out text, or leave out data.shards"
+        )
+    return recipe.model_copy(update={"text": text})
 
 
 def corpus_at(folder: Path, row_length: int, *, checked: bool = False) -> Corpus:

@@ -37,8 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
     world = find_world(recipe.train.precision)
     model.to(world.device)
-    cache = Path(recipe.runs) / "cache"
-    corpus = open_corpus(recipe.text, recipe.vocabulary, recipe.data.row_length, cache, folder / checkpoint.TOKENIZER)
+    corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)
     data = run.read_json(path / "environment.json").get("data", {})
     if data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
         raise UserError(

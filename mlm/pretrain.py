@@ -10,7 +10,7 @@ from typing import Any
 from configs import UserError, command, dump, help_text, read
 from mlm import adaptation, checkpoint, run
 from mlm.budget import Position
-from mlm.corpus import Corpus
+from mlm.corpus import Corpus, with_text_of_shards
 from mlm.distributed import World, find_world, restarted_job
 from mlm.pretraining import build, follow
 from mlm.preview import preview
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
         resume(Path(options.resume) if options.resume else run.newest(Path(Recipe().runs)))
         return
-    recipe = adaptation.resolve(read(Recipe, yaml, overrides))
+    recipe = with_text_of_shards(adaptation.resolve(read(Recipe, yaml, overrides)))
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:

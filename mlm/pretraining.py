@@ -50,11 +50,9 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
 
     """
     settings, row_length = recipe.train, recipe.data.row_length
-    tokenizer = tokenizer or (Path(recipe.data.tokenizer) if recipe.data.tokenizer else None)
 
     def built() -> str:
-        cache = Path(recipe.runs) / "cache"
-        return str(open_corpus(recipe.text, recipe.vocabulary, row_length, cache, tokenizer).shards.path)
+        return str(open_corpus(recipe, tokenizer).shards.path)
 
     corpus = corpus_at(Path(world.of_leader("building tokenizer and shards", built)), row_length, checked=True)
     rows = len(corpus.train)

@@ -22,6 +22,9 @@ class Data(Config):
     """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
     tokenizer: str | None = None
     """A tokenizer.json to use as it is; null learns one from the training text by `vocabulary`."""
+    shards: str | None = None
+    """A folder that tokenizer.encode has made, used as it is with the tokenizer in it: no text is read, and `text` is
+    what the folder says of it. null builds shards from `text`, or finds them in the cache."""
 
 
 class Keep(Config):

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from configs import command
+from configs import command, read
 from mlm import checkpoint
 from mlm import pretrain as entry
 from mlm.manifest import MANIFEST, manifest_of
+from mlm.recipe import Recipe
 from mlm.run import lock
 from tests.test_malformed import Code
 from tokenizer.shards import record
@@ -311,6 +312,31 @@ def test_a_disk_that_takes_no_more_is_told_in_one_line(home: Path) -> None:
 
     line = mistake(run(home, *TINY, "name=full", "train.budget.steps=10", preexec_fn=small_files_only))
     assert "File too large" in line
+
+
+def test_shards_made_before_are_trained_on_without_their_text(home: Path, first: Path, tmp_path: Path) -> None:
+    corpus, tokenizer = tmp_path / "corpus.txt", checkpoint.newest(first) / checkpoint.TOKENIZER
+    shutil.copy(home / corpus.name, corpus)
+    words = ("corpus.txt", "text.heldout_share=0.1", "--tokenizer", str(tokenizer), "--output", "shards")
+    encoded = run(tmp_path, *words, module="tokenizer.encode")
+    assert encoded.returncode == 0, encoded.stderr
+    corpus.unlink()
+    settings = [word for word in TINY if not word.startswith(("text.", "vocabulary."))]
+    trained = ["name=sharded", "train.budget.steps=60", "optim.lr=5e-3", "data.shards=shards"]
+    done = run(tmp_path, *settings, *trained)
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "runs").glob("*-sharded")
+    assert results(made)["weights_sha256"] == results(first)["weights_sha256"]
+    assert read(Recipe, made / checkpoint.RECIPE).text == read(Recipe, first / checkpoint.RECIPE).text
+    evaluated = run(tmp_path, module="mlm.evaluate")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "made of another text" in mistake(run(tmp_path, *settings, *trained, "text.heldout_share=0.3"))
+    learned = run(
+        home, "corpus.txt", "--output", str(tmp_path / "other.json"), "--vocabulary", "270", module="tokenizer.train"
+    )
+    assert learned.returncode == 0, learned.stderr
+    line = mistake(run(tmp_path, *settings, *trained, "data.tokenizer=other.json"))
+    assert "data.shards = shards was encoded with another tokenizer than other.json" in line
 
 
 @pytest.fixture
