@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, command
-from mlm import benchmark_cases, benchmark_processes, comparison, competition
+from mlm import benchmark_cases, benchmark_jobs, benchmark_processes, comparison, competition
 from mlm.benchmark_cases import FULL, QUICK, RECIPE, Bench
 from mlm.comparison import Case
 
@@ -26,6 +26,8 @@ CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
     "data/assemble-and-mask": benchmark_cases.assemble_and_mask,
     "data/build-shards": benchmark_processes.build_shards,
     "start-up": benchmark_processes.start_up,
+    "saving": benchmark_jobs.saving,
+    "processes": benchmark_jobs.processes,
 }
 """Each returns what it measured, by the case's name or by names that begin with it."""
 

@@ -19,13 +19,13 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed import Store
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
+from mlm.rendezvous import meet
 
 Precision = Literal["auto", "bfloat16", "float32"]
 
@@ -50,6 +50,10 @@ class World:
     """Number of processes."""
     store: Store | None = None
     """Where processes leave each other word; None where there is one alone."""
+    job: str = ""
+    """Name of the job that this process is part of, the same in all its attempts; empty where there are none."""
+    again: bool = False
+    """Whether torchrun or SLURM has started the job again."""
 
     def __str__(self) -> str:
         """Return `device cpu` or `4 processes on cpu`."""
@@ -206,7 +210,8 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
         silence_minutes: how long a process may keep the others waiting before they take it for lost.
 
     Raises:
-        UserError: bfloat16 was asked for on a device without it.
+        UserError: bfloat16 was asked for on a device without it, or there are more processes than GPUs.
+        ConnectionError: one of the processes did not come in time.
 
     """
     cuda, size, local = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", 1)), 0
@@ -221,35 +226,20 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
     if precision == "bfloat16" and not fast:
         raise UserError(f"this {device.type} has no bfloat16 matrix products: set train.precision to auto or float32")
     dtype = torch.bfloat16 if fast and precision != "float32" else torch.float32
-    if size == 1:
-        return World(device, dtype)
-    if cuda:
+    if cuda and size > 1:
         torch.cuda.set_device(device)
-    return World(device, dtype, int(os.environ["RANK"]), size, _join(device, silence_minutes))
+    timeout = timedelta(minutes=silence_minutes)
+    found = meet(timeout)
+    if found.size > 1:
+        assert found.store is not None
+        dist.init_process_group(
+            backend_of(device), store=found.store, rank=found.rank, world_size=found.size, timeout=timeout
+        )
+        atexit.register(dist.destroy_process_group)
+        found.store.set(f"place/{found.rank}", f"process {os.getpid()} on {platform.node()}")
+    return World(device, dtype, found.rank, found.size, found.store, found.job, found.again)
 
 
 def backend_of(device: torch.device) -> str:
     """Return by what tensors travel: those on CUDA by NCCL, those of the host by gloo."""
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-
-
-def restarted_job() -> tuple[str, bool]:
-    """Return a name of the job that this process is part of, and whether torchrun or SLURM started it again."""
-    restarts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
-    again = any(count.isdecimal() and int(count) > 0 for count in restarts)
-    if "SLURM_JOB_ID" in os.environ:
-        return f"slurm {os.environ['SLURM_JOB_ID']}", again
-    return f"torchrun {os.environ.get('TORCHELASTIC_RUN_ID', '')} {platform.node()} {os.getppid()}", again
-
-
-def _join(device: torch.device, silence_minutes: float) -> Store:
-    """Meet the other processes."""
-    timeout = timedelta(minutes=silence_minutes)
-    store: Store
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
-    # The agent's store outlives the processes, and those of an earlier attempt have left their addresses in it.
-    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(backend_of(device), store=store, rank=rank, world_size=size, timeout=timeout)
-    atexit.register(dist.destroy_process_group)
-    store.set(f"place/{rank}", f"process {os.getpid()} on {platform.node()}")
-    return store

@@ -11,7 +11,7 @@ from configs import UserError, command, dump, help_text, read
 from mlm import adaptation, checkpoint, run
 from mlm.budget import Position
 from mlm.corpus import Corpus, with_text_of_shards
-from mlm.distributed import World, find_world, restarted_job
+from mlm.distributed import World, find_world
 from mlm.pretraining import build, follow
 from mlm.preview import preview
 from mlm.recipe import Recipe
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume is not None:
         if yaml or overrides or options.print_config or options.dry_run:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
-        resume(Path(options.resume) if options.resume else run.newest(Path(Recipe().runs)))
+        path = Path(options.resume) if options.resume else run.newest(Path(Recipe().runs))
+        resume(path, join(recipe_of(path)))
         return
     recipe = with_text_of_shards(adaptation.resolve(read(Recipe, yaml, overrides)))
     if options.print_config:
@@ -45,8 +46,9 @@ def main(arguments: Sequence[str]) -> None:
         pretraining = build(recipe, join(recipe))
         print(preview(recipe, pretraining.corpus, pretraining.task, pretraining.model, pretraining.plan))
     else:
-        again = earlier_run(Path(recipe.runs))
-        start(recipe) if again is None else resume(again)
+        world = join(recipe)
+        again = earlier_run(Path(recipe.runs), world)
+        start(recipe, world) if again is None else resume(again, world)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -71,36 +73,48 @@ def join(recipe: Recipe) -> World:
     return find_world(recipe.train.precision, recipe.train.silence_minutes)
 
 
-def earlier_run(runs: Path) -> Path | None:
+def earlier_run(runs: Path, world: World) -> Path | None:
     """Return the run with a checkpoint that this job began before torchrun or SLURM started it again, if any."""
-    job, again = restarted_job()
-    if not again:
+    if not world.again:
         return None
-    found = [path for path in run.with_checkpoint(runs) if run.read_json(path / run.ENVIRONMENT).get("job") == job]
-    return max(found, key=lambda path: path.name, default=None)
+
+    def newest() -> str:
+        known = run.with_checkpoint(runs)
+        mine = [path for path in known if run.read_json(path / run.ENVIRONMENT).get("job") == world.job]
+        return str(max(mine, key=lambda path: path.name)) if mine else ""
+
+    found = world.of_leader("looking for this job's run", newest)
+    return Path(found) if found else None
 
 
-def start(recipe: Recipe) -> None:
+def recipe_of(path: Path) -> Recipe:
+    """Return a run's recipe.
+
+    Raises:
+        UserError: it is no run.
+
+    """
+    if not (path / checkpoint.RECIPE).is_file():
+        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
+    return read(Recipe, path / checkpoint.RECIPE)
+
+
+def start(recipe: Recipe, world: World) -> None:
     """Start a new run."""
-    world = join(recipe)
     pretraining = build(recipe, world)
     started_from = adaptation.load_start(recipe, pretraining.model)
     path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), recipe.name))))
     with run.lock(path) if world.leads else nullcontext():
         if world.leads:
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-            job, _ = restarted_job()
-            environment = run.environment(world.device) | {"processes": world.size, "job": job}
+            environment = run.environment(world.device) | {"processes": world.size, "job": world.job}
             run.write_json(path / run.ENVIRONMENT, environment | started_from | _data(pretraining.corpus))
         follow(pretraining, path, Position())
 
 
-def resume(path: Path) -> None:
+def resume(path: Path, world: World) -> None:
     """Go on with a run from its newest checkpoint; a finished run stays as it is."""
-    if not (path / checkpoint.RECIPE).is_file():
-        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
-    recipe = read(Recipe, path / checkpoint.RECIPE)
-    world = join(recipe)
+    recipe = recipe_of(path)
     with run.lock(path) if world.leads else nullcontext():
         if (path / run.RESULTS).exists():
             if world.leads:

@@ -150,6 +150,26 @@ def test_a_killed_rank_is_started_again_and_the_run_goes_on_bit_for_bit(home: Pa
     assert weights[0] == weights[1]
 
 
+def free_port() -> str:
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_two_machines_go_on_together_when_one_of_them_lost_a_process(home: Path, alone: Path) -> None:
+    meeting = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
+    words = (*meeting, "--max-restarts=1", "-m", "mlm.pretrain", "recipe.yaml", "name=nodes")
+    machines = [launch(home, "torch.distributed.run", *words) for _ in range(2)]
+    wait_for_step(home, "nodes", 25, machines[0])
+    os.kill(next(ranks(machines[1])), signal.SIGKILL)
+    outputs = [finish(machine) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    run = run_of(home, "nodes")
+    assert [record["step"] for record in records(run)] == list(range(1, STEPS + 1))
+    expected = [record["loss"] for record in records(alone)]
+    assert [record["loss"] for record in records(run)] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_hung_rank_ends_the_job_and_is_named(home: Path) -> None:
     process = start(home, 2, "hung", "train.silence_minutes=0.1", "train.budget.steps=100000")
     wait_for_step(home, "hung", 5, process)
@@ -176,10 +196,12 @@ def test_batches_with_fewer_rows_than_processes_are_a_mistake(home: Path) -> Non
 
 def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(home: Path) -> None:
     def job(**slurm: str) -> "list[subprocess.Popen[str]]":
-        with socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "SLURM_JOB_ID": "7"} | slurm
+        shared = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+            "SLURM_JOB_ID": "7",
+        } | slurm
         return [
             launch(home, "mlm.pretrain", "recipe.yaml", "name=slurm", RANK=rank, LOCAL_RANK=rank, **shared)
             for rank in ("0", "1")
