@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,7 +24,7 @@ from mlm.loop import Interval
 from mlm.optim import Optimiser
 from mlm.progress import Progress
 from mlm.recipe import Recipe
-from mlm.run import METRICS, RESULTS, finite, keep_records, read_metrics, write_json
+from mlm.run import METRICS, RESULTS, finite, keep_records, read_metrics, records_backwards, write_json
 from mlm.saver import Saver
 
 SPIKE_RECORDS = 20
@@ -70,9 +71,9 @@ class Recorder:
         self.skipped_in_a_row = 0
         self.documents = documents
         keep_records(path / METRICS, start.step)
-        earlier = [record for record in read_metrics(path / METRICS) if record["side"] == "train"]
-        losses = (record["loss"] for record in earlier[-SPIKE_RECORDS:])
-        self.recent = deque((loss for loss in losses if loss is not None), SPIKE_RECORDS)
+        trained = (record for record, _ in records_backwards(path / METRICS) if record["side"] == "train")
+        earlier = list(islice(trained, SPIKE_RECORDS))[::-1]
+        self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
         self.metrics = (path / METRICS).open("ab", buffering=0)
         self.board = SummaryWriter(str(path), purge_step=start.step + 1 if start.step else None)

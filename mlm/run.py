@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import mmap
 import os
 import platform
 import shutil
@@ -21,6 +22,8 @@ from mlm import checkpoint
 from mlm.manifest import MANIFEST
 
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
+SIDES = ("train", "heldout")
+"""What records are of."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
 
@@ -144,37 +147,57 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
+def records_backwards(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the records of a metrics.jsonl, the newest first, each with the size of the file that ends with it.
+
+    What stands earlier is not read: a long run costs no more than a short one. Half a line, at the end of a file that
+    is being written or whose process was killed, is no record; of no file there are none.
+
+    Raises:
+        UserError: it holds something else.
+
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = len(content)
+        while end:
+            begin = content.rfind(b"\n", 0, end - 1) + 1
+            line = content[begin:end]
+            if line.endswith(b"}\n"):
+                try:
+                    record = json.loads(line)
+                    _ = record["side"], record["step"] + 0
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(f"{path} holds a line that is no record ({error}): mend it, or remove it") from None
+                yield record, end
+            end = begin
+
+
 def newest_records(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the last record of each side in a metrics.jsonl, which may still be written; nothing where none is there.
+    """Return the last record of each side in a metrics.jsonl, which may still be written.
 
     Raises:
         UserError: it holds something else.
 
     """
     found: dict[str, dict[str, Any]] = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
-            if line.endswith("}\n"):
-                record = json.loads(line)
-                found[record["side"]] = record
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds a line that is no record ({error})") from None
+    for record, _ in records_backwards(path):
+        found.setdefault(record["side"], record)
+        if len(found) == len(SIDES):
+            break
     return found
 
 
 def keep_records(path: Path, last_step: int) -> None:
-    """Drop what a metrics.jsonl holds of the steps after `last_step`; a run that goes on makes these again."""
-    kept = []
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
-            # A process that was killed may leave half a line at the end.
-            if line.endswith("}\n") and json.loads(line)["step"] <= last_step:
-                kept.append(line)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds a line that is no record ({error}): mend it, or remove the file") from None
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    """Drop what a metrics.jsonl holds of the steps after `last_step`; a run that goes on makes these again.
+
+    Raises:
+        UserError: it holds something else.
+
+    """
+    if path.exists():
+        os.truncate(path, next((end for record, end in records_backwards(path) if record["step"] <= last_step), 0))
 
 
 def finite(values: Any) -> Any:
