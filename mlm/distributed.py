@@ -156,6 +156,14 @@ class World:
             return model.no_sync()
         return nullcontext()
 
+    def release(self, model: nn.Module) -> None:
+        """Let go of what a sharded model keeps gathered after a forward pass without a backward one.
+
+        Of the root that is its own weights, and the next step would compute with those that were evaluated.
+        """
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
     def clip(self, model: nn.Module, norm: float) -> Tensor:
         """Scale the gradient down to `norm` where it is longer; return its length before, a scalar on the device."""
         total = nn.utils.clip_grad_norm_(model.parameters(), norm)

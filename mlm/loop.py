@@ -141,14 +141,14 @@ def train(
     replica = world.replicate(model)
     model.train()
     if start.step == 0:
-        evaluate(model, task, course.optimiser, observer, position)
+        evaluate(model, task, course.optimiser, world, observer, position)
     while not ended:  # asked once a step, so that the step which is the last is also saved
         step = take_step(model, replica, task, course, world, position)
         ledger.add(position.step, step)
         position = Position(position.step + 1, position.tokens + step.tokens, position.seconds + step.seconds)
         finished = plan.finished(position)
         if finished or position.step % intervals.evaluate_steps == 0:
-            evaluate(model, task, course.optimiser, observer, position)
+            evaluate(model, task, course.optimiser, world, observer, position)
         (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
         ended = finished or stops > 0
         if ended or position.step % intervals.log_steps == 0:
@@ -200,12 +200,13 @@ def take_step(
 
 
 def evaluate(
-    model: nn.Module, task: Task[AnyBatch], optimiser: Optimiser, observer: Observer, position: Position
+    model: nn.Module, task: Task[AnyBatch], optimiser: Optimiser, world: World, observer: Observer, position: Position
 ) -> None:
     """Report the held-out metrics of the weights that would be saved now."""
     model.eval()
     with optimiser.averaged():
         observer.evaluated(position, task.evaluate(model), model)
+        world.release(model)
     model.train()
 
 

@@ -37,8 +37,7 @@ class ShardedData(Config):
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in model.encoder.blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
-        # The root's weights would stay gathered after an evaluation, and the next step compute with those evaluated.
-        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 Parallel = Annotated[ReplicatedData | ShardedData, Field(discriminator="kind")]

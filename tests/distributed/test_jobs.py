@@ -170,6 +170,17 @@ def test_two_machines_go_on_together_when_one_of_them_lost_a_process(home: Path,
     assert [record["loss"] for record in records(run)] == pytest.approx(expected, rel=1e-4)
 
 
+def test_accelerate_starts_the_same_job(home: Path, alone: Path) -> None:
+    settings = ("--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+    job = ("-m", "mlm.pretrain", "recipe.yaml", "name=accelerate")
+    process = launch(home, "accelerate.commands.launch", *settings, f"--main_process_port={free_port()}", *job)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "2 processes on cpu" in output
+    expected = [record["loss"] for record in records(alone)]
+    assert [record["loss"] for record in records(run_of(home, "accelerate"))] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_hung_rank_ends_the_job_and_is_named(home: Path) -> None:
     process = start(home, 2, "hung", "train.silence_minutes=0.1", "train.budget.steps=100000")
     wait_for_step(home, "hung", 5, process)
