@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mlm.corpus import packed_rows
 from mlm.data import IGNORED, Batch, PackedRows
 from mlm.masking import Masking
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, packed, sentences, split_of
+from tests.test_malformed import Code
 from tokenizer.shards import Counts, Manifest, Shards
 from tokenizer.text import Text
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
@@ -190,6 +192,17 @@ def test_segments_are_sentences_or_runs_of_a_documents_sentences(shards: Shards,
     alone = packed_rows(shards, "train", 24, cls_sep=False)
     assert sorted(together.rows.lengths.tolist()) == [3, 15, 20]
     assert sorted(alone.rows.lengths.tolist()) == [2, 2, 3, 3, 4, 7, 8, 9]
+
+
+def test_a_pickle_among_the_rows_is_not_opened(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where Code would leave its mark
+    packed_rows(shards, "train", 16, cls_sep=False)
+    path = shards.path / "rows-1-train-16" / "starts.npy"
+    for content in (pickle.dumps(Code()), None):
+        path.write_bytes(content) if content else np.save(path, np.array([Code()], object), allow_pickle=True)
+        with pytest.raises(UserError, match=r"cannot read .*starts\.npy .*: delete the folder"):
+            packed_rows(shards, "train", 16, cls_sep=False)
+    assert not Path("ran").exists()
 
 
 def test_a_damaged_packing_is_named_with_what_to_do(shards: Shards) -> None:

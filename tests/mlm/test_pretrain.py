@@ -379,6 +379,16 @@ def seal_again(folder: Path, name: str) -> None:
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).sealed().model_dump_json())
 
 
+@pytest.mark.parametrize("name", checkpoint.MODEL)
+def test_no_file_of_a_model_from_elsewhere_is_unpickled(home: Path, copied: Path, name: str) -> None:
+    folder = checkpoint.newest(copied)
+    (folder / name).write_bytes(pickle.dumps(Code()))
+    seal_again(folder, name)
+    line = mistake(run(home, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
+    assert str(folder / name) in line
+    assert not (home / "ran").exists()
+
+
 @pytest.mark.parametrize("content", ["compressed", "pickled"])
 def test_a_training_state_from_elsewhere_neither_fills_the_memory_nor_runs(
     home: Path, copied: Path, content: str
