@@ -57,6 +57,7 @@ def start(recipe: FineTuning) -> str:
     name = recipe.name or recipe.data.title()
     path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), name))))
     with ExitStack() as opened:
+        opened.enter_context(world.watched())
         records = None
         if world.leads:
             opened.enter_context(run.lock(path))

@@ -161,7 +161,7 @@ def _fit(
 ) -> Position:
     """Train until the plan or the watcher's patience is at an end; Ctrl-C ends the command after the step."""
     settings, steps = recipe.train, task.steps_per_epoch
-    with interrupt.noted("finishing the step") as stopped, task.world.watched():
+    with interrupt.noted("finishing the step") as stopped:
         end = train(
             classifier,
             task,

@@ -58,9 +58,13 @@ def saving(bench: Bench, name: str) -> list[Case]:
 
 
 def _saver(bench: Bench, run: Path) -> "Saver":
+    from mlm.budget import Position
     from mlm.saver import Saver
 
-    return Saver(run, bench.recipe, bench.corpus.tokenizer_path, bench.world, lambda line: print(line, file=sys.stderr))
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    return Saver(run, bench.recipe, bench.corpus.tokenizer_path, bench.world, say, Position())
 
 
 def processes(bench: Bench, name: str) -> list[Case]:

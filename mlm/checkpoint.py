@@ -50,18 +50,25 @@ class Snapshot:
     step: int
 
 
-def snapshot(model: nn.Module, optimiser: Optimiser, position: Position) -> Snapshot:
-    """Copy all that a checkpoint holds; of a sharded model, all processes have to."""
+def snapshot(model: nn.Module, optimiser: Optimiser, position: Position, *, whole: bool = True) -> Snapshot:
+    """Copy all that a checkpoint holds; of a sharded model, all processes have to.
+
+    Where `whole` is false, as on all processes but one, nothing but the shares is kept.
+    """
+    evaluated: dict[str, Tensor] = {}
     with optimiser.averaged():
-        evaluated = _copied(model.state_dict())
+        for name, tensor in model.state_dict().items():
+            gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if whole:
+                evaluated[name] = _copied(gathered)
     shares: dict[str, DTensor] = {}
     training = {
         "position": vars(position),
         "optimiser": optimiser.state_dict(),
         "weights": dict(model.named_parameters()),
     }
-    whole = _copied(sharded_state.split(training, shares))
-    return Snapshot(evaluated, whole, sharded_state.on_host(shares), position.step)
+    rest = sharded_state.split(training, shares)
+    return Snapshot(evaluated, _copied(rest) if whole else {}, sharded_state.on_host(shares), position.step)
 
 
 def save(
@@ -99,8 +106,6 @@ def save(
 
 
 def _copied(value: Any) -> Any:
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, Mapping):
@@ -153,6 +158,11 @@ def of(path: Path) -> Path:
     return newest(path)
 
 
+def folder_of(run: Path, step: int) -> Path:
+    """Return where a run's checkpoint of a step is, or would be."""
+    return run / "checkpoints" / f"step-{step:09d}"
+
+
 def finished(run: Path) -> list[Path]:
     """Return a run's checkpoints, the oldest first; what else lies there is left alone."""
     return sorted(path for path in (run / "checkpoints").glob(NAMES) if path.is_dir())
@@ -190,6 +200,7 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
 
     Raises:
         UserError: the checkpoint is damaged, or is of another model.
+        OSError: it cannot be read.
 
     """
     manifest = verify(folder, (*MODEL, STATE))
@@ -202,7 +213,7 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
             weights.fill(model, state["weights"], folder)
         optimiser.load_state_dict(state["optimiser"])
         return Position(**state["position"])
-    except UserError:
+    except (UserError, torch.OutOfMemoryError, dist.DistError):  # which say nothing against the file
         raise
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):
         raise UserError(f"{folder / STATE} is not the training state of this run's model and optimiser") from None

@@ -116,7 +116,7 @@ def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -
                 raise
             shutil.rmtree(partial)
     rows = Rows(*(_mapped(folder / f"{name}.npy") for name in ("starts", "lengths", "borders")))
-    if not _is_packing(rows, len(split.tokens)):
+    if not _is_packing(rows, len(split.tokens), row_length, 2 * cls_sep):
         raise UserError(f"{folder} holds no packing of these shards: delete it to build it anew")
     return PackedRows(split, rows, row_length, cls_sep, shards.manifest.vocabulary_size)
 
@@ -129,8 +129,8 @@ def _mapped(path: Path) -> NDArray[Any]:
     return array
 
 
-def _is_packing(rows: Rows, tokens: int) -> bool:
-    """Tell whether the rows hold every token once, in runs that lie within the tokens."""
+def _is_packing(rows: Rows, tokens: int, row_length: int, special: int) -> bool:
+    """Tell whether the rows hold as many tokens as there are, in runs that lie within them, and none holds too many."""
     arrays = (rows.starts, rows.lengths, rows.borders)
     if [array.dtype.str for array in arrays] != ["<i8", "<i4", "<i8"] or any(array.ndim != 1 for array in arrays):
         return False
@@ -138,4 +138,7 @@ def _is_packing(rows: Rows, tokens: int) -> bool:
         return False
     whole = rows.borders[0] == 0 and rows.borders[-1] == len(rows.starts) and (np.diff(rows.borders) > 0).all()
     inside = rows.starts.min() >= 0 and (rows.starts + rows.lengths).max() <= tokens and rows.lengths.min() > 0
-    return bool(whole and inside and rows.lengths.sum(dtype=np.int64) == tokens)
+    if not (whole and inside and rows.lengths.sum(dtype=np.int64) == tokens):
+        return False
+    slots = np.add.reduceat(rows.lengths.astype(np.int64) + special, rows.borders[:-1])
+    return bool(slots.max() <= row_length)

@@ -54,6 +54,8 @@ class World:
     """Name of the job that this process is part of, the same in all its attempts; empty where there are none."""
     again: bool = False
     """Whether torchrun or SLURM has started the job again."""
+    host: dist.ProcessGroup | None = None
+    """What the host's numbers travel by; None: the same as tensors."""
 
     def __str__(self) -> str:
         """Return `device cpu` or `4 processes on cpu`."""
@@ -92,14 +94,14 @@ class World:
     def sum_tensor(self, tensor: Tensor) -> Tensor:
         """Sum a tensor of the host over all ranks, in place, and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.host)
         return tensor
 
     def most(self, number: int) -> int:
         """Return the largest of the ranks' numbers."""
         most = torch.tensor(number)
         if self.size > 1:
-            dist.all_reduce(most, dist.ReduceOp.MAX)
+            dist.all_reduce(most, dist.ReduceOp.MAX, group=self.host)
         return int(most)
 
     def all(self, flag: Tensor) -> Tensor:
@@ -199,7 +201,11 @@ class World:
             places = [f"rank {rank} ({self.store.get(f'place/{rank}').decode()})" for rank in absent]
         except RuntimeError:  # the store lives in rank 0 where no agent keeps it
             places = ["rank 0"]
-        lost = f"{', '.join(places)} ended or hangs" if places else "a connection between the processes broke"
+        lost = (
+            f"{', '.join(places)} ended or hangs, or did not answer for {ROLL_CALL_SECONDS:.0f} s"
+            if places
+            else "a connection between the processes broke"
+        )
         return f"rank {self.rank} stops: {lost} ({reason}): what was saved is safe, go on by --resume"
 
 
@@ -237,15 +243,18 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
     if cuda and size > 1:
         torch.cuda.set_device(device)
     timeout = timedelta(minutes=silence_minutes)
-    found = meet(timeout)
+    found, host = meet(timeout), None
     if found.size > 1:
         assert found.store is not None
+        # Where tensors travel by NCCL, whose watchdog ends the process, the host is to miss the lost one before that.
+        longer = timeout + (timedelta(minutes=1) if cuda else timedelta())
         dist.init_process_group(
-            backend_of(device), store=found.store, rank=found.rank, world_size=found.size, timeout=timeout
+            backend_of(device), store=found.store, rank=found.rank, world_size=found.size, timeout=longer
         )
+        host = dist.new_group(backend="gloo", timeout=timeout) if cuda else None
         atexit.register(dist.destroy_process_group)
         found.store.set(f"place/{found.rank}", f"process {os.getpid()} on {platform.node()}")
-    return World(device, dtype, found.rank, found.size, found.store, found.job, found.again)
+    return World(device, dtype, found.rank, found.size, found.store, found.job, found.again, host)
 
 
 def backend_of(device: torch.device) -> str:

@@ -48,7 +48,7 @@ class Intervals(Config):
     """How often the loop stops to tell, to evaluate and to save."""
 
     log_steps: int = Field(20, gt=0)
-    """Steps between two records of the training metrics."""
+    """Steps between two records of the training metrics; there is one at each checkpoint as well."""
     evaluate_steps: int = Field(250, gt=0)
     """Steps between two held-out evaluations; there is one at the start and one at the end as well."""
     checkpoint_steps: int = Field(1000, gt=0)
@@ -151,9 +151,10 @@ def train(
             evaluate(model, task, course.optimiser, world, observer, position)
         (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
         ended = finished or stops > 0
-        if ended or position.step % intervals.log_steps == 0:
+        saves = ended or position.step % intervals.checkpoint_steps == 0
+        if saves or position.step % intervals.log_steps == 0:  # so that no record has steps before and after going on
             observer.log(position, ledger.take())
-        if ended or position.step % intervals.checkpoint_steps == 0:
+        if saves:
             observer.checkpoint(position, model, course.optimiser)
     return position
 

@@ -33,17 +33,36 @@ class Manifest(Config):
 
 
 def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = None) -> Manifest:
-    """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk."""
+    """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk.
+
+    Raises:
+        OSError: the disk is full or not writable.
+
+    """
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     files = {path.relative_to(partial).as_posix(): record(path) for path in paths}
     manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss).sealed()
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in (*partial.rglob("*"), partial):
         _sync(path)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        remove(folder)
     partial.rename(folder)
     _sync(folder.parent)
     return manifest
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that was complete; killed in between, it leaves nothing under that name.
+
+    Raises:
+        OSError: the disk does not let it.
+
+    """
+    aside = folder.with_name(f"{folder.name}.removed{PARTIAL}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
 
 
 def manifest_of(folder: Path) -> Manifest:

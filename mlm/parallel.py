@@ -18,8 +18,9 @@ class ReplicatedData(Config):
 
     kind: Literal["replicated_data", "ReplicatedData"] = "replicated_data"
 
-    def shard(self, model: MaskedLanguageModel, world: World) -> None:
-        """Leave the model whole."""
+    def place(self, model: MaskedLanguageModel, world: World) -> None:
+        """Move the whole model to the device, in place."""
+        model.to(world.device)
 
 
 class ShardedData(Config):
@@ -27,8 +28,11 @@ class ShardedData(Config):
 
     kind: Literal["sharded_data", "ShardedData"] = "sharded_data"
 
-    def shard(self, model: MaskedLanguageModel, world: World) -> None:
-        """Divide the weights of every layer among the processes, in place; before the optimiser is made."""
+    def place(self, model: MaskedLanguageModel, world: World) -> None:
+        """Divide the weights of every layer among the processes, in place; before the optimiser is made.
+
+        Each layer is moved to the device by itself, and its share alone stays there.
+        """
         if not dist.is_initialized():  # one process alone, which holds all shares
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(backend_of(world.device), store=store, rank=0, world_size=1)

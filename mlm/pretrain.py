@@ -37,7 +37,9 @@ def main(arguments: Sequence[str]) -> None:
         if yaml or overrides or options.print_config or options.dry_run:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
         path = Path(options.resume) if options.resume else run.newest(Path(Recipe().runs))
-        resume(path, join(recipe_of(path)))
+        world = join(recipe_of(path))
+        with world.watched():
+            resume(path, world)
         return
     recipe = with_text_of_shards(adaptation.resolve(read(Recipe, yaml, overrides)))
     if options.print_config:
@@ -47,8 +49,9 @@ def main(arguments: Sequence[str]) -> None:
         print(preview(recipe, pretraining.corpus, pretraining.task, pretraining.model, pretraining.plan))
     else:
         world = join(recipe)
-        again = earlier_run(Path(recipe.runs), world)
-        start(recipe, world) if again is None else resume(again, world)
+        with world.watched():
+            again = earlier_run(recipe, world)
+            start(recipe, world) if again is None else resume(again, world)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -73,15 +76,21 @@ def join(recipe: Recipe) -> World:
     return find_world(recipe.train.precision, recipe.train.silence_minutes)
 
 
-def earlier_run(runs: Path, world: World) -> Path | None:
-    """Return the run with a checkpoint that this job began before torchrun or SLURM started it again, if any."""
+def earlier_run(recipe: Recipe, world: World) -> Path | None:
+    """Return the run of `recipe` that this job began and saved before torchrun or SLURM started it again, if any."""
     if not world.again:
         return None
 
+    def is_mine(path: Path) -> bool:
+        try:
+            same = read(Recipe, path / checkpoint.RECIPE) == recipe
+            return same and run.read_json(path / run.ENVIRONMENT).get("job") == world.job
+        except UserError:  # what else lies among the runs is no reason not to start
+            return False
+
     def newest() -> str:
-        known = run.with_checkpoint(runs)
-        mine = [path for path in known if run.read_json(path / run.ENVIRONMENT).get("job") == world.job]
-        return str(max(mine, key=lambda path: path.name)) if mine else ""
+        mine = filter(is_mine, run.with_checkpoint(Path(recipe.runs)))
+        return str(max(mine, key=lambda path: path.name, default=""))
 
     found = world.of_leader("looking for this job's run", newest)
     return Path(found) if found else None

@@ -77,8 +77,7 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
     )
     model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
     initialise(model, recipe.model.encoder, settings.seed)
-    model.to(world.device)
-    recipe.parallel.shard(model, world)
+    recipe.parallel.place(model, world)
     optimiser = recipe.optim.build(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
     plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
@@ -97,14 +96,14 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         )
 
     progress = Progress(pretraining.plan, begin, silent=not world.leads)
-    saver = Saver(path, recipe, corpus.tokenizer_path, world, progress.say)
+    saver = Saver(path, recipe, corpus.tokenizer_path, world, progress.say, begin)
     recorder: Recorder | None = None
     if world.leads:
         recorder = Recorder(
             path, recipe, saver, _rates(pretraining), progress, panel, pretraining.task.documents, begin
         )
         print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}", file=sys.stderr)
-    with interrupt.noted("finishing the step and saving") as received, world.watched():
+    with interrupt.noted("finishing the step and saving") as received:
         end = train(
             model,
             pretraining.task,
@@ -143,7 +142,7 @@ def _conclude(
 ) -> None:
     """Measure what was saved last, and write down the results."""
     recipe, corpus, world = pretraining.recipe, pretraining.corpus, pretraining.world.alone()
-    folder = checkpoint.newest(path)
+    folder = checkpoint.folder_of(path, end.step)
     saved = verify(folder, checkpoint.MODEL)
     model, _, _ = checkpoint.load_model(folder, world.device)
     scores = results.measure(recipe, corpus, replace(pretraining.task, world=world), model)

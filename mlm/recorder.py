@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from mlm import curves
+from mlm.board import Board
 from mlm.budget import Position
 from mlm.loop import Interval
 from mlm.optim import Optimiser
@@ -26,6 +27,9 @@ from mlm.progress import Progress
 from mlm.recipe import Recipe
 from mlm.run import METRICS, RESULTS, finite, keep_records, read_metrics, records_backwards, write_json
 from mlm.saver import Saver
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 SPIKE_RECORDS = 20
 """Training records that a loss is compared with."""
@@ -61,8 +65,6 @@ class Recorder:
 
         `panel` makes a text of filled-in blanks, `documents` names those that a step has read from.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path, self.recipe = path, recipe
         self.rates, self.progress, self.panel = rates, progress, panel
         self.saver = saver
@@ -76,7 +78,7 @@ class Recorder:
         self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
         self.metrics = (path / METRICS).open("ab", buffering=0)
-        self.board = SummaryWriter(str(path), purge_step=start.step + 1 if start.step else None)
+        self.board = Board(path, purge_step=start.step + 1 if start.step else None)
 
     def log(self, position: Position, interval: Interval) -> None:
         """Take down the training metrics since the last record."""
@@ -126,8 +128,9 @@ class Recorder:
         self.heldout, self.evaluated_at = dict(metrics), position.step
         filled = self.panel(model)
         self._take("heldout", position, self.heldout)
-        with self._unhurt(f"PICTURES OF STEP {position.step}"):
-            self.board.add_text("filled-in blanks", filled, position.step)
+        with self._unhurt(f"BLANKS OF STEP {position.step} ON TENSORBOARD"):
+            self.board.write(lambda writer: writer.add_text("filled-in blanks", filled, position.step))
+        with self._unhurt(f"CURVES OF STEP {position.step}"):
             curves.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
 
     def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
@@ -142,8 +145,10 @@ class Recorder:
             write_json(self.path / RESULTS, results)
             settings = {name: value for name, value in _flat(self.recipe.model_dump(mode="json")) if value is not None}
             scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
-            self.board.add_hparams(settings, scores, run_name=".")
-        self.board.close()
+            with self._unhurt("SETTINGS AND SCORES ON TENSORBOARD"):
+                self.board.write(lambda writer: writer.add_hparams(settings, scores, run_name="."))
+        with self._unhurt("LAST RECORDS ON TENSORBOARD"):
+            self.board.close()
         self.metrics.close()
         self.progress.close()
 
@@ -151,8 +156,8 @@ class Recorder:
         where = {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds}
         with self._unhurt(f"RECORD OF STEP {position.step}"):
             self._append(json.dumps(where | finite(record)).encode() + b"\n")
-            for name, value in record.items():
-                self.board.add_scalar(f"{side}/{name}", value, position.step)
+        with self._unhurt(f"RECORD OF STEP {position.step} ON TENSORBOARD"):
+            self.board.write(lambda writer: _add_scalars(writer, side, position.step, record))
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all."""
@@ -171,6 +176,11 @@ class Recorder:
             yield
         except OSError as error:
             self.progress.say(f"{what} NOT WRITTEN ({error}): training goes on: make room in {self.path}")
+
+
+def _add_scalars(writer: "SummaryWriter", side: str, step: int, record: Mapping[str, float]) -> None:
+    for name, value in record.items():
+        writer.add_scalar(f"{side}/{name}", value, step)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

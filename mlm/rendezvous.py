@@ -42,8 +42,9 @@ def meet(timeout: timedelta) -> Meeting:
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         return Meeting(0, 1, None, slurm, requeued)
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    rank = int(os.environ["RANK"])
     try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
         attempt = _gather(store, size) if rank == 0 else _greet(store, rank, timeout)
     except RuntimeError as error:
         raise ConnectionError(f"rank {rank} did not find the other processes ({error}): start the job again") from None

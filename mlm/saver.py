@@ -2,18 +2,21 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 
+import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from configs import UserError
 from mlm import checkpoint
 from mlm.budget import Position
 from mlm.checkpoint import Snapshot
 from mlm.distributed import World
-from mlm.manifest import PARTIAL, Manifest, manifest_of
+from mlm.manifest import PARTIAL, Manifest, manifest_of, remove
 from mlm.optim import Optimiser
 from mlm.recipe import Recipe
 
@@ -21,16 +24,23 @@ from mlm.recipe import Recipe
 class Saver:
     """Writes a run's checkpoints, in a thread of its own."""
 
-    def __init__(self, run: Path, recipe: Recipe, tokenizer: Path, world: World, say: Callable[[str], None]) -> None:
-        """Save into `run`; every process makes one at the same time. `say` tells the user of what failed."""
+    def __init__(
+        self, run: Path, recipe: Recipe, tokenizer: Path, world: World, say: Callable[[str], None], begin: Position
+    ) -> None:
+        """Save into `run`, which goes on from `begin`; every process makes one at the same time.
+
+        Checkpoints of later steps, which were damaged where there is any, are removed: their steps are trained anew.
+        `say` tells the user of what failed.
+        """
         self.folder, self.recipe, self.tokenizer, self.say = run / "checkpoints", recipe, tokenizer, say
-        self.run, self.leads = run, world.leads
+        self.run, self.world = run, world
         # Of its own, so that what is said while saving never meets what training says.
-        self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        timeout = timedelta(minutes=recipe.train.silence_minutes)
+        self.group = dist.new_group(backend="gloo", timeout=timeout) if dist.is_initialized() else None
         self.thread = Thread()
-        self.failure: OSError | None = None
-        if self.leads:
-            self._sweep()
+        self.failure: Exception | None = None
+        if world.leads:
+            self._sweep(begin.step)
 
     def save(self, position: Position, model: nn.Module, optimiser: Optimiser, heldout_loss: float | None) -> None:
         """Copy the run as it stands, and write that while training goes on; the one before is waited for.
@@ -43,9 +53,9 @@ class Saver:
 
         """
         self.wait()
-        taken = checkpoint.snapshot(model, optimiser, position)
-        if not taken.shares and not self.leads:
+        if not self.world.leads and not isinstance(model, FSDPModule):
             return
+        taken = checkpoint.snapshot(model, optimiser, position, whole=self.world.leads)
         # A daemon: who stops the command by a second Ctrl-C does not wait for the disk. What is half written then has
         # no final name yet.
         self.thread = Thread(target=self._write, args=(taken, heldout_loss), name="saver", daemon=True)
@@ -57,23 +67,29 @@ class Saver:
             self.thread.join()
 
     def finish(self) -> None:
-        """Wait for the last checkpoint.
+        """Wait for the last checkpoint of all processes.
 
         Raises:
-            OSError: it could not be written.
+            OSError: it could not be written, here or by another process.
+            Exception: what else went wrong while it was written.
 
         """
         self.wait()
+        failed = self.world.most(int(self.failure is not None))
         if self.failure is not None:
             raise self.failure
+        if failed:
+            raise OSError("another process could not write the last checkpoint")
 
     def _write(self, taken: Snapshot, heldout_loss: float | None) -> None:
-        folder = self.folder / f"step-{taken.step:09d}"
+        if self.world.device.type == "cuda":
+            torch.cuda.set_device(self.world.device)  # each thread has a current one
         try:
+            folder = checkpoint.folder_of(self.run, taken.step)
             checkpoint.save(folder, taken, self.recipe, self.tokenizer, heldout_loss, self.group)
-            if self.leads:
-                self._prune()
-        except OSError as error:
+        except (
+            Exception
+        ) as error:  # an exception that ends a thread is lost: it is raised where the thread is waited for
             self.failure = error
             self.say(
                 f"CHECKPOINT OF STEP {taken.step} NOT SAVED ({error}): training goes on, the older ones stay, and the"
@@ -81,6 +97,8 @@ class Saver:
             )
         else:
             self.failure = None
+            if self.world.leads:
+                self._prune()
 
     def _prune(self) -> None:
         """Remove the checkpoints that need not be kept."""
@@ -94,11 +112,17 @@ class Saver:
         if keep.best and known:
             kept.add(min(known, key=known.__getitem__))
         for folder in set(folders) - kept:
-            shutil.rmtree(folder)
+            try:
+                remove(folder)
+            except OSError as error:
+                self.say(f"{folder} is not needed any more and cannot be removed ({error}): training goes on")
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left half written."""
-        for killed in self.folder.glob(checkpoint.NAMES + PARTIAL):
+    def _sweep(self, step: int) -> None:
+        """Remove what killed processes left half written, and what is of later steps."""
+        for later in checkpoint.finished(self.run):
+            if later > checkpoint.folder_of(self.run, step):
+                remove(later)
+        for killed in self.folder.glob(f"{checkpoint.NAMES}*{PARTIAL}"):
             shutil.rmtree(killed)
 
 

@@ -71,6 +71,7 @@ def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimiser: Op
 
     Raises:
         ValueError: the shares are not those of this model and optimiser.
+        OSError: one of the processes cannot read them.
 
     """
     shares = {f"weights.{name}": parameter.data for name, parameter in model.named_parameters()}
@@ -83,4 +84,6 @@ def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimiser: Op
     try:
         state_dict_loader.load(dict(shares), storage_reader=HuggingFaceStorageReader(str(folder)))
     except CheckpointException as error:
+        if any(isinstance(failure, OSError) for failure, _ in error.failures.values()):
+            raise OSError(f"cannot read ({' '.join(str(error).split())[:200]})", str(folder)) from None
         raise ValueError(" ".join(str(error).split())[:200]) from None

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -60,6 +62,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """
     try:
         set_model_state_dict(model, dict[str, Any](tensors), options=StateDictOptions(full_state_dict=True))
+    except (torch.OutOfMemoryError, dist.DistError):  # which say nothing against the weights
+        raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from None

@@ -31,7 +31,7 @@ model: {encoder: {width: 16, heads: 2, feedforward_width: 32, layers: 2, dropout
 train:
   batch_rows: 8
   budget: {steps: 120}
-  intervals: {log_steps: 1, evaluate_steps: 10, checkpoint_steps: 2}
+  intervals: {log_steps: 5, evaluate_steps: 10, checkpoint_steps: 2}
   keep: {newest: 4}
 evaluation: {words: 0}
 """
@@ -105,7 +105,9 @@ def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random
         return False
     run = _run_of(home, name)
     assert run is not None
-    equal = _weights(run) == expected[optimiser] and _steps(run) == list(range(1, 121))
+    equal = _weights(run) == expected[optimiser] and _steps(run) == [
+        step for step in range(1, 121) if step % 2 == 0 or step % 5 == 0
+    ]
     print(
         f"trial {number}: {optimiser}, {kills} kills{''.join(f', {damage}' for damage in damages)}:"
         f" {'equal' if equal else 'NOT EQUAL'}",

@@ -63,7 +63,7 @@ def losses(world: World, optimiser: str, parallel: str, dtype: str, micro_batch_
     model = MaskedLanguageModel(TINY, VOCABULARY, ROW_LENGTH)
     initialise(model, TINY.encoder, 0)
     model.to(world.dtype)
-    PARALLEL[parallel].shard(model, world)
+    PARALLEL[parallel].place(model, world)
     notebook = Notebook()
     train(
         model,

@@ -31,7 +31,7 @@ class Silent(Progress):
 def recorder(folder: Path, progress: Silent, start: int = 0) -> Recorder:
     folder.mkdir(exist_ok=True)
     recipe = Recipe(train=Training(most_skipped=3))
-    saver = Saver(folder, recipe, folder / "tokenizer.json", CPU, progress.say)
+    saver = Saver(folder, recipe, folder / "tokenizer.json", CPU, progress.say, Position(start))
     rates = Rates(peak_lr=1.0, flops_per_token=1.0, peak_flops=1.0)
     return Recorder(
         folder, recipe, saver, rates, progress, lambda _: "panel", lambda step: f"<{step}>", Position(start)

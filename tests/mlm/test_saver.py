@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from configs import UserError
-from mlm import checkpoint
+from mlm import checkpoint, weights
 from mlm.budget import Position
 from mlm.manifest import manifest_of, verify
 from mlm.optim import AdamW, Optimiser
@@ -36,11 +36,12 @@ class Disk:
             (os, "fsync"),
             (os, "rename"),
             (shutil, "copyfile"),
+            (shutil, "rmtree"),
             (Path, "write_text"),
         ):
             monkeypatch.setattr(holder, name, self._counted(getattr(holder, name), writes=None))
         monkeypatch.setattr(torch, "save", self._counted(torch.save, writes=1))
-        monkeypatch.setattr(checkpoint, "save_file", self._counted(save_file, writes=1))
+        monkeypatch.setattr(weights, "save_file", self._counted(save_file, writes=1))
 
     def _counted(self, instruction: Callable[..., Any], writes: int | None) -> Callable[..., Any]:
         def counted(*arguments: Any, **named: Any) -> Any:
@@ -64,7 +65,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 class Run:
     """A small model whose run is saved into a folder."""
 
-    def __init__(self, folder: Path, keep: Keep | None = None) -> None:
+    def __init__(self, folder: Path, keep: Keep | None = None, begin: int = 0) -> None:
         self.folder, self.said = folder, list[str]()
         folder.mkdir(exist_ok=True)
         tokenizer = folder / "tokenizer.json"
@@ -72,7 +73,7 @@ class Run:
         self.model = nn.Linear(3, 2)
         self.optimiser: Optimiser = AdamW().build(self.model)
         recipe = Recipe(train=Training(keep=keep or Keep()))
-        self.saver = Saver(folder, recipe, tokenizer, CPU, self.said.append)
+        self.saver = Saver(folder, recipe, tokenizer, CPU, self.said.append, Position(begin))
 
     def save(self, step: int, heldout_loss: float | None = None) -> None:
         self.saver.save(Position(step), self.model, self.optimiser, heldout_loss)
@@ -168,6 +169,45 @@ def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Keep, expe
         run.save(step, loss)
     run.saver.finish()
     assert run.steps == expected
+
+
+def test_checkpoints_of_later_steps_make_way_when_a_run_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
+    first = Run(tmp_path / "run", Keep(newest=3))
+    for step in (10, 20, 30):
+        first.save(step)
+    first.saver.finish()
+    second = Run(tmp_path / "run", Keep(newest=1, best=False), begin=10)
+    assert second.steps == [10]
+    second.save(15)
+    second.saver.finish()
+    assert second.steps == [15]
+
+
+def test_whatever_goes_wrong_in_the_thread_is_told_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise MemoryError("none left")
+
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr(torch, "save", broken)
+    run.save(1)
+    with pytest.raises(MemoryError):
+        run.saver.finish()
+    assert "NOT SAVED (none left)" in run.said[0]
+
+
+def test_what_cannot_be_removed_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run", Keep(newest=1, best=False))
+    run.save(1)
+    run.saver.finish()
+
+    def held(path: Path, **_: Any) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(shutil, "rmtree", held)
+    run.save(2)
+    run.saver.finish()
+    assert "cannot be removed" in run.said[0]
+    assert run.steps[-1] == 2
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
