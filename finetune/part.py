@@ -18,12 +18,18 @@ class Part:
     """The rows of a table that hold a text."""
 
     where: str
+    """What the table is called in messages."""
     rows: tuple[int, ...]
+    """Number of each row in the table, from 1."""
     texts: tuple[tuple[str, ...], ...]
+    """Cleaned: one text a row, or the two of a pair."""
     identities: tuple[tuple[str, ...], ...]
+    """What the texts are known again by."""
     labels: tuple[str, ...]
+    """As they stand in the table; empty where there is none."""
 
     def take(self, places: Sequence[int]) -> "Part":
+        """Return the rows at `places`, in that order."""
         return Part(
             self.where,
             tuple(self.rows[place] for place in places),
@@ -33,7 +39,12 @@ class Part:
         )
 
     def without(self, other: "Part", counts: Counter[str], reason: str) -> "Part":
-        """Return the rows whose texts are not in `other`; count those that are."""
+        """Return the rows whose texts are not in `other`; count those that are under `reason`.
+
+        Raises:
+            UserError: none is left.
+
+        """
         known = set(other.identities)
         kept = [place for place, text in enumerate(self.identities) if text not in known]
         counts += Counter({reason: len(self.texts) - len(kept)})
@@ -42,6 +53,12 @@ class Part:
         return self.take(kept)
 
     def check_labels(self, classes: Sequence[str]) -> None:
+        """Check that every row has one of the classes.
+
+        Raises:
+            UserError: some have none, or another; it names the rows.
+
+        """
         missing = [row for row, label in zip(self.rows, self.labels, strict=True) if not label]
         unknown = [row for row, label in zip(self.rows, self.labels, strict=True) if label not in classes]
         for fault, rows in (("no label", missing), ("an unknown label", unknown)):
@@ -54,6 +71,7 @@ class Part:
                 )
 
     def examples(self, classes: Sequence[str]) -> Examples:
+        """Return the rows as examples, labels as indices into `classes`; texts of one identity are one group."""
         numbers = {name: number for number, name in enumerate(classes)}
         groups: dict[tuple[str, ...], int] = {}
         return Examples(

@@ -201,11 +201,8 @@ class World:
             places = [f"rank {rank} ({self.store.get(f'place/{rank}').decode()})" for rank in absent]
         except RuntimeError:  # the store lives in rank 0 where no agent keeps it
             places = ["rank 0"]
-        lost = (
-            f"{', '.join(places)} ended or hangs, or did not answer for {ROLL_CALL_SECONDS:.0f} s"
-            if places
-            else "a connection between the processes broke"
-        )
+        silent = f"ended or hangs, or did not answer for {ROLL_CALL_SECONDS:.0f} s"
+        lost = f"{', '.join(places)} {silent}" if places else "a connection between the processes broke"
         return f"rank {self.rank} stops: {lost} ({reason}): what was saved is safe, go on by --resume"
 
 

@@ -87,9 +87,7 @@ class Saver:
         try:
             folder = checkpoint.folder_of(self.run, taken.step)
             checkpoint.save(folder, taken, self.recipe, self.tokenizer, heldout_loss, self.group)
-        except (
-            Exception
-        ) as error:  # an exception that ends a thread is lost: it is raised where the thread is waited for
+        except Exception as error:  # it would be lost with the thread: `finish` raises it
             self.failure = error
             self.say(
                 f"CHECKPOINT OF STEP {taken.step} NOT SAVED ({error}): training goes on, the older ones stay, and the"

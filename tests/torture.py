@@ -105,9 +105,8 @@ def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random
         return False
     run = _run_of(home, name)
     assert run is not None
-    equal = _weights(run) == expected[optimiser] and _steps(run) == [
-        step for step in range(1, 121) if step % 2 == 0 or step % 5 == 0
-    ]
+    recorded = [step for step in range(1, 121) if step % 2 == 0 or step % 5 == 0]
+    equal = _weights(run) == expected[optimiser] and _steps(run) == recorded
     print(
         f"trial {number}: {optimiser}, {kills} kills{''.join(f', {damage}' for damage in damages)}:"
         f" {'equal' if equal else 'NOT EQUAL'}",

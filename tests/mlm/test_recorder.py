@@ -2,9 +2,13 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
 
 from mlm import run
@@ -92,6 +96,33 @@ class FullDisk:
 
     def close(self) -> None:
         self.file.close()
+
+
+def test_tensorboard_goes_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, is_full, write = Silent(), False, RecordWriter.write
+
+    def on_disk(self: RecordWriter, content: bytes) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, content)
+
+    monkeypatch.setattr(RecordWriter, "write", on_disk)
+    taken = recorder(tmp_path / "run", progress)
+    step, is_full = 0, True
+    while not progress.said:  # the writer's thread tells of it when it is next asked for something
+        step += 1
+        taken.log(Position(step), interval())
+        time.sleep(0.01)
+    assert "ON TENSORBOARD NOT WRITTEN" in progress.said[0]
+    is_full = False
+    for later in range(step + 1, step + 4):
+        taken.log(Position(later), interval())
+    taken.close(None)
+    assert len(progress.said) == 1
+    assert [record["step"] for record in records(tmp_path / "run")] == list(range(1, step + 4))
+    board = EventAccumulator(str(tmp_path / "run"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")][-3:] == [step + 1, step + 2, step + 3]
 
 
 def test_a_full_disk_costs_a_record_and_not_the_run(tmp_path: Path) -> None:
