@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
-from mlm.rendezvous import meet
+from mlm.rendezvous import backend_of, leave, meet
 
 Precision = Literal["auto", "bfloat16", "float32"]
 
@@ -249,11 +249,6 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
             backend_of(device), store=found.store, rank=found.rank, world_size=found.size, timeout=longer
         )
         host = dist.new_group(backend="gloo", timeout=timeout) if cuda else None
-        atexit.register(dist.destroy_process_group)
+        atexit.register(leave)
         found.store.set(f"place/{found.rank}", f"process {os.getpid()} on {platform.node()}")
     return World(device, dtype, found.rank, found.size, found.store, found.job, found.again, host)
-
-
-def backend_of(device: torch.device) -> str:
-    """Return by what tensors travel: those on CUDA by NCCL, those of the host by gloo."""
-    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -9,8 +9,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from configs import Config
-from mlm.distributed import World, backend_of
+from mlm.distributed import World
 from mlm.model.heads import MaskedLanguageModel
+from mlm.rendezvous import backend_of
 
 
 class ReplicatedData(Config):

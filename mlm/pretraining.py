@@ -24,6 +24,7 @@ from mlm.optim import Optimiser
 from mlm.progress import Progress
 from mlm.recipe import Recipe
 from mlm.recorder import Follower, Rates, Recorder
+from mlm.rendezvous import leave
 from mlm.saver import Saver
 
 SENTENCES_SHOWN = 5
@@ -122,6 +123,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         )
         saver.finish()
     number = world.most(max(received, default=0))
+    leave()  # what follows is the first process's work, and nobody waits for it
     if recorder is None:
         sys.exit(command.EXIT_SIGNAL + number if number and not pretraining.plan.finished(end) else 0)
     if not pretraining.plan.finished(end):

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
+import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -73,3 +75,14 @@ def _greet(store: Store, rank: int, timeout: timedelta) -> str:
         store.set(f"greeting of {rank}", own)  # again and again, for it may be taken for an earlier attempt's
         time.sleep(GREETING_SECONDS)
     return store.get(f"answer to {own}").decode()
+
+
+def backend_of(device: torch.device) -> str:
+    """Return by what tensors travel: those on CUDA by NCCL, those of the host by gloo."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+def leave() -> None:
+    """Part from the other processes, where there are any; all of them do so at the same time, or at their end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -98,6 +98,7 @@ class FullDisk:
         self.file.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that is how its thread ends
 def test_tensorboard_goes_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     progress, is_full, write = Silent(), False, RecordWriter.write
 
