@@ -171,7 +171,7 @@ def test_two_machines_go_on_together_when_one_of_them_lost_a_process(home: Path,
 
 
 def test_accelerate_starts_the_same_job(home: Path, alone: Path) -> None:
-    settings = ("--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+    settings = ("--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
     job = ("-m", "mlm.pretrain", "recipe.yaml", "name=accelerate")
     process = launch(home, "accelerate.commands.launch", *settings, f"--main_process_port={free_port()}", *job)
     output = finish(process)
