@@ -118,8 +118,9 @@ def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
 
 
 def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_kept(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where the comparison draws its picture
     settings = (f"encoder.run={run}", "head.filters=8", "train.epochs=2", "splits.validation=0")
     made = fine_tune(tmp_path, *settings)
     found = json.loads((made / "results.json").read_text())
