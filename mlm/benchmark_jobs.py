@@ -83,7 +83,7 @@ def processes(bench: Bench, name: str) -> list[Case]:
     model = f"{LARGE[0]} layers of width {LARGE[1]} on {PROCESSES} processes; ours sharded, theirs replicated"
     return [
         Case.of(
-            f"{name}/memory", "bytes a parameter", f"the first process's largest resident memory: {model}", *memory
+            f"{name}/memory", "bytes/param", f"the first process's largest resident memory: {model}", *memory
         ),
         Case.of(f"{name}/speed", "tokens/s", f"{model}; two rows a step, so that communication is most of it", *rates),
     ]
