@@ -82,9 +82,7 @@ def processes(bench: Bench, name: str) -> list[Case]:
     memory, rates = ([[one[index] for one in turns] for turns in found] for index in (0, 1))
     model = f"{LARGE[0]} layers of width {LARGE[1]} on {PROCESSES} processes; ours sharded, theirs replicated"
     return [
-        Case.of(
-            f"{name}/memory", "bytes/param", f"the first process's largest resident memory: {model}", *memory
-        ),
+        Case.of(f"{name}/memory", "bytes/param", f"the first process's largest resident memory: {model}", *memory),
         Case.of(f"{name}/speed", "tokens/s", f"{model}; two rows a step, so that communication is most of it", *rates),
     ]
 
