@@ -37,22 +37,21 @@ def saving(bench: Bench, name: str) -> list[Case]:
     parameters = sum(parameter.numel() for parameter in made.model.parameters())
     step = 0
 
-    def save(until: Callable[["Saver"], object]) -> float:
+    def save(*, wait: bool) -> float:
         nonlocal step
         step += 1
         began = time.perf_counter()
         saver.save(Position(step=step), made.model, made.optimiser, None)
-        until(saver)
+        if wait:
+            saver.wait()
         seconds = time.perf_counter() - began
         saver.finish()
         return seconds
 
     with tempfile.TemporaryDirectory(dir=bench.output) as folder:
         saver = _saver(bench, Path(folder))
-        save(lambda saver: None)  # the first one makes folders and finds the libraries
-        waits, writes = alternate(
-            lambda: save(lambda saver: None), lambda: save(lambda saver: saver.wait()), bench.scale.repeats
-        )
+        save(wait=True)  # the first one makes folders and finds the libraries
+        waits, writes = alternate(lambda: save(wait=False), lambda: save(wait=True), bench.scale.repeats)
     counted = f"training waits for a checkpoint of {parameters:,} parameters; theirs: until it is on the disk"
     return [Case.of(name, "s", counted, waits, writes)]
 

@@ -54,6 +54,10 @@ class Intervals(Config):
     checkpoint_steps: int = Field(1000, gt=0)
     """Steps between two checkpoints; there is one at the end as well."""
 
+    def has_record(self, step: int) -> bool:
+        """Tell whether there is a record after so many steps; no record has steps before and after a checkpoint."""
+        return step % self.log_steps == 0 or step % self.checkpoint_steps == 0
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -151,10 +155,9 @@ def train(
             evaluate(model, task, course.optimiser, world, observer, position)
         (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
         ended = finished or stops > 0
-        saves = ended or position.step % intervals.checkpoint_steps == 0
-        if saves or position.step % intervals.log_steps == 0:  # so that no record has steps before and after going on
+        if ended or intervals.has_record(position.step):
             observer.log(position, ledger.take())
-        if saves:
+        if ended or position.step % intervals.checkpoint_steps == 0:
             observer.checkpoint(position, model, course.optimiser)
     return position
 
@@ -193,7 +196,7 @@ def take_step(
     norm = world.clip(model, course.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
     course.optimiser.update(factor := course.schedule.factor(progress), finite)
-    if (position.step + 1) % course.intervals.log_steps == 0:
+    if course.intervals.has_record(position.step + 1):
         world.wait()  # so that the time of what is still queued on the device is counted where it is told
     leads = float(world.leads)  # whose clock counts for all
     seconds, waited = world.sum([leads * (time.perf_counter() - began), leads * waited])
@@ -228,9 +231,8 @@ class Ledger:
     def take(self) -> Interval:
         """Return what happened since the last time."""
         steps, self.steps = self.steps, []
-        flags = [torch.stack([step.finite.double(), step.gradient_norm.double()]) for step in steps]
-        sums = [torch.stack([value.double() for value in step.sums.values()]) for step in steps]
-        rows = torch.cat([torch.stack(flags), torch.stack(sums)], dim=1).tolist()
+        kept = [(step.finite, step.gradient_norm, *step.sums.values()) for step in steps]
+        rows = torch.stack([torch.stack([value.double() for value in values]) for values in kept]).tolist()
         totals = self.world.sum([sum(column) for column in list(zip(*rows, strict=True))[2:]])
         return Interval(
             sums=dict(zip(steps[-1].sums, totals, strict=True)),
