@@ -69,7 +69,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bad.jsonl": b'{"text": "a", "target": 1}\n{"text": \n',
         "list.jsonl": b'["a", 1]\n',
         "bad.parquet": b"PAR1 no",
-        "broken.csv.gz": gzip.compress(b"text,target\na b,1\n")[:-6],
+        "broken.csv.gz": gzip.compress(b"text,target\na b,1\n", mtime=0)[:-6],
         "table.doc": b"a",
         "blank.txt": b"\n\n \n",
         "empty.txt": b"",

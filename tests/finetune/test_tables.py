@@ -109,7 +109,7 @@ def test_another_encoding_is_read_if_named(tmp_path: Path) -> None:
         ("a.csv", b"", "a.csv is empty"),
         ("a.csv", b"\n \n", "a.csv is empty"),
         ("a.csv", b"text,label\n", "a.csv has no rows"),
-        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz is empty"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz is empty"),
         ("a.doc", b"one", "cannot tell the format of .*a.doc .*: it must end in one of .csv, .tsv, .jsonl, .parquet"),
         ("a.csv", b"text,label\none,1\ntwo\n", "a.csv, row 2: 1 columns where the first line has 2"),
         ("a.csv", b"text,label\none,1\ntwo,2,3\n", "a.csv, row 2: 3 columns where the first line has 2"),
