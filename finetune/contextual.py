@@ -71,18 +71,21 @@ class RunPredictor:
         rows = self.tokenizer.encode_batch([text for example in texts for text in example])
         ids_BL = torch.tensor([row.ids for row in rows])
         segments_BL = torch.tensor([row.attention_mask for row in rows], dtype=torch.int32)
-        predicted_M = (ids_BL == MASK).flatten().nonzero().squeeze(1)
+        masks_B = (ids_BL == MASK).sum(dim=1)
+        slots = torch.arange(int(masks_B.max()))
+        predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
         batch = Batch(
             ids_BL,
             segments_BL,
             torch.arange(ids_BL.shape[1]).expand_as(ids_BL),
-            predicted_M,
-            torch.full_like(predicted_M, IGNORED),
-            targets=len(predicted_M),
+            predicted_BM,
+            torch.full_like(predicted_BM, IGNORED),
+            targets=int(masks_B.sum()),
             tokens=int(segments_BL.sum()),
         )
         scores_MV = score(self.model, batch.to(self.world.device), self.world).float().cpu()
-        masks = [0, *(ids_BL == MASK).sum(dim=1).cumsum(dim=0).tolist()]
+        scores_MV = scores_MV[(slots < masks_B[:, None]).flatten()]
+        masks = [0, *masks_B.cumsum(dim=0).tolist()]
         borders = np.cumsum([0, *map(len, texts)]).tolist()
         return [scores_MV[masks[first] : masks[last]] for first, last in pairwise(borders)]
 

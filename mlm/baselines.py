@@ -75,9 +75,9 @@ def measure_baseline(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Ma
 
 def _left_neighbours(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return what stands left of each prediction in the corrupted rows, START at a segment's beginning; and labels."""
-    ids, positions = batch.ids_BL.cpu().numpy().reshape(-1), batch.positions_BL.cpu().numpy().reshape(-1)
-    predicted_M, labels_M = batch.predicted_M.cpu().numpy(), batch.labels_M.cpu().numpy()
-    filled_M = labels_M != IGNORED
-    predicted, labels = predicted_M[filled_M], labels_M[filled_M]
-    left = ids[predicted - 1]
-    return np.where((positions[predicted] == 0) | (left == CLS), Bigram.START, left), labels
+    ids_BL, positions_BL = batch.ids_BL.cpu().numpy(), batch.positions_BL.cpu().numpy()
+    predicted_BM, labels_BM = batch.predicted_BM.cpu().numpy(), batch.labels_BM.cpu().numpy()
+    rows, slots = np.nonzero(labels_BM != IGNORED)
+    predicted = predicted_BM[rows, slots]
+    left = ids_BL[rows, predicted - 1]
+    return np.where((positions_BL[rows, predicted] == 0) | (left == CLS), Bigram.START, left), labels_BM[rows, slots]

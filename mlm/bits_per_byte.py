@@ -94,7 +94,7 @@ def bits_per_byte(
     for start in range(0, len(rows), BATCH_ROWS):
         batch = _batch(rows[start : start + BATCH_ROWS], row_length).to(world.device)
         log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
-        nats -= log_probabilities_MV.gather(1, batch.labels_M[:, None]).sum().item()
+        nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
     return nats / math.log(2) / sum(len(word.text[word.start : word.end].encode()) for word in words)
 
 
@@ -117,13 +117,12 @@ def _batch(rows: Sequence[tuple[list[int], int, int]], row_length: int) -> Batch
     for row, (ids, _, _) in enumerate(rows):
         ids_BL[row, : len(ids)] = ids
     inside_BL = np.arange(length) < lengths[:, None]
-    predicted_M = np.array([piece for _, piece, _ in rows]) + np.arange(len(rows)) * length
     return Batch(
         torch.from_numpy(ids_BL),
         torch.from_numpy(inside_BL.astype(np.int32)),
         torch.arange(length).expand(len(rows), length),
-        torch.from_numpy(predicted_M),
-        torch.tensor([label for _, _, label in rows]),
+        torch.tensor([[piece] for _, piece, _ in rows]),
+        torch.tensor([[label] for _, _, label in rows]),
         targets=len(rows),
         tokens=int(lengths.sum()),
     )

@@ -46,8 +46,8 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
         torch.tensor([ids]),
         torch.ones(1, len(ids), dtype=torch.int32),
         torch.arange(len(ids))[None],
-        torch.tensor(blanks),
-        torch.full((len(blanks),), IGNORED),
+        torch.tensor([blanks]),
+        torch.full((1, len(blanks)), IGNORED),
         targets=len(blanks),
         tokens=len(ids),
     )
@@ -73,8 +73,8 @@ def show_filled(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: Wor
     guesses = guess(model, batch, tokenizer, world, top=1)
     ids, segments = batch.ids_BL.cpu().numpy(), batch.segments_BL.cpu().numpy()
     filled = {
-        int(place): (best[0].token, tokenizer.decode([label]))
-        for place, best, label in zip(batch.predicted_M.tolist(), guesses, batch.labels_M.tolist(), strict=True)
+        place: (best[0].token, tokenizer.decode([label]))
+        for place, best, label in zip(_places(batch), guesses, batch.labels_BM.flatten().tolist(), strict=True)
         if label != IGNORED and ids.reshape(-1)[place] == MASK
     }
     shown: list[str] = []
@@ -85,6 +85,13 @@ def show_filled(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: Wor
         if any(int(place) in filled for place in inside):
             shown.append(_fill(inside, ids.reshape(-1), filled, tokenizer))
     return shown
+
+
+def _places(batch: Batch) -> list[int]:
+    """Return where the predicted tokens stand in the flattened rows."""
+    rows, length = batch.ids_BL.shape
+    places: list[int] = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
+    return places
 
 
 def _segment_starts(segments_BL: NDArray[np.int32]) -> Sequence[tuple[int, int]]:

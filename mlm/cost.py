@@ -41,14 +41,16 @@ def mean_context(rows: Rows) -> float:
 def flops_per_token(config: ModelConfig, vocabulary_size: int, context: float, predicted_share: float) -> float:
     """Return the floating-point operations that training on a token needs: forward, and twice that backward.
 
-    Counted are the matrix products of the model, two operations a multiply-add: those of its layers, attention over
-    the token's own segment only, and the output over the vocabulary for the predicted share of tokens.
+    Counted are the matrix products that the loss needs, two operations a multiply-add: those of its layers, attention
+    over the token's own segment only, and for the predicted share of tokens alone the output over the vocabulary and
+    all of the last layer but its keys and values.
     """
     encoder = config.encoder
     D, F = encoder.width, encoder.feedforward_width
-    layer = 4 * D * D + (3 if encoder.gated else 2) * D * F + 2 * context * D
+    seen = 2 * D * D
+    asking = 2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * context * D
     output = D * vocabulary_size + (D * D if config.transform else 0)
-    return 6 * (encoder.layers * layer + predicted_share * output)
+    return 6 * ((encoder.layers - 1) * (seen + asking) + seen + predicted_share * (asking + output))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Corrupted rows with what is to be predicted in them. M is a fixed number of slots a row, times the rows."""
+    """Corrupted rows with what is to be predicted in them. M is a fixed number of slots a row."""
 
     ids_BL: Tensor
     """Token ids as the model sees them. int64"""
@@ -27,9 +27,9 @@ class Batch:
     """Number of each position's segment within its row, from 1; 0 is padding. int32"""
     positions_BL: Tensor
     """Position within the segment. int64"""
-    predicted_M: Tensor
-    """Where the predicted tokens stand in the flattened rows. int64"""
-    labels_M: Tensor
+    predicted_BM: Tensor
+    """Where the predicted tokens stand in each row. int64"""
+    labels_BM: Tensor
     """The tokens that stood there; IGNORED in a slot that is not filled. int64"""
     targets: int
     """Number of predicted tokens."""
@@ -38,7 +38,7 @@ class Batch:
 
     def idle(self) -> "Batch":
         """Return a batch that is computed and counts for nothing, for a rank that has no rows left of a step."""
-        return replace(self, labels_M=torch.full_like(self.labels_M, IGNORED), targets=0, tokens=0)
+        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -53,8 +53,8 @@ class Batch:
             ids_BL=moved(self.ids_BL),
             segments_BL=moved(self.segments_BL),
             positions_BL=moved(self.positions_BL),
-            predicted_M=moved(self.predicted_M),
-            labels_M=moved(self.labels_M),
+            predicted_BM=moved(self.predicted_BM),
+            labels_BM=moved(self.labels_BM),
         )
 
 
@@ -130,13 +130,12 @@ class PackedRows:
         )
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
-        predicted_BM = corruption.positions_BM + np.arange(len(rows_B))[:, None] * self.row_length
         return Batch(
             torch.from_numpy(corruption.ids_BL),
             torch.from_numpy(whole.segments_BL),
             torch.from_numpy(whole.positions_BL),
-            torch.from_numpy(predicted_BM.reshape(-1)),
-            torch.from_numpy(labels_BM.reshape(-1)),
+            torch.from_numpy(corruption.positions_BM),
+            torch.from_numpy(labels_BM),
             targets=int(corruption.filled_BM.sum()),
             tokens=int((whole.segments_BL > 0).sum()),
         )

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
+from mlm.allocator import keep_freed_memory
 from mlm.rendezvous import backend_of, leave, meet
 
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -239,6 +240,8 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
     dtype = torch.bfloat16 if fast and precision != "float32" else torch.float32
     if cuda and size > 1:
         torch.cuda.set_device(device)
+    if not cuda:
+        keep_freed_memory()
     timeout = timedelta(minutes=silence_minutes)
     found, host = meet(timeout), None
     if found.size > 1:

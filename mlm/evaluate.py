@@ -75,10 +75,11 @@ def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> M
     losses, correct, seen, labels = [], [], [], []
     for batch in batches:
         scores_MV = score(model, batch, world).float()
-        losses.append(F.cross_entropy(scores_MV, batch.labels_M, reduction="none", ignore_index=IGNORED))
-        correct.append(scores_MV.argmax(dim=-1) == batch.labels_M)
-        seen.append(batch.ids_BL.flatten()[batch.predicted_M])
-        labels.append(batch.labels_M)
+        labels_M = batch.labels_BM.flatten()
+        losses.append(F.cross_entropy(scores_MV, labels_M, reduction="none", ignore_index=IGNORED))
+        correct.append(scores_MV.argmax(dim=-1) == labels_M)
+        seen.append(batch.ids_BL.gather(1, batch.predicted_BM).flatten())
+        labels.append(labels_M)
     loss_M, correct_M, seen_M, labels_M = (torch.cat(parts).cpu() for parts in (losses, correct, seen, labels))
     real_M = labels_M != IGNORED
     kinds = {

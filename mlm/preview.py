@@ -25,7 +25,7 @@ def preview(
     context = cost.mean_context(rows.rows)
     flops = cost.flops_per_token(recipe.model, manifest.vocabulary_size, context, recipe.masking.rate)
     micro_tokens = batch.ids_BL.numel()
-    scores = len(batch.labels_M) * manifest.vocabulary_size
+    scores = batch.labels_BM.numel() * manifest.vocabulary_size
     memory = cost.memory(
         recipe.model.encoder, parts["total"], micro_tokens, recipe.data.row_length, scores, world.dtype.itemsize
     )
@@ -75,9 +75,8 @@ def _projection(parameters: int, flops_per_step: float) -> list[str]:
 
 
 def _show(batch: Batch, row: int, corpus: Corpus) -> str:
-    length = batch.ids_BL.shape[1]
     ids, segments = batch.ids_BL[row].tolist(), batch.segments_BL[row].tolist()
-    slots = zip(batch.predicted_M.tolist(), batch.labels_M.tolist(), strict=True)
+    slots = zip(batch.predicted_BM[row].tolist(), batch.labels_BM[row].tolist(), strict=True)
     labels = {place: label for place, label in slots if label != IGNORED}
     text, previous = "", segments[0]
     decode = corpus.tokenizer.decode
@@ -85,6 +84,6 @@ def _show(batch: Batch, row: int, corpus: Corpus) -> str:
         if segments[column] != previous:
             text, previous = text + " | ", segments[column]
         seen = decode([ids[column]], skip_special_tokens=False)
-        label = labels.get(row * length + column, -1)
+        label = labels.get(column, -1)
         text += seen if label < 0 else f"{{{decode([label])}>{seen}}}"
     return text

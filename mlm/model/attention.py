@@ -31,6 +31,16 @@ class Layout:
         return cls(segments_BL, positions_BL, bias_BLL[:, None])
 
 
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of every position's angles, each (B, 1, L, K)."""
+
+
+def chosen(states_BLX: Tensor, positions_BM: Tensor) -> Tensor:
+    """Return what stands at the chosen positions of each row, (B, M, X)."""
+    rows_B1 = torch.arange(len(positions_BM), device=positions_BM.device)[:, None]
+    return states_BLX[rows_B1, positions_BM]
+
+
 class Rotary(nn.Module):
     """Rotate queries and keys by an angle that grows with the position, so that scores depend on distance.
 
@@ -44,8 +54,8 @@ class Rotary(nn.Module):
         exponents_k = torch.arange(0, head_width, 2, dtype=torch.float64) / head_width
         self.register_buffer("inverse_frequency_k", (theta**-exponents_k).float(), persistent=False)
 
-    def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of every position's angles, each (B, 1, L, K)."""
+    def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> Rotation:
+        """Return cosine and sine of every position's angles."""
         angles_BLk = positions_BL[..., None].float() * self.inverse_frequency_k
         angles_B1LK = torch.cat([angles_BLk, angles_BLk], dim=-1)[:, None]
         return angles_B1LK.cos().to(dtype), angles_B1LK.sin().to(dtype)
@@ -67,21 +77,25 @@ def reference_attention(
     return weights_BHLL @ value_BHLK, weights_BHLL
 
 
-def _matrix_products(query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias: Tensor, dropout: float) -> Tensor:
-    scores_BHLL = (query_BHLK * query_BHLK.shape[-1] ** -0.5) @ key_BHLK.transpose(-1, -2)
-    weights_BHLL = scores_BHLL.add_(bias).softmax(dim=-1)  # in place: the product's own backward needs no scores
-    return F.dropout(weights_BHLL, dropout) @ value_BHLK
+def _matrix_products(
+    query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias_B1ML: Tensor, dropout: float
+) -> Tensor:
+    scores_BHML = (query_BHMK * query_BHMK.shape[-1] ** -0.5) @ key_BHLK.transpose(-1, -2)
+    weights_BHML = scores_BHML.add_(bias_B1ML).softmax(dim=-1)  # in place: the product's own backward needs no scores
+    return F.dropout(weights_BHML, dropout) @ value_BHLK
 
 
-def fast_attention(query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, dropout: float) -> Tensor:
+def fast_attention(
+    query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias_B1ML: Tensor, dropout: float
+) -> Tensor:
     """Compute the same as `reference_attention` by what was measured to be fastest on the device.
 
     On CPU the masked SDPA kernel's backward takes a third of a training step for a twentieth of its FLOPs, and
     plain matrix products win (`python -m mlm.benchmark` shows both); elsewhere SDPA is the better kernel.
     """
-    if query_BHLK.device.type == "cpu":
-        return _matrix_products(query_BHLK, key_BHLK, value_BHLK, layout.bias_B1LL, dropout)
-    return F.scaled_dot_product_attention(query_BHLK, key_BHLK, value_BHLK, layout.bias_B1LL, dropout_p=dropout)
+    if query_BHMK.device.type == "cpu":
+        return _matrix_products(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout)
+    return F.scaled_dot_product_attention(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout_p=dropout)
 
 
 class Attention(nn.Module):
@@ -94,16 +108,33 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=biases)
         self.output = nn.Linear(width, width, bias=biases)
 
-    def forward(self, hidden_BLD: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return the attended states, (B, L, D); `rotation` is what `Rotary` returns, None for other positions."""
-        B, L, D = hidden_BLD.shape
-        qkv = self.qkv(hidden_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        if rotation is None:
-            query_BHLK, key_BHLK, value_BHLK = qkv.unbind(0)
+    def forward(self, hidden_BLD: Tensor, layout: Layout, rotation: Rotation | None, asked_BM: Tensor | None) -> Tensor:
+        """Return the attended states, (B, L, D), or those of the positions asked for alone, (B, M, D).
+
+        `rotation` is what `Rotary` returns, None for other positions.
+        """
+        bias_B1ML = layout.bias_B1LL
+        if asked_BM is None:
+            query_BHMK, key_BHLK, value_BHLK = self._by_head(self.qkv(hidden_BLD), 2, rotation)
         else:
-            query_BHLK, key_BHLK = rotate(qkv[:2], *rotation).unbind(0)
-            value_BHLK = qkv[2]
+            sizes = [hidden_BLD.shape[-1], 2 * hidden_BLD.shape[-1]]
+            weight, other_weight = torch.split(self.qkv.weight, sizes)
+            bias, other_bias = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, sizes)
+            key_BHLK, value_BHLK = self._by_head(F.linear(hidden_BLD, other_weight, other_bias), 1, rotation)
+            if rotation is not None:
+                rotation = chosen(rotation[0][:, 0], asked_BM)[:, None], chosen(rotation[1][:, 0], asked_BM)[:, None]
+            (query_BHMK,) = self._by_head(F.linear(chosen(hidden_BLD, asked_BM), weight, bias), 1, rotation)
+            bias_B1ML = chosen(bias_B1ML[:, 0], asked_BM)[:, None]
         dropout = self.dropout if self.training else 0.0
-        mixed_BHLK = fast_attention(query_BHLK, key_BHLK, value_BHLK, layout, dropout)
-        output_BLD: Tensor = self.output(mixed_BHLK.transpose(1, 2).reshape(B, L, D))
-        return output_BLD
+        mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout)
+        output_BMD: Tensor = self.output(mixed_BHMK.transpose(1, 2).flatten(2))
+        return output_BMD
+
+    def _by_head(self, projected_BLX: Tensor, turned: int, rotation: Rotation | None) -> tuple[Tensor, ...]:
+        """Return the projections that stand side by side, each by head, (B, H, L, K); the first `turned` rotated."""
+        B, L, X = projected_BLX.shape
+        D = self.qkv.in_features
+        projected = projected_BLX.view(B, L, X // D, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        if rotation is None:
+            return projected.unbind(0)
+        return (*rotate(projected[:turned], *rotation).unbind(0), *projected[turned:].unbind(0))

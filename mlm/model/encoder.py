@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from configs import Config
-from mlm.model.attention import Attention, Layout, Rotary
+from mlm.model.attention import Attention, Layout, Rotary, Rotation, chosen
 from mlm.model.feedforward import Activation, FeedForward, GatedFeedForward
 
 NORM_EPSILON = 1e-5
@@ -99,7 +99,10 @@ class Embeddings(nn.Module):
 
 
 class Residual(nn.Module):
-    """A sublayer with its norm and dropout, around which the hidden states go on."""
+    """A sublayer with its norm and dropout, around which the hidden states go on.
+
+    `context` is handed to the sublayer; where that returns the states of some positions alone, these are `kept_BM`.
+    """
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
         super().__init__()
@@ -111,18 +114,19 @@ class Residual(nn.Module):
 class PreNorm(Residual):
     """Add to the hidden states what the sublayer makes of them, normalised before (Xiong et al. 2020)."""
 
-    def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
-        """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
+    def forward(self, hidden_BLD: Tensor, *context: object, kept_BM: Tensor | None = None) -> Tensor:
+        """Return the next hidden states, (B, L, D) or (B, M, D)."""
         added_BLD: Tensor = self.dropout(self.sublayer(self.norm(hidden_BLD), *context))
-        return hidden_BLD + added_BLD
+        return (hidden_BLD if kept_BM is None else chosen(hidden_BLD, kept_BM)) + added_BLD
 
 
 class PostNorm(Residual):
     """Add to the hidden states what the sublayer makes of them and normalise the sum (Vaswani et al. 2017)."""
 
-    def forward(self, hidden_BLD: Tensor, *context: object) -> Tensor:
-        """Return the next hidden states, (B, L, D); `context` is handed to the sublayer."""
-        normed_BLD: Tensor = self.norm(hidden_BLD + self.dropout(self.sublayer(hidden_BLD, *context)))
+    def forward(self, hidden_BLD: Tensor, *context: object, kept_BM: Tensor | None = None) -> Tensor:
+        """Return the next hidden states, (B, L, D) or (B, M, D)."""
+        added_BLD: Tensor = self.dropout(self.sublayer(hidden_BLD, *context))
+        normed_BLD: Tensor = self.norm((hidden_BLD if kept_BM is None else chosen(hidden_BLD, kept_BM)) + added_BLD)
         return normed_BLD
 
 
@@ -134,9 +138,11 @@ class Block(nn.Module):
         self.attention = attention
         self.feedforward = feedforward
 
-    def forward(self, hidden_BLD: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return the next hidden states, (B, L, D)."""
-        hidden_BLD = self.attention(hidden_BLD, layout, rotation)
+    def forward(
+        self, hidden_BLD: Tensor, layout: Layout, rotation: Rotation | None, asked_BM: Tensor | None = None
+    ) -> Tensor:
+        """Return the next hidden states, (B, L, D), or those of the positions asked for alone, (B, M, D)."""
+        hidden_BLD = self.attention(hidden_BLD, layout, rotation, asked_BM, kept_BM=asked_BM)
         hidden_BLD = self.feedforward(hidden_BLD)
         return hidden_BLD
 
@@ -152,12 +158,17 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.layers))
         self.final_norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
 
-    def forward(self, ids_BL: Tensor, layout: Layout) -> Tensor:
-        """Return the hidden states of every position, (B, L, D)."""
+    def forward(self, ids_BL: Tensor, layout: Layout, asked_BM: Tensor | None = None) -> Tensor:
+        """Return the hidden states of every position, (B, L, D), or those of the positions asked for, (B, M, D).
+
+        Other positions than these are needed up to the last block's keys and values, and are computed so far.
+        """
         hidden_BLD: Tensor = self.embeddings(ids_BL, layout.positions_BL)
         rotation = None if self.rotary is None else self.rotary(layout.positions_BL, layout.bias_B1LL.dtype)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             hidden_BLD = block(hidden_BLD, layout, rotation)
+        hidden_BLD = last(hidden_BLD, layout, rotation, asked_BM)
         hidden_BLD = self.final_norm(hidden_BLD)
         return hidden_BLD
 

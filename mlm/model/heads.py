@@ -42,15 +42,14 @@ class MaskedLanguageModel(nn.Module):
         self.transform = Transform(config.encoder) if config.transform else nn.Identity()
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
-    def forward(self, ids_BL: Tensor, layout: Layout, predicted_M: Tensor) -> Tensor:
-        """Return the scores of every vocabulary entry at the chosen positions.
+    def forward(self, ids_BL: Tensor, layout: Layout, predicted_BM: Tensor) -> Tensor:
+        """Return the scores of every vocabulary entry at the predicted positions, row by row, (B * M, V).
 
         Args:
             ids_BL: token ids of the corrupted rows.
             layout: the rows' segments.
-            predicted_M: indices into the flattened rows (row * L + position) of the tokens to predict.
+            predicted_BM: positions in each row of the tokens to predict.
 
         """
-        hidden_BLD = self.encoder(ids_BL, layout)
-        hidden_MD = self.transform(hidden_BLD.flatten(0, 1)[predicted_M])
+        hidden_MD = self.transform(self.encoder(ids_BL, layout, predicted_BM).flatten(0, 1))
         return nn.functional.linear(hidden_MD, self.encoder.embeddings.tokens.weight, self.output_bias)

@@ -57,7 +57,7 @@ def test_attention_returns_the_shape_of_its_values_and_a_weight_for_each_pair(sh
     assert mixed_BHLK.shape == (B, H, L, K)
     assert weights_BHLL.shape == (B, H, L, L)
     assert layout.bias_B1LL.shape == (B, 1, L, L)
-    assert fast_attention(q_BHLK, k_BHLK, v_BHLK, layout, 0.0).shape == (B, H, L, K)
+    assert fast_attention(q_BHLK, k_BHLK, v_BHLK, layout.bias_B1LL, 0.0).shape == (B, H, L, K)
 
 
 @pytest.mark.parametrize(("B", "L", "H", "K"), SHAPES)
@@ -67,7 +67,9 @@ def test_the_attention_layer_keeps_the_shape_of_the_hidden_states(B: int, L: int
     layout = random_layout(B, L, torch.float32)
     rotation = Rotary(K, 10_000.0)(layout.positions_BL, torch.float32)
     assert rotation[0].shape == rotation[1].shape == (B, 1, L, K)
-    assert attention(torch.randn(B, L, H * K), layout, rotation).shape == (B, L, H * K)
+    assert attention(torch.randn(B, L, H * K), layout, rotation, None).shape == (B, L, H * K)
+    asked_BM = torch.randint(L, (B, 3))
+    assert attention(torch.randn(B, L, H * K), layout, rotation, asked_BM).shape == (B, 3, H * K)
     assert (attention.qkv.bias is not None) == (attention.output.bias is not None) == biases
 
 
@@ -100,7 +102,7 @@ def test_fast_attention_and_its_gradients_are_the_references(
     inputs = random_inputs(shape, dtype, device)
     layout = random_layout(*shape[:2], dtype, device)
     expected_BHLK, _ = reference_attention(*inputs, layout.segments_BL)
-    actual_BHLK = fast_attention(*inputs, layout, 0.0)
+    actual_BHLK = fast_attention(*inputs, layout.bias_B1LL, 0.0)
     torch.testing.assert_close(actual_BHLK, expected_BHLK, rtol=0, atol=tolerance)
     upstream_BHLK = torch.randn_like(expected_BHLK)
     for actual, expected in zip(
@@ -127,7 +129,7 @@ def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     layout = random_layout(B, L, torch.bfloat16, device)
     expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], layout.segments_BL)
-    actual_BHLK = fast_attention(*inputs, layout, 0.0)
+    actual_BHLK = fast_attention(*inputs, layout.bias_B1LL, 0.0)
     largest_score = (exact[0].abs() @ exact[1].abs().transpose(-1, -2)).max().item() / math.sqrt(K)
     bound = exact[2].abs().max().item() * unit * (2 * 3 * largest_score + 2)
     assert (actual_BHLK - expected_BHLK).abs().max().item() <= bound
@@ -142,7 +144,7 @@ def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
 def test_other_segments_get_no_gradient_at_all() -> None:
     torch.manual_seed(0)
     inputs = random_inputs((1, 9, 2, 4), torch.float32)
-    mixed_BHLK = fast_attention(*inputs, layout_of([[4, 3]], 9), 0.0)
+    mixed_BHLK = fast_attention(*inputs, layout_of([[4, 3]], 9).bias_B1LL, 0.0)
     for gradient in torch.autograd.grad(mixed_BHLK[:, :, :4].square().sum(), inputs):
         assert gradient[:, :, :4].abs().min() > 0
         assert (gradient[:, :, 4:] == 0).all()
@@ -175,7 +177,8 @@ def test_large_scores_stay_finite_in_bfloat16() -> None:
     torch.manual_seed(0)
     inputs = random_inputs((2, 8, 2, 4), torch.bfloat16)
     q_BHLK, k_BHLK, v_BHLK = inputs
-    mixed_BHLK = fast_attention(q_BHLK * 1e3, k_BHLK * 1e3, v_BHLK, layout_of([[], [5]], 8, torch.bfloat16), 0.0)
+    bias_B1LL = layout_of([[], [5]], 8, torch.bfloat16).bias_B1LL
+    mixed_BHLK = fast_attention(q_BHLK * 1e3, k_BHLK * 1e3, v_BHLK, bias_B1LL, 0.0)
     assert mixed_BHLK.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(mixed_BHLK.sum(), inputs))
 
@@ -184,18 +187,18 @@ def test_attention_drops_weights_in_training_only() -> None:
     torch.manual_seed(0)
     attention = Attention(8, 2, biases=True, dropout=0.5)
     hidden_BLD, layout = torch.randn(1, 6, 8), layout_of([[6]], 6)
-    assert not torch.equal(attention(hidden_BLD, layout, None), attention(hidden_BLD, layout, None))
+    assert not torch.equal(attention(hidden_BLD, layout, None, None), attention(hidden_BLD, layout, None, None))
     attention.eval()
-    expected_BLD = attention(hidden_BLD, layout, None)
+    expected_BLD = attention(hidden_BLD, layout, None, None)
     attention.dropout = 0.0
-    assert torch.equal(attention.train()(hidden_BLD, layout, None), expected_BLD)
+    assert torch.equal(attention.train()(hidden_BLD, layout, None, None), expected_BLD)
 
 
 def test_dropout_keeps_the_mean_of_the_weights() -> None:
     torch.manual_seed(0)
     zeros = torch.zeros(1, 1, 100, 4)
     ones = torch.ones(1, 1, 100, 4)
-    mixed_BHLK = fast_attention(zeros, zeros, ones, layout_of([[100]], 100), 0.25)
+    mixed_BHLK = fast_attention(zeros, zeros, ones, layout_of([[100]], 100).bias_B1LL, 0.25)
     # 100 * 100 weights, each kept with probability 3/4 and then worth 4/3 of itself: bound at 5 standard deviations.
     assert mixed_BHLK[..., 0].mean().item() == pytest.approx(1, abs=5 * math.sqrt(0.25 / 0.75) / 100)
 

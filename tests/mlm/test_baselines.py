@@ -93,13 +93,14 @@ def test_only_the_first_tokens_are_counted() -> None:
 
 
 def batch_of(ids: Sequence[int], positions: Sequence[int], targets: dict[int, int], row_length: int) -> Batch:
-    """Return rows with the given targets by place, after them a slot that is not filled."""
+    """Return rows with the given targets by place, in as many slots a row as it has positions; most are not filled."""
+    rows = len(ids) // row_length
     return Batch(
         torch.tensor(ids).view(-1, row_length),
-        torch.ones(len(ids) // row_length, row_length, dtype=torch.int32),
+        torch.ones(rows, row_length, dtype=torch.int32),
         torch.tensor(positions).view(-1, row_length),
-        torch.tensor([*targets, 0]),
-        torch.tensor([*targets.values(), IGNORED]),
+        torch.arange(row_length).expand(rows, row_length),
+        torch.tensor([targets.get(place, IGNORED) for place in range(len(ids))]).view(rows, row_length),
         targets=len(targets),
         tokens=len(ids),
     )

@@ -70,7 +70,7 @@ def written_out(model: MaskedLanguageModel, tokenizer: Tokenizer, words: list[Hi
         for i, piece in enumerate(pieces):
             seen = torch.tensor([MASK if place in pieces[i:] else token for place, token in enumerate(ids)])[None]
             layout = Layout.of(torch.ones_like(seen).int(), torch.arange(len(ids))[None], torch.float32)
-            scores_MV = model(seen, layout, torch.tensor([piece]))
+            scores_MV = model(seen, layout, torch.tensor([[piece]]))
             probability *= scores_MV[0].double().softmax(dim=0)[ids[piece]].item()
         bits -= math.log2(probability)
         total_bytes += len(word.text[word.start : word.end].encode())

@@ -1,6 +1,11 @@
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlm import cost
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from tests.mlm.samples import layout_of
 
 
 def test_communication_is_bytes_over_bandwidth_beside_computing() -> None:
@@ -8,3 +13,16 @@ def test_communication_is_bytes_over_bandwidth_beside_computing() -> None:
     assert cost.communicated_bytes(2, 4) == 8 * 2 * 3 / 4
     # 12 bytes at 6 a second take 2 seconds; 300 operations at half of 100 a second take 6
     assert cost.communication_share(2, 300.0, server, 0.5) == pytest.approx(2 / 8)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("transform", [False, True])
+def test_flops_are_those_of_the_matrix_products_that_training_runs(gated: bool, transform: bool) -> None:
+    B, L, M, V = 3, 16, 4, 50
+    encoder = EncoderConfig(width=24, heads=2, feedforward_width=40, layers=3, gated=gated)
+    config = ModelConfig(encoder=encoder, transform=transform)
+    model = MaskedLanguageModel(config, V, L)
+    predicted_BM = torch.randint(L, (B, M))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randint(V, (B, L)), layout_of([[L]] * B, L), predicted_BM).sum().backward()
+    assert counter.get_total_flops() == B * L * cost.flops_per_token(config, V, context=L, predicted_share=M / L)

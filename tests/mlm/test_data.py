@@ -65,17 +65,16 @@ def test_a_masked_batch_predicts_what_stood_there(unit: str, cls_sep: bool) -> N
     batch = rows.masked(rows_B, np.full_like(rows_B, 3), masking, 0.4, seed=1)
     B, slots = len(rows), masking.slots(ROW_LENGTH)
     assert batch.ids_BL.shape == batch.segments_BL.shape == batch.positions_BL.shape == (B, ROW_LENGTH)
-    assert batch.predicted_M.shape == batch.labels_M.shape == (B * slots,)
+    assert batch.predicted_BM.shape == batch.labels_BM.shape == (B, slots)
     assert torch.equal(batch.segments_BL, torch.from_numpy(whole.segments_BL))
     assert torch.equal(batch.positions_BL, torch.from_numpy(whole.positions_BL))
     assert batch.tokens == (whole.segments_BL > 0).sum()
 
-    filled_M = batch.labels_M != IGNORED
-    assert batch.targets == filled_M.sum() > 0
-    assert torch.equal(batch.predicted_M // ROW_LENGTH, torch.arange(B).repeat_interleave(slots))
-    predicted = batch.predicted_M[filled_M].numpy()
+    lines, columns = np.nonzero(batch.labels_BM.numpy() != IGNORED)
+    assert batch.targets == len(lines) > 0
+    predicted = batch.predicted_BM.numpy()[lines, columns] + lines * ROW_LENGTH
     assert len(set(predicted.tolist())) == len(predicted)
-    assert (batch.labels_M[filled_M].numpy() == whole.ids_BL.reshape(-1)[predicted]).all()
+    assert (batch.labels_BM.numpy()[lines, columns] == whole.ids_BL.reshape(-1)[predicted]).all()
     assert whole.maskable_BL.reshape(-1)[predicted].all()
     unpredicted = np.setdiff1d(np.arange(B * ROW_LENGTH), predicted)
     seen = batch.ids_BL.numpy().reshape(-1)
@@ -96,14 +95,11 @@ def test_rows_are_masked_alike_whatever_they_are_batched_with(unit: str, size: i
     rows, masking = sentences(60), Masking.model_validate({"unit": unit})
     rows_B, epochs_B = np.random.default_rng(0).permutation(len(rows))[:14], np.arange(14) % 2
     whole = rows.masked(rows_B, epochs_B, masking, 0.15, seed=5)
-    slots = masking.slots(ROW_LENGTH)
     for cut in (slice(start, start + size) for start in range(0, 14, size)):
         part = rows.masked(rows_B[cut], epochs_B[cut], masking, 0.15, seed=5)
         assert torch.equal(part.ids_BL, whole.ids_BL[cut])
-        assert torch.equal(part.labels_M, whole.labels_M.view(14, slots)[cut].flatten())
-        predicted_BM = whole.predicted_M.view(14, slots) - ROW_LENGTH * torch.arange(14)[:, None]
-        predicted_BM = predicted_BM[cut] + ROW_LENGTH * torch.arange(len(part.ids_BL))[:, None]
-        assert torch.equal(part.predicted_M, predicted_BM.flatten())
+        assert torch.equal(part.labels_BM, whole.labels_BM[cut])
+        assert torch.equal(part.predicted_BM, whole.predicted_BM[cut])
 
 
 def test_masks_are_new_in_each_epoch_unless_they_are_static() -> None:

@@ -57,7 +57,7 @@ def test_hidden_states_have_the_rows_shape_and_scores_one_row_a_prediction(
     model = MaskedLanguageModel(config, vocabulary_size=30, row_length=12)
     ids_BL, layout = torch.randint(30, (B, L)), layout_of([[L]] * B, L)
     assert model.encoder(ids_BL, layout).shape == (B, L, 16)
-    assert model(ids_BL, layout, torch.randint(B * L, (M,))).shape == (M, 30)
+    assert model(ids_BL, layout, torch.randint(L, (B, M))).shape == (B * M, 30)
 
 
 def test_the_output_embedding_is_the_input_embedding() -> None:
@@ -72,9 +72,9 @@ def test_the_tied_embedding_gets_the_gradients_of_both_its_uses() -> None:
     torch.manual_seed(0)
     model = MaskedLanguageModel(ModelConfig(encoder=encoder_config()), vocabulary_size=30, row_length=8).double()
     embedding_VD = model.encoder.embeddings.tokens.weight
-    ids_BL, predicted_M = torch.randint(30, (2, 8)), torch.tensor([1, 9, 12])
-    layout, upstream_MV = layout_of([[8], [5]], 8, torch.float64), torch.randn(3, 30).double()
-    (tied,) = torch.autograd.grad(model(ids_BL, layout, predicted_M), embedding_VD, upstream_MV)
+    ids_BL, predicted_M = torch.randint(30, (2, 8)), torch.tensor([1, 6, 9, 12])
+    layout, upstream_MV = layout_of([[8], [5]], 8, torch.float64), torch.randn(4, 30).double()
+    (tied,) = torch.autograd.grad(model(ids_BL, layout, predicted_M.view(2, 2) % 8), embedding_VD, upstream_MV)
 
     output_VD = embedding_VD.detach().clone().requires_grad_()
     scores_MV = model.encoder(ids_BL, layout).flatten(0, 1)[predicted_M] @ output_VD.T
@@ -84,15 +84,27 @@ def test_the_tied_embedding_gets_the_gradients_of_both_its_uses() -> None:
     assert as_output.norm() > 0.01 * tied.norm()
 
 
-@pytest.mark.parametrize("transform", [False, True])
-def test_the_sparse_head_is_the_dense_head_at_the_predicted_positions(transform: bool) -> None:
-    config = ModelConfig(encoder=encoder_config(), transform=transform)
-    model = MaskedLanguageModel(config, vocabulary_size=30, row_length=12).double()
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("positions", POSITIONS, ids=lambda positions: positions.kind)
+@pytest.mark.parametrize(("transform", "gated", "biases"), [(False, True, True), (True, False, False)])
+def test_scores_and_gradients_are_those_of_a_last_block_and_head_at_every_position(
+    layers: int, norm: str, positions: RotaryPositions, transform: bool, gated: bool, biases: bool
+) -> None:
+    encoder = encoder_config(layers=layers, norm=norm, positions=positions, gated=gated, biases=biases)
+    model = MaskedLanguageModel(ModelConfig(encoder=encoder, transform=transform), 30, 12).double()
     randomise(model)
     ids_BL, layout = torch.randint(30, (3, 12)), layout_of([[5, 7], [12], [3]], 12, torch.float64)
-    dense_MV = model(ids_BL, layout, torch.arange(36))
-    predicted_M = torch.tensor([0, 35, 7, 7, 13])
-    torch.testing.assert_close(model(ids_BL, layout, predicted_M), dense_MV[predicted_M], rtol=0, atol=1e-12)
+    predicted_BM, parameters = torch.tensor([[0, 7, 7], [11, 2, 5], [2, 0, 8]]), list(model.parameters())
+    sparse_MV = model(ids_BL, layout, predicted_BM)
+    hidden_LD = model.transform(model.encoder(ids_BL, layout)).flatten(0, 1)
+    dense_LV = hidden_LD @ model.encoder.embeddings.tokens.weight.T + model.output_bias
+    dense_MV = dense_LV[(predicted_BM + torch.tensor([[0], [12], [24]])).flatten()]
+    torch.testing.assert_close(sparse_MV, dense_MV, rtol=0, atol=1e-12)
+    upstream_MV = torch.randn_like(sparse_MV)
+    gradients = [torch.autograd.grad(scores, parameters, upstream_MV) for scores in (sparse_MV, dense_MV)]
+    for sparse, dense in zip(*gradients, strict=True):
+        torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("length", [1, 7, 40])
@@ -237,8 +249,8 @@ def scores_of(model: MaskedLanguageModel, ids_BL: Tensor, inside_BL: Tensor) -> 
     """Return the scores at the tokens of rows of one segment each."""
     positions_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
     layout = Layout.of(inside_BL.int(), positions_BL, model.output_bias.dtype)
-    scores: Tensor = model(ids_BL, layout, inside_BL.flatten().nonzero()[:, 0])
-    return scores
+    scores: Tensor = model(ids_BL, layout, positions_BL)
+    return scores[inside_BL.flatten()]
 
 
 def rename(name: str, renamings: Sequence[tuple[str, str]]) -> str:
@@ -360,8 +372,8 @@ def test_a_shipped_recipe_builds_a_model(path: Path) -> None:
     with torch.device("meta"):
         model = MaskedLanguageModel(recipe.model, V, L)
         layout = Layout.of(torch.ones(2, L, dtype=torch.int32), torch.zeros(2, L, dtype=torch.int64), torch.float32)
-        scores_MV = model(torch.zeros(2, L, dtype=torch.int64), layout, torch.zeros(9, dtype=torch.int64))
-    assert scores_MV.shape == (9, V)
+        scores_MV = model(torch.zeros(2, L, dtype=torch.int64), layout, torch.zeros(2, 9, dtype=torch.int64))
+    assert scores_MV.shape == (18, V)
     assert len(model.encoder.blocks) == recipe.model.encoder.layers
 
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from mlm.data import IGNORED, Batch
 from mlm.distributed import World
 from mlm.masking import Masking
 from mlm.model.attention import Layout
-from mlm.objective import LOSS_ROWS, heldout_batches, score, summed_cross_entropy
+from mlm.objective import CHUNK, heldout_batches, score, summed_cross_entropy
 from tests.mlm.samples import CPU, model_of, sentences, task_of
 
 
@@ -17,7 +18,7 @@ def ids_of(batches: list[Batch]) -> torch.Tensor:
 
 
 def labels_of(batches: list[Batch]) -> torch.Tensor:
-    return torch.cat([batch.labels_M for batch in batches])
+    return torch.cat([batch.labels_BM for batch in batches])
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "span"])
@@ -40,13 +41,13 @@ def test_ranks_share_out_the_rows_of_a_step() -> None:
         world = World(CPU.device, CPU.dtype, rank=rank, size=3)
         (part,) = replace(alone, world=world).micro_batches(3, 0.5)
         assert torch.equal(part.ids_BL, whole.ids_BL[rank::3])
-        assert torch.equal(part.labels_M, whole.labels_M.view(6, -1)[rank::3].flatten())
+        assert torch.equal(part.labels_BM, whole.labels_BM[rank::3])
 
 
 def test_the_rate_follows_the_schedule_in_the_same_slots() -> None:
     task = task_of(sentences(40), masking=Masking(rate=0.1, final_rate=0.5))
     batches = [task.micro_batches(0, progress)[0] for progress in (0.0, 0.5, 1.0)]
-    assert len({batch.labels_M.shape for batch in batches}) == 1
+    assert len({batch.labels_BM.shape for batch in batches}) == 1
     assert batches[0].targets < batches[1].targets < batches[2].targets
 
 
@@ -55,40 +56,66 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
     (batch,) = task.micro_batches(0, 0.0)
     losses = task.losses(model, batch)
     layout = Layout.of(batch.segments_BL, batch.positions_BL, torch.float32)
-    scores_MV = model(batch.ids_BL, layout, batch.predicted_M).double()
+    scores_MV = model(batch.ids_BL, layout, batch.predicted_BM).double()
     nats, correct = 0.0, 0
-    for scores_V, label in zip(scores_MV, batch.labels_M.tolist(), strict=True):
+    for scores_V, label in zip(scores_MV, batch.labels_BM.flatten().tolist(), strict=True):
         if label != IGNORED:
             nats -= scores_V.softmax(dim=0)[label].log().item()
             correct += int(scores_V.argmax() == label)
-    assert batch.targets < len(batch.labels_M)
+    assert batch.targets < batch.labels_BM.numel()
     assert losses["loss"].item() == pytest.approx(nats, rel=1e-6)
     assert losses["correct"].item() == correct
 
 
-@pytest.mark.parametrize("count", [0, 1, LOSS_ROWS, 2 * LOSS_ROWS + 7])
+@pytest.mark.parametrize("count", [0, 1, CHUNK, 2 * CHUNK + 7])
 def test_taken_a_few_rows_at_a_time_the_loss_is_the_same_sum(count: int) -> None:
     torch.manual_seed(0)
     scores_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
     labels_M[::3] = IGNORED
-    loss = summed_cross_entropy(scores_MV, labels_M)
+    loss, correct = summed_cross_entropy(scores_MV, labels_M)
     kept_MV, kept_M = scores_MV[labels_M != IGNORED].double(), labels_M[labels_M != IGNORED]
     expected = -kept_MV.log_softmax(dim=-1).gather(1, kept_M[:, None]).sum()
     assert loss.dtype == torch.float32
+    assert correct == (kept_MV.argmax(dim=-1) == kept_M).sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     (actual_MV,), (expected_MV,) = (torch.autograd.grad(total, scores_MV) for total in (loss, expected))
     torch.testing.assert_close(actual_MV, expected_MV, rtol=2.0**-8, atol=0)  # of bfloat16, rounded once
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_keeps_its_precision_where_the_label_is_all_but_impossible(dtype: torch.dtype) -> None:
+    scores_MV = torch.tensor([[0.0, -2000.0, 3.0], [500.0, 500.0, -500.0]], dtype=dtype, requires_grad=True)
+    loss, correct = summed_cross_entropy(scores_MV, torch.tensor([1, 0]))
+    expected = 2003 + math.log1p(math.exp(-3)) + math.log(2)
+    assert loss.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
+    (gradient_MV,) = torch.autograd.grad(loss, scores_MV)
+    first = 1 / (1 + math.exp(3))
+    expected_MV = torch.tensor([[first, -1, 1 - first], [-0.5, 0.5, 0]], dtype=dtype)
+    torch.testing.assert_close(gradient_MV, expected_MV, rtol=0, atol=1e-6)
+    assert correct.item() == 1  # of equal scores the first
+
+
 def test_unfilled_slots_weigh_nothing() -> None:
     task, model = task_of(sentences(40)), model_of()
     (batch,) = task.micro_batches(0, 0.0)
-    filled_M = batch.labels_M != IGNORED
-    without = replace(batch, predicted_M=batch.predicted_M[filled_M], labels_M=batch.labels_M[filled_M])
-    slots, none = task.losses(model, batch), task.losses(model, without)
-    assert slots["loss"].item() == pytest.approx(none["loss"].item(), rel=1e-6)
-    assert slots["correct"] == none["correct"]
-    gradients = [torch.autograd.grad(losses["loss"], list(model.parameters())) for losses in (slots, none)]
+    rows = [batch.labels_BM[row] != IGNORED for row in range(len(batch.ids_BL))]
+    without = [
+        replace(
+            batch,
+            ids_BL=batch.ids_BL[row : row + 1],
+            segments_BL=batch.segments_BL[row : row + 1],
+            positions_BL=batch.positions_BL[row : row + 1],
+            predicted_BM=batch.predicted_BM[row][filled_M][None],
+            labels_BM=batch.labels_BM[row][filled_M][None],
+        )
+        for row, filled_M in enumerate(rows)
+    ]
+    assert not all(filled_M.all() for filled_M in rows)
+    slots, nones = task.losses(model, batch), [task.losses(model, alone) for alone in without]
+    total = torch.stack([none["loss"] for none in nones]).sum()
+    assert slots["loss"].item() == pytest.approx(total.item(), rel=1e-6)
+    assert slots["correct"] == sum(none["correct"] for none in nones)
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (slots["loss"], total)]
     for with_slots, without_slots in zip(*gradients, strict=True):
         torch.testing.assert_close(with_slots, without_slots, rtol=0, atol=1e-5)
 
