@@ -112,7 +112,7 @@ def train(
     hook = model.register_forward_pre_hook(count, with_kwargs=True)  # the Trainer fetches batches before it needs them
     with hook:
         competition.train(
-            model,  # type: ignore[arg-type]
+            model,
             examples,
             collate,
             batch_examples,

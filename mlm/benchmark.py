@@ -12,17 +12,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from configs import UserError, command
 from mlm import benchmark_cases, benchmark_jobs, benchmark_processes, comparison, competition
-from mlm.benchmark_cases import FULL, QUICK, RECIPE, Bench
+from mlm.benchmark_cases import FULL, QUICK, RECIPE, RIVALS, Bench
 from mlm.comparison import Case
 
 CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
-    "training/one-sentence-a-row": benchmark_cases.one_sentence_a_row,
-    "training/concatenate-and-chunk": benchmark_cases.concatenate_and_chunk,
+    **dict.fromkeys(RIVALS, benchmark_cases.training),
     "data/assemble-and-mask": benchmark_cases.assemble_and_mask,
     "data/build-shards": benchmark_processes.build_shards,
     "start-up": benchmark_processes.start_up,
@@ -42,13 +42,15 @@ def main(arguments: Sequence[str]) -> None:
     competition.check_installed()
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
-    bench = prepare(options)
+    first, *_ = benches = prepare(options)
     cases: list[Case] = []
     try:
-        for name in options.cases or CASES:
-            print(f"measuring {name}", file=sys.stderr)
+        for bench, name in product(benches, options.cases or CASES):
+            if bench is not first and name not in RIVALS:
+                continue
+            print(f"measuring {name}{bench.label}", file=sys.stderr)
             cases += CASES[name](bench, name)
-            write(bench, cases)
+            write(first, cases)
     finally:  # Ctrl-C costs only the case that it interrupts
         if cases:
             print(comparison.table(cases))
@@ -66,26 +68,50 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=int, metavar="N", help=f"turns of each side; {FULL.repeats}, {QUICK.repeats} if quick")
     add("--quick", action="store_true", help="look within a minute: small batches, short turns")
     add("--text", action="append", metavar="FILE", help="file or pattern, repeatable; default: Python's documentation")
-    add("--vocabulary", type=int, default=8192, metavar="N", help="tokens of the vocabulary; default: %(default)s")
+    add("--size", nargs="+", type=_size, default=[(4, 256)], metavar="LxD", help="layers and width; default: 4x256")
+    add("--vocabulary", nargs="+", type=int, default=[8192], metavar="N", help="tokens of it; default: 8192")
+    add("--row-length", nargs="+", type=int, default=[128], metavar="L", help="tokens of a row; default: 128")
     options = parser.parse_intermixed_args(arguments)
     if options.repeats is not None and options.repeats < 1:
         parser.error("--repeats must be 1 or more")
     return options
 
 
-def prepare(options: argparse.Namespace) -> Bench:
-    """Return what the command line asks for."""
+def _size(text: str) -> tuple[int, int]:
+    layers, _, width = text.partition("x")
+    if not (layers.isdigit() and width.isdigit() and int(layers) and int(width) and int(width) % 64 == 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not layers x width, a multiple of 64, such as 6x512")
+    return int(layers), int(width)
+
+
+def prepare(options: argparse.Namespace) -> list[Bench]:
+    """Return what the command line asks for: training is measured at every size, all else at the first."""
     scale = QUICK if options.quick else FULL
     text = (
         ["text.source.kind=files", f"text.source.paths={json.dumps(options.text, ensure_ascii=False)}"]
         if options.text
         else []
     )
-    return Bench(
-        options.output,
-        replace(scale, repeats=options.repeats or scale.repeats),
-        (*RECIPE, f"vocabulary.size={options.vocabulary}", f"train.batch_rows={scale.batch_rows}", *text),
-    )
+    sizes = list(product(options.size, options.vocabulary, options.row_length))
+    return [
+        Bench(
+            options.output,
+            replace(scale, repeats=options.repeats or scale.repeats),
+            (
+                *RECIPE,
+                f"model.encoder.layers={layers}",
+                f"model.encoder.width={width}",
+                f"model.encoder.heads={width // 64}",
+                f"model.encoder.feedforward_width={4 * width}",
+                f"vocabulary.size={vocabulary}",
+                f"data.row_length={row_length}",
+                f"train.batch_rows={max(scale.batch_tokens // row_length, 1)}",
+                *text,
+            ),
+            f"/{layers}x{width}/{vocabulary}/{row_length}" if len(sizes) > 1 else "",
+        )
+        for (layers, width), vocabulary, row_length in sizes
+    ]
 
 
 def write(bench: Bench, cases: Sequence[Case]) -> None:

@@ -1,7 +1,7 @@
 """What the benchmark is made on, and its cases that run in this process: training and making batches."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +23,11 @@ if TYPE_CHECKING:
     from mlm.loop import Interval
     from mlm.optim import Optimiser
     from mlm.recipe import Recipe
+    from tokenizer.shards import Split
 
 RECIPE = (
     "name=benchmark",
-    "data.row_length=128",
     "model.transform=true",
-    "model.encoder.width=256",
-    "model.encoder.heads=4",
-    "model.encoder.feedforward_width=1024",
-    "model.encoder.layers=4",
     "model.encoder.norm=post",
     "model.encoder.embedding_norm=true",
     "model.encoder.activation=gelu",
@@ -51,14 +47,14 @@ class Scale:
     repeats: int
     seconds: float
     """How long each side trains or assembles in a turn, at least."""
-    batch_rows: int
-    """Packed rows of a training step."""
+    batch_tokens: int
+    """Slots of a training step, padding counted."""
     sentences: int
     """Sentences that shards are built of, at the most."""
 
 
-FULL = Scale(repeats=5, seconds=3.0, batch_rows=16, sentences=1_000_000)
-QUICK = Scale(repeats=2, seconds=0.4, batch_rows=4, sentences=5_000)
+FULL = Scale(repeats=5, seconds=3.0, batch_tokens=2048, sentences=1_000_000)
+QUICK = Scale(repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000)
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,8 @@ class Bench:
     scale: Scale
     overrides: tuple[str, ...]
     """Our side, where it differs from the default recipe."""
+    label: str = ""
+    """What the names of cases end with, where several sizes are measured."""
 
     @cached_property
     def recipe(self) -> "Recipe":
@@ -98,28 +96,39 @@ class Bench:
         return Meter(self.scale.seconds, torch.cuda.synchronize if self.world.device.type == "cuda" else lambda: None)
 
 
-def one_sentence_a_row(bench: Bench, name: str) -> list[Case]:
-    """Train, against the Trainer in float32 on rows of a sentence each, padded to the longest of the batch."""
-    rows = competition.sentences(bench.corpus.train.split, bench.recipe.data.row_length)
-    return [_training(bench, name, rows, bfloat16=False)]
+@dataclass(frozen=True)
+class Rival:
+    """What is trained beside ours, by the Trainer."""
+
+    rows: Callable[["Split", int], "list[NDArray[np.int64]]"]
+    """How it cuts the text into rows of a length at the most."""
+    model: str
+    """Its name in `mlm.competition_models`."""
+    bfloat16: bool
+    """Whether it is computed in bfloat16 where ours is."""
 
 
-def concatenate_and_chunk(bench: Bench, name: str) -> list[Case]:
-    """Train, against the Trainer in our precision on rows cut out of the concatenated text."""
+RIVALS = {
+    "training/one-sentence-a-row": Rival(competition.sentences, "bert", bfloat16=False),
+    "training/concatenate-and-chunk-fp32": Rival(competition.chunks, "bert", bfloat16=False),
+    "training/concatenate-and-chunk": Rival(competition.chunks, "bert", bfloat16=True),
+    "training/modernbert": Rival(competition.chunks, "modernbert", bfloat16=True),
+    "training/torch-encoder": Rival(competition.chunks, "TorchEncoder", bfloat16=True),
+}
+
+
+def training(bench: Bench, name: str) -> list[Case]:
+    """Train, against the rival of that name."""
     import torch
 
-    rows = competition.chunks(bench.corpus.train.split, bench.recipe.data.row_length)
-    return [_training(bench, name, rows, bfloat16=bench.world.dtype == torch.bfloat16)]
+    from mlm import competition_models, cost
 
-
-def _training(bench: Bench, name: str, their_rows: Sequence[NDArray[np.int64]], *, bfloat16: bool) -> Case:
-    import torch
-
-    from mlm import cost
-
+    rival = RIVALS[name]
+    bfloat16 = rival.bfloat16 and bench.world.dtype == torch.bfloat16
     recipe, train, size = bench.recipe, bench.corpus.train, bench.corpus.shards.manifest.vocabulary_size
     encoder, batch_rows, row_length = recipe.model.encoder, recipe.train.batch_rows, recipe.data.row_length
     tokens_per_step = batch_rows * train.tokens / len(train)
+    their_rows = rival.rows(train.split, row_length)
     their_batch_rows = max(round(tokens_per_step * len(their_rows) / sum(map(len, their_rows))), 1)
     dataset, collate = competition.dataset(their_rows), competition.collator(bench.corpus.tokenizer_path)
     peaks: list[float] = []
@@ -131,7 +140,7 @@ def _training(bench: Bench, name: str, their_rows: Sequence[NDArray[np.int64]], 
 
     def theirs() -> float:
         torch.manual_seed(recipe.train.seed)
-        model, meter = competition.bert(encoder, size, row_length), bench.meter()
+        model, meter = getattr(competition_models, rival.model)(encoder, size, row_length), bench.meter()
         competition.train(model, dataset, collate, their_batch_rows, bfloat16=bfloat16, after_step=meter.after_step)
         return meter.rate
 
@@ -139,9 +148,9 @@ def _training(bench: Bench, name: str, their_rows: Sequence[NDArray[np.int64]], 
         "tokens that are not padding, over whole steps after a warm-up; start-up, reading and tokenising are not; "
         f"{batch_rows} rows a step on our side, {their_batch_rows} on theirs"
     )
-    case = Case.of(name, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+    case = Case.of(name + bench.label, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
     flops = cost.flops_per_token(recipe.model, size, cost.mean_context(train.rows), recipe.masking.rate)
-    return replace(case, peak_flops=max(peaks), peak_share=case.ours.median * flops / max(peaks))
+    return [replace(case, peak_flops=max(peaks), peak_share=case.ours.median * flops / max(peaks))]
 
 
 @dataclass(frozen=True)

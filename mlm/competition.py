@@ -17,9 +17,9 @@ from tokenizer.vocabulary import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     import datasets
-    from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+    from torch import nn
+    from transformers import PreTrainedTokenizerFast
 
-    from mlm.model.encoder import EncoderConfig
     from tokenizer.shards import Split
 
 Collate = Callable[[list[Any]], dict[str, Any]]
@@ -83,26 +83,8 @@ def collator(tokenizer_path: Path) -> Collate:
     return DataCollatorForLanguageModeling(open_tokenizer(tokenizer_path))
 
 
-def bert(encoder: "EncoderConfig", vocabulary_size: int, row_length: int) -> "BertForMaskedLM":
-    """Return BERT in the size of `encoder`, with its dropout, and all else as is the library's default."""
-    from transformers import BertConfig, BertForMaskedLM
-
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=encoder.width,
-            num_hidden_layers=encoder.layers,
-            num_attention_heads=encoder.heads,
-            intermediate_size=encoder.feedforward_width,
-            max_position_embeddings=row_length,
-            hidden_dropout_prob=encoder.dropout,
-            attention_probs_dropout_prob=encoder.dropout,
-        )
-    )
-
-
 def train(
-    model: "BertForMaskedLM",
+    model: "nn.Module",
     rows: "datasets.Dataset",
     collate: Collate,
     batch_rows: int,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from mlm import benchmark, competition
+from mlm import benchmark, competition, competition_models
 from mlm.benchmark_processes import in_fresh_process
 from mlm.comparison import WARMUP_STEPS, Case, Meter, Spread, alternate
 from mlm.model.encoder import EncoderConfig
@@ -84,7 +84,7 @@ def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: P
         counted.append(tokens)
         return len(counted) == 3  # batches of 4, 4 and 2 rows: an epoch
 
-    model = competition.bert(EncoderConfig(width=16, heads=2, feedforward_width=24, layers=1), 300, ROW_LENGTH)
+    model = competition_models.bert(EncoderConfig(width=16, heads=2, feedforward_width=24, layers=1), 300, ROW_LENGTH)
     competition.train(model, competition.dataset(rows), watched, 4, bfloat16=False, after_step=after_step)
     assert counted == list(accumulate(in_masks))[:3]
     assert counted[-1] == sum(min(length, ROW_LENGTH) for length in lengths) < sum(slots[:3])

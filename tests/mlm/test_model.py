@@ -1,7 +1,6 @@
 import math
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from mlm.model.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
 from mlm.recipe import Recipe
+from tests.mlm.renamed import BERT, MODERNBERT, renamed
 from tests.mlm.samples import layout_of, rows_of
 
 ROOT = Path(__file__).parents[2]
@@ -253,12 +253,6 @@ def scores_of(model: MaskedLanguageModel, ids_BL: Tensor, inside_BL: Tensor) -> 
     return scores[inside_BL.flatten()]
 
 
-def rename(name: str, renamings: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in renamings:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def padded_rows() -> tuple[Tensor, Tensor]:
     inside_BL = torch.arange(100) < torch.tensor([[100], [37], [1]])
     return torch.randint(5, 270, (3, 100)) * inside_BL, inside_BL
@@ -281,31 +275,10 @@ def test_the_bert_recipe_is_bert_for_masked_lm_weight_for_weight() -> None:
             layer_norm_eps=1e-5,
         )
     )
-    renamings = (
-        (r"^output_bias", "cls.predictions.bias"),
-        (r"^transform\.dense", "cls.predictions.transform.dense"),
-        (r"^transform\.norm", "cls.predictions.transform.LayerNorm"),
-        (r"^encoder\.embeddings\.tokens", "bert.embeddings.word_embeddings"),
-        (r"^encoder\.embeddings\.positions", "bert.embeddings.position_embeddings"),
-        (r"^encoder\.embeddings\.norm", "bert.embeddings.LayerNorm"),
-        (r"^encoder\.blocks", "bert.encoder.layer"),
-        (r"attention\.sublayer\.output", "attention.output.dense"),
-        (r"attention\.norm", "attention.output.LayerNorm"),
-        (r"feedforward\.sublayer\.input", "intermediate.dense"),
-        (r"feedforward\.sublayer\.output", "output.dense"),
-        (r"feedforward\.norm", "output.LayerNorm"),
-    )
-    state: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        renamed = rename(name, renamings)
-        if "sublayer.qkv" in renamed:
-            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                state[renamed.replace("sublayer.qkv", f"self.{part}")] = third
-        else:
-            state[renamed] = tensor
-    state["bert.embeddings.token_type_embeddings.weight"] = torch.zeros(2, 32)
+    state = renamed(model.state_dict(), BERT)
     state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"]
+    state["bert.embeddings.token_type_embeddings.weight"] = torch.zeros(2, 32)
     theirs.load_state_dict(state, strict=True)
     theirs.train(mode=False)
 
@@ -341,20 +314,7 @@ def test_the_modern_recipe_is_modernbert_for_masked_lm_weight_for_weight() -> No
             sep_token_id=3,
         )
     )
-    renamings = (
-        (r"^output_bias", "decoder.bias"),
-        (r"^transform", "head"),
-        (r"^encoder\.embeddings\.tokens", "model.embeddings.tok_embeddings"),
-        (r"^encoder\.blocks", "model.layers"),
-        (r"^encoder", "model"),
-        (r"attention\.sublayer\.qkv", "attn.Wqkv"),
-        (r"attention\.sublayer\.output", "attn.Wo"),
-        (r"attention\.norm", "attn_norm"),
-        (r"feedforward\.sublayer\.input", "mlp.Wi"),
-        (r"feedforward\.sublayer\.output", "mlp.Wo"),
-        (r"feedforward\.norm", "mlp_norm"),
-    )
-    state = {rename(name, renamings): tensor for name, tensor in model.state_dict().items()}
+    state = renamed(model.state_dict(), MODERNBERT)
     state["decoder.weight"] = state["model.embeddings.tok_embeddings.weight"]
     theirs.load_state_dict(state, strict=True)
     theirs.train(mode=False)

@@ -1,0 +1,102 @@
+"""The models that the benchmark trains beside ours: of the same size, with the defaults of those who wrote them."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mlm.data import IGNORED, Batch
+from mlm.model.encoder import EncoderConfig
+from tokenizer.vocabulary import CLS, PAD, SEP
+
+if TYPE_CHECKING:
+    from transformers import BertForMaskedLM, ModernBertForMaskedLM
+
+
+def bert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> "BertForMaskedLM":
+    """Return BERT in the size of `encoder`, with its dropout, and all else as is the library's default."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=encoder.width,
+            num_hidden_layers=encoder.layers,
+            num_attention_heads=encoder.heads,
+            intermediate_size=encoder.feedforward_width,
+            max_position_embeddings=row_length,
+            hidden_dropout_prob=encoder.dropout,
+            attention_probs_dropout_prob=encoder.dropout,
+        )
+    )
+
+
+def modernbert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> "ModernBertForMaskedLM":
+    """Return ModernBERT in the size of `encoder`, scoring only what is predicted, all else the library's default.
+
+    Its feed-forward layers are gated, with a third matrix: they are made narrower by a third.
+    """
+    from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+    return ModernBertForMaskedLM(
+        ModernBertConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=encoder.width,
+            num_hidden_layers=encoder.layers,
+            num_attention_heads=encoder.heads,
+            intermediate_size=2 * encoder.feedforward_width // 3,
+            max_position_embeddings=row_length,
+            sparse_prediction=True,
+            pad_token_id=PAD,
+            bos_token_id=CLS,
+            cls_token_id=CLS,
+            eos_token_id=SEP,
+            sep_token_id=SEP,
+        )
+    )
+
+
+class TorchEncoder(nn.Module):
+    """BERT of torch's own encoder layers, which scores the vocabulary at every position."""
+
+    def __init__(self, encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> None:
+        super().__init__()
+        width = encoder.width
+        self.tokens = nn.Embedding(vocabulary_size, width)
+        self.positions = nn.Embedding(row_length, width)
+        self.norm = nn.LayerNorm(width)
+        layer = nn.TransformerEncoderLayer(
+            width, encoder.heads, encoder.feedforward_width, encoder.dropout, encoder.activation, batch_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, encoder.layers, enable_nested_tensor=False)
+        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the mean loss in nats over the labels that are not IGNORED, and the scores; each is (B, L)."""
+        positions_L = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden_BLD = self.norm(self.tokens(input_ids) + self.positions(positions_L))
+        hidden_BLD = self.layers(hidden_BLD, src_key_padding_mask=attention_mask == 0)
+        scores_BLV = nn.functional.linear(self.transform(hidden_BLD), self.tokens.weight, self.output_bias)
+        scores = scores_BLV.flatten(0, 1).to(torch.promote_types(scores_BLV.dtype, torch.float32))
+        loss = nn.functional.cross_entropy(scores, labels.flatten(), ignore_index=IGNORED)
+        return {"loss": loss, "logits": scores_BLV}
+
+
+def unpacked(batch: Batch) -> dict[str, Tensor]:
+    """Return a batch as those models read it: every segment in a row of its own, with a label at every position."""
+    rows_BL = torch.arange(len(batch.ids_BL), device=batch.ids_BL.device)[:, None].expand_as(batch.ids_BL)
+    labels_BL = torch.full_like(batch.ids_BL, IGNORED)
+    filled_BM = batch.labels_BM != IGNORED
+    predicted_BM = batch.predicted_BM
+    labels_BL[rows_BL[:, :1].expand_as(predicted_BM)[filled_BM], predicted_BM[filled_BM]] = batch.labels_BM[filled_BM]
+
+    real_BL = batch.segments_BL > 0
+    segments, columns = torch.stack([rows_BL[real_BL], batch.segments_BL[real_BL]]), batch.positions_BL[real_BL]
+    numbers = torch.unique(segments, dim=1, return_inverse=True)[1]
+    shape = int(numbers.max()) + 1, int(columns.max()) + 1
+    found = {"input_ids": (batch.ids_BL, PAD), "attention_mask": (real_BL.long(), 0), "labels": (labels_BL, IGNORED)}
+    rows = {name: source_BL.new_full(shape, empty) for name, (source_BL, empty) in found.items()}
+    for name, (source_BL, _) in found.items():
+        rows[name][numbers, columns] = source_BL[real_BL]
+    return rows
