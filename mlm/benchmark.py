@@ -17,15 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, command
-from mlm import benchmark_cases, benchmark_jobs, benchmark_processes, comparison, competition
-from mlm.benchmark_cases import FULL, QUICK, RECIPE, RIVALS, Bench
+from mlm import (
+    benchmark_cases,
+    benchmark_data,
+    benchmark_growth,
+    benchmark_jobs,
+    benchmark_loss,
+    benchmark_processes,
+    comparison,
+    competition,
+)
+from mlm.benchmark_cases import FULL, QUICK, RIVALS, Bench
 from mlm.comparison import Case
 
 CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
     **dict.fromkeys(RIVALS, benchmark_cases.training),
-    "data/assemble-and-mask": benchmark_cases.assemble_and_mask,
+    "time-to-loss/one-sentence-a-row": benchmark_loss.time_to_loss,
+    "time-to-loss/concatenate-and-chunk": benchmark_loss.time_to_loss,
+    "data/assemble-and-mask": benchmark_data.assemble_and_mask,
+    "data/wait": benchmark_data.data_wait,
     "data/build-shards": benchmark_processes.build_shards,
     "start-up": benchmark_processes.start_up,
+    "resume": benchmark_jobs.resume,
+    "growth": benchmark_growth.growth,
     "saving": benchmark_jobs.saving,
     "processes": benchmark_jobs.processes,
 }
@@ -98,7 +112,6 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
             options.output,
             replace(scale, repeats=options.repeats or scale.repeats),
             (
-                *RECIPE,
                 f"model.encoder.layers={layers}",
                 f"model.encoder.width={width}",
                 f"model.encoder.heads={width // 64}",

@@ -1,6 +1,6 @@
-"""What the benchmark is made on, and its cases that run in this process: training and making batches."""
+"""What the benchmark is made on, and its cases about the speed of training."""
 
-import time
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from mlm.budget import Position
     from mlm.corpus import Corpus
     from mlm.distributed import World
-    from mlm.loop import Interval
+    from mlm.loop import Interval, Observer
     from mlm.optim import Optimiser
     from mlm.recipe import Recipe
     from tokenizer.shards import Split
+
+NEVER = 1_000_000_000
 
 RECIPE = (
     "name=benchmark",
@@ -34,10 +36,9 @@ RECIPE = (
     "model.encoder.positions.kind=learned",
     "evaluation.most_rows=8",
     "evaluation.words=0",
+    f"train.budget.steps={NEVER}",
 )
 """Our side, where it differs from the default recipe: the model is what BertForMaskedLM is by default."""
-NEVER = 1_000_000_000
-COLLATED_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,14 @@ class Scale:
     """Slots of a training step, padding counted."""
     sentences: int
     """Sentences that shards are built of, at the most."""
+    loss_seconds: float
+    """How long the other side trains before its loss is measured, about."""
+    old_step: int
+    """Steps of the long run that is gone on with."""
 
 
-FULL = Scale(repeats=5, seconds=3.0, batch_tokens=2048, sentences=1_000_000)
-QUICK = Scale(repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000)
+FULL = Scale(repeats=5, seconds=3.0, batch_tokens=2048, sentences=1_000_000, loss_seconds=60.0, old_step=1_000_000)
+QUICK = Scale(repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000, loss_seconds=2.0, old_step=1_000)
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,20 @@ class Bench:
 
     output: Path
     scale: Scale
-    overrides: tuple[str, ...]
-    """Our side, where it differs from the default recipe."""
+    sizes: tuple[str, ...]
+    """Text and sizes of our side, where they differ from the default recipe."""
     label: str = ""
     """What the names of cases end with, where several sizes are measured."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """All of our side that differs from the default recipe."""
+        return (*self.place, *RECIPE, *self.sizes)
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Where our side keeps its cache."""
+        return (f"runs={json.dumps(str(self.output))}",)
 
     @cached_property
     def recipe(self) -> "Recipe":
@@ -80,7 +95,7 @@ class Bench:
         """The text in rows."""
         from mlm.corpus import open_corpus
 
-        return open_corpus(self.recipe.model_copy(update={"runs": str(self.output)}))
+        return open_corpus(self.recipe)
 
     @cached_property
     def world(self) -> "World":
@@ -136,7 +151,9 @@ def training(bench: Bench, name: str) -> list[Case]:
     def ours() -> float:
         slots = batch_rows * row_length
         peaks.append(cost.measure_peak(bench.world, slots, encoder.width, encoder.feedforward_width))
-        return train_ours(bench)
+        meter = bench.meter()
+        train_ours(recipe, bench.world, MeterObserver(meter), NEVER, lambda: meter.finished)
+        return meter.rate
 
     def theirs() -> float:
         torch.manual_seed(recipe.train.seed)
@@ -153,15 +170,19 @@ def training(bench: Bench, name: str) -> list[Case]:
     return [replace(case, peak_flops=max(peaks), peak_share=case.ours.median * flops / max(peaks))]
 
 
-@dataclass(frozen=True)
+@dataclass
 class MeterObserver:
-    """Tells a meter how far training has come, and keeps nothing else."""
+    """Tells a meter how far training has come, and keeps what share of it was spent waiting for data."""
 
     meter: Meter
+    waited_seconds: float = 0.0
+    seconds: float = 0.0
 
     def log(self, position: "Position", interval: "Interval") -> None:
         """Take note of a step."""
         self.meter.after_step(position.tokens)
+        self.waited_seconds += interval.waited_seconds
+        self.seconds += interval.seconds
 
     def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take no note."""
@@ -170,74 +191,15 @@ class MeterObserver:
         """Save nothing."""
 
 
-def train_ours(bench: Bench) -> float:
-    """Train as `mlm.pretrain` does; return tokens a second."""
-    from mlm.budget import Plan, Position
+def train_ours(
+    recipe: "Recipe", world: "World", observer: "Observer", evaluate_steps: int, stop: Callable[[], bool]
+) -> None:
+    """Train as `mlm.pretrain` does, but for what it writes."""
+    from mlm.budget import Position
     from mlm.loop import Course, Intervals, train
-    from mlm.model.heads import MaskedLanguageModel
-    from mlm.model.initialise import initialise
-    from mlm.objective import MaskedLanguageModelling, heldout_batches
+    from mlm.pretraining import build
 
-    recipe, corpus, world, meter = bench.recipe, bench.corpus, bench.world, bench.meter()
-    rows, seed, few = recipe.train.batch_rows, recipe.train.seed, recipe.evaluation.most_rows
-    heldout = heldout_batches(corpus.heldout, recipe.masking, world, most_rows=few, micro_batch_rows=few)
-    task = MaskedLanguageModelling(corpus.train, heldout, recipe.masking, world, seed, rows, rows)
-    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
-    initialise(model, recipe.model.encoder, seed)
-    model.to(world.device)
-    train(
-        model,
-        task,
-        Course(
-            recipe.optim.build(model),
-            recipe.schedule,
-            Plan(steps=NEVER),
-            intervals=Intervals(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
-            clip_norm=recipe.train.clip_norm,
-            seed=seed,
-        ),
-        world,
-        MeterObserver(meter),
-        start=Position(),
-        stop=lambda: meter.finished,
-    )
-    return meter.rate
-
-
-def assemble_and_mask(bench: Bench, name: str) -> list[Case]:
-    """Make batches, against the collator on the same rows, which it is given as lists in memory; one thread."""
-    import torch
-
-    rows, recipe = bench.corpus.train, bench.recipe
-    numbers = [rows.step_rows(recipe.train.seed, step, recipe.train.batch_rows) for step in range(COLLATED_BATCHES)]
-    wholes = [rows.assemble(rows_B) for rows_B, _ in numbers]
-    lists = [competition.examples(map(np.trim_zeros, whole.ids_BL)) for whole in wholes]  # 0 is padding
-    collate = competition.collator(bench.corpus.tokenizer_path)
-    tokens = sum(np.count_nonzero(whole.segments_BL) for whole in wholes) / COLLATED_BATCHES
-
-    def ours() -> float:
-        def make(batch: int) -> object:
-            return rows.masked(*numbers[batch], recipe.masking, recipe.masking.rate, recipe.train.seed)
-
-        return tokens * _times_a_second(make, bench.scale.seconds / 2)
-
-    def theirs() -> float:
-        return tokens * _times_a_second(lambda batch: collate(lists[batch]), bench.scale.seconds / 2)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rates = alternate(ours, theirs, bench.scale.repeats)
-    finally:
-        torch.set_num_threads(threads)
-    counted = f"tokens that are not padding, in batches of {recipe.train.batch_rows} rows, on one thread"
-    return [Case.of(name, "tokens/s", counted, *rates)]
-
-
-def _times_a_second(make: Callable[[int], object], seconds: float) -> float:
-    make(0)
-    count, began, elapsed = 0, time.perf_counter(), 0.0
-    while elapsed < seconds:
-        make(count % COLLATED_BATCHES)
-        count, elapsed = count + 1, time.perf_counter() - began
-    return count / elapsed
+    made = build(recipe, world)
+    intervals = Intervals(log_steps=1, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
+    course = Course(made.optimiser, recipe.schedule, made.plan, intervals, recipe.train.clip_norm, recipe.train.seed)
+    train(made.model, made.task, course, world, observer, start=Position(), stop=stop)

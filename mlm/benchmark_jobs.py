@@ -1,6 +1,7 @@
 """The cases of the benchmark about long jobs: what saving costs, and what processes that train together cost."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,13 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs import UserError
-from mlm.benchmark_cases import Bench
+from configs import UserError, read
+from mlm.benchmark_cases import NEVER, Bench
+from mlm.benchmark_processes import seconds_until
 from mlm.comparison import Case, alternate
 
 if TYPE_CHECKING:
     from mlm.saver import Saver
 
+YOUNG_STEP = 10
+EVALUATE_STEPS = 250
 PROCESSES = 2
 STEPS = 12
 SMALL, LARGE = (2, 64), (8, 512)
@@ -30,7 +34,7 @@ def saving(bench: Bench, name: str) -> list[Case]:
     from mlm.budget import Position
     from mlm.pretraining import build
 
-    made = build(bench.recipe.model_copy(update={"runs": str(bench.output)}), bench.world)
+    made = build(bench.recipe, bench.world)
     for parameter in made.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     made.optimiser.update(1.0, torch.tensor(True, device=bench.world.device))  # so that it has a state to be saved
@@ -64,6 +68,68 @@ def _saver(bench: Bench, run: Path) -> "Saver":
         print(line, file=sys.stderr)
 
     return Saver(run, bench.recipe, bench.corpus.tokenizer_path, bench.world, say, Position())
+
+
+def resume(bench: Bench, name: str) -> list[Case]:
+    """Go on with a run at its tenth step and at a very late one, from the command to the end of the next step."""
+    with tempfile.TemporaryDirectory(dir=bench.output) as folder:
+        runs = Path(folder)
+        (runs / "cache").symlink_to(bench.corpus.shards.path.parent.resolve())
+        early = _stopped(bench, runs)
+        late = _grown_old(bench, early)
+
+        def side(run: Path, step: int) -> Callable[[], float]:
+            return lambda: seconds_until(lambda: _newest_step(run) > step, "-m", "mlm.pretrain", "--resume", str(run))
+
+        rates = alternate(side(late, bench.scale.old_step), side(early, YOUNG_STEP), bench.scale.repeats)
+    counted = (
+        "from the command to the record of the next step: ours from step"
+        f" {bench.scale.old_step:,}; theirs is ours as well, from step {YOUNG_STEP}"
+    )
+    return [Case.of(name, "s", counted, *rates)]
+
+
+def _stopped(bench: Bench, runs: Path) -> Path:
+    """Return a run that was saved after its tenth step, and killed in a later one."""
+    intervals = f"train.intervals={{log_steps: 1, checkpoint_steps: {YOUNG_STEP}, evaluate_steps: {NEVER}}}"
+    saved = f"*/checkpoints/step-*{YOUNG_STEP}/manifest.json"
+    settings = (*bench.overrides, f"runs={runs}", intervals)
+    seconds_until(lambda: any(runs.glob(saved)), "-m", "mlm.pretrain", *settings)
+    (found,) = runs.glob(saved)
+    return found.parents[2]
+
+
+def _grown_old(bench: Bench, run: Path) -> Path:
+    """Return a copy of a run as it would be after very many steps, with the records of all of them."""
+    from mlm import checkpoint
+    from mlm.budget import Position
+    from mlm.pretraining import build
+    from mlm.recipe import Recipe
+    from mlm.run import METRICS, newest_records
+    from mlm.saver import Saver
+
+    old = Path(shutil.copytree(run, run.with_name(run.name + "-old")))
+    made = build(bench.recipe, bench.world)
+    young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimiser)
+    times = bench.scale.old_step // young.step
+    position = Position(bench.scale.old_step, young.tokens * times, young.seconds * times)
+    recipe = read(Recipe, old / checkpoint.RECIPE)
+    saver = Saver(old, recipe, bench.corpus.tokenizer_path, bench.world, print, young)
+    saver.save(position, made.model, made.optimiser, None)
+    saver.finish()
+    newest = newest_records(run / METRICS)
+    with (old / METRICS).open("w", encoding="utf-8") as file:
+        for step in range(1, bench.scale.old_step + 1):
+            if step % EVALUATE_STEPS == 0:
+                file.write(json.dumps(newest["heldout"] | {"step": step}) + "\n")
+            file.write(json.dumps(newest["train"] | {"step": step}) + "\n")
+    return old
+
+
+def _newest_step(run: Path) -> int:
+    from mlm.run import METRICS, newest_records
+
+    return int(newest_records(run / METRICS)["train"]["step"])
 
 
 def processes(bench: Bench, name: str) -> list[Case]:

@@ -19,7 +19,7 @@ from mlm.comparison import Case, alternate
 
 T = TypeVar("T")
 
-COPIES = 4
+COPIES = (4, 16)
 POLL_SECONDS = 0.01
 
 
@@ -35,16 +35,19 @@ def build_shards(bench: Bench, name: str) -> list[Case]:
         sides = fresh(build_ours), fresh(competition.map_text)
         megabytes = _write_sentences(bench, text, copies=1) / 1e6
         once = alternate(*sides, bench.scale.repeats)
-        _write_sentences(bench, text, copies=COPIES)
-        more = alternate(*sides, 1)
+        more: list[tuple[list[tuple[float, int]], list[tuple[float, int]]]] = []
+        for copies in COPIES:
+            _write_sentences(bench, text, copies=copies)
+            more.append(alternate(*sides, 1))
     counted = "{} in one process of its own; theirs reads the text before its clock starts"
     speeds = [[megabytes / seconds for seconds, _ in side] for side in once]
-    memory, memory_of_more = ([[peak / 2**20 for _, peak in side] for side in sides] for sides in (once, more))
+    memory = [[[peak / 2**20 for _, peak in side] for side in sides] for sides in (once, *more)]
     return [
         Case.of(name, "MB/s", counted.format(f"{megabytes:.1f} MB of text"), *speeds),
-        Case.of(f"{name}/memory", "MiB", counted.format("the largest resident memory"), *memory),
-        Case.of(
-            f"{name}/memory-{COPIES}x", "MiB", counted.format(f"as before, {COPIES} times the text"), *memory_of_more
+        Case.of(f"{name}/memory", "MiB", counted.format("the largest resident memory"), *memory[0]),
+        *(
+            Case.of(f"{name}/memory-{copies}x", "MiB", counted.format(f"as before, {copies} times the text"), *peaks)
+            for copies, peaks in zip(COPIES, memory[1:], strict=True)
         ),
     ]
 
@@ -83,10 +86,10 @@ def start_up(bench: Bench, name: str) -> list[Case]:
         with tempfile.TemporaryDirectory(dir=bench.output) as runs:
             (Path(runs) / "cache").symlink_to(cache)
             settings = (*bench.overrides, f"runs={runs}", "train.intervals.log_steps=1")
-            return _seconds_until(lambda: _has_trained(Path(runs)), "-m", "mlm.pretrain", *settings)
+            return seconds_until(lambda: _has_trained(Path(runs)), "-m", "mlm.pretrain", *settings)
 
     def theirs() -> float:
-        return _seconds_until(lambda: False, "-c", "import torch")
+        return seconds_until(lambda: False, "-c", "import torch")
 
     counted = (
         "from the command to the record of the first optimiser step, shards cached; theirs: to the end of the import"
@@ -94,7 +97,7 @@ def start_up(bench: Bench, name: str) -> list[Case]:
     return [Case.of(name, "s", counted, *alternate(ours, theirs, bench.scale.repeats))]
 
 
-def _seconds_until(done: Callable[[], bool], *arguments: str) -> float:
+def seconds_until(done: Callable[[], bool], *arguments: str) -> float:
     """Run Python until `done` or until it ends by itself, whichever is first, and return the seconds."""
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()

@@ -91,6 +91,7 @@ def train(
     *,
     bfloat16: bool,
     after_step: Callable[[int], bool],
+    steps: int = STEPS_AT_MOST,
 ) -> None:
     """Train by the Trainer's own loop and defaults until `after_step` says so.
 
@@ -101,6 +102,7 @@ def train(
         batch_rows: rows of a step.
         bfloat16: whether to run under bfloat16 autocast.
         after_step: called with the number of tokens read so far that are not padding.
+        steps: after how many it ends in any case, the learning rate fallen to 0.
 
     """
     import torch
@@ -122,7 +124,7 @@ def train(
         settings = transformers.TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=batch_rows,
-            max_steps=STEPS_AT_MOST,
+            max_steps=steps,
             bf16=bfloat16,
             use_cpu=not torch.cuda.is_available(),
             include_num_input_tokens_seen="non_padding",

@@ -12,15 +12,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from configs import UserError
-from mlm import benchmark, competition, competition_models
+from mlm import benchmark, benchmark_growth, benchmark_loss, competition, competition_models
 from mlm.benchmark_processes import in_fresh_process
+from mlm.budget import Position
 from mlm.comparison import WARMUP_STEPS, Case, Meter, Spread, alternate
 from mlm.model.encoder import EncoderConfig
-from tests.mlm.samples import ROW_LENGTH, split_of
+from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
 from tokenizer.vocabulary import Vocabulary
+
+MEASURED = (
+    "training/one-sentence-a-row",
+    "training/modernbert",
+    "training/torch-encoder",
+    "time-to-loss/concatenate-and-chunk",
+    "data/assemble-and-mask",
+    "data/wait",
+    "resume",
+)
 
 
 def text(sentences: int) -> str:
@@ -35,8 +47,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("benchmark")
     (folder / "corpus.txt").write_text(text(2000), encoding="utf-8")
     options = ["--quick", "--repeats", "1", "--text", "corpus.txt", "--vocabulary", "400", "--output", "report"]
-    command = [sys.executable, "-m", "mlm.benchmark", *options, "training/one-sentence-a-row", "data/assemble-and-mask"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-m", "mlm.benchmark", *options, *MEASURED]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "report", done.stdout
 
@@ -46,24 +58,25 @@ def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) 
     found: dict[str, Any] = json.loads((folder / "benchmark.json").read_text())
     assert {"device", "threads", "command", "precision", "scale", "recipe", "text_fingerprint"} <= set(found)
     assert {"torch", "transformers", "accelerate"} <= set(found["versions"])
-    training, data = found["cases"]
-    assert (training["name"], data["name"]) == ("training/one-sentence-a-row", "data/assemble-and-mask")
-    for case in (training, data):
+    cases = {case["name"]: case for case in found["cases"]}
+    assert tuple(cases) == MEASURED
+    for case in cases.values():
         for side in ("ours", "theirs", "ratio"):
             assert set(case[side]) == {"median", "lowest", "highest"}
             assert all(0 < value < math.inf for value in case[side].values())
-        assert case["unit"] == "tokens/s"
         assert case["counted"]
-    assert training["peak_flops"] > 0
-    assert 0 < training["peak_share"] < math.inf
-    assert data["peak_flops"] is None
+        trains = case["name"].startswith("training/")
+        assert (case["peak_flops"] is not None) == (case["peak_share"] is not None) == trains
+        if trains:
+            assert case["unit"] == "tokens/s"
+            assert 0 < case["peak_flops"] < math.inf
+            assert 0 < case["peak_share"] < math.inf
 
 
 def test_the_plot_is_a_png_and_the_table_names_the_cases(report: tuple[Path, str]) -> None:
     folder, printed = report
     assert (folder / "benchmark.png").read_bytes().startswith(b"\x89PNG\r\n")
-    assert "training/one-sentence-a-row" in printed
-    assert "data/assemble-and-mask" in printed
+    assert all(name in printed for name in MEASURED)
 
 
 def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: Path) -> None:
@@ -140,3 +153,59 @@ def test_unknown_cases_and_missing_packages_are_said_in_a_line(monkeypatch: pyte
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"transformers, accelerate.*pip install -e '\.\[bench\]'"):
         benchmark.main(["start-up"])
+
+
+def test_training_is_measured_at_every_size_and_all_else_at_the_first(tmp_path: Path) -> None:
+    sizes = ["--size", "2x64", "3x128", "--vocabulary", "500", "--row-length", "32", "64", "--output", str(tmp_path)]
+    benches = benchmark.prepare(benchmark.parse(sizes))
+    assert [bench.label for bench in benches] == [
+        "/2x64/500/32",
+        "/2x64/500/64",
+        "/3x128/500/32",
+        "/3x128/500/64",
+    ]
+    recipe = benches[-1].recipe
+    encoder = recipe.model.encoder
+    assert (encoder.layers, encoder.width, encoder.heads, encoder.feedforward_width) == (3, 128, 2, 512)
+    assert (recipe.vocabulary.size, recipe.data.row_length) == (500, 64)
+    assert [bench.recipe.train.batch_rows * bench.recipe.data.row_length for bench in benches] == [2048] * 4
+    (alone,) = benchmark.prepare(benchmark.parse(["--output", str(tmp_path)]))
+    assert alone.label == ""
+
+
+@pytest.mark.parametrize("size", ["4", "4x", "x256", "4x100", "0x64", "4x256x2"])
+def test_a_wrong_size_is_said_with_a_right_one(size: str) -> None:
+    with pytest.raises(UserError, match=f"{size!r} is not layers x width, a multiple of 64, such as 6x512"):
+        benchmark.parse(["--size", size])
+
+
+def test_their_heldout_loss_weighs_every_target_alike() -> None:
+    heldout = task_of(sentences(40)).heldout
+    torch.manual_seed(0)
+    encoder = EncoderConfig(width=16, heads=2, feedforward_width=24, layers=1)
+    model = competition_models.bert(encoder, VOCABULARY, ROW_LENGTH)
+    found = benchmark_loss.loss_of(model, heldout)
+    nats, targets = 0.0, 0
+    with torch.no_grad():
+        for batch in heldout:
+            rows = competition_models.unpacked(batch)
+            scores = model(rows["input_ids"], rows["attention_mask"]).logits.log_softmax(dim=-1)
+            for scores_LV, labels_L in zip(scores, rows["labels"].tolist(), strict=True):
+                for scores_V, label in zip(scores_LV, labels_L, strict=True):
+                    nats, targets = (nats - scores_V[label].item(), targets + 1) if label >= 0 else (nats, targets)
+    assert len({batch.targets for batch in heldout}) > 1
+    assert found == pytest.approx(nats / targets, rel=1e-5)
+
+
+def test_a_race_is_won_when_the_loss_is_first_as_low_as_the_goal() -> None:
+    race, model = benchmark_loss.Race(goal=3.0), torch.nn.Identity()
+    race.evaluated(Position(step=1, seconds=10.0), {"loss": 3.5}, model)
+    assert (race.won, race.seconds) == (False, math.inf)
+    for seconds, loss in ((20.0, 3.0), (30.0, 2.0)):
+        race.evaluated(Position(step=2, seconds=seconds), {"loss": loss}, model)
+        assert (race.won, race.seconds) == (True, 20.0)
+
+
+def test_the_exponent_is_that_of_the_power_law() -> None:
+    assert benchmark_growth.exponent([2, 4, 8], [3 * value**1.7 for value in (2, 4, 8)]) == pytest.approx(1.7)
+    assert benchmark_growth.exponent([64, 512], [5.0, 5.0]) == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,90 @@
+"""The cases of the benchmark about batches: how fast they are made, and what training waits for them."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlm import competition
+from mlm.benchmark_cases import NEVER, Bench, MeterObserver, train_ours
+from mlm.comparison import Case, alternate
+
+COLLATED_BATCHES = 8
+SENTENCE_TOKENS = 25
+"""About as many has a sentence."""
+
+
+def data_wait(bench: Bench, name: str) -> list[Case]:
+    """Train, and measure the share of the time that goes into batches; theirs: into the Trainer's collator."""
+    import torch
+
+    from mlm import competition_models
+
+    rows = competition.dataset(competition.sentences(bench.corpus.train.split, bench.recipe.data.row_length))
+    collate = competition.collator(bench.corpus.tokenizer_path)
+
+    def ours() -> float:
+        observer = MeterObserver(bench.meter())
+        train_ours(bench.recipe, bench.world, observer, NEVER, lambda: observer.meter.finished)
+        return 100 * observer.waited_seconds / observer.seconds
+
+    def theirs() -> float:
+        waited = 0.0
+
+        def timed(examples: list[Any]) -> dict[str, Any]:
+            nonlocal waited
+            began = time.perf_counter()
+            batch = collate(examples)
+            waited += time.perf_counter() - began
+            return batch
+
+        torch.manual_seed(bench.recipe.train.seed)
+        encoder, size = bench.recipe.model.encoder, bench.corpus.shards.manifest.vocabulary_size
+        model, meter = competition_models.bert(encoder, size, bench.recipe.data.row_length), bench.meter()
+        began = time.perf_counter()
+        batch_rows = bench.scale.batch_tokens // SENTENCE_TOKENS
+        competition.train(model, rows, timed, batch_rows, bfloat16=False, after_step=meter.after_step)
+        return 100 * waited / (time.perf_counter() - began)
+
+    counted = "share of training that waits for batches, made in the same process; theirs: one sentence a row, collated"
+    return [Case.of(name, "% of time", counted, *alternate(ours, theirs, bench.scale.repeats))]
+
+
+def assemble_and_mask(bench: Bench, name: str) -> list[Case]:
+    """Make batches, against the collator on the same rows, which it is given as lists in memory; one thread."""
+    import torch
+
+    rows, recipe = bench.corpus.train, bench.recipe
+    numbers = [rows.step_rows(recipe.train.seed, step, recipe.train.batch_rows) for step in range(COLLATED_BATCHES)]
+    wholes = [rows.assemble(rows_B) for rows_B, _ in numbers]
+    lists = [competition.examples(map(np.trim_zeros, whole.ids_BL)) for whole in wholes]  # 0 is padding
+    collate = competition.collator(bench.corpus.tokenizer_path)
+    tokens = sum(np.count_nonzero(whole.segments_BL) for whole in wholes) / COLLATED_BATCHES
+
+    def ours() -> float:
+        def make(batch: int) -> object:
+            return rows.masked(*numbers[batch], recipe.masking, recipe.masking.rate, recipe.train.seed)
+
+        return tokens * _times_a_second(make, bench.scale.seconds / 2)
+
+    def theirs() -> float:
+        return tokens * _times_a_second(lambda batch: collate(lists[batch]), bench.scale.seconds / 2)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rates = alternate(ours, theirs, bench.scale.repeats)
+    finally:
+        torch.set_num_threads(threads)
+    counted = f"tokens that are not padding, in batches of {recipe.train.batch_rows} rows, on one thread"
+    return [Case.of(name, "tokens/s", counted, *rates)]
+
+
+def _times_a_second(make: Callable[[int], object], seconds: float) -> float:
+    make(0)
+    count, began, elapsed = 0, time.perf_counter(), 0.0
+    while elapsed < seconds:
+        make(count % COLLATED_BATCHES)
+        count, elapsed = count + 1, time.perf_counter() - began
+    return count / elapsed
