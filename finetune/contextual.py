@@ -83,8 +83,8 @@ class RunPredictor:
             targets=int(masks_B.sum()),
             tokens=int(segments_BL.sum()),
         )
-        scores_MV = score(self.model, batch.to(self.world.device), self.world).float().cpu()
-        scores_MV = scores_MV[(slots < masks_B[:, None]).flatten()]
+        scores_MV = score(self.model, batch.to(self.world.device), self.world)
+        scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
         masks = [0, *masks_B.cumsum(dim=0).tolist()]
         borders = np.cumsum([0, *map(len, texts)]).tolist()
         return [scores_MV[masks[first] : masks[last]] for first, last in pairwise(borders)]

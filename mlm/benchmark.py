@@ -1,9 +1,9 @@
 """Measure training, the data path and start-up beside what people use today: in turn, on one text and machine.
 
-Both sides train the same model, BERT of 4 layers of width 256 without dropout, on the same sentences in the same
-tokens, about as many of them a step. Ours is the shipped loop, with packed rows and in bfloat16 where the hardware
-has it; theirs is the transformers library's own Trainer. Every figure is a median with the lowest and the highest;
-what exactly it counts stands in the JSON.
+Both sides train models of the same size without dropout, ours BERT's, on the same sentences in the same tokens, about
+as many of them a step. Ours is the shipped loop, with packed rows and in bfloat16 where the hardware has it; theirs is
+the transformers library's own Trainer, in the same process, so that what ours asks of the C library serves it as well.
+Every figure is a median with the lowest and the highest; what exactly it counts stands in the JSON.
 """
 
 import argparse
@@ -82,9 +82,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=int, metavar="N", help=f"turns of each side; {FULL.repeats}, {QUICK.repeats} if quick")
     add("--quick", action="store_true", help="look within a minute: small batches, short turns")
     add("--text", action="append", metavar="FILE", help="file or pattern, repeatable; default: Python's documentation")
-    add("--size", nargs="+", type=_size, default=[(4, 256)], metavar="LxD", help="layers and width; default: 4x256")
-    add("--vocabulary", nargs="+", type=int, default=[8192], metavar="N", help="tokens of it; default: 8192")
-    add("--row-length", nargs="+", type=int, default=[128], metavar="L", help="tokens of a row; default: 128")
+    add("--size", action="append", type=_size, metavar="LxD", help="layers and width, repeatable; default: 4x256")
+    add("--vocabulary", action="append", type=_count, metavar="N", help="its tokens, repeatable; default: 8192")
+    add("--row-length", action="append", type=_count, metavar="L", help="tokens of a row, repeatable; default: 128")
     options = parser.parse_intermixed_args(arguments)
     if options.repeats is not None and options.repeats < 1:
         parser.error("--repeats must be 1 or more")
@@ -98,6 +98,12 @@ def _size(text: str) -> tuple[int, int]:
     return int(layers), int(width)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
 def prepare(options: argparse.Namespace) -> list[Bench]:
     """Return what the command line asks for: training is measured at every size, all else at the first."""
     scale = QUICK if options.quick else FULL
@@ -106,7 +112,7 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
         if options.text
         else []
     )
-    sizes = list(product(options.size, options.vocabulary, options.row_length))
+    sizes = list(product(options.size or [(4, 256)], options.vocabulary or [8192], options.row_length or [128]))
     return [
         Bench(
             options.output,

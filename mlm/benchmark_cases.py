@@ -1,7 +1,7 @@
 """What the benchmark is made on, and its cases about the speed of training."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -142,9 +142,8 @@ def training(bench: Bench, name: str) -> list[Case]:
     bfloat16 = rival.bfloat16 and bench.world.dtype == torch.bfloat16
     recipe, train, size = bench.recipe, bench.corpus.train, bench.corpus.shards.manifest.vocabulary_size
     encoder, batch_rows, row_length = recipe.model.encoder, recipe.train.batch_rows, recipe.data.row_length
-    tokens_per_step = batch_rows * train.tokens / len(train)
     their_rows = rival.rows(train.split, row_length)
-    their_batch_rows = max(round(tokens_per_step * len(their_rows) / sum(map(len, their_rows))), 1)
+    their_batch_rows = rows_of_as_many_tokens(bench, their_rows)
     dataset, collate = competition.dataset(their_rows), competition.collator(bench.corpus.tokenizer_path)
     peaks: list[float] = []
 
@@ -163,11 +162,17 @@ def training(bench: Bench, name: str) -> list[Case]:
 
     counted = (
         "tokens that are not padding, over whole steps after a warm-up; start-up, reading and tokenising are not; "
-        f"{batch_rows} rows a step on our side, {their_batch_rows} on theirs"
+        f"theirs is {rival.model}; {batch_rows} rows a step on our side, {their_batch_rows} on theirs"
     )
     case = Case.of(name + bench.label, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
     flops = cost.flops_per_token(recipe.model, size, cost.mean_context(train.rows), recipe.masking.rate)
     return [replace(case, peak_flops=max(peaks), peak_share=case.ours.median * flops / max(peaks))]
+
+
+def rows_of_as_many_tokens(bench: Bench, their_rows: Sequence[NDArray[np.int64]]) -> int:
+    """Return of how many of their rows a step has as many tokens as one of ours."""
+    ours = bench.recipe.train.batch_rows * bench.corpus.train.tokens / len(bench.corpus.train)
+    return max(round(ours * len(their_rows) / sum(map(len, their_rows))), 1)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The cases of the benchmark about batches: how fast they are made, and what training waits for them."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlm import competition
-from mlm.benchmark_cases import NEVER, Bench, MeterObserver, train_ours
+from mlm.benchmark_cases import NEVER, Bench, MeterObserver, rows_of_as_many_tokens, train_ours
 from mlm.comparison import Case, alternate
 
 COLLATED_BATCHES = 8
-SENTENCE_TOKENS = 25
-"""About as many has a sentence."""
 
 
 def data_wait(bench: Bench, name: str) -> list[Case]:
@@ -21,7 +20,8 @@ def data_wait(bench: Bench, name: str) -> list[Case]:
 
     from mlm import competition_models
 
-    rows = competition.dataset(competition.sentences(bench.corpus.train.split, bench.recipe.data.row_length))
+    sentences = competition.sentences(bench.corpus.train.split, bench.recipe.data.row_length)
+    rows, batch_rows = competition.dataset(sentences), rows_of_as_many_tokens(bench, sentences)
     collate = competition.collator(bench.corpus.tokenizer_path)
 
     def ours() -> float:
@@ -30,24 +30,25 @@ def data_wait(bench: Bench, name: str) -> list[Case]:
         return 100 * observer.waited_seconds / observer.seconds
 
     def theirs() -> float:
-        waited = 0.0
+        waits, ends = [], []
 
         def timed(examples: list[Any]) -> dict[str, Any]:
-            nonlocal waited
             began = time.perf_counter()
             batch = collate(examples)
-            waited += time.perf_counter() - began
+            waits.append(time.perf_counter() - began)
             return batch
+
+        def after_step(tokens: int) -> bool:
+            ends.append(time.perf_counter())
+            return meter.after_step(tokens)
 
         torch.manual_seed(bench.recipe.train.seed)
         encoder, size = bench.recipe.model.encoder, bench.corpus.shards.manifest.vocabulary_size
         model, meter = competition_models.bert(encoder, size, bench.recipe.data.row_length), bench.meter()
-        began = time.perf_counter()
-        batch_rows = bench.scale.batch_tokens // SENTENCE_TOKENS
-        competition.train(model, rows, timed, batch_rows, bfloat16=False, after_step=meter.after_step)
-        return 100 * waited / (time.perf_counter() - began)
+        competition.train(model, rows, timed, batch_rows, bfloat16=False, after_step=after_step)
+        return 100 * statistics.mean(waits) / ((ends[-1] - ends[0]) / (len(ends) - 1))
 
-    counted = "share of training that waits for batches, made in the same process; theirs: one sentence a row, collated"
+    counted = "share of training that waits for batches, made in its process; theirs: of sentences, collating alone"
     return [Case.of(name, "% of time", counted, *alternate(ours, theirs, bench.scale.repeats))]
 
 

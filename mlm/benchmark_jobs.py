@@ -76,30 +76,37 @@ def resume(bench: Bench, name: str) -> list[Case]:
         runs = Path(folder)
         (runs / "cache").symlink_to(bench.corpus.shards.path.parent.resolve())
         early = _stopped(bench, runs)
-        late = _grown_old(bench, early)
-
-        def side(run: Path, step: int) -> Callable[[], float]:
-            return lambda: seconds_until(lambda: _newest_step(run) > step, "-m", "mlm.pretrain", "--resume", str(run))
-
-        rates = alternate(side(late, bench.scale.old_step), side(early, YOUNG_STEP), bench.scale.repeats)
+        late = _after_many_steps(bench, early)
+        seconds = alternate(lambda: _resumed(late), lambda: _resumed(early), bench.scale.repeats)
     counted = (
-        "from the command to the record of the next step: ours from step"
-        f" {bench.scale.old_step:,}; theirs is ours as well, from step {YOUNG_STEP}"
+        f"from the command to the record of the next step: ours from step {bench.scale.old_step:,}; theirs is ours as"
+        " well, after some ten steps"
     )
-    return [Case.of(name, "s", counted, *rates)]
+    return [Case.of(name, "s", counted, *seconds)]
+
+
+def _resumed(run: Path) -> float:
+    from mlm import checkpoint
+    from mlm.manifest import manifest_of
+    from mlm.run import METRICS, keep_records, newest_records
+
+    step = manifest_of(checkpoint.newest(run)).step
+    keep_records(run / METRICS, step)  # of the turn before
+    return seconds_until(
+        lambda: newest_records(run / METRICS)["train"]["step"] > step, "-m", "mlm.pretrain", "--resume", str(run)
+    )
 
 
 def _stopped(bench: Bench, runs: Path) -> Path:
-    """Return a run that was saved after its tenth step, and killed in a later one."""
+    """Return a run that was saved after ten steps or a little more, and killed in a later one."""
     intervals = f"train.intervals={{log_steps: 1, checkpoint_steps: {YOUNG_STEP}, evaluate_steps: {NEVER}}}"
-    saved = f"*/checkpoints/step-*{YOUNG_STEP}/manifest.json"
+    saved = "*/checkpoints/step-*/manifest.json"
     settings = (*bench.overrides, f"runs={runs}", intervals)
     seconds_until(lambda: any(runs.glob(saved)), "-m", "mlm.pretrain", *settings)
-    (found,) = runs.glob(saved)
-    return found.parents[2]
+    return next(runs.glob(saved)).parents[2]
 
 
-def _grown_old(bench: Bench, run: Path) -> Path:
+def _after_many_steps(bench: Bench, run: Path) -> Path:
     """Return a copy of a run as it would be after very many steps, with the records of all of them."""
     from mlm import checkpoint
     from mlm.budget import Position
@@ -124,12 +131,6 @@ def _grown_old(bench: Bench, run: Path) -> Path:
                 file.write(json.dumps(newest["heldout"] | {"step": step}) + "\n")
             file.write(json.dumps(newest["train"] | {"step": step}) + "\n")
     return old
-
-
-def _newest_step(run: Path) -> int:
-    from mlm.run import METRICS, newest_records
-
-    return int(newest_records(run / METRICS)["train"]["step"])
 
 
 def processes(bench: Bench, name: str) -> list[Case]:
@@ -158,7 +159,6 @@ def _overrides(bench: Bench, layers: int, width: int) -> Sequence[str]:
 
 
 def _parameters(bench: Bench, layers: int, width: int) -> int:
-    from configs import read
     from mlm.model.heads import MaskedLanguageModel
     from mlm.recipe import Recipe
 

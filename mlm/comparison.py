@@ -118,7 +118,9 @@ def draw(cases: Sequence[Case], path: Path) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    axes.set_xlabel("ours / theirs: median, lowest and highest; more is better, but for s and MiB less")
+    axes.set_xlabel(
+        "ours / theirs: median, lowest and highest; more is better, but less of s, MiB, % of time and times"
+    )
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     partial = path.with_name(path.name + ".partial")

@@ -92,6 +92,8 @@ def train(
     bfloat16: bool,
     after_step: Callable[[int], bool],
     steps: int = STEPS_AT_MOST,
+    rate: float = 5e-5,
+    seed: int = 42,
 ) -> None:
     """Train by the Trainer's own loop and defaults until `after_step` says so.
 
@@ -103,6 +105,8 @@ def train(
         bfloat16: whether to run under bfloat16 autocast.
         after_step: called with the number of tokens read so far that are not padding.
         steps: after how many it ends in any case, the learning rate fallen to 0.
+        rate: the learning rate that it begins with.
+        seed: of the order of rows.
 
     """
     import torch
@@ -125,6 +129,8 @@ def train(
             output_dir=folder,
             per_device_train_batch_size=batch_rows,
             max_steps=steps,
+            learning_rate=rate,
+            seed=seed,
             bf16=bfloat16,
             use_cpu=not torch.cuda.is_available(),
             include_num_input_tokens_seen="non_padding",

@@ -83,20 +83,23 @@ class TorchEncoder(nn.Module):
         return {"loss": loss, "logits": scores_BLV}
 
 
-def unpacked(batch: Batch) -> dict[str, Tensor]:
-    """Return a batch as those models read it: every segment in a row of its own, with a label at every position."""
-    rows_BL = torch.arange(len(batch.ids_BL), device=batch.ids_BL.device)[:, None].expand_as(batch.ids_BL)
+def labelled(batch: Batch) -> dict[str, Tensor]:
+    """Return a batch as those models read it, with a label at every position; they attend to the whole row."""
     labels_BL = torch.full_like(batch.ids_BL, IGNORED)
-    filled_BM = batch.labels_BM != IGNORED
-    predicted_BM = batch.predicted_BM
-    labels_BL[rows_BL[:, :1].expand_as(predicted_BM)[filled_BM], predicted_BM[filled_BM]] = batch.labels_BM[filled_BM]
+    rows, slots = (batch.labels_BM != IGNORED).nonzero(as_tuple=True)
+    labels_BL[rows, batch.predicted_BM[rows, slots]] = batch.labels_BM[rows, slots]
+    return {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long(), "labels": labels_BL}
 
+
+def unpacked(batch: Batch) -> dict[str, Tensor]:
+    """Return the same with every segment in a row of its own."""
     real_BL = batch.segments_BL > 0
-    segments, columns = torch.stack([rows_BL[real_BL], batch.segments_BL[real_BL]]), batch.positions_BL[real_BL]
+    rows, _ = real_BL.nonzero(as_tuple=True)
+    segments, columns = torch.stack([rows, batch.segments_BL[real_BL]]), batch.positions_BL[real_BL]
     numbers = torch.unique(segments, dim=1, return_inverse=True)[1]
-    shape = int(numbers.max()) + 1, int(columns.max()) + 1
-    found = {"input_ids": (batch.ids_BL, PAD), "attention_mask": (real_BL.long(), 0), "labels": (labels_BL, IGNORED)}
-    rows = {name: source_BL.new_full(shape, empty) for name, (source_BL, empty) in found.items()}
-    for name, (source_BL, _) in found.items():
-        rows[name][numbers, columns] = source_BL[real_BL]
-    return rows
+    shape, empty = (int(numbers.max()) + 1, int(columns.max()) + 1), {"input_ids": PAD, "labels": IGNORED}
+    apart: dict[str, Tensor] = {}
+    for name, packed_BL in labelled(batch).items():
+        apart[name] = packed_BL.new_full(shape, empty.get(name, 0))
+        apart[name][numbers, columns] = packed_BL[real_BL]
+    return apart

@@ -77,14 +77,14 @@ def memory(
         parameters: how many the model has; each takes weight, gradient, two moments and a copy in low precision.
         micro_batch_tokens: slots of the rows computed at once.
         row_length: L; attention keeps two (H, L, L) arrays a row.
-        scores: predicted tokens of a micro-batch times vocabulary size; kept as computed, in float32, and its gradient.
+        scores: predicted tokens of a micro-batch times vocabulary size; kept with their gradient, which is scaled.
         number_bytes: bytes of a number in matrix products.
 
     """
     widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
     attention = 2 * config.heads * row_length
     activations = micro_batch_tokens * config.layers * (widths + attention) * number_bytes
-    return Memory(parameters * (16 + number_bytes % 4), activations, scores * (8 + number_bytes))
+    return Memory(parameters * (16 + number_bytes % 4), activations, scores * 3 * number_bytes)
 
 
 @dataclass(frozen=True)

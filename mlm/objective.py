@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mlm.data import IGNORED, Batch, PackedRows
 from mlm.distributed import World
 from mlm.masking import Masking
 from mlm.model.attention import Layout
 
-CHUNK = 64
-"""Predictions whose loss is taken at once."""
+CHUNK, CHUNK_ON_DEVICE = 64, 4096
+"""Predictions whose loss is taken at once: on CPU few, so that what is computed in float32 stays in the cache."""
 HELDOUT_SEED = 20181011
 """Seed of the held-out masks: the same for every run, so that runs on the same shards can be compared."""
 
@@ -86,25 +87,23 @@ def summed_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, T
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """Loss and gradient need the same exponentials: they are computed once, for a few rows at a time.
-
-    What is computed in float32 then stays in the cache.
-    """
+    """Loss and gradient need the same exponentials: they are computed once, for some rows at a time."""
 
     @staticmethod
     def forward(ctx: Any, scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(scores_MV.dtype, torch.float32)
         loss, correct = scores_MV.new_zeros((), dtype=dtype), labels_M.new_zeros(())
         gradient_MV = torch.empty_like(scores_MV) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(scores_MV), CHUNK):
-            part = slice(start, start + CHUNK)
+        chunk = CHUNK if scores_MV.device.type == "cpu" else CHUNK_ON_DEVICE
+        for start in range(0, len(scores_MV), chunk):
+            part = slice(start, start + chunk)
             scores, filled = scores_MV[part], labels_M[part] != IGNORED
             labels = labels_M[part].clamp(min=0)[:, None]
             highest, best = scores.max(dim=-1, keepdim=True)  # in bfloat16 on CPU five times as fast as argmax
             probabilities = scores.softmax(dim=-1, dtype=dtype)
-            # The logarithm of the sum of all exponentials, by the highest probability, which is never too small.
-            normaliser = highest.to(dtype) - probabilities.gather(1, best).log()
-            loss += ((normaliser - scores.gather(1, labels).to(dtype)).squeeze(1) * filled).sum()
+            # The label's own probability may be too small for a number; the highest one is 1 / V at the least.
+            behind = highest.to(dtype) - scores.gather(1, labels).to(dtype)
+            loss += ((behind - probabilities.gather(1, best).log()).squeeze(1) * filled).sum()
             correct += ((best == labels).squeeze(1) & filled).sum()
             if gradient_MV is not None:
                 probabilities.scatter_add_(1, labels, probabilities.new_full(labels.shape, -1.0))
@@ -114,6 +113,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return loss, correct
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None]:
         (gradient_MV,) = ctx.saved_tensors
         return gradient_MV * upstream, None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from configs import UserError, command
@@ -164,6 +165,8 @@ def _compile(model: MaskedLanguageModel, world: World) -> None:
     if world.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))):
         print("warning: train.compile needs a C++ compiler and finds none: going on without", file=sys.stderr)
         return
+    # The first, the middle and the last blocks differ, in training and evaluation, and so do short last batches.
+    torch._dynamo.config.recompile_limit = 64
     for block in model.encoder.blocks:
         block.compile(dynamic=False)
 

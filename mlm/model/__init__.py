@@ -2,7 +2,8 @@
 
 Tensors carry their dimensions as a suffix:
 
-    B rows         L positions of a row     M predicted tokens of a row    D width        F feed-forward width
+    B rows         L positions of a row     M predicted tokens (beside B of a row, else of all rows)
+    D width        F feed-forward width     X any other
     H heads        K width of a head        V vocabulary          C classes
 
 so `ids_BL` holds token ids, `hidden_BLD` hidden states, `query_BHLK` queries by head, `logits_MV` scores.

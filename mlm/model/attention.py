@@ -35,7 +35,7 @@ Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every position's angles, each (B, 1, L, K)."""
 
 
-def chosen(states_BLX: Tensor, positions_BM: Tensor) -> Tensor:
+def gather_positions(states_BLX: Tensor, positions_BM: Tensor) -> Tensor:
     """Return what stands at the chosen positions of each row, (B, M, X)."""
     rows_B1 = torch.arange(len(positions_BM), device=positions_BM.device)[:, None]
     return states_BLX[rows_B1, positions_BM]
@@ -91,7 +91,7 @@ def fast_attention(
     """Compute the same as `reference_attention` by what was measured to be fastest on the device.
 
     On CPU the masked SDPA kernel's backward takes a third of a training step for a twentieth of its FLOPs, and
-    plain matrix products win (`python -m mlm.benchmark` shows both); elsewhere SDPA is the better kernel.
+    plain matrix products win; elsewhere SDPA is the better kernel.
     """
     if query_BHMK.device.type == "cpu":
         return _matrix_products(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout)
@@ -118,23 +118,28 @@ class Attention(nn.Module):
             query_BHMK, key_BHLK, value_BHLK = self._by_head(self.qkv(hidden_BLD), 2, rotation)
         else:
             sizes = [hidden_BLD.shape[-1], 2 * hidden_BLD.shape[-1]]
-            weight, other_weight = torch.split(self.qkv.weight, sizes)
-            bias, other_bias = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, sizes)
-            key_BHLK, value_BHLK = self._by_head(F.linear(hidden_BLD, other_weight, other_bias), 1, rotation)
+            query_weight, key_value_weight = torch.split(self.qkv.weight, sizes)
+            query_bias, key_value_bias = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, sizes)
+            key_BHLK, value_BHLK = self._by_head(F.linear(hidden_BLD, key_value_weight, key_value_bias), 1, rotation)
             if rotation is not None:
-                rotation = chosen(rotation[0][:, 0], asked_BM)[:, None], chosen(rotation[1][:, 0], asked_BM)[:, None]
-            (query_BHMK,) = self._by_head(F.linear(chosen(hidden_BLD, asked_BM), weight, bias), 1, rotation)
-            bias_B1ML = chosen(bias_B1ML[:, 0], asked_BM)[:, None]
+                rotation = (
+                    gather_positions(rotation[0][:, 0], asked_BM)[:, None],
+                    gather_positions(rotation[1][:, 0], asked_BM)[:, None],
+                )
+            (query_BHMK,) = self._by_head(
+                F.linear(gather_positions(hidden_BLD, asked_BM), query_weight, query_bias), 1, rotation
+            )
+            bias_B1ML = gather_positions(bias_B1ML[:, 0], asked_BM)[:, None]
         dropout = self.dropout if self.training else 0.0
         mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout)
         output_BMD: Tensor = self.output(mixed_BHMK.transpose(1, 2).flatten(2))
         return output_BMD
 
-    def _by_head(self, projected_BLX: Tensor, turned: int, rotation: Rotation | None) -> tuple[Tensor, ...]:
-        """Return the projections that stand side by side, each by head, (B, H, L, K); the first `turned` rotated."""
+    def _by_head(self, projected_BLX: Tensor, rotated: int, rotation: Rotation | None) -> tuple[Tensor, ...]:
+        """Return the projections that stand side by side, each by head, (B, H, L, K); the first `rotated` rotated."""
         B, L, X = projected_BLX.shape
         D = self.qkv.in_features
         projected = projected_BLX.view(B, L, X // D, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         if rotation is None:
             return projected.unbind(0)
-        return (*rotate(projected[:turned], *rotation).unbind(0), *projected[turned:].unbind(0))
+        return (*rotate(projected[:rotated], *rotation).unbind(0), *projected[rotated:].unbind(0))

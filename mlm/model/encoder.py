@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from configs import Config
-from mlm.model.attention import Attention, Layout, Rotary, Rotation, chosen
+from mlm.model.attention import Attention, Layout, Rotary, Rotation, gather_positions
 from mlm.model.feedforward import Activation, FeedForward, GatedFeedForward
 
 NORM_EPSILON = 1e-5
@@ -101,7 +101,7 @@ class Embeddings(nn.Module):
 class Residual(nn.Module):
     """A sublayer with its norm and dropout, around which the hidden states go on.
 
-    `context` is handed to the sublayer; where that returns the states of some positions alone, these are `kept_BM`.
+    `context` is handed to the sublayer; where that returns the states of some positions alone, these are `asked_BM`.
     """
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
@@ -114,19 +114,21 @@ class Residual(nn.Module):
 class PreNorm(Residual):
     """Add to the hidden states what the sublayer makes of them, normalised before (Xiong et al. 2020)."""
 
-    def forward(self, hidden_BLD: Tensor, *context: object, kept_BM: Tensor | None = None) -> Tensor:
+    def forward(self, hidden_BLD: Tensor, *context: object, asked_BM: Tensor | None = None) -> Tensor:
         """Return the next hidden states, (B, L, D) or (B, M, D)."""
         added_BLD: Tensor = self.dropout(self.sublayer(self.norm(hidden_BLD), *context))
-        return (hidden_BLD if kept_BM is None else chosen(hidden_BLD, kept_BM)) + added_BLD
+        return (hidden_BLD if asked_BM is None else gather_positions(hidden_BLD, asked_BM)) + added_BLD
 
 
 class PostNorm(Residual):
     """Add to the hidden states what the sublayer makes of them and normalise the sum (Vaswani et al. 2017)."""
 
-    def forward(self, hidden_BLD: Tensor, *context: object, kept_BM: Tensor | None = None) -> Tensor:
+    def forward(self, hidden_BLD: Tensor, *context: object, asked_BM: Tensor | None = None) -> Tensor:
         """Return the next hidden states, (B, L, D) or (B, M, D)."""
         added_BLD: Tensor = self.dropout(self.sublayer(hidden_BLD, *context))
-        normed_BLD: Tensor = self.norm((hidden_BLD if kept_BM is None else chosen(hidden_BLD, kept_BM)) + added_BLD)
+        normed_BLD: Tensor = self.norm(
+            (hidden_BLD if asked_BM is None else gather_positions(hidden_BLD, asked_BM)) + added_BLD
+        )
         return normed_BLD
 
 
@@ -142,7 +144,7 @@ class Block(nn.Module):
         self, hidden_BLD: Tensor, layout: Layout, rotation: Rotation | None, asked_BM: Tensor | None = None
     ) -> Tensor:
         """Return the next hidden states, (B, L, D), or those of the positions asked for alone, (B, M, D)."""
-        hidden_BLD = self.attention(hidden_BLD, layout, rotation, asked_BM, kept_BM=asked_BM)
+        hidden_BLD = self.attention(hidden_BLD, layout, rotation, asked_BM, asked_BM=asked_BM)
         hidden_BLD = self.feedforward(hidden_BLD)
         return hidden_BLD
 
