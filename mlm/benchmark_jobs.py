@@ -99,8 +99,10 @@ def _resumed(run: Path) -> float:
 
 def _stopped(bench: Bench, runs: Path) -> Path:
     """Return a run that was saved after ten steps or a little more, and killed in a later one."""
+    from mlm import checkpoint
+
     intervals = f"train.intervals={{log_steps: 1, checkpoint_steps: {YOUNG_STEP}, evaluate_steps: {NEVER}}}"
-    saved = "*/checkpoints/step-*/manifest.json"
+    saved = f"*/checkpoints/{checkpoint.NAMES}/manifest.json"
     settings = (*bench.overrides, f"runs={runs}", intervals)
     seconds_until(lambda: any(runs.glob(saved)), "-m", "mlm.pretrain", *settings)
     return next(runs.glob(saved)).parents[2]

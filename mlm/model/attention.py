@@ -32,7 +32,7 @@ class Layout:
 
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of every position's angles, each (B, 1, L, K)."""
+"""Cosine and sine of every position's angles, each (B, 1, L, K); in the first half of K the sine of minus the angle."""
 
 
 def gather_positions(states_BLX: Tensor, positions_BM: Tensor) -> Tensor:
@@ -57,14 +57,15 @@ class Rotary(nn.Module):
     def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> Rotation:
         """Return cosine and sine of every position's angles."""
         angles_BLk = positions_BL[..., None].float() * self.inverse_frequency_k
-        angles_B1LK = torch.cat([angles_BLk, angles_BLk], dim=-1)[:, None]
-        return angles_B1LK.cos().to(dtype), angles_B1LK.sin().to(dtype)
+        cosine_BLk, sine_BLk = angles_BLk.cos(), angles_BLk.sin()
+        cosine_BLK, sine_BLK = torch.cat([cosine_BLk, cosine_BLk], dim=-1), torch.cat([-sine_BLk, sine_BLk], dim=-1)
+        return cosine_BLK[:, None].to(dtype), sine_BLK[:, None].to(dtype)
 
 
 def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tensor:
     """Rotate each plane of each head by its position's angle; further dimensions may stand before B."""
-    first, second = states_BHLK.chunk(2, dim=-1)
-    return states_BHLK * cosine_B1LK + torch.cat([-second, first], dim=-1) * sine_B1LK
+    halves_changed_BHLK = states_BHLK.roll(states_BHLK.shape[-1] // 2, dims=-1)
+    return torch.addcmul(states_BHLK * cosine_B1LK, halves_changed_BHLK, sine_B1LK)
 
 
 def reference_attention(

@@ -26,9 +26,7 @@ from tokenizer import vocabulary
 from tokenizer.vocabulary import Vocabulary
 
 MEASURED = (
-    "training/one-sentence-a-row",
     "training/modernbert",
-    "training/torch-encoder",
     "time-to-loss/concatenate-and-chunk",
     "time-to-loss/concatenate-and-chunk-tuned",
     "data/assemble-and-mask",
