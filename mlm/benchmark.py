@@ -2,7 +2,7 @@
 
 Both sides train models of the same size without dropout, ours BERT's, on the same sentences in the same tokens, about
 as many of them a step. Ours is the shipped loop, with packed rows and in bfloat16 where the hardware has it; theirs is
-the transformers library's own Trainer, in the same process, so that what ours asks of the C library serves it as well.
+the transformers library's own Trainer, in a process of its own, which is left as its users run it.
 Every figure is a median with the lowest and the highest; what exactly it counts stands in the JSON.
 """
 

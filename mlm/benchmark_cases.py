@@ -58,7 +58,7 @@ class Scale:
     """Steps of the long run that is gone on with."""
 
 
-FULL = Scale(repeats=5, seconds=3.0, batch_tokens=2048, sentences=1_000_000, loss_seconds=60.0, old_step=1_000_000)
+FULL = Scale(repeats=5, seconds=3.0, batch_tokens=2048, sentences=1_000_000, loss_seconds=30.0, old_step=1_000_000)
 QUICK = Scale(repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000, loss_seconds=2.0, old_step=1_000)
 
 
@@ -108,7 +108,11 @@ class Bench:
         """Return a new meter of training speed."""
         import torch
 
-        return Meter(self.scale.seconds, torch.cuda.synchronize if self.world.device.type == "cuda" else lambda: None)
+        return Meter(self.scale.seconds, torch.cuda.synchronize if torch.cuda.is_available() else lambda: None)
+
+    def anew(self) -> "Bench":
+        """Return the same without what was made for it, to be sent to another process."""
+        return replace(self)
 
 
 @dataclass(frozen=True)
@@ -136,15 +140,12 @@ def training(bench: Bench, name: str) -> list[Case]:
     """Train, against the rival of that name."""
     import torch
 
-    from mlm import competition_models, cost
+    from mlm import cost
 
     rival = RIVALS[name]
     bfloat16 = rival.bfloat16 and bench.world.dtype == torch.bfloat16
     recipe, train, size = bench.recipe, bench.corpus.train, bench.corpus.shards.manifest.vocabulary_size
     encoder, batch_rows, row_length = recipe.model.encoder, recipe.train.batch_rows, recipe.data.row_length
-    their_rows = rival.rows(train.split, row_length)
-    their_batch_rows = rows_of_as_many_tokens(bench, their_rows)
-    dataset, collate = competition.dataset(their_rows), competition.collator(bench.corpus.tokenizer_path)
     peaks: list[float] = []
 
     def ours() -> float:
@@ -155,18 +156,36 @@ def training(bench: Bench, name: str) -> list[Case]:
         return meter.rate
 
     def theirs() -> float:
-        torch.manual_seed(recipe.train.seed)
-        model, meter = getattr(competition_models, rival.model)(encoder, size, row_length), bench.meter()
-        competition.train(model, dataset, collate, their_batch_rows, bfloat16=bfloat16, after_step=meter.after_step)
-        return meter.rate
+        return competition.as_users_run_it(train_theirs, bench.anew(), rival, bfloat16)
 
     counted = (
         "tokens that are not padding, over whole steps after a warm-up; start-up, reading and tokenising are not; "
-        f"theirs is {rival.model}; {batch_rows} rows a step on our side, {their_batch_rows} on theirs"
+        f"theirs is {rival.model}; {batch_rows} rows a step on our side, as many tokens on theirs"
     )
     case = Case.of(name + bench.label, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
     flops = cost.flops_per_token(recipe.model, size, cost.mean_context(train.rows), recipe.masking.rate)
     return [replace(case, peak_flops=max(peaks), peak_share=case.ours.median * flops / max(peaks))]
+
+
+def train_theirs(bench: Bench, rival: Rival, bfloat16: bool) -> float:
+    """Train a rival in this process; return tokens a second."""
+    import torch
+
+    from mlm import competition_models
+
+    recipe, corpus, meter = bench.recipe, bench.corpus, bench.meter()
+    rows = rival.rows(corpus.train.split, recipe.data.row_length)
+    torch.manual_seed(recipe.train.seed)
+    build = getattr(competition_models, rival.model)
+    competition.train(
+        build(recipe.model.encoder, corpus.shards.manifest.vocabulary_size, recipe.data.row_length),
+        competition.dataset(rows),
+        competition.collator(corpus.tokenizer_path),
+        rows_of_as_many_tokens(bench, rows),
+        bfloat16=bfloat16,
+        after_step=meter.after_step,
+    )
+    return meter.rate
 
 
 def rows_of_as_many_tokens(bench: Bench, their_rows: Sequence[NDArray[np.int64]]) -> int:

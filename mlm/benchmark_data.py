@@ -16,13 +16,6 @@ COLLATED_BATCHES = 8
 
 def data_wait(bench: Bench, name: str) -> list[Case]:
     """Train, and measure the share of the time that goes into batches; theirs: into the Trainer's collator."""
-    import torch
-
-    from mlm import competition_models
-
-    sentences = competition.sentences(bench.corpus.train.split, bench.recipe.data.row_length)
-    rows, batch_rows = competition.dataset(sentences), rows_of_as_many_tokens(bench, sentences)
-    collate = competition.collator(bench.corpus.tokenizer_path)
 
     def ours() -> float:
         observer = MeterObserver(bench.meter())
@@ -30,26 +23,37 @@ def data_wait(bench: Bench, name: str) -> list[Case]:
         return 100 * observer.waited_seconds / observer.seconds
 
     def theirs() -> float:
-        waits, ends = [], []
-
-        def timed(examples: list[Any]) -> dict[str, Any]:
-            began = time.perf_counter()
-            batch = collate(examples)
-            waits.append(time.perf_counter() - began)
-            return batch
-
-        def after_step(tokens: int) -> bool:
-            ends.append(time.perf_counter())
-            return meter.after_step(tokens)
-
-        torch.manual_seed(bench.recipe.train.seed)
-        encoder, size = bench.recipe.model.encoder, bench.corpus.shards.manifest.vocabulary_size
-        model, meter = competition_models.bert(encoder, size, bench.recipe.data.row_length), bench.meter()
-        competition.train(model, rows, timed, batch_rows, bfloat16=False, after_step=after_step)
-        return 100 * statistics.mean(waits) / ((ends[-1] - ends[0]) / (len(ends) - 1))
+        return competition.as_users_run_it(their_wait, bench.anew())
 
     counted = "share of training that waits for batches, made in its process; theirs: of sentences, collating alone"
     return [Case.of(name, "% of time", counted, *alternate(ours, theirs, bench.scale.repeats))]
+
+
+def their_wait(bench: Bench) -> float:
+    """Train the Trainer's way, a sentence a row; return the share of a step that is collating, in %."""
+    import torch
+
+    from mlm.competition_models import bert
+
+    recipe, corpus, meter = bench.recipe, bench.corpus, bench.meter()
+    rows = competition.sentences(corpus.train.split, recipe.data.row_length)
+    collate, waits, ends = competition.collator(corpus.tokenizer_path), [], []
+
+    def timed(examples: list[Any]) -> dict[str, Any]:
+        began = time.perf_counter()
+        batch = collate(examples)
+        waits.append(time.perf_counter() - began)
+        return batch
+
+    def after_step(tokens: int) -> bool:
+        ends.append(time.perf_counter())
+        return meter.after_step(tokens)
+
+    torch.manual_seed(recipe.train.seed)
+    model = bert(recipe.model.encoder, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    batch_rows = rows_of_as_many_tokens(bench, rows)
+    competition.train(model, competition.dataset(rows), timed, batch_rows, bfloat16=False, after_step=after_step)
+    return 100 * statistics.mean(waits) / ((ends[-1] - ends[0]) / (len(ends) - 1))
 
 
 def assemble_and_mask(bench: Bench, name: str) -> list[Case]:

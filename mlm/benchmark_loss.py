@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from configs import UserError, read
 from mlm import competition
-from mlm.benchmark_cases import RIVALS, Bench, train_ours
+from mlm.benchmark_cases import RIVALS, Bench, Rival, train_ours
 from mlm.comparison import WARMUP_STEPS, Case
 
 if TYPE_CHECKING:
-    import datasets
     from torch import nn
 
     from mlm.budget import Position
@@ -34,19 +33,13 @@ PATIENCE = 4
 def time_to_loss(bench: Bench, name: str) -> list[Case]:
     """Let the Trainer train for a while; then ours, until its held-out loss is as low behind the same masks."""
     rival = RIVALS[name.replace("time-to-loss", "training")]
-    rows = competition.dataset(rival.rows(bench.corpus.train.split, bench.recipe.data.row_length))
-    return [_race(bench, name + ending, rows, rate) for ending, rate in THEIR_RATES.items()]
+    return [_race(bench, name + ending, rival, rate) for ending, rate in THEIR_RATES.items()]
 
 
-def _race(bench: Bench, name: str, rows: "datasets.Dataset", rate: float) -> Case:
-    from mlm.objective import heldout_batches
-
-    few = HELDOUT_ROWS // 4
-    masking, heldout_rows = shipped(bench).masking, bench.corpus.heldout
-    heldout = heldout_batches(heldout_rows, masking, bench.world, most_rows=HELDOUT_ROWS, micro_batch_rows=few)
+def _race(bench: Bench, name: str, rival: Rival, rate: float) -> Case:
     ours, theirs, losses = [], [], []
     for seed in range(bench.scale.repeats):
-        seconds, loss = _theirs(bench, rows, heldout, rate, seed)
+        seconds, loss = competition.as_users_run_it(their_loss, bench.anew(), rival, rate, seed)
         theirs.append(seconds)
         losses.append(loss)
         ours.append(_ours(bench, seconds, loss, seed))
@@ -66,23 +59,27 @@ def shipped(bench: Bench, *overrides: str) -> "Recipe":
     return read(Recipe, None, (*bench.place, *bench.sizes, *evaluation, *overrides))
 
 
-def _theirs(
-    bench: Bench, rows: "datasets.Dataset", heldout: "Sequence[Batch]", rate: float, seed: int
-) -> tuple[float, float]:
-    """Train BERT for about as long as the benchmark's scale says; return the seconds of its steps, and the loss."""
+def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[float, float]:
+    """Train for about as long as the benchmark's scale says; return the seconds of the steps, and the held-out loss."""
     import torch
 
-    from mlm.competition_models import bert
+    from mlm import competition_models
+    from mlm.distributed import World
+    from mlm.objective import heldout_batches
 
-    vocabulary_size = bench.corpus.shards.manifest.vocabulary_size
-    collate = competition.collator(bench.corpus.tokenizer_path)
+    corpus, row_length = bench.corpus, bench.recipe.data.row_length
+    rows = competition.dataset(rival.rows(corpus.train.split, row_length))
+    collate, build = competition.collator(corpus.tokenizer_path), getattr(competition_models, rival.model)
+
+    world = World(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.float32)
 
     def trained(steps: int) -> "tuple[nn.Module, float]":
         torch.manual_seed(seed)
-        model, ends = bert(bench.recipe.model.encoder, vocabulary_size, bench.recipe.data.row_length), []
+        model: nn.Module = build(bench.recipe.model.encoder, corpus.shards.manifest.vocabulary_size, row_length)
+        ends: list[float] = []
 
         def after_step(tokens: int) -> bool:
-            bench.world.wait()
+            world.wait()
             ends.append(time.perf_counter())
             return False
 
@@ -103,6 +100,9 @@ def _theirs(
     _, a_step = trained(3 * WARMUP_STEPS)
     steps = max(round(bench.scale.loss_seconds / a_step), 2)
     model, a_step = trained(steps)
+    few = HELDOUT_ROWS // 4
+    masking = shipped(bench).masking
+    heldout = heldout_batches(corpus.heldout, masking, world, most_rows=HELDOUT_ROWS, micro_batch_rows=few)
     return steps * a_step, loss_of(model, heldout)
 
 

@@ -1,23 +1,17 @@
 """The cases of the benchmark that are measured from outside, each side in a process of its own."""
 
-import multiprocessing
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 from configs import UserError
 from mlm import competition
 from mlm.benchmark_cases import Bench
-from mlm.comparison import Case, alternate
-
-T = TypeVar("T")
+from mlm.comparison import Case, alternate, in_fresh_process
 
 COPIES = (4, 16)
 POLL_SECONDS = 0.01
@@ -117,21 +111,3 @@ def seconds_until(done: Callable[[], bool], *arguments: str) -> float:
 
 def _has_trained(runs: Path) -> bool:
     return any('"side": "train"' in path.read_text() for path in runs.glob("*/metrics.jsonl"))
-
-
-def in_fresh_process(function: Callable[..., T], *arguments: object) -> tuple[T, int]:
-    """Call `function` in a new interpreter; return its result and the most memory that process held, in bytes."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_with_peak_memory, function, arguments).result()
-
-
-def _with_peak_memory(function: Callable[..., T], arguments: Sequence[object]) -> tuple[T, int]:
-    return function(*arguments), _peak_memory_bytes()
-
-
-def _peak_memory_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux passes ru_maxrss on from a process to those that it starts
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

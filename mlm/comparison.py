@@ -1,8 +1,12 @@
 """Two sides measured in turn, and what is shown of them: a table, a plot and JSON."""
 
+import multiprocessing
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -54,6 +58,24 @@ def alternate(ours: Callable[[], T], theirs: Callable[[], T], repeats: int) -> t
     """Measure both sides in turn, so that what else the machine does falls on both."""
     pairs = [(ours(), theirs()) for _ in range(repeats)]
     return [mine for mine, _ in pairs], [other for _, other in pairs]
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: object) -> tuple[T, int]:
+    """Call `function` in a new interpreter; return its result and the most memory that process held, in bytes."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_peak_memory, function, arguments).result()
+
+
+def _with_peak_memory(function: Callable[..., T], arguments: Sequence[object]) -> tuple[T, int]:
+    return function(*arguments), _peak_memory_bytes()
+
+
+def _peak_memory_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux passes ru_maxrss on from a process to those that it starts
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Meter:

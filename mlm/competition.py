@@ -2,17 +2,19 @@
 
 import importlib.util
 import logging
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs import UserError
+from mlm.comparison import in_fresh_process
 from tokenizer.vocabulary import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
@@ -22,10 +24,22 @@ if TYPE_CHECKING:
 
     from tokenizer.shards import Split
 
+T = TypeVar("T")
 Collate = Callable[[list[Any]], dict[str, Any]]
 
 PACKAGES = ("transformers", "accelerate")
 STEPS_AT_MOST = 1_000_000
+
+
+def as_users_run_it(function: Callable[..., T], *arguments: object) -> T:
+    """Call `function` in a process of its own, without what this package asks of the C library and of OpenMP."""
+    result: T = in_fresh_process(_with_usual_threads, function, arguments)[0]
+    return result
+
+
+def _with_usual_threads(function: Callable[..., T], arguments: Sequence[object]) -> T:
+    os.environ["GOMP_SPINCOUNT"] = "300000"  # libgomp's default; torch, which reads it, is not imported yet
+    return function(*arguments)
 
 
 def check_installed() -> None:

@@ -3,7 +3,7 @@ import platform
 import pytest
 
 from mlm.allocator import keep_freed_memory
-from mlm.benchmark_processes import in_fresh_process
+from mlm.comparison import in_fresh_process
 
 SIZE = 64 * 2**20
 

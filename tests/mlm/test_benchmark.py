@@ -16,9 +16,8 @@ import torch
 
 from configs import UserError
 from mlm import benchmark, benchmark_growth, benchmark_loss, competition, competition_models
-from mlm.benchmark_processes import in_fresh_process
 from mlm.budget import Position
-from mlm.comparison import WARMUP_STEPS, Case, Meter, Spread, alternate
+from mlm.comparison import WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
 from mlm.data import IGNORED
 from mlm.model.encoder import EncoderConfig
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
