@@ -97,7 +97,7 @@ def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[floa
         counted = min(WARMUP_STEPS, len(ends) - 1)
         return model, (ends[-1] - ends[counted - 1]) / (len(ends) - counted)
 
-    _, a_step = trained(3 * WARMUP_STEPS)
+    _, a_step = trained(2 * WARMUP_STEPS)
     steps = max(round(bench.scale.loss_seconds / a_step), 2)
     model, a_step = trained(steps)
     few = HELDOUT_ROWS // 4

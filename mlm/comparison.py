@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-WARMUP_STEPS = 2
+WARMUP_STEPS = 8
 
 
 @dataclass(frozen=True)
