@@ -136,7 +136,8 @@ def train(
             control: transformers.TrainerControl,
             **_: object,
         ) -> None:
-            control.should_training_stop = after_step(int(state.num_input_tokens_seen))
+            if after_step(int(state.num_input_tokens_seen)):  # else the Trainer may itself have said so
+                control.should_training_stop = True
 
     with tempfile.TemporaryDirectory() as folder:
         settings = transformers.TrainingArguments(
