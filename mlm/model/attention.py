@@ -65,7 +65,8 @@ class Rotary(nn.Module):
 def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tensor:
     """Rotate each plane of each head by its position's angle; further dimensions may stand before B."""
     halves_changed_BHLK = states_BHLK.roll(states_BHLK.shape[-1] // 2, dims=-1)
-    return torch.addcmul(states_BHLK * cosine_B1LK, halves_changed_BHLK, sine_B1LK)
+    # Not by addcmul, whose results depend in the last bit on where in memory a number stands.
+    return states_BHLK * cosine_B1LK + halves_changed_BHLK * sine_B1LK
 
 
 def reference_attention(
