@@ -140,8 +140,8 @@ class Race:
         """Take no note."""
 
     def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
-        """Take note of the time spent in steps."""
-        if metrics["loss"] <= self.goal and not self.won:
+        """Take note of the time spent in steps, of which there is at least one."""
+        if position.step and metrics["loss"] <= self.goal and not self.won:
             self.seconds = position.seconds
 
     def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:

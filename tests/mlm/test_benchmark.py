@@ -214,8 +214,9 @@ def test_their_heldout_loss_weighs_every_target_alike() -> None:
 
 def test_a_race_is_won_when_the_loss_is_first_as_low_as_the_goal() -> None:
     race, model = benchmark_loss.Race(goal=3.0), torch.nn.Identity()
-    race.evaluated(Position(step=1, seconds=10.0), {"loss": 3.5}, model)
-    assert (race.won, race.seconds) == (False, math.inf)
+    for position, loss in ((Position(), 2.0), (Position(step=1, seconds=10.0), 3.5)):
+        race.evaluated(position, {"loss": loss}, model)
+        assert (race.won, race.seconds) == (False, math.inf)
     for seconds, loss in ((20.0, 3.0), (30.0, 2.0)):
         race.evaluated(Position(step=2, seconds=seconds), {"loss": loss}, model)
         assert (race.won, race.seconds) == (True, 20.0)
