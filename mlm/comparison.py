@@ -141,7 +141,7 @@ def draw(cases: Sequence[Case], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(
-        "ours / theirs: median, lowest and highest; more is better, but less of s, MiB, % of time and times"
+        "ours / theirs: median, lowest and highest\nmore is better, but of s, MiB, % of time and times less"
     )
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
