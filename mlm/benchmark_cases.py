@@ -1,6 +1,5 @@
 """What the benchmark is made on, and its cases about the speed of training."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -76,19 +75,18 @@ class Bench:
     @property
     def overrides(self) -> tuple[str, ...]:
         """All of our side that differs from the default recipe."""
-        return (*self.place, *RECIPE, *self.sizes)
+        return (*RECIPE, *self.sizes)
 
-    @property
-    def place(self) -> tuple[str, ...]:
-        """Where our side keeps its cache."""
-        return (f"runs={json.dumps(str(self.output))}",)
+    def read(self, *overrides: str) -> "Recipe":
+        """Return the default recipe with `overrides`, its cache among what the benchmark writes."""
+        from mlm.recipe import Recipe
+
+        return read(Recipe, None, overrides).model_copy(update={"runs": str(self.output)})
 
     @cached_property
     def recipe(self) -> "Recipe":
         """Our side's recipe."""
-        from mlm.recipe import Recipe
-
-        return read(Recipe, None, self.overrides)
+        return self.read(*self.overrides)
 
     @cached_property
     def corpus(self) -> "Corpus":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from configs import UserError, read
+from configs import UserError
 from mlm import competition
 from mlm.benchmark_cases import RIVALS, Bench, Rival, train_ours
 from mlm.comparison import WARMUP_STEPS, Case
@@ -53,10 +53,7 @@ def _race(bench: Bench, name: str, rival: Rival, rate: float) -> Case:
 
 def shipped(bench: Bench, *overrides: str) -> "Recipe":
     """Return the default recipe at the benchmark's size."""
-    from mlm.recipe import Recipe
-
-    evaluation = (f"evaluation.most_rows={HELDOUT_ROWS}", "evaluation.words=0")
-    return read(Recipe, None, (*bench.place, *bench.sizes, *evaluation, *overrides))
+    return bench.read(*bench.sizes, f"evaluation.most_rows={HELDOUT_ROWS}", "evaluation.words=0", *overrides)
 
 
 def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[float, float]:
@@ -70,7 +67,6 @@ def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[floa
     corpus, row_length = bench.corpus, bench.recipe.data.row_length
     rows = competition.dataset(rival.rows(corpus.train.split, row_length))
     collate, build = competition.collator(corpus.tokenizer_path), getattr(competition_models, rival.model)
-
     world = World(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.float32)
 
     def trained(steps: int) -> "tuple[nn.Module, float]":
@@ -90,8 +86,8 @@ def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[floa
             THEIR_BATCH_ROWS,
             bfloat16=False,
             after_step=after_step,
-            steps=steps,
-            rate=rate,
+            max_steps=steps,
+            learning_rate=rate,
             seed=seed,
         )
         counted = min(WARMUP_STEPS, len(ends) - 1)

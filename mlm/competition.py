@@ -105,9 +105,7 @@ def train(
     *,
     bfloat16: bool,
     after_step: Callable[[int], bool],
-    steps: int = STEPS_AT_MOST,
-    rate: float = 5e-5,
-    seed: int = 42,
+    **settings: object,
 ) -> None:
     """Train by the Trainer's own loop and defaults until `after_step` says so.
 
@@ -118,9 +116,7 @@ def train(
         batch_rows: rows of a step.
         bfloat16: whether to run under bfloat16 autocast.
         after_step: called with the number of tokens read so far that are not padding.
-        steps: after how many it ends in any case, the learning rate fallen to 0.
-        rate: the learning rate that it begins with.
-        seed: of the order of rows.
+        settings: other TrainingArguments than the library's own defaults.
 
     """
     import torch
@@ -140,20 +136,19 @@ def train(
                 control.should_training_stop = True
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = transformers.TrainingArguments(
+        arguments: dict[str, Any] = {"max_steps": STEPS_AT_MOST} | settings
+        training = transformers.TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=batch_rows,
-            max_steps=steps,
-            learning_rate=rate,
-            seed=seed,
             bf16=bfloat16,
             use_cpu=not torch.cuda.is_available(),
             include_num_input_tokens_seen="non_padding",
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            **arguments,
         )
-        trainer = transformers.Trainer(model, settings, collate, rows, callbacks=[Stop()])
+        trainer = transformers.Trainer(model, training, collate, rows, callbacks=[Stop()])
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
 

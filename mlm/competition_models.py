@@ -73,7 +73,7 @@ class TorchEncoder(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the mean loss in nats over the labels that are not IGNORED, and the scores; each is (B, L)."""
+        """Return the mean loss in nats over the labels (B, L) that are not IGNORED, and the scores (B, L, V)."""
         positions_L = torch.arange(input_ids.shape[1], device=input_ids.device)
         hidden_BLD = self.norm(self.tokens(input_ids) + self.positions(positions_L))
         hidden_BLD = self.layers(hidden_BLD, src_key_padding_mask=attention_mask == 0)

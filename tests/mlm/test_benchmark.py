@@ -73,6 +73,12 @@ def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) 
             assert 0 < case["peak_share"] < math.inf
 
 
+def test_nothing_is_written_but_into_the_output_folder(report: tuple[Path, str]) -> None:
+    folder, _ = report
+    assert {path.name for path in folder.parent.iterdir()} == {"corpus.txt", folder.name}
+    assert {path.name for path in folder.iterdir()} == {"benchmark.json", "benchmark.png", "cache"}
+
+
 def test_the_plot_is_a_png_and_the_table_names_the_cases(report: tuple[Path, str]) -> None:
     folder, printed = report
     assert (folder / "benchmark.png").read_bytes().startswith(b"\x89PNG\r\n")
