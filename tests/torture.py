@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs import UserError
@@ -90,16 +91,22 @@ def _weights(run: Path) -> str:
 def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random) -> bool:
     """Kill a run once to three times, go on with it to its end, and compare."""
     name, optimiser = f"trial{number}", rng.choice(OPTIMISERS)
-    kills, damages = rng.randint(1, 3), []
+    kills, damages = rng.randint(1, 3), list[Damage]()
     for _ in range(kills):
-        _killed(home, name, optimiser, rng)
+        # Killed while it starts, a run has not removed yet what was damaged before.
+        spoilt = {damage.folder for damage in damages}
+        seen = [folder for folder in _killed(home, name, optimiser, rng) if folder not in spoilt]
         run = _run_of(home, name)
         if run is None:
             continue
-        for folder in checkpoint.finished(run):
+        spoilt = {damage.folder for damage in damages if damage.is_still_there()}
+        whole = [folder for folder in checkpoint.finished(run) if folder not in spoilt]
+        for folder in whole:
             verify(folder, tuple(manifest_of(folder).files))
-        if len(checkpoint.finished(run)) > 1 and rng.random() < 0.3:
-            damages.append(_damage(checkpoint.finished(run)[-1], rng))
+        if seen and (not whole or whole[-1] < seen[-1]):
+            sys.exit(f"a checkpoint that had been saved is lost: {seen[-1]}")
+        if len(whole) > 1 and rng.random() < 0.3:
+            damages.append(_damage(whole[-1], rng))
     if _goes_on(home, name, optimiser).wait() != 0:
         print(f"trial {number}: does not go on")
         return False
@@ -126,8 +133,11 @@ def _goes_on(home: Path, name: str, optimiser: str) -> "subprocess.Popen[bytes]"
     return _start(home, *_fresh(name, optimiser))
 
 
-def _killed(home: Path, name: str, optimiser: str, rng: random.Random) -> None:
-    """Start or go on, and kill at a random moment: while it starts, or soon after its first new record."""
+def _killed(home: Path, name: str, optimiser: str, rng: random.Random) -> list[Path]:
+    """Start or go on, and kill at a random moment: while it starts, or soon after its first new record.
+
+    Return the checkpoints that were there just before.
+    """
     process = _goes_on(home, name, optimiser)
     if rng.random() < 0.2:
         time.sleep(rng.uniform(0, 4))
@@ -136,8 +146,11 @@ def _killed(home: Path, name: str, optimiser: str, rng: random.Random) -> None:
         while _records(home, name) <= before and process.poll() is None:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.5))
+    run = _run_of(home, name)
+    seen = checkpoint.finished(run) if run else []
     process.send_signal(signal.SIGKILL)
     process.wait()
+    return seen
 
 
 def _records(home: Path, name: str) -> int:
@@ -151,7 +164,27 @@ def _steps(run: Path) -> list[int]:
     return [record["step"] for record in records if record["side"] == "train"]
 
 
-def _damage(folder: Path, rng: random.Random) -> str:
+@dataclass(frozen=True)
+class Damage:
+    """What was done to a file of a checkpoint."""
+
+    folder: Path
+    """The checkpoint."""
+    path: Path
+    """The file."""
+    kind: str
+    left: bytes | None
+    """What the file holds since then; None where it is gone."""
+
+    def is_still_there(self) -> bool:
+        """Tell whether the checkpoint is the damaged one, neither removed nor written anew."""
+        return self.folder.is_dir() and (self.path.read_bytes() if self.path.exists() else None) == self.left
+
+    def __str__(self) -> str:
+        return f"{self.path.name} {self.kind}"
+
+
+def _damage(folder: Path, rng: random.Random) -> Damage:
     """Truncate, change or remove a file of a checkpoint."""
     path = rng.choice(sorted(file for file in folder.rglob("*") if file.is_file()))
     content = bytearray(path.read_bytes())
@@ -164,11 +197,12 @@ def _damage(folder: Path, rng: random.Random) -> str:
         else:
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
+    damage = Damage(folder, path, kind, None if kind == "deleted" else bytes(content))
     try:
         verify(folder, tuple(manifest_of(folder).files))
     except UserError:
-        return f"{path.name} {kind}"
-    sys.exit(f"damage went unnoticed: {path.name} {kind}")
+        return damage
+    sys.exit(f"damage went unnoticed: {damage}")
 
 
 if __name__ == "__main__":
