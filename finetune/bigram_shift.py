@@ -1,7 +1,6 @@
 """Were two neighbouring words of a sentence swapped? (Conneau et al. 2018, section 2: bigram shift)."""
 
 import sqlite3
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ from finetune import tables
 from finetune.examples import Dataset, Examples
 from finetune.tables import Reading
 from tokenizer.sentences import collapse
-from tokenizer.text import Cleaner, Seen, Side, Text
+from tokenizer.text import Seen, Side, Text, passages
 
 _FEWEST_SENTENCES = 100
 _POOL = 4
@@ -98,10 +97,9 @@ class BigramShift(Config):
         changes = {"segments": "sentences", "split_sentences": True, "deduplicate": "sentences"}
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
         with closing(sqlite3.connect(":memory:")) as database:
-            cleaner = Cleaner(text.model_copy(update=changes | lengths), Seen(database), Counter())
-            for document in text.source.documents():
-                passage = cleaner.clean(document)
-                if passage is None or len(found[passage.side]) >= _POOL * wanted[passage.side]:
+            changed = text.model_copy(update=changes | lengths)
+            for passage in passages(changed, text.source.documents(), Seen(database)):
+                if len(found[passage.side]) >= _POOL * wanted[passage.side]:
                     continue
                 rows = [sentence.split(" ") for sentence in passage.sentences]
                 found[passage.side] += [words for words in rows if _places(words)]

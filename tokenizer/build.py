@@ -11,20 +11,21 @@ from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from configs import UserError
 from tokenizer import partial, shards, vocabulary
+from tokenizer.cutter import Work
 from tokenizer.lookup import Encoded
 from tokenizer.partial import State
 from tokenizer.parts import UNITS, WHOLE, Journal, Part
-from tokenizer.shards import SIDES
-from tokenizer.text import Cleaner, Seen, Side, Text
+from tokenizer.shards import SIDES, Counts
+from tokenizer.text import REASONS, Seen, Text, batches, choose, kept_lengths
 from tokenizer.workers import Workers, default_workers
-from tokenizer.writer import Batch, Growing, seal
-
-_BATCH_CHARACTERS = 1_000_000
+from tokenizer.writer import Growing, seal
 
 
 def build(
@@ -48,7 +49,7 @@ def build(
         output: the folder to make.
         part: make the part's folder instead, for `merge`.
         fingerprint: `text`'s, where the caller knows it.
-        workers: number of other processes to encode in; None: as many as are of use.
+        workers: number of other processes to cut and encode in; None: as many as are of use.
         commit_seconds: how much work a kill may cost.
 
     Raises:
@@ -63,8 +64,8 @@ def build(
         start = start.model_copy(update={"text_fingerprint": part.fingerprint(start.text_fingerprint)})
 
     def fill(growing: Growing) -> None:
-        encoders = Workers(tokenizer, default_workers() if workers is None else workers)
-        with closing(encoders), closing(_Filling(text, growing, encoders, part)) as filling:
+        cutters = Workers(text, tokenizer, default_workers() if workers is None else workers)
+        with closing(cutters), closing(_Filling(text, growing, cutters, part)) as filling:
             filling.run(commit_seconds)
 
     return make(text, tokenizer, output, start, fill, is_part=part is not None)
@@ -140,15 +141,14 @@ def is_built(output: Path, start: State) -> bool:
 
 
 class _Filling:
-    """A folder that is being filled: text read, cleaned, encoded and written, a batch at a time."""
+    """A folder that is being filled: text read, cut, encoded, freed of duplicates and written, a batch at a time."""
 
-    def __init__(self, text: Text, growing: Growing, encoders: Workers, part: Part | None) -> None:
-        self._text, self._growing, self._encoders = text, growing, encoders
+    def __init__(self, text: Text, growing: Growing, cutters: Workers, part: Part | None) -> None:
+        self._text, self._growing, self._cutters = text, growing, cutters
         self._part = part or WHOLE
         self._journal = Journal(text, growing) if part else None
-        self._cleaner = Cleaner(text, self._journal or Seen(growing.database), Counter(growing.state.dropped))
-        self._batches = {side: Batch() for side in SIDES}
-        self._submitted: deque[tuple[Side, Batch, Future[Encoded]]] = deque()
+        self._seen, self._dropped = Seen(growing.database), Counter(growing.state.dropped)
+        self._submitted: deque[tuple[range, Future[Work]]] = deque()
 
     def close(self) -> None:
         if self._journal:
@@ -156,41 +156,32 @@ class _Filling:
 
     def run(self, commit_seconds: float) -> None:
         """Write every document that the state does not hold yet."""
-        consumed, characters, committed = self._growing.state.consumed_documents, 0, time.monotonic()
-        places = enumerate(self._text.source.documents())
-        dealt = itertools.islice(places, self._part.first_place(consumed), None, self._part.count)
-        done = consumed // self._part.count
-        for place, document in tqdm(dealt, "shards", initial=done, unit=" documents", disable=None):
-            consumed = place + 1
-            passage = self._cleaner.clean(document)
-            if passage is not None:
-                self._batches[passage.side].add(passage.sentences)
-            if self._journal:
-                self._journal.note(place, passage, self._cleaner.dropped)
-            characters += len(document.text)
-            if characters > _BATCH_CHARACTERS:
-                characters = 0
-                self._submit()
-                if time.monotonic() - committed > commit_seconds:
-                    self._commit(consumed)
-                    committed = time.monotonic()
-        self._submit()
+        consumed, committed = self._growing.state.consumed_documents, time.monotonic()
+        count, place = self._part.count, self._part.first_place(consumed)
+        dealt = itertools.islice(self._text.source.documents(), place, None, count)
+        for batch in batches(tqdm(dealt, "shards", initial=consumed // count, unit=" documents", disable=None)):
+            places = range(place, place + count * len(batch), count)
+            self._submitted.append((places, self._cutters.submit(batch)))
+            self._write(left=2 * self._cutters.count)
+            place, consumed = places.stop, places[-1] + 1
+            if time.monotonic() - committed > commit_seconds:
+                self._commit(consumed)
+                committed = time.monotonic()
         self._commit(consumed)
-
-    def _submit(self) -> None:
-        """Have what was read encoded, and write what is done; only a few batches are under way at any time."""
-        for side, batch in self._batches.items():
-            if batch.sentences:
-                self._submitted.append((side, batch, self._encoders.submit(batch.sentences)))
-                self._batches[side] = Batch()
-        self._write(left=2 * len(SIDES) * self._encoders.count)
 
     def _write(self, left: int) -> None:
         """Write batches in their order until at most `left` are under way."""
         while len(self._submitted) > left:
-            side, batch, promised = self._submitted.popleft()
-            encoded = promised.result()
-            self._growing.writers[side].write(encoded, batch.document_lengths, batch.counts(len(encoded.tokens)))
+            places, promised = self._submitted.popleft()
+            work = promised.result()
+            stays, left_out = choose(work.cuts, self._text, self._seen)
+            for reason, number in zip(REASONS, left_out.sum(axis=0).tolist(), strict=True):
+                if number:
+                    self._dropped[reason] += number
+            if self._journal:
+                self._journal.note(places, work, stays, left_out)
+            for side in SIDES:
+                self._growing.writers[side].write(*_of_side(work, stays, heldout=side == "heldout"))
 
     def _commit(self, consumed: int) -> None:
         self._write(left=0)
@@ -198,7 +189,25 @@ class _Filling:
         if self._journal:
             self._journal.sync()
             units = self._journal.units
-        self._growing.commit(consumed, self._cleaner.dropped, units)
+        self._growing.commit(consumed, self._dropped, units)
+
+
+def _of_side(work: Work, stays: NDArray[np.bool_], *, heldout: bool) -> tuple[Encoded, NDArray[np.int64], Counts]:
+    """Return what `SideWriter.write` takes: the sentences that stay of the documents on one side."""
+    cuts, encoded = work.cuts, work.encoded
+    stays = stays & np.repeat(cuts.heldout == heldout, cuts.lengths)
+    tokens = np.repeat(stays, encoded.lengths)
+    document_lengths = kept_lengths(cuts, stays)
+    document_lengths = document_lengths[document_lengths > 0]
+    chosen = Encoded(encoded.tokens[tokens], encoded.word_starts[tokens], encoded.lengths[stays])
+    counts = Counts(
+        documents=len(document_lengths),
+        sentences=len(chosen.lengths),
+        words=int(work.words[stays].sum()),
+        tokens=len(chosen.tokens),
+        text_bytes=int(work.text_bytes[stays].sum()),
+    )
+    return chosen, document_lengths, counts
 
 
 def _check_sides(state: State) -> None:

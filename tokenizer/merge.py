@@ -180,8 +180,8 @@ class _Merging:
         """Return the units of all pieces end to end, and the indices of those that stay, in the order of the text."""
         units = np.concatenate([piece.units for piece in pieces])
         order = np.argsort(units["place"], kind="stable")
-        hashes = zip(units["hashed"][order].tolist(), units["hash"][order].tolist(), strict=True)
-        stays = np.array([not hashed or self._seen.add_hash(digest) for hashed, digest in hashes])
+        stays = ~units["hashed"][order]
+        stays[~stays] = self._seen.add(units["hash"][order][~stays].tolist())
         chosen = order[stays]
         for reason, number in zip(REASONS, units["dropped"][chosen].sum(0).tolist(), strict=True):
             if number:

@@ -48,7 +48,8 @@ def opened(folder: Path, start: State) -> Iterator[tuple[sqlite3.Connection, Sta
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with closing(sqlite3.connect(folder / _DATABASE)) as database:
-        database.execute("PRAGMA cache_size = -65536")  # 64 MB
+        database.execute("PRAGMA journal_mode = WAL")  # what does not fit the cache goes to the disk without a wait
+        database.execute("PRAGMA cache_size = -8192")  # 8 MB
         database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
         yield database, state or start
 

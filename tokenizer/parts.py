@@ -7,18 +7,18 @@ if another part has the same text earlier.
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs import UserError
-from tokenizer.shards import SIDES
-from tokenizer.text import HASH_BYTES, REASONS, Passage, Reason, Seen, Text
-from tokenizer.writer import Columns, Growing, measure
+from tokenizer.cutter import Work
+from tokenizer.text import HASH_BYTES, REASONS, Text, kept_lengths
+from tokenizer.writer import Columns, Growing
 
 MAXIMUM_PARTS = 100
 """To merge, a process opens nine files of each; many systems let it open 1,024."""
@@ -35,8 +35,7 @@ UNIT = np.dtype(
         ("hash", f"V{HASH_BYTES}"),
     ]
 )
-_FLUSH_UNITS = 10_000
-_NOTHING = (0,) * len(REASONS)
+_DUPLICATE = REASONS.index("duplicate documents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,58 +97,51 @@ def parse_count(option: str, words: str) -> int:
     return int(words)
 
 
-class Journal(Seen):
-    """The set of texts that one part has seen, which writes down the part's units."""
+class Journal:
+    """What writes down the units of one part."""
 
     def __init__(self, text: Text, growing: Growing) -> None:
         """Go on where the part in the folder `growing` is."""
-        super().__init__(growing.database)
         self.units = growing.state.units
         self._columns = Columns(growing.folder, {UNITS: (UNIT, self.units)})
         self._by_sentence = text.deduplicate == "sentences"
-        self._dropped = Counter(growing.state.dropped)
-        self._new: list[bytes] = []
-        self._rows: list[tuple[Any, ...]] = []
 
-    def add_hash(self, digest: bytes) -> bool:
-        """Add the text of which this is the hash; return whether it is new."""
-        is_new = super().add_hash(digest)
-        if is_new:
-            self._new.append(digest)
-        return is_new
-
-    def note(self, place: int, passage: Passage | None, dropped: Mapping[Reason, int]) -> None:
-        """Write down the document at `place`, which was just cleaned into `passage`; `dropped` is the total so far."""
-        left_out = tuple(dropped.get(reason, 0) - self._dropped[reason] for reason in REASONS)
-        kept = passage.sentences if passage else []
-        side = SIDES.index(passage.side) if passage else 0
-        units: list[tuple[bytes | None, list[str], tuple[int, ...]]]
+    def note(self, places: Sequence[int], work: Work, stays: NDArray[np.bool_], left_out: NDArray[np.int64]) -> None:
+        """Write down documents: their places, what became of them, and what `choose` made of that."""
+        cuts = work.cuts
+        units = np.zeros(len(places), UNIT)
+        units["place"], units["side"], units["dropped"] = places, cuts.heldout, left_out
         if self._by_sentence:
-            units = [(digest, [sentence], _NOTHING) for digest, sentence in zip(self._new, kept, strict=True)]
-            units.append((None, [], left_out))  # left out of the whole too, whatever becomes of the rest
+            # What was left out of a document is left out of the whole too, whatever becomes of the rest.
+            kept = np.zeros(int(stays.sum()), UNIT)
+            owners = np.repeat(np.arange(len(places)), cuts.lengths)[stays]
+            kept["place"], kept["side"] = units["place"][owners], units["side"][owners]
+            kept["text_bytes"], kept["words"], kept["sentences"] = work.text_bytes[stays], work.words[stays], 1
+            kept["hash"], kept["hashed"] = _column(cuts.hashes)[stays], True
+            units = np.concatenate([kept, units])
+            units = units[np.argsort(units["place"], kind="stable")]
         else:
-            units = [(self._new[0] if self._new else None, kept, left_out)]
-        for digest, sentences, away in units:
-            if digest is not None or sentences or any(away):
-                words, text_bytes = measure(sentences)
-                unit = (place, text_bytes, len(sentences), words, away, side, digest is not None)
-                self._rows.append((*unit, digest or bytes(HASH_BYTES)))
-        self._new.clear()
-        if any(left_out):
-            self._dropped = Counter(dropped)
-        if len(self._rows) >= _FLUSH_UNITS:
-            self._flush()
+            units["sentences"] = kept_lengths(cuts, stays)
+            for name, of_sentences in (("text_bytes", work.text_bytes), ("words", work.words)):
+                totals = np.concatenate([[0], np.cumsum(np.where(stays, of_sentences, 0))])
+                ends = np.cumsum(cuts.lengths)
+                units[name] = totals[ends] - totals[ends - cuts.lengths]
+            if cuts.hashes:
+                units["hash"] = _column(cuts.hashes)
+                units["hashed"] = left_out[:, _DUPLICATE] == 0
+                units["hash"][~units["hashed"]] = np.void(bytes(HASH_BYTES))
+        units = units[units["hashed"] | (units["sentences"] > 0) | units["dropped"].any(axis=1)]
+        self._columns.append(units)
+        self.units += len(units)
 
     def sync(self) -> None:
         """Return when what was noted has reached the disk."""
-        self._flush()
         self._columns.sync()
 
     def close(self) -> None:
         """Close the file."""
         self._columns.close()
 
-    def _flush(self) -> None:
-        self._columns.append(np.array(self._rows, UNIT))
-        self.units += len(self._rows)
-        self._rows.clear()
+
+def _column(hashes: Sequence[bytes]) -> NDArray[np.void]:
+    return np.frombuffer(b"".join(hashes), f"V{HASH_BYTES}")

@@ -4,7 +4,6 @@ import hashlib
 import os
 import sqlite3
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from tokenizer import shards, vocabulary
 from tokenizer.build import build
-from tokenizer.text import Cleaner, Seen, Text
+from tokenizer.text import Seen, Text, passages
 from tokenizer.vocabulary import Vocabulary
 
 _LEARNING = 1
@@ -74,10 +73,9 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def _training_sentences(text: Text, seen: Seen) -> Iterator[str]:
-    cleaner = Cleaner(text, seen, Counter())
-    for document in tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None):
-        passage = cleaner.clean(document)
-        if passage is not None and passage.side == "train":
+    documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
+    for passage in passages(text, documents, seen):
+        if passage.side == "train":
             yield from passage.sentences
 
 

@@ -133,18 +133,35 @@ _COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": 
 
 def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
     """Yield the decoded lines with their ends; a leading byte order mark is dropped."""
-    offset = 0
-    for number, line in enumerate(file, start=1):
+    errors = "strict" if reading.invalid_utf8 == "error" else "replace"
+    number, offset = 1, 0
+    while block := file.readlines(_BUFFER_BYTES):
+        try:
+            lines = [line.decode("utf-8", errors) for line in block]
+        except UnicodeDecodeError:
+            lines = []
+        if not lines or any(b"\0" in line for line in block):
+            raise _bad_line(path, block, number, offset)
+        if number == 1:
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8.decode())
+        yield from lines
+        number += len(block)
+        offset += sum(map(len, block))
+
+
+def _bad_line(path: Path, block: Sequence[bytes], number: int, offset: int) -> UserError:
+    """Return the error of the first bad line of a block, given its first line's number and place."""
+    for line in block:
         if b"\0" in line:
             place = f"{path}, line {number}, byte {offset + line.index(0)}"
-            raise UserError(f"{place}: a NUL byte, so this is no text in UTF-8: convert it")
+            return UserError(f"{place}: a NUL byte, so this is no text in UTF-8: convert it")
         try:
-            text = line.decode("utf-8", "strict" if reading.invalid_utf8 == "error" else "replace")
+            line.decode("utf-8")
         except UnicodeDecodeError as error:
             place = f"{path}, line {number}, byte {offset + error.start}"
-            raise UserError(f"{place}: invalid UTF-8: {_MEND_UTF8}") from None
-        yield text if number > 1 else text.removeprefix(codecs.BOM_UTF8.decode())
-        offset += len(line)
+            return UserError(f"{place}: invalid UTF-8: {_MEND_UTF8}")
+        number, offset = number + 1, offset + len(line)
+    raise AssertionError("no line is bad")
 
 
 def _txt(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:

@@ -1,11 +1,17 @@
-"""Clean a source's documents: cut into sentences, without duplicates, each on its side of the held-out split."""
+"""Clean a source's documents: cut into sentences, without duplicates, each on its side of the held-out split.
+
+Cutting looks at one document alone and may be done ahead, anywhere; which texts repeat is known only in their order.
+"""
 
 import hashlib
+import itertools
 import sqlite3
-from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs import Config
@@ -21,6 +27,11 @@ _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
 HASH_BYTES = 16
 """Of the hash by which a text is known again."""
+BATCH_CHARACTERS = 1_000_000
+"""Documents that are cleaned together have about so many."""
+_DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
+_ROWS_AT_ONCE = 500
+"""Hashes of one statement: older databases take no more than 999."""
 
 
 class Text(Config):
@@ -68,6 +79,20 @@ class Passage:
     side: Side
 
 
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """What is known of documents that were cut into sentences, before any is left out because it repeats."""
+
+    lengths: NDArray[np.int64]
+    """Number of sentences of each document."""
+    heldout: NDArray[np.bool_]
+    """Whether each document is on the held-out side."""
+    left_out: NDArray[np.int64]
+    """How many sentences of each document are too short or too long, (documents, reasons)."""
+    hashes: list[bytes]
+    """Of each document, or of each sentence, whichever must not repeat; else none."""
+
+
 class Seen:
     """A set of texts on disk: of each its hash, in a table of an SQLite database."""
 
@@ -75,59 +100,119 @@ class Seen:
         """Keep the set in `database`, in transactions that are the caller's to commit."""
         self._cursor = database.execute("CREATE TABLE IF NOT EXISTS seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
-    def add(self, text: str) -> bool:
-        """Add `text`; return whether it is new."""
-        return self.add_hash(_hash(text, HASH_BYTES))
+    def add(self, hashes: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Add texts by their hashes, each of `HASH_BYTES`; return which are new, those not that stand there twice."""
+        added: set[bytes] = set()
+        for start in range(0, len(hashes), _ROWS_AT_ONCE):
+            rows = hashes[start : start + _ROWS_AT_ONCE]
+            values = ",".join(itertools.repeat("(?)", len(rows)))
+            added.update(
+                digest
+                for (digest,) in self._cursor.execute(
+                    f"INSERT OR IGNORE INTO seen VALUES {values} RETURNING hash", rows
+                )
+            )
+        is_new = np.zeros(len(hashes), np.bool_)
+        for place, digest in enumerate(hashes):
+            if digest in added:
+                added.remove(digest)
+                is_new[place] = True
+        return is_new
 
-    def add_hash(self, digest: bytes) -> bool:
-        """Add the text of which this is the hash, of `HASH_BYTES`; return whether it is new."""
-        return self._cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
+
+def passages(text: Text, documents: Iterable[Document], seen: Seen) -> Iterator[Passage]:
+    """Yield the cleaned documents, without those of which nothing is left; what was read is remembered in `seen`."""
+    for batch in batches(documents):
+        sentences, cuts = cut(text, batch)
+        stays, _ = choose(cuts, text, seen)
+        kept = zip(sentences, stays.tolist(), strict=True)
+        for length, heldout in zip(cuts.lengths.tolist(), cuts.heldout.tolist(), strict=True):
+            found = [sentence for sentence, is_kept in itertools.islice(kept, length) if is_kept]
+            if found:
+                yield Passage(found, "heldout" if heldout else "train")
 
 
-class Cleaner:
-    """Cleans one document after the other, and counts what it drops."""
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield the documents in lists of about `BATCH_CHARACTERS`."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters > BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
-    def __init__(self, text: Text, seen: Seen, dropped: Counter[Reason]) -> None:
-        """Clean as `text` says; remember in `seen`, count in `dropped`."""
-        self._text, self._seen, self.dropped = text, seen, dropped
-        self._chooses = text.minimum_words > 1 or text.maximum_words is not None or text.deduplicate == "sentences"
 
-    def clean(self, document: Document) -> Passage | None:
-        """Return the cleaned document, or None where nothing is left of it."""
+def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], Cuts]:
+    """Cut documents as `text` says; return the sentences of all, end to end, and what is known of them."""
+    shortest, longest = text.minimum_words, text.maximum_words
+    bounded = shortest > 1 or longest is not None
+    running = text.segments == "documents"
+    by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
+    sentences_of_all: list[str] = []
+    hashes: list[bytes] = []
+    lengths: list[int] = []
+    heldout: list[bool] = []
+    left_out = np.zeros((len(documents), len(REASONS)), np.int64)
+    for place, document in enumerate(documents):
         whole = sentences.collapse(document.text)
-        if self._text.deduplicate == "documents" and not self._seen.add(whole):
-            self.dropped["duplicate documents"] += 1
-            return None
-        kept = self._cut(document, whole)
-        if self._chooses:
-            kept = [sentence for sentence in kept if self._keeps(sentence.lstrip(" "))]
-        if self._text.segments == "sentences":
-            kept = [sentence.lstrip(" ") for sentence in kept]
-        return Passage(kept, self._side(document.group or whole)) if kept else None
+        if by_document:
+            hashes.append(_hash(whole, HASH_BYTES))
+        found = _sentences(text, document, whole)
+        if not running:
+            found = [sentence.lstrip(" ") for sentence in found]
+        if bounded:
+            words = [sentence.lstrip(" ").count(" ") + 1 for sentence in found]
+            left_out[place, _SHORT] = sum(number < shortest for number in words)
+            left_out[place, _LONG] = sum(longest is not None and number > longest for number in words)
+            if left_out[place].any():
+                fits = (shortest <= number and (longest is None or number <= longest) for number in words)
+                found = list(itertools.compress(found, fits))
+        if by_sentence:
+            hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
+        sentences_of_all += found
+        lengths.append(len(found))
+        heldout.append(_is_heldout(text, document.group or whole))
+    return sentences_of_all, Cuts(np.array(lengths, np.int64), np.array(heldout, np.bool_), left_out, hashes)
 
-    def _cut(self, document: Document, whole: str) -> list[str]:
-        """Return the document's sentences, each with the space before it."""
-        if not self._text.split_sentences:
-            return [whole]
-        if document.sentences is not None:
-            return [f" {sentence}" if index else sentence for index, sentence in enumerate(document.sentences)]
-        return sentences.split(document.text)
 
-    def _keeps(self, sentence: str) -> bool:
-        text, words = self._text, sentence.count(" ") + 1
-        if words < text.minimum_words:
-            self.dropped["short sentences"] += 1
-        elif text.maximum_words is not None and words > text.maximum_words:
-            self.dropped["long sentences"] += 1
-        elif text.deduplicate == "sentences" and not self._seen.add(sentence):
-            self.dropped["duplicate sentences"] += 1
-        else:
-            return True
-        return False
+def choose(cuts: Cuts, text: Text, seen: Seen) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Tell which sentences stay, and how many were left out of each document, (documents, reasons).
 
-    def _side(self, key: str) -> Side:
-        share = int.from_bytes(_hash(key, 8), "big") / 2**64
-        return "heldout" if share < self._text.heldout_share else "train"
+    Whatever was there before, as `seen` knows, is left out; what is there now is remembered.
+    """
+    stays, left_out = np.ones(cuts.lengths.sum(), np.bool_), cuts.left_out.copy()
+    if text.deduplicate == "documents":
+        is_new = seen.add(cuts.hashes)
+        left_out[~is_new] = 0
+        left_out[~is_new, _DUPLICATE_DOCUMENTS] = 1
+        stays = np.repeat(is_new, cuts.lengths)
+    elif text.deduplicate == "sentences":
+        stays = seen.add(cuts.hashes)
+        left_out[:, _DUPLICATE_SENTENCES] = cuts.lengths - kept_lengths(cuts, stays)
+    return stays, left_out
+
+
+def kept_lengths(cuts: Cuts, stays: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many sentences of each document stay."""
+    owners = np.repeat(np.arange(len(cuts.lengths)), cuts.lengths)
+    return np.bincount(owners[stays], minlength=len(cuts.lengths))
+
+
+def _sentences(text: Text, document: Document, whole: str) -> list[str]:
+    """Return the document's sentences, each with the space before it."""
+    if not text.split_sentences:
+        return [whole]
+    if document.sentences is not None:
+        return [f" {sentence}" if index else sentence for index, sentence in enumerate(document.sentences)]
+    return sentences.split(document.text)
+
+
+def _is_heldout(text: Text, key: str) -> bool:
+    return int.from_bytes(_hash(key, 8), "big") / 2**64 < text.heldout_share
 
 
 def _hash(text: str, size_bytes: int) -> bytes:

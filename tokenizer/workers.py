@@ -1,4 +1,4 @@
-"""Encode in other processes, for threads of this one could only take turns.
+"""Cut and encode documents in other processes, for threads of this one could only take turns.
 
 They are plain child processes, spoken to over their standard input and output. Those of `multiprocessing` would
 either copy a parent that has threads, which can hang, or import its main module, and with it torch, in each.
@@ -16,47 +16,47 @@ from typing import cast
 
 from tokenizers import Tokenizer
 
-from tokenizer.lookup import Encoded, Lookup
-from tokenizer.shards import token_type
+from tokenizer.cutter import Cutter, Work
+from tokenizer.sources import Document
+from tokenizer.text import Text
 
-_MAXIMUM_WORKERS = 3
-"""The one process that reads and cleans keeps no more of them busy, and each may take 250 MB."""
-_WORTHWHILE_BYTES = 6_000_000
-"""Text that is encoded in hardly more time than it takes to start a process stays here."""
+_MAXIMUM_WORKERS = 4
+"""The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
+_WORTHWHILE_CHARACTERS = 3_000_000
+"""Text that is done with in hardly more time than it takes to start a process stays here."""
 
 _Process = subprocess.Popen[bytes]
 
 
 def default_workers() -> int:
-    """Return how many processes to encode in: none where only one could run."""
+    """Return how many processes to cut and encode in: none where only one could run."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores - 1, _MAXIMUM_WORKERS)
+    return min(cores, _MAXIMUM_WORKERS) if cores > 1 else 0
 
 
 class Workers:
-    """Encodes as `Lookup` does: the first megabytes at once, what follows in `count` other processes."""
+    """Does as a `Cutter` does: the first megabytes at once, what follows in `count` other processes."""
 
-    def __init__(self, tokenizer: Tokenizer, count: int) -> None:
-        """Encode as `tokenizer` does; with no workers everything is encoded here."""
+    def __init__(self, text: Text, tokenizer: Tokenizer, count: int) -> None:
+        """Cut as `text` says and encode as `tokenizer` does; with no workers all of it is done here."""
         self.count = count
-        self.token_type = token_type(tokenizer.get_vocab_size())
-        self._tokenizer = tokenizer
-        self._here = Lookup(tokenizer)
-        self._encoded_bytes = 0
+        self._text, self._tokenizer = text, tokenizer
+        self._here = Cutter(text, tokenizer)
+        self._characters = 0
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None  # each waits for one process at a time
         self._open = ExitStack()
 
-    def submit(self, texts: Sequence[str]) -> "Future[Encoded]":
-        """Return the promise of the encoding of each of `texts`."""
-        if not self.count or self._encoded_bytes < _WORTHWHILE_BYTES:
-            self._encoded_bytes += sum(len(text.encode()) for text in texts)
-            done: Future[Encoded] = Future()
-            done.set_result(self._here.encode(texts))
+    def submit(self, documents: Sequence[Document]) -> "Future[Work]":
+        """Return the promise of what becomes of `documents`."""
+        if not self.count or self._characters < _WORTHWHILE_CHARACTERS:
+            self._characters += sum(len(document.text) for document in documents)
+            done: Future[Work] = Future()
+            done.set_result(self._here(documents))
             return done
         if self._threads is None:
             self._threads = self._start()
-        return self._threads.submit(self._encode, texts)
+        return self._threads.submit(self._ask, documents)
 
     def close(self) -> None:
         """End the processes, when they have done what they were given."""
@@ -66,30 +66,30 @@ class Workers:
         processes = [self._open.enter_context(_process()) for _ in range(self.count)]
         threads = self._open.enter_context(ThreadPoolExecutor(self.count))
         for process in processes:
-            threads.submit(self._hand_tokenizer, process)
+            threads.submit(self._instruct, process)
         return threads
 
-    def _hand_tokenizer(self, process: _Process) -> None:
+    def _instruct(self, process: _Process) -> None:
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # who asks it next will find out that it died
-            pickle.dump(self._tokenizer.to_str(), process.stdin)
+            pickle.dump((self._text, self._tokenizer.to_str()), process.stdin)
         self._idle.put(process)
 
-    def _encode(self, texts: Sequence[str]) -> Encoded:
+    def _ask(self, documents: Sequence[Document]) -> Work:
         process = self._idle.get()
         try:
-            return _ask(process, texts)
+            return _ask(process, documents)
         finally:
             self._idle.put(process)
 
 
-def _ask(process: _Process, texts: Sequence[str]) -> Encoded:
+def _ask(process: _Process, documents: Sequence[Document]) -> Work:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        pickle.dump(texts, process.stdin)
+        pickle.dump([(d.text, d.sentences, d.group) for d in documents], process.stdin)
         process.stdin.flush()
-        return cast(Encoded, pickle.load(process.stdout))
+        return cast(Work, pickle.load(process.stdout))
     except (EOFError, pickle.UnpicklingError, BrokenPipeError):
         raise ChildProcessError(f"an encoding process died with code {process.wait()}: is there memory left?") from None
 
@@ -115,12 +115,13 @@ def _process() -> Iterator[_Process]:
 
 
 def _serve() -> None:
-    """Encode whatever comes in until the parent closes the pipe or is gone."""
+    """Cut and encode whatever comes in until the parent closes the pipe or is gone."""
     with suppress(EOFError, BrokenPipeError):
-        lookup = Lookup(Tokenizer.from_str(pickle.load(sys.stdin.buffer)))
+        text, tokenizer = pickle.load(sys.stdin.buffer)
+        cutter = Cutter(text, Tokenizer.from_str(tokenizer))
         while True:
-            texts = pickle.load(sys.stdin.buffer)
-            pickle.dump(lookup.encode(texts), sys.stdout.buffer)
+            documents = [Document(*parts) for parts in pickle.load(sys.stdin.buffer)]
+            pickle.dump(cutter(documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()
 
 

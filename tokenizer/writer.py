@@ -6,7 +6,6 @@ import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,38 +17,6 @@ from tokenizer.lookup import Encoded
 from tokenizer.partial import State
 from tokenizer.shards import SIDES, Counts, Manifest, PackageRecord, TokenType
 from tokenizer.text import Reason, Side, Text
-
-
-@dataclass(slots=True)
-class Batch:
-    """Consecutive documents of one side, still text."""
-
-    sentences: list[str] = field(default_factory=list)
-    document_lengths: list[int] = field(default_factory=list)
-    """Number of sentences of each document."""
-
-    def add(self, sentences: list[str]) -> None:
-        """Append a document."""
-        self.sentences += sentences
-        self.document_lengths.append(len(sentences))
-
-    def counts(self, tokens: int) -> Counts:
-        """Return what the batch holds, given its number of tokens."""
-        words, text_bytes = measure(self.sentences)
-        return Counts(
-            documents=len(self.document_lengths),
-            sentences=len(self.sentences),
-            words=words,
-            tokens=tokens,
-            text_bytes=text_bytes,
-        )
-
-
-def measure(sentences: Sequence[str]) -> tuple[int, int]:
-    """Return the number of white-space-separated words and of UTF-8 bytes of sentences with single spaces."""
-    running = "\n".join(sentences)
-    words = running.count(" ") + sum(not sentence.startswith(" ") for sentence in sentences)
-    return words, len(running.encode()) - max(len(sentences) - 1, 0)
 
 
 class Columns:

@@ -30,13 +30,13 @@ BUILDER = """
 import sys
 from pathlib import Path
 from tests.tokenizer.samples import files
-from tokenizer import build, vocabulary, workers
+from tokenizer import build, text, vocabulary, workers
 
-build._BATCH_CHARACTERS = 2_000
-workers._WORTHWHILE_BYTES = 4_000
+text.BATCH_CHARACTERS = 2_000
+workers._WORTHWHILE_CHARACTERS = 4_000
 corpus, tokenizer, output, settings, count = sys.argv[1:]
-text = files(Path(corpus), **eval(settings))
-build.build(text, vocabulary.load(Path(tokenizer)), Path(output), workers=int(count), commit_seconds=0)
+found = files(Path(corpus), **eval(settings))
+build.build(found, vocabulary.load(Path(tokenizer)), Path(output), workers=int(count), commit_seconds=0)
 """
 
 

@@ -113,10 +113,10 @@ BUILDER = """
 import sys
 from pathlib import Path
 from tests.tokenizer.samples import files
-from tokenizer import build, merge, vocabulary
+from tokenizer import build, merge, text as cleaning, vocabulary
 from tokenizer.parts import Part
 
-build._BATCH_CHARACTERS = merge._ROUND_BYTES = 500
+cleaning.BATCH_CHARACTERS = merge._ROUND_BYTES = 500
 corpus, tokenizer, output, settings, task = sys.argv[1:]
 text, learned, output = files(Path(corpus), **eval(settings)), vocabulary.load(Path(tokenizer)), Path(output)
 if task.startswith("merge"):

@@ -1,6 +1,5 @@
 import os
 import sqlite3
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from tokenizer import vocabulary
 from tokenizer.prepare import learn_from, prepare
 from tokenizer.shards import open_shards
 from tokenizer.sources import Document
-from tokenizer.text import Cleaner, Seen, Text
+from tokenizer.text import Seen, Text, passages
 from tokenizer.vocabulary import Vocabulary
 
 LINES = prose(400)
@@ -85,9 +84,8 @@ def test_a_given_tokenizer_is_used_and_known_by_its_content(tmp_path: Path) -> N
 
 def test_the_vocabulary_is_learned_from_the_training_side_alone(tmp_path: Path) -> None:
     text = Text(heldout_share=0.3)
-    cleaner = Cleaner(text, Seen(sqlite3.connect(":memory:")), Counter())
-    passages = {line: cleaner.clean(Document(line)) for line in LINES}
-    training = [line for line, passage in passages.items() if passage is not None and passage.side == "train"]
+    seen = Seen(sqlite3.connect(":memory:"))
+    training = [line for line in LINES for found in passages(text, [Document(line)], seen) if found.side == "train"]
     assert 0 < len(training) < len(LINES)
     learned = []
     for name, lines in (("all", LINES), ("training", training)):

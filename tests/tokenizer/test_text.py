@@ -1,7 +1,6 @@
 import os
 import random
 import sqlite3
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,19 @@ from configs import UserError, read
 from tests.tokenizer.samples import files, prose, write_lines
 from tokenizer.command_line import HasText
 from tokenizer.sources import Document, Files
-from tokenizer.text import Cleaner, Passage, Reason, Seen, Text
+from tokenizer.text import REASONS, Passage, Reason, Seen, Text, choose, cut, passages
 
 
-def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[Passage], Counter[Reason]]:
+def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[Passage], dict[Reason, int]]:
+    """Clean all documents at once, see that one after the other comes to the same, and count what is dropped."""
     text = Text(**settings)  # type: ignore[arg-type]
-    cleaner = Cleaner(text, Seen(sqlite3.connect(":memory:")), Counter())
-    passages = [cleaner.clean(Document(d) if isinstance(d, str) else d) for d in documents]
-    return [passage for passage in passages if passage is not None], cleaner.dropped
+    given = [Document(d) if isinstance(d, str) else d for d in documents]
+    found = list(passages(text, given, Seen(sqlite3.connect(":memory:"))))
+    seen = Seen(sqlite3.connect(":memory:"))
+    assert [passage for document in given for passage in passages(text, [document], seen)] == found
+    _, left_out = choose(cut(text, given)[1], text, Seen(sqlite3.connect(":memory:")))
+    dropped = zip(REASONS, left_out.sum(axis=0).tolist(), strict=True)
+    return found, {reason: number for reason, number in dropped if number}
 
 
 def sentences(documents: list[str] | list[Document], **settings: object) -> list[list[str]]:
