@@ -1,5 +1,6 @@
 """The cases of the benchmark that are measured from outside, each side in a process of its own."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,43 +12,42 @@ from pathlib import Path
 from configs import UserError
 from mlm import competition
 from mlm.benchmark_cases import Bench
-from mlm.comparison import Case, alternate, in_fresh_process
+from mlm.comparison import Case, alternate, in_fresh_process, largest_child_bytes
+from tokenizer.workers import default_workers
 
-COPIES = (4, 16)
+COPIES = (1, 4, 16)
+"""How often the text is written into the file."""
 POLL_SECONDS = 0.01
 
 
 def build_shards(bench: Bench, name: str) -> list[Case]:
     """Tokenise a file, against datasets.map; then several times as much text, to see whether memory grows."""
     tokenizer = bench.corpus.tokenizer_path
+    cases: list[Case] = []
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
 
-        def fresh(function: Callable[[Path, Path, Path], float]) -> Callable[[], tuple[float, int]]:
-            return lambda: in_fresh_process(function, text, tokenizer, Path(tempfile.mkdtemp(dir=folder)))
+        def side(function: Callable[[Path, Path, Path], tuple[float, int]]) -> tuple[float, float]:
+            output = Path(tempfile.mkdtemp(dir=folder))
+            (seconds, others), own = in_fresh_process(function, text, tokenizer, output)
+            shutil.rmtree(output)
+            return text.stat().st_size / 1e6 / seconds, (own + others) / 2**20
 
-        sides = fresh(build_ours), fresh(competition.map_text)
-        megabytes = _write_sentences(bench, text, copies=1) / 1e6
-        once = alternate(*sides, bench.scale.repeats)
-        more: list[tuple[list[tuple[float, int]], list[tuple[float, int]]]] = []
         for copies in COPIES:
-            _write_sentences(bench, text, copies=copies)
-            more.append(alternate(*sides, 1))
-    counted = "{} in one process of its own; theirs reads the text before its clock starts"
-    speeds = [[megabytes / seconds for seconds, _ in side] for side in once]
-    memory = [[[peak / 2**20 for _, peak in side] for side in sides] for sides in (once, *more)]
-    return [
-        Case.of(name, "MB/s", counted.format(f"{megabytes:.1f} MB of text"), *speeds),
-        Case.of(f"{name}/memory", "MiB", counted.format("the largest resident memory"), *memory[0]),
-        *(
-            Case.of(f"{name}/memory-{copies}x", "MiB", counted.format(f"as before, {copies} times the text"), *peaks)
-            for copies, peaks in zip(COPIES, memory[1:], strict=True)
-        ),
-    ]
+            megabytes = _write_sentences(bench, text, copies) / 1e6
+            turns = alternate(lambda: side(build_ours), lambda: side(map_theirs), bench.scale.repeats)
+            speeds, memory = ([[turn[index] for turn in one] for one in turns] for index in (0, 1))
+            label = "" if copies == 1 else f"-{copies}x"
+            counted = f"{{}}: {megabytes:.1f} MB of text; ours as shipped, with {default_workers()} other processes"
+            speed = counted.format("from the start of the work to its end, but theirs has read the text by then")
+            held = counted.format("the largest resident memory, of all processes together")
+            cases.append(Case.of(f"{name}{label}", "MB/s", speed, *speeds))
+            cases.append(Case.of(f"{name}/memory{label}", "MiB", held, *memory))
+    return cases
 
 
-def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> float:
-    """Build the shards of a file of text in this process; return the seconds that it took."""
+def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, int]:
+    """Build the shards of a file of text; return the seconds, and the bytes that other processes held for it."""
     from tokenizer import vocabulary
     from tokenizer.build import build
     from tokenizer.sources import Files
@@ -55,8 +55,13 @@ def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> float:
 
     tokenizer = vocabulary.load(tokenizer_path)
     began = time.perf_counter()
-    build(Text(source=Files(paths=(str(text),))), tokenizer, folder / "shards", workers=0)
-    return time.perf_counter() - began
+    build(Text(source=Files(paths=(str(text),))), tokenizer, folder / "shards")
+    return time.perf_counter() - began, default_workers() * largest_child_bytes()
+
+
+def map_theirs(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, int]:
+    """Map the lines of a file of text by datasets.map; return the seconds, and that there are no other processes."""
+    return competition.map_text(text, tokenizer_path, folder), 0
 
 
 def _write_sentences(bench: Bench, path: Path, copies: int) -> int:

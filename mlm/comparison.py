@@ -75,7 +75,16 @@ def _peak_memory_bytes() -> int:
     if status.exists():  # Linux passes ru_maxrss on from a process to those that it starts
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return _resident_bytes(resource.RUSAGE_SELF)
+
+
+def largest_child_bytes() -> int:
+    """Return the most memory that any one held of the processes that this one started and that have ended."""
+    return _resident_bytes(resource.RUSAGE_CHILDREN)
+
+
+def _resident_bytes(who: int) -> int:
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Meter:

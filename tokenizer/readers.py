@@ -140,7 +140,7 @@ def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
             lines = [line.decode("utf-8", errors) for line in block]
         except UnicodeDecodeError:
             lines = []
-        if not lines or any(b"\0" in line for line in block):
+        if not lines or b"\0" in b"".join(block):
             raise _bad_line(path, block, number, offset)
         if number == 1:
             lines[0] = lines[0].removeprefix(codecs.BOM_UTF8.decode())
@@ -165,11 +165,13 @@ def _bad_line(path: Path, block: Sequence[bytes], number: int, offset: int) -> U
 
 
 def _txt(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
-    if reading.document == "line":
-        yield from _lines(path, file, reading)
-        return
+    lines = _lines(path, file, reading)
+    return lines if reading.document == "line" else _paragraphs(lines)
+
+
+def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
     paragraph: list[str] = []
-    for line in _lines(path, file, reading):
+    for line in lines:
         if line.isspace():
             yield "".join(paragraph)
             paragraph.clear()

@@ -41,13 +41,13 @@ def collapse(text: str) -> str:
     return " ".join(text.split())
 
 
-def split(text: str) -> list[str]:
+def split(text: str, whole: str | None = None) -> list[str]:
     """Return the sentences of `text`, which end to end are `collapse(text)`: they keep the space before them.
 
-    A blank line ends a sentence too.
+    A blank line ends a sentence too. `whole` is the collapsed text, where the caller has it.
     """
     if "\n" not in text.strip():
-        return _split_running(collapse(text))
+        return _split_running(collapse(text) if whole is None else whole)
     parts: list[str] = []
     for paragraph in map(collapse, _BLANK_LINE.split(text)):
         parts += _split_running(f" {paragraph}" if parts and paragraph else paragraph)
@@ -87,7 +87,8 @@ def _ends(running: str, start: int, mark: int, end: int, cased: bool) -> bool:
         return False
     if word in _BEFORE_NUMBERS:
         return not first.isdecimal()
-    if word in _RARELY_LAST or all(len(part) == 1 and part.isalpha() for part in word.split(".")):
+    may_be_initials = len(word) == 1 or "." in word
+    if word in _RARELY_LAST or (may_be_initials and all(len(p) == 1 and p.isalpha() for p in word.split("."))):
         following = running[end + 1 : end + _LONGEST_WORD].split(" ", 1)[0]
         return following.strip(f"{_OPENERS},") in _OFTEN_FIRST
     return not word.isdecimal() or running[start:mark].strip() != word  # not after "1." before a heading

@@ -5,9 +5,8 @@ import glob
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -17,8 +16,7 @@ from tokenizer.documentation import PackageWords
 from tokenizer.readers import Reading
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One document of a corpus."""
 
     text: str

@@ -103,15 +103,12 @@ class Seen:
     def add(self, hashes: Sequence[bytes]) -> NDArray[np.bool_]:
         """Add texts by their hashes, each of `HASH_BYTES`; return which are new, those not that stand there twice."""
         added: set[bytes] = set()
-        for start in range(0, len(hashes), _ROWS_AT_ONCE):
-            rows = hashes[start : start + _ROWS_AT_ONCE]
+        in_order = sorted(set(hashes))  # neighbours lie on the same page of the database
+        for start in range(0, len(in_order), _ROWS_AT_ONCE):
+            rows = in_order[start : start + _ROWS_AT_ONCE]
             values = ",".join(itertools.repeat("(?)", len(rows)))
-            added.update(
-                digest
-                for (digest,) in self._cursor.execute(
-                    f"INSERT OR IGNORE INTO seen VALUES {values} RETURNING hash", rows
-                )
-            )
+            self._cursor.execute(f"INSERT OR IGNORE INTO seen VALUES {values} RETURNING hash", rows)
+            added.update(itertools.chain.from_iterable(self._cursor))
         is_new = np.zeros(len(hashes), np.bool_)
         for place, digest in enumerate(hashes):
             if digest in added:
@@ -208,7 +205,7 @@ def _sentences(text: Text, document: Document, whole: str) -> list[str]:
         return [whole]
     if document.sentences is not None:
         return [f" {sentence}" if index else sentence for index, sentence in enumerate(document.sentences)]
-    return sentences.split(document.text)
+    return sentences.split(document.text, whole)
 
 
 def _is_heldout(text: Text, key: str) -> bool:

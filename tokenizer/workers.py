@@ -22,7 +22,7 @@ from tokenizer.text import Text
 
 _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
-_WORTHWHILE_CHARACTERS = 3_000_000
+_WORTHWHILE_CHARACTERS = 1_500_000
 """Text that is done with in hardly more time than it takes to start a process stays here."""
 
 _Process = subprocess.Popen[bytes]
@@ -87,7 +87,7 @@ def _ask(process: _Process, documents: Sequence[Document]) -> Work:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        pickle.dump([(d.text, d.sentences, d.group) for d in documents], process.stdin)
+        pickle.dump(documents, process.stdin, pickle.HIGHEST_PROTOCOL)
         process.stdin.flush()
         return cast(Work, pickle.load(process.stdout))
     except (EOFError, pickle.UnpicklingError, BrokenPipeError):
@@ -120,8 +120,7 @@ def _serve() -> None:
         text, tokenizer = pickle.load(sys.stdin.buffer)
         cutter = Cutter(text, Tokenizer.from_str(tokenizer))
         while True:
-            documents = [Document(*parts) for parts in pickle.load(sys.stdin.buffer)]
-            pickle.dump(cutter(documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(cutter(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()
 
 
