@@ -1,10 +1,10 @@
 """Measure fine-tuning and prediction beside the transformers library's Trainer: in turn, on one encoder and machine.
 
 Both sides have the same BERT with a linear layer on [CLS], the same dropout, texts and batch size, and AdamW. Ours is
-the shipped loop: batches of examples of like length, in bfloat16 where the hardware has it. Theirs is the Trainer,
-once on examples that are all padded to 64 tokens and in float32, and once at its best: padded to the longest of each
-batch only, and in our precision. Every figure is a median with the lowest and the highest; what exactly it counts
-stands in the JSON.
+the shipped loop: batches of examples of like length, in bfloat16 where the hardware has it. Theirs is the Trainer, in a
+process of its own, once on examples that are all padded to 64 tokens and in float32, and once at its best: padded to
+the longest of each batch only, and in our precision. Every figure is a median with the lowest and the highest; what
+exactly it counts stands in the JSON.
 """
 
 import argparse

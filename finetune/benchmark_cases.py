@@ -19,6 +19,7 @@ from finetune.published import PublishedEncoder
 from finetune.recipe import FineTuning
 from mlm.budget import Plan, Position
 from mlm.comparison import Case, Meter, alternate
+from mlm.competition import as_users_run_it
 from mlm.distributed import World
 from mlm.loop import Course, Interval, Intervals, train
 from mlm.optim import Optimiser
@@ -136,7 +137,6 @@ def train_padded_to_batch(bench: Bench, name: str) -> Case:
 
 
 def _training(bench: Bench, name: str, padding: Padding, *, bfloat16: bool) -> Case:
-    dataset, collate = bench.their_dataset(bench.train, padding), competition.collator(bench.encoder.tokenizer, padding)
     batch = bench.scale.batch_examples
 
     def ours() -> float:
@@ -145,9 +145,7 @@ def _training(bench: Bench, name: str, padding: Padding, *, bfloat16: bool) -> C
         return meter.rate
 
     def theirs() -> float:
-        meter = bench.meter()
-        competition.train(bench.their_model(), dataset, collate, batch, bfloat16=bfloat16, after_step=meter.after_step)
-        return meter.rate
+        return as_users_run_it(train_theirs, bench, padding, bfloat16)
 
     counted = (
         f"examples trained on, {batch} a step, over whole steps after a warm-up; start-up and tokenising are not; "
@@ -155,6 +153,20 @@ def _training(bench: Bench, name: str, padding: Padding, *, bfloat16: bool) -> C
         + {"fixed": f"{bench.longest} tokens", "batch": "the longest of each batch"}[padding]
     )
     return Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+
+
+def train_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
+    """Train by the Trainer in this process; return examples a second."""
+    meter = bench.meter()
+    competition.train(
+        bench.their_model(),
+        bench.their_dataset(bench.train, padding),
+        competition.collator(bench.encoder.tokenizer, padding),
+        bench.scale.batch_examples,
+        bfloat16=bfloat16,
+        after_step=meter.after_step,
+    )
+    return meter.rate
 
 
 def train_ours(bench: Bench, meter: Meter) -> None:
@@ -195,10 +207,7 @@ def train_ours(bench: Bench, meter: Meter) -> None:
 
 def predict_padded_to_fixed(bench: Bench, name: str) -> Case:
     """Predict classes, against the Trainer in float32 on examples that are all padded to the same length."""
-    encoded, batch = bench.predicted, bench.scale.batch_examples
-    model, dataset = bench.our_model().eval(), bench.their_dataset(encoded, "fixed")
-    collate = competition.collator(bench.encoder.tokenizer, "fixed")
-    their_predict = competition.predictor(bench.their_model(), collate, batch)
+    encoded, model = bench.predicted, bench.our_model().eval()
 
     def ours() -> float:
         def run() -> object:
@@ -207,14 +216,22 @@ def predict_padded_to_fixed(bench: Bench, name: str) -> Case:
         return len(encoded.tokens) * _times_a_second(run, bench.scale.seconds)
 
     def theirs() -> float:
-        return len(dataset) * _times_a_second(lambda: their_predict(dataset), bench.scale.seconds)
+        return as_users_run_it(predict_theirs, bench)
 
     counted = (
-        f"examples whose classes were predicted, {len(dataset)} in a call, over whole calls after a warm-up; loading "
-        f"and tokenising are not; ours in {_written(bench.world.dtype == torch.bfloat16)}, theirs in float32, {batch} "
-        f"in a batch and padded to {bench.longest} tokens"
+        f"examples whose classes were predicted, {len(encoded.tokens)} in a call, over whole calls after a warm-up; "
+        f"loading and tokenising are not; ours in {_written(bench.world.dtype == torch.bfloat16)}, theirs in float32, "
+        f"{bench.scale.batch_examples} in a batch and padded to {bench.longest} tokens"
     )
     return Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+
+
+def predict_theirs(bench: Bench) -> float:
+    """Predict classes by the Trainer in this process; return examples a second."""
+    dataset = bench.their_dataset(bench.predicted, "fixed")
+    collate = competition.collator(bench.encoder.tokenizer, "fixed")
+    run = competition.predictor(bench.their_model(), collate, bench.scale.batch_examples)
+    return len(dataset) * _times_a_second(lambda: run(dataset), bench.scale.seconds)
 
 
 def mean_length(encoded: Encoded) -> float:

@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,13 +33,13 @@ STEPS_AT_MOST = 1_000_000
 
 def as_users_run_it(function: Callable[..., T], *arguments: object) -> T:
     """Call `function` in a process of its own, without what this package asks of the C library and of OpenMP."""
-    result: T = in_fresh_process(_with_usual_threads, function, arguments)[0]
-    return result
-
-
-def _with_usual_threads(function: Callable[..., T], arguments: Sequence[object]) -> T:
-    os.environ["GOMP_SPINCOUNT"] = "300000"  # libgomp's default; torch, which reads it, is not imported yet
-    return function(*arguments)
+    name = "GOMP_SPINCOUNT"  # libgomp reads it when torch is imported, here long ago
+    ours = os.environ[name]
+    os.environ[name] = "300000"  # its own default
+    try:
+        return in_fresh_process(function, *arguments)[0]
+    finally:
+        os.environ[name] = ours
 
 
 def check_installed() -> None:
