@@ -11,7 +11,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.packing import Rows
 
-PEAK_SECONDS = 0.25
+PEAK_SECONDS = 0.1
 
 
 def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:

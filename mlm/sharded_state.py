@@ -12,9 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -59,6 +56,11 @@ def save(folder: Path, shares: Mapping[str, DTensor], group: dist.ProcessGroup |
         OSError: one of them could not write.
 
     """
+    # torch.distributed.checkpoint takes a quarter of a second to import, and most runs are not sharded.
+    from torch.distributed.checkpoint import state_dict_saver
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
     try:
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         state_dict_saver.save(dict(shares), storage_writer=writer, process_group=group)
@@ -74,6 +76,10 @@ def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimiser: Op
         OSError: one of the processes cannot read them.
 
     """
+    from torch.distributed.checkpoint import state_dict_loader  # see save
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
     shares = {f"weights.{name}": parameter.data for name, parameter in model.named_parameters()}
     for number, (part, saved) in enumerate(zip(optimiser.parts, state["optimiser"], strict=True)):
         parameters = [parameter for group in part.param_groups for parameter in group["params"]]

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from configs import UserError
 
@@ -60,6 +59,9 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
         UserError: they are another model's.
 
     """
+    # A quarter of a second, which a run that starts anew has no use for.
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
     try:
         set_model_state_dict(model, dict[str, Any](tensors), options=StateDictOptions(full_state_dict=True))
     except (torch.OutOfMemoryError, dist.DistError):  # which say nothing against the weights
