@@ -39,6 +39,6 @@ class Cutter:
             cuts,
             self._lookup.encode(sentences),
             # one that goes on a running text begins with its space
-            np.fromiter((s.count(" ") + (s[0] != " ") for s in sentences), np.int64, count),
+            np.fromiter((s.count(" ") + (not s.startswith(" ")) for s in sentences), np.int64, count),
             np.fromiter((len(s.encode()) for s in sentences), np.int64, count),
         )
