@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
 from mlm.allocator import keep_freed_memory
-from mlm.rendezvous import backend_of, leave, meet
+from mlm.rendezvous import backend_of, leave, meet, reduce
 
 Precision = Literal["auto", "bfloat16", "float32"]
 
@@ -95,14 +95,14 @@ class World:
     def sum_tensor(self, tensor: Tensor) -> Tensor:
         """Sum a tensor of the host over all ranks, in place, and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor, group=self.host)
+            reduce(tensor, dist.ReduceOp.SUM, self.host)
         return tensor
 
     def most(self, number: int) -> int:
         """Return the largest of the ranks' numbers."""
         most = torch.tensor(number)
         if self.size > 1:
-            dist.all_reduce(most, dist.ReduceOp.MAX, group=self.host)
+            reduce(most, dist.ReduceOp.MAX, self.host)
         return int(most)
 
     def all(self, flag: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class World:
         if self.size == 1:
             return flag
         agreed = flag.int()
-        dist.all_reduce(agreed, dist.ReduceOp.MIN)
+        reduce(agreed, dist.ReduceOp.MIN)
         return agreed.bool()
 
     def of_leader(self, name: str, make: Callable[[], str]) -> str:

@@ -8,15 +8,20 @@ which the first process names and tells those that greet it.
 import os
 import secrets
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 GREETING_SECONDS = 0.05
+LETTING_GO_SECONDS = 5.0
+_SENT: deque[Tensor] = deque(maxlen=8)
+"""What was combined last."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,19 @@ def backend_of(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
+def reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None = None) -> None:
+    """Combine a tensor over all processes, in place."""
+    _SENT.append(tensor)
+    dist.all_reduce(tensor, operation, group)
+
+
 def leave() -> None:
     """Part from the other processes, where there are any; all of them do so at the same time, or at their end."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    # A thread of gloo's lets go of a tensor a moment after its result is there, on busy cores a long one; and whoever
+    # is the last to do so needs the interpreter: were that gone, the process would abort instead of ending.
+    until = time.monotonic() + LETTING_GO_SECONDS
+    while any(tensor._use_count() > 1 for tensor in _SENT) and time.monotonic() < until:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    dist.destroy_process_group()
