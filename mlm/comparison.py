@@ -79,7 +79,10 @@ def _peak_memory_bytes() -> int:
 
 
 def largest_child_bytes() -> int:
-    """Return the most memory that any one held of the processes that this one started and that have ended."""
+    """Return at most how much memory any one held of the processes that this one started and that have ended.
+
+    On Linux it is no less than what this one held when it started them.
+    """
     return _resident_bytes(resource.RUSAGE_CHILDREN)
 
 

@@ -48,20 +48,14 @@ class Lookup:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return the encoding of each of `texts`."""
         self._chunks.limit()
-        texts = self._normalised(texts)
+        if self._normalizer is not None:
+            texts = [self._normalizer.normalize_str(text) for text in texts]
         tokens_of = self._chunks.__getitem__
         encoded = [b"".join(map(tokens_of, _cut(text))) for text in texts]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) // np.dtype(np.uint32).itemsize
         marked = np.frombuffer(b"".join(encoded), np.uint32)
         starts = marked >= _STARTS_WORD
         return Encoded(marked - starts * np.uint32(_STARTS_WORD), starts.view(np.uint8), lengths)
-
-    def _normalised(self, texts: Sequence[str]) -> Sequence[str]:
-        if self._normalizer is None:
-            return texts
-        # All at once: no form of Unicode and no lower case looks across the end of a line.
-        found = self._normalizer.normalize_str("\n".join(texts)).split("\n")
-        return found if len(found) == len(texts) else [self._normalizer.normalize_str(text) for text in texts]
 
 
 class _Chunks(dict[str, bytes]):

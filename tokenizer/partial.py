@@ -47,7 +47,7 @@ def opened(folder: Path, start: State) -> Iterator[tuple[sqlite3.Connection, Sta
     if state is None:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with closing(sqlite3.connect(folder / _DATABASE)) as database:
+    with closing(_connected(folder)) as database:
         database.execute("PRAGMA journal_mode = WAL")  # what does not fit the cache goes to the disk without a wait
         database.execute("PRAGMA cache_size = -8192")  # 8 MB
         database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
@@ -63,7 +63,8 @@ def commit(database: sqlite3.Connection, state: State) -> None:
 
 def finish(folder: Path, output: Path) -> None:
     """Make the folder of the finished build, without its database, the folder `output`."""
-    (folder / _DATABASE).unlink()
+    for path in folder.glob(f"{_DATABASE}*"):  # and what lies beside it
+        path.unlink()
     folder.rename(output)
 
 
@@ -91,7 +92,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _saved(folder: Path, start: State) -> State | None:
     if not (folder / _DATABASE).exists():
         return None
-    with closing(sqlite3.connect(folder / _DATABASE)) as database:
+    with closing(_connected(folder)) as database:
         try:
             saved = database.execute("SELECT saved FROM state").fetchone()
         except sqlite3.DatabaseError:  # killed before there was a state, or damaged
@@ -101,3 +102,10 @@ def _saved(folder: Path, start: State) -> State | None:
     except ValidationError:  # of another version, or damaged
         return None
     return state if state.inputs == start.inputs else None
+
+
+def _connected(folder: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(folder / _DATABASE)
+    # Whoever holds the folder's lock is alone, and needs no memory shared with others, which network disks cannot give.
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return database

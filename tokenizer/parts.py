@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from configs import UserError
 from tokenizer.cutter import Work
-from tokenizer.text import HASH_BYTES, REASONS, Text, kept_lengths
+from tokenizer.text import DUPLICATE_DOCUMENTS, HASH_BYTES, REASONS, Text, kept_lengths
 from tokenizer.writer import Columns, Growing
 
 MAXIMUM_PARTS = 100
@@ -35,7 +35,6 @@ UNIT = np.dtype(
         ("hash", f"V{HASH_BYTES}"),
     ]
 )
-_DUPLICATE = REASONS.index("duplicate documents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ class Journal:
                 units[name] = totals[ends] - totals[ends - cuts.lengths]
             if cuts.hashes:
                 units["hash"] = _column(cuts.hashes)
-                units["hashed"] = left_out[:, _DUPLICATE] == 0
+                units["hashed"] = left_out[:, DUPLICATE_DOCUMENTS] == 0
                 units["hash"][~units["hashed"]] = np.void(bytes(HASH_BYTES))
         units = units[units["hashed"] | (units["sentences"] > 0) | units["dropped"].any(axis=1)]
         self._columns.append(units)

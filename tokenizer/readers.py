@@ -141,7 +141,7 @@ def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
         except UnicodeDecodeError:
             lines = []
         if not lines or b"\0" in b"".join(block):
-            raise _bad_line(path, block, number, offset)
+            raise _bad_line(path, block, number, offset, errors)
         if number == 1:
             lines[0] = lines[0].removeprefix(codecs.BOM_UTF8.decode())
         yield from lines
@@ -149,14 +149,14 @@ def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
         offset += sum(map(len, block))
 
 
-def _bad_line(path: Path, block: Sequence[bytes], number: int, offset: int) -> UserError:
+def _bad_line(path: Path, block: Sequence[bytes], number: int, offset: int, errors: str) -> UserError:
     """Return the error of the first bad line of a block, given its first line's number and place."""
     for line in block:
         if b"\0" in line:
             place = f"{path}, line {number}, byte {offset + line.index(0)}"
             return UserError(f"{place}: a NUL byte, so this is no text in UTF-8: convert it")
         try:
-            line.decode("utf-8")
+            line.decode("utf-8", errors)
         except UnicodeDecodeError as error:
             place = f"{path}, line {number}, byte {offset + error.start}"
             return UserError(f"{place}: invalid UTF-8: {_MEND_UTF8}")

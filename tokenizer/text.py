@@ -29,7 +29,9 @@ HASH_BYTES = 16
 """Of the hash by which a text is known again."""
 BATCH_CHARACTERS = 1_000_000
 """Documents that are cleaned together have about so many."""
-_DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
+DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
+"""Where a reason stands among them."""
+_KNOWN = "SELECT hash FROM seen WHERE hash IN ({})"
 _ROWS_AT_ONCE = 500
 """Hashes of one statement: older databases take no more than 999."""
 
@@ -101,14 +103,16 @@ class Seen:
         self._cursor = database.execute("CREATE TABLE IF NOT EXISTS seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, hashes: Sequence[bytes]) -> NDArray[np.bool_]:
-        """Add texts by their hashes, each of `HASH_BYTES`; return which are new, those not that stand there twice."""
+        """Add texts by their hashes, each of `HASH_BYTES`; return which are new: of equal ones the first, at most."""
         added: set[bytes] = set()
         in_order = sorted(set(hashes))  # neighbours lie on the same page of the database
         for start in range(0, len(in_order), _ROWS_AT_ONCE):
             rows = in_order[start : start + _ROWS_AT_ONCE]
-            values = ",".join(itertools.repeat("(?)", len(rows)))
-            self._cursor.execute(f"INSERT OR IGNORE INTO seen VALUES {values} RETURNING hash", rows)
-            added.update(itertools.chain.from_iterable(self._cursor))
+            marks = ",".join("?" * len(rows))
+            known = set(itertools.chain.from_iterable(self._cursor.execute(_KNOWN.format(marks), rows)))
+            unknown = [digest for digest in rows if digest not in known]
+            self._cursor.executemany("INSERT INTO seen VALUES (?)", zip(unknown))
+            added.update(unknown)
         is_new = np.zeros(len(hashes), np.bool_)
         for place, digest in enumerate(hashes):
             if digest in added:
@@ -120,9 +124,9 @@ class Seen:
 def passages(text: Text, documents: Iterable[Document], seen: Seen) -> Iterator[Passage]:
     """Yield the cleaned documents, without those of which nothing is left; what was read is remembered in `seen`."""
     for batch in batches(documents):
-        sentences, cuts = cut(text, batch)
+        all_sentences, cuts = cut(text, batch)
         stays, _ = choose(cuts, text, seen)
-        kept = zip(sentences, stays.tolist(), strict=True)
+        kept = zip(all_sentences, stays.tolist(), strict=True)
         for length, heldout in zip(cuts.lengths.tolist(), cuts.heldout.tolist(), strict=True):
             found = [sentence for sentence, is_kept in itertools.islice(kept, length) if is_kept]
             if found:
@@ -145,9 +149,6 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], Cuts]:
     """Cut documents as `text` says; return the sentences of all, end to end, and what is known of them."""
-    shortest, longest = text.minimum_words, text.maximum_words
-    bounded = shortest > 1 or longest is not None
-    running = text.segments == "documents"
     by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
@@ -159,15 +160,10 @@ def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], Cuts]:
         if by_document:
             hashes.append(_hash(whole, HASH_BYTES))
         found = _sentences(text, document, whole)
-        if not running:
+        if text.segments == "sentences":
             found = [sentence.lstrip(" ") for sentence in found]
-        if bounded:
-            words = [sentence.lstrip(" ").count(" ") + 1 for sentence in found]
-            left_out[place, _SHORT] = sum(number < shortest for number in words)
-            left_out[place, _LONG] = sum(longest is not None and number > longest for number in words)
-            if left_out[place].any():
-                fits = (shortest <= number and (longest is None or number <= longest) for number in words)
-                found = list(itertools.compress(found, fits))
+        if text.minimum_words > 1 or text.maximum_words is not None:
+            found = _of_fitting_length(text, found, left_out[place])
         if by_sentence:
             hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
         sentences_of_all += found
@@ -185,7 +181,7 @@ def choose(cuts: Cuts, text: Text, seen: Seen) -> tuple[NDArray[np.bool_], NDArr
     if text.deduplicate == "documents":
         is_new = seen.add(cuts.hashes)
         left_out[~is_new] = 0
-        left_out[~is_new, _DUPLICATE_DOCUMENTS] = 1
+        left_out[~is_new, DUPLICATE_DOCUMENTS] = 1
         stays = np.repeat(is_new, cuts.lengths)
     elif text.deduplicate == "sentences":
         stays = seen.add(cuts.hashes)
@@ -206,6 +202,15 @@ def _sentences(text: Text, document: Document, whole: str) -> list[str]:
     if document.sentences is not None:
         return [f" {sentence}" if index else sentence for index, sentence in enumerate(document.sentences)]
     return sentences.split(document.text, whole)
+
+
+def _of_fitting_length(text: Text, found: list[str], left_out: NDArray[np.int64]) -> list[str]:
+    """Return the sentences that are neither too short nor too long, and count the others in `left_out`."""
+    words = np.array([sentence.lstrip(" ").count(" ") + 1 for sentence in found])
+    is_short = words < text.minimum_words
+    is_long = words > text.maximum_words if text.maximum_words is not None else np.zeros_like(is_short)
+    left_out[_SHORT], left_out[_LONG] = is_short.sum(), is_long.sum()
+    return list(itertools.compress(found, ~(is_short | is_long)))
 
 
 def _is_heldout(text: Text, key: str) -> bool:

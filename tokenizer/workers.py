@@ -63,16 +63,17 @@ class Workers:
         self._open.close()
 
     def _start(self) -> ThreadPoolExecutor:
+        instructions = pickle.dumps((self._text, self._tokenizer.to_str()))
         processes = [self._open.enter_context(_process()) for _ in range(self.count)]
         threads = self._open.enter_context(ThreadPoolExecutor(self.count))
         for process in processes:
-            threads.submit(self._instruct, process)
+            threads.submit(self._instruct, process, instructions)
         return threads
 
-    def _instruct(self, process: _Process) -> None:
+    def _instruct(self, process: _Process, instructions: bytes) -> None:
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # who asks it next will find out that it died
-            pickle.dump((self._text, self._tokenizer.to_str()), process.stdin)
+            process.stdin.write(instructions)
         self._idle.put(process)
 
     def _ask(self, documents: Sequence[Document]) -> Work:
@@ -91,7 +92,9 @@ def _ask(process: _Process, documents: Sequence[Document]) -> Work:
         process.stdin.flush()
         return cast(Work, pickle.load(process.stdout))
     except (EOFError, pickle.UnpicklingError, BrokenPipeError):
-        raise ChildProcessError(f"an encoding process died with code {process.wait()}: is there memory left?") from None
+        code = process.wait()
+        reason = "is there memory left?" if code < 0 else "its error stands above"
+        raise ChildProcessError(f"a process that cuts and encodes died with code {code}: {reason}") from None
 
 
 @contextmanager

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from configs import UserError
-from mlm import benchmark, benchmark_growth, benchmark_loss, competition, competition_models
+from mlm import benchmark, benchmark_growth, benchmark_loss, benchmark_processes, competition, competition_models
 from mlm.budget import Position
 from mlm.comparison import WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
 from mlm.data import IGNORED
 from mlm.model.encoder import EncoderConfig
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
+from tokenizer.shards import open_shards
 from tokenizer.vocabulary import Vocabulary
 
 MEASURED = (
@@ -107,6 +108,18 @@ def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: P
     competition.train(model, competition.dataset(rows), watched, 4, bfloat16=False, after_step=after_step)
     assert counted == list(accumulate(in_masks))[:3]
     assert counted[-1] == sum(min(length, ROW_LENGTH) for length in lengths) < sum(slots[:3])
+
+
+def test_both_sides_tokenise_a_file_of_text(tmp_path: Path) -> None:
+    lines, learned = text(200), vocabulary.learn(iter([text(50)]), Vocabulary(size=300))
+    (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(learned))
+    for side in (benchmark_processes.build_ours, benchmark_processes.map_theirs):
+        seconds, others = side(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / side.__name__)
+        assert seconds > 0
+        assert others >= 0
+    manifest = open_shards(tmp_path / "build_ours" / "shards").manifest
+    assert manifest.train.documents + manifest.heldout.documents == len(set(lines.splitlines()))
 
 
 def test_both_ways_of_making_rows_keep_the_text() -> None:

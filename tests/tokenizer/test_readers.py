@@ -86,6 +86,8 @@ def test_a_missing_value_is_no_text(tmp_path: Path) -> None:
 
 def test_bad_bytes_are_replaced_if_asked_for(tmp_path: Path) -> None:
     assert read(write(tmp_path, "a.txt", b"caf\xe9 one\n"), invalid_utf8="replace") == ["caf\ufffd one"]
+    with pytest.raises(UserError, match=r"a\.txt, line 3, byte 9: a NUL byte"):
+        read(write(tmp_path, "a.txt", b"caf\xe9\nok\nx\0y\n"), invalid_utf8="replace")
     assert read(write(tmp_path, "a.jsonl", b'{"text": "\\ud83d one"}'), invalid_utf8="replace") == ["\ufffd one"]
     assert read(write(tmp_path, "b.jsonl", b'{"text": "\\ud83d\\ude42 one"}')) == ["🙂 one"]
 

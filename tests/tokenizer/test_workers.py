@@ -58,7 +58,7 @@ def test_a_process_that_dies_is_an_error_and_no_wait(started: list[subprocess.Po
             cutters.submit(DOCUMENTS).result()
         cutters.submit(DOCUMENTS)
         started[0].kill()
-        with pytest.raises(ChildProcessError, match="an encoding process died with code -9"):
+        with pytest.raises(ChildProcessError, match="cuts and encodes died with code -9: is there memory"):
             cutters.submit(DOCUMENTS * 100).result(timeout=30)
 
 
