@@ -31,7 +31,7 @@ BATCH_CHARACTERS = 1_000_000
 """Documents that are cleaned together have about so many."""
 DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
 """Where a reason stands among them."""
-_KNOWN = "SELECT hash FROM seen WHERE hash IN ({})"
+_FIND, _INSERT = "SELECT hash FROM seen WHERE hash IN ({})", "INSERT INTO seen VALUES {}"
 _ROWS_AT_ONCE = 500
 """Hashes of one statement: older databases take no more than 999."""
 
@@ -108,10 +108,11 @@ class Seen:
         in_order = sorted(set(hashes))  # neighbours lie on the same page of the database
         for start in range(0, len(in_order), _ROWS_AT_ONCE):
             rows = in_order[start : start + _ROWS_AT_ONCE]
-            marks = ",".join("?" * len(rows))
-            known = set(itertools.chain.from_iterable(self._cursor.execute(_KNOWN.format(marks), rows)))
+            found = self._cursor.execute(_FIND.format(",".join("?" * len(rows))), rows)
+            known = set(itertools.chain.from_iterable(found))
             unknown = [digest for digest in rows if digest not in known]
-            self._cursor.executemany("INSERT INTO seen VALUES (?)", zip(unknown))
+            if unknown:
+                self._cursor.execute(_INSERT.format(",".join(["(?)"] * len(unknown))), unknown)
             added.update(unknown)
         is_new = np.zeros(len(hashes), np.bool_)
         for place, digest in enumerate(hashes):
