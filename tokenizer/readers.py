@@ -149,9 +149,9 @@ def _lines(path: Path, file: BinaryIO, reading: Reading) -> Iterator[str]:
         offset += sum(map(len, block))
 
 
-def _bad_line(path: Path, block: Sequence[bytes], number: int, offset: int, errors: str) -> UserError:
+def _bad_line(path: Path, block: Sequence[bytes], first: int, offset: int, errors: str) -> UserError:
     """Return the error of the first bad line of a block, given its first line's number and place."""
-    for line in block:
+    for number, line in enumerate(block, first):
         if b"\0" in line:
             place = f"{path}, line {number}, byte {offset + line.index(0)}"
             return UserError(f"{place}: a NUL byte, so this is no text in UTF-8: convert it")
@@ -160,7 +160,7 @@ def _bad_line(path: Path, block: Sequence[bytes], number: int, offset: int, erro
         except UnicodeDecodeError as error:
             place = f"{path}, line {number}, byte {offset + error.start}"
             return UserError(f"{place}: invalid UTF-8: {_MEND_UTF8}")
-        number, offset = number + 1, offset + len(line)
+        offset += len(line)
     raise AssertionError("no line is bad")
 
 
