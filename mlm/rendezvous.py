@@ -90,7 +90,11 @@ def backend_of(device: torch.device) -> str:
 def reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None = None) -> None:
     """Combine a tensor over all processes, in place."""
     _SENT.append(tensor)
-    dist.all_reduce(tensor, operation, group)
+    try:
+        dist.all_reduce(tensor, operation, group)
+    except RuntimeError:
+        _SENT.clear()  # what a lost process does not take is never let go of
+        raise
 
 
 def leave() -> None:
