@@ -223,5 +223,8 @@ def train_ours(
 
     made = build(recipe, world)
     intervals = Intervals(log_steps=1, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
-    course = Course(made.optimiser, recipe.schedule, made.plan, intervals, recipe.train.clip_norm, recipe.train.seed)
+    settings = recipe.train
+    course = Course(
+        made.optimiser, recipe.schedule, made.plan, intervals, settings.clip_norm, settings.seed, made.threads
+    )
     train(made.model, made.task, course, world, observer, start=Position(), stop=stop)

@@ -14,6 +14,7 @@ from mlm.budget import Plan, Position
 from mlm.distributed import World
 from mlm.optim import Optimiser
 from mlm.schedule import Schedule
+from mlm.team import Team, assemble
 
 
 class Countable(Protocol):
@@ -105,6 +106,8 @@ class Course:
     """Largest norm of the gradient; longer ones are scaled down to it."""
     seed: int
     """Seed of dropout."""
+    threads: int = 1
+    """Micro-batches that are computed at the same time; more than one only on one CPU process, and without dropout."""
 
 
 @dataclass(frozen=True)
@@ -142,37 +145,34 @@ def train(
     """
     intervals, plan = course.intervals, course.plan
     position, ledger, ended = start, Ledger(world), plan.finished(start)
-    replica = world.replicate(model)
     model.train()
     if start.step == 0:
         evaluate(model, task, course.optimiser, world, observer, position)
-    while not ended:  # asked once a step, so that the step which is the last is also saved
-        step = take_step(model, replica, task, course, world, position)
-        ledger.add(position.step, step)
-        position = Position(position.step + 1, position.tokens + step.tokens, position.seconds + step.seconds)
-        finished = plan.finished(position)
-        if finished or position.step % intervals.evaluate_steps == 0:
-            evaluate(model, task, course.optimiser, world, observer, position)
-        (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
-        ended = finished or stops > 0
-        if ended or intervals.has_record(position.step):
-            observer.log(position, ledger.take())
-        if ended or position.step % intervals.checkpoint_steps == 0:
-            observer.checkpoint(position, model, course.optimiser)
+    with assemble(model, world, course.threads) as team:
+        while not ended:  # asked once a step, so that the step which is the last is also saved
+            step = take_step(team, task, course, world, position)
+            ledger.add(position.step, step)
+            position = Position(position.step + 1, position.tokens + step.tokens, position.seconds + step.seconds)
+            finished = plan.finished(position)
+            if finished or position.step % intervals.evaluate_steps == 0:
+                evaluate(model, task, course.optimiser, world, observer, position)
+            (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
+            ended = finished or stops > 0
+            if ended or intervals.has_record(position.step):
+                observer.log(position, ledger.take())
+            if ended or position.step % intervals.checkpoint_steps == 0:
+                observer.checkpoint(position, model, course.optimiser)
     return position
 
 
-def take_step(
-    model: nn.Module, replica: nn.Module, task: Task[AnyBatch], course: Course, world: World, position: Position
-) -> Step:
+def take_step(team: Team, task: Task[AnyBatch], course: Course, world: World, position: Position) -> Step:
     """Change the weights once.
 
     The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
     targets: how the batch was cut changes nothing.
 
     Args:
-        model: whose weights are changed.
-        replica: what `World.replicate` makes of it.
+        team: whose model is trained.
         task: what it learns.
         course: how.
         world: the processes.
@@ -185,15 +185,18 @@ def take_step(
     waited = time.perf_counter() - began
     counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
     targets, tokens = map(int, counts)
-    sums: dict[str, Tensor] = {}
-    for index, batch in enumerate(micro_batches):
+
+    def compute(member: nn.Module, index: int, batch: AnyBatch) -> Mapping[str, Tensor]:
         world.seed_dropout(course.seed, position.step, index)
-        with world.synchronise_gradients(replica, last=index == len(micro_batches) - 1):
-            losses = task.losses(replica, batch)
+        with world.synchronise_gradients(member, last=index == len(micro_batches) - 1):
+            losses = task.losses(member, batch)
             # Gradients are averaged over ranks, and it is their sum that is wanted.
             (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
-        sums = {name: loss.detach() + sums.get(name, 0) for name, loss in losses.items()}
-    norm = world.clip(model, course.clip_norm)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    first, *others = team.each(compute, micro_batches)
+    sums = {name: sum((losses[name] for losses in others), loss) for name, loss in first.items()}
+    norm = world.clip(team.model, course.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
     course.optimiser.update(factor := course.schedule.factor(progress), finite)
     if course.intervals.has_record(position.step + 1):

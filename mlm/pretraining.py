@@ -22,11 +22,13 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objective import MaskedLanguageModelling, heldout_batches
 from mlm.optim import Optimiser
+from mlm.parallel import ReplicatedData
 from mlm.progress import Progress
 from mlm.recipe import Recipe
 from mlm.recorder import Follower, Rates, Recorder
 from mlm.rendezvous import leave
 from mlm.saver import Saver
+from mlm.team import threads_for
 
 SENTENCES_SHOWN = 5
 
@@ -42,6 +44,8 @@ class Pretraining:
     model: MaskedLanguageModel
     optimiser: Optimiser
     plan: Plan
+    threads: int
+    """Micro-batches that are computed at the same time."""
 
 
 def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretraining:
@@ -69,13 +73,15 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
             f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
     micro = settings.micro_batch_rows or settings.batch_rows
+    alone = settings.compile or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
+    threads = 1 if alone else threads_for(world, micro * row_length)
     heldout = heldout_batches(
         corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
     )
     if not any(batch.targets for batch in heldout):
         raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
     task = MaskedLanguageModelling(
-        corpus.train, heldout, recipe.masking, world, settings.seed, settings.batch_rows, micro
+        corpus.train, heldout, recipe.masking, world, settings.seed, settings.batch_rows, -(-micro // threads)
     )
     model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
     initialise(model, recipe.model.encoder, settings.seed)
@@ -83,7 +89,7 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
     optimiser = recipe.optim.build(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
     plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
-    return Pretraining(recipe, world, corpus, task, model, optimiser, plan)
+    return Pretraining(recipe, world, corpus, task, model, optimiser, plan, threads)
 
 
 def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
@@ -116,6 +122,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
                 intervals=recipe.train.intervals,
                 clip_norm=recipe.train.clip_norm,
                 seed=recipe.train.seed,
+                threads=pretraining.threads,
             ),
             world,
             recorder or Follower(saver, panel),

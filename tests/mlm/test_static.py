@@ -17,6 +17,7 @@ from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.objective import MaskedLanguageModelling
 from mlm.optim import AdamW
 from mlm.schedule import Linear
+from mlm.team import Team
 from tests.mlm.samples import model_of, sentences, task_of
 
 STEPS = 12
@@ -55,7 +56,7 @@ def steps(task: MaskedLanguageModelling, model: MaskedLanguageModel, first: int,
         seed=0,
     )
     for step in range(first, first + count):
-        take_step(model, model, task, course, task.world, Position(step=step))
+        take_step(Team(model, [model], None), task, course, task.world, Position(step=step))
 
 
 def judge(task: MaskedLanguageModelling, model: nn.Module) -> None:
