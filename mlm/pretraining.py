@@ -45,7 +45,7 @@ class Pretraining:
     optimiser: Optimiser
     plan: Plan
     threads: int
-    """Micro-batches that are computed at the same time."""
+    """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
 
 
 def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretraining:
@@ -110,7 +110,8 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         recorder = Recorder(
             path, recipe, saver, _rates(pretraining), progress, panel, pretraining.task.documents, begin
         )
-        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}", file=sys.stderr)
+        threads = f", {pretraining.threads} threads" if pretraining.threads > 1 else ""
+        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}{threads}", file=sys.stderr)
     with interrupt.noted("finishing the step and saving") as received:
         end = train(
             model,

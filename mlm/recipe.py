@@ -49,7 +49,7 @@ class Training(Config):
     """Rows of a step, over all processes and micro-batches."""
     micro_batch_rows: int | None = Field(None, gt=0)
     """Rows computed at once, to fit memory; null takes the whole batch. Changes nothing but speed, memory,
-    and what dropout draws."""
+    and what dropout draws. On CPU they are divided among threads, unless there is dropout."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down to it."""
     precision: Precision = "auto"

@@ -160,11 +160,22 @@ def test_a_finished_run_resumes_to_a_no_op(home: Path, first: Path) -> None:
     assert state() == before
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "schedule_free", "muon"])
-def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(home: Path, optimiser: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("threads", "settings"),
+    [
+        (1, ("optim.kind=adamw", "model.encoder.dropout=0.1")),
+        (1, ("optim.kind=schedule_free", "model.encoder.dropout=0.1")),
+        (1, ("optim.kind=muon", "model.encoder.dropout=0.1")),
+        (2, ("optim.kind=adamw", "train.batch_rows=32")),
+    ],
+)
+def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(
+    home: Path, threads: int, settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     shutil.copy(home / "corpus.txt", tmp_path)
     shutil.copytree(home / "runs" / "cache", tmp_path / "runs" / "cache")
-    settings = (f"optim.kind={optimiser}", "train.budget.steps=150", "model.encoder.dropout=0.1")
+    settings = (*settings, "train.budget.steps=150")
     whole = pretrain(tmp_path, "name=whole", *settings)
     process = subprocess.Popen(
         [sys.executable, "-m", "mlm.pretrain", *TINY, "name=broken", *settings],
@@ -178,6 +189,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(home: Path, optimi
     _, errors = process.communicate(timeout=60)
     assert process.returncode == command.EXIT_INTERRUPTED, errors
     assert "Traceback" not in errors
+    assert ("device cpu, 2 threads" in errors) == (threads == 2)
     assert not (broken / "results.json").exists()
     resumed = run(tmp_path, "--resume", str(broken))
     assert resumed.returncode == 0, resumed.stderr
