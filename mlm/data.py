@@ -36,6 +36,19 @@ class Batch:
     tokens: int
     """Number of tokens that are not padding."""
 
+    def part(self, rows: slice) -> "Batch":
+        """Return some of the rows of a batch on the host."""
+        segments_BL, labels_BM = self.segments_BL[rows], self.labels_BM[rows]
+        return Batch(
+            self.ids_BL[rows],
+            segments_BL,
+            self.positions_BL[rows],
+            self.predicted_BM[rows],
+            labels_BM,
+            targets=int(torch.count_nonzero(labels_BM != IGNORED)),
+            tokens=int(torch.count_nonzero(segments_BL)),
+        )
+
     def idle(self) -> "Batch":
         """Return a batch that is computed and counts for nothing, for a rank that has no rows left of a step."""
         return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)

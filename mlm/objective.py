@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -39,15 +38,12 @@ class MaskedLanguageModelling:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
         rows_B, epochs_B = self.train.step_rows(self.seed, step, self.batch_rows)
         cuts = self.world.share(len(rows_B), self.micro_batch_rows)
-        spare = rows_B[:1], epochs_B[:1]
-        rows_B, epochs_B = rows_B[self.world.rank :: self.world.size], epochs_B[self.world.rank :: self.world.size]
+        mine = np.arange(self.world.rank, len(rows_B), self.world.size)
+        read = mine if len(mine) else np.zeros(1, np.int64)
         rate = self.masking.rate_at(progress)
-
-        def masked(rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64]) -> Batch:
-            return self.train.masked(rows_B, epochs_B, self.masking, rate, self.seed).to(self.world.device)
-
-        mine = [(rows_B[cut], epochs_B[cut]) for cut in cuts]
-        return [masked(*part) if len(part[0]) else masked(*spare).idle() for part in mine]
+        batch = self.train.masked(rows_B[read], epochs_B[read], self.masking, rate, self.seed)
+        parts = [batch.part(cut) if cut.start < len(mine) else batch.part(slice(1)).idle() for cut in cuts]
+        return [part.to(self.world.device) for part in parts]
 
     def documents(self, step: int) -> str:
         """Name the documents that a step reads from, by their numbers in the training shards."""
@@ -131,12 +127,7 @@ def heldout_batches(
     rows: PackedRows, masking: Masking, world: World, *, most_rows: int, micro_batch_rows: int
 ) -> list[Batch]:
     """Mask the first `most_rows` held-out rows, in an order of their own, once and for all."""
-    rows_B, _ = rows.step_rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
-    return [
-        rows.masked(rows_B[cut], np.zeros_like(rows_B[cut]), masking, masking.rate, HELDOUT_SEED).to(world.device)
-        for cut in _cuts(len(rows_B), micro_batch_rows)
-    ]
-
-
-def _cuts(rows: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, rows, size)]
+    rows_B, epochs_B = rows.step_rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
+    batch = rows.masked(rows_B, epochs_B, masking, masking.rate, HELDOUT_SEED)
+    cuts = [slice(start, start + micro_batch_rows) for start in range(0, len(rows_B), micro_batch_rows)]
+    return [batch.part(cut).to(world.device) for cut in cuts]

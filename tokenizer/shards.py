@@ -124,7 +124,8 @@ def record(path: Path) -> FileRecord:
 
 def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
     """Map a file of `count` values read-only; of none there is nothing to map."""
-    return np.memmap(path, kind, "r", shape=(count,)) if count else np.empty(0, kind)
+    # As a plain array: every slice of a memmap is made in Python.
+    return np.asarray(np.memmap(path, kind, "r", shape=(count,))) if count else np.empty(0, kind)
 
 
 def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) -> Shards:
