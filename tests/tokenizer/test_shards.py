@@ -47,7 +47,7 @@ def change(folder: Path, name: str, edit: Callable[[np.ndarray[Any, Any]], objec
 def test_the_splits_are_mapped_and_cannot_be_written(folder: Path) -> None:
     shards = open_shards(folder)
     for split, counts in ((shards.train, shards.manifest.train), (shards.heldout, shards.manifest.heldout)):
-        assert isinstance(split.tokens, np.memmap)
+        assert isinstance(split.tokens.base, np.memmap)
         assert len(split.tokens) == len(split.word_starts) == split.sentences[-1] == counts.tokens
         assert len(split.sentences) == split.documents[-1] + 1 == counts.sentences + 1
         assert len(split.documents) == counts.documents + 1
