@@ -57,7 +57,7 @@ def _along(bench: Bench, name: str, values: Sequence[int], overrides: Callable[[
     return Case.of(name, "times", counted, grown, [flops[-1] / flops[0]] * len(grown))
 
 
-def exponent(values: Sequence[int], costs: Sequence[float]) -> float:
+def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     """Return k of the power law cost = c * value^k that fits best in logarithms."""
     exponent, _ = np.polyfit(np.log(values), np.log(costs), 1)
     return float(exponent)

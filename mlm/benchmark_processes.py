@@ -1,6 +1,7 @@
 """The cases of the benchmark that are measured from outside, each side in a process of its own."""
 
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from configs import UserError
 from mlm import competition
 from mlm.benchmark_cases import Bench
+from mlm.benchmark_growth import exponent
 from mlm.comparison import Case, alternate, in_fresh_process, largest_child_bytes
 from tokenizer.workers import default_workers
 
@@ -24,6 +26,8 @@ def build_shards(bench: Bench, name: str) -> list[Case]:
     """Tokenise a file, against datasets.map; then several times as much text, to see whether memory grows."""
     tokenizer = bench.corpus.tokenizer_path
     cases: list[Case] = []
+    sizes: list[float] = []
+    seconds: tuple[list[list[float]], list[list[float]]] = [], []
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
 
@@ -35,6 +39,7 @@ def build_shards(bench: Bench, name: str) -> list[Case]:
 
         for copies in COPIES:
             megabytes = _write_sentences(bench, text, copies) / 1e6
+            sizes.append(megabytes)
             turns = alternate(lambda: side(build_ours), lambda: side(map_theirs), bench.scale.repeats)
             speeds, memory = ([[turn[index] for turn in one] for one in turns] for index in (0, 1))
             label = "" if copies == 1 else f"-{copies}x"
@@ -43,7 +48,15 @@ def build_shards(bench: Bench, name: str) -> list[Case]:
             held = counted.format("the largest resident memory, of all processes together")
             cases.append(Case.of(f"{name}{label}", "MB/s", speed, *speeds))
             cases.append(Case.of(f"{name}/memory{label}", "MiB", held, *memory))
-    return cases
+            for taken, rates in zip(seconds, speeds, strict=True):
+                taken.append([megabytes / rate for rate in rates])
+    exponents = [statistics.median(exponent(sizes, turn) for turn in zip(*taken, strict=True)) for taken in seconds]
+    grown = [[most / least for least, most in zip(taken[0], taken[-1], strict=True)] for taken in seconds]
+    counted = (
+        f"seconds for the most text over those for the least, of which it is {sizes[-1] / sizes[0]:.1f} times as much."
+        " Fitted exponents: {:.2f} and {:.2f}"
+    )
+    return [*cases, Case.of(f"{name}/growth", "times", counted.format(*exponents), *grown)]
 
 
 def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, int]:

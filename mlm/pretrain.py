@@ -45,8 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
-        pretraining = build(recipe, join(recipe))
-        print(preview(recipe, pretraining.corpus, pretraining.task, pretraining.model, pretraining.plan))
+        print(preview(build(recipe, join(recipe))))
     else:
         world = join(recipe)
         with world.watched():

@@ -3,21 +3,17 @@
 import numpy as np
 
 from mlm import cost
-from mlm.budget import Plan
 from mlm.corpus import Corpus
 from mlm.data import IGNORED, Batch
-from mlm.model.heads import MaskedLanguageModel
-from mlm.objective import MaskedLanguageModelling
-from mlm.recipe import Recipe
+from mlm.pretraining import Pretraining
 
 ROWS_SHOWN = 2
 ASSUMED_PEAK_SHARE = 0.3
 
 
-def preview(
-    recipe: Recipe, corpus: Corpus, task: MaskedLanguageModelling, model: MaskedLanguageModel, plan: Plan
-) -> str:
+def preview(made: Pretraining) -> str:
     """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks."""
+    recipe, corpus, task, model, plan = made.recipe, made.corpus, made.task, made.model, made.plan
     manifest, rows, world = corpus.shards.manifest, corpus.train, task.world
     parts = cost.parameters_by_part(model)
     batch = task.micro_batches(0, 0.0)[0]
@@ -27,7 +23,13 @@ def preview(
     micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
     memory = cost.memory(
-        recipe.model.encoder, parts["total"], micro_tokens, recipe.data.row_length, scores, world.dtype.itemsize
+        recipe.model.encoder,
+        parts["total"],
+        micro_tokens,
+        recipe.data.row_length,
+        scores,
+        world.dtype.itemsize,
+        made.threads,
     )
     encoder = recipe.model.encoder
     peak = cost.measure_peak(world, micro_tokens, encoder.width, encoder.feedforward_width)

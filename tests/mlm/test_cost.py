@@ -26,3 +26,11 @@ def test_flops_are_those_of_the_matrix_products_that_training_runs(gated: bool, 
     with FlopCounterMode(display=False) as counter:
         model(torch.randint(V, (B, L)), layout_of([[L]] * B, L), predicted_BM).sum().backward()
     assert counter.get_total_flops() == B * L * cost.flops_per_token(config, V, context=L, predicted_share=M / L)
+
+
+def test_every_thread_has_gradients_and_activations_of_its_own() -> None:
+    encoder = EncoderConfig(width=24, heads=2, feedforward_width=40, layers=3)
+    one, three = (cost.memory(encoder, 1000, 64, 16, 500, 2, threads) for threads in (1, 3))
+    # a weight, two moments and, of each thread, a gradient of 4 bytes and a copy in bfloat16
+    assert (one.weights_and_optimiser, three.weights_and_optimiser) == (1000 * 18, 1000 * 30)
+    assert (three.activations, three.scores) == (3 * one.activations, 3 * one.scores)
