@@ -13,7 +13,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-WARMUP_STEPS = 8
+WARMUP_STEPS, COUNTED_STEPS = 8, 16
+"""Steps before a speed is measured, and those it is measured over at the least: batches differ in their padding."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Meter:
     """Measures tokens a second over whole training steps, from the end of the warm-up on; the same for both sides."""
 
     def __init__(self, seconds: float, synchronise: Callable[[], None]) -> None:
-        """Measure for at least `seconds`; `synchronise` waits until the device has done what it was given."""
+        """Measure for at least `seconds` and `COUNTED_STEPS`; `synchronise` waits until the device has done its work."""
         self._seconds, self._synchronise = seconds, synchronise
         self._steps = self._first_tokens = 0
         self._began = self.rate = 0.0
@@ -110,7 +111,7 @@ class Meter:
         if self._steps == WARMUP_STEPS:
             self._synchronise()
             self._first_tokens, self._began = tokens, time.perf_counter()
-        elif self._steps > WARMUP_STEPS and time.perf_counter() - self._began >= self._seconds:
+        elif self._steps >= WARMUP_STEPS + COUNTED_STEPS and time.perf_counter() - self._began >= self._seconds:
             self._synchronise()
             self.rate = (tokens - self._first_tokens) / (time.perf_counter() - self._began)
         return self.finished

@@ -17,7 +17,7 @@ import torch
 from configs import UserError
 from mlm import benchmark, benchmark_growth, benchmark_loss, benchmark_processes, competition, competition_models
 from mlm.budget import Position
-from mlm.comparison import WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
+from mlm.comparison import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
 from mlm.data import IGNORED
 from mlm.model.encoder import EncoderConfig
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
@@ -129,17 +129,21 @@ def test_both_ways_of_making_rows_keep_the_text() -> None:
     assert [row.tolist() for row in chunks] == [split.tokens[0:20].tolist(), split.tokens[20:40].tolist()]
 
 
-def test_the_meter_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
+@pytest.mark.parametrize(("seconds", "more_steps"), [(10.0, 4), (0.0, 0)])
+def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(
+    seconds: float, more_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, tokens = 0.0, 0
     monkeypatch.setattr("mlm.comparison.time.perf_counter", lambda: now)
-    meter = Meter(seconds=10.0, synchronise=lambda: None)
-    for step in range(1, WARMUP_STEPS + 1):
-        now += 1000.0
-        assert not meter.after_step(7 * step)
-    now += 4.0
-    assert not meter.after_step(7 * WARMUP_STEPS + 100)
-    now += 6.0
-    assert meter.after_step(7 * WARMUP_STEPS + 300)
+    meter = Meter(seconds=seconds, synchronise=lambda: None)
+    for _ in range(WARMUP_STEPS):
+        now, tokens = now + 1000.0, tokens + 7
+        assert not meter.after_step(tokens)
+    for _ in range(COUNTED_STEPS + more_steps - 1):
+        now, tokens = now + 0.5, tokens + 15
+        assert not meter.after_step(tokens)
+    now, tokens = now + 0.5, tokens + 15
+    assert meter.after_step(tokens)
     assert meter.finished
     assert meter.rate == 30.0
 
