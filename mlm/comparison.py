@@ -95,7 +95,7 @@ class Meter:
     """Measures tokens a second over whole training steps, from the end of the warm-up on; the same for both sides."""
 
     def __init__(self, seconds: float, synchronise: Callable[[], None]) -> None:
-        """Measure for at least `seconds` and `COUNTED_STEPS`; `synchronise` waits until the device has done its work."""
+        """Measure for at least `seconds` and `COUNTED_STEPS`; `synchronise` waits for the device to be done."""
         self._seconds, self._synchronise = seconds, synchronise
         self._steps = self._first_tokens = 0
         self._began = self.rate = 0.0
