@@ -16,7 +16,7 @@ from configs import UserError
 from finetune import benchmark, competition
 from finetune.benchmark_cases import Bench, train_ours
 from finetune.classification import batch_of, predict
-from mlm.comparison import WARMUP_STEPS, Meter
+from mlm.comparison import COUNTED_STEPS, WARMUP_STEPS, Meter
 from tests.finetune import samples, tiny_published
 
 TEXTS = 10
@@ -97,7 +97,8 @@ def test_both_sides_count_the_examples_that_were_trained_on(bench: Bench) -> Non
             bfloat16=False,
             after_step=counts.after_step,
         )
-    expected = list(accumulate(([4, 4, 2] * WARMUP_STEPS)[: WARMUP_STEPS + 1]))
+    steps = WARMUP_STEPS + COUNTED_STEPS
+    expected = list(accumulate(([4, 4, 2] * steps)[:steps]))
     assert (
         fixed.seen == dynamic.seen == ours.seen[: len(expected)] == expected
     )  # our loop stops a step after it is told
