@@ -27,7 +27,7 @@ from mlm import (
     comparison,
     competition,
 )
-from mlm.benchmark_cases import FULL, QUICK, RIVALS, Bench
+from mlm.benchmark_cases import FULL, FULL_ON_GPU, QUICK, RIVALS, Bench
 from mlm.comparison import Case
 
 CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
@@ -106,7 +106,9 @@ def _count(text: str) -> int:
 
 def prepare(options: argparse.Namespace) -> list[Bench]:
     """Return what the command line asks for: training is measured at every size, all else at the first."""
-    scale = QUICK if options.quick else FULL
+    import torch
+
+    scale = QUICK if options.quick else FULL_ON_GPU if torch.cuda.is_available() else FULL
     text = (
         ["text.source.kind=files", f"text.source.paths={json.dumps(options.text, ensure_ascii=False)}"]
         if options.text

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from configs import read
 from mlm import competition
-from mlm.comparison import Case, Meter, alternate
+from mlm.comparison import WARMUP_STEPS, Case, Meter, alternate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +58,7 @@ class Scale:
 
 
 FULL = Scale(repeats=5, seconds=3.0, batch_tokens=2048, sentences=1_000_000, loss_seconds=30.0, old_step=1_000_000)
+FULL_ON_GPU = replace(FULL, batch_tokens=32_768)
 QUICK = Scale(repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000, loss_seconds=2.0, old_step=1_000)
 
 
@@ -202,7 +203,7 @@ class MeterObserver:
 
     def log(self, position: "Position", interval: "Interval") -> None:
         """Take note of a step."""
-        self.meter.after_step(position.tokens)
+        self.meter.after_step(position.tokens, interval.steps)
         self.waited_seconds += interval.waited_seconds
         self.seconds += interval.seconds
 
@@ -222,7 +223,8 @@ def train_ours(
     from mlm.pretraining import build
 
     made = build(recipe, world)
-    intervals = Intervals(log_steps=1, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
+    log_steps = 1 if world.device.type == "cpu" else WARMUP_STEPS  # the device is waited for at each record
+    intervals = Intervals(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
     settings = recipe.train
     course = Course(
         made.optimiser, recipe.schedule, made.plan, intervals, settings.clip_norm, settings.seed, made.threads

@@ -105,10 +105,10 @@ class Meter:
         """Whether enough was measured for `rate`, tokens a second, to be known."""
         return self.rate > 0
 
-    def after_step(self, tokens: int) -> bool:
-        """Take note of a step's end and of the tokens read so far; return whether enough was measured."""
-        self._steps += 1
-        if self._steps == WARMUP_STEPS:
+    def after_step(self, tokens: int, steps: int = 1) -> bool:
+        """Take note of a step's end, or that of some, and of the tokens read so far; return whether that is enough."""
+        self._steps += steps
+        if not self._began and self._steps >= WARMUP_STEPS:
             self._synchronise()
             self._first_tokens, self._began = tokens, time.perf_counter()
         elif self._steps >= WARMUP_STEPS + COUNTED_STEPS and time.perf_counter() - self._began >= self._seconds:

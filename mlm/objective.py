@@ -118,7 +118,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
 def score(model: nn.Module, batch: Batch, world: World) -> Tensor:
     """Return the scores of the vocabulary for each of the batch's slots, (B * M, V), in the world's precision."""
     with world.autocast():
-        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype)
+        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype, batch.most_segments)
         scores_MV: Tensor = model(batch.ids_BL, layout, batch.predicted_BM)
     return scores_MV
 

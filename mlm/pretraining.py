@@ -73,7 +73,8 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
             f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
     micro = settings.micro_batch_rows or settings.batch_rows
-    alone = settings.compile or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
+    compiled = world.device.type == "cuda" if settings.compile is None else settings.compile
+    alone = compiled or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
     threads = 1 if alone else threads_for(world, micro * row_length)
     heldout = heldout_batches(
         corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
@@ -87,6 +88,8 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
     initialise(model, recipe.model.encoder, settings.seed)
     recipe.parallel.place(model, world)
     optimiser = recipe.optim.build(model)
+    if compiled:
+        _compile(model, world)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
     plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
     return Pretraining(recipe, world, corpus, task, model, optimiser, plan, threads)
@@ -95,8 +98,6 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
 def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
     recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
-    if recipe.train.compile:
-        _compile(model, world)
 
     def panel(model: nn.Module) -> str:
         return "\n\n".join(

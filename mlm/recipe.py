@@ -54,8 +54,8 @@ class Training(Config):
     """Largest norm of the gradient; longer ones are scaled down to it."""
     precision: Precision = "auto"
     """What matrix products are computed in; auto takes bfloat16 where the hardware has it. Weights are float32."""
-    compile: bool = False
-    """Compile each encoder layer by torch.compile; pays on CUDA, and needs a C++ compiler on CPU."""
+    compile: bool | None = None
+    """Compile each encoder layer by torch.compile; null: on CUDA, where it pays; on CPU it needs a C++ compiler."""
     intervals: Intervals = Intervals()
     """How often the loop stops to tell, to evaluate and to save."""
     keep: Keep = Keep()

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FLASH_WIDTHS = range(8, 257, 8)
+"""Head widths that the kernel for segments of any length takes."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -16,19 +19,71 @@ class Layout:
     """
 
     segments_BL: Tensor
-    """Number of the segment that each position belongs to, from 1; 0 is padding. int32"""
+    """Number of the segment that each position belongs to, from 1 in the order they stand in; 0 is padding. int32"""
     positions_BL: Tensor
     """Position within the segment, from 0. int64"""
-    bias_B1LL: Tensor
-    """What is added to the attention scores: 0 within a segment, a large negative number across. Score dtype"""
+    dtype: torch.dtype
+    """Type of the attention scores."""
+    bias_B1LL: Tensor | None
+    """What is added to the attention scores: 0 within a segment, a large negative number across; None where
+    `borders_X` says as much. Score dtype"""
+    borders_X: Tensor | None
+    """What `borders` returns of all positions, for a kernel that takes segments of any length; else None."""
 
     @classmethod
-    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype) -> "Layout":
-        """Lay out rows of segments for scores of type `dtype`."""
-        apart_BLL = segments_BL[:, :, None] != segments_BL[:, None, :]
-        # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
-        bias_BLL = torch.zeros(apart_BLL.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BLL, -3e4)
-        return cls(segments_BL, positions_BL, bias_BLL[:, None])
+    def of(
+        cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, most_segments: int | None = None
+    ) -> "Layout":
+        """Lay out rows of segments.
+
+        Args:
+            segments_BL: the segment of each position.
+            positions_BL: its place in there.
+            dtype: type of the attention scores.
+            most_segments: how many segments a row has at the most, padding counted; None where nobody knows.
+
+        """
+        if most_segments is not None and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
+            return cls(segments_BL, positions_BL, dtype, None, borders(segments_BL, most_segments))
+        return cls(segments_BL, positions_BL, dtype, _bias(segments_BL, segments_BL, dtype), None)
+
+    def bias(self, asked_BM: Tensor | None) -> Tensor:
+        """Return what is added to the scores, (B, 1, L, L), or to those of the positions asked for, (B, 1, M, L)."""
+        if self.bias_B1LL is None:
+            return _bias(self._segments_of(asked_BM), self.segments_BL, self.dtype)
+        return self.bias_B1LL if asked_BM is None else gather_positions(self.bias_B1LL[:, 0], asked_BM)[:, None]
+
+    def borders_of(self, asked_BM: Tensor | None) -> Tensor:
+        """Return the borders of all positions' segments, or of what they have of the positions asked for."""
+        assert self.borders_X is not None
+        if asked_BM is None:
+            return self.borders_X
+        return borders(self._segments_of(asked_BM), (len(self.borders_X) - 1) // len(asked_BM))
+
+    def _segments_of(self, asked_BM: Tensor | None) -> Tensor:
+        return self.segments_BL if asked_BM is None else self.segments_BL.gather(1, asked_BM)
+
+
+def borders(segments_BX: Tensor, most_segments: int) -> Tensor:
+    """Return where each segment begins in the rows laid one after the other, and where the last one ends. int32
+
+    Of every row these are `most_segments`, so that the shape is static, and many are empty.
+
+    Args:
+        segments_BX: segments of positions that stand in order, from 1; 0 is padding, which stands last.
+        most_segments: how many a row has at the most, padding counted.
+
+    """
+    places_BX = (segments_BX.long() - 1) % most_segments
+    counts_BS = segments_BX.new_zeros(len(segments_BX), most_segments)
+    counts_BS.scatter_add_(1, places_BX, torch.ones_like(segments_BX))
+    return F.pad(counts_BS.flatten().cumsum(0, dtype=torch.int32), (1, 0))
+
+
+def _bias(asking_BM: Tensor, segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    apart_BML = asking_BM[:, :, None] != segments_BL[:, None, :]
+    # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
+    return torch.zeros(apart_BML.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BML, -3e4)[:, None]
 
 
 Rotation = tuple[Tensor, Tensor]
@@ -88,16 +143,39 @@ def _matrix_products(
 
 
 def fast_attention(
-    query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias_B1ML: Tensor, dropout: float
+    query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, asked_BM: Tensor | None, dropout: float
 ) -> Tensor:
     """Compute the same as `reference_attention` by what was measured to be fastest on the device.
 
     On CPU the masked SDPA kernel's backward takes a third of a training step for a twentieth of its FLOPs, and
-    plain matrix products win; elsewhere SDPA is the better kernel.
+    plain matrix products win. On CUDA the kernel for segments of any length computes nothing across them; it
+    knows no dropout and takes no float32, so that there is the masked one for what is left.
+
+    Args:
+        query_BHMK: queries of all positions, or of those asked for.
+        key_BHLK: keys of all positions.
+        value_BHLK: their values.
+        layout: which of them belong together.
+        asked_BM: the positions asked for, ascending in each row; None for all.
+        dropout: probability of dropping an attention weight.
+
     """
+    if layout.borders_X is not None and not dropout and query_BHMK.shape[-1] in FLASH_WIDTHS:
+        return _by_segment(query_BHMK, key_BHLK, value_BHLK, layout.borders_of(asked_BM), layout.borders_X)
     if query_BHMK.device.type == "cpu":
-        return _matrix_products(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout)
-    return F.scaled_dot_product_attention(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout_p=dropout)
+        return _matrix_products(query_BHMK, key_BHLK, value_BHLK, layout.bias(asked_BM), dropout)
+    return F.scaled_dot_product_attention(query_BHMK, key_BHLK, value_BHLK, layout.bias(asked_BM), dropout_p=dropout)
+
+
+def _by_segment(query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, queries_X: Tensor, keys_X: Tensor) -> Tensor:
+    """Attend with the rows laid one after the other, each segment by itself (FlashAttention 2: Dao 2023)."""
+    from torch.nn.attention.varlen import varlen_attn  # here because it takes a second, and CPU never needs it
+
+    B, H, M, K = query_BHMK.shape
+    query, key, value = (states.transpose(1, 2).flatten(0, 1) for states in (query_BHMK, key_BHLK, value_BHLK))
+    mixed = varlen_attn(query, key, value, queries_X, keys_X, M, key_BHLK.shape[2])
+    assert isinstance(mixed, Tensor)
+    return mixed.view(B, M, H, K).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -115,7 +193,6 @@ class Attention(nn.Module):
 
         `rotation` is what `Rotary` returns, None for other positions.
         """
-        bias_B1ML = layout.bias_B1LL
         if asked_BM is None:
             query_BHMK, key_BHLK, value_BHLK = self._by_head(self.qkv(hidden_BLD), 2, rotation)
         else:
@@ -131,9 +208,8 @@ class Attention(nn.Module):
             (query_BHMK,) = self._by_head(
                 F.linear(gather_positions(hidden_BLD, asked_BM), query_weight, query_bias), 1, rotation
             )
-            bias_B1ML = gather_positions(bias_B1ML[:, 0], asked_BM)[:, None]
         dropout = self.dropout if self.training else 0.0
-        mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout)
+        mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, layout, asked_BM, dropout)
         output_BMD: Tensor = self.output(mixed_BHMK.transpose(1, 2).flatten(2))
         return output_BMD
 

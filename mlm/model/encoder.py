@@ -163,10 +163,11 @@ class Encoder(nn.Module):
     def forward(self, ids_BL: Tensor, layout: Layout, asked_BM: Tensor | None = None) -> Tensor:
         """Return the hidden states of every position, (B, L, D), or those of the positions asked for, (B, M, D).
 
-        Other positions than these are needed up to the last block's keys and values, and are computed so far.
+        Those asked for ascend in each row. Other positions are needed up to the last block's keys and values, and are
+        computed so far.
         """
         hidden_BLD: Tensor = self.embeddings(ids_BL, layout.positions_BL)
-        rotation = None if self.rotary is None else self.rotary(layout.positions_BL, layout.bias_B1LL.dtype)
+        rotation = None if self.rotary is None else self.rotary(layout.positions_BL, layout.dtype)
         *blocks, last = self.blocks
         for block in blocks:
             hidden_BLD = block(hidden_BLD, layout, rotation)

@@ -47,9 +47,9 @@ class Counts(Meter):
         super().__init__(1e-9, lambda: None)
         self.seen: list[int] = []
 
-    def after_step(self, tokens: int) -> bool:
+    def after_step(self, tokens: int, steps: int = 1) -> bool:
         self.seen.append(tokens)
-        return super().after_step(tokens)
+        return super().after_step(tokens, steps)
 
 
 def without_dropout(model: torch.nn.Module) -> torch.nn.Module:

@@ -1,15 +1,16 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from mlm.model.attention import Attention, Layout, Rotary, fast_attention, reference_attention, rotate
+from mlm.model.attention import Attention, Layout, Rotary, borders, fast_attention, reference_attention, rotate
 from mlm.model.encoder import Encoder, EncoderConfig, LearnedPositions, RotaryPositions, SinusoidalPositions
 from tests.mlm.samples import layout_of, rows_of
 
-SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6)]  # B, L, H, K
+SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6), (3, 200, 2, 64)]  # B, L, H, K
 DEVICES = [
     "cpu",
     pytest.param(
@@ -25,7 +26,8 @@ def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu") -> La
     segments_BL = (borders_BL.cumsum(dim=1) + 1).to(torch.int32)
     segments_BL[:, L - L // 4 :] = 0
     segments_BL[0] = 0
-    return Layout.of(segments_BL.to(device), torch.zeros(B, L, dtype=torch.int64, device=device), dtype)
+    positions_BL = torch.zeros(B, L, dtype=torch.int64, device=device)
+    return Layout.of(segments_BL.to(device), positions_BL, dtype, most_segments=L + 1)
 
 
 def random_inputs(
@@ -56,8 +58,8 @@ def test_attention_returns_the_shape_of_its_values_and_a_weight_for_each_pair(sh
     mixed_BHLK, weights_BHLL = reference_attention(q_BHLK, k_BHLK, v_BHLK, layout.segments_BL)
     assert mixed_BHLK.shape == (B, H, L, K)
     assert weights_BHLL.shape == (B, H, L, L)
-    assert layout.bias_B1LL.shape == (B, 1, L, L)
-    assert fast_attention(q_BHLK, k_BHLK, v_BHLK, layout.bias_B1LL, 0.0).shape == (B, H, L, K)
+    assert layout.bias(None).shape == (B, 1, L, L)
+    assert fast_attention(q_BHLK, k_BHLK, v_BHLK, layout, None, 0.0).shape == (B, H, L, K)
 
 
 @pytest.mark.parametrize(("B", "L", "H", "K"), SHAPES)
@@ -68,7 +70,7 @@ def test_the_attention_layer_keeps_the_shape_of_the_hidden_states(B: int, L: int
     rotation = Rotary(K, 10_000.0)(layout.positions_BL, torch.float32)
     assert rotation[0].shape == rotation[1].shape == (B, 1, L, K)
     assert attention(torch.randn(B, L, H * K), layout, rotation, None).shape == (B, L, H * K)
-    asked_BM = torch.randint(L, (B, 3))
+    asked_BM = torch.randint(L, (B, 3)).sort(dim=1)[0]
     assert attention(torch.randn(B, L, H * K), layout, rotation, asked_BM).shape == (B, 3, H * K)
     assert (attention.qkv.bias is not None) == (attention.output.bias is not None) == biases
 
@@ -102,7 +104,7 @@ def test_fast_attention_and_its_gradients_are_the_references(
     inputs = random_inputs(shape, dtype, device)
     layout = random_layout(*shape[:2], dtype, device)
     expected_BHLK, _ = reference_attention(*inputs, layout.segments_BL)
-    actual_BHLK = fast_attention(*inputs, layout.bias_B1LL, 0.0)
+    actual_BHLK = fast_attention(*inputs, layout, None, 0.0)
     torch.testing.assert_close(actual_BHLK, expected_BHLK, rtol=0, atol=tolerance)
     upstream_BHLK = torch.randn_like(expected_BHLK)
     for actual, expected in zip(
@@ -129,7 +131,7 @@ def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     layout = random_layout(B, L, torch.bfloat16, device)
     expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], layout.segments_BL)
-    actual_BHLK = fast_attention(*inputs, layout.bias_B1LL, 0.0)
+    actual_BHLK = fast_attention(*inputs, layout, None, 0.0)
     largest_score = (exact[0].abs() @ exact[1].abs().transpose(-1, -2)).max().item() / math.sqrt(K)
     bound = exact[2].abs().max().item() * unit * (2 * 3 * largest_score + 2)
     assert (actual_BHLK - expected_BHLK).abs().max().item() <= bound
@@ -141,10 +143,40 @@ def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
     assert (actual - expected).norm() <= 4 * unit * expected.norm()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_of_the_positions_asked_for_each_attends_as_among_all(shape: tuple[int, int, int, int], device: str) -> None:
+    torch.manual_seed(0)
+    B, L, _, _ = shape
+    inputs = random_inputs(shape, torch.bfloat16, device)
+    layout = random_layout(B, L, torch.bfloat16, device)
+    asked_BM = torch.randint(L, (B, 1 + L // 3), device=device).sort(dim=1)[0]
+    index_BHMK = asked_BM[:, None, :, None].expand(-1, shape[2], -1, shape[3])
+    expected_BHMK = fast_attention(*inputs, layout, None, 0.0).gather(2, index_BHMK)
+    actual_BHMK = fast_attention(inputs[0].gather(2, index_BHMK), *inputs[1:], layout, asked_BM, 0.0)
+    upstream_BHMK = torch.randn_like(expected_BHMK)
+    pairs = [(actual_BHMK, expected_BHMK)]
+    pairs += zip(
+        *(torch.autograd.grad(mixed, inputs, upstream_BHMK) for mixed in (actual_BHMK, expected_BHMK)), strict=True
+    )
+    for actual, expected in pairs:  # the same products of the same numbers, summed in another order and rounded
+        assert (actual - expected).norm() <= 2.0**-8 * expected.norm()
+
+
+def test_borders_are_where_segments_begin_in_all_rows_one_after_the_other() -> None:
+    segments_BL, _ = rows_of([[2, 1], [4], [], [1, 1, 1]], 4)
+    assert borders(segments_BL, 4).tolist() == [0, 2, 3, 3, 4, 8, 8, 8, 8, 8, 8, 8, 12, 13, 14, 15, 16]
+    assert borders(segments_BL, 4).dtype == torch.int32
+    layout = replace(layout_of([[2, 1], [3]], 4), borders_X=borders(rows_of([[2, 1], [3]], 4)[0], 3))
+    assert layout.borders_of(torch.tensor([[1, 2, 3], [0, 0, 2]])).tolist() == [0, 1, 2, 3, 6, 6, 6]
+    alone = replace(layout_of([[2]], 3), borders_X=borders(rows_of([[2]], 3)[0], 2))
+    assert alone.borders_of(torch.tensor([[0, 1, 1]])).tolist() == [0, 3, 3]
+
+
 def test_other_segments_get_no_gradient_at_all() -> None:
     torch.manual_seed(0)
     inputs = random_inputs((1, 9, 2, 4), torch.float32)
-    mixed_BHLK = fast_attention(*inputs, layout_of([[4, 3]], 9).bias_B1LL, 0.0)
+    mixed_BHLK = fast_attention(*inputs, layout_of([[4, 3]], 9), None, 0.0)
     for gradient in torch.autograd.grad(mixed_BHLK[:, :, :4].square().sum(), inputs):
         assert gradient[:, :, :4].abs().min() > 0
         assert (gradient[:, :, 4:] == 0).all()
@@ -152,7 +184,7 @@ def test_other_segments_get_no_gradient_at_all() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_the_bias_across_segments_is_finite_and_its_exponential_zero(dtype: torch.dtype) -> None:
-    bias_LL = layout_of([[2, 1]], 4, dtype).bias_B1LL[0, 0]
+    bias_LL = layout_of([[2, 1]], 4, dtype).bias(None)[0, 0]
     assert bias_LL.dtype == dtype
     assert bias_LL.isfinite().all()
     together = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
@@ -165,7 +197,7 @@ def test_rows_of_padding_alone_stay_finite_in_bfloat16(device: str) -> None:
     config = EncoderConfig(width=16, heads=2, feedforward_width=32, layers=2)
     encoder = Encoder(config, vocabulary_size=20, row_length=8).to(device)
     segments_BL, positions_BL = rows_of([[], [3]], 8)
-    layout = Layout.of(segments_BL.to(device), positions_BL.to(device), torch.bfloat16)
+    layout = Layout.of(segments_BL.to(device), positions_BL.to(device), torch.bfloat16, most_segments=2)
     with torch.autocast(device, torch.bfloat16):
         hidden_BLD = encoder(torch.zeros(2, 8, dtype=torch.int64, device=device), layout)
     assert hidden_BLD.isfinite().all()
@@ -177,8 +209,8 @@ def test_large_scores_stay_finite_in_bfloat16() -> None:
     torch.manual_seed(0)
     inputs = random_inputs((2, 8, 2, 4), torch.bfloat16)
     q_BHLK, k_BHLK, v_BHLK = inputs
-    bias_B1LL = layout_of([[], [5]], 8, torch.bfloat16).bias_B1LL
-    mixed_BHLK = fast_attention(q_BHLK * 1e3, k_BHLK * 1e3, v_BHLK, bias_B1LL, 0.0)
+    layout = layout_of([[], [5]], 8, torch.bfloat16)
+    mixed_BHLK = fast_attention(q_BHLK * 1e3, k_BHLK * 1e3, v_BHLK, layout, None, 0.0)
     assert mixed_BHLK.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(mixed_BHLK.sum(), inputs))
 
@@ -198,7 +230,7 @@ def test_dropout_keeps_the_mean_of_the_weights() -> None:
     torch.manual_seed(0)
     zeros = torch.zeros(1, 1, 100, 4)
     ones = torch.ones(1, 1, 100, 4)
-    mixed_BHLK = fast_attention(zeros, zeros, ones, layout_of([[100]], 100).bias_B1LL, 0.25)
+    mixed_BHLK = fast_attention(zeros, zeros, ones, layout_of([[100]], 100), None, 0.25)
     # 100 * 100 weights, each kept with probability 3/4 and then worth 4/3 of itself: bound at 5 standard deviations.
     assert mixed_BHLK[..., 0].mean().item() == pytest.approx(1, abs=5 * math.sqrt(0.25 / 0.75) / 100)
 

@@ -9,8 +9,9 @@ from mlm.data import IGNORED, Batch
 from mlm.distributed import World
 from mlm.masking import Masking
 from mlm.model.attention import Layout
+from mlm.model.heads import ModelConfig
 from mlm.objective import CHUNK, heldout_batches, score, summed_cross_entropy
-from tests.mlm.samples import CPU, model_of, sentences, task_of
+from tests.mlm.samples import CPU, TINY, model_of, sentences, task_of
 
 
 def ids_of(batches: list[Batch]) -> torch.Tensor:
@@ -118,6 +119,28 @@ def test_unfilled_slots_weigh_nothing() -> None:
     gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (slots["loss"], total)]
     for with_slots, without_slots in zip(*gradients, strict=True):
         torch.testing.assert_close(with_slots, without_slots, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    ("dtype", "dropout", "share"),
+    # A rounding to bfloat16 is a share of 2^-9, and a number passes some ten of them on its way through two layers.
+    [(torch.float32, 0.0, 1e-5), (torch.bfloat16, 0.0, 10 * 2.0**-9), (torch.bfloat16, 1e-9, 10 * 2.0**-9)],
+)
+def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(dtype: torch.dtype, dropout: float, share: float) -> None:
+    config = ModelConfig(encoder=TINY.encoder.model_copy(update={"dropout": dropout}))  # so little drops nothing
+    task, model, other = task_of(sentences(40)), model_of(), model_of(config)
+    (batch,) = task.micro_batches(0, 0.0)
+    world = World(torch.device("cuda", 0), dtype)
+    expected = task.losses(model, batch)
+    actual = replace(task, world=world).losses(other.to(world.device), batch.to(world.device))
+    assert actual["loss"].item() == pytest.approx(expected["loss"].item(), rel=share)
+    gradients = [
+        torch.cat([gradient.cpu().flatten() for gradient in torch.autograd.grad(losses["loss"], list(of.parameters()))])
+        for losses, of in ((actual, other), (expected, model))
+    ]
+    assert (gradients[0] - gradients[1]).norm() <= share * gradients[1].norm()
 
 
 def test_evaluation_is_the_mean_over_all_heldout_targets() -> None:
