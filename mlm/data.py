@@ -1,7 +1,7 @@
 """Training data as a function of (seed, step): rows of the shards in a new order each epoch, masked anew."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,15 +28,13 @@ class Batch:
     positions_BL: Tensor
     """Position within the segment. int64"""
     predicted_BM: Tensor
-    """Where the predicted tokens stand in each row, ascending. int64"""
+    """Where the predicted tokens stand in each row. int64"""
     labels_BM: Tensor
     """The tokens that stood there; IGNORED in a slot that is not filled. int64"""
     targets: int
     """Number of predicted tokens."""
     tokens: int
     """Number of tokens that are not padding."""
-    most_segments: int | None = None
-    """How many segments a row has at the most, padding counted, in this batch and in all like it."""
 
     def part(self, rows: slice) -> "Batch":
         """Return some of the rows of a batch on the host."""
@@ -49,7 +47,6 @@ class Batch:
             labels_BM,
             targets=int(torch.count_nonzero(labels_BM != IGNORED)),
             tokens=int(torch.count_nonzero(segments_BL)),
-            most_segments=self.most_segments,
         )
 
     def idle(self) -> "Batch":
@@ -93,11 +90,6 @@ class PackedRows:
     def tokens(self) -> int:
         """Number of slots that are not padding, special tokens counted."""
         return int(self.split.tokens.shape[0]) + 2 * self.cls_sep * len(self.rows.starts)
-
-    @cached_property
-    def most_segments(self) -> int:
-        """How many segments a row has at the most, padding counted."""
-        return int(np.diff(self.rows.borders).max()) + 1
 
     def assemble(self, rows_B: NDArray[np.int64]) -> WholeRows:
         """Lay the runs of tokens of the given rows into their slots."""
@@ -159,7 +151,6 @@ class PackedRows:
             torch.from_numpy(labels_BM),
             targets=int(corruption.filled_BM.sum()),
             tokens=int((whole.segments_BL > 0).sum()),
-            most_segments=self.most_segments,
         )
 
     def step_rows(self, seed: int, step: int, batch_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

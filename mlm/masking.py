@@ -75,7 +75,7 @@ class Corruption:
     ids_BL: NDArray[np.int64]
     """The corrupted rows."""
     positions_BM: NDArray[np.int64]
-    """Positions to predict, in ascending order; the last one of the row in a slot that is not filled."""
+    """Positions to predict, in no order; 0 in a slot that is not filled."""
     filled_BM: NDArray[np.bool_]
     """Whether a slot holds a prediction."""
 
@@ -120,8 +120,7 @@ def corrupt(
         borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
         taken_B = borders.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
     filled_BM = np.arange(slots) < taken_B[:, None]
-    positions_BM = np.where(filled_BM, order_BL[:, :slots], whole.ids_BL.shape[1] - 1)
-    positions_BM.sort(axis=1)
+    positions_BM = np.where(filled_BM, order_BL[:, :slots], 0)
 
     draw_BM = _uniform(_bits(keys_B, _CORRUPTION, positions_BM))
     replaced_BM = _bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))

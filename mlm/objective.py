@@ -1,11 +1,13 @@
 """Masked language modelling as a task of the training loop (Devlin et al. 2019, section 3.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -33,6 +35,8 @@ class MaskedLanguageModelling:
     """Rows of a step, over all ranks and micro-batches."""
     micro_batch_rows: int
     """Rows that are computed at once on each rank."""
+    compiled_for_cuda: bool = False
+    """Whether the model's layers are, so that they read attention by blocks and the loss is compiled too."""
 
     def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
@@ -56,7 +60,10 @@ class MaskedLanguageModelling:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats, and how many predictions were right."""
-        loss, correct = summed_cross_entropy(score(model, batch, self.world), batch.labels_BM.flatten())
+        by_blocks = self.compiled_for_cuda and self.world.dtype == torch.bfloat16
+        scores_MV = score(model, batch, self.world, by_blocks=by_blocks)
+        cross_entropy = compiled_cross_entropy() if self.compiled_for_cuda else summed_cross_entropy
+        loss, correct = cross_entropy(scores_MV, batch.labels_BM.flatten())
         return {"loss": loss, "correct": correct}
 
     @torch.no_grad()
@@ -115,10 +122,26 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return gradient_MV * upstream, None
 
 
-def score(model: nn.Module, batch: Batch, world: World) -> Tensor:
-    """Return the scores of the vocabulary for each of the batch's slots, (B * M, V), in the world's precision."""
+def plain_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same as `summed_cross_entropy`; eagerly it takes more memory, compiled for CUDA less time."""
+    exact_MV = scores_MV.to(torch.promote_types(scores_MV.dtype, torch.float32))
+    loss = F.cross_entropy(exact_MV, labels_M, ignore_index=IGNORED, reduction="sum")
+    return loss, (scores_MV.argmax(dim=-1) == labels_M).sum()
+
+
+@cache
+def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return `plain_cross_entropy` as two kernels that read the scores once each."""
+    return torch.compile(plain_cross_entropy, dynamic=False)
+
+
+def score(model: nn.Module, batch: Batch, world: World, *, by_blocks: bool = False) -> Tensor:
+    """Return the scores of the vocabulary for each of the batch's slots, (B * M, V), in the world's precision.
+
+    `by_blocks` is for a model whose layers are compiled for CUDA.
+    """
     with world.autocast():
-        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype, batch.most_segments)
+        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype, by_blocks=by_blocks)
         scores_MV: Tensor = model(batch.ids_BL, layout, batch.predicted_BM)
     return scores_MV
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +83,14 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
     if not any(batch.targets for batch in heldout):
         raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
     task = MaskedLanguageModelling(
-        corpus.train, heldout, recipe.masking, world, settings.seed, settings.batch_rows, -(-micro // threads)
+        corpus.train,
+        heldout,
+        recipe.masking,
+        world,
+        settings.seed,
+        settings.batch_rows,
+        -(-micro // threads),
+        compiled and world.device.type == "cuda",
     )
     model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
     initialise(model, recipe.model.encoder, settings.seed)
@@ -100,9 +108,12 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
     recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
 
     def panel(model: nn.Module) -> str:
-        return "\n\n".join(
-            blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
-        )
+        # Not compiled once more for these few sentences.
+        eagerly = torch.compiler.set_stance("force_eager") if pretraining.task.compiled_for_cuda else nullcontext()
+        with eagerly:
+            return "\n\n".join(
+                blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
+            )
 
     progress = Progress(pretraining.plan, begin, silent=not world.leads)
     saver = Saver(path, recipe, corpus.tokenizer_path, world, progress.say, begin)
@@ -157,7 +168,7 @@ def _conclude(
     folder = checkpoint.folder_of(path, end.step)
     saved = verify(folder, checkpoint.MODEL)
     model, _, _ = checkpoint.load_model(folder, world.device)
-    scores = results.measure(recipe, corpus, replace(pretraining.task, world=world), model)
+    scores = results.measure(recipe, corpus, replace(pretraining.task, world=world, compiled_for_cuda=False), model)
     filled = panel(model)
     records = list(run.read_metrics(path / run.METRICS))
     scores |= adaptation.scores_at_start(recipe, records)

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-FLASH_WIDTHS = range(8, 257, 8)
-"""Head widths that the kernel for segments of any length takes."""
+BLOCK = 128
+"""Positions of a block of scores that is computed or left out as a whole."""
+NARROWEST_HEAD = 16
+"""Width of a head below which the kernel for blocks of scores does not work."""
 
 
 @dataclass(frozen=True)
@@ -19,65 +22,58 @@ class Layout:
     """
 
     segments_BL: Tensor
-    """Number of the segment that each position belongs to, from 1 in the order they stand in; 0 is padding. int32"""
+    """Number of the segment that each position belongs to, from 1; 0 is padding. int32"""
     positions_BL: Tensor
     """Position within the segment, from 0. int64"""
     dtype: torch.dtype
     """Type of the attention scores."""
     bias_B1LL: Tensor | None
-    """What is added to the attention scores: 0 within a segment, a large negative number across; None where
-    `borders_X` says as much. Score dtype"""
-    borders_X: Tensor | None
-    """What `borders` returns of all positions, for a kernel that takes segments of any length; else None."""
+    """What is added to the scores: 0 within a segment, a large negative number across; None where there are `blocks`,
+    and what needs it makes it. Score dtype"""
+    blocks: BlockMask | None
+    """Which blocks of scores have any within a segment, for layers compiled for CUDA; else None."""
 
     @classmethod
-    def of(
-        cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, most_segments: int | None = None
-    ) -> "Layout":
+    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, by_blocks: bool = False) -> "Layout":
         """Lay out rows of segments.
 
         Args:
-            segments_BL: the segment of each position.
+            segments_BL: the segment of each position; by blocks, they ascend in each row, and padding stands last.
             positions_BL: its place in there.
             dtype: type of the attention scores.
-            most_segments: how many segments a row has at the most, padding counted; None where nobody knows.
+            by_blocks: whether the layers that will read it are compiled for CUDA.
 
         """
-        if most_segments is not None and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
-            return cls(segments_BL, positions_BL, dtype, None, borders(segments_BL, most_segments))
-        return cls(segments_BL, positions_BL, dtype, _bias(segments_BL, segments_BL, dtype), None)
+        bias_B1LL = None if by_blocks else _bias(segments_BL, segments_BL, dtype)
+        return cls(segments_BL, positions_BL, dtype, bias_B1LL, segment_blocks(segments_BL) if by_blocks else None)
 
     def bias(self, asked_BM: Tensor | None) -> Tensor:
         """Return what is added to the scores, (B, 1, L, L), or to those of the positions asked for, (B, 1, M, L)."""
         if self.bias_B1LL is None:
-            return _bias(self._segments_of(asked_BM), self.segments_BL, self.dtype)
+            asking_BM = self.segments_BL if asked_BM is None else self.segments_BL.gather(1, asked_BM)
+            return _bias(asking_BM, self.segments_BL, self.dtype)
         return self.bias_B1LL if asked_BM is None else gather_positions(self.bias_B1LL[:, 0], asked_BM)[:, None]
 
-    def borders_of(self, asked_BM: Tensor | None) -> Tensor:
-        """Return the borders of all positions' segments, or of what they have of the positions asked for."""
-        assert self.borders_X is not None
-        if asked_BM is None:
-            return self.borders_X
-        return borders(self._segments_of(asked_BM), (len(self.borders_X) - 1) // len(asked_BM))
 
-    def _segments_of(self, asked_BM: Tensor | None) -> Tensor:
-        return self.segments_BL if asked_BM is None else self.segments_BL.gather(1, asked_BM)
-
-
-def borders(segments_BX: Tensor, most_segments: int) -> Tensor:
-    """Return where each segment begins in the rows laid one after the other, and where the last one ends. int32
-
-    Of every row these are `most_segments`, so that the shape is static, and many are empty.
+def segment_blocks(segments_BL: Tensor) -> BlockMask:
+    """Return which blocks of `BLOCK` by `BLOCK` scores have any within a segment, and which of theirs these are.
 
     Args:
-        segments_BX: segments of positions that stand in order, from 1; 0 is padding, which stands last.
-        most_segments: how many a row has at the most, padding counted.
+        segments_BL: the segment of each position, ascending in each row; 0 is padding, which stands last.
 
     """
-    places_BX = (segments_BX.long() - 1) % most_segments
-    counts_BS = segments_BX.new_zeros(len(segments_BX), most_segments)
-    counts_BS.scatter_add_(1, places_BX, torch.ones_like(segments_BX))
-    return F.pad(counts_BS.flatten().cumsum(0, dtype=torch.int32), (1, 0))
+    B, L = segments_BL.shape
+    last = torch.iinfo(segments_BL.dtype).max
+    numbers_BL = F.pad(segments_BL.masked_fill(segments_BL == 0, last), (0, -L % BLOCK), value=last)
+    first_BN, last_BN = numbers_BL.view(B, -1, BLOCK).aminmax(dim=2)
+    apart_BNN = (first_BN[:, :, None] > last_BN[:, None, :]) | (last_BN[:, :, None] < first_BN[:, None, :])
+    counts_B1N = (~apart_BNN).sum(dim=2, dtype=torch.int32)[:, None]
+    order_B1NN = apart_BNN.int().argsort(dim=2, stable=True).int()[:, None]
+
+    def together(b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return segments_BL[b, i] == segments_BL[b, j]
+
+    return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=together, seq_lengths=(L, L))
 
 
 def _bias(asking_BM: Tensor, segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,35 +143,26 @@ def fast_attention(
 ) -> Tensor:
     """Compute the same as `reference_attention` by what was measured to be fastest on the device.
 
-    On CPU the masked SDPA kernel's backward takes a third of a training step for a twentieth of its FLOPs, and
-    plain matrix products win. On CUDA the kernel for segments of any length computes nothing across them; it
-    knows no dropout and takes no float32, so that there is the masked one for what is left.
+    On CPU the masked SDPA kernel's backward takes a third of a training step for a twentieth of its FLOPs, and plain
+    matrix products win. On CUDA compiled FlexAttention leaves out blocks of scores that are all across segments; it
+    knows no dropout. Masked SDPA is for what is left: few positions asked for, and layers that are not compiled.
 
     Args:
         query_BHMK: queries of all positions, or of those asked for.
         key_BHLK: keys of all positions.
         value_BHLK: their values.
         layout: which of them belong together.
-        asked_BM: the positions asked for, ascending in each row; None for all.
+        asked_BM: the positions asked for; None for all.
         dropout: probability of dropping an attention weight.
 
     """
-    if layout.borders_X is not None and not dropout and query_BHMK.shape[-1] in FLASH_WIDTHS:
-        return _by_segment(query_BHMK, key_BHLK, value_BHLK, layout.borders_of(asked_BM), layout.borders_X)
     if query_BHMK.device.type == "cpu":
         return _matrix_products(query_BHMK, key_BHLK, value_BHLK, layout.bias(asked_BM), dropout)
-    return F.scaled_dot_product_attention(query_BHMK, key_BHLK, value_BHLK, layout.bias(asked_BM), dropout_p=dropout)
-
-
-def _by_segment(query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, queries_X: Tensor, keys_X: Tensor) -> Tensor:
-    """Attend with the rows laid one after the other, each segment by itself (FlashAttention 2: Dao 2023)."""
-    from torch.nn.attention.varlen import varlen_attn  # here because it takes a second, and CPU never needs it
-
-    B, H, M, K = query_BHMK.shape
-    query, key, value = (states.transpose(1, 2).flatten(0, 1) for states in (query_BHMK, key_BHLK, value_BHLK))
-    mixed = varlen_attn(query, key, value, queries_X, keys_X, M, key_BHLK.shape[2])
-    assert isinstance(mixed, Tensor)
-    return mixed.view(B, M, H, K).transpose(1, 2)
+    if layout.blocks is None or asked_BM is not None or dropout or query_BHMK.shape[-1] < NARROWEST_HEAD:
+        bias_B1ML = layout.bias(asked_BM)
+        return F.scaled_dot_product_attention(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout_p=dropout)
+    mixed_BHLK: Tensor = flex_attention(query_BHMK, key_BHLK, value_BHLK, block_mask=layout.blocks)
+    return mixed_BHLK
 
 
 class Attention(nn.Module):

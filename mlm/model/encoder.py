@@ -163,8 +163,7 @@ class Encoder(nn.Module):
     def forward(self, ids_BL: Tensor, layout: Layout, asked_BM: Tensor | None = None) -> Tensor:
         """Return the hidden states of every position, (B, L, D), or those of the positions asked for, (B, M, D).
 
-        Those asked for ascend in each row. Other positions are needed up to the last block's keys and values, and are
-        computed so far.
+        Other positions than these are needed up to the last block's keys and values, and are computed so far.
         """
         hidden_BLD: Tensor = self.embeddings(ids_BL, layout.positions_BL)
         rotation = None if self.rotary is None else self.rotary(layout.positions_BL, layout.dtype)

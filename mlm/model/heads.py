@@ -48,7 +48,7 @@ class MaskedLanguageModel(nn.Module):
         Args:
             ids_BL: token ids of the corrupted rows.
             layout: the rows' segments.
-            predicted_BM: positions in each row of the tokens to predict, ascending.
+            predicted_BM: positions in each row of the tokens to predict.
 
         """
         hidden_MD = self.transform(self.encoder(ids_BL, layout, predicted_BM).flatten(0, 1))

@@ -1,12 +1,20 @@
 import itertools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from mlm.model.attention import Attention, Layout, Rotary, borders, fast_attention, reference_attention, rotate
+from mlm.model.attention import (
+    BLOCK,
+    Attention,
+    Layout,
+    Rotary,
+    fast_attention,
+    reference_attention,
+    rotate,
+    segment_blocks,
+)
 from mlm.model.encoder import Encoder, EncoderConfig, LearnedPositions, RotaryPositions, SinusoidalPositions
 from tests.mlm.samples import layout_of, rows_of
 
@@ -20,14 +28,14 @@ DEVICES = [
 POSITIONS = [SinusoidalPositions(), LearnedPositions(), RotaryPositions()]
 
 
-def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu") -> Layout:
+def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu", *, by_blocks: bool = False) -> Layout:
     """Return rows cut at random; the first one is padding alone."""
     borders_BL = torch.rand(B, L) < 0.3
     segments_BL = (borders_BL.cumsum(dim=1) + 1).to(torch.int32)
     segments_BL[:, L - L // 4 :] = 0
     segments_BL[0] = 0
     positions_BL = torch.zeros(B, L, dtype=torch.int64, device=device)
-    return Layout.of(segments_BL.to(device), positions_BL, dtype, most_segments=L + 1)
+    return Layout.of(segments_BL.to(device), positions_BL, dtype, by_blocks=by_blocks)
 
 
 def random_inputs(
@@ -163,14 +171,47 @@ def test_of_the_positions_asked_for_each_attends_as_among_all(shape: tuple[int, 
         assert (actual - expected).norm() <= 2.0**-8 * expected.norm()
 
 
-def test_borders_are_where_segments_begin_in_all_rows_one_after_the_other() -> None:
-    segments_BL, _ = rows_of([[2, 1], [4], [], [1, 1, 1]], 4)
-    assert borders(segments_BL, 4).tolist() == [0, 2, 3, 3, 4, 8, 8, 8, 8, 8, 8, 8, 12, 13, 14, 15, 16]
-    assert borders(segments_BL, 4).dtype == torch.int32
-    layout = replace(layout_of([[2, 1], [3]], 4), borders_X=borders(rows_of([[2, 1], [3]], 4)[0], 3))
-    assert layout.borders_of(torch.tensor([[1, 2, 3], [0, 0, 2]])).tolist() == [0, 1, 2, 3, 6, 6, 6]
-    alone = replace(layout_of([[2]], 3), borders_X=borders(rows_of([[2]], 3)[0], 2))
-    assert alone.borders_of(torch.tensor([[0, 1, 1]])).tolist() == [0, 3, 3]
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, 5 * BLOCK + 7])
+def test_a_block_is_computed_where_any_two_of_its_positions_share_a_segment(length: int) -> None:
+    torch.manual_seed(0)
+    segments_BL = random_layout(6, length, torch.float32).segments_BL
+    segments_BL[1] = 1  # one segment, and rows of few and of many
+    segments_BL[2] = (torch.arange(length) // (BLOCK // 2) + 1).int()
+    segments_BL[3, length // 2 :] = 0
+    blocks = segment_blocks(segments_BL)
+    computed_BNN = blocks.to_dense()[:, 0]
+    starts = range(0, length, BLOCK)
+    expected_BNN = torch.tensor(
+        [
+            [[(row_L[i : i + BLOCK, None] == row_L[None, j : j + BLOCK]).any().item() for j in starts] for i in starts]
+            for row_L in segments_BL
+        ]
+    )
+    assert torch.equal(computed_BNN.bool(), expected_BNN)
+    assert blocks.shape == (6, 1, length, length)
+    i_L = torch.arange(length)
+    for row in range(6):
+        within_LL = blocks.mask_mod(torch.tensor(row), torch.tensor(0), i_L[:, None], i_L[None])
+        assert torch.equal(within_LL, segments_BL[row, :, None] == segments_BL[row, None])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("shape", [(3, 24, 2, 16), (3, 200, 2, 64), (2, 512, 3, 32)])
+def test_attention_by_blocks_and_its_gradients_are_those_by_bias(shape: tuple[int, int, int, int]) -> None:
+    torch.manual_seed(0)
+    inputs = random_inputs(shape, torch.bfloat16, "cuda")
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    layout = random_layout(*shape[:2], torch.bfloat16, "cuda", by_blocks=True)
+    torch.compiler.reset()
+    actual_BHLK = torch.compile(fast_attention, dynamic=False)(*inputs, layout, None, 0.0)
+    expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], layout.segments_BL)
+    upstream_BHLK = torch.randn_like(actual_BHLK)
+    pairs = [(actual_BHLK, expected_BHLK)]
+    gradients = torch.autograd.grad(actual_BHLK, inputs, upstream_BHLK)
+    pairs += zip(gradients, torch.autograd.grad(expected_BHLK, exact, upstream_BHLK.double()), strict=True)
+    for actual, expected in pairs:  # as in the test before, by lengths
+        assert (actual - expected).norm() <= 4 * 2.0**-9 * expected.norm()
 
 
 def test_other_segments_get_no_gradient_at_all() -> None:
@@ -197,7 +238,7 @@ def test_rows_of_padding_alone_stay_finite_in_bfloat16(device: str) -> None:
     config = EncoderConfig(width=16, heads=2, feedforward_width=32, layers=2)
     encoder = Encoder(config, vocabulary_size=20, row_length=8).to(device)
     segments_BL, positions_BL = rows_of([[], [3]], 8)
-    layout = Layout.of(segments_BL.to(device), positions_BL.to(device), torch.bfloat16, most_segments=2)
+    layout = Layout.of(segments_BL.to(device), positions_BL.to(device), torch.bfloat16)
     with torch.autocast(device, torch.bfloat16):
         hidden_BLD = encoder(torch.zeros(2, 8, dtype=torch.int64, device=device), layout)
     assert hidden_BLD.isfinite().all()

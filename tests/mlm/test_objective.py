@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import torch
 
+from mlm import pretraining
 from mlm.data import IGNORED, Batch
 from mlm.distributed import World
 from mlm.masking import Masking
 from mlm.model.attention import Layout
+from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
-from mlm.objective import CHUNK, heldout_batches, score, summed_cross_entropy
-from tests.mlm.samples import CPU, TINY, model_of, sentences, task_of
+from mlm.objective import CHUNK, heldout_batches, plain_cross_entropy, score, summed_cross_entropy
+from tests.mlm.samples import CPU, model_of, sentences, task_of
 
 
 def ids_of(batches: list[Batch]) -> torch.Tensor:
@@ -123,24 +125,48 @@ def test_unfilled_slots_weigh_nothing() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the tracer's
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])  # so little drops nothing, and takes the other kernel
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
-    ("dtype", "dropout", "share"),
+    ("dtype", "share"),
     # A rounding to bfloat16 is a share of 2^-9, and a number passes some ten of them on its way through two layers.
-    [(torch.float32, 0.0, 1e-5), (torch.bfloat16, 0.0, 10 * 2.0**-9), (torch.bfloat16, 1e-9, 10 * 2.0**-9)],
+    [(torch.float32, 1e-5), (torch.bfloat16, 10 * 2.0**-9)],
 )
-def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(dtype: torch.dtype, dropout: float, share: float) -> None:
-    config = ModelConfig(encoder=TINY.encoder.model_copy(update={"dropout": dropout}))  # so little drops nothing
-    task, model, other = task_of(sentences(40)), model_of(), model_of(config)
+def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(
+    dropout: float, compiled: bool, dtype: torch.dtype, share: float
+) -> None:
+    torch.compiler.reset()
+    encoder = EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)
+    task, model = task_of(sentences(40)), model_of(ModelConfig(encoder=encoder))
+    other = model_of(ModelConfig(encoder=encoder.model_copy(update={"dropout": dropout})))
     (batch,) = task.micro_batches(0, 0.0)
     world = World(torch.device("cuda", 0), dtype)
+    other.to(world.device)
+    if compiled:
+        pretraining._compile(other, world)
     expected = task.losses(model, batch)
-    actual = replace(task, world=world).losses(other.to(world.device), batch.to(world.device))
+    actual = replace(task, world=world, compiled_for_cuda=compiled).losses(other, batch.to(world.device))
     assert actual["loss"].item() == pytest.approx(expected["loss"].item(), rel=share)
     gradients = [
         torch.cat([gradient.cpu().flatten() for gradient in torch.autograd.grad(losses["loss"], list(of.parameters()))])
         for losses, of in ((actual, other), (expected, model))
     ]
     assert (gradients[0] - gradients[1]).norm() <= share * gradients[1].norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_loss_that_is_compiled_for_cuda_is_the_same(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    scores_MV = torch.randn(7, 11, dtype=dtype, requires_grad=True)
+    labels_M = torch.tensor([3, IGNORED, 10, 0, IGNORED, 5, 5])
+    (loss, correct), (plain_loss, plain_correct) = (
+        cross_entropy(scores_MV, labels_M) for cross_entropy in (summed_cross_entropy, plain_cross_entropy)
+    )
+    torch.testing.assert_close(plain_loss, loss)
+    assert plain_correct == correct
+    gradients = [torch.autograd.grad(total, scores_MV)[0] for total in (loss, plain_loss)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_evaluation_is_the_mean_over_all_heldout_targets() -> None:

@@ -22,7 +22,6 @@ from tests.mlm.samples import model_of, sentences, task_of
 
 STEPS = 12
 NEVER = 1_000_000
-cuda = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 traces = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 """The tracer looks at every attribute of a tensor."""
@@ -81,10 +80,30 @@ def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLa
             steps(replace(task, batch_rows=5, micro_batch_rows=5), model, 0, 1)
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=cuda)])
-def test_a_step_never_waits_for_the_device(task: MaskedLanguageModelling, device: str) -> None:
-    task = replace(task, world=find_world("auto"))
-    model = model_of().to(device)
+@pytest.fixture
+def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, MaskedLanguageModel]:
+    """Return task and model on a GPU, compiled as they are shipped."""
+    world = find_world("auto")
+    task = replace(
+        task, world=world, compiled_for_cuda=True, heldout=[batch.to(world.device) for batch in task.heldout]
+    )
+    model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
+    model.to(world.device)
+    pretraining._compile(model, world)
+    return task, model
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@traces
+@pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_step_never_waits_for_the_device(
+    on_gpu: tuple[MaskedLanguageModelling, MaskedLanguageModel], compiled: bool
+) -> None:
+    task, model = on_gpu
+    if not compiled:
+        task, model = replace(task, compiled_for_cuda=False), model_of().to(task.world.device)
     steps(task, model, 0, 2)  # whose first use of kernels and memory may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -93,14 +112,14 @@ def test_a_step_never_waits_for_the_device(task: MaskedLanguageModelling, device
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @traces
 @pytest.mark.usefixtures("compiled_anew")
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=cuda)])
-def test_compiled_as_shipped_nothing_is_compiled_anew_on_a_gpu(task: MaskedLanguageModelling, device: str) -> None:
-    world = find_world("auto")
-    task = replace(task, world=world, heldout=[batch.to(world.device) for batch in task.heldout])
-    model = model_of().to(device)
-    pretraining._compile(model, world)
+def test_compiled_as_shipped_nothing_is_compiled_anew_on_a_gpu(
+    on_gpu: tuple[MaskedLanguageModelling, MaskedLanguageModel],
+) -> None:
+    task, model = on_gpu
     steps(task, model, 0, 1)
     judge(task, model)
     with torch.compiler.set_stance("fail_on_recompile"):
