@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -187,6 +188,7 @@ def _compile(model: MaskedLanguageModel, world: World) -> None:
         return
     # The first, the middle and the last blocks differ, in training and evaluation, and so do short last batches.
     torch._dynamo.config.recompile_limit = 64
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what the recipe says
     for block in model.encoder.blocks:
         block.compile(dynamic=False)
 

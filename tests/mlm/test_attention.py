@@ -18,7 +18,7 @@ from mlm.model.attention import (
 from mlm.model.encoder import Encoder, EncoderConfig, LearnedPositions, RotaryPositions, SinusoidalPositions
 from tests.mlm.samples import layout_of, rows_of
 
-SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6), (3, 200, 2, 64)]  # B, L, H, K
+SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6)]  # B, L, H, K
 DEVICES = [
     "cpu",
     pytest.param(

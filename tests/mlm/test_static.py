@@ -97,6 +97,7 @@ def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, Mask
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @traces
 @pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_step_never_waits_for_the_device(
     on_gpu: tuple[MaskedLanguageModelling, MaskedLanguageModel], compiled: bool
