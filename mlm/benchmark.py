@@ -85,6 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--size", action="append", type=_size, metavar="LxD", help="layers and width, repeatable; default: 4x256")
     add("--vocabulary", action="append", type=_count, metavar="N", help="its tokens, repeatable; default: 8192")
     add("--row-length", action="append", type=_count, metavar="L", help="tokens of a row, repeatable; default: 128")
+    add("--batch-tokens", type=_count, metavar="N", help="slots of a training step; default: 2048, on CUDA 32768")
     options = parser.parse_intermixed_args(arguments)
     if options.repeats is not None and options.repeats < 1:
         parser.error("--repeats must be 1 or more")
@@ -109,6 +110,7 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
     import torch
 
     scale = QUICK if options.quick else FULL_ON_GPU if torch.cuda.is_available() else FULL
+    batch_tokens = options.batch_tokens or scale.batch_tokens
     text = (
         ["text.source.kind=files", f"text.source.paths={json.dumps(options.text, ensure_ascii=False)}"]
         if options.text
@@ -118,7 +120,7 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
     return [
         Bench(
             options.output,
-            replace(scale, repeats=options.repeats or scale.repeats),
+            replace(scale, repeats=options.repeats or scale.repeats, batch_tokens=batch_tokens),
             (
                 f"model.encoder.layers={layers}",
                 f"model.encoder.width={width}",
@@ -126,7 +128,7 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
                 f"model.encoder.feedforward_width={4 * width}",
                 f"vocabulary.size={vocabulary}",
                 f"data.row_length={row_length}",
-                f"train.batch_rows={max(scale.batch_tokens // row_length, 1)}",
+                f"train.batch_rows={max(batch_tokens // row_length, 1)}",
                 *text,
             ),
             f"/{layers}x{width}/{vocabulary}/{row_length}" if len(sizes) > 1 else "",

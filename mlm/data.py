@@ -55,11 +55,11 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        if device.type == "cpu":
+        if self.ids_BL.device == device:
             return self
 
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True)
+            return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
         return replace(
             self,

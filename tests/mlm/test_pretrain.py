@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import command, read
@@ -119,6 +120,30 @@ def test_a_run_directory_holds_all_that_is_promised(first: Path) -> None:
         "training_state.pt",
         "manifest.json",
     }
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_every_command_does_its_work(home: Path, tmp_path: Path) -> None:
+    path = pretrain(home, "name=gpu", "train.budget.steps=25")
+    assert json.loads((path / "environment.json").read_text())["device"] == torch.cuda.get_device_name()
+    compiled = [record["loss"] for record in records(path) if record["side"] == "heldout"]
+    assert results(path)["heldout"]["loss"] == pytest.approx(compiled[-1], rel=0.01)  # measured by layers as they are
+    shutil.rmtree(checkpoint.newest(path))
+    table = "\n".join(f"cat number {n} {'meows' if n % 2 else 'barks'},{n % 2}" for n in range(60))
+    (tmp_path / "train.csv").write_text("text,label\n" + table)
+    labelled = ("data.kind=labelled", "data.train=train.csv", "data.label=label", "encoder.dropout=0.1")
+    for module, words in (
+        ("mlm.pretrain", ["--resume", str(path)]),
+        ("mlm.evaluate", [str(path)]),
+        ("mlm.fill_mask", ["the [MASK] meows", "--run", str(path)]),
+        ("finetune.cnn_head", [f"encoder.run={path}", *labelled, "train.epochs=1"]),
+        ("finetune.predict", []),
+    ):
+        folder = home if module.startswith("mlm") else tmp_path
+        done = run(folder, *words, module=module, input="a text")
+        assert done.returncode == 0, done.stderr
+    assert results(path)["steps"] == 25
 
 
 def test_metrics_and_tensorboard_tell_the_same(first: Path) -> None:
