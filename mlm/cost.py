@@ -73,7 +73,7 @@ def memory(
     config: EncoderConfig,
     parameters: int,
     micro_batch_tokens: int,
-    row_length: int,
+    kept_length: int,
     scores: int,
     number_bytes: int,
     threads: int,
@@ -85,14 +85,14 @@ def memory(
         parameters: how many the model has; each takes weight and two moments, and for every thread a gradient and a
             copy in low precision.
         micro_batch_tokens: slots of the rows computed at once.
-        row_length: L; attention keeps two (H, L, L) arrays a row.
+        kept_length: L, because attention keeps two (H, L, L) arrays a row; 0 by blocks, which are computed anew.
         scores: predicted tokens of a micro-batch times vocabulary size; kept with their gradient, which is scaled.
         number_bytes: bytes of a number in matrix products.
         threads: micro-batches that are computed at the same time.
 
     """
     widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
-    attention = 2 * config.heads * row_length
+    attention = 2 * config.heads * kept_length
     activations = micro_batch_tokens * config.layers * (widths + attention) * number_bytes
     weights = parameters * (12 + threads * (4 + number_bytes % 4))
     return Memory(weights, threads * activations, threads * scores * 3 * number_bytes)

@@ -36,7 +36,12 @@ class MaskedLanguageModelling:
     micro_batch_rows: int
     """Rows that are computed at once on each rank."""
     compiled_for_cuda: bool = False
-    """Whether the model's layers are, so that they read attention by blocks and the loss is compiled too."""
+    """Whether the model's layers are; then the loss is compiled as well."""
+
+    @property
+    def by_blocks(self) -> bool:
+        """Whether attention leaves out blocks of scores; float32 is for those who want no approximation."""
+        return self.compiled_for_cuda and self.world.dtype == torch.bfloat16
 
     def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
@@ -60,8 +65,7 @@ class MaskedLanguageModelling:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats, and how many predictions were right."""
-        by_blocks = self.compiled_for_cuda and self.world.dtype == torch.bfloat16
-        scores_MV = score(model, batch, self.world, by_blocks=by_blocks)
+        scores_MV = score(model, batch, self.world, by_blocks=self.by_blocks)
         cross_entropy = compiled_cross_entropy() if self.compiled_for_cuda else summed_cross_entropy
         loss, correct = cross_entropy(scores_MV, batch.labels_BM.flatten())
         return {"loss": loss, "correct": correct}

@@ -26,7 +26,7 @@ def preview(made: Pretraining) -> str:
         recipe.model.encoder,
         parts["total"],
         micro_tokens,
-        recipe.data.row_length,
+        0 if made.task.by_blocks else recipe.data.row_length,
         scores,
         world.dtype.itemsize,
         made.threads,
