@@ -19,6 +19,7 @@ from typing import Any
 from configs import UserError, command
 from mlm import (
     benchmark_cases,
+    benchmark_curves,
     benchmark_data,
     benchmark_growth,
     benchmark_jobs,
@@ -34,6 +35,8 @@ CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
     **dict.fromkeys(RIVALS, benchmark_cases.training),
     "time-to-loss/one-sentence-a-row": benchmark_loss.time_to_loss,
     "time-to-loss/concatenate-and-chunk": benchmark_loss.time_to_loss,
+    "loss-curves/concatenate-and-chunk": benchmark_curves.loss_curves,
+    "loss-curves/modernbert": benchmark_curves.loss_curves,
     "data/assemble-and-mask": benchmark_data.assemble_and_mask,
     "data/wait": benchmark_data.data_wait,
     "data/build-shards": benchmark_processes.build_shards,
@@ -157,6 +160,8 @@ def write(bench: Bench, cases: Sequence[Case]) -> None:
     }
     run.write_json(bench.output / "benchmark.json", about)
     comparison.draw(cases, bench.output / "benchmark.png")
+    if any(case.curves for case in cases):
+        comparison.draw_curves(cases, bench.output / "loss-curves.png")
 
 
 if __name__ == "__main__":

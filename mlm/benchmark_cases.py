@@ -53,13 +53,25 @@ class Scale:
     """Sentences that shards are built of, at the most."""
     loss_seconds: float
     """How long the other side trains before its loss is measured, about."""
+    curve_steps: int
+    """Steps that the held-out loss of both sides is followed over."""
     old_step: int
     """Steps of the long run that is gone on with."""
 
 
-FULL = Scale(repeats=5, seconds=3.0, batch_tokens=2048, sentences=1_000_000, loss_seconds=30.0, old_step=1_000_000)
+FULL = Scale(
+    repeats=5,
+    seconds=3.0,
+    batch_tokens=2048,
+    sentences=1_000_000,
+    loss_seconds=30.0,
+    curve_steps=400,
+    old_step=1_000_000,
+)
 FULL_ON_GPU = replace(FULL, batch_tokens=32_768)
-QUICK = Scale(repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000, loss_seconds=2.0, old_step=1_000)
+QUICK = Scale(
+    repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000, loss_seconds=2.0, curve_steps=8, old_step=1_000
+)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mlm.budget import Position
     from mlm.data import Batch
+    from mlm.distributed import World
     from mlm.loop import Interval
     from mlm.optim import Optimiser
     from mlm.recipe import Recipe
@@ -61,13 +62,11 @@ def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[floa
     import torch
 
     from mlm import competition_models
-    from mlm.distributed import World
-    from mlm.objective import heldout_batches
 
     corpus, row_length = bench.corpus, bench.recipe.data.row_length
     rows = competition.dataset(rival.rows(corpus.train.split, row_length))
     collate, build = competition.collator(corpus.tokenizer_path), getattr(competition_models, rival.model)
-    world = World(torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.float32)
+    world = their_world()
 
     def trained(steps: int) -> "tuple[nn.Module, float]":
         torch.manual_seed(seed)
@@ -96,10 +95,24 @@ def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[floa
     _, a_step = trained(2 * WARMUP_STEPS)
     steps = max(round(bench.scale.loss_seconds / a_step), 2)
     model, a_step = trained(steps)
-    few = HELDOUT_ROWS // 4
-    masking = shipped(bench).masking
-    heldout = heldout_batches(corpus.heldout, masking, world, most_rows=HELDOUT_ROWS, micro_batch_rows=few)
-    return steps * a_step, loss_of(model, heldout)
+    return steps * a_step, loss_of(model, heldout_of(bench, world))
+
+
+def their_world() -> "World":
+    """Return the device as a rival finds it: without what `find_world` asks of the C library."""
+    import torch
+
+    from mlm.distributed import World
+
+    return World(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), torch.float32)
+
+
+def heldout_of(bench: Bench, world: "World") -> "list[Batch]":
+    """Return the held-out rows with the masks that ours is measured behind too."""
+    from mlm.objective import heldout_batches
+
+    few, masking = HELDOUT_ROWS // 4, shipped(bench).masking
+    return heldout_batches(bench.corpus.heldout, masking, world, most_rows=HELDOUT_ROWS, micro_batch_rows=few)
 
 
 def loss_of(model: "nn.Module", heldout: "Sequence[Batch]") -> float:

@@ -5,14 +5,19 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 
+Curve = list[tuple[int, float]]
+"""Held-out loss in nats by the number of tokens read."""
 WARMUP_STEPS, COUNTED_STEPS = 8, 16
 """Steps before a speed is measured, and those it is measured over at the least: batches differ in their padding."""
 
@@ -47,6 +52,10 @@ class Case:
     """Measured matrix-product rate of the machine at this case's shapes and precision, FLOP/s."""
     peak_share: float | None = None
     """Model FLOP/s of our side as a share of that."""
+    curves: Mapping[str, Sequence[Curve]] | None = None
+    """Of `ours` and of `theirs`, in each turn."""
+    flops_per_token: Mapping[str, float] | None = None
+    """Floating-point operations that `ours` and `theirs` compute for a token that is not padding, to train on it."""
 
     @classmethod
     def of(cls, name: str, unit: str, counted: str, ours: Sequence[float], theirs: Sequence[float]) -> "Case":
@@ -130,6 +139,9 @@ def table(cases: Sequence[Case]) -> str:
         if case.peak_share is not None and case.peak_flops is not None:
             peak = f"{case.peak_flops / 1e9:,.0f} GFLOP/s"
             lines.append(f"{'':{width}}  ours at {case.peak_share:.0%} of the measured matrix-product peak of {peak}")
+        if case.flops_per_token is not None:
+            spent = ", ".join(f"{side} {flops / 1e6:,.1f}" for side, flops in case.flops_per_token.items())
+            lines.append(f"{'':{width}}  million FLOPs computed for a token: {spent}")
     return "\n".join(lines)
 
 
@@ -154,10 +166,36 @@ def draw(cases: Sequence[Case], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(
-        "ours / theirs: median, lowest and highest\nmore is better, but of s, MiB, % of time and times less"
+        "ours / theirs: median, lowest and highest\nmore is better, but of s, MiB, % of time, nats and times less"
     )
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def draw_curves(cases: Sequence[Case], path: Path) -> None:
+    """Draw the curves of the cases that have any, side by side, into a PNG file."""
+    from matplotlib.figure import Figure
+
+    shown = [(case.name, case.curves) for case in cases if case.curves is not None]
+    figure = Figure(figsize=(1 + 4.5 * len(shown), 4), layout="constrained")
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, (name, curves) in zip(panels, shown, strict=True):
+        for side, colour in (("theirs", "#b5651d"), ("ours", "#1f5582")):
+            for number, curve in enumerate(curves[side]):
+                tokens, nats = zip(*curve, strict=True)
+                axes.plot(tokens, nats, color=colour, marker=".", alpha=0.8, label=side if not number else None)
+        axes.set_title(name, fontsize="medium")
+        axes.set_xlabel("training tokens")
+        axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1000:,.0f}k")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    panels[0].set_ylabel("held-out masked loss (nats)")
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(path)

@@ -1,0 +1,144 @@
+"""The case of the benchmark about what speed is not bought with: loss after as many tokens, and the FLOPs of a token.
+
+The others attend differently, so that their loss is another function. Both sides have the same optimiser here, and
+batches of as many tokens, and are judged behind the same held-out masks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mlm import competition
+from mlm.benchmark_cases import RIVALS, Bench, Rival, rows_of_as_many_tokens, train_ours
+from mlm.benchmark_loss import HELDOUT_ROWS, heldout_of, loss_of, their_world
+from mlm.comparison import Case, Curve, alternate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mlm.budget import Position
+    from mlm.loop import Interval
+    from mlm.optim import Optimiser
+
+POINTS = 8
+"""Times that the held-out loss is taken after the start."""
+RATE = 5e-4
+"""Of AdamW, falling to 0 in a line: the Trainer's schedule at a rate that is usual for pretraining."""
+OPTIMISER = (
+    f"optim={{kind: adamw, lr: {RATE}, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0}}",
+    "schedule={kind: linear, warmup: 0}",
+    f"evaluation.most_rows={HELDOUT_ROWS}",
+)
+"""Our side as the Trainer's defaults are."""
+
+
+def loss_curves(bench: Bench, name: str) -> list[Case]:
+    """Train both sides on as many tokens, and follow the held-out loss."""
+    rival, seeds = RIVALS[name.replace("loss-curves", "training")], iter(range(2 * bench.scale.repeats))
+
+    def ours() -> tuple[Curve, float]:
+        return our_curve(bench, next(seeds))
+
+    def theirs() -> tuple[Curve, float]:
+        return competition.as_users_run_it(their_curve, bench.anew(), rival, next(seeds))
+
+    mine, others = alternate(ours, theirs, bench.scale.repeats)
+    counted = (
+        f"held-out masked loss after {bench.scale.curve_steps} steps of about {bench.scale.batch_tokens} tokens; both"
+        f" sides AdamW at {RATE:g} falling to 0; other seeds each time; FLOPs are those of the matrix products"
+        " that are computed for a token, forward and backward"
+    )
+    last = [[curve[-1][1] for curve, _ in side] for side in (mine, others)]
+    return [
+        replace(
+            Case.of(name + bench.label, "nats", counted, *last),
+            curves={"ours": [curve for curve, _ in mine], "theirs": [curve for curve, _ in others]},
+            flops_per_token={"ours": mine[0][1], "theirs": others[0][1]},
+        )
+    ]
+
+
+@dataclass
+class Follower:
+    """Keeps the held-out loss."""
+
+    curve: Curve = field(default_factory=list)
+
+    def log(self, position: "Position", interval: "Interval") -> None:
+        """Take no note."""
+
+    def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
+        """Take note of tokens read and nats."""
+        self.curve.append((position.tokens, metrics["loss"]))
+
+    def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:
+        """Save nothing."""
+
+
+def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:
+    """Train our side; return its curve, and the FLOPs of a token."""
+    from mlm.pretraining import build
+
+    steps = bench.scale.curve_steps
+    recipe = bench.read(*bench.overrides, *OPTIMISER, f"train.budget.steps={steps}", f"train.seed={seed}")
+    follower = Follower()
+    train_ours(recipe, bench.world, follower, max(steps // POINTS, 1), lambda: False)
+    made = build(bench.read(*bench.overrides, "train.compile=false"), bench.world)
+    (batch, *_) = made.task.micro_batches(0, 0.0)
+    return follower.curve, computed_flops(
+        made.model, lambda: made.task.losses(made.model, batch)["loss"]
+    ) / batch.tokens
+
+
+def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:
+    """Train a rival in this process; return its curve, and the FLOPs of a token."""
+    import torch
+
+    from mlm import competition_models
+    from mlm.distributed import has_fast_bfloat16
+
+    recipe, corpus, steps = bench.recipe, bench.corpus, bench.scale.curve_steps
+    rows, collate = rival.rows(corpus.train.split, recipe.data.row_length), competition.collator(corpus.tokenizer_path)
+    world = their_world()
+    batch_rows, heldout = rows_of_as_many_tokens(bench, rows), heldout_of(bench, world)
+    torch.manual_seed(seed)
+    build = getattr(competition_models, rival.model)
+    model = build(recipe.model.encoder, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    model.to(world.device)
+    example = collate(competition.examples(rows[:batch_rows]))
+    example = {key: value.to(world.device) for key, value in example.items()}
+    flops = computed_flops(model, lambda: model(**example)["loss"]) / int(example["attention_mask"].sum())
+    curve: Curve = [(0, loss_of(model, heldout))]
+    taken = 0
+
+    def after_step(tokens: int) -> bool:
+        nonlocal taken
+        taken += 1
+        if taken % max(steps // POINTS, 1) == 0 or taken == steps:
+            curve.append((tokens, loss_of(model, heldout)))
+        return False
+
+    competition.train(
+        model,
+        competition.dataset(rows),
+        collate,
+        batch_rows,
+        bfloat16=rival.bfloat16 and has_fast_bfloat16(world.device),
+        after_step=after_step,
+        max_steps=steps,
+        learning_rate=RATE,
+        seed=seed,
+    )
+    return curve, flops
+
+
+def computed_flops(model: "nn.Module", loss: "Callable[[], Tensor]") -> float:
+    """Return the floating-point operations of the matrix products in a loss and its gradients."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # Attention as two matrix products, because not every kernel's own are counted.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        torch.autograd.grad(loss(), [parameter for parameter in model.parameters() if parameter.requires_grad])
+    return float(counter.get_total_flops())
