@@ -15,11 +15,22 @@ import pytest
 import torch
 
 from configs import UserError
-from mlm import benchmark, benchmark_growth, benchmark_loss, benchmark_processes, competition, competition_models
+from mlm import (
+    benchmark,
+    benchmark_curves,
+    benchmark_growth,
+    benchmark_loss,
+    benchmark_processes,
+    competition,
+    competition_models,
+    cost,
+)
+from mlm.benchmark_cases import QUICK
 from mlm.budget import Position
 from mlm.comparison import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
 from mlm.data import IGNORED
 from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import ModelConfig
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
 from tokenizer.shards import open_shards
@@ -29,6 +40,7 @@ MEASURED = (
     "training/modernbert",
     "time-to-loss/concatenate-and-chunk",
     "time-to-loss/concatenate-and-chunk-tuned",
+    "loss-curves/modernbert",
     "data/assemble-and-mask",
     "data/wait",
     "resume",
@@ -68,21 +80,49 @@ def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) 
         assert case["counted"]
         trains = case["name"].startswith("training/")
         assert (case["peak_flops"] is not None) == (case["peak_share"] is not None) == trains
+        assert (case["curves"] is not None) == (case["flops_per_token"] is not None) == (case["unit"] == "nats")
         if trains:
             assert case["unit"] == "tokens/s"
             assert 0 < case["peak_flops"] < math.inf
             assert 0 < case["peak_share"] < math.inf
 
 
+def test_both_sides_learn_from_as_many_tokens_and_are_judged_at_the_same_steps(report: tuple[Path, str]) -> None:
+    cases = json.loads((report[0] / "benchmark.json").read_text())["cases"]
+    (case,) = (case for case in cases if case["name"] == "loss-curves/modernbert")
+    ((ours,), (theirs,)) = (case["curves"][side] for side in ("ours", "theirs"))
+    assert len(ours) == len(theirs) == QUICK.curve_steps + 1
+    assert [tokens for tokens, _ in ours] == sorted({tokens for tokens, _ in ours})
+    for (our_tokens, our_loss), (their_tokens, their_loss) in zip(ours, theirs, strict=True):
+        assert our_tokens == pytest.approx(their_tokens, rel=0.1)
+        assert our_loss == pytest.approx(their_loss, rel=0.1)  # both begin at a guess and learn little here
+    assert (case["ours"]["median"], case["theirs"]["median"]) == (ours[-1][1], theirs[-1][1])
+
+
+def test_flops_are_counted_as_the_formula_has_them() -> None:
+    config = ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=64, layers=2), transform=True)
+    model = competition_models.bert(config.encoder, VOCABULARY, ROW_LENGTH)
+    rows = torch.ones(3, ROW_LENGTH, dtype=torch.long)
+    batch = {"input_ids": rows, "attention_mask": rows, "labels": rows}
+    needed = cost.flops_per_token(config, VOCABULARY, context=ROW_LENGTH, predicted_share=1.0)
+    assert benchmark_curves.computed_flops(model, lambda: model(**batch)["loss"]) == needed * rows.numel()
+
+
 def test_nothing_is_written_but_into_the_output_folder(report: tuple[Path, str]) -> None:
     folder, _ = report
     assert {path.name for path in folder.parent.iterdir()} == {"corpus.txt", folder.name}
-    assert {path.name for path in folder.iterdir()} == {"benchmark.json", "benchmark.png", "cache"}
+    assert {path.name for path in folder.iterdir()} == {
+        "benchmark.json",
+        "benchmark.png",
+        "loss-curves.png",
+        "cache",
+    }
 
 
 def test_the_plot_is_a_png_and_the_table_names_the_cases(report: tuple[Path, str]) -> None:
     folder, printed = report
-    assert (folder / "benchmark.png").read_bytes().startswith(b"\x89PNG\r\n")
+    for picture in ("benchmark.png", "loss-curves.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG\r\n")
     assert all(name in printed for name in MEASURED)
 
 
