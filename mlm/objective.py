@@ -35,13 +35,8 @@ class MaskedLanguageModelling:
     """Rows of a step, over all ranks and micro-batches."""
     micro_batch_rows: int
     """Rows that are computed at once on each rank."""
-    compiled_for_cuda: bool = False
-    """Whether the model's layers are; then the loss is compiled as well."""
-
-    @property
-    def by_blocks(self) -> bool:
-        """Whether attention leaves out blocks of scores; float32 is for those who want no approximation."""
-        return self.compiled_for_cuda and self.world.dtype == torch.bfloat16
+    compiled: bool = False
+    """Whether the model's layers are; on CUDA the loss is compiled with them."""
 
     def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
@@ -65,8 +60,9 @@ class MaskedLanguageModelling:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats, and how many predictions were right."""
-        scores_MV = score(model, batch, self.world, by_blocks=self.by_blocks)
-        cross_entropy = compiled_cross_entropy() if self.compiled_for_cuda else summed_cross_entropy
+        scores_MV = score(model, batch, self.world, compiled=self.compiled)
+        fused = self.compiled and self.world.device.type == "cuda"
+        cross_entropy = compiled_cross_entropy() if fused else summed_cross_entropy
         loss, correct = cross_entropy(scores_MV, batch.labels_BM.flatten())
         return {"loss": loss, "correct": correct}
 
@@ -139,13 +135,13 @@ def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]
     return torch.compile(plain_cross_entropy, dynamic=False)
 
 
-def score(model: nn.Module, batch: Batch, world: World, *, by_blocks: bool = False) -> Tensor:
+def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = False) -> Tensor:
     """Return the scores of the vocabulary for each of the batch's slots, (B * M, V), in the world's precision.
 
-    `by_blocks` is for a model whose layers are compiled for CUDA.
+    `compiled` says whether the model's layers are.
     """
     with world.autocast():
-        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype, by_blocks=by_blocks)
+        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
         scores_MV: Tensor = model(batch.ids_BL, layout, batch.predicted_BM)
     return scores_MV
 

@@ -91,7 +91,7 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
         settings.seed,
         settings.batch_rows,
         -(-micro // threads),
-        compiled and world.device.type == "cuda",
+        compiled,
     )
     model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
     initialise(model, recipe.model.encoder, settings.seed)
@@ -110,7 +110,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
 
     def panel(model: nn.Module) -> str:
         # Not compiled once more for these few sentences.
-        eagerly = torch.compiler.set_stance("force_eager") if pretraining.task.compiled_for_cuda else nullcontext()
+        eagerly = torch.compiler.set_stance("force_eager") if pretraining.task.compiled else nullcontext()
         with eagerly:
             return "\n\n".join(
                 blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
@@ -169,7 +169,7 @@ def _conclude(
     folder = checkpoint.folder_of(path, end.step)
     saved = verify(folder, checkpoint.MODEL)
     model, _, _ = checkpoint.load_model(folder, world.device)
-    scores = results.measure(recipe, corpus, replace(pretraining.task, world=world, compiled_for_cuda=False), model)
+    scores = results.measure(recipe, corpus, replace(pretraining.task, world=world, compiled=False), model)
     filled = panel(model)
     records = list(run.read_metrics(path / run.METRICS))
     scores |= adaptation.scores_at_start(recipe, records)

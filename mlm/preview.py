@@ -26,7 +26,7 @@ def preview(made: Pretraining) -> str:
         recipe.model.encoder,
         parts["total"],
         micro_tokens,
-        0 if made.task.by_blocks else recipe.data.row_length,
+        recipe.data.row_length if world.device.type == "cpu" else 0,
         scores,
         world.dtype.itemsize,
         made.threads,

@@ -32,20 +32,26 @@ class Layout:
     and what needs it makes it. Score dtype"""
     blocks: BlockMask | None
     """Which blocks of scores have any within a segment, for layers compiled for CUDA; else None."""
+    reaches: tuple[slice, ...]
+    """Of each `BLOCK` of positions, in what part of the rows its segments lie; for matrix products on CPU."""
 
     @classmethod
-    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, by_blocks: bool = False) -> "Layout":
+    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False) -> "Layout":
         """Lay out rows of segments.
 
         Args:
-            segments_BL: the segment of each position; by blocks, they ascend in each row, and padding stands last.
+            segments_BL: the segment of each position; if compiled, they ascend in each row, and padding stands last.
             positions_BL: its place in there.
             dtype: type of the attention scores.
-            by_blocks: whether the layers that will read it are compiled for CUDA.
+            compiled: whether the layers that will read it are, so that all its shapes are to be the same each time.
 
         """
-        bias_B1LL = None if by_blocks else _bias(segments_BL, segments_BL, dtype)
-        return cls(segments_BL, positions_BL, dtype, bias_B1LL, segment_blocks(segments_BL) if by_blocks else None)
+        if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
+            return cls(segments_BL, positions_BL, dtype, None, segment_blocks(segments_BL), ())
+        bias_B1LL, length = _bias(segments_BL, segments_BL, dtype), segments_BL.shape[1]
+        split = segments_BL.device.type == "cpu" and length > BLOCK and not compiled
+        reaches = _reaches(bias_B1LL) if split else (slice(0, length),)
+        return cls(segments_BL, positions_BL, dtype, bias_B1LL, None, reaches)
 
     def bias(self, asked_BM: Tensor | None) -> Tensor:
         """Return what is added to the scores, (B, 1, L, L), or to those of the positions asked for, (B, 1, M, L)."""
@@ -80,6 +86,12 @@ def _bias(asking_BM: Tensor, segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
     apart_BML = asking_BM[:, :, None] != segments_BL[:, None, :]
     # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
     return torch.zeros(apart_BML.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BML, -3e4)[:, None]
+
+
+def _reaches(bias_B1LL: Tensor) -> tuple[slice, ...]:
+    within_LL = (bias_B1LL == 0).any(dim=0)[0]
+    found = (part.any(dim=0).nonzero() for part in torch.split(within_LL, BLOCK))
+    return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
 
 
 Rotation = tuple[Tensor, Tensor]
@@ -138,6 +150,18 @@ def _matrix_products(
     return F.dropout(weights_BHML, dropout) @ value_BHLK
 
 
+def _products_in_reach(
+    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, dropout: float
+) -> Tensor:
+    """Attend block by block of positions, each over that part of the rows alone in which its segments lie."""
+    keys, values = ([states_BHLK[:, :, reach] for reach in layout.reaches] for states_BHLK in (key_BHLK, value_BHLK))
+    biases = [
+        rows[..., reach] for rows, reach in zip(torch.split(layout.bias(None), BLOCK, 2), layout.reaches, strict=True)
+    ]
+    parts = zip(torch.split(query_BHLK, BLOCK, 2), keys, values, biases, strict=True)
+    return torch.cat([_matrix_products(*part, dropout) for part in parts], dim=2)
+
+
 def fast_attention(
     query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, asked_BM: Tensor | None, dropout: float
 ) -> Tensor:
@@ -156,6 +180,8 @@ def fast_attention(
         dropout: probability of dropping an attention weight.
 
     """
+    if query_BHMK.device.type == "cpu" and len(layout.reaches) > 1 and asked_BM is None:
+        return _products_in_reach(query_BHMK, key_BHLK, value_BHLK, layout, dropout)
     if query_BHMK.device.type == "cpu":
         return _matrix_products(query_BHMK, key_BHLK, value_BHLK, layout.bias(asked_BM), dropout)
     if layout.blocks is None or asked_BM is not None or dropout or query_BHMK.shape[-1] < NARROWEST_HEAD:

@@ -18,7 +18,7 @@ from mlm.model.attention import (
 from mlm.model.encoder import Encoder, EncoderConfig, LearnedPositions, RotaryPositions, SinusoidalPositions
 from tests.mlm.samples import layout_of, rows_of
 
-SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6)]  # B, L, H, K
+SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6), (2, 2 * BLOCK + 9, 1, 4)]  # B, L, H, K
 DEVICES = [
     "cpu",
     pytest.param(
@@ -28,14 +28,14 @@ DEVICES = [
 POSITIONS = [SinusoidalPositions(), LearnedPositions(), RotaryPositions()]
 
 
-def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu", *, by_blocks: bool = False) -> Layout:
+def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu", *, compiled: bool = False) -> Layout:
     """Return rows cut at random; the first one is padding alone."""
     borders_BL = torch.rand(B, L) < 0.3
     segments_BL = (borders_BL.cumsum(dim=1) + 1).to(torch.int32)
     segments_BL[:, L - L // 4 :] = 0
     segments_BL[0] = 0
     positions_BL = torch.zeros(B, L, dtype=torch.int64, device=device)
-    return Layout.of(segments_BL.to(device), positions_BL, dtype, by_blocks=by_blocks)
+    return Layout.of(segments_BL.to(device), positions_BL, dtype, compiled=compiled)
 
 
 def random_inputs(
@@ -202,7 +202,7 @@ def test_attention_by_blocks_and_its_gradients_are_those_by_bias(shape: tuple[in
     torch.manual_seed(0)
     inputs = random_inputs(shape, torch.bfloat16, "cuda")
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    layout = random_layout(*shape[:2], torch.bfloat16, "cuda", by_blocks=True)
+    layout = random_layout(*shape[:2], torch.bfloat16, "cuda", compiled=True)
     torch.compiler.reset()
     actual_BHLK = torch.compile(fast_attention, dynamic=False)(*inputs, layout, None, 0.0)
     expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], layout.segments_BL)

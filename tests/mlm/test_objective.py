@@ -146,7 +146,7 @@ def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(
     if compiled:
         pretraining._compile(other, world)
     expected = task.losses(model, batch)
-    actual = replace(task, world=world, compiled_for_cuda=compiled).losses(other, batch.to(world.device))
+    actual = replace(task, world=world, compiled=compiled).losses(other, batch.to(world.device))
     assert actual["loss"].item() == pytest.approx(expected["loss"].item(), rel=share)
     gradients = [
         torch.cat([gradient.cpu().flatten() for gradient in torch.autograd.grad(losses["loss"], list(of.parameters()))])

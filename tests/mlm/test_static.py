@@ -84,9 +84,7 @@ def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLa
 def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, MaskedLanguageModel]:
     """Return task and model on a GPU, compiled as they are shipped."""
     world = find_world("auto")
-    task = replace(
-        task, world=world, compiled_for_cuda=True, heldout=[batch.to(world.device) for batch in task.heldout]
-    )
+    task = replace(task, world=world, compiled=True, heldout=[batch.to(world.device) for batch in task.heldout])
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
     model.to(world.device)
     pretraining._compile(model, world)
@@ -104,7 +102,7 @@ def test_a_step_never_waits_for_the_device(
 ) -> None:
     task, model = on_gpu
     if not compiled:
-        task, model = replace(task, compiled_for_cuda=False), model_of().to(task.world.device)
+        task, model = replace(task, compiled=False), model_of().to(task.world.device)
     steps(task, model, 0, 2)  # whose first use of kernels and memory may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
