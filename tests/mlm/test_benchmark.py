@@ -188,6 +188,18 @@ def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(
     assert meter.rate == 30.0
 
 
+def test_the_meter_counts_steps_that_are_told_of_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1.0
+    monkeypatch.setattr("mlm.comparison.time.perf_counter", lambda: now)
+    meter = Meter(seconds=0.0, synchronise=lambda: None)
+    assert not meter.after_step(100, WARMUP_STEPS + 1)  # counted from here on
+    now = 3.0
+    assert not meter.after_step(300, COUNTED_STEPS - 2)
+    now = 6.0
+    assert meter.after_step(700, 1)
+    assert meter.rate == 600 / 5
+
+
 def test_sides_take_turns_and_the_ratio_is_of_each_turn() -> None:
     order: list[str] = []
 
