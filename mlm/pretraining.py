@@ -75,7 +75,8 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
             f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
     micro = settings.micro_batch_rows or settings.batch_rows
-    compiled = world.device.type == "cuda" if settings.compile is None else settings.compile
+    wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
+    compiled = wanted and _can_compile(world)
     alone = compiled or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
     threads = 1 if alone else threads_for(world, micro * row_length)
     heldout = heldout_batches(
@@ -98,7 +99,7 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
     recipe.parallel.place(model, world)
     optimiser = recipe.optim.build(model)
     if compiled:
-        _compile(model, world)
+        _compile(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
     plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
     return Pretraining(recipe, world, corpus, task, model, optimiser, plan, threads)
@@ -181,11 +182,19 @@ def _conclude(
     print(results.summary(path, scores, filled))
 
 
-def _compile(model: MaskedLanguageModel, world: World) -> None:
-    """Compile each encoder layer in place, or say why not."""
-    if world.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))):
-        print("warning: train.compile needs a C++ compiler and finds none: going on without", file=sys.stderr)
-        return
+def _can_compile(world: World) -> bool:
+    """Tell whether there is what torch.compile needs on the device, and warn where there is not."""
+    variable, compilers = ("CC", ["cc", "gcc", "clang"])
+    if world.device.type == "cpu":
+        variable, compilers = ("CXX", ["c++", "g++", "clang++"])
+    if any(map(shutil.which, [os.environ.get(variable, ""), *compilers])):
+        return True
+    print(f"warning: torch.compile finds no compiler ({', '.join(compilers)}): going on without", file=sys.stderr)
+    return False
+
+
+def _compile(model: MaskedLanguageModel) -> None:
+    """Compile each encoder layer in place."""
     # The first, the middle and the last blocks differ, in training and evaluation, and so do short last batches.
     torch._dynamo.config.recompile_limit = 64
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what the recipe says

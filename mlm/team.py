@@ -78,6 +78,8 @@ def assemble(model: nn.Module, world: World, threads: int) -> Iterator[Team]:
     if threads == 1:
         yield Team(model, [world.replicate(model)], None)
         return
+    assert world.size == 1, "the gradients of several threads are not averaged over ranks"
+    assert world.device.type == "cpu"
     cores = max(torch.get_num_threads() // threads, 1)
     with ThreadPoolExecutor(threads, "member", torch.set_num_threads, (cores,)) as pool:
         yield Team(model, [model, *(_twin(model) for _ in range(threads - 1))], pool)

@@ -33,7 +33,7 @@ class Layout:
     blocks: BlockMask | None
     """Which blocks of scores have any within a segment, for layers compiled for CUDA; else None."""
     reaches: tuple[slice, ...]
-    """Of each `BLOCK` of positions, in what part of the rows its segments lie; for matrix products on CPU."""
+    """Of each `BLOCK` of positions, in what part of the rows its segments lie, on CPU; empty where none is divided."""
 
     @classmethod
     def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False) -> "Layout":
@@ -50,7 +50,7 @@ class Layout:
             return cls(segments_BL, positions_BL, dtype, None, segment_blocks(segments_BL), ())
         bias_B1LL, length = _bias(segments_BL, segments_BL, dtype), segments_BL.shape[1]
         split = segments_BL.device.type == "cpu" and length > BLOCK and not compiled
-        reaches = _reaches(bias_B1LL) if split else (slice(0, length),)
+        reaches = _reaches(bias_B1LL) if split else ()
         return cls(segments_BL, positions_BL, dtype, bias_B1LL, None, reaches)
 
     def bias(self, asked_BM: Tensor | None) -> Tensor:
@@ -180,7 +180,7 @@ def fast_attention(
         dropout: probability of dropping an attention weight.
 
     """
-    if query_BHMK.device.type == "cpu" and len(layout.reaches) > 1 and asked_BM is None:
+    if layout.reaches and asked_BM is None:
         return _products_in_reach(query_BHMK, key_BHLK, value_BHLK, layout, dropout)
     if query_BHMK.device.type == "cpu":
         return _matrix_products(query_BHMK, key_BHLK, value_BHLK, layout.bias(asked_BM), dropout)

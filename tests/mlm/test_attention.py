@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlm.model.attention import (
     BLOCK,
@@ -212,6 +213,25 @@ def test_attention_by_blocks_and_its_gradients_are_those_by_bias(shape: tuple[in
     pairs += zip(gradients, torch.autograd.grad(expected_BHLK, exact, upstream_BHLK.double()), strict=True)
     for actual, expected in pairs:  # as in the test before, by lengths
         assert (actual - expected).norm() <= 4 * 2.0**-9 * expected.norm()
+
+
+def test_in_long_rows_positions_attend_over_the_part_where_their_segments_lie_and_no_more() -> None:
+    torch.manual_seed(0)
+    length = 4 * BLOCK + 8
+    layout = layout_of([[50] * 10 + [20], [33] * 15 + [25]], length, torch.float64)
+    reaches = [(reach.start, reach.stop) for reach in layout.reaches]
+    assert reaches == [(0, 150), (99, 300), (231, 400), (350, 520), (495, 520)]
+    inputs = random_inputs((2, length, 2, 4), torch.float64)
+    expected_BHLK, _ = reference_attention(*inputs, layout.segments_BL)
+    with FlopCounterMode(display=False) as counter:
+        actual_BHLK = fast_attention(*inputs, layout, None, 0.0)
+    scores = sum(BLOCK * (stop - start) for start, stop in reaches[:-1]) + 8 * (520 - 495)
+    assert counter.get_total_flops() == 2 * 2 * (2 * 2 * 4) * scores  # two products, rows, heads; two FLOPs each
+    torch.testing.assert_close(actual_BHLK, expected_BHLK, rtol=0, atol=1e-14)
+    upstream_BHLK = torch.randn_like(expected_BHLK)
+    gradients = [torch.autograd.grad(mixed, inputs, upstream_BHLK) for mixed in (actual_BHLK, expected_BHLK)]
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
 
 
 def test_other_segments_get_no_gradient_at_all() -> None:

@@ -144,7 +144,7 @@ def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(
     world = World(torch.device("cuda", 0), dtype)
     other.to(world.device)
     if compiled:
-        pretraining._compile(other, world)
+        pretraining._compile(other)
     expected = task.losses(model, batch)
     actual = replace(task, world=world, compiled=compiled).losses(other, batch.to(world.device))
     assert actual["loss"].item() == pytest.approx(expected["loss"].item(), rel=share)

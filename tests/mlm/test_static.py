@@ -87,7 +87,7 @@ def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, Mask
     task = replace(task, world=world, compiled=True, heldout=[batch.to(world.device) for batch in task.heldout])
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
     model.to(world.device)
-    pretraining._compile(model, world)
+    pretraining._compile(model)
     return task, model
 
 

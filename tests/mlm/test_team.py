@@ -23,7 +23,6 @@ from mlm.team import SLOTS_WORTH_A_THREAD, assemble, threads_for
 from tests.distributed.worker import Notebook
 from tests.mlm.samples import CPU, model_of, sentences
 
-DOUBLE = replace(CPU, dtype=torch.float64)
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
 
 
@@ -153,3 +152,17 @@ def test_a_recipe_is_trained_by_threads_where_nothing_forbids(
     made = build(read(Recipe, None, [*sizes, *text, *([override] if override else [])]), CPU)
     assert made.threads == threads
     assert [len(batch.ids_BL) for batch in made.task.micro_batches(0, 0.0)] == micro_batches
+
+
+def test_without_a_compiler_training_is_what_it_is_uncompiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(f"line {n} of a text is not line {n + 1}" for n in range(2000)))
+    sizes = ("vocabulary.size=300", "data.row_length=64", "train.batch_rows=32", "evaluation.words=0")
+    text = ("text.source.kind=files", f"text.source.paths={tmp_path}/text.txt", f"runs={tmp_path}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    made = build(read(Recipe, None, [*sizes, *text, "train.compile=true"]), CPU)
+    assert "torch.compile finds no compiler (c++, g++, clang++)" in capsys.readouterr().err
+    assert not made.task.compiled
+    assert made.threads == 2
