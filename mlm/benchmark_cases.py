@@ -205,8 +205,21 @@ def rows_of_as_many_tokens(bench: Bench, their_rows: Sequence[NDArray[np.int64]]
     return max(round(ours * len(their_rows) / sum(map(len, their_rows))), 1)
 
 
+class Bystander:
+    """An observer that takes note of nothing; others of the benchmark take note of what they are about."""
+
+    def log(self, position: "Position", interval: "Interval") -> None:
+        """Take no note."""
+
+    def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
+        """Take no note."""
+
+    def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:
+        """Save nothing."""
+
+
 @dataclass
-class MeterObserver:
+class MeterObserver(Bystander):
     """Tells a meter how far training has come, and keeps what share of it was spent waiting for data."""
 
     meter: Meter
@@ -218,12 +231,6 @@ class MeterObserver:
         self.meter.after_step(position.tokens, interval.steps)
         self.waited_seconds += interval.waited_seconds
         self.seconds += interval.seconds
-
-    def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
-        """Take no note."""
-
-    def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:
-        """Save nothing."""
 
 
 def train_ours(

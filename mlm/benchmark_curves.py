@@ -1,4 +1,4 @@
-"""The case of the benchmark about what speed is not bought with: loss after as many tokens, and the FLOPs of a token.
+"""The case of the benchmark about loss by tokens: what both sides learn from as many, and the FLOPs that one costs.
 
 The others attend differently, so that their loss is another function. Both sides have the same optimiser here, and
 batches of as many tokens, and are judged behind the same held-out masks.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mlm import competition
-from mlm.benchmark_cases import RIVALS, Bench, Rival, rows_of_as_many_tokens, train_ours
+from mlm.benchmark_cases import RIVALS, Bench, Bystander, Rival, rows_of_as_many_tokens, train_ours
 from mlm.benchmark_loss import HELDOUT_ROWS, heldout_of, loss_of, their_world
 from mlm.comparison import Case, Curve, alternate
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mlm.budget import Position
-    from mlm.loop import Interval
-    from mlm.optim import Optimiser
 
 POINTS = 8
 """Times that the held-out loss is taken after the start."""
@@ -34,6 +32,8 @@ OPTIMISER = (
 
 def loss_curves(bench: Bench, name: str) -> list[Case]:
     """Train both sides on as many tokens, and follow the held-out loss."""
+    from mlm.results import measure_baselines
+
     rival, seeds = RIVALS[name.replace("loss-curves", "training")], iter(range(2 * bench.scale.repeats))
 
     def ours() -> tuple[Curve, float]:
@@ -46,33 +46,30 @@ def loss_curves(bench: Bench, name: str) -> list[Case]:
     counted = (
         f"held-out masked loss after {bench.scale.curve_steps} steps of about {bench.scale.batch_tokens} tokens; both"
         f" sides AdamW at {RATE:g} falling to 0; other seeds each time; FLOPs are those of the matrix products"
-        " that are computed for a token, forward and backward"
+        " that are computed for a token, forward and backward, ours on CUDA with no block of attention left out"
     )
+    heldout = heldout_of(bench, bench.world)
+    baselines = measure_baselines(bench.recipe, bench.corpus, heldout)
     last = [[curve[-1][1] for curve, _ in side] for side in (mine, others)]
     return [
         replace(
             Case.of(name + bench.label, "nats", counted, *last),
             curves={"ours": [curve for curve, _ in mine], "theirs": [curve for curve, _ in others]},
+            baselines={name: scores["loss"] for name, scores in baselines.items()},
             flops_per_token={"ours": mine[0][1], "theirs": others[0][1]},
         )
     ]
 
 
 @dataclass
-class Follower:
+class Follower(Bystander):
     """Keeps the held-out loss."""
 
     curve: Curve = field(default_factory=list)
 
-    def log(self, position: "Position", interval: "Interval") -> None:
-        """Take no note."""
-
     def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take note of tokens read and nats."""
         self.curve.append((position.tokens, metrics["loss"]))
-
-    def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:
-        """Save nothing."""
 
 
 def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:
@@ -85,9 +82,8 @@ def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:
     train_ours(recipe, bench.world, follower, max(steps // POINTS, 1), lambda: False)
     made = build(bench.read(*bench.overrides, "train.compile=false"), bench.world)
     (batch, *_) = made.task.micro_batches(0, 0.0)
-    return follower.curve, computed_flops(
-        made.model, lambda: made.task.losses(made.model, batch)["loss"]
-    ) / batch.tokens
+    flops = computed_flops(made.model, lambda: made.task.losses(made.model, batch)["loss"])
+    return follower.curve, flops / batch.tokens
 
 
 def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from configs import UserError
 from mlm import competition
-from mlm.benchmark_cases import RIVALS, Bench, Rival, train_ours
+from mlm.benchmark_cases import RIVALS, Bench, Bystander, Rival, train_ours
 from mlm.comparison import WARMUP_STEPS, Case
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mlm.budget import Position
     from mlm.data import Batch
     from mlm.distributed import World
-    from mlm.loop import Interval
-    from mlm.optim import Optimiser
     from mlm.recipe import Recipe
 
 HELDOUT_ROWS = 64
@@ -134,7 +132,7 @@ def loss_of(model: "nn.Module", heldout: "Sequence[Batch]") -> float:
 
 
 @dataclass
-class Race:
+class Race(Bystander):
     """Stops when the held-out loss has come down to a goal, and knows how long that took."""
 
     goal: float
@@ -145,16 +143,10 @@ class Race:
         """Whether the goal was met."""
         return self.seconds < math.inf
 
-    def log(self, position: "Position", interval: "Interval") -> None:
-        """Take no note."""
-
     def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take note of the time spent in steps, of which there is at least one."""
         if position.step and metrics["loss"] <= self.goal and not self.won:
             self.seconds = position.seconds
-
-    def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:
-        """Save nothing."""
 
 
 def _ours(bench: Bench, seconds: float, loss: float, seed: int) -> float:

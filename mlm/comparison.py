@@ -54,6 +54,8 @@ class Case:
     """Model FLOP/s of our side as a share of that."""
     curves: Mapping[str, Sequence[Curve]] | None = None
     """Of `ours` and of `theirs`, in each turn."""
+    baselines: Mapping[str, float] | None = None
+    """Held-out loss of what counts words alone, and pairs of them, in nats."""
     flops_per_token: Mapping[str, float] | None = None
     """Floating-point operations that `ours` and `theirs` compute for a token that is not padding, to train on it."""
 
@@ -177,15 +179,20 @@ def draw_curves(cases: Sequence[Case], path: Path) -> None:
     """Draw the curves of the cases that have any, side by side, into a PNG file."""
     from matplotlib.figure import Figure
 
-    shown = [(case.name, case.curves) for case in cases if case.curves is not None]
+    shown = [(case, case.curves) for case in cases if case.curves is not None]
     figure = Figure(figsize=(1 + 4.5 * len(shown), 4), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, (name, curves) in zip(panels, shown, strict=True):
+    for axes, (case, curves) in zip(panels, shown, strict=True):
         for side, colour in (("theirs", "#b5651d"), ("ours", "#1f5582")):
             for number, curve in enumerate(curves[side]):
                 tokens, nats = zip(*curve, strict=True)
                 axes.plot(tokens, nats, color=colour, marker=".", alpha=0.8, label=side if not number else None)
-        axes.set_title(name, fontsize="medium")
+        for name, level in (case.baselines or {}).items():
+            axes.axhline(level, color="#777777", linestyle=":", linewidth=1)
+            axes.annotate(
+                name, (1, level), (0, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize="small"
+            )
+        axes.set_title(case.name, fontsize="medium")
         axes.set_xlabel("training tokens")
         axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1000:,.0f}k")
         axes.grid(alpha=0.3)

@@ -85,7 +85,7 @@ def memory(
         parameters: how many the model has; each takes weight and two moments, and for every thread a gradient and a
             copy in low precision.
         micro_batch_tokens: slots of the rows computed at once.
-        kept_length: L on CPU, where attention keeps two (H, L, L) arrays a row; 0 on CUDA, which computes them anew.
+        kept_length: positions that one attends over; attention keeps two scores a head of each. 0 on CUDA: it does not.
         scores: predicted tokens of a micro-batch times vocabulary size; kept with their gradient, which is scaled.
         number_bytes: bytes of a number in matrix products.
         threads: micro-batches that are computed at the same time.

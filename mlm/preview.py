@@ -5,6 +5,8 @@ import numpy as np
 from mlm import cost
 from mlm.corpus import Corpus
 from mlm.data import IGNORED, Batch
+from mlm.model.attention import Layout
+from mlm.objective import MaskedLanguageModelling
 from mlm.pretraining import Pretraining
 
 ROWS_SHOWN = 2
@@ -26,7 +28,7 @@ def preview(made: Pretraining) -> str:
         recipe.model.encoder,
         parts["total"],
         micro_tokens,
-        recipe.data.row_length if world.device.type == "cpu" else 0,
+        _kept_length(task, batch) if world.device.type == "cpu" else 0,
         scores,
         world.dtype.itemsize,
         made.threads,
@@ -60,6 +62,13 @@ def preview(made: Pretraining) -> str:
             *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
         ]
     )
+
+
+def _kept_length(task: MaskedLanguageModelling, batch: Batch) -> int:
+    """Return over how many positions one attends on average, those of other segments in reach among them."""
+    layout = Layout.of(batch.segments_BL, batch.positions_BL, task.world.dtype, compiled=task.compiled)
+    reaches = layout.reaches or (slice(0, batch.ids_BL.shape[1]),)
+    return sum(int(reach.stop - reach.start) for reach in reaches) // len(reaches)
 
 
 def _projection(parameters: int, flops_per_step: float) -> list[str]:

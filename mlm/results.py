@@ -1,6 +1,6 @@
 """The results of a finished run: held-out scores beside those of honest baselines, and a summary to read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from mlm.baselines import Bigram, Unigram, measure_baseline
 from mlm.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
 from mlm.budget import Position
 from mlm.corpus import Corpus
+from mlm.data import Batch
 from mlm.distributed import World
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objective import MaskedLanguageModelling
@@ -18,19 +19,18 @@ def measure(
     recipe: Recipe, corpus: Corpus, task: MaskedLanguageModelling, model: MaskedLanguageModel
 ) -> dict[str, Any]:
     """Return the model's and the baselines' scores on the held-out text."""
-    size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
-    unigram = Unigram(corpus.train.split, size, most)
-    bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
     heldout: dict[str, float | None] = dict(task.evaluate(model))
     if recipe.evaluation.words:
         heldout["bits_per_byte"] = measure_bits_per_byte(recipe, corpus, model, task.world)
-    return {
-        "heldout": heldout,
-        "baselines": {
-            "unigram": measure_baseline(unigram, task.heldout),
-            "bigram": measure_baseline(bigram, task.heldout),
-        },
-    }
+    return {"heldout": heldout, "baselines": measure_baselines(recipe, corpus, task.heldout)}
+
+
+def measure_baselines(recipe: Recipe, corpus: Corpus, heldout: Sequence[Batch]) -> Mapping[str, Mapping[str, float]]:
+    """Return loss in nats and accuracy of what counts words alone, and pairs of them, on held-out batches."""
+    size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
+    unigram = Unigram(corpus.train.split, size, most)
+    bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
+    return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}
 
 
 def measure_bits_per_byte(recipe: Recipe, corpus: Corpus, model: MaskedLanguageModel, world: World) -> float | None:

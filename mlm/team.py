@@ -69,7 +69,9 @@ def threads_for(world: World, slots: int) -> int:
     """Return on how many threads a micro-batch of so many positions is worth dividing."""
     if world.device.type != "cpu" or world.size > 1:
         return 1
-    return max(min(torch.get_num_threads(), slots // SLOTS_WORTH_A_THREAD), 1)
+    cores = torch.get_num_threads()
+    most = max(min(cores, slots // SLOTS_WORTH_A_THREAD), 1)
+    return next(threads for threads in range(most, 0, -1) if cores % threads == 0)  # so that no core is left over
 
 
 @contextmanager

@@ -154,12 +154,12 @@ def _products_in_reach(
     query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, dropout: float
 ) -> Tensor:
     """Attend block by block of positions, each over that part of the rows alone in which its segments lie."""
-    keys, values = ([states_BHLK[:, :, reach] for reach in layout.reaches] for states_BHLK in (key_BHLK, value_BHLK))
-    biases = [
-        rows[..., reach] for rows, reach in zip(torch.split(layout.bias(None), BLOCK, 2), layout.reaches, strict=True)
+    queries, biases = torch.split(query_BHLK, BLOCK, 2), torch.split(layout.bias(None), BLOCK, 2)
+    parts = [
+        _matrix_products(query, key_BHLK[:, :, reach], value_BHLK[:, :, reach], bias[..., reach], dropout)
+        for query, bias, reach in zip(queries, biases, layout.reaches, strict=True)
     ]
-    parts = zip(torch.split(query_BHLK, BLOCK, 2), keys, values, biases, strict=True)
-    return torch.cat([_matrix_products(*part, dropout) for part in parts], dim=2)
+    return torch.cat(parts, dim=2)
 
 
 def fast_attention(

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from configs import UserError
+from configs import UserError, read
 from mlm import (
     benchmark,
     benchmark_curves,
@@ -31,6 +32,8 @@ from mlm.comparison import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alt
 from mlm.data import IGNORED
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
+from mlm.optim import AdamW
+from mlm.recipe import Recipe
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
 from tokenizer.shards import open_shards
@@ -95,8 +98,28 @@ def test_both_sides_learn_from_as_many_tokens_and_are_judged_at_the_same_steps(r
     assert [tokens for tokens, _ in ours] == sorted({tokens for tokens, _ in ours})
     for (our_tokens, our_loss), (their_tokens, their_loss) in zip(ours, theirs, strict=True):
         assert our_tokens == pytest.approx(their_tokens, rel=0.1)
-        assert our_loss == pytest.approx(their_loss, rel=0.1)  # both begin at a guess and learn little here
+        assert our_loss == pytest.approx(their_loss, rel=0.1)
+    assert ours[0][1] == pytest.approx(math.log(400), rel=0.1)  # both begin at a guess
+    assert ours[-1][1] < ours[0][1]
+    assert theirs[-1][1] < theirs[0][1]
+    assert case["baselines"]["bigram"] < case["baselines"]["unigram"] < math.log(400)
     assert (case["ours"]["median"], case["theirs"]["median"]) == (ours[-1][1], theirs[-1][1])
+
+
+def test_both_sides_of_the_loss_curves_have_the_trainers_optimiser() -> None:
+    recipe = read(Recipe, None, benchmark_curves.OPTIMISER)
+    theirs = transformers.TrainingArguments(max_steps=10, learning_rate=benchmark_curves.RATE)
+    assert isinstance(recipe.optim, AdamW)
+    assert recipe.optim.betas == (theirs.adam_beta1, theirs.adam_beta2)
+    assert (recipe.optim.lr, recipe.optim.epsilon) == (theirs.learning_rate, theirs.adam_epsilon)
+    assert (recipe.optim.weight_decay, recipe.train.clip_norm) == (theirs.weight_decay, theirs.max_grad_norm)
+    assert theirs.optim.startswith("adamw")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    rates = transformers.get_scheduler(theirs.lr_scheduler_type, torch.optim.SGD([weight], lr=1.0), 0, 10)
+    for step in range(10):
+        assert recipe.schedule.factor(step / 10) == pytest.approx(rates.get_last_lr()[0])
+        rates.optimizer.step()
+        rates.step()
 
 
 def test_flops_are_counted_as_the_formula_has_them() -> None:

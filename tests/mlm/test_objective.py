@@ -124,7 +124,6 @@ def test_unfilled_slots_weigh_nothing() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the tracer's
 @pytest.mark.parametrize("dropout", [0.0, 1e-9])  # so little drops nothing, and takes the other kernel
 @pytest.mark.parametrize("compiled", [False, True])

@@ -123,7 +123,6 @@ def test_a_run_directory_holds_all_that_is_promised(first: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_every_command_does_its_work(home: Path, tmp_path: Path) -> None:
     path = pretrain(home, "name=gpu", "train.budget.steps=25")
     assert json.loads((path / "environment.json").read_text())["device"] == torch.cuda.get_device_name()

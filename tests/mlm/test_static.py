@@ -92,7 +92,6 @@ def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, Mask
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @traces
 @pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
@@ -112,7 +111,6 @@ def test_a_step_never_waits_for_the_device(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @traces
 @pytest.mark.usefixtures("compiled_anew")
 def test_compiled_as_shipped_nothing_is_compiled_anew_on_a_gpu(

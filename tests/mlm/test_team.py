@@ -16,7 +16,7 @@ from mlm.masking import Masking
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objective import MaskedLanguageModelling, heldout_batches
 from mlm.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
-from mlm.pretraining import build
+from mlm.pretraining import Pretraining, build
 from mlm.recipe import Recipe
 from mlm.schedule import Trapezoid
 from mlm.team import SLOTS_WORTH_A_THREAD, assemble, threads_for
@@ -122,6 +122,7 @@ def test_what_goes_wrong_in_a_thread_is_told() -> None:
 
 def test_threads_are_as_many_as_cores_and_work_allow() -> None:
     assert threads_for(CPU, 3 * SLOTS_WORTH_A_THREAD - 1) == 2
+    assert threads_for(CPU, 3 * SLOTS_WORTH_A_THREAD) == 2  # three would leave one of the four cores over
     assert threads_for(CPU, 100 * SLOTS_WORTH_A_THREAD) == 4
     assert threads_for(CPU, 1) == 1
     assert threads_for(replace(CPU, size=2), 100 * SLOTS_WORTH_A_THREAD) == 1
@@ -132,6 +133,14 @@ def test_each_thread_has_its_share_of_the_cores() -> None:
     with assemble(nn.Linear(1, 1), CPU, 2) as team:
         assert team.each(lambda member, index, batch: torch.get_num_threads(), [0, 1]) == [2, 2]
     assert torch.get_num_threads() == 4
+
+
+def made_in(folder: Path, *overrides: str) -> Pretraining:
+    """Return a run of 32 rows of 64 a step that is ready to begin."""
+    (folder / "text.txt").write_text("\n".join(f"line {n} of a text is not line {n + 1}" for n in range(2000)))
+    sizes = ("vocabulary.size=300", "data.row_length=64", "train.batch_rows=32", "evaluation.words=0")
+    text = ("text.source.kind=files", f"text.source.paths={folder}/text.txt", f"runs={folder}")
+    return build(read(Recipe, None, [*sizes, *text, *overrides]), CPU)
 
 
 @pytest.mark.parametrize(
@@ -146,10 +155,7 @@ def test_each_thread_has_its_share_of_the_cores() -> None:
 def test_a_recipe_is_trained_by_threads_where_nothing_forbids(
     override: str | None, threads: int, micro_batches: list[int], tmp_path: Path
 ) -> None:
-    (tmp_path / "text.txt").write_text("\n".join(f"line {n} of a text is not line {n + 1}" for n in range(2000)))
-    sizes = ("vocabulary.size=300", "data.row_length=64", "train.batch_rows=32", "evaluation.words=0")
-    text = ("text.source.kind=files", f"text.source.paths={tmp_path}/text.txt", f"runs={tmp_path}")
-    made = build(read(Recipe, None, [*sizes, *text, *([override] if override else [])]), CPU)
+    made = made_in(tmp_path, *([override] if override else []))
     assert made.threads == threads
     assert [len(batch.ids_BL) for batch in made.task.micro_batches(0, 0.0)] == micro_batches
 
@@ -157,12 +163,9 @@ def test_a_recipe_is_trained_by_threads_where_nothing_forbids(
 def test_without_a_compiler_training_is_what_it_is_uncompiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "text.txt").write_text("\n".join(f"line {n} of a text is not line {n + 1}" for n in range(2000)))
-    sizes = ("vocabulary.size=300", "data.row_length=64", "train.batch_rows=32", "evaluation.words=0")
-    text = ("text.source.kind=files", f"text.source.paths={tmp_path}/text.txt", f"runs={tmp_path}")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    made = build(read(Recipe, None, [*sizes, *text, "train.compile=true"]), CPU)
+    made = made_in(tmp_path, "train.compile=true")
     assert "torch.compile finds no compiler (c++, g++, clang++)" in capsys.readouterr().err
     assert not made.task.compiled
     assert made.threads == 2
