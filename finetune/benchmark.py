@@ -1,7 +1,7 @@
 """Measure fine-tuning and prediction beside the transformers library's Trainer: in turn, on one encoder and machine.
 
 Both sides have the same BERT with a linear layer on [CLS], the same dropout, texts and batch size, and AdamW. Ours is
-the shipped loop: batches of examples of like length, in bfloat16 where the hardware has it. Theirs is the Trainer, in a
+the shipped loop: batches of examples of like length, in bfloat16 where it is faster. Theirs is the Trainer, in a
 process of its own, once on examples that are all padded to 64 tokens and in float32, and once at its best: padded to
 the longest of each batch only, and in our precision. Every figure is a median with the lowest and the highest; what
 exactly it counts stands in the JSON.
@@ -144,7 +144,7 @@ def write(output: Path, bench: Bench, cases: Sequence[Case]) -> None:
     del about["git_diff"]
     about["versions"] |= {name: metadata.version(name) for name in pretraining.PACKAGES}
     about |= {
-        "precision": str(bench.world.dtype).removeprefix("torch."),
+        "precision": bench.world.precision,
         "scale": asdict(bench.scale),
         "recipe": bench.recipe.model_dump(mode="json"),
         "encoder": bench.encoder.model.config.to_dict(),

@@ -12,8 +12,8 @@ from finetune.metrics import Metric
 from finetune.splits import Fractions, Splitting
 from finetune.tasks import Task
 from finetune.trainable import Layers, Trainable
-from mlm.distributed import Precision
 from mlm.optim import AdamW, ScheduleFreeAdamW
+from mlm.precision import Precision
 from mlm.schedule import AnySchedule, Linear
 
 
@@ -66,7 +66,7 @@ class Training(Config):
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down to it."""
     precision: Precision = "auto"
-    """What matrix products are computed in; auto takes bfloat16 where the hardware has it. Weights are float32."""
+    """What matrix products are computed in; auto measures which is faster. Weights are float32."""
     evaluations_per_epoch: int = Field(1, gt=0)
     """How often the validation part is evaluated."""
     class_weights: Literal["none", "balanced"] = "none"

@@ -1,9 +1,10 @@
 """Measure training, the data path and start-up beside what people use today: in turn, on one text and machine.
 
 Both sides train models of the same size without dropout, ours BERT's, on the same sentences in the same tokens, about
-as many of them a step. Ours is the shipped loop, with packed rows and in bfloat16 where the hardware has it; theirs is
-the transformers library's own Trainer, in a process of its own, which is left as its users run it.
-Every figure is a median with the lowest and the highest; what exactly it counts stands in the JSON.
+as many of them a step. Ours is the shipped loop, with packed rows, in bfloat16 or float32, whichever the machine
+multiplies faster; theirs is the transformers library's own Trainer, in a process of its own, which is left as its users
+run it, in the precision that is said of it. Every figure is a median with the lowest and the highest; what exactly it
+counts stands in the JSON.
 """
 
 import argparse
@@ -151,7 +152,7 @@ def write(bench: Bench, cases: Sequence[Case]) -> None:
     about["versions"] |= {name: metadata.version(name) for name in competition.PACKAGES}
     manifest = bench.corpus.shards.manifest
     about |= {
-        "precision": str(bench.world.dtype).removeprefix("torch."),
+        "precision": bench.world.precision,
         "scale": asdict(bench.scale),
         "recipe": bench.recipe.model_dump(mode="json"),
         "training_tokens": manifest.train.tokens,

@@ -135,7 +135,7 @@ class Rival:
     model: str
     """Its name in `mlm.competition_models`."""
     bfloat16: bool
-    """Whether it is computed in bfloat16 where ours is."""
+    """Whether it is computed in bfloat16 where the hardware has it."""
 
 
 RIVALS = {
@@ -143,27 +143,27 @@ RIVALS = {
     "training/concatenate-and-chunk-fp32": Rival(competition.chunks, "bert", bfloat16=False),
     "training/concatenate-and-chunk": Rival(competition.chunks, "bert", bfloat16=True),
     "training/modernbert": Rival(competition.chunks, "modernbert", bfloat16=True),
+    "training/modernbert-fp32": Rival(competition.chunks, "modernbert", bfloat16=False),
     "training/torch-encoder": Rival(competition.chunks, "TorchEncoder", bfloat16=True),
 }
 
 
 def training(bench: Bench, name: str) -> list[Case]:
     """Train, against the rival of that name."""
-    import torch
-
     from mlm import cost
+    from mlm.precision import has_bfloat16, measure_peak
 
-    rival = RIVALS[name]
-    bfloat16 = rival.bfloat16 and bench.world.dtype == torch.bfloat16
+    rival, world = RIVALS[name], bench.world
+    bfloat16 = rival.bfloat16 and has_bfloat16(world.device)
     recipe, train, size = bench.recipe, bench.corpus.train, bench.corpus.shards.manifest.vocabulary_size
     encoder, batch_rows, row_length = recipe.model.encoder, recipe.train.batch_rows, recipe.data.row_length
     peaks: list[float] = []
 
     def ours() -> float:
         slots = batch_rows * row_length
-        peaks.append(cost.measure_peak(bench.world, slots, encoder.width, encoder.feedforward_width))
+        peaks.append(measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width))
         meter = bench.meter()
-        train_ours(recipe, bench.world, MeterObserver(meter), NEVER, lambda: meter.finished)
+        train_ours(recipe, world, MeterObserver(meter), NEVER, lambda: meter.finished)
         return meter.rate
 
     def theirs() -> float:
@@ -171,7 +171,8 @@ def training(bench: Bench, name: str) -> list[Case]:
 
     counted = (
         "tokens that are not padding, over whole steps after a warm-up; start-up, reading and tokenising are not; "
-        f"theirs is {rival.model}; {batch_rows} rows a step on our side, as many tokens on theirs"
+        f"ours in {world.precision}, theirs {rival.model} in {'bfloat16' if bfloat16 else 'float32'}; "
+        f"{batch_rows} rows a step on our side, as many tokens on theirs"
     )
     case = Case.of(name + bench.label, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
     flops = cost.flops_per_token(recipe.model, size, cost.mean_context(train.rows), recipe.masking.rate)

@@ -91,7 +91,7 @@ def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:
     import torch
 
     from mlm import competition_models
-    from mlm.distributed import has_fast_bfloat16
+    from mlm.precision import has_bfloat16
 
     recipe, corpus, steps = bench.recipe, bench.corpus, bench.scale.curve_steps
     rows, collate = rival.rows(corpus.train.split, recipe.data.row_length), competition.collator(corpus.tokenizer_path)
@@ -119,7 +119,7 @@ def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:
         competition.dataset(rows),
         collate,
         batch_rows,
-        bfloat16=rival.bfloat16 and has_fast_bfloat16(world.device),
+        bfloat16=rival.bfloat16 and has_bfloat16(world.device),
         after_step=after_step,
         max_steps=steps,
         learning_rate=RATE,

@@ -1,19 +1,12 @@
-"""What a model costs: parameters by part, FLOPs, memory, and the machine's peak to compare with."""
+"""What a model costs: parameters by part, FLOPs, memory, communication."""
 
-import time
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from mlm.distributed import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.packing import Rows
-
-PEAK_SECONDS = 0.1
-PRODUCTS_ON_DEVICE = 20
-"""Products that are waited for at once, so that the way to the device and back does not count."""
 
 
 def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:
@@ -138,25 +131,3 @@ def communication_share(parameters: int, flops_per_gpu: float, server: Server, p
     computing = flops_per_gpu / (server.peak_flops * peak_share)
     sending = communicated_bytes(parameters, server.gpus) / server.bandwidth
     return sending / (sending + computing)
-
-
-def measure_peak(world: World, tokens: int, width: int, feedforward_width: int) -> float:
-    """Measure the machine's matrix-product rate at the shapes of a feed-forward layer, in FLOP/s."""
-    left = torch.randn(tokens, width, device=world.device).to(world.dtype)
-    right = torch.randn(width, feedforward_width, device=world.device).to(world.dtype)
-
-    products = 1 if world.device.type == "cpu" else PRODUCTS_ON_DEVICE
-
-    def once() -> float:
-        world.wait()
-        began = time.perf_counter()
-        for _ in range(products):
-            _ = left @ right
-        world.wait()
-        return (time.perf_counter() - began) / products
-
-    once()  # the first one finds its kernel
-    until, fastest = time.perf_counter() + PEAK_SECONDS, once()
-    while time.perf_counter() < until:
-        fastest = min(fastest, once())
-    return 2 * tokens * width * feedforward_width / fastest

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -26,9 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
 from mlm.allocator import keep_freed_memory
+from mlm.precision import Precision, fastest, has_bfloat16, wait
 from mlm.rendezvous import backend_of, leave, meet, reduce
-
-Precision = Literal["auto", "bfloat16", "float32"]
 
 SILENCE_MINUTES = 10.0
 ROLL_CALL_SECONDS = 5.0
@@ -59,8 +57,14 @@ class World:
     """What the host's numbers travel by; None: the same as tensors."""
 
     def __str__(self) -> str:
-        """Return `device cpu` or `4 processes on cpu`."""
-        return f"{self.size} processes on {self.device.type}" if self.size > 1 else f"device {self.device}"
+        """Return `device cpu in float32` or `4 processes on cpu in float32`."""
+        where = f"{self.size} processes on {self.device.type}" if self.size > 1 else f"device {self.device}"
+        return f"{where} in {self.precision}"
+
+    @property
+    def precision(self) -> str:
+        """The name of `dtype`."""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def leads(self) -> bool:
@@ -70,6 +74,12 @@ class World:
     def alone(self) -> "World":
         """Return the same device without the other processes."""
         return replace(self, rank=0, size=1, store=None)
+
+    def going_on_in(self, name: str | None) -> "World":
+        """Return the same in the precision that a run began in, if its name is known and the device has it."""
+        if name == "float32" or (name == "bfloat16" and has_bfloat16(self.device)):
+            return replace(self, dtype=getattr(torch, name))
+        return self
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products are computed in `dtype`."""
@@ -132,8 +142,7 @@ class World:
 
     def wait(self) -> None:
         """Return when the device has done all that it was given, so that a clock may be read."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait(self.device)
 
     def replicate(self, model: nn.Module) -> nn.Module:
         """Return what to call in training for a model whose gradients are averaged over ranks; it holds `model`.
@@ -207,18 +216,11 @@ class World:
         return f"rank {self.rank} stops: {lost} ({reason}): what was saved is safe, go on by --resume"
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 matrices in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -> World:
+def find_world(wanted: Precision, silence_minutes: float = SILENCE_MINUTES) -> World:
     """Find the device, the precision that suits it, and the other processes where there are any.
 
     Args:
-        precision: what matrix products are to be computed in.
+        wanted: what matrix products are to be computed in; auto measures what is fastest.
         silence_minutes: how long a process may keep the others waiting before they take it for lost.
 
     Raises:
@@ -234,10 +236,8 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
             f"{local + 1} or more processes on a machine with {torch.cuda.device_count()} GPUs: start fewer"
         )
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    fast = has_fast_bfloat16(device)
-    if precision == "bfloat16" and not fast:
+    if wanted == "bfloat16" and not has_bfloat16(device):
         raise UserError(f"this {device.type} has no bfloat16 matrix products: set train.precision to auto or float32")
-    dtype = torch.bfloat16 if fast and precision != "float32" else torch.float32
     if cuda and size > 1:
         torch.cuda.set_device(device)
     if not cuda:
@@ -254,4 +254,8 @@ def find_world(precision: Precision, silence_minutes: float = SILENCE_MINUTES) -
         host = dist.new_group(backend="gloo", timeout=timeout) if cuda else None
         atexit.register(leave)
         found.store.set(f"place/{found.rank}", f"process {os.getpid()} on {platform.node()}")
-    return World(device, dtype, found.rank, found.size, found.store, found.job, found.again, host)
+    world = World(device, torch.float32, found.rank, found.size, found.store, found.job, found.again, host)
+    name: str = wanted
+    if wanted == "auto":
+        name = world.of_leader("measuring which precision is faster", lambda: fastest(device))
+    return replace(world, dtype=getattr(torch, name))

@@ -35,11 +35,11 @@ def main(arguments: Sequence[str]) -> None:
     path = options.run or run.newest(Path(Recipe().runs))
     folder = checkpoint.newest(path)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
-    world = find_world(recipe.train.precision)
+    environment = run.read_json(path / run.ENVIRONMENT)
+    world = find_world(recipe.train.precision).going_on_in(environment.get("precision"))
     model.to(world.device)
     corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)
-    data = run.read_json(path / "environment.json").get("data", {})
-    if data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
+    if environment.get("data", {}).get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
         raise UserError(
             f"the text of {path} is not what the run was trained on, so no part of it is known to be held out"
         )

@@ -115,7 +115,8 @@ def start(recipe: Recipe, world: World) -> None:
     with run.lock(path) if world.leads else nullcontext():
         if world.leads:
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-            environment = run.environment(world.device) | {"processes": world.size, "job": world.job}
+            environment = run.environment(world.device)
+            environment |= {"processes": world.size, "job": world.job, "precision": world.precision}
             run.write_json(path / run.ENVIRONMENT, environment | started_from | _data(pretraining.corpus))
         follow(pretraining, path, Position())
 
@@ -133,8 +134,10 @@ def resume(path: Path, world: World) -> None:
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
+        environment = run.read_json(path / run.ENVIRONMENT)
+        world = world.going_on_in(environment.get("precision"))
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
-        if _data(pretraining.corpus)["data"] != run.read_json(path / run.ENVIRONMENT).get("data"):
+        if _data(pretraining.corpus)["data"] != environment.get("data"):
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
 

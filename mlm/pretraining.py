@@ -25,6 +25,7 @@ from mlm.model.initialise import initialise
 from mlm.objective import MaskedLanguageModelling, heldout_batches
 from mlm.optim import Optimiser
 from mlm.parallel import ReplicatedData
+from mlm.precision import measure_peak
 from mlm.progress import Progress
 from mlm.recipe import Recipe
 from mlm.recorder import Follower, Rates, Recorder
@@ -211,5 +212,6 @@ def _rates(pretraining: Pretraining) -> Rates:
         recipe.masking.rate,
     )
     encoder, rows = recipe.model.encoder, min(task.micro_batch_rows, task.batch_rows)
-    peak = cost.measure_peak(pretraining.world, rows * recipe.data.row_length, encoder.width, encoder.feedforward_width)
+    shape = rows * recipe.data.row_length, encoder.width, encoder.feedforward_width
+    peak = measure_peak(pretraining.world.device, pretraining.world.dtype, *shape)
     return Rates(recipe.optim.lr, flops, peak)

@@ -7,6 +7,7 @@ from mlm.corpus import Corpus
 from mlm.data import IGNORED, Batch
 from mlm.model.attention import Layout
 from mlm.objective import MaskedLanguageModelling
+from mlm.precision import measure_peak
 from mlm.pretraining import Pretraining
 
 ROWS_SHOWN = 2
@@ -34,7 +35,7 @@ def preview(made: Pretraining) -> str:
         made.threads,
     )
     encoder = recipe.model.encoder
-    peak = cost.measure_peak(world, micro_tokens, encoder.width, encoder.feedforward_width)
+    peak = measure_peak(world.device, world.dtype, micro_tokens, encoder.width, encoder.feedforward_width)
     step_seconds = flops * tokens_per_step / (peak * ASSUMED_PEAK_SHARE)
     steps = plan.steps if plan.steps is not None else round((plan.seconds or 0.0) / step_seconds)
     return "\n".join(
@@ -48,7 +49,7 @@ def preview(made: Pretraining) -> str:
             f"  {f'rows of {recipe.data.row_length}':38}{len(rows):>14,}",
             f"  {'slots that are not padding':38}{rows.tokens / (len(rows) * recipe.data.row_length):>14.2%}",
             f"  {'tokens that a token attends to':38}{context:>14.1f}",
-            f"cost on {world.device}, matrix products in {str(world.dtype).removeprefix('torch.')}",
+            f"cost on {world.device}, matrix products in {world.precision}",
             f"  {'tokens a step':38}{tokens_per_step:>14,.0f}",
             f"  {'FLOPs a step':38}{flops * tokens_per_step:>14.3g}",
             f"  {'weights and optimiser (estimate)':38}{memory.weights_and_optimiser / 2**20:>10,.0f} MiB",

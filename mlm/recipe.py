@@ -4,12 +4,13 @@ from pydantic import Field, model_validator
 
 from configs import Config
 from mlm.budget import Budget, Steps
-from mlm.distributed import SILENCE_MINUTES, Precision
+from mlm.distributed import SILENCE_MINUTES
 from mlm.loop import Intervals
 from mlm.masking import Masking
 from mlm.model.heads import ModelConfig
 from mlm.optim import AdamW, OptimiserConfig
 from mlm.parallel import Parallel, ReplicatedData
+from mlm.precision import Precision
 from mlm.schedule import AnySchedule, Trapezoid
 from tokenizer.text import Text
 from tokenizer.vocabulary import Vocabulary
@@ -53,7 +54,7 @@ class Training(Config):
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down to it."""
     precision: Precision = "auto"
-    """What matrix products are computed in; auto takes bfloat16 where the hardware has it. Weights are float32."""
+    """What matrix products are computed in; auto measures which is faster. Weights are float32."""
     compile: bool | None = None
     """Compile each encoder layer by torch.compile; null: on CUDA, where it pays; on CPU it needs a C++ compiler."""
     intervals: Intervals = Intervals()

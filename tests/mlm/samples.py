@@ -1,11 +1,14 @@
 """Small corpora, layouts and models that the tests of this folder share."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mlm.data import PackedRows
 from mlm.distributed import World
@@ -81,3 +84,22 @@ def rows_of(segment_lengths: Sequence[Sequence[int]], length: int) -> tuple[Tens
 
 def layout_of(segment_lengths: Sequence[Sequence[int]], length: int, dtype: torch.dtype = torch.float32) -> Layout:
     return Layout.of(*rows_of(segment_lengths, length), dtype)
+
+
+class Slow(TorchFunctionMode):
+    """A machine that multiplies matrices of one type slowly."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.matmul and args[0].dtype == self.dtype:
+            time.sleep(0.02)
+        return func(*args, **(kwargs or {}))

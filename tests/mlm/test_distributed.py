@@ -7,7 +7,7 @@ import torch
 
 from configs import UserError
 from mlm.distributed import World, find_world
-from tests.mlm.samples import CPU
+from tests.mlm.samples import CPU, Slow
 
 
 def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3, rank: int = 0) -> list[float]:
@@ -56,8 +56,33 @@ def test_bfloat16_is_taken_where_the_processor_has_it(avx512: bool, amx: bool, m
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert find_world("float32") == CPU
     if avx512 or amx:
-        assert find_world("auto") == find_world("bfloat16") == World(CPU.device, torch.bfloat16)
+        assert find_world("bfloat16") == World(CPU.device, torch.bfloat16)
     else:
         assert find_world("auto") == CPU
         with pytest.raises(UserError, match=r"this cpu has no bfloat16 matrix products: set train\.precision to auto"):
             find_world("bfloat16")
+
+
+@pytest.mark.parametrize(("slow", "taken"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with Slow(getattr(torch, slow)):
+        assert find_world("auto").precision == taken
+
+
+@pytest.mark.parametrize(
+    ("begun_in", "has", "goes_on_in"),
+    [
+        ("float32", True, "float32"),
+        ("bfloat16", True, "bfloat16"),
+        ("bfloat16", False, "float32"),
+        (None, True, "float32"),
+    ],
+)
+def test_a_run_goes_on_in_its_own_precision_where_the_device_has_it(
+    begun_in: str | None, has: bool, goes_on_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has)
+    assert CPU.going_on_in(begun_in).precision == goes_on_in

@@ -213,7 +213,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == command.EXIT_INTERRUPTED, errors
     assert "Traceback" not in errors
-    assert ("device cpu, 2 threads" in errors) == (threads == 2)
+    assert (", 2 threads\n" in errors) == (threads == 2)
     assert not (broken / "results.json").exists()
     resumed = run(tmp_path, "--resume", str(broken))
     assert resumed.returncode == 0, resumed.stderr
@@ -251,6 +251,29 @@ def test_saving_clears_what_a_killed_save_left_and_nothing_else(home: Path, firs
     assert done.returncode == 0, done.stderr
     names = sorted(entry.name for entry in folder.iterdir())
     assert names == ["best", "notes.txt", "step-000000050", "step-000000060"]
+    assert results(path)["weights_sha256"] == results(first)["weights_sha256"]
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(first: Path, tmp_path: Path, home: Path) -> None:
+    shutil.copy(home / "corpus.txt", tmp_path)
+    path = shutil.copytree(first, tmp_path / "run")
+    (path / "results.json").unlink()
+    shutil.rmtree(checkpoint.newest(path))
+    precision = json.loads((path / "environment.json").read_text())["precision"]
+    program = f"""
+import torch
+from mlm.pretrain import main
+from tests.mlm.samples import Slow
+with Slow(torch.{precision}):
+    main(["--resume", "run"])
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"device cpu in {precision}" in done.stderr
     assert results(path)["weights_sha256"] == results(first)["weights_sha256"]
 
 
