@@ -90,6 +90,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--vocabulary", action="append", type=_count, metavar="N", help="its tokens, repeatable; default: 8192")
     add("--row-length", action="append", type=_count, metavar="L", help="tokens of a row, repeatable; default: 128")
     add("--batch-tokens", type=_count, metavar="N", help="slots of a training step; default: 2048, on CUDA 32768")
+    add(
+        "--curve-steps",
+        type=_count,
+        metavar="N",
+        help=f"length of loss curves; {FULL.curve_steps}, {QUICK.curve_steps} if quick",
+    )
     options = parser.parse_intermixed_args(arguments)
     if options.repeats is not None and options.repeats < 1:
         parser.error("--repeats must be 1 or more")
@@ -114,7 +120,12 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
     import torch
 
     scale = QUICK if options.quick else FULL_ON_GPU if torch.cuda.is_available() else FULL
-    batch_tokens = options.batch_tokens or scale.batch_tokens
+    scale = replace(
+        scale,
+        repeats=options.repeats or scale.repeats,
+        batch_tokens=options.batch_tokens or scale.batch_tokens,
+        curve_steps=options.curve_steps or scale.curve_steps,
+    )
     text = (
         ["text.source.kind=files", f"text.source.paths={json.dumps(options.text, ensure_ascii=False)}"]
         if options.text
@@ -124,7 +135,7 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
     return [
         Bench(
             options.output,
-            replace(scale, repeats=options.repeats or scale.repeats, batch_tokens=batch_tokens),
+            scale,
             (
                 f"model.encoder.layers={layers}",
                 f"model.encoder.width={width}",
@@ -132,7 +143,7 @@ def prepare(options: argparse.Namespace) -> list[Bench]:
                 f"model.encoder.feedforward_width={4 * width}",
                 f"vocabulary.size={vocabulary}",
                 f"data.row_length={row_length}",
-                f"train.batch_rows={max(batch_tokens // row_length, 1)}",
+                f"train.batch_rows={max(scale.batch_tokens // row_length, 1)}",
                 *text,
             ),
             f"/{layers}x{width}/{vocabulary}/{row_length}" if len(sizes) > 1 else "",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlm import competition
 from mlm.benchmark_cases import RIVALS, Bench, Bystander, Rival, rows_of_as_many_tokens, train_ours
-from mlm.benchmark_loss import HELDOUT_ROWS, heldout_of, loss_of, their_world
+from mlm.benchmark_loss import heldout_of, loss_of, their_world
 from mlm.comparison import Case, Curve, alternate
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POINTS = 8
 """Times that the held-out loss is taken after the start."""
+HELDOUT_ROWS = 256
 RATE = 5e-4
 """Of AdamW, falling to 0 in a line: the Trainer's schedule at a rate that is usual for pretraining."""
 OPTIMISER = (
@@ -45,10 +46,11 @@ def loss_curves(bench: Bench, name: str) -> list[Case]:
     mine, others = alternate(ours, theirs, bench.scale.repeats)
     counted = (
         f"held-out masked loss after {bench.scale.curve_steps} steps of about {bench.scale.batch_tokens} tokens; both"
-        f" sides AdamW at {RATE:g} falling to 0; other seeds each time; FLOPs are those of the matrix products"
-        " that are computed for a token, forward and backward, ours on CUDA with no block of attention left out"
+        f" sides AdamW at {RATE:g} falling to 0, in the precision that is faster here; other seeds each time; FLOPs are"
+        " those of the matrix products that are computed for a token, forward and backward, ours on CUDA with no block"
+        " of attention left out"
     )
-    heldout = heldout_of(bench, bench.world)
+    heldout = heldout_of(bench, bench.world, HELDOUT_ROWS)
     baselines = measure_baselines(bench.recipe, bench.corpus, heldout)
     last = [[curve[-1][1] for curve, _ in side] for side in (mine, others)]
     return [
@@ -91,12 +93,12 @@ def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:
     import torch
 
     from mlm import competition_models
-    from mlm.precision import has_bfloat16
+    from mlm.precision import fastest
 
     recipe, corpus, steps = bench.recipe, bench.corpus, bench.scale.curve_steps
     rows, collate = rival.rows(corpus.train.split, recipe.data.row_length), competition.collator(corpus.tokenizer_path)
     world = their_world()
-    batch_rows, heldout = rows_of_as_many_tokens(bench, rows), heldout_of(bench, world)
+    batch_rows, heldout = rows_of_as_many_tokens(bench, rows), heldout_of(bench, world, HELDOUT_ROWS)
     torch.manual_seed(seed)
     build = getattr(competition_models, rival.model)
     model = build(recipe.model.encoder, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
@@ -119,7 +121,7 @@ def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:
         competition.dataset(rows),
         collate,
         batch_rows,
-        bfloat16=rival.bfloat16 and has_bfloat16(world.device),
+        bfloat16=fastest(world.device) == "bfloat16",
         after_step=after_step,
         max_steps=steps,
         learning_rate=RATE,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlm.distributed import World
     from mlm.recipe import Recipe
 
-HELDOUT_ROWS = 64
+HELDOUT_ROWS, ROWS_AT_ONCE = 64, 16
 EVALUATE_STEPS = 20
 THEIR_BATCH_ROWS = 8
 """The Trainer's default."""
@@ -105,12 +105,12 @@ def their_world() -> "World":
     return World(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), torch.float32)
 
 
-def heldout_of(bench: Bench, world: "World") -> "list[Batch]":
-    """Return the held-out rows with the masks that ours is measured behind too."""
+def heldout_of(bench: Bench, world: "World", rows: int = HELDOUT_ROWS) -> "list[Batch]":
+    """Return so many held-out rows with the masks that ours is measured behind too."""
     from mlm.objective import heldout_batches
 
-    few, masking = HELDOUT_ROWS // 4, shipped(bench).masking
-    return heldout_batches(bench.corpus.heldout, masking, world, most_rows=HELDOUT_ROWS, micro_batch_rows=few)
+    masking = shipped(bench).masking
+    return heldout_batches(bench.corpus.heldout, masking, world, most_rows=rows, micro_batch_rows=ROWS_AT_ONCE)
 
 
 def loss_of(model: "nn.Module", heldout: "Sequence[Batch]") -> float:

@@ -198,7 +198,9 @@ def take_step(team: Team, task: Task[AnyBatch], course: Course, world: World, po
     sums = {name: sum((losses[name] for losses in others), loss) for name, loss in first.items()}
     norm = world.clip(team.model, course.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
-    course.optimiser.update(factor := course.schedule.factor(progress), finite)
+    factor = course.schedule.factor(progress)
+    with world.autocast():  # for optimisers that multiply matrices
+        course.optimiser.update(factor, finite)
     if course.intervals.has_record(position.step + 1):
         world.wait()  # so that the time of what is still queued on the device is counted where it is told
     leads = float(world.leads)  # whose clock counts for all

@@ -20,10 +20,15 @@ UPDATE_SIZE = 0.2
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about UV^T of the singular value decomposition USV^T, in bfloat16, by Newton-Schulz iterations."""
+    """Return about UV^T of the singular value decomposition USV^T, by Newton-Schulz iterations.
+
+    They are computed in autocast's precision where it is on, else in the matrix's own.
+    """
     a, b, c = COEFFICIENTS
+    device = matrix.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
     flipped = matrix.size(0) > matrix.size(1)  # the smaller of the two products is the cheaper one
-    x = (matrix.T if flipped else matrix).bfloat16()
+    x = (matrix.T if flipped else matrix).to(dtype)
     x = x / x.norm().clamp(min=SMALLEST_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.T

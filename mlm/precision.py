@@ -10,7 +10,7 @@ Precision = Literal["auto", "bfloat16", "float32"]
 PEAK_SECONDS = 0.1
 PRODUCTS_ON_DEVICE = 20
 """Products that are waited for at once, so that the way to the device and back does not count."""
-PROBED, PROBES, PROBE_SECONDS = (512, 256, 256), 4, 0.02
+PROBED, PROBES, PROBE_SECONDS = (512, 256, 256), 3, 0.01
 """Tokens, width and feed-forward width at which precisions are compared, in turns; small, so that some of the products
 are undisturbed where others use the cores too."""
 CLEARLY = 1.2

@@ -130,8 +130,9 @@ class Recorder:
         self._take("heldout", position, self.heldout)
         with self._unhurt(f"BLANKS OF STEP {position.step} ON TENSORBOARD"):
             self.board.write(lambda writer: writer.add_text("filled-in blanks", filled, position.step))
-        with self._unhurt(f"CURVES OF STEP {position.step}"):
-            curves.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
+        if position.step:  # one point is no curve, and the first step need not wait for the plotting library
+            with self._unhurt(f"CURVES OF STEP {position.step}"):
+                curves.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
 
     def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
         """Save a checkpoint while training goes on."""

@@ -26,7 +26,6 @@ from mlm import (
     competition_models,
     cost,
 )
-from mlm.benchmark_cases import QUICK
 from mlm.budget import Position
 from mlm.comparison import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
 from mlm.data import IGNORED
@@ -48,6 +47,7 @@ MEASURED = (
     "data/wait",
     "resume",
 )
+CURVE_STEPS = 6
 ASKED = tuple(name for name in MEASURED if not name.endswith("-tuned"))
 
 
@@ -63,7 +63,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("benchmark")
     (folder / "corpus.txt").write_text(text(2000), encoding="utf-8")
     options = ["--quick", "--repeats", "1", "--text", "corpus.txt", "--vocabulary", "400", "--output", "report"]
-    command = [sys.executable, "-m", "mlm.benchmark", *options, *ASKED]
+    command = [sys.executable, "-m", "mlm.benchmark", *options, "--curve-steps", str(CURVE_STEPS), *ASKED]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "report", done.stdout
@@ -94,7 +94,7 @@ def test_both_sides_learn_from_as_many_tokens_and_are_judged_at_the_same_steps(r
     cases = json.loads((report[0] / "benchmark.json").read_text())["cases"]
     (case,) = (case for case in cases if case["name"] == "loss-curves/modernbert")
     ((ours,), (theirs,)) = (case["curves"][side] for side in ("ours", "theirs"))
-    assert len(ours) == len(theirs) == QUICK.curve_steps + 1
+    assert len(ours) == len(theirs) == CURVE_STEPS + 1
     assert [tokens for tokens, _ in ours] == sorted({tokens for tokens, _ in ours})
     for (our_tokens, our_loss), (their_tokens, their_loss) in zip(ours, theirs, strict=True):
         assert our_tokens == pytest.approx(their_tokens, rel=0.1)

@@ -142,10 +142,24 @@ def test_muon_is_pytorchs_bit_for_bit(shape: tuple[int, int]) -> None:
     for _ in range(5):
         ours.grad = torch.randn(shape, generator=generator)
         theirs.grad = ours.grad.clone()
-        mine.step()
+        with torch.autocast("cpu", torch.bfloat16):
+            mine.step()
         reference.step()  # type: ignore[no-untyped-call]
         assert torch.equal(ours, theirs)
     assert not torch.equal(ours, torch.ones(shape))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_muon_computes_in_the_matrixs_precision_where_there_is_no_autocast(shape: tuple[int, int]) -> None:
+    weight = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    left, singular, right = torch.linalg.svd(weight.grad, full_matrices=False)
+    singular = singular / singular.norm()
+    for _ in range(5):  # the polynomial acts on the singular values alone (Jordan et al. 2024)
+        singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
+    OrthogonalMomentum([weight], lr=1.0, weight_decay=0.0, momentum=0.9).step()
+    expected = -0.2 * math.sqrt(max(shape)) * (left * singular) @ right
+    torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-12)
 
 
 @every_optimiser
