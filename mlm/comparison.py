@@ -193,8 +193,8 @@ def draw_curves(cases: Sequence[Case], path: Path) -> None:
                 name, (1, level), (0, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize="small"
             )
         axes.set_title(case.name, fontsize="medium")
-        axes.set_xlabel("training tokens")
-        axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1000:,.0f}k")
+        axes.set_xlabel("training tokens (millions)")
+        axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1e6:g}")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
