@@ -34,10 +34,12 @@ def fastest(device: torch.device) -> Precision:
         return "float32"
     if device.type == "cuda":
         return "bfloat16"
-    rates = dict.fromkeys((torch.bfloat16, torch.float32), 0.0)
+    rates, cores = dict.fromkeys((torch.bfloat16, torch.float32), 0.0), torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine would measure the waiting
     for _ in range(PROBES):
         for dtype, rate in rates.items():
             rates[dtype] = max(rate, measure_peak(device, dtype, *PROBED, seconds=PROBE_SECONDS))
+    torch.set_num_threads(cores)
     return "float32" if rates[torch.float32] > CLEARLY * rates[torch.bfloat16] else "bfloat16"
 
 

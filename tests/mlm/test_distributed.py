@@ -67,8 +67,10 @@ def test_bfloat16_is_taken_where_the_processor_has_it(avx512: bool, amx: bool, m
 def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    threads = torch.get_num_threads()
     with Slow(getattr(torch, slow)):
         assert find_world("auto").precision == taken
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
