@@ -140,11 +140,10 @@ def write(output: Path, bench: Bench, cases: Sequence[Case]) -> None:
     """Write the JSON and the plot of what was measured so far."""
     from importlib import metadata
 
-    about: dict[str, Any] = run.environment(bench.world.device)
+    about: dict[str, Any] = run.environment(bench.world)
     del about["git_diff"]
     about["versions"] |= {name: metadata.version(name) for name in pretraining.PACKAGES}
     about |= {
-        "precision": bench.world.precision,
         "scale": asdict(bench.scale),
         "recipe": bench.recipe.model_dump(mode="json"),
         "encoder": bench.encoder.model.config.to_dict(),

@@ -64,7 +64,7 @@ def start(recipe: FineTuning) -> str:
             records = opened.enter_context(Records(path))
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
             started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
-            about = run.environment(world.device) | {"processes": world.size, "started_from": started_from}
+            about = run.environment(world) | {"started_from": started_from}
             run.write_json(path / run.ENVIRONMENT, about)
         setup = Setup(recipe, dataset, splits, world, path, records)
         setup.say(report.opening(path, recipe, dataset, splits, world))

@@ -158,12 +158,11 @@ def write(bench: Bench, cases: Sequence[Case]) -> None:
 
     from mlm import run
 
-    about: dict[str, Any] = run.environment(bench.world.device)
+    about: dict[str, Any] = run.environment(bench.world)
     del about["git_diff"]
     about["versions"] |= {name: metadata.version(name) for name in competition.PACKAGES}
     manifest = bench.corpus.shards.manifest
     about |= {
-        "precision": bench.world.precision,
         "scale": asdict(bench.scale),
         "recipe": bench.recipe.model_dump(mode="json"),
         "training_tokens": manifest.train.tokens,

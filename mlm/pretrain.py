@@ -115,8 +115,7 @@ def start(recipe: Recipe, world: World) -> None:
     with run.lock(path) if world.leads else nullcontext():
         if world.leads:
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-            environment = run.environment(world.device)
-            environment |= {"processes": world.size, "job": world.job, "precision": world.precision}
+            environment = run.environment(world) | {"job": world.job}
             run.write_json(path / run.ENVIRONMENT, environment | started_from | _data(pretraining.corpus))
         follow(pretraining, path, Position())
 

@@ -19,6 +19,7 @@ import torch
 
 from configs import UserError
 from mlm import checkpoint
+from mlm.distributed import World
 from mlm.manifest import MANIFEST
 
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
@@ -94,8 +95,8 @@ def owner(path: Path) -> str | None:
     return None
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Describe what the run was made with: command, versions, commit and uncommitted changes, device."""
+def environment(world: World) -> dict[str, Any]:
+    """Describe what the run was made with: command, versions, commit and uncommitted changes, device, precision."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -111,7 +112,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         | {one.name: one.version for one in metadata.distributions() if one.name in RECORDED_IF_INSTALLED},
         "git_commit": (git("rev-parse", "HEAD") or "").strip() or None,
         "git_diff": git("diff", "HEAD"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
+        "precision": world.precision,
+        "processes": world.size,
         "threads": torch.get_num_threads(),
     }
 

@@ -68,6 +68,9 @@ def test_a_run_holds_all_that_a_person_reads(tuned: Path) -> None:
         "results.json",
         "trials",
     }
+    environment = json.loads((tuned / "environment.json").read_text())
+    assert environment["processes"] == 1
+    assert environment["precision"] in ("bfloat16", "float32")
     for picture in ("confusion.png", "curves.png"):
         assert (tuned / picture).read_bytes().startswith(b"\x89PNG")
     report = (tuned / "report.txt").read_text()

@@ -50,7 +50,7 @@ def test_autocast_is_for_low_precision_only() -> None:
 
 @pytest.mark.parametrize("avx512", [True, False])
 @pytest.mark.parametrize("amx", [True, False])
-def test_bfloat16_is_taken_where_the_processor_has_it(avx512: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_for_processors_that_have_it(avx512: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
