@@ -101,7 +101,8 @@ def prepare(options: argparse.Namespace) -> Bench:
         encoder = draw_encoder(options.output / "encoder", data, scale, options.vocabulary)
     competition.check_type(encoder)
     recipe = read(heads.recipe_of("linear"), None, (*RECIPE, f"train.batch_examples={scale.batch_examples}"))
-    return Bench(scale, recipe, data, encoder, min(encoder.longest, LONGEST), find_world(recipe.train.precision))
+    world = find_world().computing_in(recipe.train.precision)
+    return Bench(scale, recipe, data, encoder, min(encoder.longest, LONGEST), world)
 
 
 def draw_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: int) -> PublishedEncoder:

@@ -14,6 +14,7 @@ from mlm import checkpoint
 from mlm.model.attention import Layout
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
+from mlm.precision import of_autocast
 from mlm.recipe import Recipe
 from tokenizer import vocabulary
 from tokenizer.vocabulary import CLS, PAD, SEP, SPECIAL_TOKENS
@@ -135,9 +136,7 @@ class RunEncoder(TextEncoder):
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states, (B, L, D); ours know no token types."""
-        device = ids_BL.device.type
-        enabled = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if enabled else self.encoder.embeddings.tokens.weight.dtype
+        dtype = of_autocast(ids_BL.device, self.encoder.embeddings.tokens.weight.dtype)
         positions_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
         hidden_BLD: Tensor = self.encoder(ids_BL, Layout.of(real_BL.int(), positions_BL, dtype))
         return hidden_BLD

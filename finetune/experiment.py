@@ -49,7 +49,7 @@ def start(recipe: FineTuning) -> str:
     """
     choice = encoder_choice.resolve(recipe.encoder, Path(recipe.runs))
     recipe = recipe.model_copy(update={"encoder": choice, "data": recipe.data.pinned()})
-    world = find_world(recipe.train.precision)
+    world = find_world().computing_in(recipe.train.precision)
     start_weights = _check_fit(recipe, choice, world)
     dataset = recipe.data.load(encoder_choice.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
@@ -124,7 +124,7 @@ def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
         )
         if keep and outcome.best > best:
             if setup.world.leads:
-                saved.save(setup.path, outcome.classifier, recipe, setup.dataset.classes)
+                saved.save(setup.path, outcome.classifier, recipe, setup.dataset.classes, setup.world.precision)
             best = outcome.best
         parameters = results.Parameters(all=count(outcome.classifier.parameters()), trained=outcome.trained)
         finished.append(Judged(trial, split, outcome.probabilities_NC, parameters, outcome.truncated, outcome.skipped))

@@ -62,9 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         fault = "is there already: name another file" if options.output.exists() else "lies in no folder: make it first"
         raise UserError(f"{options.output} {fault}")
     model = saved.load(options.run or saved.newest(Path(Recipe().runs)), torch.device("cpu"))
-    # Where the hardware lacks the precision of training, predictions differ by rounding.
-    exact = model.recipe.train.precision == "float32"
-    world = find_world("float32" if exact else "auto")
+    world = find_world().going_on_in(model.precision)
     model.classifier.to(world.device)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)

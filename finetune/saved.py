@@ -14,6 +14,7 @@ from finetune.encoder_choice import MODEL
 from finetune.recipe import FineTuning
 from mlm import checkpoint, weights
 from mlm.manifest import MANIFEST, seal, verify
+from mlm.precision import Computed
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
 
@@ -27,6 +28,8 @@ class Description(Config):
     """Kind of encoder."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes, by index."""
+    precision: Computed = "float32"
+    """What it was trained and judged in; float32 does for models that do not tell."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,11 @@ class Saved:
     recipe: FineTuning
     classes: tuple[str, ...]
     """Names of the classes, by index."""
+    precision: Computed
+    """What it was trained and judged in."""
 
 
-def save(run: Path, classifier: Classifier, recipe: FineTuning, classes: tuple[str, ...]) -> None:
+def save(run: Path, classifier: Classifier, recipe: FineTuning, classes: tuple[str, ...], precision: Computed) -> None:
     """Write the model into the run's folder.
 
     Raises:
@@ -54,7 +59,7 @@ def save(run: Path, classifier: Classifier, recipe: FineTuning, classes: tuple[s
     classifier.encoder.save(partial / ENCODER)
     (partial / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
     kind = encoder_choice.kind_of(recipe.encoder)
-    description = Description(head=recipe.head.kind, encoder=kind, classes=classes)
+    description = Description(head=recipe.head.kind, encoder=kind, classes=classes, precision=precision)
     (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
     seal(partial, run / MODEL, 0)
 
@@ -82,7 +87,7 @@ def load(run: Path, device: torch.device) -> Saved:
     encoder = encoder_choice.RESTORE[description.encoder](folder / ENCODER)
     classifier = Classifier(encoder, recipe.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
-    return Saved(classifier.to(device).eval(), recipe, description.classes)
+    return Saved(classifier.to(device).eval(), recipe, description.classes, description.precision)
 
 
 def newest(runs: Path) -> Path:

@@ -113,7 +113,7 @@ class Bench:
         """The device and its precision."""
         from mlm.distributed import find_world
 
-        return find_world(self.recipe.train.precision)
+        return find_world().computing_in(self.recipe.train.precision)
 
     def meter(self) -> Meter:
         """Return a new meter of training speed."""
@@ -135,7 +135,7 @@ class Rival:
     model: str
     """Its name in `mlm.competition_models`."""
     bfloat16: bool
-    """Whether it is computed in bfloat16 where the hardware has it."""
+    """Whether its speed is measured in bfloat16, where the hardware has it."""
 
 
 RIVALS = {

@@ -36,19 +36,20 @@ def loss_curves(bench: Bench, name: str) -> list[Case]:
     from mlm.results import measure_baselines
 
     rival, seeds = RIVALS[name.replace("loss-curves", "training")], iter(range(2 * bench.scale.repeats))
+    bfloat16 = bench.world.precision == "bfloat16"
 
     def ours() -> tuple[Curve, float]:
         return our_curve(bench, next(seeds))
 
     def theirs() -> tuple[Curve, float]:
-        return competition.as_users_run_it(their_curve, bench.anew(), rival, next(seeds))
+        return competition.as_users_run_it(their_curve, bench.anew(), rival, bfloat16, next(seeds))
 
     mine, others = alternate(ours, theirs, bench.scale.repeats)
     counted = (
         f"held-out masked loss after {bench.scale.curve_steps} steps of about {bench.scale.batch_tokens} tokens; both"
-        f" sides AdamW at {RATE:g} falling to 0, in the precision that is faster here; other seeds each time; FLOPs are"
-        " those of the matrix products that are computed for a token, forward and backward, ours on CUDA with no block"
-        " of attention left out"
+        f" sides AdamW at {RATE:g} falling to 0, in {bench.world.precision}; other seeds each time; FLOPs are those of"
+        " the matrix products that are computed for a token, forward and backward, ours on CUDA with no block of"
+        " attention left out"
     )
     heldout = heldout_of(bench, bench.world, HELDOUT_ROWS)
     baselines = measure_baselines(bench.recipe, bench.corpus, heldout)
@@ -88,12 +89,11 @@ def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:
     return follower.curve, flops / batch.tokens
 
 
-def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:
-    """Train a rival in this process; return its curve, and the FLOPs of a token."""
+def their_curve(bench: Bench, rival: Rival, bfloat16: bool, seed: int) -> tuple[Curve, float]:
+    """Train a rival in this process, in bfloat16 or float32; return its curve, and the FLOPs of a token."""
     import torch
 
     from mlm import competition_models
-    from mlm.precision import fastest
 
     recipe, corpus, steps = bench.recipe, bench.corpus, bench.scale.curve_steps
     rows, collate = rival.rows(corpus.train.split, recipe.data.row_length), competition.collator(corpus.tokenizer_path)
@@ -121,7 +121,7 @@ def their_curve(bench: Bench, rival: Rival, seed: int) -> tuple[Curve, float]:
         competition.dataset(rows),
         collate,
         batch_rows,
-        bfloat16=fastest(world.device) == "bfloat16",
+        bfloat16=bfloat16,
         after_step=after_step,
         max_steps=steps,
         learning_rate=RATE,

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from configs import UserError
 from mlm import competition
 from mlm.benchmark_cases import RIVALS, Bench, Bystander, Rival, train_ours
 from mlm.comparison import WARMUP_STEPS, Case
@@ -44,7 +43,8 @@ def _race(bench: Bench, name: str, rival: Rival, rate: float) -> Case:
     counted = (
         f"training until the held-out masked loss is {min(losses):.2f} to {max(losses):.2f} nats, what the Trainer came"
         f" to at a rate of {rate:g} falling to 0, {THEIR_BATCH_ROWS} rows a step, in float32, all else its default but"
-        " without dropout; ours: the default recipe at this size, for as long at the most; other seeds each time"
+        " without dropout; ours: the default recipe at this size, for as long at the most, and then without a time;"
+        " other seeds each time"
     )
     return Case.of(name + bench.label, "s", counted, ours, theirs)
 
@@ -149,15 +149,8 @@ class Race(Bystander):
 
 
 def _ours(bench: Bench, seconds: float, loss: float, seed: int) -> float:
-    """Return the seconds of our steps until our held-out loss is `loss`.
-
-    Raises:
-        UserError: it did not come to that loss in as long as theirs took.
-
-    """
+    """Return the seconds of our steps until our held-out loss is `loss`; infinite if theirs are not enough for that."""
     budget = f"train.budget={{kind: minutes, minutes: {seconds / 60}}}"
     race, recipe = Race(loss), shipped(bench, budget, f"train.seed={seed}")
     train_ours(recipe, bench.world, race, EVALUATE_STEPS, lambda: race.won)
-    if not race.won:
-        raise UserError(f"our side did not come to a loss of {loss:.3f} in the {seconds:.1f} s that theirs took")
     return race.seconds

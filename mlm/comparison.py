@@ -1,5 +1,6 @@
 """Two sides measured in turn, and what is shown of them: a table, a plot and JSON."""
 
+import math
 import multiprocessing
 import resource
 import statistics
@@ -148,10 +149,11 @@ def table(cases: Sequence[Case]) -> str:
 
 
 def draw(cases: Sequence[Case], path: Path) -> None:
-    """Draw the ratios into a PNG file."""
+    """Draw the ratios into a PNG file, of the cases in which both sides came to an end."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
+    cases = [case for case in cases if math.isfinite(case.ratio.highest)]
     figure = Figure(figsize=(9, 1.2 + 0.5 * len(cases)), layout="constrained")
     axes = figure.subplots()
     for height, ratio in enumerate(case.ratio for case in cases):

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
 from mlm.allocator import keep_freed_memory
-from mlm.precision import Precision, fastest, has_bfloat16, wait
+from mlm.precision import Computed, Precision, fastest, has_bfloat16, wait
 from mlm.rendezvous import backend_of, leave, meet, reduce
 
 SILENCE_MINUTES = 10.0
@@ -62,9 +62,9 @@ class World:
         return f"{where} in {self.precision}"
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Computed:
         """The name of `dtype`."""
-        return str(self.dtype).removeprefix("torch.")
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     @property
     def leads(self) -> bool:
@@ -75,11 +75,36 @@ class World:
         """Return the same device without the other processes."""
         return replace(self, rank=0, size=1, store=None)
 
-    def going_on_in(self, name: str | None) -> "World":
-        """Return the same in the precision that a run began in, if its name is known and the device has it."""
-        if name == "float32" or (name == "bfloat16" and has_bfloat16(self.device)):
-            return replace(self, dtype=getattr(torch, name))
-        return self
+    def computing_in(self, wanted: Precision) -> "World":
+        """Return the same in a precision, which is rank 0's choice where it is `auto`: the faster one there.
+
+        Raises:
+            UserError: bfloat16 was asked for on a device without it.
+
+        """
+        name: str = wanted
+        if wanted == "bfloat16" and not has_bfloat16(self.device):
+            kind = self.device.type
+            raise UserError(f"this {kind} has no bfloat16 matrix products: set train.precision to auto or float32")
+        if wanted == "auto":
+            name = self.of_leader("measuring which precision is faster", lambda: fastest(self.device))
+        return replace(self, dtype=getattr(torch, name))
+
+    def going_on_in(self, begun_in: Computed) -> "World":
+        """Return the same in the precision that a run began in; in float32, with a warning, where rank 0 lacks it."""
+
+        def settle() -> str:
+            if begun_in == "float32" or has_bfloat16(self.device):
+                return begun_in
+            print(
+                f"this {self.device.type} has no bfloat16 matrix products, which the run began in: computing in"
+                " float32, which rounds less",
+                file=sys.stderr,
+            )
+            return "float32"
+
+        name = self.of_leader("looking for the precision that the run began in", settle)
+        return replace(self, dtype=getattr(torch, name))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which matrix products are computed in `dtype`."""
@@ -216,15 +241,14 @@ class World:
         return f"rank {self.rank} stops: {lost} ({reason}): what was saved is safe, go on by --resume"
 
 
-def find_world(wanted: Precision, silence_minutes: float = SILENCE_MINUTES) -> World:
-    """Find the device, the precision that suits it, and the other processes where there are any.
+def find_world(silence_minutes: float = SILENCE_MINUTES) -> World:
+    """Find the device, and the other processes where there are any; until another is asked for, all is in float32.
 
     Args:
-        wanted: what matrix products are to be computed in; auto measures what is fastest.
         silence_minutes: how long a process may keep the others waiting before they take it for lost.
 
     Raises:
-        UserError: bfloat16 was asked for on a device without it, or there are more processes than GPUs.
+        UserError: there are more processes than GPUs.
         ConnectionError: one of the processes did not come in time.
 
     """
@@ -236,8 +260,6 @@ def find_world(wanted: Precision, silence_minutes: float = SILENCE_MINUTES) -> W
             f"{local + 1} or more processes on a machine with {torch.cuda.device_count()} GPUs: start fewer"
         )
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if wanted == "bfloat16" and not has_bfloat16(device):
-        raise UserError(f"this {device.type} has no bfloat16 matrix products: set train.precision to auto or float32")
     if cuda and size > 1:
         torch.cuda.set_device(device)
     if not cuda:
@@ -254,8 +276,4 @@ def find_world(wanted: Precision, silence_minutes: float = SILENCE_MINUTES) -> W
         host = dist.new_group(backend="gloo", timeout=timeout) if cuda else None
         atexit.register(leave)
         found.store.set(f"place/{found.rank}", f"process {os.getpid()} on {platform.node()}")
-    world = World(device, torch.float32, found.rank, found.size, found.store, found.job, found.again, host)
-    name: str = wanted
-    if wanted == "auto":
-        name = world.of_leader("measuring which precision is faster", lambda: fastest(device))
-    return replace(world, dtype=getattr(torch, name))
+    return World(device, torch.float32, found.rank, found.size, found.store, found.job, found.again, host)

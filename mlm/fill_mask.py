@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}: it must be 1 or more")
-    world = find_world("float32")
+    world = find_world()
     folder = checkpoint.newest(options.run or run.newest(Path(Recipe().runs)))
     model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
     for sentence in options.sentences or command.lines():

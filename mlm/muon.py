@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from mlm.precision import of_autocast
+
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic polynomial, chosen for a steep slope at 0 (Jordan et al. 2024)."""
@@ -25,10 +27,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     They are computed in autocast's precision where it is on, else in the matrix's own.
     """
     a, b, c = COEFFICIENTS
-    device = matrix.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
     flipped = matrix.size(0) > matrix.size(1)  # the smaller of the two products is the cheaper one
-    x = (matrix.T if flipped else matrix).to(dtype)
+    x = (matrix.T if flipped else matrix).to(of_autocast(matrix.device, matrix.dtype))
     x = x / x.norm().clamp(min=SMALLEST_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.T

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+Computed = Literal["bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
 PEAK_SECONDS = 0.1
@@ -24,11 +25,16 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def fastest(device: torch.device) -> Precision:
+def of_autocast(device: torch.device, otherwise: torch.dtype) -> torch.dtype:
+    """Return what autocast computes matrix products in where it is on, else `otherwise`."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else otherwise
+
+
+def fastest(device: torch.device) -> Computed:
     """Return the precision in which the device multiplies matrices faster.
 
-    Processors that have bfloat16 are asked by a product of each kind: some do twice as many operations in it as in
-    float32, and some half as many.
+    A GPU that has bfloat16 is known to be faster in it. Processors that have it are asked by a product of each kind:
+    some do twice as many operations in it as in float32, and some half as many.
     """
     if not has_bfloat16(device):
         return "float32"
@@ -36,10 +42,12 @@ def fastest(device: torch.device) -> Precision:
         return "bfloat16"
     rates, cores = dict.fromkeys((torch.bfloat16, torch.float32), 0.0), torch.get_num_threads()
     torch.set_num_threads(1)  # two that wait for each other on a busy machine would measure the waiting
-    for _ in range(PROBES):
-        for dtype, rate in rates.items():
-            rates[dtype] = max(rate, measure_peak(device, dtype, *PROBED, seconds=PROBE_SECONDS))
-    torch.set_num_threads(cores)
+    try:
+        for _ in range(PROBES):
+            for dtype, rate in rates.items():
+                rates[dtype] = max(rate, measure_peak(device, dtype, *PROBED, seconds=PROBE_SECONDS))
+    finally:
+        torch.set_num_threads(cores)
     return "float32" if rates[torch.float32] > CLEARLY * rates[torch.bfloat16] else "bfloat16"
 
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         if yaml or overrides or options.print_config or options.dry_run:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
         path = Path(options.resume) if options.resume else run.newest(Path(Recipe().runs))
-        world = join(recipe_of(path))
+        world = find_world(recipe_of(path).train.silence_minutes)
         with world.watched():
             resume(path, world)
         return
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
-        print(preview(build(recipe, join(recipe))))
+        print(preview(build(recipe, find_world().computing_in(recipe.train.precision))))
     else:
-        world = join(recipe)
+        world = find_world(recipe.train.silence_minutes)
         with world.watched():
             again = earlier_run(recipe, world)
             start(recipe, world) if again is None else resume(again, world)
@@ -68,11 +68,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run")
     return parser.parse_args(arguments)
-
-
-def join(recipe: Recipe) -> World:
-    """Find the device and the other processes."""
-    return find_world(recipe.train.precision, recipe.train.silence_minutes)
 
 
 def earlier_run(recipe: Recipe, world: World) -> Path | None:
@@ -109,6 +104,7 @@ def recipe_of(path: Path) -> Recipe:
 
 def start(recipe: Recipe, world: World) -> None:
     """Start a new run."""
+    world = world.computing_in(recipe.train.precision)
     pretraining = build(recipe, world)
     started_from = adaptation.load_start(recipe, pretraining.model)
     path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), recipe.name))))
@@ -134,7 +130,7 @@ def resume(path: Path, world: World) -> None:
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
         environment = run.read_json(path / run.ENVIRONMENT)
-        world = world.going_on_in(environment.get("precision"))
+        world = world.going_on_in(run.precision_of(path))
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
         if _data(pretraining.corpus)["data"] != environment.get("data"):
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")

@@ -21,6 +21,7 @@ from configs import UserError
 from mlm import checkpoint
 from mlm.distributed import World
 from mlm.manifest import MANIFEST
+from mlm.precision import Computed
 
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 SIDES = ("train", "heldout")
@@ -119,6 +120,22 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
+def precision_of(path: Path) -> Computed:
+    """Return what a run computed its matrix products in when it began.
+
+    Raises:
+        UserError: its record is missing or damaged, or does not tell.
+
+    """
+    recorded: Computed | None = read_json(path / ENVIRONMENT).get("precision")
+    if recorded in ("bfloat16", "float32"):
+        return recorded
+    raise UserError(
+        f'{path / ENVIRONMENT} does not tell what the run computes in: set its "precision" to "float32" or "bfloat16",'
+        " whichever it began in"
+    )
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file, which is whole at every moment."""
     partial = path.with_name(path.name + ".partial")
@@ -207,6 +224,8 @@ def finite(values: Any) -> Any:
     """Replace numbers that JSON does not know by null."""
     if isinstance(values, Mapping):
         return {name: finite(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 

@@ -84,7 +84,7 @@ def losses(world: World, optimiser: str, parallel: str, dtype: str, micro_batch_
 
 
 def main() -> None:
-    world = find_world("float32")
+    world = find_world()
     found = {"-".join(map(str, case)): losses(world, *case) for case in CASES}
     if world.leads:
         Path(sys.argv[1]).write_text(json.dumps(found))

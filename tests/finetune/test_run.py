@@ -21,6 +21,7 @@ from finetune import cnn_head, linear_head, predict, results, saved
 from finetune.compare import main as compare
 from mlm import weights
 from tests.finetune import samples, tiny_published
+from tests.mlm.samples import Slow
 
 ROOT = Path(__file__).parents[2]
 FAST = ("head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.epochs=6", "train.precision=float32")
@@ -156,6 +157,31 @@ def test_texts_are_classified(tuned: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(sum(one["probabilities"].values()) == pytest.approx(1.0) for one in found)
     predict.main([str(tuned), sentences[0]])
     assert capsys.readouterr().out.startswith(f"{labels[0]} ")
+
+
+def test_a_model_is_used_in_the_precision_that_it_was_judged_in(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with Slow(torch.float32):
+        made = fine_tune(tmp_path, f"encoder.run={run}", "train.precision=auto", "train.epochs=1")
+    classify = [str(made), "the storm is near", "--json"]
+    said = []
+    for slow in (torch.float32, torch.bfloat16):
+        capsys.readouterr()
+        with Slow(slow):
+            predict.main(classify)
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out
+    assert said[0].err == said[1].err == ""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    predict.main(classify)
+    alone = capsys.readouterr()
+    assert "this cpu has no bfloat16 matrix products" in alone.err
+    exact, rounded = (json.loads(out)["probabilities"] for out in (alone.out, said[0].out))
+    assert exact == pytest.approx(rounded, abs=0.02)
+    assert exact != rounded
 
 
 def test_a_table_is_classified_as_its_texts_are(

@@ -18,6 +18,7 @@ from mlm import pretrain as entry
 from mlm.manifest import MANIFEST
 from mlm.pretraining import build
 from mlm.recipe import Recipe
+from tests.mlm.samples import CPU
 from tests.mlm.test_pretrain import TINY, heldout_curve, results, write_corpus
 
 START = ("vocabulary.lowercase=true", "model.encoder.gated=true", "model.encoder.positions.kind=learned")
@@ -92,7 +93,7 @@ def test_training_begins_with_the_starts_weights_bit_for_bit(home: Path, start: 
 
     with contextlib.chdir(home):
         recipe = adaptation.resolve(read(Recipe, None, [*TEXT, f"start_from={start}"]))
-        model = build(recipe, entry.join(recipe)).model
+        model = build(recipe, CPU).model
     expected = load_file(checkpoint.newest(start) / checkpoint.WEIGHTS)
     drawn = model.state_dict()["encoder.embeddings.tokens.weight"].clone()
     assert not torch.equal(drawn, expected["encoder.embeddings.tokens.weight"])

@@ -6,6 +6,7 @@ import math
 import random
 import subprocess
 import sys
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mlm import (
     benchmark_growth,
     benchmark_loss,
     benchmark_processes,
+    comparison,
     competition,
     competition_models,
     cost,
@@ -33,6 +35,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.optim import AdamW
 from mlm.recipe import Recipe
+from mlm.run import write_json
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
 from tokenizer.shards import open_shards
@@ -79,7 +82,8 @@ def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) 
     for case in cases.values():
         for side in ("ours", "theirs", "ratio"):
             assert set(case[side]) == {"median", "lowest", "highest"}
-            assert all(0 < value < math.inf for value in case[side].values())
+            races = case["name"].startswith("time-to-loss/") and side != "theirs"
+            assert all((value is None and races) or 0 < value < math.inf for value in case[side].values())
         assert case["counted"]
         trains = case["name"].startswith("training/")
         assert (case["peak_flops"] is not None) == (case["peak_share"] is not None) == trains
@@ -318,6 +322,18 @@ def test_a_race_is_won_when_the_loss_is_first_as_low_as_the_goal() -> None:
     for seconds, loss in ((20.0, 3.0), (30.0, 2.0)):
         race.evaluated(Position(step=2, seconds=seconds), {"loss": loss}, model)
         assert (race.won, race.seconds) == (True, 20.0)
+
+
+def test_a_race_that_was_lost_has_no_time_and_is_not_drawn(tmp_path: Path) -> None:
+    lost = Case.of("lost", "s", "a race", [math.inf, 2.0, math.inf], [1.0, 1.0, 1.0])
+    even = Case.of("even", "s", "a race", [1.0], [1.0])
+    write_json(tmp_path / "lost.json", {"cases": [asdict(lost)]})
+    (found,) = json.loads((tmp_path / "lost.json").read_text())["cases"]
+    assert found["ours"] == found["ratio"] == {"median": None, "lowest": 2.0, "highest": None}
+    assert "inf" in comparison.table([lost])
+    comparison.draw([even], tmp_path / "even.png")
+    comparison.draw([lost, even], tmp_path / "both.png")
+    assert (tmp_path / "both.png").read_bytes() == (tmp_path / "even.png").read_bytes()
 
 
 def test_the_exponent_is_that_of_the_power_law() -> None:

@@ -1,12 +1,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from configs import UserError
 from mlm.distributed import World, find_world
+from mlm.precision import Computed
 from tests.mlm.samples import CPU, Slow
 
 
@@ -54,13 +57,14 @@ def test_bfloat16_is_for_processors_that_have_it(avx512: bool, amx: bool, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert find_world("float32") == CPU
+    world = find_world()
+    assert world == world.computing_in("float32") == CPU
     if avx512 or amx:
-        assert find_world("bfloat16") == World(CPU.device, torch.bfloat16)
+        assert world.computing_in("bfloat16") == World(CPU.device, torch.bfloat16)
     else:
-        assert find_world("auto") == CPU
+        assert world.computing_in("auto") == CPU
         with pytest.raises(UserError, match=r"this cpu has no bfloat16 matrix products: set train\.precision to auto"):
-            find_world("bfloat16")
+            world.computing_in("bfloat16")
 
 
 @pytest.mark.parametrize(("slow", "taken"), [("bfloat16", "float32"), ("float32", "bfloat16")])
@@ -69,22 +73,26 @@ def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytes
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     threads = torch.get_num_threads()
     with Slow(getattr(torch, slow)):
-        assert find_world("auto").precision == taken
+        assert find_world().computing_in("auto").precision == taken
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(
-    ("begun_in", "has", "goes_on_in"),
-    [
-        ("float32", True, "float32"),
-        ("bfloat16", True, "bfloat16"),
-        ("bfloat16", False, "float32"),
-        (None, True, "float32"),
-    ],
-)
-def test_a_run_goes_on_in_its_own_precision_where_the_device_has_it(
-    begun_in: str | None, has: bool, goes_on_in: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("found_in", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("begun_in", ["bfloat16", "float32"])
+@pytest.mark.parametrize("has", [True, False])
+def test_a_run_goes_on_in_its_own_precision_on_every_rank_where_the_first_has_it(
+    found_in: torch.dtype,
+    begun_in: Computed,
+    has: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has)
-    assert CPU.going_on_in(begun_in).precision == goes_on_in
+    store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
+    for rank, here in ((0, has), (1, not has)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda here=here: here)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda here=here: here)
+        world = World(CPU.device, found_in, rank=rank, size=2, store=store)
+        assert world.going_on_in(begun_in).precision == (begun_in if has else "float32")
+    warned = "this cpu has no bfloat16 matrix products, which the run began in: computing in float32"
+    assert capsys.readouterr().err.count(warned) == (begun_in == "bfloat16" and not has)

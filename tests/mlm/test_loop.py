@@ -1,8 +1,9 @@
 import ast
 import copy
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from mlm import checkpoint
 from mlm.budget import Plan, Position
 from mlm.data import Batch
+from mlm.distributed import World
 from mlm.loop import Course, Interval, Intervals, Ledger, Step, train
 from mlm.masking import Masking
 from mlm.model.encoder import EncoderConfig
@@ -66,6 +68,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     schedule: Constant | Trapezoid | None = None,
     clip_norm: float = 1.0,
+    world: World = CPU,
 ) -> tuple[Position, Notebook]:
     notebook = notebook or Notebook()
     end = train(
@@ -79,7 +82,7 @@ def run(
             clip_norm=clip_norm,
             seed=3,
         ),
-        CPU,
+        world,
         notebook,
         start=start or Position(),
         stop=stop,
@@ -113,6 +116,28 @@ def test_accumulated_micro_batches_are_one_batch(micro_batch_rows: int) -> None:
     expected = trained(6)
     for name, weight in trained(micro_batch_rows).items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least_error", "most_error"), [(torch.bfloat16, 1e-3, 0.1), (torch.float32, 0.0, 1e-5)]
+)
+def test_muon_rounds_as_the_worlds_precision_does(dtype: torch.dtype, least_error: float, most_error: float) -> None:
+    world = World(CPU.device, dtype)
+    task, model = replace(task_of(sentences(40)), world=world), model_of()
+    hidden = [p for name, p in model.named_parameters() if name.endswith("feedforward.sublayer.output.weight")]
+    assert len(hidden) == 2
+    (batch,) = task.micro_batches(0, 0.0)
+    gradients = torch.autograd.grad(task.losses(model, batch)["loss"], hidden)
+    before = [weight.detach().clone() for weight in hidden]
+    run(task, model, Muon(lr=1.0, weight_decay=0.0).build(model), 1, schedule=Constant(warmup=0.0), world=world)
+    for weight, gradient, start in zip(hidden, gradients, before, strict=True):
+        left, singular, right = torch.linalg.svd(gradient.double(), full_matrices=False)
+        singular = singular / singular.norm()
+        for _ in range(5):  # the polynomial acts on the singular values alone (Jordan et al. 2024)
+            singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
+        exact = -0.2 * math.sqrt(max(weight.shape)) * (left * singular) @ right
+        error = ((weight.detach() - start - exact).norm() / exact.norm()).item()
+        assert least_error <= error < most_error
 
 
 @pytest.mark.parametrize("clip_norm", [0.1, 1e9])

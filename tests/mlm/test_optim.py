@@ -134,7 +134,7 @@ def test_muon_moves_hidden_matrices_along_all_directions_alike_and_the_rest_as_a
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
-def test_muon_is_pytorchs_bit_for_bit(shape: tuple[int, int]) -> None:
+def test_on_a_processor_muon_is_pytorchs_bit_for_bit(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(3)
     ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     mine = OrthogonalMomentum([ours], lr=0.02, weight_decay=0.1, momentum=0.9)

@@ -254,27 +254,84 @@ def test_saving_clears_what_a_killed_save_left_and_nothing_else(home: Path, firs
     assert results(path)["weights_sha256"] == results(first)["weights_sha256"]
 
 
-def test_a_run_goes_on_in_the_precision_that_it_began_in(first: Path, tmp_path: Path, home: Path) -> None:
-    shutil.copy(home / "corpus.txt", tmp_path)
-    path = shutil.copytree(first, tmp_path / "run")
-    (path / "results.json").unlink()
-    shutil.rmtree(checkpoint.newest(path))
-    precision = json.loads((path / "environment.json").read_text())["precision"]
+def on_a_machine(
+    folder: Path, *arguments: str, slow: str = "float32", has_bfloat16: bool = True, module: str = "mlm.pretrain"
+) -> subprocess.CompletedProcess[str]:
+    """Run a command on a processor that is slow in one precision, or has but one."""
     program = f"""
 import torch
-from mlm.pretrain import main
+torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: {has_bfloat16}
+from {module} import main
 from tests.mlm.samples import Slow
-with Slow(torch.{precision}):
-    main(["--resume", "run"])
+with Slow(torch.{slow}):
+    main({list(arguments)})
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-c", program]
-    done = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=environment
-    )
+    words, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Return a precision, and a finished run that began where it is the faster one."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_corpus(folder / "corpus.txt")
+    slow = {"float32": "bfloat16", "bfloat16": "float32"}[request.param]
+    done = on_a_machine(folder, *TINY, "train.budget.steps=20", slow=slow)
+    assert done.returncode == 0, done.stderr
+    (path,) = (folder / "runs").glob("*-*")
+    return request.param, path
+
+
+def interrupted(path: Path, folder: Path) -> Path:
+    """Return a copy of a run as it was before its last checkpoint."""
+    shutil.copy(path.parents[1] / "corpus.txt", folder)
+    copied = shutil.copytree(path, folder / "run")
+    (copied / "results.json").unlink()
+    shutil.rmtree(checkpoint.newest(copied))
+    return copied
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(whole: tuple[str, Path], tmp_path: Path) -> None:
+    precision, path = whole
+    copied = interrupted(path, tmp_path)
+    done = on_a_machine(tmp_path, "--resume", "run", slow=precision)
     assert done.returncode == 0, done.stderr
     assert f"device cpu in {precision}" in done.stderr
-    assert results(path)["weights_sha256"] == results(first)["weights_sha256"]
+    assert results(copied)["weights_sha256"] == results(path)["weights_sha256"]
+    judged = on_a_machine(tmp_path, "run", "--json", slow=precision, module="mlm.evaluate")
+    found = json.loads(judged.stdout)["masks"]["token"]["all"]["loss"]
+    assert found == pytest.approx(results(path)["heldout"]["loss"], rel=1e-6)
+
+
+def test_a_run_goes_on_in_float32_with_a_warning_where_there_is_no_bfloat16(
+    whole: tuple[str, Path], tmp_path: Path
+) -> None:
+    precision, path = whole
+    copied = interrupted(path, tmp_path)
+    for text in [copied / "config.yaml", checkpoint.newest(copied) / "config.yaml"]:
+        changed = text.read_text().replace("precision: auto", f"precision: {precision}")
+        assert changed != text.read_text()
+        text.write_text(changed)
+    seal_again(checkpoint.newest(copied), "config.yaml")
+    warning = "this cpu has no bfloat16 matrix products, which the run began in"
+    for module, arguments in (("mlm.pretrain", ("--resume", "run")), ("mlm.evaluate", ("run",))):
+        done = on_a_machine(tmp_path, *arguments, module=module, has_bfloat16=False)
+        assert done.returncode == 0, done.stderr
+        assert (warning in done.stderr) == (precision == "bfloat16")
+    assert results(copied)["steps"] == 20
+
+
+@pytest.mark.parametrize("recorded", [None, "auto", 16])
+def test_a_record_without_a_precision_is_said_with_how_to_mend_it(
+    recorded: object, first: Path, tmp_path: Path
+) -> None:
+    copied = interrupted(first, tmp_path)
+    environment = json.loads((copied / "environment.json").read_text())
+    (copied / "environment.json").write_text(json.dumps(environment | {"precision": recorded}))
+    done = run(tmp_path, "--resume", "run")
+    assert done.returncode == 2
+    assert 'run/environment.json does not tell what the run computes in: set its "precision" to' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_fill_mask_answers_arguments_and_standard_input(home: Path) -> None:

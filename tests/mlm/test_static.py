@@ -83,7 +83,7 @@ def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLa
 @pytest.fixture
 def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, MaskedLanguageModel]:
     """Return task and model on a GPU, compiled as they are shipped."""
-    world = find_world("auto")
+    world = find_world().computing_in("auto")
     task = replace(task, world=world, compiled=True, heldout=[batch.to(world.device) for batch in task.heldout])
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
     model.to(world.device)
