@@ -243,7 +243,8 @@ def train_ours(
     from mlm.pretraining import build
 
     made = build(recipe, world)
-    log_steps = 1 if world.device.type == "cpu" else WARMUP_STEPS  # the device is waited for at each record
+    # The device is waited for at each record; at each look, too, whose time is not to have any of the steps' in it.
+    log_steps = 1 if world.device.type == "cpu" else min(WARMUP_STEPS, evaluate_steps)
     intervals = Intervals(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
     settings = recipe.train
     course = Course(

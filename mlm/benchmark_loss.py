@@ -39,7 +39,7 @@ def _race(bench: Bench, name: str, rival: Rival, rate: float) -> Case:
         seconds, loss = competition.as_users_run_it(their_loss, bench.anew(), rival, rate, seed)
         theirs.append(seconds)
         losses.append(loss)
-        ours.append(_ours(bench, seconds, loss, seed))
+        ours.append(our_seconds(bench, seconds, loss, seed))
     counted = (
         f"training until the held-out masked loss is {min(losses):.2f} to {max(losses):.2f} nats, what the Trainer came"
         f" to at a rate of {rate:g} falling to 0, {THEIR_BATCH_ROWS} rows a step, in float32, all else its default but"
@@ -148,7 +148,7 @@ class Race(Bystander):
             self.seconds = position.seconds
 
 
-def _ours(bench: Bench, seconds: float, loss: float, seed: int) -> float:
+def our_seconds(bench: Bench, seconds: float, loss: float, seed: int) -> float:
     """Return the seconds of our steps until our held-out loss is `loss`; infinite if theirs are not enough for that."""
     budget = f"train.budget={{kind: minutes, minutes: {seconds / 60}}}"
     race, recipe = Race(loss), shipped(bench, budget, f"train.seed={seed}")

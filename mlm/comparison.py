@@ -25,7 +25,7 @@ WARMUP_STEPS, COUNTED_STEPS = 8, 16
 
 @dataclass(frozen=True)
 class Spread:
-    """Several measurements of one quantity."""
+    """Several measurements of one quantity; infinite where it took too long to be measured."""
 
     median: float
     lowest: float
@@ -149,11 +149,12 @@ def table(cases: Sequence[Case]) -> str:
 
 
 def draw(cases: Sequence[Case], path: Path) -> None:
-    """Draw the ratios into a PNG file, of the cases in which both sides came to an end."""
+    """Draw the ratios into a PNG file; cases in which ours was not always measured are named alone."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    cases = [case for case in cases if math.isfinite(case.ratio.highest)]
+    missing = [case.name for case in cases if not math.isfinite(case.ratio.highest)]
+    cases = [case for case in cases if case.name not in missing]
     figure = Figure(figsize=(9, 1.2 + 0.5 * len(cases)), layout="constrained")
     axes = figure.subplots()
     for height, ratio in enumerate(case.ratio for case in cases):
@@ -171,6 +172,7 @@ def draw(cases: Sequence[Case], path: Path) -> None:
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(
         "ours / theirs: median, lowest and highest\nmore is better, but of s, MiB, % of time, nats and times less"
+        + "".join(f"\nnot drawn, for ours took too long: {name}" for name in missing)
     )
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -63,7 +63,7 @@ class World:
 
     @property
     def precision(self) -> Computed:
-        """The name of `dtype`."""
+        """The name of `dtype`: bfloat16, or float32 for all that is as wide or wider."""
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     @property
@@ -242,7 +242,7 @@ class World:
 
 
 def find_world(silence_minutes: float = SILENCE_MINUTES) -> World:
-    """Find the device, and the other processes where there are any; until another is asked for, all is in float32.
+    """Find the device and the other processes where there are any; the precision is float32, and to be settled next.
 
     Args:
         silence_minutes: how long a process may keep the others waiting before they take it for lost.

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = checkpoint.newest(path)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
     environment = run.read_json(path / run.ENVIRONMENT)
-    world = find_world().going_on_in(run.precision_of(path))
+    world = find_world().going_on_in(run.precision_of(path, environment))
     model.to(world.device)
     corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)
     if environment.get("data", {}).get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
-        print(preview(build(recipe, find_world().computing_in(recipe.train.precision))))
+        world = find_world(recipe.train.silence_minutes).computing_in(recipe.train.precision)
+        print(preview(build(recipe, world)))
     else:
         world = find_world(recipe.train.silence_minutes)
         with world.watched():
@@ -130,10 +131,13 @@ def resume(path: Path, world: World) -> None:
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
         environment = run.read_json(path / run.ENVIRONMENT)
-        world = world.going_on_in(run.precision_of(path))
+        begun_in = run.precision_of(path, environment)
+        world = world.going_on_in(begun_in)
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
         if _data(pretraining.corpus)["data"] != environment.get("data"):
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
+        if world.leads and world.precision != begun_in:
+            run.write_json(path / run.ENVIRONMENT, environment | {"went_on_in": world.precision})
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import torch
 
@@ -120,16 +120,17 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
-def precision_of(path: Path) -> Computed:
-    """Return what a run computed its matrix products in when it began.
+def precision_of(path: Path, environment: Mapping[str, Any]) -> Computed:
+    """Return what a run computed its matrix products in when it began, as its `environment` has it.
 
     Raises:
-        UserError: its record is missing or damaged, or does not tell.
+        UserError: it does not tell.
 
     """
-    recorded: Computed | None = read_json(path / ENVIRONMENT).get("precision")
-    if recorded in ("bfloat16", "float32"):
-        return recorded
+    known: Computed
+    for known in get_args(Computed):
+        if environment.get("precision") == known:
+            return known
     raise UserError(
         f'{path / ENVIRONMENT} does not tell what the run computes in: set its "precision" to "float32" or "bfloat16",'
         " whichever it began in"

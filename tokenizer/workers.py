@@ -88,7 +88,7 @@ def _ask(process: _Process, documents: Sequence[Document]) -> Work:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        columns = tuple(zip(*documents, strict=True))  # ten times as fast as documents one by one
+        columns = tuple(zip(*documents, strict=True))  # less to pickle than a tuple each
         pickle.dump(columns, process.stdin, pickle.HIGHEST_PROTOCOL)
         process.stdin.flush()
         return cast(Work, pickle.load(process.stdout))

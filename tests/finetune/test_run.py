@@ -20,6 +20,7 @@ from configs import UserError
 from finetune import cnn_head, linear_head, predict, results, saved
 from finetune.compare import main as compare
 from mlm import weights
+from mlm.manifest import seal
 from tests.finetune import samples, tiny_published
 from tests.mlm.samples import Slow
 
@@ -329,6 +330,24 @@ def test_a_damaged_or_foreign_model_is_refused(tuned: Path, tmp_path: Path) -> N
     weights.write_bytes(content)
     with pytest.raises(UserError, match="truncated or was changed"):
         predict.main([str(copy), "text"])
+
+
+def test_a_model_that_does_not_tell_its_precision_is_used_in_float32(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(tuned / "model", older / "partial")
+    (older / "partial" / "manifest.json").unlink()
+    description = older / "partial" / "model.json"
+    known = json.loads(description.read_text())
+    assert known.pop("precision") == "float32"
+    description.write_text(json.dumps(known))
+    seal(older / "partial", older / "model", 0)
+    said = []
+    for run in (tuned, older):
+        predict.main([str(run), "the storm is near", "--json"])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
 
 
 def test_an_existing_output_is_not_overwritten(tuned: Path, tmp_path: Path) -> None:

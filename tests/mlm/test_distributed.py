@@ -72,9 +72,22 @@ def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     threads = torch.get_num_threads()
-    with Slow(getattr(torch, slow)):
-        assert find_world().computing_in("auto").precision == taken
-    assert torch.get_num_threads() == threads
+    torch.set_num_threads(2)
+    try:
+        with Slow(getattr(torch, slow)):
+            assert find_world().computing_in("auto").precision == taken
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_what_is_faster_for_the_first_rank_is_taken_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
+    for rank, slow in enumerate((torch.bfloat16, torch.float32)):
+        with Slow(slow):
+            world = World(CPU.device, torch.float32, rank=rank, size=2, store=store).computing_in("auto")
+        assert world.precision == "float32"
 
 
 @pytest.mark.parametrize("found_in", [torch.bfloat16, torch.float32])

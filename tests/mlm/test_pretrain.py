@@ -255,9 +255,9 @@ def test_saving_clears_what_a_killed_save_left_and_nothing_else(home: Path, firs
 
 
 def on_a_machine(
-    folder: Path, *arguments: str, slow: str = "float32", has_bfloat16: bool = True, module: str = "mlm.pretrain"
+    folder: Path, *arguments: str, slow: str = "float64", has_bfloat16: bool = True, module: str = "mlm.pretrain"
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command on a processor that is slow in one precision, or has but one."""
+    """Run a command on a processor that is slow in one precision, or that has no bfloat16."""
     program = f"""
 import torch
 torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: {has_bfloat16}
@@ -319,6 +319,8 @@ def test_a_run_goes_on_in_float32_with_a_warning_where_there_is_no_bfloat16(
         assert done.returncode == 0, done.stderr
         assert (warning in done.stderr) == (precision == "bfloat16")
     assert results(copied)["steps"] == 20
+    went_on_in = json.loads((copied / "environment.json").read_text()).get("went_on_in")
+    assert went_on_in == (None if precision == "float32" else "float32")
 
 
 @pytest.mark.parametrize("recorded", [None, "auto", 16])
