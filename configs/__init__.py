@@ -94,7 +94,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except FileNotFoundError:
-        raise UserError(f"no such configuration file: {path}") from None
+        raise UserError(f"no such configuration file: {path} (an option is written section.key=value)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the configuration file {path}: {error}") from None
     except (yaml.YAMLError, RecursionError) as error:

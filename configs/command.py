@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from configs import UserError
 
@@ -18,7 +18,10 @@ EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of command lines, whose complaints are a user's mistakes like all others."""
+    """A parser of command lines, whose complaints are a user's mistakes like all others; options are written out."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage."""

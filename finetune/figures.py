@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,9 @@ def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title
         axes.text(column, row, shown, ha="center", va="center", fontsize=size, color=color)
     axes.set_xlabel("predicted (%: share of the true class)")
     axes.set_ylabel("true")
-    lines = textwrap.wrap(_drawable(short(title, 80), instead=""), int(side * _TITLE_LETTERS_PER_INCH))
-    axes.set_title("\n".join(lines), parse_math=False, fontsize=11, loc="left")
+    wide = int(side * _TITLE_LETTERS_PER_INCH)
+    lines = [textwrap.wrap(_drawable(short(line, 80), instead=""), wide) for line in title.splitlines()]
+    axes.set_title("\n".join(chain.from_iterable(lines)), parse_math=False, fontsize=11, loc="left")
     return figure
 
 
@@ -142,7 +144,9 @@ def _points(records: Sequence[Mapping[str, Any]], side: str, metric: str) -> tup
 
 def _best(records: Sequence[Mapping[str, Any]], metric: str, drawn: str) -> tuple[list[float], list[float]]:
     """Return epoch and drawn value of the first best evaluation, as lists: empty where there is none."""
-    known = [r for r in records if r["side"] == "validation" and r.get(metric) is not None and r.get(drawn) is not None]
+    # What was measured before the first step is no candidate.
+    trained = [record for record in records if record["side"] == "validation" and record["epoch"] > 0]
+    known = [record for record in trained if record.get(metric) is not None and record.get(drawn) is not None]
     best = [max(known, key=lambda record: METRICS[metric] * record[metric])] if known else []
     return [record["epoch"] for record in best], [record[drawn] for record in best]
 

@@ -71,7 +71,7 @@ def write(path: Path, found: results.Results, finished: Sequence[Judged]) -> str
     labels_N = np.concatenate([one.split.test.labels for one in finished])
     predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
     matrix_CC = metrics.confusion(labels_N, predictions_N, len(found.classes))
-    title = f"{found.name}: test, {results.count_trials(found.trials)}"
+    title = f"{found.name}: test,\n{results.count_trials(found.trials)}"
     picture = figures.confusion_figure(matrix_CC, found.classes, title)
     figures.write(picture, path / CONFUSION)
     with SummaryWriter(str(path)) as board:

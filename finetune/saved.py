@@ -105,7 +105,7 @@ def newest(runs: Path) -> Path:
 
 def _why_none(run: Path) -> str:
     if not run.is_dir():
-        return f"no such run: {run}"
+        return f"no such run: {run} (the run is named first, then the texts)"
     if checkpoint.finished(run):
         return f"{run} is a pretraining run: make a classifier of it by python -m finetune.cnn_head encoder.run={run}"
     if not (run / checkpoint.RECIPE).is_file():

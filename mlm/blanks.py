@@ -69,21 +69,25 @@ def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, to
 
 
 def show_filled(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, sentences: int) -> list[str]:
-    """Return the first sentences of a held-out batch as text, each blank as [guess] or, where wrong, [guess|truth]."""
+    """Return the first sentences of a held-out batch as text, each blank as [guess] or, where wrong, [guess|truth].
+
+    Words that masking replaced by others are shown as they were.
+    """
     guesses = guess(model, batch, tokenizer, world, top=1)
-    ids, segments = batch.ids_BL.cpu().numpy(), batch.segments_BL.cpu().numpy()
-    filled = {
-        place: (best[0].token, tokenizer.decode([label]))
-        for place, best, label in zip(_places(batch), guesses, batch.labels_BM.flatten().tolist(), strict=True)
-        if label != IGNORED and ids.reshape(-1)[place] == MASK
-    }
+    ids, segments = batch.ids_BL.flatten().cpu().numpy().copy(), batch.segments_BL.cpu().numpy()
+    filled = {}
+    for place, best, label in zip(_places(batch), guesses, batch.labels_BM.flatten().tolist(), strict=True):
+        if label != IGNORED and ids[place] == MASK:
+            filled[place] = (best[0].token, tokenizer.decode([label]))
+        elif label != IGNORED:
+            ids[place] = label
     shown: list[str] = []
     for row, column in _segment_starts(segments):
         if len(shown) == sentences:
             break
         inside = np.flatnonzero(segments[row] == segments[row, column]) + row * segments.shape[1]
         if any(int(place) in filled for place in inside):
-            shown.append(_fill(inside, ids.reshape(-1), filled, tokenizer))
+            shown.append(_fill(inside, ids, filled, tokenizer))
     return shown
 
 

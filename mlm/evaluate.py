@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     path = options.run or run.newest(Path(Recipe().runs))
     folder = checkpoint.newest(path)
+    print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
     environment = run.read_json(path / run.ENVIRONMENT)
     world = find_world().going_on_in(run.precision_of(path, environment))

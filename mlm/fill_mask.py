@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.top < 1:
         raise UserError(f"--top is {options.top}: it must be 1 or more")
     world = find_world()
-    folder = checkpoint.newest(options.run or run.newest(Path(Recipe().runs)))
+    path = options.run or run.newest(Path(Recipe().runs))
+    folder = checkpoint.newest(path)
+    print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
     for sentence in options.sentences or command.lines():
         batch = blanks.read_blanks(sentence, tokenizer, recipe.data.row_length)

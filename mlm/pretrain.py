@@ -95,12 +95,10 @@ def recipe_of(path: Path) -> Recipe:
     """Return a run's recipe.
 
     Raises:
-        UserError: it is no run.
+        UserError: it is no run of pretraining.
 
     """
-    if not (path / checkpoint.RECIPE).is_file():
-        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
-    return read(Recipe, path / checkpoint.RECIPE)
+    return read(Recipe, run.recipe_of(path))
 
 
 def start(recipe: Recipe, world: World) -> None:
@@ -131,10 +129,12 @@ def resume(path: Path, world: World) -> None:
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
         environment = run.read_json(path / run.ENVIRONMENT)
+        if "data" not in environment:
+            raise UserError(f"{path / run.ENVIRONMENT} does not tell what text the run reads: put it back from a copy")
         begun_in = run.precision_of(path, environment)
         world = world.going_on_in(begun_in)
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
-        if _data(pretraining.corpus)["data"] != environment.get("data"):
+        if _data(pretraining.corpus)["data"] != environment["data"]:
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
         if world.leads and world.precision != begun_in:
             run.write_json(path / run.ENVIRONMENT, environment | {"went_on_in": world.precision})

@@ -57,6 +57,30 @@ def newest(runs: Path) -> Path:
     return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
 
 
+def recipe_of(path: Path) -> Path:
+    """Return where a pretraining run's recipe lies.
+
+    Raises:
+        UserError: it is no run, or one of fine-tuning.
+
+    """
+    recipe = path / checkpoint.RECIPE
+    if not recipe.is_file():
+        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
+    if is_fine_tuning(path):
+        raise UserError(
+            f"{path} is a run of fine-tuning, and nothing goes on with it: with a report.txt it is finished, else start"
+            " it again by its command in environment.json"
+        )
+    return recipe
+
+
+def is_fine_tuning(path: Path) -> bool:
+    """Tell by its recipe whether a run is one of fine-tuning."""
+    lines = (path / checkpoint.RECIPE).read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(line.startswith("head:") for line in lines)
+
+
 def with_checkpoint(runs: Path) -> set[Path]:
     """Return the runs that have a checkpoint."""
     return {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{MANIFEST}")}
@@ -156,7 +180,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path} ({error}): put it back from a copy") from None
     if not isinstance(values, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object")
     return values

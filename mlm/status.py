@@ -45,11 +45,10 @@ def status(path: Path) -> dict[str, Any]:
     """Return how the run at `path` is doing.
 
     Raises:
-        UserError: it is no run, or its records are damaged.
+        UserError: it is no run of pretraining, or its records are damaged.
 
     """
-    if not (path / checkpoint.RECIPE).is_file():
-        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
+    run.recipe_of(path)
     owner = run.owner(path)
     finished = (path / run.RESULTS).exists()
     records = run.newest_records(path / run.METRICS)
@@ -72,9 +71,9 @@ def status(path: Path) -> dict[str, Any]:
 
 
 def _newest(runs: Path) -> Path:
-    found = [path.parent for path in runs.glob(f"*/{run.METRICS}")]
+    found = [path.parent for path in runs.glob(f"*/{run.METRICS}") if not run.is_fine_tuning(path.parent)]
     if not found:
-        raise UserError(f"there is no run in {runs}: start one by python -m mlm.pretrain, or name its directory")
+        raise UserError(f"there is no run of pretraining in {runs}: start one by python -m mlm.pretrain, or name it")
     return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
 
 

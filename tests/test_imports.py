@@ -1,4 +1,5 @@
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,3 +101,11 @@ for name in {sorted(MODULES)}:
 """
     process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("package", ["mlm", "finetune"])
+def test_how_long_threads_spin_is_set_before_torch_reads_it(package: str) -> None:
+    program = f"import os, sys, {package}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert process.stdout.split() == ["1000", "False"], process.stderr

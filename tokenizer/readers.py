@@ -21,7 +21,7 @@ from configs import Config, Texts, UserError
 _BUFFER_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MEND_UTF8 = "convert the file, or set invalid_utf8=replace to read what is bad as U+FFFD"
+_MEND_UTF8 = "convert the file, or set text.source.invalid_utf8=replace to read what is bad as U+FFFD"
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 

@@ -190,7 +190,8 @@ def test_a_file_that_holds_no_sections_is_refused(content: bytes, message: str, 
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    assert refusal([], tmp_path / "none.yaml") == f"no such configuration file: {tmp_path / 'none.yaml'}"
+    known = "an option is written section.key=value"
+    assert refusal([], tmp_path / "none.yaml") == f"no such configuration file: {tmp_path / 'none.yaml'} ({known})"
     assert refusal([], tmp_path).startswith(f"cannot read the configuration file {tmp_path}")
 
 

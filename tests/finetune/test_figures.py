@@ -84,6 +84,13 @@ def test_every_trial_is_a_line_and_its_best_evaluation_a_dot() -> None:
     ]
 
 
+def test_what_was_measured_before_training_is_not_the_best() -> None:
+    before: dict[str, object] = {"side": "validation", "epoch": 0.0, "loss": 0.1, "accuracy": 1.0}
+    _, accuracy = learning_curves({"one": [before, *records([0.5, 0.75])]}, "accuracy").axes
+    assert lines(accuracy, "#1f5582") == [([0.0, 1, 2], [1.0, 0.5, 0.75])]
+    assert lines(accuracy, "#b5651d") == [([2], [0.75])]
+
+
 def test_the_lowest_loss_is_the_best_and_needs_one_picture_only() -> None:
     figure = learning_curves({"one": records([0.5, 1.0, 0.75])}, "loss")
     assert len(figure.axes) == 1

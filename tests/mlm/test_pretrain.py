@@ -160,7 +160,17 @@ def test_metrics_and_tensorboard_tell_the_same(first: Path) -> None:
             assert [event.step for event in events] == [record["step"] for record in mine]
             assert [event.value for event in events] == pytest.approx([record[name] for record in mine], rel=1e-6)
     assert [step for step, _ in heldout_curve(first)] == list(range(0, 61, 10))
-    assert "filled-in blanks/text_summary" in board.Tags()["tensors"]
+
+
+def test_held_out_sentences_are_shown_as_they_were_but_for_their_blanks(home: Path, first: Path) -> None:
+    board = EventAccumulator(str(first))
+    board.Reload()
+    corpus = set((home / "corpus.txt").read_text().splitlines())
+    events = board.Tensors("filled-in blanks/text_summary")
+    shown = [line for event in events for line in event.tensor_proto.string_val[0].decode().split("\n\n")]
+    assert len(shown) > 20
+    for line in shown:
+        assert re.sub(r"\[([^\]|]*\|)?([^\]|]*)\]", r"\2", line) in corpus
 
 
 def test_the_same_command_gives_the_same_weights_and_reuses_text_and_tokenizer(home: Path, first: Path) -> None:

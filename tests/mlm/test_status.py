@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from mlm import checkpoint, run, status
+from configs import UserError
+from mlm import checkpoint, pretrain, run, status
 
 RECORDS = (
     {"side": "heldout", "step": 0, "loss": 6.0},
@@ -44,3 +45,17 @@ def test_what_is_shown_is_what_was_recorded_last(tmp_path: Path, capsys: pytest.
     for part in ("stopped", "step 20 (25.0%)", "800 tokens/s", "loss 5.500, held-out 6.000", "3 updates skipped"):
         assert part in shown
     assert f"--resume {path}" in shown
+
+
+def test_a_run_of_fine_tuning_is_told_from_one_of_pretraining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "runs" / "pretrained")
+    newer = make(tmp_path / "runs" / "tuned")
+    (newer / checkpoint.RECIPE).write_text("name: y\nhead:\n  kind: cnn\n")
+    monkeypatch.chdir(tmp_path)
+    status.main([])
+    assert capsys.readouterr().out.startswith("runs/pretrained: stopped")
+    for refused in (status.main, pretrain.main):
+        with pytest.raises(UserError, match="tuned is a run of fine-tuning, and nothing goes on with it"):
+            refused([str(newer)] if refused is status.main else ["--resume", str(newer)])
