@@ -10,7 +10,7 @@ from configs import Config, UserError, command, help_text, read
 from tokenizer.sources import Files
 from tokenizer.text import Text
 
-_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*", re.DOTALL)
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)+=.*", re.DOTALL)
 
 
 class HasText(Config):

@@ -51,6 +51,14 @@ def test_text_becomes_a_tokenizer_and_shards(folder: Path) -> None:
     assert f"{shards.manifest.train.tokens:,}" in said
 
 
+def test_what_the_error_about_bad_utf8_says_to_set_can_be_set(folder: Path) -> None:
+    (folder / "bad.txt").write_bytes((folder / "a.txt").read_bytes() + b"caf\xe9\n")
+    train = ["bad.txt", "--output", "t.json", "--vocabulary", "300"]
+    refused = run(folder, "train", *train)
+    (remedy,) = (word for word in refused.stderr.split() if "=" in word)
+    assert "t.json: 300 tokens" in done(folder, "train", *train, remedy)
+
+
 def test_what_is_there_already_is_kept(folder: Path) -> None:
     train = ["a.txt", "--output", "t.json", "--vocabulary", "300"]
     encode = ["a.txt", "--tokenizer", "t.json", "--output", "shards", "text.heldout_share=0.1"]
