@@ -37,11 +37,11 @@ def main(arguments: Sequence[str]) -> None:
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
-    environment = run.read_json(path / run.ENVIRONMENT)
-    world = find_world().going_on_in(run.precision_of(path, environment))
+    beginning = run.beginning(path)
+    world = find_world().going_on_in(beginning.precision)
     model.to(world.device)
     corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)
-    if environment.get("data", {}).get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
+    if beginning.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
         raise UserError(
             f"the text of {path} is not what the run was trained on, so no part of it is known to be held out"
         )

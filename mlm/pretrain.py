@@ -98,7 +98,7 @@ def recipe_of(path: Path) -> Recipe:
         UserError: it is no run of pretraining.
 
     """
-    return read(Recipe, run.recipe_of(path))
+    return read(Recipe, run.recipe_path(path))
 
 
 def start(recipe: Recipe, world: World) -> None:
@@ -128,15 +128,13 @@ def resume(path: Path, world: World) -> None:
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
-        environment = run.read_json(path / run.ENVIRONMENT)
-        if "data" not in environment:
-            raise UserError(f"{path / run.ENVIRONMENT} does not tell what text the run reads: put it back from a copy")
-        begun_in = run.precision_of(path, environment)
-        world = world.going_on_in(begun_in)
+        beginning = run.beginning(path)
+        world = world.going_on_in(beginning.precision)
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
-        if _data(pretraining.corpus)["data"] != environment["data"]:
+        if _data(pretraining.corpus)["data"] != beginning.data:
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
-        if world.leads and world.precision != begun_in:
+        if world.leads and world.precision != beginning.precision:
+            environment = run.read_json(path / run.ENVIRONMENT)
             run.write_json(path / run.ENVIRONMENT, environment | {"went_on_in": world.precision})
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
 

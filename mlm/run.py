@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any
 
 import torch
+from pydantic import ConfigDict, ValidationError
 
-from configs import UserError
+from configs import Config, UserError
 from mlm import checkpoint
 from mlm.distributed import World
 from mlm.manifest import MANIFEST
@@ -57,7 +58,7 @@ def newest(runs: Path) -> Path:
     return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
 
 
-def recipe_of(path: Path) -> Path:
+def recipe_path(path: Path) -> Path:
     """Return where a pretraining run's recipe lies.
 
     Raises:
@@ -144,21 +145,32 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
-def precision_of(path: Path, environment: Mapping[str, Any]) -> Computed:
-    """Return what a run computed its matrix products in when it began, as its `environment` has it.
+class Beginning(Config):
+    """What of a run's environment has to be the same wherever the run is gone on with or judged."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    data: dict[str, str]
+    """Fingerprints of its text and tokenizer."""
+    precision: Computed
+    """What it computed its matrix products in."""
+
+
+def beginning(path: Path) -> Beginning:
+    """Return how a run began.
 
     Raises:
-        UserError: it does not tell.
+        UserError: its record is missing or damaged, or does not tell.
 
     """
-    known: Computed
-    for known in get_args(Computed):
-        if environment.get("precision") == known:
-            return known
-    raise UserError(
-        f'{path / ENVIRONMENT} does not tell what the run computes in: set its "precision" to "float32" or "bfloat16",'
-        " whichever it began in"
-    )
+    try:
+        return Beginning.model_validate(read_json(path / ENVIRONMENT))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f'{path / ENVIRONMENT} does not tell how the run began, "{first["loc"][0]}": {first["msg"]}: put it back'
+            " from a copy, or write there what it began with"
+        ) from None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ def status(path: Path) -> dict[str, Any]:
         UserError: it is no run of pretraining, or its records are damaged.
 
     """
-    run.recipe_of(path)
+    run.recipe_path(path)  # there is one
     owner = run.owner(path)
     finished = (path / run.RESULTS).exists()
     records = run.newest_records(path / run.METRICS)

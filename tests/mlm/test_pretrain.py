@@ -20,8 +20,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from configs import command, read
-from mlm import checkpoint
+from configs import UserError, command, read
+from mlm import checkpoint, evaluate
 from mlm import pretrain as entry
 from mlm.manifest import MANIFEST, manifest_of
 from mlm.recipe import Recipe
@@ -333,17 +333,19 @@ def test_a_run_goes_on_in_float32_with_a_warning_where_there_is_no_bfloat16(
     assert went_on_in == (None if precision == "float32" else "float32")
 
 
+@pytest.mark.parametrize("name", ["precision", "data"])
 @pytest.mark.parametrize("recorded", [None, "auto", 16])
-def test_a_record_without_a_precision_is_said_with_how_to_mend_it(
-    recorded: object, first: Path, tmp_path: Path
+def test_a_record_that_does_not_tell_how_a_run_began_is_said_with_how_to_mend_it(
+    name: str, recorded: object, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = interrupted(first, tmp_path)
     environment = json.loads((copied / "environment.json").read_text())
-    (copied / "environment.json").write_text(json.dumps(environment | {"precision": recorded}))
-    done = run(tmp_path, "--resume", "run")
-    assert done.returncode == 2
-    assert 'run/environment.json does not tell what the run computes in: set its "precision" to' in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    (copied / "environment.json").write_text(json.dumps(environment | {name: recorded}))
+    monkeypatch.chdir(tmp_path)
+    told = rf'^run/environment\.json does not tell how the run began, "{name}": .*: put it back from a copy, or write'
+    for main, arguments in ((entry.main, ["--resume", "run"]), (evaluate.main, ["run"])):
+        with pytest.raises(UserError, match=told):
+            main(arguments)
 
 
 def test_fill_mask_answers_arguments_and_standard_input(home: Path) -> None:
