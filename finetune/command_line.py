@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from configs import command, dump, help_text, read
 from finetune import experiment
-from finetune.recipe import FineTuning
+from finetune.config import FineTuning
 
 USAGE = """
 examples:

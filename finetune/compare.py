@@ -11,10 +11,10 @@ from pydantic import ConfigDict, Field
 
 import configs
 from configs import Config, UserError, command
-from finetune import figures, results
-from finetune.metrics import METRICS, Metric, short
-from finetune.results import Results
-from finetune.scores import Difference, MeanStd
+from finetune.evaluation import figures, results
+from finetune.evaluation.metrics import METRICS, Metric, short
+from finetune.evaluation.results import Results
+from finetune.evaluation.scores import Difference, MeanStd
 
 CONFIGURATION = "config.yaml"
 LONGEST_PATH = 100

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from configs import UserError, dump
-from finetune import baselines, contextual, encoder_choice, report, results, saved
-from finetune.augment import Variants, require_mask
-from finetune.classifier import Classifier, count
-from finetune.examples import Dataset, Split
-from finetune.recipe import EncoderChoice, FineTuning
+from finetune import encoders, saved_model
+from finetune.config import EncoderChoice, FineTuning
+from finetune.data import augment_contextual
+from finetune.data.augment import Variants, require_mask
+from finetune.data.examples import Dataset, Split
+from finetune.evaluation import baselines, report, results
+from finetune.evaluation.report import Judged
 from finetune.records import Records
-from finetune.report import Judged
+from finetune.training.classifier import Classifier, count
 from finetune.trial import Outcome, run_trial
-from mlm import checkpoint, run, weights
-from mlm.distributed import World, find_world
+from mlm.checkpoint import checkpoint, weights
+from mlm.distributed.world import World, find_world
+from mlm.tracking import run_directory
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,27 @@ def start(recipe: FineTuning) -> str:
         UserError: encoder, data or a setting cannot be used.
 
     """
-    choice = encoder_choice.resolve(recipe.encoder, Path(recipe.runs))
+    choice = encoders.resolve(recipe.encoder, Path(recipe.runs))
     recipe = recipe.model_copy(update={"encoder": choice, "data": recipe.data.pinned()})
     world = find_world().computing_in(recipe.train.precision)
     start_weights = _check_fit(recipe, choice, world)
-    dataset = recipe.data.load(encoder_choice.corpus_of(choice))
+    dataset = recipe.data.load(encoders.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
     _check_early_stopping(recipe, dataset, splits)
     name = recipe.name or recipe.data.title()
-    path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), name))))
+    path = Path(
+        world.of_leader("making the run's directory", lambda: str(run_directory.create(Path(recipe.runs), name)))
+    )
     with ExitStack() as opened:
         opened.enter_context(world.watched())
         records = None
         if world.leads:
-            opened.enter_context(run.lock(path))
+            opened.enter_context(run_directory.lock(path))
             records = opened.enter_context(Records(path))
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
             started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
-            about = run.environment(world) | {"started_from": started_from}
-            run.write_json(path / run.ENVIRONMENT, about)
+            about = run_directory.environment(world) | {"started_from": started_from}
+            run_directory.write_json(path / run_directory.ENVIRONMENT, about)
         setup = Setup(recipe, dataset, splits, world, path, records)
         setup.say(report.opening(path, recipe, dataset, splits, world))
         ours = _follow(setup, choice, keep=True)
@@ -79,11 +84,11 @@ def start(recipe: FineTuning) -> str:
 
 def _check_fit(recipe: FineTuning, choice: EncoderChoice, world: World) -> str:
     """Tell what does not fit before data is read and a run made; return the SHA-256 of the encoder's weights."""
-    encoder = encoder_choice.open_encoder(choice, seed=0)
+    encoder = encoders.open_encoder(choice, seed=0)
     sha256 = weights.sha256(weights.of(encoder))
     require_mask(recipe.augment, encoder.mask_text)
     if recipe.augment.replace:
-        encoder_choice.open_predictor(choice, world)
+        encoders.open_predictor(choice, world)
     recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, classes=2)))
     return sha256
 
@@ -124,7 +129,7 @@ def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
         )
         if keep and outcome.best > best:
             if setup.world.leads:
-                saved.save(setup.path, outcome.classifier, recipe, setup.dataset.classes, setup.world.precision)
+                saved_model.save(setup.path, outcome.classifier, recipe, setup.dataset.classes, setup.world.precision)
             best = outcome.best
         parameters = results.Parameters(all=count(outcome.classifier.parameters()), trained=outcome.trained)
         finished.append(Judged(trial, split, outcome.probabilities_NC, parameters, outcome.truncated, outcome.skipped))
@@ -137,7 +142,7 @@ def _outcomes(setup: Setup, choice: EncoderChoice, *, control: bool) -> Iterator
     for split in setup.splits:
         variants = _variants(setup, choice, split)
         for seed in recipe.train.seeds:
-            encoder = encoder_choice.open_encoder(choice, seed)
+            encoder = encoders.open_encoder(choice, seed)
             records = setup.records
             taken_down = records.of_trial(split.fold, seed, control=control) if records else nullcontext(_unrecorded)
             with taken_down as record:
@@ -154,8 +159,8 @@ def _variants(setup: Setup, choice: EncoderChoice, split: Split) -> Variants:
     augment = setup.recipe.augment
     if not augment.replace or choice.random:
         return []
-    predictor = encoder_choice.open_predictor(choice, setup.world)
-    return contextual.variants(split.train.texts, predictor, augment.replace, augment.variants, seed=split.fold)
+    predictor = encoders.open_predictor(choice, setup.world)
+    return augment_contextual.variants(split.train.texts, predictor, augment.replace, augment.variants, seed=split.fold)
 
 
 def _results(

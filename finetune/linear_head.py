@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from configs import UserError, command
 from finetune import command_line
-from finetune.encoders import TextEncoder
+from finetune.config import FineTuning
+from finetune.encoders.encoder import TextEncoder
 from finetune.heads import HeadConfig
-from finetune.recipe import FineTuning
 
 Pooling = Literal["cls", "mean", "max"]
 

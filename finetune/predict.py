@@ -12,11 +12,11 @@ import torch
 from tqdm import tqdm
 
 from configs import UserError, command
-from finetune import saved
-from finetune.classification import predict
-from finetune.saved import Saved
-from mlm.distributed import World, find_world
-from mlm.recipe import Recipe
+from finetune import saved_model
+from finetune.saved_model import Saved
+from finetune.training.classification import predict
+from mlm.config import Recipe
+from mlm.distributed.world import World, find_world
 
 AT_ONCE = 2048
 """Texts of a file that are tokenised, sorted by length and classified together."""
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.output is not None and (options.output.exists() or not options.output.parent.is_dir()):
         fault = "is there already: name another file" if options.output.exists() else "lies in no folder: make it first"
         raise UserError(f"{options.output} {fault}")
-    model = saved.load(options.run or saved.newest(Path(Recipe().runs)), torch.device("cpu"))
+    model = saved_model.load(options.run or saved_model.newest(Path(Recipe().runs)), torch.device("cpu"))
     world = find_world().going_on_in(model.precision)
     model.classifier.to(world.device)
     if options.file is not None:

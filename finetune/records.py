@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from finetune.trial import Record
-from mlm.run import finite
+from mlm.tracking.run_directory import finite
 
 METRICS = "metrics.jsonl"
 

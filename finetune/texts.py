@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from configs import Config, UserError, command, read
-from finetune.tasks import Labelled, Task
+from finetune.data.labelled import Labelled, Task
 
 EXAMPLES = """
 examples:

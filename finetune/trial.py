@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune import metrics
-from finetune.augment import Variants
-from finetune.classification import Classification, Encoded, class_weights, measure, predict
-from finetune.classifier import Classifier, count
-from finetune.encoders import TextEncoder
-from finetune.examples import Split
-from finetune.recipe import EarlyStopping, FineTuning
-from mlm import interrupt
-from mlm.budget import Epochs, Plan, Position
-from mlm.distributed import World
-from mlm.loop import Course, Interval, Intervals, train
-from mlm.optim import Optimiser, RateFactor
-from mlm.progress import Progress
+from finetune.config import EarlyStopping, FineTuning
+from finetune.data.augment import Variants
+from finetune.data.examples import Split
+from finetune.encoders.encoder import TextEncoder
+from finetune.evaluation import metrics
+from finetune.training.classification import Classification, Encoded, class_weights, measure, predict
+from finetune.training.classifier import Classifier, count
+from mlm.distributed.world import World
+from mlm.tracking.progress_bar import Progress
+from mlm.training import interrupt
+from mlm.training.budget import Epochs, Plan, Position
+from mlm.training.loop import Course, Interval, Intervals, train
+from mlm.training.optim import Optimiser, RateFactor
 
 LOGS_PER_EPOCH = 10
 

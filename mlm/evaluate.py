@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from configs import UserError, command
-from mlm import checkpoint, results, run
-from mlm.corpus import Corpus, open_corpus
-from mlm.data import IGNORED, Batch
-from mlm.distributed import World, find_world
-from mlm.objective import heldout_batches, score
-from mlm.recipe import Recipe
+from mlm.checkpoint import checkpoint
+from mlm.config import Recipe
+from mlm.data.batches import IGNORED, Batch
+from mlm.data.corpus import Corpus, open_corpus
+from mlm.distributed.world import World, find_world
+from mlm.evaluation import results
+from mlm.objectives.masked import heldout_batches, score
+from mlm.tracking import run_directory
 from tokenizer.vocabulary import MASK
 
 UNITS = ("token", "word", "span")
@@ -33,11 +35,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    path = options.run or run.newest(Path(Recipe().runs))
+    path = options.run or run_directory.newest(Path(Recipe().runs))
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
-    beginning = run.beginning(path)
+    beginning = run_directory.beginning(path)
     world = find_world().going_on_in(beginning.precision)
     model.to(world.device)
     corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)

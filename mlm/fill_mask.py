@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import UserError, command
-from mlm import blanks, checkpoint, run
-from mlm.distributed import find_world
-from mlm.recipe import Recipe
+from mlm.checkpoint import checkpoint
+from mlm.config import Recipe
+from mlm.distributed.world import find_world
+from mlm.evaluation import fill_blanks
+from mlm.tracking import run_directory
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -32,13 +34,13 @@ def main(arguments: Sequence[str]) -> None:
     if options.top < 1:
         raise UserError(f"--top is {options.top}: it must be 1 or more")
     world = find_world()
-    path = options.run or run.newest(Path(Recipe().runs))
+    path = options.run or run_directory.newest(Path(Recipe().runs))
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
     for sentence in options.sentences or command.lines():
-        batch = blanks.read_blanks(sentence, tokenizer, recipe.data.row_length)
-        guesses = blanks.guess(model, batch, tokenizer, world, options.top)
+        batch = fill_blanks.read_blanks(sentence, tokenizer, recipe.data.row_length)
+        guesses = fill_blanks.guess(model, batch, tokenizer, world, options.top)
         if options.json:
             found = [[{"token": g.token, "probability": g.probability} for g in blank] for blank in guesses]
             print(json.dumps({"sentence": sentence, "blanks": found}, ensure_ascii=False), flush=True)

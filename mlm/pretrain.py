@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, command, dump, help_text, read
-from mlm import adaptation, checkpoint, run
-from mlm.budget import Position
-from mlm.corpus import Corpus, with_text_of_shards
-from mlm.distributed import World, find_world
-from mlm.pretraining import build, follow
-from mlm.preview import preview
-from mlm.recipe import Recipe
+from mlm.checkpoint import checkpoint, warm_start
+from mlm.config import Recipe
+from mlm.data.corpus import Corpus, with_text_of_shards
+from mlm.distributed.world import World, find_world
+from mlm.dry_run import preview
+from mlm.experiment import build, follow
+from mlm.tracking import run_directory
+from mlm.training.budget import Position
 
 USAGE = """
 examples:
@@ -36,12 +37,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume is not None:
         if yaml or overrides or options.print_config or options.dry_run:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
-        path = Path(options.resume) if options.resume else run.newest(Path(Recipe().runs))
+        path = Path(options.resume) if options.resume else run_directory.newest(Path(Recipe().runs))
         world = find_world(recipe_of(path).train.silence_minutes)
         with world.watched():
             resume(path, world)
         return
-    recipe = with_text_of_shards(adaptation.resolve(read(Recipe, yaml, overrides)))
+    recipe = with_text_of_shards(warm_start.resolve(read(Recipe, yaml, overrides)))
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
@@ -79,12 +80,12 @@ def earlier_run(recipe: Recipe, world: World) -> Path | None:
     def is_mine(path: Path) -> bool:
         try:
             same = read(Recipe, path / checkpoint.RECIPE) == recipe
-            return same and run.read_json(path / run.ENVIRONMENT).get("job") == world.job
+            return same and run_directory.read_json(path / run_directory.ENVIRONMENT).get("job") == world.job
         except UserError:  # what else lies among the runs is no reason not to start
             return False
 
     def newest() -> str:
-        mine = filter(is_mine, run.with_checkpoint(Path(recipe.runs)))
+        mine = filter(is_mine, run_directory.with_checkpoint(Path(recipe.runs)))
         return str(max(mine, key=lambda path: path.name, default=""))
 
     found = world.of_leader("looking for this job's run", newest)
@@ -98,44 +99,48 @@ def recipe_of(path: Path) -> Recipe:
         UserError: it is no run of pretraining.
 
     """
-    return read(Recipe, run.recipe_path(path))
+    return read(Recipe, run_directory.recipe_path(path))
 
 
 def start(recipe: Recipe, world: World) -> None:
     """Start a new run."""
     world = world.computing_in(recipe.train.precision)
     pretraining = build(recipe, world)
-    started_from = adaptation.load_start(recipe, pretraining.model)
-    path = Path(world.of_leader("making the run's directory", lambda: str(run.create(Path(recipe.runs), recipe.name))))
-    with run.lock(path) if world.leads else nullcontext():
+    started_from = warm_start.load_start(recipe, pretraining.model)
+    path = Path(
+        world.of_leader("making the run's directory", lambda: str(run_directory.create(Path(recipe.runs), recipe.name)))
+    )
+    with run_directory.lock(path) if world.leads else nullcontext():
         if world.leads:
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-            environment = run.environment(world) | {"job": world.job}
-            run.write_json(path / run.ENVIRONMENT, environment | started_from | _data(pretraining.corpus))
+            environment = run_directory.environment(world) | {"job": world.job}
+            run_directory.write_json(
+                path / run_directory.ENVIRONMENT, environment | started_from | _data(pretraining.corpus)
+            )
         follow(pretraining, path, Position())
 
 
 def resume(path: Path, world: World) -> None:
     """Go on with a run from its newest checkpoint; a finished run stays as it is."""
     recipe = recipe_of(path)
-    with run.lock(path) if world.leads else nullcontext():
-        if (path / run.RESULTS).exists():
+    with run_directory.lock(path) if world.leads else nullcontext():
+        if (path / run_directory.RESULTS).exists():
             if world.leads:
-                print(f"{path} is finished: its results are in {path / run.RESULTS}")
+                print(f"{path} is finished: its results are in {path / run_directory.RESULTS}")
             return
         folder = Path(world.of_leader("checking the newest checkpoint", lambda: str(_newest_whole(path))))
         if recipe != read(Recipe, folder / checkpoint.RECIPE):
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
-        beginning = run.beginning(path)
+        beginning = run_directory.beginning(path)
         world = world.going_on_in(beginning.precision)
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
         if _data(pretraining.corpus)["data"] != beginning.data:
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
         if world.leads and world.precision != beginning.precision:
-            environment = run.read_json(path / run.ENVIRONMENT)
-            run.write_json(path / run.ENVIRONMENT, environment | {"went_on_in": world.precision})
+            environment = run_directory.read_json(path / run_directory.ENVIRONMENT)
+            run_directory.write_json(path / run_directory.ENVIRONMENT, environment | {"went_on_in": world.precision})
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
 
 

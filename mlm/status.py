@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, command
-from mlm import checkpoint, run
-from mlm.recipe import Recipe
+from mlm.checkpoint import checkpoint
+from mlm.config import Recipe
+from mlm.tracking import run_directory
 
 EXAMPLES = """
 examples:
@@ -48,10 +49,10 @@ def status(path: Path) -> dict[str, Any]:
         UserError: it is no run of pretraining, or its records are damaged.
 
     """
-    run.recipe_path(path)  # there is one
-    owner = run.owner(path)
-    finished = (path / run.RESULTS).exists()
-    records = run.newest_records(path / run.METRICS)
+    run_directory.recipe_path(path)  # there is one
+    owner = run_directory.owner(path)
+    finished = (path / run_directory.RESULTS).exists()
+    records = run_directory.newest_records(path / run_directory.METRICS)
     train, heldout = records.get("train", {}), records.get("heldout", {})
     progress, seconds = train.get("progress"), train.get("seconds")
     saved = checkpoint.finished(path)
@@ -71,7 +72,9 @@ def status(path: Path) -> dict[str, Any]:
 
 
 def _newest(runs: Path) -> Path:
-    found = [path.parent for path in runs.glob(f"*/{run.METRICS}") if not run.is_fine_tuning(path.parent)]
+    found = [
+        path.parent for path in runs.glob(f"*/{run_directory.METRICS}") if not run_directory.is_fine_tuning(path.parent)
+    ]
     if not found:
         raise UserError(f"there is no run of pretraining in {runs}: start one by python -m mlm.pretrain, or name it")
     return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)

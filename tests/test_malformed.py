@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
-from mlm import checkpoint
-from mlm.manifest import MANIFEST
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.manifest import MANIFEST
 from tests.finetune import samples
 
 PRETRAIN, ENCODE, LEARN, FILL, EVALUATE, STATUS = (

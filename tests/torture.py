@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs import UserError
-from mlm import checkpoint
-from mlm.manifest import manifest_of, verify
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.manifest import manifest_of, verify
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = """

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs import Config, UserError, command, help_text, read
+from tokenizer.cleaning import Text
 from tokenizer.sources import Files
-from tokenizer.text import Text
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)+=.*", re.DOTALL)
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import command
-from tokenizer import command_line, shards, vocabulary
-from tokenizer.build import build
+from tokenizer import command_line, vocabulary
 from tokenizer.command_line import HasText
-from tokenizer.merge import merge
-from tokenizer.parts import Part, parse_count
-from tokenizer.shards import SIDES, Manifest
+from tokenizer.shards import format
+from tokenizer.shards.build import build
+from tokenizer.shards.format import SIDES, Manifest
+from tokenizer.shards.merge import merge
+from tokenizer.shards.parts import Part, parse_count
 
 _EXAMPLES = """\
   python -m tokenizer.encode --tokenizer tokenizer.json --output shards
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         built = merge(text, tokenizer, given.output, count)
     output = part.folder(given.output) if part else given.output
-    manifest = shards.read_manifest(output)
+    manifest = format.read_manifest(output)
     print("\n".join(_summary(manifest)))
     if built:
         seconds = time.monotonic() - start

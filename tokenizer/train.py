@@ -7,8 +7,8 @@ from pathlib import Path
 
 from configs import UserError, command
 from tokenizer import command_line, vocabulary
+from tokenizer.cache import learn_from, save
 from tokenizer.command_line import HasText
-from tokenizer.prepare import learn_from, save
 from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, Vocabulary
 
 _EXAMPLES = """\

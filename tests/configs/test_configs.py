@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from configs import Config, Texts, UserError, dump, help_text, read
-from mlm.recipe import Recipe
+from mlm.config import Recipe
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("configs/pretrain/*.yaml"))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from configs import Config, UserError, dump, read
 from finetune import cnn_head
-from mlm.recipe import Recipe
+from mlm.config import Recipe
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

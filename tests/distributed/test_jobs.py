@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm import checkpoint
+from mlm.checkpoint import checkpoint
 from tests.distributed.jobs import STEPS, ranks, records, run_of, start, wait_for_step
 from tests.distributed.launch import finish, torchrun
 

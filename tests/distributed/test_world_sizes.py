@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mlm.distributed import World
+from mlm.distributed.world import World
 from tests.distributed import worker
 from tests.distributed.launch import finish, torchrun
 

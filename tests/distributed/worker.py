@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mlm.budget import Plan, Position
-from mlm.distributed import World, find_world
-from mlm.loop import Course, Interval, Intervals, train
-from mlm.masking import Masking
+from mlm.data.masking import Masking
+from mlm.distributed.parallel import Parallel, ReplicatedData, ShardedData
+from mlm.distributed.world import World, find_world
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
-from mlm.objective import MaskedLanguageModelling, heldout_batches
-from mlm.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
-from mlm.parallel import Parallel, ReplicatedData, ShardedData
-from mlm.schedule import Trapezoid
+from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from mlm.training.budget import Plan, Position
+from mlm.training.loop import Course, Interval, Intervals, train
+from mlm.training.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+from mlm.training.schedule import Trapezoid
 from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
 
 STEPS = 50

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.results import About, Results, Trial, build
+from finetune.evaluation.results import About, Results, Trial, build
 
 NAMES = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc")
 

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from configs import dump
-from finetune.encoders import RunEncoder
-from finetune.examples import Examples, Split
-from mlm import checkpoint
-from mlm.budget import Position
-from mlm.distributed import World
+from finetune.data.examples import Examples, Split
+from finetune.encoders.encoder import RunEncoder
+from mlm.checkpoint import checkpoint
+from mlm.config import Data, Recipe
+from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
-from mlm.optim import AdamW
-from mlm.recipe import Data, Recipe
+from mlm.training.budget import Position
+from mlm.training.optim import AdamW
 from tokenizer import vocabulary
 from tokenizer.vocabulary import Vocabulary
 

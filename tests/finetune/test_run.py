@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from configs import UserError
-from finetune import cnn_head, linear_head, predict, results, saved
+from finetune import cnn_head, linear_head, predict, saved_model
 from finetune.compare import main as compare
-from mlm import weights
-from mlm.manifest import seal
+from finetune.evaluation import results
+from mlm.checkpoint import weights
+from mlm.checkpoint.manifest import seal
 from tests.finetune import samples, tiny_published
 from tests.mlm.samples import Slow
 
@@ -116,7 +117,7 @@ def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
     manifest = json.loads((tuned / "model" / "manifest.json").read_text())
     losses = [trial.validation.loss or 0.0 for trial in found.trials if trial.validation is not None]
     best = found.trials[int(np.argmin(losses))]
-    model = saved.load(tuned, torch.device("cpu"))
+    model = saved_model.load(tuned, torch.device("cpu"))
     assert weights.sha256(weights.of(model.classifier)) == best.weights_sha256
     assert model.classes == ("0", "1")
     assert manifest["files"]["weights.safetensors"]["sha256"] == best.weights_sha256
@@ -131,7 +132,7 @@ def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_ke
     found = json.loads((made / "results.json").read_text())
     assert (found["validation"], found["trials"][0]["validation"]) == (None, None)
     assert (found["data"]["train"], found["data"]["validation"], found["trials"][0]["epochs"]) == (81, 0, 2)
-    assert saved.load(made, torch.device("cpu")).classes == ("0", "1")
+    assert saved_model.load(made, torch.device("cpu")).classes == ("0", "1")
     compare([str(made)])
     assert "test; after epoch 2.0" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"^train.early_stopping.patience=1 waits for a better validation part"):
@@ -263,7 +264,7 @@ def test_a_published_encoder_is_tuned_saved_and_used(
     assert len({one["probabilities"]["1"] for one in together}) > 1
     for one, other in zip(together, alone, strict=True):
         assert one["probabilities"]["1"] == pytest.approx(other["probabilities"]["1"], abs=1e-5)
-    model = saved.load(made, torch.device("cpu"))
+    model = saved_model.load(made, torch.device("cpu"))
     assert weights.sha256(weights.of(model.classifier)) == found.trials[0].weights_sha256
 
 

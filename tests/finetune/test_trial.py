@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from configs import UserError, read
-from finetune.classification import Encoded, measure, predict
 from finetune.cnn_head import Recipe
-from finetune.examples import Examples, Split
-from finetune.recipe import FineTuning
-from finetune.trainable import Layers
+from finetune.config import FineTuning
+from finetune.data.examples import Examples, Split
+from finetune.training.classification import Encoded, measure, predict
+from finetune.training.trainable import Layers
 from finetune.trial import Outcome, run_trial
-from mlm.optim import AdamW, ScheduleFreeAdamW
+from mlm.training.optim import AdamW, ScheduleFreeAdamW
 from tests.finetune import samples
 
 

@@ -10,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
-from finetune.encoders import TextEncoder
-from finetune.published import PublishedEncoder, load_published
+from finetune.encoders.encoder import TextEncoder
+from finetune.encoders.published import PublishedEncoder, load_published
 
 WORDS = (
     "and",

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mlm.data import PackedRows
-from mlm.distributed import World
-from mlm.masking import Masking
+from mlm.data.batches import PackedRows
+from mlm.data.masking import Masking
+from mlm.data.packing import pack
+from mlm.distributed.world import World
 from mlm.model.attention import Layout
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
-from mlm.objective import MaskedLanguageModelling, heldout_batches
-from mlm.packing import pack
-from tokenizer.shards import Split
+from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from tokenizer.shards.format import Split
 from tokenizer.vocabulary import SPECIAL_TOKENS
 
 VOCABULARY = 40

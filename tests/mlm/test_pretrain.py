@@ -21,13 +21,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import UserError, command, read
-from mlm import checkpoint, evaluate
+from mlm import evaluate
 from mlm import pretrain as entry
-from mlm.manifest import MANIFEST, manifest_of
-from mlm.recipe import Recipe
-from mlm.run import lock
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.manifest import MANIFEST, manifest_of
+from mlm.config import Recipe
+from mlm.tracking.run_directory import lock
 from tests.test_malformed import Code
-from tokenizer.shards import record
+from tokenizer.shards.format import record
 
 TINY = (
     "text.source.kind=files",

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
-from mlm import checkpoint, pretrain, run, status
+from mlm import pretrain, status
+from mlm.checkpoint import checkpoint
+from mlm.tracking import run_directory
 
 RECORDS = (
     {"side": "heldout", "step": 0, "loss": 6.0},
@@ -17,20 +19,22 @@ def make(folder: Path) -> Path:
     (folder / "checkpoints" / "step-000000020").mkdir(parents=True)
     (folder / checkpoint.RECIPE).write_text("name: x\n")
     lines = [json.dumps(record) + "\n" for record in RECORDS]
-    (folder / run.METRICS).write_text("".join(lines) + '{"side": "train", "st')  # the last one is still being written
+    (folder / run_directory.METRICS).write_text(
+        "".join(lines) + '{"side": "train", "st'
+    )  # the last one is still being written
     return folder
 
 
 def test_a_running_run_is_told_from_one_that_was_stopped_or_finished(tmp_path: Path) -> None:
     path = make(tmp_path / "x")
-    with run.lock(path):
+    with run_directory.lock(path):
         running = status.status(path)
     assert running["state"] == "running"
     assert running["owner"].startswith("process ")
     assert running["seconds_left"] == 30.0
     stopped = status.status(path)
     assert (stopped["state"], stopped["owner"], stopped["seconds_left"]) == ("stopped", None, None)
-    (path / run.RESULTS).write_text("{}")
+    (path / run_directory.RESULTS).write_text("{}")
     assert status.status(path)["state"] == "finished"
 
 

@@ -15,8 +15,8 @@ import pyarrow.parquet
 from tokenizers import Tokenizer
 
 from tokenizer import vocabulary
+from tokenizer.cleaning import Text
 from tokenizer.sources import Files
-from tokenizer.text import Text
 from tokenizer.vocabulary import Vocabulary
 
 MIXED = (

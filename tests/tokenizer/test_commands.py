@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.tokenizer.samples import prose, tokenizer, write_lines
-from tokenizer.shards import open_shards
-from tokenizer.text import Text
+from tokenizer.cleaning import Text
+from tokenizer.shards.format import open_shards
 from tokenizer.vocabulary import load, serialise
 
 LINES = prose(1000)

@@ -10,14 +10,14 @@ import pytest
 
 from configs import UserError
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
-from tests.tokenizer.test_build import content
+from tests.tokenizer.shards.test_build import content
+from tests.tokenizer.shards.test_parts import LEARNED, LINES, at_once
 from tests.tokenizer.test_commands import run
-from tests.tokenizer.test_parts import LEARNED, LINES, at_once
 from tokenizer import vocabulary
-from tokenizer.build import build
-from tokenizer.merge import merge
-from tokenizer.parts import MAXIMUM_PARTS, UNITS, Part
-from tokenizer.shards import open_shards, read_manifest
+from tokenizer.shards.build import build
+from tokenizer.shards.format import open_shards, read_manifest
+from tokenizer.shards.merge import merge
+from tokenizer.shards.parts import MAXIMUM_PARTS, UNITS, Part
 
 
 @pytest.fixture

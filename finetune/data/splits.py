@@ -1,0 +1,132 @@
+"""Split labelled texts into training, validation and test data: by seeded fractions or into folds, class by class.
+
+Texts that are the same are split as one, so that none is on both sides.
+"""
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from configs import Config, UserError
+from finetune.data.cleaning import identity
+from finetune.data.examples import Dataset, Examples, Split
+
+
+class Fractions(Config):
+    """One split into three parts; validation or test data that the task gives are used as they are."""
+
+    kind: Literal["fractions"] = "fractions"
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the training data that chooses the best weights; 0: none is held back, and the last weights are kept."""
+    test: float = Field(0.1, gt=0, lt=1)
+    """Share of the training data that the result is measured on."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the choice."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test is {self.validation + self.test:g}: nothing is left to train on")
+        return self
+
+    def splits(self, dataset: Dataset) -> list[Split]:
+        """Return the one split.
+
+        Raises:
+            UserError: a class has too few texts.
+
+        """
+        train, validation, test = dataset.train, dataset.validation, dataset.test
+        share = self.validation
+        if test is None:
+            train, test = _split_off(train, self.test, self.seed, dataset.classes)
+            share /= 1 - self.test  # it is a share of all that there was
+        if validation is None:
+            train, validation = _split_off(train, share, self.seed, dataset.classes)
+        return [Split(train, validation, test)]
+
+
+class Folds(Config):
+    """As many splits as there are folds; each fold is the test data of one of them."""
+
+    kind: Literal["folds"] = "folds"
+    folds: int = Field(5, ge=2)
+    """Number of folds."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of what is not the test fold that chooses the best weights; of no use where the task gives its own.
+    0: none is held back, and the last weights are kept."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the choice."""
+
+    def splits(self, dataset: Dataset) -> list[Split]:
+        """Return a split for each fold.
+
+        Raises:
+            UserError: the data have a test part of their own, or a class has too few texts.
+
+        """
+        from sklearn.model_selection import StratifiedKFold  # see _split_off
+
+        if dataset.test is not None:
+            raise UserError(
+                "the data have a test part, and folds make their own: drop it, or set splits.kind=fractions"
+            )
+        firsts, units_N = _units(dataset.train)
+        labels = dataset.train.labels[firsts]
+        _check_counts(labels, self.folds, dataset.classes, f"{self.folds} folds")
+        folds = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed)
+        splits = []
+        for fold, (_, units) in enumerate(folds.split(firsts, labels)):
+            train, test = _divide(dataset.train, np.isin(units_N, units))
+            validation = dataset.validation
+            if validation is None:
+                train, validation = _split_off(train, self.validation, self.seed, dataset.classes)
+            splits.append(Split(train, validation, test, fold))
+        return splits
+
+
+Splitting = Annotated[Fractions | Folds, Field(discriminator="kind")]
+
+
+def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first example of each different text, and for each example the number of its text."""
+    groups_N = examples.groups
+    if groups_N is None:
+        numbers: dict[tuple[str, ...], int] = {}
+        groups_N = np.array([numbers.setdefault(identity(texts), len(numbers)) for texts in examples.texts], np.int64)
+    _, firsts, units_N = np.unique(groups_N, return_index=True, return_inverse=True)
+    return firsts, units_N
+
+
+def _split_off(examples: Examples, share: float, seed: int, classes: tuple[str, ...]) -> tuple[Examples, Examples]:
+    """Return what is left, and the part of about `share`; at least one text of each class is in both.
+
+    Of a share of 0 the part is empty.
+    """
+    if not share:
+        return examples, examples.take([])
+    from sklearn.model_selection import train_test_split  # takes a second
+
+    firsts, units_N = _units(examples)
+    labels = examples.labels[firsts]
+    size = round(share * len(firsts))
+    smaller = max(min(size, len(firsts) - size), 1)
+    _check_counts(labels, -(-len(firsts) // smaller), classes, f"a part of {share:.1%}")
+    _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=labels)
+    return _divide(examples, np.isin(units_N, units))
+
+
+def _divide(examples: Examples, is_chosen_N: NDArray[np.bool_]) -> tuple[Examples, Examples]:
+    return examples.take(np.flatnonzero(~is_chosen_N)), examples.take(np.flatnonzero(is_chosen_N))
+
+
+def _check_counts(labels: NDArray[np.int64], fewest: int, classes: tuple[str, ...], purpose: str) -> None:
+    """Refuse to split where a class would be missing on one side."""
+    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+        if count < fewest:
+            raise UserError(
+                f"class {name!r} has {count} texts, and {purpose} takes {fewest} of each class: add some, merge or "
+                "leave out the class, or set splits otherwise"
+            )

@@ -1,0 +1,67 @@
+"""A classifier: an encoder and a head on it, part of which may be frozen."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from configs import UserError
+from finetune.encoders.encoder import TextEncoder
+
+
+class Classifier(nn.Module):
+    """Scores the classes of texts."""
+
+    def __init__(self, encoder: TextEncoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.frozen: tuple[nn.Module, ...] = ()
+
+    def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
+        """Return the scores of the classes, (B, C)."""
+        scores_BC: Tensor = self.head(self.encoder(ids_BL, real_BL, types_BL), real_BL, ids_BL)
+        return scores_BC
+
+    def freeze(self, layers: int) -> None:
+        """Train only the encoder's last `layers` layers and the head.
+
+        Raises:
+            UserError: the encoder has fewer layers.
+
+        """
+        levels = self.encoder.levels()
+        if layers >= len(levels):
+            raise UserError(
+                f"trainable.layers={layers}: the encoder has {len(levels) - 1} layers with weights of their own;"
+                " to train all of it set trainable.layers=null"
+            )
+        for parameter in _flat(levels[: len(levels) - layers]):
+            parameter.requires_grad_(False)
+        self.still()
+
+    def still(self) -> None:
+        """Keep every part of the encoder without a trained parameter in evaluation mode from now on."""
+        self.frozen = tuple(
+            inner
+            for module in self.encoder.modules()
+            if (parameters := list(module.parameters())) and not any(p.requires_grad for p in parameters)
+            for inner in module.modules()
+        )
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Set the mode; what is frozen stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if mode:
+            for module in self.frozen:
+                module.training = False
+        return self
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """Return how many numbers the parameters hold."""
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _flat(levels: Iterable[Iterable[nn.Parameter]]) -> Iterable[nn.Parameter]:
+    return (parameter for level in levels for parameter in level)

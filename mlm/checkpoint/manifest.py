@@ -1,0 +1,111 @@
+"""Directories that appear when they are complete: a manifest of every file's size and checksum, and a rename."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from configs import Config, UserError
+from tokenizer.shards.format import FileRecord, record
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+"""Ending of the name of a folder that is still being written."""
+
+
+class Manifest(Config):
+    """What a checkpoint holds."""
+
+    step: int
+    files: dict[str, FileRecord]
+    heldout_loss: float | None = None
+    """Held-out loss in nats of these weights, where they were evaluated."""
+    checksum: str = ""
+    """SHA-256 of all the rest of the manifest."""
+
+    def sealed(self) -> "Manifest":
+        """Return the manifest with its checksum."""
+        content = self.model_dump_json(exclude={"checksum"})
+        return self.model_copy(update={"checksum": hashlib.sha256(content.encode()).hexdigest()})
+
+
+def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = None) -> Manifest:
+    """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk.
+
+    Raises:
+        OSError: the disk is full or not writable.
+
+    """
+    paths = sorted(path for path in partial.rglob("*") if path.is_file())
+    files = {path.relative_to(partial).as_posix(): record(path) for path in paths}
+    manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss).sealed()
+    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    for path in (*partial.rglob("*"), partial):
+        _sync(path)
+    if folder.exists():
+        remove(folder)
+    partial.rename(folder)
+    _sync(folder.parent)
+    return manifest
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that was complete; killed in between, it leaves nothing under that name.
+
+    Raises:
+        OSError: the disk does not let it.
+
+    """
+    aside = folder.with_name(f"{folder.name}.removed{PARTIAL}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """Return a checkpoint's manifest.
+
+    Raises:
+        UserError: it is missing or damaged.
+
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
+    except ValidationError as error:
+        raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
+    if manifest != manifest.sealed():
+        raise UserError(f"{folder / MANIFEST} is damaged: its checksum is another one")
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{folder / MANIFEST} is damaged: it names a file outside of the checkpoint, {name!r}")
+    return manifest
+
+
+def verify(folder: Path, names: Sequence[str]) -> Manifest:
+    """Check the named files of a checkpoint against its manifest and return that.
+
+    Raises:
+        UserError: a file is missing, truncated or changed.
+
+    """
+    manifest = manifest_of(folder)
+    for name in names:
+        path, expected = folder / name, manifest.files.get(name)
+        if expected is None or not path.is_file():
+            raise UserError(f"checkpoint {folder} lacks {name}")
+        if path.stat().st_size != expected.size_bytes or record(path) != expected:
+            raise UserError(f"{path} is truncated or was changed: its checksum is not the manifest's")
+    return manifest
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""Training state that is divided among processes, through PyTorch's distributed checkpointing.
+
+Every process writes its shares into a safetensors file of its own, and any number of processes reads them again:
+nothing in them is pickled. What is the same everywhere, such as learning rates, stays in the state that is written
+whole.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from mlm.training.optim import Optimiser
+
+ELSEWHERE = "sharded"
+"""What stands in the whole state for a tensor that is among the shares."""
+
+
+def split(state: Any, shares: dict[str, DTensor], name: str = "") -> Any:
+    """Return `state` without its sharded tensors, which are put into `shares` under their paths in it."""
+    if isinstance(state, DTensor):
+        shares[name] = state
+        return ELSEWHERE
+    if isinstance(state, Mapping):
+        return {key: split(value, shares, f"{name}.{key}".lstrip(".")) for key, value in state.items()}
+    if isinstance(state, list):
+        return [split(value, shares, f"{name}.{index}") for index, value in enumerate(state)]
+    return state
+
+
+def on_host(shares: Mapping[str, DTensor]) -> dict[str, DTensor]:
+    """Copy this process's shares into the host's memory."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),)) if shares else None
+    return {
+        name: DTensor.from_local(
+            tensor.to_local().to("cpu", copy=True),
+            mesh,
+            tensor.placements,
+            run_check=False,
+            shape=tensor.shape,
+            stride=tensor.stride(),
+        )
+        for name, tensor in shares.items()
+    }
+
+
+def save(folder: Path, shares: Mapping[str, DTensor], group: dist.ProcessGroup | None) -> None:
+    """Write the shares of all processes into `folder`; called by all of them.
+
+    Raises:
+        OSError: one of them could not write.
+
+    """
+    # torch.distributed.checkpoint takes a quarter of a second to import, and most runs are not sharded.
+    from torch.distributed.checkpoint import state_dict_saver
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    try:
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        state_dict_saver.save(dict(shares), storage_writer=writer, process_group=group)
+    except CheckpointException as error:
+        raise OSError(f"cannot write ({' '.join(str(error).split())[:200]})", str(folder)) from None
+
+
+def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimiser: Optimiser) -> None:
+    """Fill the model's shares, and put the optimiser's into `state` where `split` took them out.
+
+    Raises:
+        ValueError: the shares are not those of this model and optimiser.
+        OSError: one of the processes cannot read them.
+
+    """
+    from torch.distributed.checkpoint import state_dict_loader  # see save
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    shares = {f"weights.{name}": parameter.data for name, parameter in model.named_parameters()}
+    for number, (part, saved) in enumerate(zip(optimiser.parts, state["optimiser"], strict=True)):
+        parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+        for index, values in saved["state"].items():
+            for name in [name for name, value in values.items() if isinstance(value, str) and value == ELSEWHERE]:
+                values[name] = torch.zeros_like(parameters[index].data)
+                shares[f"optimiser.{number}.state.{index}.{name}"] = values[name]
+    try:
+        state_dict_loader.load(dict(shares), storage_reader=HuggingFaceStorageReader(str(folder)))
+    except CheckpointException as error:
+        if any(isinstance(failure, OSError) for failure, _ in error.failures.values()):
+            raise OSError(f"cannot read ({' '.join(str(error).split())[:200]})", str(folder)) from None
+        raise ValueError(" ".join(str(error).split())[:200]) from None

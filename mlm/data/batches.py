@@ -1,0 +1,175 @@
+"""Training data as a function of (seed, step): rows of the shards in a new order each epoch, masked anew."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlm.data.masking import Masking, WholeRows, corrupt, row_keys
+from mlm.data.packing import Rows
+from tokenizer.shards.format import Split
+from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
+
+IGNORED = -100
+"""Label of a slot that predicts nothing."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Corrupted rows with what is to be predicted in them. M is a fixed number of slots a row."""
+
+    ids_BL: Tensor
+    """Token ids as the model sees them. int64"""
+    segments_BL: Tensor
+    """Number of each position's segment within its row, from 1; 0 is padding. int32"""
+    positions_BL: Tensor
+    """Position within the segment. int64"""
+    predicted_BM: Tensor
+    """Where the predicted tokens stand in each row. int64"""
+    labels_BM: Tensor
+    """The tokens that stood there; IGNORED in a slot that is not filled. int64"""
+    targets: int
+    """Number of predicted tokens."""
+    tokens: int
+    """Number of tokens that are not padding."""
+
+    def part(self, rows: slice) -> "Batch":
+        """Return some of the rows of a batch on the host."""
+        segments_BL, labels_BM = self.segments_BL[rows], self.labels_BM[rows]
+        return Batch(
+            self.ids_BL[rows],
+            segments_BL,
+            self.positions_BL[rows],
+            self.predicted_BM[rows],
+            labels_BM,
+            targets=int(torch.count_nonzero(labels_BM != IGNORED)),
+            tokens=int(torch.count_nonzero(segments_BL)),
+        )
+
+    def idle(self) -> "Batch":
+        """Return a batch that is computed and counts for nothing, for a rank that has no rows left of a step."""
+        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        if self.ids_BL.device == device:
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+
+        return replace(
+            self,
+            ids_BL=moved(self.ids_BL),
+            segments_BL=moved(self.segments_BL),
+            positions_BL=moved(self.positions_BL),
+            predicted_BM=moved(self.predicted_BM),
+            labels_BM=moved(self.labels_BM),
+        )
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """One side of the shards, packed into rows."""
+
+    split: Split
+    rows: Rows
+    row_length: int
+    cls_sep: bool
+    """Whether each segment stands between [CLS] and [SEP]."""
+    vocabulary_size: int
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Number of slots that are not padding, special tokens counted."""
+        return int(self.split.tokens.shape[0]) + 2 * self.cls_sep * len(self.rows.starts)
+
+    def assemble(self, rows_B: NDArray[np.int64]) -> WholeRows:
+        """Lay the runs of tokens of the given rows into their slots."""
+        B, L, special = len(rows_B), self.row_length, int(self.cls_sep)
+        counts_B = self.rows.borders[rows_B + 1] - self.rows.borders[rows_B]
+        runs = _ranges(self.rows.borders[rows_B], counts_B)
+        starts, lengths = self.rows.starts[runs], self.rows.lengths[runs].astype(np.int64)
+        slots = lengths + 2 * special
+        before = slots.cumsum() - slots
+        first_run_B = counts_B.cumsum() - counts_B
+        begins = before - np.repeat(before[first_run_B] - np.arange(B) * L, counts_B)
+        numbers = np.arange(1, len(runs) + 1) - np.repeat(first_run_B, counts_B)
+
+        taken = _ranges(begins, slots)
+        segments = np.zeros(B * L, np.int32)
+        segments[taken] = np.repeat(numbers, slots)
+        positions = np.zeros(B * L, np.int64)
+        positions[taken] = np.arange(len(taken)) - np.repeat(before, slots)
+
+        read, written = _ranges(starts, lengths), _ranges(begins + special, lengths)
+        ids = np.full(B * L, PAD, np.int64)
+        ids[written] = self.split.tokens[read]
+        maskable = np.zeros(B * L, np.bool_)
+        maskable[written] = True
+        word_starts = np.zeros(B * L, np.bool_)
+        word_starts[written] = self.split.word_starts[read]
+        word_starts[begins + special] = True
+        if self.cls_sep:
+            ids[begins], ids[begins + slots - 1] = CLS, SEP
+        return WholeRows(
+            ids.reshape(B, L),
+            segments.reshape(B, L),
+            positions.reshape(B, L),
+            maskable.reshape(B, L),
+            word_starts.reshape(B, L),
+        )
+
+    def masked(
+        self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], masking: Masking, rate: float, seed: int
+    ) -> Batch:
+        """Return the given rows with the masks of the given epochs; the masks are those of (seed, epoch, row)."""
+        whole = self.assemble(rows_B)
+        keys_B = row_keys(seed, np.zeros_like(epochs_B) if masking.static else epochs_B, rows_B)
+        corruption = corrupt(
+            whole,
+            keys_B,
+            masking,
+            rate=rate,
+            ordinary_ids=range(len(SPECIAL_TOKENS), self.vocabulary_size),
+            mask_id=MASK,
+        )
+        labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
+        labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
+        return Batch(
+            torch.from_numpy(corruption.ids_BL),
+            torch.from_numpy(whole.segments_BL),
+            torch.from_numpy(whole.positions_BL),
+            torch.from_numpy(corruption.positions_BM),
+            torch.from_numpy(labels_BM),
+            targets=int(corruption.filled_BM.sum()),
+            tokens=int((whole.segments_BL > 0).sum()),
+        )
+
+    def step_rows(self, seed: int, step: int, batch_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of a step and the epoch of each: every epoch is a new order of all rows."""
+        turns_B = np.arange(step * batch_rows, (step + 1) * batch_rows)
+        epochs_B, turns_B = np.divmod(turns_B, len(self))
+        rows_B = np.empty(batch_rows, np.int64)
+        for epoch in np.unique(epochs_B).tolist():
+            mine_B = epochs_B == epoch
+            rows_B[mine_B] = _epoch_order(seed, epoch, len(self))[turns_B[mine_B]]
+        return rows_B, epochs_B
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the ranges start, start + 1, ... of the given lengths, one after the other."""
+    before = lengths.cumsum() - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+
+
+@lru_cache(maxsize=2)  # a step may touch two epochs
+def _epoch_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(rows)

@@ -1,0 +1,128 @@
+"""Bits per byte of hidden words: a measure by which models of different vocabularies can be compared.
+
+The same words of the same text are hidden one at a time, whatever the vocabulary, and the pieces of a hidden word
+are scored from left to right, those to the right still hidden (Kauf & Ivanova 2023, "within-word left to right").
+The probabilities of the pieces multiply to that of the word, given how many pieces it has, which the number of
+[MASK]s tells. The text is the tokenizer's, decoded: vocabularies that normalise alike are compared on the same words.
+"""
+
+import hashlib
+import heapq
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from mlm.data.batches import Batch
+from mlm.distributed.world import World
+from mlm.objectives.masked import score
+from tokenizer.shards.format import Split
+from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
+
+BATCH_ROWS = 64
+SENTENCES_READ = 20_000
+"""Of the held-out sentences, so that choosing words takes no longer on a larger corpus."""
+
+
+@dataclass(frozen=True)
+class HiddenWord:
+    """A word in its context; `text[start:end]` is the word."""
+
+    text: str
+    start: int
+    end: int
+
+
+def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> list[HiddenWord]:
+    """Choose the `words` words of least hash among the first sentences, at most one a sentence, in their context.
+
+    A word is what stands between white space and holds a letter or digit. Words longer than the window are left
+    out; the text around a word is cut at white space so that all has at most `window_bytes` bytes of UTF-8.
+    """
+    chosen = heapq.nsmallest(words, _candidates(itertools.islice(sentences, SENTENCES_READ), window_bytes))
+    return [_window(pieces, index, window_bytes) for _, pieces, index in chosen]
+
+
+def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bytes, list[str], int]]:
+    for sentence in sentences:
+        if any(token in sentence for token in SPECIAL_TOKENS):
+            continue  # a text about them: encoded again, they would no longer be plain text
+        pieces = sentence.split()
+        hashes = [
+            (hashlib.blake2b(f"{i} {sentence}".encode(), digest_size=8).digest(), i)
+            for i, piece in enumerate(pieces)
+            if any(map(str.isalnum, piece)) and len(piece.encode()) <= window_bytes
+        ]
+        if hashes:
+            least, index = min(hashes)
+            yield least, pieces, index
+
+
+def _window(pieces: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
+    """Widen the window by a word on the left, then one on the right, and so on while they fit."""
+    first, last, used = index, index + 1, len(pieces[index].encode())
+    widened = True
+    while widened:
+        widened = False
+        if first > 0 and used + len(pieces[first - 1].encode()) + 1 <= window_bytes:
+            first, widened = first - 1, True
+            used += len(pieces[first].encode()) + 1
+        if last < len(pieces) and used + len(pieces[last].encode()) + 1 <= window_bytes:
+            used, last, widened = used + len(pieces[last].encode()) + 1, last + 1, True
+    start = sum(len(piece) + 1 for piece in pieces[first:index])
+    return HiddenWord(" ".join(pieces[first:last]), start, start + len(pieces[index]))
+
+
+def heldout_sentences(split: Split, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the sentences of a split as text."""
+    for first, last in zip(split.sentences[:-1], split.sentences[1:], strict=True):
+        yield str(tokenizer.decode(split.tokens[first:last].tolist())).strip()
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: nn.Module, tokenizer: Tokenizer, words: Sequence[HiddenWord], row_length: int, world: World
+) -> float:
+    """Return the bits that the model needs to tell the hidden words, divided by the words' UTF-8 bytes."""
+    rows = [row for word in words for row in _rows(word, tokenizer, row_length)]
+    nats = 0.0
+    for start in range(0, len(rows), BATCH_ROWS):
+        batch = _batch(rows[start : start + BATCH_ROWS], row_length).to(world.device)
+        log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
+        nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
+    return nats / math.log(2) / sum(len(word.text[word.start : word.end].encode()) for word in words)
+
+
+def _rows(word: HiddenWord, tokenizer: Tokenizer, row_length: int) -> Iterator[tuple[list[int], int, int]]:
+    """Yield, for each piece of the word: ids with that piece and those after it hidden, where it is, and its id."""
+    encoding = tokenizer.encode(word.text)
+    assert len(encoding.ids) <= row_length
+    # The space before a word belongs to its first piece, where there is a piece for both: so it is always hidden.
+    offsets = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)  # [CLS] and [SEP] are at 0 to 0
+    pieces = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last >= word.start]
+    for piece in pieces:
+        hidden = [MASK if other in pieces and other >= piece else token for other, token in enumerate(encoding.ids)]
+        yield hidden, piece, encoding.ids[piece]
+
+
+def _batch(rows: Sequence[tuple[list[int], int, int]], row_length: int) -> Batch:
+    lengths = np.array([len(ids) for ids, _, _ in rows])
+    length = int(lengths.max())
+    ids_BL = np.full((len(rows), length), PAD, np.int64)
+    for row, (ids, _, _) in enumerate(rows):
+        ids_BL[row, : len(ids)] = ids
+    inside_BL = np.arange(length) < lengths[:, None]
+    return Batch(
+        torch.from_numpy(ids_BL),
+        torch.from_numpy(inside_BL.astype(np.int32)),
+        torch.arange(length).expand(len(rows), length),
+        torch.tensor([[piece] for _, piece, _ in rows]),
+        torch.tensor([[label] for _, _, label in rows]),
+        targets=len(rows),
+        tokens=int(lengths.sum()),
+    )

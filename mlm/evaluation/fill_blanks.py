@@ -1,0 +1,119 @@
+"""Fill in blanks: turn text with [MASK] into rows, and scores into words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import nn
+
+from configs import UserError
+from mlm.data.batches import IGNORED, Batch
+from mlm.distributed.world import World
+from mlm.objectives.masked import score
+from tokenizer.vocabulary import MASK, SPECIAL_TOKENS
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token for a blank, with its probability."""
+
+    token: str
+    """Its text, with the space before it where it begins a word."""
+    probability: float
+
+
+def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
+    """Turn a sentence with one or several [MASK] into a batch of one row.
+
+    Raises:
+        UserError: there is no [MASK], or the sentence does not fit a row.
+
+    """
+    if not sentence.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in sentence):
+        raise UserError(f"the sentence {sentence!a} is not valid text: give it in UTF-8")
+    ids = tokenizer.encode(sentence).ids
+    blanks = [i for i, token in enumerate(ids) if token == MASK]
+    if not blanks:
+        raise UserError(f"no [MASK] in {sentence!r}: write [MASK] where a word is to be filled in")
+    if len(ids) > row_length:
+        raise UserError(
+            f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({sentence[:40]!r}...)"
+        )
+    return Batch(
+        torch.tensor([ids]),
+        torch.ones(1, len(ids), dtype=torch.int32),
+        torch.arange(len(ids))[None],
+        torch.tensor([blanks]),
+        torch.full((1, len(blanks)), IGNORED),
+        targets=len(blanks),
+        tokens=len(ids),
+    )
+
+
+@torch.no_grad()
+def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, top: int) -> list[list[Guess]]:
+    """Return the `top` most probable tokens of every slot of the batch, most probable first; no special tokens."""
+    scores_MV = score(model, batch.to(world.device), world).float()
+    scores_MV[:, : len(SPECIAL_TOKENS)] = float("-inf")
+    best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(SPECIAL_TOKENS)))
+    return [
+        [
+            Guess(tokenizer.decode([token]), probability)
+            for token, probability in zip(tokens, probabilities, strict=True)
+        ]
+        for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def show_filled(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, sentences: int) -> list[str]:
+    """Return the first sentences of a held-out batch as text, each blank as [guess] or, where wrong, [guess|truth].
+
+    Words that masking replaced by others are shown as they were.
+    """
+    guesses = guess(model, batch, tokenizer, world, top=1)
+    ids, segments = batch.ids_BL.flatten().cpu().numpy().copy(), batch.segments_BL.cpu().numpy()
+    filled = {}
+    for place, best, label in zip(_places(batch), guesses, batch.labels_BM.flatten().tolist(), strict=True):
+        if label != IGNORED and ids[place] == MASK:
+            filled[place] = (best[0].token, tokenizer.decode([label]))
+        elif label != IGNORED:
+            ids[place] = label
+    shown: list[str] = []
+    for row, column in _segment_starts(segments):
+        if len(shown) == sentences:
+            break
+        inside = np.flatnonzero(segments[row] == segments[row, column]) + row * segments.shape[1]
+        if any(int(place) in filled for place in inside):
+            shown.append(_fill(inside, ids, filled, tokenizer))
+    return shown
+
+
+def _places(batch: Batch) -> list[int]:
+    """Return where the predicted tokens stand in the flattened rows."""
+    rows, length = batch.ids_BL.shape
+    places: list[int] = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
+    return places
+
+
+def _segment_starts(segments_BL: NDArray[np.int32]) -> Sequence[tuple[int, int]]:
+    changes_BL = np.diff(segments_BL, axis=1, prepend=0) != 0
+    return [(int(row), int(column)) for row, column in zip(*np.nonzero(changes_BL & (segments_BL > 0)), strict=True)]
+
+
+def _fill(
+    inside: NDArray[np.int64], ids: NDArray[np.int64], filled: dict[int, tuple[str, str]], tokenizer: Tokenizer
+) -> str:
+    parts, run = [], list[int]()
+    for place in inside.tolist():
+        if place not in filled:
+            run.append(int(ids[place]))
+            continue
+        parts.append(tokenizer.decode(run, skip_special_tokens=False))
+        run = []
+        best, truth = filled[place]
+        space = " " if truth.startswith(" ") else ""
+        parts.append(f"{space}[{best.strip()}]" if best == truth else f"{space}[{best.strip()}|{truth.strip()}]")
+    return "".join([*parts, tokenizer.decode(run, skip_special_tokens=False)]).strip()

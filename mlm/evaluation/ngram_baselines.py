@@ -1,0 +1,83 @@
+"""What a model of single tokens and one of neighbouring pairs reach on the same held-out masks."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlm.data.batches import IGNORED, Batch
+from tokenizer.shards.format import Split
+from tokenizer.vocabulary import CLS, MASK
+
+
+class Unigram:
+    """Every token by its share of the training tokens, add-one smoothed."""
+
+    def __init__(self, split: Split, vocabulary_size: int, most_tokens: int) -> None:
+        counts_V = np.bincount(split.tokens[:most_tokens], minlength=vocabulary_size) + 1.0
+        self.probabilities_V: NDArray[np.float64] = counts_V / counts_V.sum()
+
+    def probabilities(self, left: int) -> NDArray[np.float64]:
+        """Return the probability of every token, whatever its left neighbour, (V,)."""
+        return self.probabilities_V
+
+
+class Bigram:
+    """Every token by its left neighbour: interpolated Kneser-Ney smoothing (Chen & Goodman 1999, section 2.7).
+
+    The discount is n1 / (n1 + 2 n2) of the pairs seen once and twice (Ney et al. 1994). What stands at the left is
+    what the encoder may see there: START at the beginning of a segment; where that is [MASK], `unigram` answers.
+    """
+
+    START = -1
+
+    def __init__(
+        self, split: Split, segments: NDArray[np.int64], unigram: Unigram, vocabulary_size: int, most_tokens: int
+    ) -> None:
+        """Count the pairs of the training tokens; `segments` is where each segment begins."""
+        tokens = np.asarray(split.tokens[:most_tokens], np.int64)
+        left = np.concatenate([[self.START], tokens[:-1]])
+        left[segments[segments < len(tokens)]] = self.START
+        codes, counts = np.unique((left + 1) * vocabulary_size + tokens, return_counts=True)
+        once, twice = (counts == 1).sum(), (counts == 2).sum()
+        self.discount = float(once / (once + 2 * twice)) if once and twice else 0.5
+        self.unigram = unigram
+        self.right, self.counts = codes % vocabulary_size, counts.astype(np.float64)
+        self.borders = np.searchsorted(codes // vocabulary_size, np.arange(vocabulary_size + 2))
+        # How many different neighbours a token follows says better than its count how likely it follows a new one.
+        continuations_V = np.bincount(self.right, minlength=vocabulary_size) + unigram.probabilities_V
+        self.continuation_V: NDArray[np.float64] = continuations_V / continuations_V.sum()
+
+    def probabilities(self, left: int) -> NDArray[np.float64]:
+        """Return the probability of every token to the right of `left`, (V,)."""
+        if left == MASK:
+            return self.unigram.probabilities_V
+        seen = slice(*self.borders[left + 1 : left + 3])
+        counts = self.counts[seen]
+        if not len(counts):
+            return self.continuation_V
+        probabilities_V: NDArray[np.float64] = self.discount * len(counts) / counts.sum() * self.continuation_V
+        probabilities_V[self.right[seen]] += (counts - self.discount) / counts.sum()
+        return probabilities_V
+
+
+def measure_baseline(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Mapping[str, float]:
+    """Return a baseline's mean loss in nats and its accuracy on the batches' masks, from their corrupted input."""
+    left, labels = (np.concatenate(parts) for parts in zip(*map(_left_neighbours, batches), strict=True))
+    loss, correct = 0.0, 0
+    for neighbour in np.unique(left):
+        probabilities_V = baseline.probabilities(int(neighbour))
+        wanted = labels[left == neighbour]
+        loss -= float(np.log(probabilities_V[wanted]).sum())
+        correct += int((wanted == probabilities_V.argmax()).sum())
+    return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
+
+
+def _left_neighbours(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what stands left of each prediction in the corrupted rows, START at a segment's beginning; and labels."""
+    ids_BL, positions_BL = batch.ids_BL.cpu().numpy(), batch.positions_BL.cpu().numpy()
+    predicted_BM, labels_BM = batch.predicted_BM.cpu().numpy(), batch.labels_BM.cpu().numpy()
+    rows, slots = np.nonzero(labels_BM != IGNORED)
+    predicted = predicted_BM[rows, slots]
+    left = ids_BL[rows, predicted - 1]
+    return np.where((positions_BL[rows, predicted] == 0) | (left == CLS), Bigram.START, left), labels_BM[rows, slots]

@@ -1,0 +1,75 @@
+"""The results of a finished run: held-out scores beside those of honest baselines, and a summary to read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlm.config import Recipe
+from mlm.data.batches import Batch
+from mlm.data.corpus import Corpus
+from mlm.distributed.world import World
+from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
+from mlm.model.heads import MaskedLanguageModel
+from mlm.objectives.masked import MaskedLanguageModelling
+from mlm.training.budget import Position
+
+
+def measure(
+    recipe: Recipe, corpus: Corpus, task: MaskedLanguageModelling, model: MaskedLanguageModel
+) -> dict[str, Any]:
+    """Return the model's and the baselines' scores on the held-out text."""
+    heldout: dict[str, float | None] = dict(task.evaluate(model))
+    if recipe.evaluation.words:
+        heldout["bits_per_byte"] = measure_bits_per_byte(recipe, corpus, model, task.world)
+    return {"heldout": heldout, "baselines": measure_baselines(recipe, corpus, task.heldout)}
+
+
+def measure_baselines(recipe: Recipe, corpus: Corpus, heldout: Sequence[Batch]) -> Mapping[str, Mapping[str, float]]:
+    """Return loss in nats and accuracy of what counts words alone, and pairs of them, on held-out batches."""
+    size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
+    unigram = Unigram(corpus.train.split, size, most)
+    bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
+    return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}
+
+
+def measure_bits_per_byte(recipe: Recipe, corpus: Corpus, model: MaskedLanguageModel, world: World) -> float | None:
+    """Return the bits per byte of the hidden words that the recipe asks for; None where the text has none."""
+    sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
+    words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)
+    return None if not words else bits_per_byte(model, corpus.tokenizer, words, recipe.data.row_length, world)
+
+
+def costs(end: Position) -> dict[str, Any]:
+    """Return what training took."""
+    return {
+        "tokens": end.tokens,
+        "steps": end.step,
+        "seconds": end.seconds,
+        "tokens_per_second": end.tokens / end.seconds,
+    }
+
+
+def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
+    """Return the end of a run's output: scores, costs, filled-in sentences, and the next command to try."""
+    heldout, baselines = results["heldout"], results["baselines"]
+    table = {
+        "this encoder": heldout,
+        **({"what it started from": results["heldout_at_start"]} if "heldout_at_start" in results else {}),
+        "bigram (Kneser-Ney)": baselines["bigram"],
+        "unigram": baselines["unigram"],
+    }
+    lines = [f"{'held-out':24}{'loss (nats)':>12}{'accuracy':>10}"]
+    lines += [f"{name:24}{scores['loss']:12.3f}{scores['accuracy']:10.1%}" for name, scores in table.items()]
+    if heldout.get("bits_per_byte") is not None:
+        lines.append(f"{'bits per hidden byte':24}{heldout['bits_per_byte']:12.3f}")
+    return "\n".join(
+        [
+            *lines,
+            f"\n{results['steps']:,} steps, {results['tokens']:,} tokens, {results['tokens_per_second']:,.0f} tokens/s",
+            "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:",
+            *(f"  {sentence}" for sentence in filled.split("\n\n")),
+            f"\nlearning curve: {path / 'curves.png'}    all results: {path / 'results.json'}",
+            'next: python -m mlm.fill_mask "Return the [MASK] of the list."',
+        ]
+    )

@@ -1,0 +1,156 @@
+"""Masked language modelling as a task of the training loop (Devlin et al. 2019, section 3.1)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mlm.data.batches import IGNORED, Batch, PackedRows
+from mlm.data.masking import Masking
+from mlm.distributed.world import World
+from mlm.model.attention import Layout
+
+CHUNK, CHUNK_ON_DEVICE = 64, 4096
+"""Predictions whose loss is taken at once: on CPU few, so that what is computed in float32 stays in the cache."""
+HELDOUT_SEED = 20181011
+"""Seed of the held-out masks: the same for every run, so that runs on the same shards can be compared."""
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModelling:
+    """Predict the masked tokens of a corpus."""
+
+    train: PackedRows
+    heldout: Sequence[Batch]
+    masking: Masking
+    world: World
+    seed: int
+    batch_rows: int
+    """Rows of a step, over all ranks and micro-batches."""
+    micro_batch_rows: int
+    """Rows that are computed at once on each rank."""
+    compiled: bool = False
+    """Whether the model's layers are; on CUDA the loss is compiled with them."""
+
+    def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
+        """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
+        rows_B, epochs_B = self.train.step_rows(self.seed, step, self.batch_rows)
+        cuts = self.world.share(len(rows_B), self.micro_batch_rows)
+        mine = np.arange(self.world.rank, len(rows_B), self.world.size)
+        read = mine if len(mine) else np.zeros(1, np.int64)
+        rate = self.masking.rate_at(progress)
+        batch = self.train.masked(rows_B[read], epochs_B[read], self.masking, rate, self.seed)
+        parts = [batch.part(cut) if cut.start < len(mine) else batch.part(slice(1)).idle() for cut in cuts]
+        return [part.to(self.world.device) for part in parts]
+
+    def documents(self, step: int) -> str:
+        """Name the documents that a step reads from, by their numbers in the training shards."""
+        rows, split = self.train.rows, self.train.split
+        rows_B, _ = self.train.step_rows(self.seed, step, self.batch_rows)
+        starts = np.concatenate([rows.starts[rows.borders[row] : rows.borders[row + 1]] for row in rows_B])
+        sentences = np.searchsorted(split.sentences, starts, side="right") - 1
+        found = np.unique(np.searchsorted(split.documents, sentences, side="right") - 1)
+        return ", ".join(map(str, found.tolist()))
+
+    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Return the summed cross-entropy in nats, and how many predictions were right."""
+        scores_MV = score(model, batch, self.world, compiled=self.compiled)
+        fused = self.compiled and self.world.device.type == "cuda"
+        cross_entropy = compiled_cross_entropy() if fused else summed_cross_entropy
+        loss, correct = cross_entropy(scores_MV, batch.labels_BM.flatten())
+        return {"loss": loss, "correct": correct}
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return mean loss in nats and accuracy on the held-out rows, whose masks are drawn once and fixed.
+
+        Each rank computes some of the batches, and every row counts once.
+        """
+        mine = self.heldout[self.world.rank :: self.world.size]
+        idle = [self.heldout[0].idle()] * (len(self.world.share(len(self.heldout), 1)) - len(mine))
+        totals = [self.losses(model, batch) for batch in (*mine, *idle)]
+        loss, correct = self.world.sum([sum(total[name].item() for total in totals) for name in ("loss", "correct")])
+        targets = sum(batch.targets for batch in self.heldout)
+        return {"loss": loss / targets, "accuracy": correct / targets}
+
+
+def summed_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy in nats, and how many labels have the highest score; IGNORED ones weigh nothing.
+
+    The sum is taken in float32 or better, and so is its gradient, in the same pass.
+    """
+    loss, correct = _SummedCrossEntropy.apply(scores_MV, labels_M)  # type: ignore[no-untyped-call]
+    return loss, correct
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Loss and gradient need the same exponentials: they are computed once, for some rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(scores_MV.dtype, torch.float32)
+        loss, correct = scores_MV.new_zeros((), dtype=dtype), labels_M.new_zeros(())
+        gradient_MV = torch.empty_like(scores_MV) if ctx.needs_input_grad[0] else None
+        chunk = CHUNK if scores_MV.device.type == "cpu" else CHUNK_ON_DEVICE
+        for start in range(0, len(scores_MV), chunk):
+            part = slice(start, start + chunk)
+            scores, filled = scores_MV[part], labels_M[part] != IGNORED
+            labels = labels_M[part].clamp(min=0)[:, None]
+            highest, best = scores.max(dim=-1, keepdim=True)  # in bfloat16 on CPU five times as fast as argmax
+            probabilities = scores.softmax(dim=-1, dtype=dtype)
+            # The label's own probability may be too small for a number; the highest one is 1 / V at the least.
+            behind = highest.to(dtype) - scores.gather(1, labels).to(dtype)
+            loss += ((behind - probabilities.gather(1, best).log()).squeeze(1) * filled).sum()
+            correct += ((best == labels).squeeze(1) & filled).sum()
+            if gradient_MV is not None:
+                probabilities.scatter_add_(1, labels, probabilities.new_full(labels.shape, -1.0))
+                gradient_MV[part] = probabilities.mul_(filled[:, None])
+        ctx.save_for_backward(gradient_MV)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        (gradient_MV,) = ctx.saved_tensors
+        return gradient_MV * upstream, None
+
+
+def plain_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same as `summed_cross_entropy`; eagerly it takes more memory, compiled for CUDA less time."""
+    exact_MV = scores_MV.to(torch.promote_types(scores_MV.dtype, torch.float32))
+    loss = F.cross_entropy(exact_MV, labels_M, ignore_index=IGNORED, reduction="sum")
+    return loss, (scores_MV.argmax(dim=-1) == labels_M).sum()
+
+
+@cache
+def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return `plain_cross_entropy` as two kernels that read the scores once each."""
+    return torch.compile(plain_cross_entropy, dynamic=False)
+
+
+def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = False) -> Tensor:
+    """Return the scores of the vocabulary for each of the batch's slots, (B * M, V), in the world's precision.
+
+    `compiled` says whether the model's layers are.
+    """
+    with world.autocast():
+        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
+        scores_MV: Tensor = model(batch.ids_BL, layout, batch.predicted_BM)
+    return scores_MV
+
+
+def heldout_batches(
+    rows: PackedRows, masking: Masking, world: World, *, most_rows: int, micro_batch_rows: int
+) -> list[Batch]:
+    """Mask the first `most_rows` held-out rows, in an order of their own, once and for all."""
+    rows_B, epochs_B = rows.step_rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
+    batch = rows.masked(rows_B, epochs_B, masking, masking.rate, HELDOUT_SEED)
+    cuts = [slice(start, start + micro_batch_rows) for start in range(0, len(rows_B), micro_batch_rows)]
+    return [batch.part(cut).to(world.device) for cut in cuts]

@@ -1,0 +1,273 @@
+"""A run's directory: its name, environment, metrics and results, and who may write to it."""
+
+import fcntl
+import json
+import math
+import mmap
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from pydantic import ConfigDict, ValidationError
+
+from configs import Config, UserError
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.manifest import MANIFEST
+from mlm.distributed.device import Computed
+from mlm.distributed.world import World
+
+ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
+SIDES = ("train", "heldout")
+"""What records are of."""
+RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
+RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
+
+
+def create(runs: Path, name: str) -> Path:
+    """Make the directory of a new run, named by the time and `name`."""
+    runs.mkdir(parents=True, exist_ok=True)
+    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{name}"
+    for attempt in range(100):
+        path = runs / (stem if attempt == 0 else f"{stem}-{attempt}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise UserError(f"cannot name a new run in {runs}: {stem} and a hundred after it exist")
+
+
+def newest(runs: Path) -> Path:
+    """Return the run that was started last, of those that have a checkpoint.
+
+    Raises:
+        UserError: there is none.
+
+    """
+    found = with_checkpoint(runs)
+    if not found:
+        raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
+    return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
+
+
+def recipe_path(path: Path) -> Path:
+    """Return where a pretraining run's recipe lies.
+
+    Raises:
+        UserError: it is no run, or one of fine-tuning.
+
+    """
+    recipe = path / checkpoint.RECIPE
+    if not recipe.is_file():
+        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
+    if is_fine_tuning(path):
+        raise UserError(
+            f"{path} is a run of fine-tuning, and nothing goes on with it: with a report.txt it is finished, else start"
+            " it again by its command in environment.json"
+        )
+    return recipe
+
+
+def is_fine_tuning(path: Path) -> bool:
+    """Tell by its recipe whether a run is one of fine-tuning."""
+    lines = (path / checkpoint.RECIPE).read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(line.startswith("head:") for line in lines)
+
+
+def with_checkpoint(runs: Path) -> set[Path]:
+    """Return the runs that have a checkpoint."""
+    return {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{MANIFEST}")}
+
+
+def lock(path: Path) -> IO[str]:
+    """Hold a run's directory until the returned file is closed or this process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+
+    """
+    file = (path / LOCK).open("a+", errors="replace")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        raise UserError(f"{path} is in use by another process ({owner}): wait for it, or stop it") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
+
+
+def owner(path: Path) -> str | None:
+    """Return the process that holds a run's directory; None where none does."""
+    try:
+        file = (path / LOCK).open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip()
+    return None
+
+
+def environment(world: World) -> dict[str, Any]:
+    """Describe what the run was made with: command, versions, commit and uncommitted changes, device, precision."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
+        return done.stdout if done and done.returncode == 0 else None
+
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES}
+        | {one.name: one.version for one in metadata.distributions() if one.name in RECORDED_IF_INSTALLED},
+        "git_commit": (git("rev-parse", "HEAD") or "").strip() or None,
+        "git_diff": git("diff", "HEAD"),
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
+        "precision": world.precision,
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Beginning(Config):
+    """What of a run's environment has to be the same wherever the run is gone on with or judged."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    data: dict[str, str]
+    """Fingerprints of its text and tokenizer."""
+    precision: Computed
+    """What it computed its matrix products in."""
+
+
+def beginning(path: Path) -> Beginning:
+    """Return how a run began.
+
+    Raises:
+        UserError: its record is missing or damaged, or does not tell.
+
+    """
+    try:
+        return Beginning.model_validate(read_json(path / ENVIRONMENT))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f'{path / ENVIRONMENT} does not tell how the run began, "{first["loc"][0]}": {first["msg"]}: put it back'
+            " from a copy, or write there what it began with"
+        ) from None
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, which is whole at every moment."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(
+        json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that `write_json` wrote.
+
+    Raises:
+        UserError: it is missing or damaged.
+
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): put it back from a copy") from None
+    if not isinstance(values, dict):
+        raise UserError(f"cannot read {path}: it holds no JSON object")
+    return values
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics.jsonl."""
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def records_backwards(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the records of a metrics.jsonl, the newest first, each with the size of the file that ends with it.
+
+    What stands earlier is not read: a long run costs no more than a short one. Half a line, at the end of a file that
+    is being written or whose process was killed, is no record; of no file there are none.
+
+    Raises:
+        UserError: it holds something else.
+
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = len(content)
+        while end:
+            begin = content.rfind(b"\n", 0, end - 1) + 1
+            line = content[begin:end]
+            if line.endswith(b"}\n"):
+                try:
+                    record = json.loads(line)
+                    _ = record["side"], record["step"] + 0
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(f"{path} holds a line that is no record ({error}): mend it, or remove it") from None
+                yield record, end
+            end = begin
+
+
+def newest_records(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the last record of each side in a metrics.jsonl, which may still be written.
+
+    Raises:
+        UserError: it holds something else.
+
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for record, _ in records_backwards(path):
+        found.setdefault(record["side"], record)
+        if len(found) == len(SIDES):
+            break
+    return found
+
+
+def keep_records(path: Path, last_step: int) -> None:
+    """Drop what a metrics.jsonl holds of the steps after `last_step`; a run that goes on makes these again.
+
+    Raises:
+        UserError: it holds something else.
+
+    """
+    if path.exists():
+        os.truncate(path, next((end for record, end in records_backwards(path) if record["step"] <= last_step), 0))
+
+
+def finite(values: Any) -> Any:
+    """Replace numbers that JSON does not know by null."""
+    if isinstance(values, Mapping):
+        return {name: finite(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"

@@ -1,0 +1,69 @@
+"""Muon (Jordan et al. 2024), also for matrices that are divided among processes.
+
+Every update is made orthogonal as a whole. A sharded matrix keeps its share of weights and momentum; only its update is
+gathered for that, so that any number of processes computes the same, which products of shares would not.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+from mlm.distributed.device import of_autocast
+
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic polynomial, chosen for a steep slope at 0 (Jordan et al. 2024)."""
+SMALLEST_NORM = 1e-7
+UPDATE_SIZE = 0.2
+"""Root mean square of an update, in learning rates: about that of AdamW's (Liu et al. 2025, section 2.2)."""
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Return about UV^T of the singular value decomposition USV^T, by Newton-Schulz iterations.
+
+    They are computed in autocast's precision where it is on, else in the matrix's own.
+    """
+    a, b, c = COEFFICIENTS
+    flipped = matrix.size(0) > matrix.size(1)  # the smaller of the two products is the cheaper one
+    x = (matrix.T if flipped else matrix).to(of_autocast(matrix.device, matrix.dtype))
+    x = x / x.norm().clamp(min=SMALLEST_NORM)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if flipped else x
+
+
+class OrthogonalMomentum(torch.optim.Optimizer):
+    """Nesterov momentum whose updates are orthogonalised, for matrices."""
+
+    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
+        """Change `matrices` at the rate `lr`; decay is a share of that."""
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change the matrices by their gradients."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    self._change(matrix, group["lr"], group["weight_decay"], group["momentum"])
+
+    def _change(self, matrix: nn.Parameter, lr: float, weight_decay: float, momentum: float) -> None:
+        assert matrix.grad is not None
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+        direction = matrix.grad.lerp(state["momentum_buffer"], momentum)
+        if isinstance(direction, DTensor):
+            mesh, placements = direction.device_mesh, direction.placements
+            whole = orthogonalised(direction.full_tensor())
+            everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+            direction = everywhere.redistribute(mesh, placements)
+        else:
+            direction = orthogonalised(direction)
+        matrix.mul_(1 - lr * weight_decay)
+        matrix.add_(direction, alpha=-lr * UPDATE_SIZE * math.sqrt(max(matrix.shape)))

@@ -1,0 +1,179 @@
+"""Optimisers: AdamW, Schedule-Free AdamW and Muon, behind one update that a non-finite gradient never gets through."""
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from configs import Config
+from mlm.training.muon import OrthogonalMomentum
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+PositiveShare = Annotated[float, Field(gt=0, lt=1)]
+RateFactor = Callable[[str], float]
+"""From a parameter's name to its share of the learning rate."""
+
+
+def _same_rate(name: str) -> float:
+    return 1.0
+
+
+class AdamW(Config):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), fused."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    """Decay rates of the running means of the gradient and of its square."""
+    epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the mean square."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
+
+    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimiser":
+        """Return the optimiser of `model`'s parameters that are to be trained."""
+        groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
+        return Optimiser([torch.optim.AdamW(groups, self.lr, self.betas, self.epsilon, fused=True)])
+
+
+class ScheduleFreeAdamW(Config):
+    """Schedule-Free AdamW (Defazio et al. 2024): set `schedule.kind` to constant."""
+
+    kind: Literal["schedule_free"] = "schedule_free"
+    lr: float = Field(2.5e-3, gt=0)
+    """Peak learning rate."""
+    betas: tuple[PositiveShare, Share] = (0.9, 0.999)
+    """Interpolation between the averaged and the fast weights, and decay rate of the mean squared gradient."""
+    epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the mean square."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
+
+    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimiser":
+        """Return the optimiser of `model`'s parameters that are to be trained."""
+        import schedulefree
+
+        groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
+        optimiser = schedulefree.AdamWScheduleFree(groups, self.lr, self.betas, self.epsilon)
+        optimiser.train()
+        return Optimiser([optimiser])
+
+
+class Muon(Config):
+    """Muon (Jordan et al. 2024) for the encoder's hidden matrices, AdamW for all else."""
+
+    kind: Literal["muon"] = "muon"
+    lr: float = Field(2e-3, gt=0)
+    """Peak learning rate of the hidden matrices, scaled to match AdamW's update size (Liu et al. 2025)."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Decay rate of the running mean of the gradient."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decay of the hidden matrices, as a share of the learning rate."""
+    others: AdamW = AdamW()
+    """The optimiser of embeddings, norms and biases."""
+
+    def build(self, model: nn.Module) -> "Optimiser":
+        """Return the optimiser of `model`'s parameters."""
+        named = list(model.named_parameters())
+        hidden = [p for name, p in named if p.ndim == 2 and "embeddings" not in name]
+        others = [(name, p) for name, p in named if p.ndim != 2 or "embeddings" in name]
+        rest = self.others
+        return Optimiser(
+            [
+                OrthogonalMomentum(hidden, self.lr, self.weight_decay, self.momentum),
+                torch.optim.AdamW(
+                    parameter_groups(others, rest.lr, rest.weight_decay), rest.lr, rest.betas, rest.epsilon, fused=True
+                ),
+            ]
+        )
+
+
+OptimiserConfig = Annotated[AdamW | ScheduleFreeAdamW | Muon, Field(discriminator="kind")]
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], lr: float, decay: float, rate_factor: RateFactor = _same_rate
+) -> list[dict[str, Any]]:
+    """Group the parameters that are trained by their learning rate, and by whether they decay.
+
+    Matrices and embeddings decay; norms and biases don't. `rate_factor` gives the share of `lr` by name.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim >= 2, rate_factor(name)), []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr * factor, "weight_decay": decay if decays else 0.0}
+        for (decays, factor), parameters in sorted(groups.items(), reverse=True, key=operator.itemgetter(0))
+    ]
+
+
+class Optimiser:
+    """One or several torch optimisers that step together, each at its own peak rate times the schedule's factor."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        for group in self._groups():
+            group["peak_lr"] = group["lr"]
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        return itertools.chain.from_iterable(part.param_groups for part in self.parts)
+
+    def update(self, factor: float, finite: Tensor) -> None:
+        """Change the weights by their gradients, unless these are not finite; then drop the gradients.
+
+        A skipped update leaves weights and state as they were. Fused AdamW skips on the device; the others cost
+        one scalar's transfer to the host.
+
+        Args:
+            factor: the schedule's share of the peak rate.
+            finite: whether all gradients are finite, a boolean scalar on the device.
+
+        """
+        for group in self._groups():
+            group["lr"] = group["peak_lr"] * factor
+        for part in self.parts:
+            if part.defaults.get("fused"):
+                part.grad_scale = None  # type: ignore[attr-defined]
+                part.found_inf = (~finite).float()  # type: ignore[attr-defined]
+                part.step()
+            elif finite.item():
+                part.step()
+            part.zero_grad()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the model the weights to evaluate and to save: Schedule-Free's average, else those it has.
+
+        The training weights are kept beside the average, and come back as they were, bit for bit; the library's own
+        switch there and back moves them by rounding.
+        """
+        trained: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for part in self.parts:
+                for group in part.param_groups:
+                    for parameter in group["params"]:
+                        if "z" in part.state.get(parameter, {}):
+                            trained.append((parameter, parameter.clone()))
+                            parameter.lerp_(part.state[parameter]["z"], 1 - 1 / group["betas"][0])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, before in trained:
+                    parameter.copy_(before)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the state of every part."""
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take over the state that `state_dict` returned."""
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)

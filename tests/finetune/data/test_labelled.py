@@ -1,0 +1,197 @@
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import Config, UserError, read
+from finetune.data.bigram_shift import BigramShift
+from finetune.data.cleaning import Cleaning
+from finetune.data.examples import Dataset, Examples
+from finetune.data.labelled import Labelled, Task
+from finetune.data.splits import Folds
+from tests.tokenizer.samples import files, prose, write_lines
+from tokenizer.cleaning import Text
+
+DATA = Path(os.environ.get("MLM_TEST_DATA", ""))
+needs_data = pytest.mark.skipif(
+    "MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data"
+)
+
+
+class Recipe(Config):
+    data: Task = BigramShift()
+    """The task."""
+
+
+def table(folder: Path, name: str, *rows: str) -> str:
+    return str(write_lines(folder / f"{name}.csv", ["text,label", *rows]))
+
+
+def load(**settings: object) -> Dataset:
+    return Labelled(**settings).load(Text())  # type: ignore[arg-type]
+
+
+def shown(data: Dataset, part: Examples | None) -> list[tuple[str, str]]:
+    assert part is not None
+    return [(text[0], data.classes[label]) for text, label in zip(part.texts, part.labels, strict=True)]
+
+
+def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
+    path = table(tmp_path, "a", "one,x", "two,y")
+    given = [f"data.train={path}", "data.hub_splits.test=validation", "data.cleaning.urls=replace"]
+    task = read(Recipe, None, ["data.kind=labelled", *given]).data
+    assert isinstance(task, Labelled)
+    assert (task.hub_splits.test, task.cleaning.urls) == ("validation", "replace")
+    assert shown(task.load(Text()), task.load(Text()).train) == [("one", "x"), ("two", "y")]
+
+
+def test_classes_are_sorted_as_numbers_or_as_text_or_as_given(tmp_path: Path) -> None:
+    numbers = table(tmp_path, "a", "one,10", "two,9", "three,-1")
+    assert load(train=numbers).classes == ("-1", "9", "10")
+    assert load(train=table(tmp_path, "b", "one,b", "two,10", "three,9")).classes == ("10", "9", "b")
+    data = load(train=numbers, classes=("9", "10", "-1"))
+    assert data.train.labels.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "contradictions", "kept", "counts"),
+    [
+        ("drop", "drop", ["a", "B 1", "d"], {"duplicated texts": 1, "texts with contradicting labels": 5}),
+        ("keep", "drop", ["a", "A http://x.y", "B 1", "d"], {"texts with contradicting labels": 5}),
+        ("drop", "majority", ["a", "B 1", "c", "d"], {"duplicated texts": 2, "texts with contradicting labels": 3}),
+        ("keep", "majority", ["a", "A http://x.y", "B 1", "c", "C", "d"], {"texts with contradicting labels": 3}),
+    ],
+)
+def test_repeated_and_contradicting_texts_are_dropped_and_counted(
+    tmp_path: Path, duplicates: str, contradictions: str, kept: list[str], counts: dict[str, int]
+) -> None:
+    rows = ["a,0", "A http://x.y,0", "B 1,1", "c,0", "C,0", "@me c,1", "e,0", "e,1", "d,1", " ,0"]
+    data = load(train=table(tmp_path, "a", *rows), duplicates=duplicates, contradictions=contradictions)
+    assert [text for (text,) in data.train.texts] == kept
+    assert data.counts == counts | {"empty texts": 1}
+    groups = data.train.groups
+    assert groups is not None
+    assert len(set(groups.tolist())) == len({text.casefold().split(" http")[0] for text in kept})
+
+
+def test_training_texts_of_the_other_parts_are_dropped_whatever_their_prefix(tmp_path: Path) -> None:
+    lines = {
+        "train": ["k,a,0", "k,b,0", "k,c,1", "k,d,1"],
+        "validation": ["k,c http://x.y,1", "k,B,0"],
+        "test": ["j,b,0"],
+    }
+    paths = {
+        name: str(write_lines(tmp_path / f"{name}.csv", ["keyword,text,label", *rows])) for name, rows in lines.items()
+    }
+    data = load(**paths, cleaning=Cleaning(prefix=("keyword",)))
+    assert shown(data, data.train) == [("k: a", "0"), ("k: d", "1")]
+    assert shown(data, data.validation) == [("k: c http://x.y", "1")]
+    assert shown(data, data.test) == [("j: b", "0")]
+    assert data.counts == {
+        "training texts that are also in the test data": 1,
+        "training texts that are also in the validation data": 1,
+        "validation texts that are also in the test data": 1,
+    }
+
+
+def test_pairs_are_the_same_if_both_texts_are(tmp_path: Path) -> None:
+    rows = ["a,b,yes", "a,c,no", "A,B,yes", "b,,no", "b,a,no"]
+    task = Labelled(train=str(write_lines(tmp_path / "a.csv", ["one,two,label", *rows])), text="one", pair="two")
+    data = task.load(Text())
+    assert data.train.texts == (("a", "b"), ("a", "c"), ("b", "a"))
+    assert data.counts == {"duplicated texts": 1, "empty texts": 1}
+    assert task.text_columns() == ("one", "two")
+    assert task.example({"one": " x", "two": "y "}) == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (["a,0", "b,", *["c,"] * 6], None, "train.csv: no label in row 2, 3, 4, 5, 6 and 2 more .known: 0"),
+        (["a,0", "b,1"], ["c,2", "d,1"], "test.csv: an unknown label in row 1 .known: 0, 1.: .*data.classes"),
+        (["a,0", "b,1"], ["c,"], "test.csv: no label in row 1"),
+        (["a,0", "b,0"], None, "train.csv: every label is '0'"),
+        ([" ,0", " ,1"], None, "train.csv: the text in each of the 2 rows is empty"),
+        (["a,0", "b,1"], ["A,0", "B,1"], "train.csv: every text is in .*test.csv too"),
+        (["a,0", "a,1", "b,1"], None, "no text of class '0' is left to train on .dropped: 2 texts with contradicting"),
+    ],
+)
+def test_data_that_cannot_be_learned_from_are_refused(
+    tmp_path: Path, train: list[str], test: list[str] | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(train=table(tmp_path, "train", *train), test=test and table(tmp_path, "test", *test))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no training data is named: set data\.train"):
+        load()
+    with pytest.raises(UserError, match="the column 'keyword' is not there; there are: text, label"):
+        load(train=table(tmp_path, "a", "one,1"), cleaning=Cleaning(prefix=("keyword",)))
+    with pytest.raises(UserError, match="classes = a, a: there must be two or more"):
+        read(Recipe, None, ["data.kind=labelled", "data.classes=[a, a]"])
+
+
+def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_path: Path) -> None:
+    corpus = files(write_lines(tmp_path / "a.txt", prose(1500)), heldout_share=0.2)
+    task = BigramShift(train_sentences=400, test_sentences=100)
+    data = task.load(corpus)
+    assert (data.classes, data.validation) == (("kept", "swapped"), None)
+    assert data.test is not None
+    assert (len(data.train), len(data.test)) == (400, 100)
+    whole = {sentence for text in prose(1500) for sentence in re.split(r"(?<=\d\.) ", text)}
+    for part in (data.train, data.test):
+        assert part.labels.sum() * 2 == len(part) == len({tuple(sorted(text.split())) for (text,) in part.texts})
+        for (text,), label in zip(part.texts, part.labels, strict=True):
+            words = text.split(" ")
+            assert 5 <= len(words) <= 25
+            assert (text in whole) == (label == 0)
+            swaps = [[*words[:n], words[n + 1], words[n], *words[n + 2 :]] for n in range(1, len(words) - 2)]
+            assert label == 0 or any(" ".join(swap) in whole for swap in swaps)
+    again, other = task.load(corpus), BigramShift(train_sentences=400, test_sentences=100, seed=1).load(corpus)
+    assert again.train.texts == data.train.texts != other.train.texts
+    assert np.array_equal(again.train.labels, data.train.labels)
+
+
+def test_bigram_shift_needs_enough_sentences(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the encoder's corpus has \d+ sentences of 5 to 25 words on its heldout side"):
+        BigramShift().load(files(write_lines(tmp_path / "a.txt", prose(300))))
+
+
+@needs_data
+def test_disaster_tweets_lose_repeats_and_contradictions_and_folds_share_no_text() -> None:
+    cleaning = Cleaning(html_entities=True, urls="replace", mentions="replace", prefix=("keyword",))
+    path = str(DATA / "disaster_tweets" / "train.csv")
+    data = load(train=path, label="target", cleaning=cleaning)
+    assert sum(data.counts.values()) + len(data.train) == 6082
+    assert data.counts["texts with contradicting labels"] == 160
+    kept = load(train=path, label="target", cleaning=cleaning, duplicates="keep")
+    assert len(kept.train) == len(data.train) + data.counts["duplicated texts"]
+    groups: dict[tuple[str, ...], set[int]] = {}
+    assert kept.train.groups is not None
+    for text, group in zip(kept.train.texts, kept.train.groups.tolist(), strict=True):
+        groups.setdefault(text, set()).add(group)
+    for split in Folds().splits(kept):
+        sides = [
+            set.union(*(groups[text] for text in part.texts)) for part in (split.train, split.validation, split.test)
+        ]
+        assert sum(map(len, sides)) >= len(data.train)
+        assert not sides[2] & (sides[0] | sides[1])
+        assert not sides[0] & sides[1]
+
+
+@needs_data
+def test_cola_is_read_from_its_raw_files() -> None:
+    folder = DATA / "cola"
+    data = load(
+        train=str(folder / "in_domain_train.tsv"),
+        test=str(folder / "in_domain_dev.tsv"),
+        text="sentence",
+        header=("source", "label", "mark", "sentence"),
+    )
+    assert data.test is not None
+    assert (data.classes, len(data.test)) == (("0", "1"), 527)
+    assert len(data.train) + sum(data.counts.values()) == 8551

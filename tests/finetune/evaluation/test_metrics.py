@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+
+from finetune.evaluation.metrics import (
+    METRICS,
+    confusion,
+    confusion_text,
+    paired_difference,
+    per_class_report,
+    scores,
+    short,
+    summary,
+)
+
+# Ten examples of two classes, by the probability of the second. Predicted positive at 0.5 and above: 5, of which 3 are.
+LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+SECOND = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.45, 0.8, 0.9, 0.95])
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE, TRUE_NEGATIVE = 3, 2, 1, 4
+
+
+def one_hot(predictions: list[int], classes: int) -> np.ndarray:
+    return np.eye(classes)[predictions]
+
+
+def test_two_classes_score_as_counted_by_hand() -> None:
+    found = scores(LABELS, np.stack([1 - SECOND, SECOND], axis=1))
+    precision, recall = 3 / 5, 3 / 4
+    f1 = 2 * precision * recall / (precision + recall)  # 2/3
+    other_precision, other_recall = 4 / 5, 4 / 6
+    other_f1 = 2 * other_precision * other_recall / (other_precision + other_recall)  # 8/11
+    mcc = (3 * 4 - 2 * 1) / ((3 + 2) * (3 + 1) * (4 + 2) * (4 + 1)) ** 0.5  # 10 / sqrt(600)
+    # Of the 4 x 6 pairs of a positive and a negative, the one at 0.45 loses to 0.6 and 0.7; the others win all.
+    expected = {
+        "accuracy": 7 / 10,
+        "f1": f1,
+        "f1_macro": (f1 + other_f1) / 2,
+        "f1_weighted": (4 * f1 + 6 * other_f1) / 10,
+        "mcc": mcc,
+        "precision": precision,
+        "recall": recall,
+        "roc_auc": 22 / 24,
+    }
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert [type(value) for value in found.values()] == [float] * 8
+    assert {*found, "loss"} == set(METRICS)
+
+
+def test_three_classes_score_as_counted_by_hand() -> None:
+    labels, predictions = np.array([0, 0, 0, 1, 1, 2]), [0, 0, 1, 1, 2, 2]
+    found = scores(labels, one_hot(predictions, 3))
+    # Class 0: precision 2/2, recall 2/3, F1 4/5; class 1: 1/2, 1/2, 1/2; class 2: 1/2, 1/1, 2/3.
+    macro = (4 / 5 + 1 / 2 + 2 / 3) / 3
+    assert found["f1"] == found["f1_macro"] == pytest.approx(macro)
+    assert found["f1_weighted"] == pytest.approx((3 * 4 / 5 + 2 * 1 / 2 + 1 * 2 / 3) / 6)
+    assert found["precision"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
+    assert found["recall"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    # Gorodkin 2004: right 4 of 6; true counts 3, 2, 1, predicted 2, 2, 2.
+    covariance = 4 * 6 - (3 * 2 + 2 * 2 + 1 * 2)  # 12
+    assert found["mcc"] == pytest.approx(covariance / ((36 - 14) * (36 - 12)) ** 0.5)
+    # One against the rest, ties one half. 0: of 3 x 3 pairs, 2 x 3 won and 3 tied. 1: 2 x 4 pairs: the found one wins
+    # 3 and ties 1, the other ties 3 and loses 1. 2: 1 x 5 pairs: 4 won, 1 tied.
+    assert found["roc_auc"] == pytest.approx((7.5 / 9 + 5 / 8 + 4.5 / 5) / 3)
+
+
+def test_a_missing_class_leaves_no_roc_auc_and_no_division_by_zero() -> None:
+    all_first = scores(np.zeros(3, np.int64), one_hot([0, 0, 0], 2))
+    assert all_first == {
+        "accuracy": 1.0, "f1": 0.0, "f1_macro": 1.0, "f1_weighted": 1.0, "mcc": 0.0, "precision": 0.0, "recall": 0.0,
+        "roc_auc": None,
+    }  # fmt: skip
+    assert scores(np.array([0, 1]), one_hot([0, 1], 3))["roc_auc"] is None
+    never_second = scores(np.array([0, 1]), one_hot([0, 0], 2))
+    assert (never_second["f1"], never_second["mcc"], never_second["roc_auc"]) == (0.0, 0.0, 0.5)
+
+
+def test_nothing_to_score_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no examples"):
+        scores(np.zeros(0, np.int64), np.zeros((0, 2)))
+
+
+def test_a_summary_is_mean_and_sample_standard_deviation_of_what_is_known() -> None:
+    found = summary([{"accuracy": 0.7, "roc_auc": None}, {"accuracy": 0.9, "roc_auc": 0.8}])
+    assert found["accuracy"] == pytest.approx({"mean": 0.8, "std": 0.02**0.5})  # (0.1^2 + 0.1^2) / (2 - 1)
+    assert found["roc_auc"] == {"mean": 0.8, "std": 0.0}
+    assert summary([{"accuracy": 0.7, "roc_auc": None}]) == {"accuracy": {"mean": 0.7, "std": 0.0}, "roc_auc": None}
+
+
+def test_seeds_of_one_fold_give_the_t_interval_of_their_differences() -> None:
+    found = paired_difference([0.81, 0.83, 0.85], [0.80, 0.80, 0.80], [0, 0, 0])
+    reach = 4.302652729911275 * 0.02 / 3**0.5  # t of 2 degrees of freedom at 97.5 %; differences 0.01, 0.03, 0.05
+    assert found == pytest.approx({"mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach, "pairs": 3})
+
+
+def test_seeds_are_averaged_within_folds_so_that_repeating_them_adds_no_certainty() -> None:
+    two_seeds = paired_difference([0.80, 0.82, 0.83, 0.85, 0.87, 0.87], [0.80] * 6, [0, 0, 1, 1, 2, 2])
+    reach = 4.302652729911275 * 0.03 / 3**0.5  # folds differ by 0.01, 0.04 and 0.07
+    assert two_seeds == pytest.approx({"mean": 0.04, "low": 0.04 - reach, "high": 0.04 + reach, "pairs": 6})
+    many_seeds = paired_difference([0.81, 0.84, 0.87] * 10, [0.80] * 30, [0, 1, 2] * 10)
+    assert many_seeds == pytest.approx({**two_seeds, "pairs": 30})
+
+
+def test_one_observation_has_no_interval_and_equal_ones_an_empty_one() -> None:
+    assert paired_difference([0.5], [0.25], [0]) == {"mean": 0.25, "low": None, "high": None, "pairs": 1}
+    assert paired_difference([0.5, 0.75], [0.25, 0.5], [0, 1]) == {"mean": 0.25, "low": 0.25, "high": 0.25, "pairs": 2}
+    with pytest.raises(ValueError, match="2 differences and 1 folds"):
+        paired_difference([0.5, 0.5], [0.5, 0.5], [0])
+
+
+def test_the_confusion_matrix_counts_true_classes_in_rows() -> None:
+    matrix = confusion(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+
+
+def test_the_confusion_matrix_as_text_is_aligned_whatever_the_names() -> None:
+    names = ["no disaster", "긍정", "a\nvery\x1b[2J long name that goes on and on"]
+    lines = confusion_text(np.array([[1200, 1, 0], [2, 30000, 4], [0, 0, 7]]), names).splitlines()
+    assert lines == [
+        "true \\ predicted       0       1       2",
+        "               0   1,200       1       0   0 = no disaster",
+        "               1       2  30,000       4   1 = 긍정",
+        "               2       0       0       7   2 = a very [2J long name...",
+    ]
+    twenty = confusion_text(np.eye(20, dtype=np.int64), [f"class {number}" for number in range(20)]).splitlines()
+    assert len(twenty) == 21
+    assert max(map(len, twenty)) <= 120
+
+
+def test_the_report_names_every_class_with_its_numbers() -> None:
+    report = per_class_report(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ["cold", "warm", "hot"])
+    lines = {line.split()[0]: line.split()[1:] for line in report.splitlines() if line.strip()}
+    assert lines["cold"] == ["1.000", "0.500", "0.667", "2"]
+    assert lines["warm"] == ["0.667", "1.000", "0.800", "2"]
+    assert lines["hot"] == ["0.000", "0.000", "0.000", "0"]
+
+
+def test_short_names_are_kept_and_long_ones_cut() -> None:
+    assert short("disaster") == "disaster"
+    assert short("x" * 24) == "x" * 24
+    assert short("x" * 25) == "x" * 21 + "..."

@@ -1,0 +1,343 @@
+"""The benchmark runs and counts rightly; what it measures is no test's business."""
+
+import importlib.util
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from configs import UserError, read
+from mlm.benchmark import __main__, curves, growth, hf_models, hf_trainer, loss, measure, processes
+from mlm.benchmark.measure import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
+from mlm.config import Recipe
+from mlm.data.batches import IGNORED
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import ModelConfig
+from mlm.tracking.run_directory import write_json
+from mlm.training import flops
+from mlm.training.budget import Position
+from mlm.training.optim import AdamW
+from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
+from tokenizer import vocabulary
+from tokenizer.shards.format import open_shards
+from tokenizer.vocabulary import Vocabulary
+
+MEASURED = (
+    "training/modernbert",
+    "time-to-loss/concatenate-and-chunk",
+    "time-to-loss/concatenate-and-chunk-tuned",
+    "loss-curves/modernbert",
+    "data/assemble-and-mask",
+    "data/wait",
+    "resume",
+)
+CURVE_STEPS = 6
+ASKED = tuple(name for name in MEASURED if not name.endswith("-tuned"))
+
+
+def text(sentences: int) -> str:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("aeioulnrst", k=rng.randint(2, 8))) for _ in range(300)]
+    return "\n".join(" ".join(rng.choices(words, k=rng.randint(3, 20))) for _ in range(sentences))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the benchmark as a user does, on a small text of his own; return its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    (folder / "corpus.txt").write_text(text(2000), encoding="utf-8")
+    options = ["--quick", "--repeats", "1", "--text", "corpus.txt", "--vocabulary", "400", "--output", "report"]
+    command = [sys.executable, "-m", "mlm.benchmark", *options, "--curve-steps", str(CURVE_STEPS), *ASKED]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "report", done.stdout
+
+
+def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) -> None:
+    folder, _ = report
+    found: dict[str, Any] = json.loads((folder / "benchmark.json").read_text())
+    assert {"device", "threads", "command", "precision", "scale", "recipe", "text_fingerprint"} <= set(found)
+    assert {"torch", "transformers", "accelerate"} <= set(found["versions"])
+    cases = {case["name"]: case for case in found["cases"]}
+    assert tuple(cases) == MEASURED
+    for case in cases.values():
+        for side in ("ours", "theirs", "ratio"):
+            assert set(case[side]) == {"median", "lowest", "highest"}
+            races = case["name"].startswith("time-to-loss/") and side != "theirs"
+            assert all((value is None and races) or 0 < value < math.inf for value in case[side].values())
+        assert case["counted"]
+        trains = case["name"].startswith("training/")
+        assert (case["peak_flops"] is not None) == (case["peak_share"] is not None) == trains
+        assert (case["curves"] is not None) == (case["flops_per_token"] is not None) == (case["unit"] == "nats")
+        if trains:
+            assert case["unit"] == "tokens/s"
+            assert 0 < case["peak_flops"] < math.inf
+            assert 0 < case["peak_share"] < math.inf
+
+
+def test_both_sides_learn_from_as_many_tokens_and_are_judged_at_the_same_steps(report: tuple[Path, str]) -> None:
+    cases = json.loads((report[0] / "benchmark.json").read_text())["cases"]
+    (case,) = (case for case in cases if case["name"] == "loss-curves/modernbert")
+    ((ours,), (theirs,)) = (case["curves"][side] for side in ("ours", "theirs"))
+    assert len(ours) == len(theirs) == CURVE_STEPS + 1
+    assert [tokens for tokens, _ in ours] == sorted({tokens for tokens, _ in ours})
+    for (our_tokens, our_loss), (their_tokens, their_loss) in zip(ours, theirs, strict=True):
+        assert our_tokens == pytest.approx(their_tokens, rel=0.1)
+        assert our_loss == pytest.approx(their_loss, rel=0.1)
+    assert ours[0][1] == pytest.approx(math.log(400), rel=0.1)  # both begin at a guess
+    assert ours[-1][1] < ours[0][1]
+    assert theirs[-1][1] < theirs[0][1]
+    assert case["baselines"]["bigram"] < case["baselines"]["unigram"] < math.log(400)
+    assert (case["ours"]["median"], case["theirs"]["median"]) == (ours[-1][1], theirs[-1][1])
+
+
+def test_both_sides_of_the_loss_curves_have_the_trainers_optimiser() -> None:
+    recipe = read(Recipe, None, curves.OPTIMISER)
+    theirs = transformers.TrainingArguments(max_steps=10, learning_rate=curves.RATE)
+    assert isinstance(recipe.optim, AdamW)
+    assert recipe.optim.betas == (theirs.adam_beta1, theirs.adam_beta2)
+    assert (recipe.optim.lr, recipe.optim.epsilon) == (theirs.learning_rate, theirs.adam_epsilon)
+    assert (recipe.optim.weight_decay, recipe.train.clip_norm) == (theirs.weight_decay, theirs.max_grad_norm)
+    assert theirs.optim.startswith("adamw")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    rates = transformers.get_scheduler(theirs.lr_scheduler_type, torch.optim.SGD([weight], lr=1.0), 0, 10)
+    for step in range(10):
+        assert recipe.schedule.factor(step / 10) == pytest.approx(rates.get_last_lr()[0])
+        rates.optimizer.step()
+        rates.step()
+
+
+def test_flops_are_counted_as_the_formula_has_them() -> None:
+    config = ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=64, layers=2), transform=True)
+    model = hf_models.bert(config.encoder, VOCABULARY, ROW_LENGTH)
+    rows = torch.ones(3, ROW_LENGTH, dtype=torch.long)
+    batch = {"input_ids": rows, "attention_mask": rows, "labels": rows}
+    needed = flops.flops_per_token(config, VOCABULARY, context=ROW_LENGTH, predicted_share=1.0)
+    assert curves.computed_flops(model, lambda: model(**batch)["loss"]) == needed * rows.numel()
+
+
+def test_nothing_is_written_but_into_the_output_folder(report: tuple[Path, str]) -> None:
+    folder, _ = report
+    assert {path.name for path in folder.parent.iterdir()} == {"corpus.txt", folder.name}
+    assert {path.name for path in folder.iterdir()} == {
+        "benchmark.json",
+        "benchmark.png",
+        "loss-curves.png",
+        "cache",
+    }
+
+
+def test_the_plot_is_a_png_and_the_table_names_the_cases(report: tuple[Path, str]) -> None:
+    folder, printed = report
+    for picture in ("benchmark.png", "loss-curves.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG\r\n")
+    assert all(name in printed for name in MEASURED)
+
+
+def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: Path) -> None:
+    # Both sides' speed is tokens without padding: theirs must be what its batches hold, no less and no more.
+    lengths = np.random.default_rng(0).integers(1, 2 * ROW_LENGTH, 10).tolist()
+    rows = hf_trainer.sentences(split_of([lengths]), ROW_LENGTH)
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(vocabulary.serialise(vocabulary.learn(iter([text(50)]), Vocabulary(size=300))))
+    collate, in_masks, slots, counted = hf_trainer.collator(path), [], [], []
+
+    def watched(examples: list[Any]) -> dict[str, Any]:
+        batch = collate(examples)
+        in_masks.append(int(batch["attention_mask"].sum()))
+        slots.append(batch["input_ids"].numel())
+        return batch
+
+    def after_step(tokens: int) -> bool:
+        counted.append(tokens)
+        return len(counted) == 3  # batches of 4, 4 and 2 rows: an epoch
+
+    model = hf_models.bert(EncoderConfig(width=16, heads=2, feedforward_width=24, layers=1), 300, ROW_LENGTH)
+    hf_trainer.train(model, hf_trainer.dataset(rows), watched, 4, bfloat16=False, after_step=after_step)
+    assert counted == list(accumulate(in_masks))[:3]
+    assert counted[-1] == sum(min(length, ROW_LENGTH) for length in lengths) < sum(slots[:3])
+
+
+def test_both_sides_tokenise_a_file_of_text(tmp_path: Path) -> None:
+    lines, learned = text(200), vocabulary.learn(iter([text(50)]), Vocabulary(size=300))
+    (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(learned))
+    for side in (processes.build_ours, processes.map_theirs):
+        seconds, others = side(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / side.__name__)
+        assert seconds > 0
+        assert others >= 0
+    manifest = open_shards(tmp_path / "build_ours" / "shards").manifest
+    assert manifest.train.documents + manifest.heldout.documents == len(set(lines.splitlines()))
+
+
+def test_both_ways_of_making_rows_keep_the_text() -> None:
+    split = split_of([[5, 30], [7]])
+    alone, chunks = hf_trainer.sentences(split, ROW_LENGTH), hf_trainer.chunks(split, 20)
+    assert [row.tolist() for row in alone] == [split.tokens[a:b].tolist() for a, b in ((0, 5), (5, 29), (35, 42))]
+    assert [row.tolist() for row in chunks] == [split.tokens[0:20].tolist(), split.tokens[20:40].tolist()]
+
+
+@pytest.mark.parametrize(("seconds", "more_steps"), [(10.0, 4), (0.0, 0)])
+def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(
+    seconds: float, more_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, tokens = 0.0, 0
+    monkeypatch.setattr("mlm.benchmark.measure.time.perf_counter", lambda: now)
+    meter = Meter(seconds=seconds, synchronise=lambda: None)
+    for _ in range(WARMUP_STEPS):
+        now, tokens = now + 1000.0, tokens + 7
+        assert not meter.after_step(tokens)
+    for _ in range(COUNTED_STEPS + more_steps - 1):
+        now, tokens = now + 0.5, tokens + 15
+        assert not meter.after_step(tokens)
+    now, tokens = now + 0.5, tokens + 15
+    assert meter.after_step(tokens)
+    assert meter.finished
+    assert meter.rate == 30.0
+
+
+def test_the_meter_counts_steps_that_are_told_of_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1.0
+    monkeypatch.setattr("mlm.benchmark.measure.time.perf_counter", lambda: now)
+    meter = Meter(seconds=0.0, synchronise=lambda: None)
+    assert not meter.after_step(100, WARMUP_STEPS + 1)  # counted from here on
+    now = 3.0
+    assert not meter.after_step(300, COUNTED_STEPS - 2)
+    now = 6.0
+    assert meter.after_step(700, 1)
+    assert meter.rate == 600 / 5
+
+
+def test_sides_take_turns_and_the_ratio_is_of_each_turn() -> None:
+    order: list[str] = []
+
+    def measure(side: str, result: float) -> float:
+        order.append(side)
+        return result * len(order)
+
+    sides = alternate(lambda: measure("ours", 2.0), lambda: measure("theirs", 1.0), 3)
+    assert order == ["ours", "theirs"] * 3
+    case = Case.of("name", "unit", "counted", *sides)
+    assert (case.ours, case.theirs) == (Spread(6.0, 2.0, 10.0), Spread(4.0, 2.0, 6.0))
+    assert case.ratio == Spread(6 / 4, 2 / 2, 10 / 6)
+
+
+def test_peak_memory_is_the_fresh_processs_own() -> None:
+    size = 100 * 2**20
+    ballast = b"x" * (4 * size)  # which a child of ours would show in its ru_maxrss
+    (_, little), (length, much) = in_fresh_process(len, b""), in_fresh_process(len, ballast[:size])
+    assert length == size
+    assert len(ballast) > much >= little + size
+
+
+def test_unknown_cases_and_missing_packages_are_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="did you mean start-up"):
+        __main__.main(["startup"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"transformers, accelerate.*pip install -e '\.\[bench\]'"):
+        __main__.main(["start-up"])
+
+
+def test_training_is_measured_at_every_size_and_all_else_at_the_first(tmp_path: Path) -> None:
+    sizes = [
+        "--size",
+        "2x64",
+        "--size",
+        "3x128",
+        "--vocabulary",
+        "500",
+        "--row-length",
+        "32",
+        "--row-length",
+        "64",
+        "--output",
+        str(tmp_path),
+    ]
+    benches = __main__.prepare(__main__.parse([*sizes, "--output", str(tmp_path)]))
+    assert [bench.label for bench in benches] == [
+        "/2x64/500/32",
+        "/2x64/500/64",
+        "/3x128/500/32",
+        "/3x128/500/64",
+    ]
+    recipe = benches[-1].recipe
+    encoder = recipe.model.encoder
+    assert (encoder.layers, encoder.width, encoder.heads, encoder.feedforward_width) == (3, 128, 2, 512)
+    assert (recipe.vocabulary.size, recipe.data.row_length) == (500, 64)
+    assert [bench.recipe.train.batch_rows * bench.recipe.data.row_length for bench in benches] == [2048] * 4
+    (alone,) = __main__.prepare(__main__.parse(["--output", str(tmp_path)]))
+    assert alone.label == ""
+
+
+@pytest.mark.parametrize("size", ["4", "4x", "x256", "4x100", "0x64", "4x256x2"])
+def test_a_wrong_size_is_said_with_a_right_one(size: str) -> None:
+    with pytest.raises(UserError, match=f"{size!r} is not layers x width, a multiple of 64, such as 6x512"):
+        __main__.parse(["--size", size])
+
+
+def test_their_heldout_loss_weighs_every_target_alike() -> None:
+    heldout = task_of(sentences(40)).heldout
+    torch.manual_seed(0)
+    encoder = EncoderConfig(width=16, heads=2, feedforward_width=24, layers=1)
+    model = hf_models.bert(encoder, VOCABULARY, ROW_LENGTH)
+    found = loss.loss_of(model, heldout)
+    nats = [0.0, 0.0]
+    with torch.no_grad():
+        for batch in heldout:
+            for form, rows in enumerate((hf_models.labelled(batch), hf_models.unpacked(batch))):
+                scores = model(rows["input_ids"], rows["attention_mask"]).logits.log_softmax(dim=-1)
+                for scores_LV, labels_L in zip(scores, rows["labels"].tolist(), strict=True):
+                    for scores_V, label in zip(scores_LV, labels_L, strict=True):
+                        nats[form] -= scores_V[label].item() if label != IGNORED else 0.0
+    targets = [batch.targets for batch in heldout]
+    assert len(set(targets)) > 1
+    assert abs(nats[0] - nats[1]) > 1e-3
+    assert found == pytest.approx(min(nats) / sum(targets), rel=1e-5)
+
+
+def test_a_race_is_won_when_the_loss_is_first_as_low_as_the_goal() -> None:
+    race, model = loss.Race(goal=3.0), torch.nn.Identity()
+    for position, nats in ((Position(), 2.0), (Position(step=1, seconds=10.0), 3.5)):
+        race.evaluated(position, {"loss": nats}, model)
+        assert (race.won, race.seconds) == (False, math.inf)
+    for seconds, nats in ((20.0, 3.0), (30.0, 2.0)):
+        race.evaluated(Position(step=2, seconds=seconds), {"loss": nats}, model)
+        assert (race.won, race.seconds) == (True, 20.0)
+
+
+def test_a_race_that_was_lost_has_no_time(tmp_path: Path) -> None:
+    lost = Case.of("lost", "s", "a race", [math.inf, 2.0, math.inf], [1.0, 1.0, 1.0])
+    even = Case.of("even", "s", "a race", [1.0], [1.0])
+    write_json(tmp_path / "lost.json", {"cases": [asdict(lost)]})
+    (found,) = json.loads((tmp_path / "lost.json").read_text())["cases"]
+    assert found["ours"] == found["ratio"] == {"median": None, "lowest": 2.0, "highest": None}
+    assert "inf" in measure.table([lost])
+    measure.draw([lost, even], tmp_path / "both.png")
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize(("goal", "won"), [(1e3, True), (0.0, False)])
+def test_ours_races_for_as_long_as_theirs_took(goal: float, won: bool, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(text(2000), encoding="utf-8")
+    options = ["--quick", "--text", str(tmp_path / "corpus.txt"), "--vocabulary", "400", "--output", str(tmp_path)]
+    (bench,) = __main__.prepare(__main__.parse(options))
+    began = time.monotonic()
+    seconds = loss.our_seconds(bench, 3.0, goal, 0)
+    assert (0 < seconds < 3.0) if won else seconds == math.inf
+    assert won or time.monotonic() - began > 3.0
+
+
+def test_the_exponent_is_that_of_the_power_law() -> None:
+    assert growth.exponent([2, 4, 8], [3 * value**1.7 for value in (2, 4, 8)]) == pytest.approx(1.7)
+    assert growth.exponent([64, 512], [5.0, 5.0]) == pytest.approx(0, abs=1e-12)

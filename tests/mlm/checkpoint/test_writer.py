@@ -1,0 +1,220 @@
+"""Checkpoints are written while training goes on, and no failing disk costs one that is there."""
+
+import errno
+import itertools
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from configs import UserError
+from mlm.checkpoint import checkpoint, weights
+from mlm.checkpoint.manifest import manifest_of, verify
+from mlm.checkpoint.writer import Saver
+from mlm.config import Keep, Recipe, Training
+from mlm.training.budget import Position
+from mlm.training.optim import AdamW, Optimiser
+from tests.mlm.samples import CPU
+
+
+class Disk:
+    """Counts every instruction that changes the disk while a checkpoint is saved, and makes one of them fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.fails_at, self.error = 0, -1, errno.ENOSPC
+        for holder, name in (
+            (os, "mkdir"),
+            (os, "fsync"),
+            (os, "rename"),
+            (shutil, "copyfile"),
+            (shutil, "rmtree"),
+            (Path, "write_text"),
+        ):
+            monkeypatch.setattr(holder, name, self._counted(getattr(holder, name), writes=None))
+        monkeypatch.setattr(torch, "save", self._counted(torch.save, writes=1))
+        monkeypatch.setattr(weights, "save_file", self._counted(save_file, writes=1))
+
+    def _counted(self, instruction: Callable[..., Any], writes: int | None) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.calls - 1 != self.fails_at:
+                return instruction(*arguments, **named)
+            if writes is not None:  # half of the file comes to the disk
+                instruction(*arguments, **named)
+                path = Path(arguments[writes])
+                os.truncate(path, path.stat().st_size // 2)
+            raise OSError(self.error, os.strerror(self.error))
+
+        return counted
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+class Run:
+    """A small model whose run is saved into a folder."""
+
+    def __init__(self, folder: Path, keep: Keep | None = None, begin: int = 0) -> None:
+        self.folder, self.said = folder, list[str]()
+        folder.mkdir(exist_ok=True)
+        tokenizer = folder / "tokenizer.json"
+        tokenizer.write_bytes(b"{}")
+        self.model = nn.Linear(3, 2)
+        self.optimiser: Optimiser = AdamW().build(self.model)
+        recipe = Recipe(train=Training(keep=keep or Keep()))
+        self.saver = Saver(folder, recipe, tokenizer, CPU, self.said.append, Position(begin))
+
+    def save(self, step: int, heldout_loss: float | None = None) -> None:
+        self.saver.save(Position(step), self.model, self.optimiser, heldout_loss)
+
+    @property
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that are there, each of them whole."""
+        found = checkpoint.finished(self.folder)
+        return [verify(folder, tuple(manifest_of(folder).files)).step for folder in found]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
+def test_whichever_instruction_fails_what_is_saved_stays_and_the_next_is_saved(
+    tmp_path: Path, disk: Disk, error: int
+) -> None:
+    disk.error = error
+    for place in itertools.count():
+        disk.fails_at = -1
+        run = Run(tmp_path / f"run{place}")
+        run.save(1)
+        run.saver.finish()
+        disk.calls, disk.fails_at = 0, place
+        run.save(2)
+        run.saver.wait()
+        if disk.calls <= place:
+            assert not run.said
+            break
+        disk.fails_at = -1
+        assert "CHECKPOINT OF STEP 2 NOT SAVED" in run.said[0]
+        assert os.strerror(error) in run.said[0]
+        with pytest.raises(OSError, match=re.escape(os.strerror(error))):
+            run.saver.finish()
+        assert run.steps in ([1], [1, 2])  # it is there where only its folder could not be synced in the end
+        run.save(3)
+        run.saver.finish()
+        assert run.steps[-1] == 3
+    assert place > 10
+
+
+def test_training_goes_on_while_the_run_as_it_stood_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, may_write = Run(tmp_path / "run"), Event()
+    fsync = os.fsync
+
+    def late(descriptor: int) -> None:
+        may_write.wait(10)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", late)
+    before = run.model.weight.detach().clone()
+    run.save(1)
+    assert run.steps == []
+    with torch.no_grad():
+        run.model.weight.add_(1)
+    may_write.set()
+    run.saver.finish()
+    saved = load_file(checkpoint.finished(run.folder)[0] / checkpoint.WEIGHTS)
+    assert torch.equal(saved["weight"], before)
+
+
+def test_one_checkpoint_is_in_flight_at_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, writing, most = Run(tmp_path / "run"), 0, 0
+    save = torch.save
+
+    def counted(*arguments: Any) -> None:
+        nonlocal writing, most
+        writing += 1
+        most = max(most, writing)
+        time.sleep(0.05)
+        save(*arguments)
+        writing -= 1
+
+    monkeypatch.setattr(torch, "save", counted)
+    for step in range(1, 5):
+        run.save(step)
+    run.saver.finish()
+    assert most == 1
+    assert run.steps == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        (Keep(newest=1, best=False), [6]),
+        (Keep(newest=3, best=False), [4, 5, 6]),
+        (Keep(newest=1), [2, 6]),
+        (Keep(newest=1, best=False, every_steps=2), [2, 4, 6]),
+        (Keep(newest=2, every_steps=3), [2, 3, 5, 6]),
+    ],
+)
+def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Keep, expected: list[int]) -> None:
+    run = Run(tmp_path / "run", keep)
+    for step, loss in enumerate((3.0, 1.0, None, 2.0, 1.5, 4.0), start=1):
+        run.save(step, loss)
+    run.saver.finish()
+    assert run.steps == expected
+
+
+def test_checkpoints_of_later_steps_make_way_when_a_run_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
+    first = Run(tmp_path / "run", Keep(newest=3))
+    for step in (10, 20, 30):
+        first.save(step)
+    first.saver.finish()
+    second = Run(tmp_path / "run", Keep(newest=1, best=False), begin=10)
+    assert second.steps == [10]
+    second.save(15)
+    second.saver.finish()
+    assert second.steps == [15]
+
+
+def test_whatever_goes_wrong_in_the_thread_is_told_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise MemoryError("none left")
+
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr(torch, "save", broken)
+    run.save(1)
+    with pytest.raises(MemoryError):
+        run.saver.finish()
+    assert "NOT SAVED (none left)" in run.said[0]
+
+
+def test_what_cannot_be_removed_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run", Keep(newest=1, best=False))
+    run.save(1)
+    run.saver.finish()
+
+    def held(path: Path, **_: Any) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(shutil, "rmtree", held)
+    run.save(2)
+    run.saver.finish()
+    assert "cannot be removed" in run.said[0]
+    assert run.steps[-1] == 2
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    half = tmp_path / "run" / "checkpoints" / "step-000000007.partial"
+    half.mkdir(parents=True)
+    (half / checkpoint.WEIGHTS).write_bytes(b"half")
+    run = Run(tmp_path / "run")
+    assert not half.exists()
+    with pytest.raises(UserError, match="has no checkpoint"):
+        checkpoint.newest(run.folder)

@@ -1,0 +1,171 @@
+"""Threads that train together train what one would."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from configs import read
+from mlm.config import Recipe
+from mlm.data.masking import Masking
+from mlm.distributed.threads import SLOTS_WORTH_A_THREAD, assemble, threads_for
+from mlm.experiment import Pretraining, build
+from mlm.model.heads import MaskedLanguageModel
+from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from mlm.training.budget import Plan, Position
+from mlm.training.loop import Course, Intervals, train
+from mlm.training.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+from mlm.training.schedule import Trapezoid
+from tests.distributed.worker import Notebook
+from tests.mlm.samples import CPU, model_of, sentences
+
+EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
+
+
+@pytest.fixture(autouse=True)
+def cores() -> Iterator[None]:
+    """Let torch divide its work among four threads, however many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(
+    threads: int,
+    config: OptimiserConfig,
+    *,
+    dtype: torch.dtype = torch.float64,
+    rows: int = 1,
+    start: tuple[MaskedLanguageModel, Optimiser, int] | None = None,
+    steps: int = 12,
+) -> tuple[list[float], MaskedLanguageModel, Optimiser]:
+    """Train from the start, or go on; return the losses and what was trained."""
+    world, masking = replace(CPU, dtype=dtype), Masking()
+    model = model_of().to(dtype)
+    optimiser, first = config.build(model), 0
+    if start is not None:
+        model.load_state_dict(start[0].state_dict())
+        optimiser.load_state_dict(copy.deepcopy(start[1].state_dict()))
+        first = start[2]
+    heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
+    task = MaskedLanguageModelling(sentences(60), heldout, masking, world, 0, 6, rows)
+    intervals = Intervals(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
+    plan, notebook = Plan(steps=12), Notebook()
+    course = Course(optimiser, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)
+    remaining = iter(range(steps - first - 1))
+    train(model, task, course, world, notebook, start=Position(first), stop=lambda: next(remaining, None) is None)
+    return notebook.losses, model, optimiser
+
+
+@pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
+@pytest.mark.parametrize(("threads", "rows"), [(2, 1), (3, 2), (4, 1), (4, 6)])
+def test_any_number_of_threads_trains_the_same_model(threads: int, rows: int, config: OptimiserConfig) -> None:
+    """Also where the micro-batches, six of one row, three of two, or one of six, do not divide by the threads."""
+    expected, alone, _ = trained(1, config, rows=6)
+    losses, model, _ = trained(threads, config, rows=rows)
+    assert len(set(expected)) > 12
+    assert losses == pytest.approx(expected, rel=1e-10)
+    for one, other in zip(alone.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
+def test_threads_give_the_same_bits_again_and_when_gone_on_with(config: OptimiserConfig) -> None:
+    whole, model, _ = trained(3, config, dtype=torch.float32)
+    first, stopped, optimiser = trained(3, config, dtype=torch.float32, steps=8)
+    rest, resumed, _ = trained(3, config, dtype=torch.float32, start=(stopped, optimiser, 8))
+    assert first + rest == whole
+    for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_members_share_weights_and_buffers_and_nothing_else() -> None:
+    model = model_of()
+    model.register_buffer("counted", torch.zeros(3))
+    with assemble(model, CPU, 3) as team:
+        assert team.members[0] is model
+        for other in team.members[1:]:
+            for name, parameter in model.named_parameters():
+                twin = other.get_parameter(name)
+                assert twin is not parameter
+                assert twin.data_ptr() == parameter.data_ptr()
+            assert other.get_buffer("counted") is model.get_buffer("counted")
+
+
+def test_each_member_computes_its_own_and_answers_come_in_order() -> None:
+    model = nn.Linear(3, 1)
+    with assemble(model, CPU, 3) as team:
+
+        def compute(member: nn.Module, index: int, batch: Tensor) -> tuple[int, int]:
+            member(batch).sum().backward()
+            return list(team.members).index(member), index
+
+        batches = [torch.full((1, 3), float(number)) for number in range(5)]
+        assert team.each(compute, batches) == [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]
+        assert model.weight.grad is not None
+        assert model.weight.grad.tolist() == [[10.0] * 3]
+        assert all(parameter.grad is None for other in team.members[1:] for parameter in other.parameters())
+
+
+def test_what_goes_wrong_in_a_thread_is_told() -> None:
+    def compute(member: nn.Module, index: int, batch: int) -> int:
+        return 1 // batch
+
+    with pytest.raises(ZeroDivisionError), assemble(nn.Linear(1, 1), CPU, 2) as team:
+        team.each(compute, [1, 0])
+
+
+def test_threads_are_as_many_as_cores_and_work_allow() -> None:
+    assert threads_for(CPU, 3 * SLOTS_WORTH_A_THREAD - 1) == 2
+    assert threads_for(CPU, 3 * SLOTS_WORTH_A_THREAD) == 2  # three would leave one of the four cores over
+    assert threads_for(CPU, 100 * SLOTS_WORTH_A_THREAD) == 4
+    assert threads_for(CPU, 1) == 1
+    assert threads_for(replace(CPU, size=2), 100 * SLOTS_WORTH_A_THREAD) == 1
+    assert threads_for(replace(CPU, device=torch.device("cuda")), 100 * SLOTS_WORTH_A_THREAD) == 1
+
+
+def test_each_thread_has_its_share_of_the_cores() -> None:
+    with assemble(nn.Linear(1, 1), CPU, 2) as team:
+        assert team.each(lambda member, index, batch: torch.get_num_threads(), [0, 1]) == [2, 2]
+    assert torch.get_num_threads() == 4
+
+
+def made_in(folder: Path, *overrides: str) -> Pretraining:
+    """Return a run of 32 rows of 64 a step that is ready to begin."""
+    (folder / "text.txt").write_text("\n".join(f"line {n} of a text is not line {n + 1}" for n in range(2000)))
+    sizes = ("vocabulary.size=300", "data.row_length=64", "train.batch_rows=32", "evaluation.words=0")
+    text = ("text.source.kind=files", f"text.source.paths={folder}/text.txt", f"runs={folder}")
+    return build(read(Recipe, None, [*sizes, *text, *overrides]), CPU)
+
+
+@pytest.mark.parametrize(
+    ("override", "threads", "micro_batches"),
+    [
+        (None, 2, [16, 16]),
+        ("model.encoder.dropout=0.1", 1, [32]),
+        ("train.compile=true", 1, [32]),
+        ("train.micro_batch_rows=16", 1, [16, 16]),
+    ],
+)
+def test_a_recipe_is_trained_by_threads_where_nothing_forbids(
+    override: str | None, threads: int, micro_batches: list[int], tmp_path: Path
+) -> None:
+    made = made_in(tmp_path, *([override] if override else []))
+    assert made.threads == threads
+    assert [len(batch.ids_BL) for batch in made.task.micro_batches(0, 0.0)] == micro_batches
+
+
+def test_without_a_compiler_training_is_what_it_is_uncompiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    made = made_in(tmp_path, "train.compile=true")
+    assert "torch.compile finds no compiler (c++, g++, clang++)" in capsys.readouterr().err
+    assert not made.task.compiled
+    assert made.threads == 2

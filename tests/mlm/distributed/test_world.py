@@ -1,0 +1,111 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from configs import UserError
+from mlm.distributed.device import Computed
+from mlm.distributed.world import World, find_world
+from tests.mlm.samples import CPU, Slow
+
+
+def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3, rank: int = 0) -> list[float]:
+    World(CPU.device, CPU.dtype, rank=rank, size=4).seed_dropout(seed, step, micro_batch)
+    numbers: list[float] = torch.rand(4).tolist()
+    return numbers
+
+
+def test_random_numbers_are_a_function_of_seed_step_micro_batch_and_rank() -> None:
+    assert drawn() == drawn()
+    others = [
+        drawn(seed=2),
+        drawn(step=3),
+        drawn(micro_batch=4),
+        drawn(rank=1),
+        drawn(seed=2, step=1),
+        drawn(seed=2**40),
+    ]
+    assert len({tuple(numbers) for numbers in [drawn(), *others]}) == 7
+
+
+def test_random_numbers_are_the_same_in_another_process() -> None:
+    program = f"from {__name__} import drawn; print(drawn())"
+    environment = os.environ | {"PYTHONHASHSEED": "5", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert process.stdout.strip() == str(drawn()), process.stderr
+
+
+def test_one_process_sums_nothing() -> None:
+    assert CPU.sum([7, 0.5]) == [7, 0.5]
+
+
+def test_autocast_is_for_low_precision_only() -> None:
+    with CPU.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+    with World(CPU.device, torch.bfloat16).autocast():
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+@pytest.mark.parametrize("amx", [True, False])
+def test_bfloat16_is_for_processors_that_have_it(avx512: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    world = find_world()
+    assert world == world.computing_in("float32") == CPU
+    if avx512 or amx:
+        assert world.computing_in("bfloat16") == World(CPU.device, torch.bfloat16)
+    else:
+        assert world.computing_in("auto") == CPU
+        with pytest.raises(UserError, match=r"this cpu has no bfloat16 matrix products: set train\.precision to auto"):
+            world.computing_in("bfloat16")
+
+
+@pytest.mark.parametrize(("slow", "taken"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Slow(getattr(torch, slow)):
+            assert find_world().computing_in("auto").precision == taken
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_what_is_faster_for_the_first_rank_is_taken_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
+    for rank, slow in enumerate((torch.bfloat16, torch.float32)):
+        with Slow(slow):
+            world = World(CPU.device, torch.float32, rank=rank, size=2, store=store).computing_in("auto")
+        assert world.precision == "float32"
+
+
+@pytest.mark.parametrize("found_in", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("begun_in", ["bfloat16", "float32"])
+@pytest.mark.parametrize("has", [True, False])
+def test_a_run_goes_on_in_its_own_precision_on_every_rank_where_the_first_has_it(
+    found_in: torch.dtype,
+    begun_in: Computed,
+    has: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
+    for rank, here in ((0, has), (1, not has)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda here=here: here)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda here=here: here)
+        world = World(CPU.device, found_in, rank=rank, size=2, store=store)
+        assert world.going_on_in(begun_in).precision == (begun_in if has else "float32")
+    warned = "this cpu has no bfloat16 matrix products, which the run began in: computing in float32"
+    assert capsys.readouterr().err.count(warned) == (begun_in == "bfloat16" and not has)

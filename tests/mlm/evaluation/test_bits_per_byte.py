@@ -1,0 +1,176 @@
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from mlm.evaluation.bits_per_byte import HiddenWord, bits_per_byte, choose_words, heldout_sentences
+from mlm.model.attention import Layout
+from mlm.model.encoder import EncoderConfig, LearnedPositions
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from tests.mlm.samples import CPU, offsets
+from tokenizer import vocabulary
+from tokenizer.shards.format import Split
+from tokenizer.vocabulary import MASK, Vocabulary
+
+ENGLISH = [
+    "The encoder reads every sentence of the text twice, and then it waits.",
+    "Words that are hidden one at a time are told from their context.",
+    "A 2nd one, (shorter) still!",
+    "Alone",
+]
+KOREAN = ["문장에서 한 단어를 가리고 나머지로 맞힌다.", "어휘가 달라도 같은 단어를 가린다.", "이모지 😀 도 있다."]
+ROW_LENGTH = 130
+
+
+def tokenizer_of(size: int, *, cls_sep: bool = False) -> Tokenizer:
+    return vocabulary.learn(iter([*ENGLISH, *KOREAN] * 3), Vocabulary(size=size, cls_sep=cls_sep))
+
+
+def model_of(vocabulary_size: int) -> MaskedLanguageModel:
+    """Return a model whose every prediction depends much on what it sees, and where."""
+    torch.manual_seed(0)
+    config = EncoderConfig(width=16, heads=2, feedforward_width=24, layers=1, positions=LearnedPositions())
+    model = MaskedLanguageModel(ModelConfig(encoder=config), vocabulary_size, ROW_LENGTH)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    return model.eval()
+
+
+def pieces_by_bytes(word: HiddenWord, tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Return the pieces that hold a byte of the word or of the space before it, from the bytes of each token.
+
+    Every character of a byte-level token stands for one byte; special tokens have none of the text's.
+    """
+    begin = len(word.text[: word.start].encode()) - (word.start > 0)
+    end = len(word.text[: word.end].encode())
+    found, before = [], 0
+    for piece, token in enumerate(ids):
+        length = 0 if token < 5 else len(tokenizer.id_to_token(token) or "")
+        if length and before < end and before + length > begin:
+            found.append(piece)
+        before += length
+    assert before == len(word.text.encode())
+    return found
+
+
+@torch.no_grad()
+def written_out(model: MaskedLanguageModel, tokenizer: Tokenizer, words: list[HiddenWord]) -> float:
+    """Multiply the probabilities of each word's pieces, each in a row of its own with those after it hidden."""
+    bits, total_bytes = 0.0, 0
+    for word in words:
+        ids = tokenizer.encode(word.text).ids
+        pieces = pieces_by_bytes(word, tokenizer, ids)
+        probability = 1.0
+        for i, piece in enumerate(pieces):
+            seen = torch.tensor([MASK if place in pieces[i:] else token for place, token in enumerate(ids)])[None]
+            layout = Layout.of(torch.ones_like(seen).int(), torch.arange(len(ids))[None], torch.float32)
+            scores_MV = model(seen, layout, torch.tensor([[piece]]))
+            probability *= scores_MV[0].double().softmax(dim=0)[ids[piece]].item()
+        bits -= math.log2(probability)
+        total_bytes += len(word.text[word.start : word.end].encode())
+    return bits / total_bytes
+
+
+def every_word(sentences: list[str]) -> Iterator[HiddenWord]:
+    for sentence in sentences:
+        start = 0
+        for word in sentence.split():
+            start = sentence.index(word, start)
+            yield HiddenWord(sentence, start, start + len(word))
+            start += len(word)
+
+
+@pytest.mark.parametrize("size", [261, 400])
+@pytest.mark.parametrize("cls_sep", [False, True])
+@pytest.mark.parametrize("sentences", [ENGLISH, KOREAN], ids=["English", "Korean"])
+def test_bits_are_those_of_the_product_of_the_pieces_probabilities(
+    sentences: list[str], cls_sep: bool, size: int
+) -> None:
+    tokenizer, model = tokenizer_of(size, cls_sep=cls_sep), model_of(size)
+    words = list(every_word(sentences))
+    assert any(word.start == 0 for word in words)
+    assert any(word.end == len(word.text) for word in words)
+    expected = written_out(model, tokenizer, words)
+    assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_word_of_one_piece_costs_its_negative_log_probability() -> None:
+    tokenizer, model = tokenizer_of(400), model_of(400)
+    ids = tokenizer.encode("of the text").ids
+    assert [tokenizer.decode([token]) for token in ids] == ["of", " the", " text"]
+    seen, layout = (
+        torch.tensor([[ids[0], MASK, ids[2]]]),
+        Layout.of(torch.ones(1, 3), torch.tensor([[0, 1, 2]]), torch.float32),
+    )
+    nats = torch.nn.functional.cross_entropy(model(seen, layout, torch.tensor([1])), torch.tensor(ids[1:2])).item()
+    bits = bits_per_byte(model, tokenizer, [HiddenWord("of the text", 3, 6)], ROW_LENGTH, CPU)
+    assert bits == pytest.approx(nats / math.log(2) / 3, rel=1e-5)
+
+
+def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary_for_each_piece() -> None:
+    tokenizer, model = tokenizer_of(261), model_of(261)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    words = [HiddenWord("한 단어", 2, 4), HiddenWord("a word", 2, 6)]
+    # Byte by byte, with the space before each word: 7 pieces for 6 bytes, 5 for 4.
+    bits = bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU)
+    assert bits == pytest.approx((7 + 5) * math.log2(261) / (6 + 4), rel=1e-6)
+
+
+def test_the_same_words_are_chosen_whatever_the_vocabulary() -> None:
+    def chosen(size: int) -> list[HiddenWord]:
+        tokenizer = tokenizer_of(size)
+        ids = [tokenizer.encode(sentence).ids for sentence in [*ENGLISH, *KOREAN]]
+        tokens = np.array([token for sentence in ids for token in sentence], np.uint16)
+        split = Split(tokens, np.ones(len(tokens), np.uint8), offsets(list(map(len, ids))), np.arange(len(ids) + 1))
+        return choose_words(heldout_sentences(split, tokenizer), 5, 40)
+
+    assert len(chosen(261)) == 5
+    assert chosen(261) == chosen(300) == chosen(400)
+
+
+def test_what_is_chosen_does_not_depend_on_the_order_of_the_sentences() -> None:
+    sentences = [*ENGLISH, *KOREAN]
+    few = choose_words(iter(sentences), 3, 40)
+    assert few == choose_words(iter(sentences[::-1]), 3, 40)
+    assert few == choose_words(iter(sentences), 5, 40)[:3]
+    assert len(choose_words(iter(sentences), 100, 40)) == len(sentences)
+
+
+@given(
+    st.lists(st.text(st.sampled_from("abé한😀.,"), min_size=1, max_size=9), min_size=1, max_size=12, unique=True),
+    st.integers(8, 60),
+)
+def test_a_window_is_a_word_with_as_much_text_around_it_as_fits(words: list[str], window_bytes: int) -> None:
+    def sizes(some: list[str]) -> list[int]:
+        return [len(word.encode()) for word in some]
+
+    fitting = [word for word in words if any(map(str.isalnum, word)) and len(word.encode()) <= window_bytes]
+    chosen = choose_words(iter([" ".join(words)]), 10, window_bytes)
+    assert len(chosen) == bool(fitting)
+    for word in chosen:
+        assert word.text[word.start : word.end] in fitting
+        assert word.start == 0 or word.text[word.start - 1] == " "
+        shown = word.text.split(" ")
+        first = words.index(shown[0])
+        assert shown == words[first : first + len(shown)]
+        room = window_bytes - len(word.text.encode())
+        assert room >= 0
+        assert all(size + 1 > room for size in sizes(words[:first][-1:] + words[first + len(shown) :][:1]))
+
+
+def test_words_are_taken_from_both_sides_in_turn() -> None:
+    (word,) = choose_words(iter(["! ! ! ! middle ! ! ! !"]), 1, 12)
+    assert word == HiddenWord("! ! middle !", 4, 10)
+
+
+@pytest.mark.parametrize("sentence", ["", "... !", "verylongwordbeyondthewindow ?"])
+def test_a_sentence_without_a_word_that_fits_is_left_out(sentence: str) -> None:
+    assert choose_words(iter([sentence]), 1, 12) == []

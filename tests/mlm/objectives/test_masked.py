@@ -1,0 +1,201 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mlm import experiment
+from mlm.data.batches import IGNORED, Batch
+from mlm.data.masking import Masking
+from mlm.distributed.world import World
+from mlm.model.attention import Layout
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import ModelConfig
+from mlm.objectives.masked import CHUNK, heldout_batches, plain_cross_entropy, score, summed_cross_entropy
+from tests.mlm.samples import CPU, model_of, sentences, task_of
+
+
+def ids_of(batches: list[Batch]) -> torch.Tensor:
+    return torch.cat([batch.ids_BL for batch in batches])
+
+
+def labels_of(batches: list[Batch]) -> torch.Tensor:
+    return torch.cat([batch.labels_BM for batch in batches])
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+def test_a_step_is_the_same_rows_and_masks_whatever_the_micro_batch(unit: str) -> None:
+    rows, masking = sentences(40), Masking.model_validate({"unit": unit})
+    whole = list(task_of(rows, masking=masking, micro_batch_rows=6).micro_batches(2, 0.5))
+    assert len(whole) == 1
+    for micro_batch_rows in (1, 2, 4):
+        cut = list(task_of(rows, masking=masking, micro_batch_rows=micro_batch_rows).micro_batches(2, 0.5))
+        assert len(cut[0].ids_BL) == micro_batch_rows
+        assert torch.equal(ids_of(cut), ids_of(whole))
+        assert torch.equal(labels_of(cut), labels_of(whole))
+        assert sum(batch.targets for batch in cut) == whole[0].targets
+
+
+def test_ranks_share_out_the_rows_of_a_step() -> None:
+    alone = task_of(sentences(40))
+    whole = alone.micro_batches(3, 0.5)[0]
+    for rank in range(3):
+        world = World(CPU.device, CPU.dtype, rank=rank, size=3)
+        (part,) = replace(alone, world=world).micro_batches(3, 0.5)
+        assert torch.equal(part.ids_BL, whole.ids_BL[rank::3])
+        assert torch.equal(part.labels_BM, whole.labels_BM[rank::3])
+
+
+def test_the_rate_follows_the_schedule_in_the_same_slots() -> None:
+    task = task_of(sentences(40), masking=Masking(rate=0.1, final_rate=0.5))
+    batches = [task.micro_batches(0, progress)[0] for progress in (0.0, 0.5, 1.0)]
+    assert len({batch.labels_BM.shape for batch in batches}) == 1
+    assert batches[0].targets < batches[1].targets < batches[2].targets
+
+
+def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
+    task, model = task_of(sentences(40)), model_of()
+    (batch,) = task.micro_batches(0, 0.0)
+    losses = task.losses(model, batch)
+    layout = Layout.of(batch.segments_BL, batch.positions_BL, torch.float32)
+    scores_MV = model(batch.ids_BL, layout, batch.predicted_BM).double()
+    nats, correct = 0.0, 0
+    for scores_V, label in zip(scores_MV, batch.labels_BM.flatten().tolist(), strict=True):
+        if label != IGNORED:
+            nats -= scores_V.softmax(dim=0)[label].log().item()
+            correct += int(scores_V.argmax() == label)
+    assert batch.targets < batch.labels_BM.numel()
+    assert losses["loss"].item() == pytest.approx(nats, rel=1e-6)
+    assert losses["correct"].item() == correct
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK, 2 * CHUNK + 7])
+def test_taken_a_few_rows_at_a_time_the_loss_is_the_same_sum(count: int) -> None:
+    torch.manual_seed(0)
+    scores_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
+    labels_M[::3] = IGNORED
+    loss, correct = summed_cross_entropy(scores_MV, labels_M)
+    kept_MV, kept_M = scores_MV[labels_M != IGNORED].double(), labels_M[labels_M != IGNORED]
+    expected = -kept_MV.log_softmax(dim=-1).gather(1, kept_M[:, None]).sum()
+    assert loss.dtype == torch.float32
+    assert correct == (kept_MV.argmax(dim=-1) == kept_M).sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    (actual_MV,), (expected_MV,) = (torch.autograd.grad(total, scores_MV) for total in (loss, expected))
+    torch.testing.assert_close(actual_MV, expected_MV, rtol=2.0**-8, atol=0)  # of bfloat16, rounded once
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_keeps_its_precision_where_the_label_is_all_but_impossible(dtype: torch.dtype) -> None:
+    scores_MV = torch.tensor([[0.0, -2000.0, 3.0], [500.0, 500.0, -500.0]], dtype=dtype, requires_grad=True)
+    loss, correct = summed_cross_entropy(scores_MV, torch.tensor([1, 0]))
+    expected = 2003 + math.log1p(math.exp(-3)) + math.log(2)
+    assert loss.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
+    (gradient_MV,) = torch.autograd.grad(loss, scores_MV)
+    first = 1 / (1 + math.exp(3))
+    expected_MV = torch.tensor([[first, -1, 1 - first], [-0.5, 0.5, 0]], dtype=dtype)
+    torch.testing.assert_close(gradient_MV, expected_MV, rtol=0, atol=1e-6)
+    assert correct.item() == 1  # of equal scores the first
+
+
+def test_unfilled_slots_weigh_nothing() -> None:
+    task, model = task_of(sentences(40)), model_of()
+    (batch,) = task.micro_batches(0, 0.0)
+    rows = [batch.labels_BM[row] != IGNORED for row in range(len(batch.ids_BL))]
+    without = [
+        replace(
+            batch,
+            ids_BL=batch.ids_BL[row : row + 1],
+            segments_BL=batch.segments_BL[row : row + 1],
+            positions_BL=batch.positions_BL[row : row + 1],
+            predicted_BM=batch.predicted_BM[row][filled_M][None],
+            labels_BM=batch.labels_BM[row][filled_M][None],
+        )
+        for row, filled_M in enumerate(rows)
+    ]
+    assert not all(filled_M.all() for filled_M in rows)
+    slots, nones = task.losses(model, batch), [task.losses(model, alone) for alone in without]
+    total = torch.stack([none["loss"] for none in nones]).sum()
+    assert slots["loss"].item() == pytest.approx(total.item(), rel=1e-6)
+    assert slots["correct"] == sum(none["correct"] for none in nones)
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (slots["loss"], total)]
+    for with_slots, without_slots in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_slots, without_slots, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the tracer's
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])  # so little drops nothing, and takes the other kernel
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "share"),
+    # A rounding to bfloat16 is a share of 2^-9, and a number passes some ten of them on its way through two layers.
+    [(torch.float32, 1e-5), (torch.bfloat16, 10 * 2.0**-9)],
+)
+def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(
+    dropout: float, compiled: bool, dtype: torch.dtype, share: float
+) -> None:
+    torch.compiler.reset()
+    encoder = EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)
+    task, model = task_of(sentences(40)), model_of(ModelConfig(encoder=encoder))
+    other = model_of(ModelConfig(encoder=encoder.model_copy(update={"dropout": dropout})))
+    (batch,) = task.micro_batches(0, 0.0)
+    world = World(torch.device("cuda", 0), dtype)
+    other.to(world.device)
+    if compiled:
+        experiment._compile(other)
+    expected = task.losses(model, batch)
+    actual = replace(task, world=world, compiled=compiled).losses(other, batch.to(world.device))
+    assert actual["loss"].item() == pytest.approx(expected["loss"].item(), rel=share)
+    gradients = [
+        torch.cat([gradient.cpu().flatten() for gradient in torch.autograd.grad(losses["loss"], list(of.parameters()))])
+        for losses, of in ((actual, other), (expected, model))
+    ]
+    assert (gradients[0] - gradients[1]).norm() <= share * gradients[1].norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_loss_that_is_compiled_for_cuda_is_the_same(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    scores_MV = torch.randn(7, 11, dtype=dtype, requires_grad=True)
+    labels_M = torch.tensor([3, IGNORED, 10, 0, IGNORED, 5, 5])
+    (loss, correct), (plain_loss, plain_correct) = (
+        cross_entropy(scores_MV, labels_M) for cross_entropy in (summed_cross_entropy, plain_cross_entropy)
+    )
+    torch.testing.assert_close(plain_loss, loss)
+    assert plain_correct == correct
+    gradients = [torch.autograd.grad(total, scores_MV)[0] for total in (loss, plain_loss)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_evaluation_is_the_mean_over_all_heldout_targets() -> None:
+    task, model = task_of(sentences(40)), model_of().eval()
+    assert len({batch.targets for batch in task.heldout}) > 1
+    losses = [task.losses(model, batch) for batch in task.heldout]
+    targets = sum(batch.targets for batch in task.heldout)
+    assert task.evaluate(model) == pytest.approx(
+        {
+            "loss": sum(loss["loss"].item() for loss in losses) / targets,
+            "accuracy": sum(loss["correct"].item() for loss in losses) / targets,
+        }
+    )
+
+
+def test_heldout_masks_are_fixed_at_the_first_rate() -> None:
+    rows, masking = sentences(40), Masking(rate=0.2, final_rate=0.4)
+    one = heldout_batches(rows, masking, CPU, most_rows=8, micro_batch_rows=3)
+    other = heldout_batches(rows, masking, CPU, most_rows=8, micro_batch_rows=8)
+    assert [len(batch.ids_BL) for batch in one] == [3, 3, 2]
+    assert torch.equal(ids_of(one), ids_of(other))
+    assert torch.equal(labels_of(one), labels_of(other))
+    expected = [int(np.floor(0.2 * (row > 0).sum() + 0.5)) for row in other[0].segments_BL.numpy()]
+    assert other[0].targets == sum(expected)
+    everything = heldout_batches(rows, masking, CPU, most_rows=10**6, micro_batch_rows=10**6)
+    assert len(everything[0].ids_BL) == len(rows)
+
+
+def test_scores_are_computed_in_the_precision_of_the_world() -> None:
+    (batch,), model = task_of(sentences(40)).micro_batches(0, 0.0), model_of()
+    assert score(model, batch, CPU).dtype == torch.float32
+    assert score(model, batch, World(CPU.device, torch.bfloat16)).dtype == torch.bfloat16
+    assert model.output_bias.dtype == torch.float32

@@ -1,0 +1,262 @@
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mlm.training.muon import OrthogonalMomentum
+from mlm.training.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+
+EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01, others=AdamW(lr=0.02))]
+FINITE, NOT_FINITE = torch.tensor(True), torch.tensor(False)
+every_optimiser = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
+
+
+class Tiny(nn.Module):
+    """One parameter of each sort."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(5, 6)
+        self.linear = nn.Linear(6, 4)
+        self.norm = nn.LayerNorm(4)
+
+
+def built(config: OptimiserConfig) -> tuple[Tiny, Optimiser]:
+    torch.manual_seed(0)
+    model = Tiny()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    return model, config.build(model)
+
+
+def give_gradients(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two nested structures are equal bit for bit."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def test_adamw_is_its_formula() -> None:
+    """Loshchilov & Hutter 2019, algorithm 2, in double precision."""
+    rate, (beta1, beta2), epsilon, decay = 0.01, (0.8, 0.9), 1e-3, 0.3
+    model, _ = built(AdamW())
+    optimiser = AdamW(lr=rate, betas=(beta1, beta2), epsilon=epsilon, weight_decay=decay).build(model.double())
+    expected = weights(model)
+    means = {name: torch.zeros_like(weight) for name, weight in expected.items()}
+    squares = {name: torch.zeros_like(weight) for name, weight in expected.items()}
+    for step, factor in enumerate((0.5, 1.0, 0.25), start=1):
+        give_gradients(model, seed=step)
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            means[name] = beta1 * means[name] + (1 - beta1) * parameter.grad
+            squares[name] = beta2 * squares[name] + (1 - beta2) * parameter.grad**2
+            mean, square = means[name] / (1 - beta1**step), squares[name] / (1 - beta2**step)
+            shrunk = expected[name] * (1 - factor * rate * (decay if parameter.ndim == 2 else 0.0))
+            expected[name] = shrunk - factor * rate * mean / (square.sqrt() + epsilon)
+        optimiser.update(factor, FINITE)
+    for name, weight in weights(model).items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-13)
+
+
+@every_optimiser
+def test_only_matrices_and_embeddings_decay(config: OptimiserConfig) -> None:
+    settings = {"weight_decay": 0.5} | ({"others": AdamW(weight_decay=0.5)} if isinstance(config, Muon) else {})
+    model, optimiser = built(config.model_copy(update=settings))
+    before = weights(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.update(1.0, FINITE)
+    for name, parameter in model.named_parameters():
+        shrunk = parameter.abs() < before[name].abs()
+        assert shrunk.all() if parameter.ndim == 2 else torch.equal(parameter, before[name]), name
+
+
+@every_optimiser
+def test_without_decay_a_zero_gradient_changes_nothing(config: OptimiserConfig) -> None:
+    settings = {"weight_decay": 0.0} | ({"others": AdamW(weight_decay=0.0)} if isinstance(config, Muon) else {})
+    model, optimiser = built(config.model_copy(update=settings))
+    before = weights(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.update(1.0, FINITE)
+    assert same(weights(model), before)
+
+
+@every_optimiser
+def test_the_rate_is_the_peak_times_the_factor(config: OptimiserConfig) -> None:
+    def moved(factor: float) -> dict[str, Tensor]:
+        model, optimiser = built(config)
+        before = weights(model)
+        give_gradients(model, seed=1)
+        optimiser.update(factor, FINITE)
+        return {name: weight - before[name] for name, weight in weights(model).items()}
+
+    whole, half = moved(1.0), moved(0.5)
+    for name, change in whole.items():
+        assert change.abs().max() > 1e-3
+        torch.testing.assert_close(half[name], change / 2, rtol=0, atol=1e-6)
+
+
+def test_muon_moves_hidden_matrices_along_all_directions_alike_and_the_rest_as_adamw() -> None:
+    config = Muon(lr=0.01, weight_decay=0.0, others=AdamW(lr=0.02, weight_decay=0.0))
+    model, optimiser = built(config)
+    before = weights(model)
+    give_gradients(model, seed=1)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    optimiser.update(1.0, FINITE)
+    for name, weight in weights(model).items():
+        change, gradient = weight - before[name], gradients[name]
+        assert gradient is not None
+        if name == "linear.weight":
+            # Newton-Schulz brings singular values to between 0.7 and 1.2 (Jordan et al. 2024), here times 0.2 sqrt(6).
+            singular = torch.linalg.svdvals(change) / (0.01 * 0.2 * math.sqrt(6))
+            assert 0.65 < singular.min() <= singular.max() < 1.25
+        else:
+            torch.testing.assert_close(change, -0.02 * gradient.sign(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_on_a_processor_muon_is_pytorchs_bit_for_bit(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    mine = OrthogonalMomentum([ours], lr=0.02, weight_decay=0.1, momentum=0.9)
+    reference = torch.optim.Muon([theirs], 0.02, 0.1, 0.9, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        with torch.autocast("cpu", torch.bfloat16):
+            mine.step()
+        reference.step()  # type: ignore[no-untyped-call]
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, torch.ones(shape))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
+def test_muon_computes_in_the_matrixs_precision_where_there_is_no_autocast(shape: tuple[int, int]) -> None:
+    weight = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    left, singular, right = torch.linalg.svd(weight.grad, full_matrices=False)
+    singular = singular / singular.norm()
+    for _ in range(5):  # the polynomial acts on the singular values alone (Jordan et al. 2024)
+        singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
+    OrthogonalMomentum([weight], lr=1.0, weight_decay=0.0, momentum=0.9).step()
+    expected = -0.2 * math.sqrt(max(shape)) * (left * singular) @ right
+    torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-12)
+
+
+@every_optimiser
+@pytest.mark.parametrize("bad_step", [0, 1, 2])
+@pytest.mark.parametrize("bad_value", [math.nan, math.inf])
+def test_a_non_finite_gradient_leaves_weights_and_state_as_if_it_had_never_been(
+    config: OptimiserConfig, bad_step: int, bad_value: float
+) -> None:
+    model, optimiser = built(config)
+    undisturbed, reference = built(config)
+    for step in range(4):
+        if step == bad_step:
+            before = weights(model)
+            state = copy.deepcopy([part["state"] for part in optimiser.state_dict()])
+            give_gradients(model, seed=100)
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter.grad.view(-1)[0] = bad_value
+            optimiser.update(0.7, NOT_FINITE)
+            assert same(weights(model), before)
+            if step:  # before the first good step there is no state to keep
+                assert same([part["state"] for part in optimiser.state_dict()], state)
+        for each, its in ((model, optimiser), (undisturbed, reference)):
+            give_gradients(each, seed=step)
+            its.update(0.5, FINITE)
+    assert same(weights(model), weights(undisturbed))
+    assert same(optimiser.state_dict(), reference.state_dict())
+
+
+@every_optimiser
+def test_an_update_drops_the_gradients_skipped_or_not(config: OptimiserConfig) -> None:
+    model, optimiser = built(config)
+    for finite in (FINITE, NOT_FINITE):
+        give_gradients(model, seed=0)
+        optimiser.update(1.0, finite)
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_schedule_free_average_is_the_librarys_and_training_weights_come_back_bit_for_bit() -> None:
+    model, optimiser = built(ScheduleFreeAdamW(lr=0.1))
+    for step in range(5):
+        give_gradients(model, step)
+        optimiser.update(1.0, FINITE)
+    trained = weights(model)
+    with optimiser.averaged():
+        averaged = weights(model)
+    assert same(weights(model), trained)
+
+    optimiser.parts[0].eval()  # type: ignore[attr-defined]
+    for name, expected in weights(model).items():
+        torch.testing.assert_close(averaged[name], expected, rtol=0, atol=1e-6)
+        assert (averaged[name] - trained[name]).abs().max() > 1e-3
+
+
+def test_the_schedule_free_average_is_the_mean_of_the_fast_weights() -> None:
+    """Defazio et al. 2024, equation 2: at a constant rate the average x is the plain mean of z after each step."""
+    model, optimiser = built(ScheduleFreeAdamW(lr=0.1))
+    fast: list[Tensor] = []
+    for step in range(6):
+        give_gradients(model, step)
+        optimiser.update(1.0, FINITE)
+        fast.append(optimiser.parts[0].state[model.linear.weight]["z"].clone())
+    with optimiser.averaged():
+        torch.testing.assert_close(model.linear.weight.detach(), torch.stack(fast).mean(dim=0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [AdamW(), Muon()], ids=lambda config: config.kind)
+def test_other_optimisers_weights_are_their_own_average(config: OptimiserConfig) -> None:
+    model, optimiser = built(config)
+    give_gradients(model, seed=0)
+    optimiser.update(1.0, FINITE)
+    trained = weights(model)
+    with optimiser.averaged():
+        assert same(weights(model), trained)
+
+
+def test_training_weights_come_back_after_an_error() -> None:
+    model, optimiser = built(ScheduleFreeAdamW(lr=0.1))
+    give_gradients(model, seed=0)
+    optimiser.update(1.0, FINITE)
+    trained = weights(model)
+    with pytest.raises(RuntimeError), optimiser.averaged():
+        raise RuntimeError
+    assert same(weights(model), trained)
+
+
+@every_optimiser
+def test_state_taken_over_by_another_optimiser_goes_on_alike(config: OptimiserConfig) -> None:
+    model, optimiser = built(config)
+    for step in range(3):
+        give_gradients(model, step)
+        optimiser.update(0.5, FINITE)
+    other = copy.deepcopy(model)
+    resumed = config.build(other)
+    resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    for each, its in ((model, optimiser), (other, resumed)):
+        give_gradients(each, seed=9)
+        its.update(0.25, FINITE)
+    assert same(weights(model), weights(other))
+    assert same(optimiser.state_dict(), resumed.state_dict())

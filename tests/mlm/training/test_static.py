@@ -1,0 +1,124 @@
+"""What fast devices need: steps of the same shapes, so that nothing is compiled anew, and no wait for the device."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from mlm import experiment
+from mlm.data.masking import Masking
+from mlm.distributed.threads import Team
+from mlm.distributed.world import find_world
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from mlm.objectives.masked import MaskedLanguageModelling
+from mlm.training.budget import Plan, Position
+from mlm.training.loop import Course, Intervals, take_step
+from mlm.training.optim import AdamW
+from mlm.training.schedule import Linear
+from tests.mlm.samples import model_of, sentences, task_of
+
+STEPS = 12
+NEVER = 1_000_000
+
+traces = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+"""The tracer looks at every attribute of a tensor."""
+
+
+@pytest.fixture
+def task() -> MaskedLanguageModelling:
+    """Return a task whose rows hold different numbers of texts, and more hidden tokens at the end than at first."""
+    task = task_of(sentences(30), masking=Masking(rate=0.1, final_rate=0.4))
+    filled = {batch.targets for step in range(STEPS) for batch in task.micro_batches(step, step / STEPS)}
+    assert len(filled) > 3
+    return task
+
+
+@pytest.fixture
+def compiled_anew() -> Iterator[None]:
+    """Begin without what other tests have compiled, and leave nothing."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def steps(task: MaskedLanguageModelling, model: MaskedLanguageModel, first: int, count: int) -> None:
+    """Take steps, with their optimiser, without ever telling of them."""
+    course = Course(
+        AdamW().build(model),
+        Linear(warmup=0.1),
+        Plan(steps=STEPS),
+        intervals=Intervals(log_steps=NEVER, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+        clip_norm=1.0,
+        seed=0,
+    )
+    for step in range(first, first + count):
+        take_step(Team(model, [model], None), task, course, task.world, Position(step=step))
+
+
+def judge(task: MaskedLanguageModelling, model: nn.Module) -> None:
+    model.eval()
+    task.evaluate(model)
+    model.train()
+
+
+@traces
+@pytest.mark.usefixtures("compiled_anew")
+def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLanguageModelling) -> None:
+    # Three blocks: the first, which reads normed embeddings, one in the middle, and the last, which computes less.
+    model = model_of(ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=3)))
+    for block in model.encoder.blocks:
+        block.compile(dynamic=False, backend="eager")  # what is traced, and when, is the same for every backend
+    steps(task, model, 0, 1)
+    judge(task, model)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        steps(task, model, 1, STEPS - 1)
+        judge(task, model)
+        with pytest.raises(RuntimeError, match="recompile"):
+            steps(replace(task, batch_rows=5, micro_batch_rows=5), model, 0, 1)
+
+
+@pytest.fixture
+def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, MaskedLanguageModel]:
+    """Return task and model on a GPU, compiled as they are shipped."""
+    world = find_world().computing_in("auto")
+    task = replace(task, world=world, compiled=True, heldout=[batch.to(world.device) for batch in task.heldout])
+    model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
+    model.to(world.device)
+    experiment._compile(model)
+    return task, model
+
+
+@pytest.mark.gpu
+@traces
+@pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_step_never_waits_for_the_device(
+    on_gpu: tuple[MaskedLanguageModelling, MaskedLanguageModel], compiled: bool
+) -> None:
+    task, model = on_gpu
+    if not compiled:
+        task, model = replace(task, compiled=False), model_of().to(task.world.device)
+    steps(task, model, 0, 2)  # whose first use of kernels and memory may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps(task, model, 2, STEPS - 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@traces
+@pytest.mark.usefixtures("compiled_anew")
+def test_compiled_as_shipped_nothing_is_compiled_anew_on_a_gpu(
+    on_gpu: tuple[MaskedLanguageModelling, MaskedLanguageModel],
+) -> None:
+    task, model = on_gpu
+    steps(task, model, 0, 1)
+    judge(task, model)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        steps(task, model, 1, STEPS - 1)
+        judge(task, model)

@@ -1,0 +1,106 @@
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from configs import UserError
+from tests.tokenizer.samples import files, prose, tokenizer, write_lines
+from tokenizer import vocabulary
+from tokenizer.cache import learn_from, prepare
+from tokenizer.cleaning import Seen, Text, passages
+from tokenizer.shards.format import open_shards
+from tokenizer.sources import Document
+from tokenizer.vocabulary import Vocabulary
+
+LINES = prose(400)
+SMALL = Vocabulary(size=300)
+HELDOUT = {"heldout_share": 0.1}
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_the_same_text_and_settings_are_never_processed_twice(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    text = files(write_lines(tmp_path / "a.txt", LINES), **HELDOUT)
+    folder = prepare(text, SMALL, cache)
+    before = times(cache)
+    assert prepare(text, SMALL, cache) == folder
+    (tmp_path / "elsewhere").mkdir()
+    again = write_lines(tmp_path / "elsewhere" / "b.txt", LINES)
+    os.utime(again, (1, 1))
+    assert prepare(files(again, **HELDOUT), SMALL, cache) == folder
+    assert times(cache) == before
+    assert open_shards(folder).manifest.vocabulary_size == 300
+    tokenizers = [path.read_bytes() for path in cache.glob("tokenizer-*.json")]
+    assert tokenizers == [(folder / "tokenizer.json").read_bytes()]
+
+
+def test_changed_text_or_settings_are_never_mistaken_for_the_same(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.txt", LINES)
+    texts = [
+        files(path, **HELDOUT),
+        files(path, heldout_share=0.2),
+        files(path, segments="documents", **HELDOUT),
+        files(path, deduplicate="sentences", **HELDOUT),
+        files(write_lines(tmp_path / "b.txt", LINES[:-1]), **HELDOUT),
+    ]
+    vocabularies = [
+        SMALL,
+        Vocabulary(size=301),
+        Vocabulary(size=300, lowercase=True),
+        Vocabulary(size=300, cls_sep=True),
+    ]
+    cases = [(text, SMALL) for text in texts] + [(texts[0], settings) for settings in vocabularies[1:]]
+    folders = {prepare(text, settings, tmp_path / "cache") for text, settings in cases}
+    assert len(folders) == len(cases)
+    for folder in folders:
+        open_shards(folder)
+
+
+def test_a_text_changed_in_place_is_another(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.txt", LINES)
+    status = path.stat()
+    first = prepare(files(path, **HELDOUT), SMALL, tmp_path / "cache")
+    write_lines(path, LINES[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    assert prepare(files(path, **HELDOUT), SMALL, tmp_path / "cache") != first
+
+
+def test_a_given_tokenizer_is_used_and_known_by_its_content(tmp_path: Path) -> None:
+    text = files(write_lines(tmp_path / "a.txt", LINES), **HELDOUT)
+    learned = tokenizer(LINES, size=280)
+    pretty, compact = tmp_path / "pretty.json", tmp_path / "compact.json"
+    pretty.write_bytes(vocabulary.serialise(learned))
+    compact.write_text(learned.to_str())
+    folder = prepare(text, SMALL, tmp_path / "cache", pretty)
+    assert open_shards(folder).manifest.vocabulary_size == 280
+    assert prepare(text, Vocabulary(size=261), tmp_path / "cache", compact) == folder
+    assert not list((tmp_path / "cache").glob("tokenizer-*"))
+
+
+def test_the_vocabulary_is_learned_from_the_training_side_alone(tmp_path: Path) -> None:
+    text = Text(heldout_share=0.3)
+    seen = Seen(sqlite3.connect(":memory:"))
+    training = [line for line in LINES for found in passages(text, [Document(line)], seen) if found.side == "train"]
+    assert 0 < len(training) < len(LINES)
+    learned = []
+    for name, lines in (("all", LINES), ("training", training)):
+        corpus = write_lines(tmp_path / f"{name}.txt", lines)
+        learned.append(vocabulary.serialise(learn_from(files(corpus, heldout_share=0.3), SMALL)))
+    assert learned[0] == learned[1]
+
+
+def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
+    text = files(write_lines(tmp_path / "a.txt", LINES), **HELDOUT)
+    folder = prepare(text, SMALL, tmp_path / "cache")
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"damaged or foreign .*: remove the folder"):
+        prepare(text, SMALL, tmp_path / "cache")
+    (saved,) = (tmp_path / "cache").glob("tokenizer-*.json")
+    saved.write_text("{")
+    with pytest.raises(UserError, match=r"is no valid tokenizer\.json"):
+        prepare(text, SMALL, tmp_path / "cache")

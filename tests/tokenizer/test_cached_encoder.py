@@ -1,0 +1,69 @@
+from itertools import accumulate, pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from tests.tokenizer.samples import MIXED, prose, tokenizer
+from tokenizer import cached_encoder
+from tokenizer.cached_encoder import Encoded, Lookup
+from tokenizer.vocabulary import MASK
+
+LINES = prose(300)
+LEARNED = {
+    "plain": tokenizer(LINES, size=500),
+    "normalising": tokenizer(LINES, size=500, normalisation="nfkc", lowercase=True),
+    "cls_sep": tokenizer(LINES, size=500, cls_sep=True),
+}
+LOOKUPS = {name: Lookup(learned) for name, learned in LEARNED.items()}
+
+texts = st.text(min_size=1) | st.text(
+    st.sampled_from("aabs'trem!?.,12   \t\n é한글中。🙂\u200b\u00a0\u3000\u0301\x1c\x85¨½[]MASK-_"), min_size=1
+)
+
+
+def reference(learned: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """Return the ids and word starts that the library itself gives."""
+    plain = Tokenizer.from_str(learned.to_str())
+    plain.encode_special_tokens = True
+    encoding = plain.encode(text, add_special_tokens=False)
+    words = encoding.word_ids
+    return encoding.ids, [int(place == 0 or words[place - 1] != word) for place, word in enumerate(words)]
+
+
+def unpacked(encoded: Encoded) -> list[tuple[list[int], list[int]]]:
+    ends = list(accumulate(encoded.lengths.tolist(), initial=0))
+    spans = [slice(*span) for span in pairwise(ends)]
+    return [(encoded.tokens[span].tolist(), encoded.word_starts[span].tolist()) for span in spans]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@given(st.lists(texts, min_size=1, max_size=5))
+@settings(max_examples=200)
+def test_tokens_and_word_starts_are_the_librarys(name: str, several: list[str]) -> None:
+    expected = [reference(LEARNED[name], text) for text in several]
+    assert unpacked(LOOKUPS[name].encode(several)) == expected
+
+
+def test_every_character_is_encoded_as_by_the_library() -> None:
+    characters = [chr(code) for code in range(1, 0x11000, 7) if not 0xD800 <= code < 0xE000]
+    several = [f"{c} a{c} {c}  1{c}b'{c} {c}{c}" for c in characters]
+    plain = Tokenizer.from_str(LEARNED["plain"].to_str())
+    expected = [encoding.ids for encoding in plain.encode_batch(several, add_special_tokens=False)]
+    assert [ids for ids, _ in unpacked(Lookup(plain).encode(several))] == expected
+
+
+def test_special_tokens_in_a_text_are_plain_text() -> None:
+    for text in ("[MASK]", "a [MASK] b [SEP]", "[PAD][UNK][CLS]", "é[SEP]한"):
+        ((ids, _),) = unpacked(LOOKUPS["plain"].encode([text]))
+        assert min(ids) > MASK
+        assert LEARNED["plain"].decode(ids) == text
+
+
+def test_the_table_is_emptied_before_it_grows_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_encoder, "_LIMIT_CHUNKS", 5)
+    small = Lookup(LEARNED["plain"])
+    for _ in range(2):
+        for text in (*MIXED, *LINES[:50]):
+            assert unpacked(small.encode([text])) == [reference(LEARNED["plain"], text)]

@@ -1,0 +1,132 @@
+import os
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from configs import UserError, read
+from tests.tokenizer.samples import files, prose, write_lines
+from tokenizer.cleaning import REASONS, Passage, Reason, Seen, Text, choose, cut, passages
+from tokenizer.command_line import HasText
+from tokenizer.sources import Document, Files
+
+
+def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[Passage], dict[Reason, int]]:
+    """Clean all documents at once, see that one after the other comes to the same, and count what is dropped."""
+    text = Text(**settings)  # type: ignore[arg-type]
+    given = [Document(d) if isinstance(d, str) else d for d in documents]
+    found = list(passages(text, given, Seen(sqlite3.connect(":memory:"))))
+    seen = Seen(sqlite3.connect(":memory:"))
+    assert [passage for document in given for passage in passages(text, [document], seen)] == found
+    _, left_out = choose(cut(text, given)[1], text, Seen(sqlite3.connect(":memory:")))
+    dropped = zip(REASONS, left_out.sum(axis=0).tolist(), strict=True)
+    return found, {reason: number for reason, number in dropped if number}
+
+
+def sentences(documents: list[str] | list[Document], **settings: object) -> list[list[str]]:
+    return [passage.sentences for passage in clean(documents, **settings)[0]]
+
+
+def test_sentences_stand_alone_or_keep_their_place_in_the_running_text() -> None:
+    documents = ["One  here.\nTwo here. ", "私。彼。 Three."]
+    assert sentences(documents) == [["One here.", "Two here."], ["私。", "彼。", "Three."]]
+    runs = sentences(documents, segments="documents")
+    assert runs == [["One here.", " Two here."], ["私。", "彼。", " Three."]]
+
+
+def test_documents_may_stay_whole() -> None:
+    assert sentences(["One here.\n\n Two\there."], split_sentences=False) == [["One here. Two here."]]
+
+
+def test_sentences_that_the_source_has_cut_stay_as_they_are() -> None:
+    document = Document("a. b", ("a. b", "c"), "module")
+    assert sentences([document]) == [["a. b", "c"]]
+    assert sentences([document], segments="documents") == [["a. b", " c"]]
+
+
+def test_lengths_outside_the_bounds_are_dropped_and_counted() -> None:
+    passages, dropped = clean(["One. Two words. Here are three. And here are four."], minimum_words=2, maximum_words=3)
+    assert [passage.sentences for passage in passages] == [["Two words.", "Here are three."]]
+    assert dropped == {"short sentences": 1, "long sentences": 1}
+    assert clean(["One."], minimum_words=2)[0] == []
+
+
+def test_duplicate_documents_are_dropped_whatever_their_white_space() -> None:
+    passages, dropped = clean(["One. Two.", "Three.", " One.\nTwo. ", "one. Two."])
+    assert [passage.sentences for passage in passages] == [["One.", "Two."], ["Three."], ["one.", "Two."]]
+    assert dropped == {"duplicate documents": 1}
+
+
+def test_duplicate_sentences_are_dropped_within_and_across_documents() -> None:
+    passages, dropped = clean(["One. Two.", "Two. Three. Three.", "One."], deduplicate="sentences")
+    assert [passage.sentences for passage in passages] == [["One.", "Two."], ["Three."]]
+    assert dropped == {"duplicate sentences": 3}
+
+
+def test_duplicates_may_stay() -> None:
+    assert sentences(["One.", "One."], deduplicate="none") == [["One."], ["One."]]
+
+
+def test_a_document_is_on_the_same_side_whatever_is_around_it() -> None:
+    documents = prose(2000)
+    sides = {p.sentences[0]: p.side for p in clean(documents, heldout_share=0.1, split_sentences=False)[0]}
+    random.Random(1).shuffle(documents)
+    again = clean([f" {d} " for d in documents[:500]], heldout_share=0.1, split_sentences=False)[0]
+    assert all(sides[passage.sentences[0]] == passage.side for passage in again)
+    assert 150 < sum(side == "heldout" for side in sides.values()) < 250
+    more = clean(documents, heldout_share=0.2, split_sentences=False)[0]  # a larger share only adds to a smaller one
+    assert {s for s, side in sides.items() if side == "heldout"} < {p.sentences[0] for p in more if p.side == "heldout"}
+
+
+def test_a_group_is_wholly_on_one_side() -> None:
+    documents = [Document(text, group=f"module{number % 20}") for number, text in enumerate(prose(400))]
+    sides = [passage.side for passage in clean(documents, heldout_share=0.3)[0]]
+    assert len(set(sides)) == 2
+    assert all(side == sides[number % 20] for number, side in enumerate(sides))
+
+
+def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
+    a, b = write_lines(tmp_path / "a.txt", ["one"]), write_lines(tmp_path / "b.txt", ["one"])
+    assert files(a).fingerprint() == files(b).fingerprint()
+    changed: list[dict[str, object]] = [
+        {"segments": "documents"},
+        {"split_sentences": False},
+        {"minimum_words": 1},
+        {"maximum_words": 9},
+        {"deduplicate": "none"},
+        {"heldout_share": 0.02},
+    ]
+    prints = {files(a).fingerprint(), *(files(a, **settings).fingerprint() for settings in changed)}
+    assert len(prints) == 1 + len(changed) == len(Text.model_fields)
+    write_lines(b, ["two"])
+    assert files(a).fingerprint() != files(b).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("text.minimum_words=9", "minimum_words=9 is over maximum_words=5"),
+        ("text.heldout_share=0", "text.heldout_share = '0': input should be greater than 0"),
+        ("text.segments=lines", "text.segments = 'lines'"),
+        ("text.dedup=none", "unknown key text.dedup: did you mean text.deduplicate"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(HasText, None, ["text.maximum_words=5", override])
+
+
+@pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")
+def test_real_parallel_and_messy_files_give_their_columns() -> None:
+    data = Path(os.environ.get("MLM_TEST_DATA", ""))
+    pairs = str(data / "ko_en" / "pairs.tsv.gz")
+    both, korean = (
+        sum(1 for _ in Files(paths=(pairs,), columns=columns).documents()) for columns in (("ko", "en"), ("ko",))
+    )
+    assert both > 1.9 * korean > 100_000
+    tweets = Files(paths=(str(data / "disaster_tweets" / "train.csv"),))
+    texts = [document.text for document in tweets.documents()]
+    assert len(texts) == 6082
+    assert any("\n" in text for text in texts)
+    assert 5000 < len(sentences(texts)) < len(texts)

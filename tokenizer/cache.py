@@ -1,0 +1,84 @@
+"""Have a text's vocabulary and shards ready, reusing by content what was built before."""
+
+import hashlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from tokenizer import vocabulary
+from tokenizer.cleaning import Seen, Text, passages
+from tokenizer.shards import format
+from tokenizer.shards.build import build
+from tokenizer.vocabulary import Vocabulary
+
+_LEARNING = 1
+"""Part of what a learned vocabulary is reused by: raise it whenever the same text would give another one."""
+
+
+def prepare(text: Text, settings: Vocabulary, cache: Path, tokenizer_path: Path | None = None) -> Path:
+    """Return the folder of `text`'s token shards in `cache`; only what is not there yet is built.
+
+    Args:
+        text: what is read, and how it is cleaned.
+        settings: of the vocabulary, which is learned from the training side of the text; unused with a tokenizer.
+        cache: the folder in which all is kept, under names that are hashes of what it was made from.
+        tokenizer_path: a tokenizer.json to encode with; None: a vocabulary is learned.
+
+    Raises:
+        UserError: the text or tokenizer cannot be read, or is too small.
+        OSError: the disk is full or not writable.
+
+    """
+    fingerprint = text.fingerprint()
+    cache.mkdir(parents=True, exist_ok=True)
+    if tokenizer_path is None:
+        key = _key(str(_LEARNING), settings.model_dump_json(), fingerprint)
+        tokenizer_path = cache / f"tokenizer-{key}.json"
+        if not tokenizer_path.exists():
+            save(learn_from(text, settings), tokenizer_path)
+    tokenizer = vocabulary.load(tokenizer_path)
+    output = cache / f"shards-{_key(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)}"
+    build(text, tokenizer, output, fingerprint=fingerprint)
+    return output
+
+
+def learn_from(text: Text, settings: Vocabulary) -> Tokenizer:
+    """Return a tokenizer learned from the training side of `text`.
+
+    Raises:
+        UserError: the text cannot be read, or is too small.
+
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # the library asks for the text from a thread of its own
+        closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database,
+    ):
+        return vocabulary.learn(_training_sentences(text, Seen(database)), settings)
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a standard tokenizer.json, whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(vocabulary.serialise(tokenizer))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _training_sentences(text: Text, seen: Seen) -> Iterator[str]:
+    documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
+    for passage in passages(text, documents, seen):
+        if passage.side == "train":
+            yield from passage.sentences
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

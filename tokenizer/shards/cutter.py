@@ -1,0 +1,44 @@
+"""What is done to documents one by one, before duplicates are left out: cut into sentences, and encode these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from tokenizer.cached_encoder import Encoded, Lookup
+from tokenizer.cleaning import Cuts, Text, cut
+from tokenizer.sources import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Documents that were cut and encoded."""
+
+    cuts: Cuts
+    encoded: Encoded
+    """The sentences of all, whichever will stay."""
+    words: NDArray[np.int64]
+    """White-space-separated words of each sentence."""
+    text_bytes: NDArray[np.int64]
+    """UTF-8 bytes of each sentence."""
+
+
+class Cutter:
+    """Cuts documents into sentences and encodes these."""
+
+    def __init__(self, text: Text, tokenizer: Tokenizer) -> None:
+        self._text, self._lookup = text, Lookup(tokenizer)
+
+    def __call__(self, documents: Sequence[Document]) -> Work:
+        """Do it, for documents in their order."""
+        sentences, cuts = cut(self._text, documents)
+        count = len(sentences)
+        return Work(
+            cuts,
+            self._lookup.encode(sentences),
+            # one that goes on a running text begins with its space
+            np.fromiter((s.count(" ") + (not s.startswith(" ")) for s in sentences), np.int64, count),
+            np.fromiter((len(s.encode()) for s in sentences), np.int64, count),
+        )

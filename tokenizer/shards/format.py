@@ -1,0 +1,208 @@
+"""Token shards: a folder of flat little-endian files to be memory-mapped, described and sealed by a manifest.
+
+Each side of the held-out split has files of its own, without headers, so that shards merge by concatenation:
+`tokens` (ids), `word_starts` (1 where a token starts a word of the tokenizer's), `sentences` (offsets into tokens)
+and `documents` (offsets into sentences).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from pydantic import Field, ValidationError
+
+from configs import Config, UserError
+from tokenizer.cleaning import Reason, Side, Text
+
+TokenType = Literal["<u2", "<u4"]
+"""NumPy's name of the type of the ids."""
+FORMAT: Literal[1] = 1
+"""Of the files and the manifest; shards of another are refused."""
+SIDES: tuple[Side, ...] = ("train", "heldout")
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+
+
+class Counts(Config):
+    """What one side of the split holds."""
+
+    documents: int = Field(default=0, ge=0)
+    sentences: int = Field(default=0, ge=0)
+    words: int = Field(default=0, ge=0)
+    """White-space-separated words."""
+    tokens: int = Field(default=0, ge=0)
+    text_bytes: int = Field(default=0, ge=0)
+    """UTF-8 bytes of the sentences before the tokenizer's own normalisation."""
+
+
+class FileRecord(Config):
+    """One file's size and checksum."""
+
+    size_bytes: int
+    sha256: str
+
+
+class PackageRecord(Config):
+    """What one Python package contributed to the documentation corpus."""
+
+    name: str
+    version: str
+    words: int
+    modules: int
+
+
+class Manifest(Config):
+    """What a folder of shards holds and was made from."""
+
+    format: Literal[1]
+    token_type: TokenType
+    vocabulary_size: int
+    tokenizer_sha256: str
+    text_fingerprint: str
+    text: Text
+    train: Counts
+    heldout: Counts
+    dropped: dict[Reason, int]
+    """What cleaning left out, by reason."""
+    files: dict[str, FileRecord]
+    packages: tuple[PackageRecord, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """Return the hashes of what the shards were built from."""
+        return self.tokenizer_sha256, self.text_fingerprint
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of the held-out split, memory-mapped read-only."""
+
+    tokens: NDArray[Any]
+    """Ids, uint16 or uint32."""
+    word_starts: NDArray[np.uint8]
+    """1 where a token starts one of the tokenizer's words, else 0."""
+    sentences: NDArray[np.int64]
+    """Sentence i is tokens[sentences[i]:sentences[i + 1]]."""
+    documents: NDArray[np.int64]
+    """Document i is the sentences from documents[i] to documents[i + 1]."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """An opened folder of shards."""
+
+    path: Path
+    manifest: Manifest
+    train: Split
+    heldout: Split
+
+
+def token_type(vocabulary_size: int) -> TokenType:
+    """Return NumPy's name of the smallest type for the ids of a vocabulary."""
+    return "<u2" if vocabulary_size <= 1 << 16 else "<u4"
+
+
+def layout(side: Side, token_type: TokenType, counts: Counts) -> Mapping[str, tuple[str, int]]:
+    """Return the type and the number of values of each of a side's files, by its path in the folder."""
+    return {
+        f"{side}/tokens.bin": (token_type, counts.tokens),
+        f"{side}/word_starts.bin": ("|u1", counts.tokens),
+        f"{side}/sentences.bin": ("<i8", counts.sentences + 1),
+        f"{side}/documents.bin": ("<i8", counts.documents + 1),
+    }
+
+
+def record(path: Path) -> FileRecord:
+    """Return the size and the checksum of a file."""
+    with path.open("rb") as file:
+        return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
+    """Map a file of `count` values read-only; of none there is nothing to map."""
+    # As a plain array: every slice of a memmap is made in Python.
+    return np.asarray(np.memmap(path, kind, "r", shape=(count,))) if count else np.empty(0, kind)
+
+
+def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) -> Shards:
+    """Map the shards in the folder `path`, once every checksum is right.
+
+    Args:
+        path: the folder.
+        also: the names of the files that the folder must hold beside those of shards.
+        checked: whether another process has just done that, so that the sizes will do and nothing is read.
+
+    Raises:
+        UserError: the folder holds no shards, or truncated, changed or foreign ones.
+
+    """
+    manifest = read_manifest(path)
+    expected = {**_layout(manifest, "train"), **_layout(manifest, "heldout")}
+    if set(manifest.files) != {*expected, TOKENIZER, *also}:
+        raise _damaged(path, "its manifest names other files")
+    for name, record in manifest.files.items():
+        _check(path / name, record, path, content=not checked)
+    for name, (kind, count) in expected.items():
+        if manifest.files[name].size_bytes != np.dtype(kind).itemsize * count:
+            raise _damaged(path, f"{name} does not have the size that its counts give")
+    found = Shards(path, manifest, _map(path, manifest, "train"), _map(path, manifest, "heldout"))
+    if not checked:
+        _check_ids(found, "train")
+        _check_ids(found, "heldout")
+    return found
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the shards in the folder `path`; the files themselves stay unread.
+
+    Raises:
+        UserError: there is none, or it is damaged or of another version.
+
+    """
+    try:
+        return Manifest.model_validate_json((path / MANIFEST).read_bytes(), strict=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} holds no token shards: build them with python -m tokenizer.encode") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path / MANIFEST}: {error.strerror}") from None
+    except ValidationError as error:
+        raise _damaged(path, f"{MANIFEST}: {error.errors()[0]['msg']}, or it is of another version") from None
+
+
+def _layout(manifest: Manifest, side: Side) -> Mapping[str, tuple[str, int]]:
+    return layout(side, manifest.token_type, getattr(manifest, side))
+
+
+def _check(file: Path, record: FileRecord, path: Path, *, content: bool) -> None:
+    try:
+        size = file.stat().st_size
+        if size != record.size_bytes:
+            raise _damaged(path, f"{file.name} has {size:,} bytes instead of {record.size_bytes:,}")
+        with file.open("rb") as opened:
+            if content and hashlib.file_digest(opened, "sha256").hexdigest() != record.sha256:
+                raise _damaged(path, f"the checksum of {file.name} is wrong")
+    except FileNotFoundError:
+        raise _damaged(path, f"{file.name} is missing") from None
+
+
+def _map(path: Path, manifest: Manifest, side: Side) -> Split:
+    names = _layout(manifest, side)
+    return Split(*(map_file(path / name, kind, count) for name, (kind, count) in names.items()))
+
+
+def _check_ids(shards: Shards, side: Side) -> None:
+    """Refuse offsets and ids that lead out of the files or the vocabulary."""
+    split: Split = getattr(shards, side)
+    for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
+        if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
+            raise _damaged(shards.path, f"the offsets of the {side} side do not fit")
+    if len(split.tokens) and int(split.tokens.max()) >= shards.manifest.vocabulary_size:
+        raise _damaged(shards.path, f"the {side} side has ids outside the vocabulary")
+
+
+def _damaged(path: Path, fault: str) -> UserError:
+    return UserError(f"the shards in {path} are damaged or foreign ({fault}): remove the folder and build them again")

