@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from configs import command
 from finetune import command_line
-from finetune.config import FineTuning
+from finetune.config import FinetuneConfig
 from finetune.encoders.encoder import TextEncoder
 from finetune.heads import HeadConfig
 
@@ -56,7 +56,7 @@ class Cnn(nn.Module):
         return scores_BC
 
 
-class Recipe(FineTuning):
+class Recipe(FinetuneConfig):
     """Every setting of fine-tuning with this head."""
 
     head: CnnHead = CnnHead()

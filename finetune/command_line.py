@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from configs import command, dump, help_text, read
 from finetune import experiment
-from finetune.config import FineTuning
+from finetune.config import FinetuneConfig
 
 USAGE = """
 examples:
@@ -19,7 +19,9 @@ Defaults, then the YAML file, then the overrides; every option can stand in eith
 """
 
 
-def parse(name: str, description: str | None, recipe: type[FineTuning], arguments: Sequence[str]) -> argparse.Namespace:
+def parse(
+    name: str, description: str | None, recipe: type[FinetuneConfig], arguments: Sequence[str]
+) -> argparse.Namespace:
     """Parse the command line of the head in the file `name`."""
     parser = command.Parser(
         prog=f"python -m finetune.{name}",
@@ -32,7 +34,7 @@ def parse(name: str, description: str | None, recipe: type[FineTuning], argument
     return parser.parse_args(arguments)
 
 
-def main(name: str, description: str | None, recipe: type[FineTuning], arguments: Sequence[str]) -> None:
+def main(name: str, description: str | None, recipe: type[FinetuneConfig], arguments: Sequence[str]) -> None:
     """Run the command line of the head in the file `name`."""
     options = parse(name, description, recipe, arguments)
     yaml, overrides = command.split(options.recipe)

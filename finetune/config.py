@@ -52,7 +52,7 @@ class EarlyStopping(Config):
     """Evaluations without a better one after which training ends; null: it goes on to its last epoch."""
 
 
-class Training(Config):
+class TrainConfig(Config):
     """How long and how the weights are changed."""
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
@@ -77,16 +77,16 @@ class Training(Config):
     """Which weights are kept, and when training ends before its time."""
 
     @model_validator(mode="after")
-    def _seeds_differ(self) -> "Training":
+    def _seeds_differ(self) -> "TrainConfig":
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {', '.join(map(str, self.seeds))}: name each once")
         return self
 
 
-FineTuningOptimiser = Annotated[AdamW | ScheduleFreeAdamW, Field(discriminator="kind")]
+FinetuneOptimizer = Annotated[AdamW | ScheduleFreeAdamW, Field(discriminator="kind")]
 
 
-class FineTuning(Config):
+class FinetuneConfig(Config):
     """Every setting of a fine-tuning run; each head's own recipe fills in the head."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -105,17 +105,17 @@ class FineTuning(Config):
     """What is trained, and at which share of the learning rate."""
     augment: Augmentation = Augmentation()
     """How training texts are changed anew each epoch."""
-    optim: FineTuningOptimiser = AdamW(lr=5e-4)
+    optim: FinetuneOptimizer = AdamW(lr=5e-4)
     """What changes the weights."""
     schedule: AnySchedule = Linear(warmup=0.1)
     """How the learning rate goes up and down with progress through the epochs."""
-    train: Training = Training()
+    train: TrainConfig = TrainConfig()
     """How long and how the weights are changed."""
     control: bool = False
     """Train a randomly initialised encoder of the same shape as well, on the same splits with the same seeds."""
 
     @model_validator(mode="after")
-    def _control_is_another(self) -> "FineTuning":
+    def _control_is_another(self) -> "FinetuneConfig":
         if self.encoder.random and self.control:
             raise ValueError("encoder.random=true is the control itself: leave out control")
         if self.encoder.random and self.augment.replace:

@@ -10,7 +10,7 @@ import numpy as np
 
 from configs import UserError, dump
 from finetune import encoders, saved_model
-from finetune.config import EncoderChoice, FineTuning
+from finetune.config import EncoderChoice, FinetuneConfig
 from finetune.data import augment_contextual
 from finetune.data.augment import Variants, require_mask
 from finetune.data.examples import Dataset, Split
@@ -28,7 +28,7 @@ from mlm.tracking import run_directory
 class Setup:
     """What all trials of a run share."""
 
-    recipe: FineTuning
+    recipe: FinetuneConfig
     dataset: Dataset
     splits: list[Split]
     world: World
@@ -43,7 +43,7 @@ class Setup:
             print(line, file=sys.stderr)
 
 
-def start(recipe: FineTuning) -> str:
+def start(recipe: FinetuneConfig) -> str:
     """Run a recipe from its data to its results; return what there is to read at the end, on the first rank.
 
     Raises:
@@ -82,7 +82,7 @@ def start(recipe: FineTuning) -> str:
         return report.write(path, found, ours)
 
 
-def _check_fit(recipe: FineTuning, choice: EncoderChoice, world: World) -> str:
+def _check_fit(recipe: FinetuneConfig, choice: EncoderChoice, world: World) -> str:
     """Tell what does not fit before data is read and a run made; return the SHA-256 of the encoder's weights."""
     encoder = encoders.open_encoder(choice, seed=0)
     sha256 = weights.sha256(weights.of(encoder))
@@ -93,7 +93,7 @@ def _check_fit(recipe: FineTuning, choice: EncoderChoice, world: World) -> str:
     return sha256
 
 
-def _check_early_stopping(recipe: FineTuning, dataset: Dataset, splits: list[Split]) -> None:
+def _check_early_stopping(recipe: FinetuneConfig, dataset: Dataset, splits: list[Split]) -> None:
     rule = recipe.train.early_stopping
     if rule.patience is not None and not len(splits[0].validation):
         raise UserError(
@@ -164,7 +164,7 @@ def _variants(setup: Setup, choice: EncoderChoice, split: Split) -> Variants:
 
 
 def _results(
-    recipe: FineTuning, dataset: Dataset, splits: list[Split], ours: list[Judged], control: list[Judged]
+    recipe: FinetuneConfig, dataset: Dataset, splits: list[Split], ours: list[Judged], control: list[Judged]
 ) -> results.Results:
     classes, first = len(dataset.classes), splits[0]
     about = results.About(

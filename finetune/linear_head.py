@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from configs import UserError, command
 from finetune import command_line
-from finetune.config import FineTuning
+from finetune.config import FinetuneConfig
 from finetune.encoders.encoder import TextEncoder
 from finetune.heads import HeadConfig
 
@@ -70,7 +70,7 @@ def _max(hidden_BLD: Tensor, real_BL: Tensor, cls_BL: Tensor) -> Tensor:
 POOLINGS: dict[Pooling, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cls": _cls, "mean": _mean, "max": _max}
 
 
-class Recipe(FineTuning):
+class Recipe(FinetuneConfig):
     """Every setting of fine-tuning with this head."""
 
     head: LinearHead = LinearHead()

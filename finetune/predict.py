@@ -15,7 +15,7 @@ from configs import UserError, command
 from finetune import saved_model
 from finetune.saved_model import Saved
 from finetune.training.classification import predict
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.distributed.world import World, find_world
 
 AT_ONCE = 2048
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.output is not None and (options.output.exists() or not options.output.parent.is_dir()):
         fault = "is there already: name another file" if options.output.exists() else "lies in no folder: make it first"
         raise UserError(f"{options.output} {fault}")
-    model = saved_model.load(options.run or saved_model.newest(Path(Recipe().runs)), torch.device("cpu"))
+    model = saved_model.load(options.run or saved_model.newest(Path(PretrainConfig().runs)), torch.device("cpu"))
     world = find_world().going_on_in(model.precision)
     model.classifier.to(world.device)
     if options.file is not None:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from configs import Config, UserError, dump, read
 from finetune import encoders, heads
-from finetune.config import FineTuning
+from finetune.config import FinetuneConfig
 from finetune.encoders import MODEL
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
@@ -38,14 +38,16 @@ class Saved:
 
     classifier: Classifier
     """In evaluation mode."""
-    recipe: FineTuning
+    recipe: FinetuneConfig
     classes: tuple[str, ...]
     """Names of the classes, by index."""
     precision: Computed
     """What it was trained and judged in."""
 
 
-def save(run: Path, classifier: Classifier, recipe: FineTuning, classes: tuple[str, ...], precision: Computed) -> None:
+def save(
+    run: Path, classifier: Classifier, recipe: FinetuneConfig, classes: tuple[str, ...], precision: Computed
+) -> None:
     """Write the model into the run's folder.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.config import EarlyStopping, FineTuning
+from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.augment import Variants
 from finetune.data.examples import Split
 from finetune.encoders.encoder import TextEncoder
@@ -21,7 +21,7 @@ from mlm.tracking.progress_bar import Progress
 from mlm.training import interrupt
 from mlm.training.budget import Epochs, Plan, Position
 from mlm.training.loop import Course, Interval, Intervals, train
-from mlm.training.optim import Optimiser, RateFactor
+from mlm.training.optim import Optimizer, RateFactor
 
 LOGS_PER_EPOCH = 10
 
@@ -67,7 +67,7 @@ class Watcher:
         """Tell whether the patience is at an end."""
         return self.rule.patience is not None and self.without_better >= self.rule.patience
 
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
         """Keep nothing more: what is worth keeping was kept when it was evaluated."""
 
     def _take(self, side: str, position: Position, values: Mapping[str, float]) -> None:
@@ -100,7 +100,7 @@ class Outcome:
 
 
 def run_trial(
-    recipe: FineTuning,
+    recipe: FinetuneConfig,
     encoder: TextEncoder,
     classes: int,
     split: Split,
@@ -152,7 +152,7 @@ def run_trial(
 
 
 def _fit(
-    recipe: FineTuning,
+    recipe: FinetuneConfig,
     classifier: Classifier,
     task: Classification,
     rate_factor: RateFactor,
@@ -189,7 +189,13 @@ def _fit(
 
 
 def _task(
-    recipe: FineTuning, encoder: TextEncoder, classes: int, split: Split, seed: int, world: World, variants: Variants
+    recipe: FinetuneConfig,
+    encoder: TextEncoder,
+    classes: int,
+    split: Split,
+    seed: int,
+    world: World,
+    variants: Variants,
 ) -> Classification:
     settings, longest = recipe.train, min(recipe.encoder.longest, encoder.longest)
     weights_C = class_weights(split.train.labels, classes) if settings.class_weights == "balanced" else np.ones(classes)

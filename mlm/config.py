@@ -10,13 +10,13 @@ from mlm.distributed.world import SILENCE_MINUTES
 from mlm.model.heads import ModelConfig
 from mlm.training.budget import Budget, Steps
 from mlm.training.loop import Intervals
-from mlm.training.optim import AdamW, OptimiserConfig
+from mlm.training.optim import AdamW, OptimizerConfig
 from mlm.training.schedule import AnySchedule, Trapezoid
 from tokenizer.cleaning import Text
 from tokenizer.vocabulary import Vocabulary
 
 
-class Data(Config):
+class DataConfig(Config):
     """How text becomes rows."""
 
     row_length: int = Field(128, ge=8, le=65_536)
@@ -28,7 +28,7 @@ class Data(Config):
     what the folder says of it. null builds shards from `text`, or finds them in the cache."""
 
 
-class Keep(Config):
+class Retention(Config):
     """Which checkpoints stay."""
 
     newest: int = Field(2, gt=0)
@@ -39,7 +39,7 @@ class Keep(Config):
     """Those at multiples of so many steps; null: none for that reason."""
 
 
-class Training(Config):
+class TrainConfig(Config):
     """How long and how the weights are changed."""
 
     seed: int = Field(0, ge=0, lt=2**63)
@@ -59,7 +59,7 @@ class Training(Config):
     """Compile each encoder layer by torch.compile; null: on CUDA, where it pays; on CPU it needs a C++ compiler."""
     intervals: Intervals = Intervals()
     """How often the loop stops to tell, to evaluate and to save."""
-    keep: Keep = Keep()
+    keep: Retention = Retention()
     """Which checkpoints stay."""
     most_skipped: int = Field(20, gt=0)
     """Updates in a row that may be skipped, because loss or gradient is not finite, before the run is stopped."""
@@ -67,7 +67,7 @@ class Training(Config):
     """How long a process may keep the others waiting before they take it for lost."""
 
 
-class Evaluation(Config):
+class EvaluationConfig(Config):
     """What is measured on held-out text."""
 
     most_rows: int = Field(256, gt=0)
@@ -81,7 +81,7 @@ class Evaluation(Config):
     data.row_length - 2, so that it fits a row even byte by byte."""
 
 
-class Recipe(Config):
+class PretrainConfig(Config):
     """Every setting of a pretraining run."""
 
     name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -95,25 +95,25 @@ class Recipe(Config):
     """Where the text comes from and how it is cut."""
     vocabulary: Vocabulary = Vocabulary()
     """The byte-pair encoding."""
-    data: Data = Data()
+    data: DataConfig = DataConfig()
     """How text becomes rows."""
     masking: Masking = Masking()
     """Which tokens are predicted, and what the model sees in their place."""
     model: ModelConfig = ModelConfig()
     """The encoder and its head."""
-    optim: OptimiserConfig = AdamW(lr=2e-3)
+    optim: OptimizerConfig = AdamW(lr=2e-3)
     """What changes the weights."""
     schedule: AnySchedule = Trapezoid()
     """How the learning rate goes up and down with progress through the budget."""
-    train: Training = Training()
+    train: TrainConfig = TrainConfig()
     """How long and how the weights are changed."""
     parallel: Parallel = ReplicatedData()
     """How processes divide the model among them."""
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured on held-out text."""
 
     @model_validator(mode="after")
-    def _window_fits_row(self) -> "Recipe":
+    def _window_fits_row(self) -> "PretrainConfig":
         if self.evaluation.words and self.evaluation.window_bytes > self.data.row_length - 2:
             raise ValueError(
                 f"evaluation.window_bytes = {self.evaluation.window_bytes} does not fit data.row_length ="

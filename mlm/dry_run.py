@@ -52,7 +52,7 @@ def preview(made: Pretraining) -> str:
             f"cost on {world.device}, matrix products in {world.precision}",
             f"  {'tokens a step':38}{tokens_per_step:>14,.0f}",
             f"  {'FLOPs a step':38}{per_token * tokens_per_step:>14.3g}",
-            f"  {'weights and optimiser (estimate)':38}{memory.weights_and_optimiser / 2**20:>10,.0f} MiB",
+            f"  {'weights and optimizer (estimate)':38}{memory.weights_and_optimizer / 2**20:>10,.0f} MiB",
             f"  {'activations (estimate)':38}{memory.activations / 2**20:>10,.0f} MiB",
             f"  {'scores of the vocabulary (estimate)':38}{memory.scores / 2**20:>10,.0f} MiB",
             f"  {'steps':38}{steps:>14,}",

@@ -12,7 +12,7 @@ from torch import nn
 
 from configs import UserError, command
 from mlm.checkpoint import checkpoint
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus, open_corpus
 from mlm.distributed.world import World, find_world
@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    path = options.run or run_directory.newest(Path(Recipe().runs))
+    path = options.run or run_directory.newest(Path(PretrainConfig().runs))
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"\nbits per byte of hidden words: {bits:.3f} ({recipe.evaluation.words} words)")
 
 
-def masked_by(unit: str, recipe: Recipe, corpus: Corpus, world: World) -> list[Batch]:
+def masked_by(unit: str, recipe: PretrainConfig, corpus: Corpus, world: World) -> list[Batch]:
     """Mask the held-out rows by tokens, whole words or spans, otherwise as the run did."""
     masking = recipe.masking.model_copy(update={"unit": unit})
     micro = recipe.train.micro_batch_rows or recipe.train.batch_rows

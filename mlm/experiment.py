@@ -17,7 +17,7 @@ from configs import UserError, command
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
 from mlm.checkpoint.writer import Saver
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus, corpus_at, open_corpus
 from mlm.distributed.device import measure_peak
 from mlm.distributed.parallel import ReplicatedData
@@ -34,7 +34,7 @@ from mlm.tracking.progress_bar import Progress
 from mlm.training import flops, interrupt
 from mlm.training.budget import Plan, Position
 from mlm.training.loop import Course, train
-from mlm.training.optim import Optimiser
+from mlm.training.optim import Optimizer
 
 SENTENCES_SHOWN = 5
 
@@ -43,19 +43,19 @@ SENTENCES_SHOWN = 5
 class Pretraining:
     """All that a recipe's run is made of."""
 
-    recipe: Recipe
+    recipe: PretrainConfig
     world: World
     corpus: Corpus
     task: MaskedLanguageModelling
     model: MaskedLanguageModel
-    optimiser: Optimiser
+    optimizer: Optimizer
     plan: Plan
     threads: int
     """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
 
 
-def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretraining:
-    """Make data, model and optimiser ready; `tokenizer` stands in for the recipe's, whose file may be gone.
+def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -> Pretraining:
+    """Make data, model and optimizer ready; `tokenizer` stands in for the recipe's, whose file may be gone.
 
     Raises:
         UserError: the corpus is too small for one batch, or a setting does not fit the machine.
@@ -101,12 +101,12 @@ def build(recipe: Recipe, world: World, tokenizer: Path | None = None) -> Pretra
     model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
     initialise(model, recipe.model.encoder, settings.seed)
     recipe.parallel.place(model, world)
-    optimiser = recipe.optim.build(model)
+    optimizer = recipe.optim.build(model)
     if compiled:
         _compile(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
     plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
-    return Pretraining(recipe, world, corpus, task, model, optimiser, plan, threads)
+    return Pretraining(recipe, world, corpus, task, model, optimizer, plan, threads)
 
 
 def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
@@ -135,7 +135,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
             model,
             pretraining.task,
             Course(
-                pretraining.optimiser,
+                pretraining.optimizer,
                 recipe.schedule,
                 pretraining.plan,
                 intervals=recipe.train.intervals,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs import UserError, command
 from mlm.checkpoint import checkpoint
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.distributed.world import find_world
 from mlm.evaluation import fill_blanks
 from mlm.tracking import run_directory
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.top < 1:
         raise UserError(f"--top is {options.top}: it must be 1 or more")
     world = find_world()
-    path = options.run or run_directory.newest(Path(Recipe().runs))
+    path = options.run or run_directory.newest(Path(PretrainConfig().runs))
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, tokenizer, recipe = checkpoint.load_model(folder, world.device)

@@ -9,7 +9,7 @@ from typing import Any
 
 from configs import UserError, command, dump, help_text, read
 from mlm.checkpoint import checkpoint, warm_start
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus, with_text_of_shards
 from mlm.distributed.world import World, find_world
 from mlm.dry_run import preview
@@ -37,12 +37,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume is not None:
         if yaml or overrides or options.print_config or options.dry_run:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
-        path = Path(options.resume) if options.resume else run_directory.newest(Path(Recipe().runs))
+        path = Path(options.resume) if options.resume else run_directory.newest(Path(PretrainConfig().runs))
         world = find_world(recipe_of(path).train.silence_minutes)
         with world.watched():
             resume(path, world)
         return
-    recipe = with_text_of_shards(warm_start.resolve(read(Recipe, yaml, overrides)))
+    recipe = with_text_of_shards(warm_start.resolve(read(PretrainConfig, yaml, overrides)))
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m mlm.pretrain",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=USAGE + help_text(Recipe),
+        epilog=USAGE + help_text(PretrainConfig),
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")
@@ -72,14 +72,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def earlier_run(recipe: Recipe, world: World) -> Path | None:
+def earlier_run(recipe: PretrainConfig, world: World) -> Path | None:
     """Return the run of `recipe` that this job began and saved before torchrun or SLURM started it again, if any."""
     if not world.again:
         return None
 
     def is_mine(path: Path) -> bool:
         try:
-            same = read(Recipe, path / checkpoint.RECIPE) == recipe
+            same = read(PretrainConfig, path / checkpoint.RECIPE) == recipe
             return same and run_directory.read_json(path / run_directory.ENVIRONMENT).get("job") == world.job
         except UserError:  # what else lies among the runs is no reason not to start
             return False
@@ -92,17 +92,17 @@ def earlier_run(recipe: Recipe, world: World) -> Path | None:
     return Path(found) if found else None
 
 
-def recipe_of(path: Path) -> Recipe:
+def recipe_of(path: Path) -> PretrainConfig:
     """Return a run's recipe.
 
     Raises:
         UserError: it is no run of pretraining.
 
     """
-    return read(Recipe, run_directory.recipe_path(path))
+    return read(PretrainConfig, run_directory.recipe_path(path))
 
 
-def start(recipe: Recipe, world: World) -> None:
+def start(recipe: PretrainConfig, world: World) -> None:
     """Start a new run."""
     world = world.computing_in(recipe.train.precision)
     pretraining = build(recipe, world)
@@ -129,7 +129,7 @@ def resume(path: Path, world: World) -> None:
                 print(f"{path} is finished: its results are in {path / run_directory.RESULTS}")
             return
         folder = Path(world.of_leader("checking the newest checkpoint", lambda: str(_newest_whole(path))))
-        if recipe != read(Recipe, folder / checkpoint.RECIPE):
+        if recipe != read(PretrainConfig, folder / checkpoint.RECIPE):
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
@@ -141,7 +141,7 @@ def resume(path: Path, world: World) -> None:
         if world.leads and world.precision != beginning.precision:
             environment = run_directory.read_json(path / run_directory.ENVIRONMENT)
             run_directory.write_json(path / run_directory.ENVIRONMENT, environment | {"went_on_in": world.precision})
-        follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimiser))
+        follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimizer))
 
 
 def _newest_whole(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from configs import UserError, command
 from mlm.checkpoint import checkpoint
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.tracking import run_directory
 
 EXAMPLES = """
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    for path in options.runs or [_newest(Path(Recipe().runs))]:
+    for path in options.runs or [_newest(Path(PretrainConfig().runs))]:
         found = status(path)
         print(json.dumps(found) if options.json else "\n".join(_lines(path, found)))
 

@@ -36,7 +36,7 @@ train:
   keep: {newest: 4}
 evaluation: {words: 0}
 """
-OPTIMISERS = ("adamw", "schedule_free", "muon")
+OPTIMIZERS = ("adamw", "schedule_free", "muon")
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
         home = Path(folder)
         (home / "text.txt").write_text("".join(_sentence(rng) for _ in range(2000)), encoding="utf-8")
         (home / "recipe.yaml").write_text(SETTINGS, encoding="utf-8")
-        expected = {name: _weights(_undisturbed(home, name)) for name in OPTIMISERS}
+        expected = {name: _weights(_undisturbed(home, name)) for name in OPTIMIZERS}
         equal = sum(_trial(home, number, expected, rng) for number in range(1, options.kills + 1))
     print(f"{equal} of {options.kills} killed runs ended with the weights of an undisturbed one")
     sys.exit(0 if equal == options.kills else 1)
@@ -71,14 +71,14 @@ def _run_of(home: Path, name: str) -> Path | None:
     return found[-1] if found else None
 
 
-def _fresh(name: str, optimiser: str) -> list[str]:
-    return ["recipe.yaml", f"name={name}", f"optim.kind={optimiser}"]
+def _fresh(name: str, optimizer: str) -> list[str]:
+    return ["recipe.yaml", f"name={name}", f"optim.kind={optimizer}"]
 
 
-def _undisturbed(home: Path, optimiser: str) -> Path:
-    if _start(home, *_fresh(optimiser, optimiser)).wait() != 0:
+def _undisturbed(home: Path, optimizer: str) -> Path:
+    if _start(home, *_fresh(optimizer, optimizer)).wait() != 0:
         sys.exit("an undisturbed run failed")
-    run = _run_of(home, optimiser)
+    run = _run_of(home, optimizer)
     assert run is not None
     return run
 
@@ -90,12 +90,12 @@ def _weights(run: Path) -> str:
 
 def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random) -> bool:
     """Kill a run once to three times, go on with it to its end, and compare."""
-    name, optimiser = f"trial{number}", rng.choice(OPTIMISERS)
+    name, optimizer = f"trial{number}", rng.choice(OPTIMIZERS)
     kills, damages = rng.randint(1, 3), list[Damage]()
     for _ in range(kills):
         # Killed while it starts, a run has not removed yet what was damaged before.
         spoilt = {damage.folder for damage in damages}
-        seen = [folder for folder in _killed(home, name, optimiser, rng) if folder not in spoilt]
+        seen = [folder for folder in _killed(home, name, optimizer, rng) if folder not in spoilt]
         run = _run_of(home, name)
         if run is None:
             continue
@@ -107,15 +107,15 @@ def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random
             sys.exit(f"a checkpoint that had been saved is lost: {seen[-1]}")
         if len(whole) > 1 and rng.random() < 0.3:
             damages.append(_damage(whole[-1], rng))
-    if _goes_on(home, name, optimiser).wait() != 0:
+    if _goes_on(home, name, optimizer).wait() != 0:
         print(f"trial {number}: does not go on")
         return False
     run = _run_of(home, name)
     assert run is not None
     recorded = [step for step in range(1, 121) if step % 2 == 0 or step % 5 == 0]
-    equal = _weights(run) == expected[optimiser] and _steps(run) == recorded
+    equal = _weights(run) == expected[optimizer] and _steps(run) == recorded
     print(
-        f"trial {number}: {optimiser}, {kills} kills{''.join(f', {damage}' for damage in damages)}:"
+        f"trial {number}: {optimizer}, {kills} kills{''.join(f', {damage}' for damage in damages)}:"
         f" {'equal' if equal else 'NOT EQUAL'}",
         flush=True,
     )
@@ -123,22 +123,22 @@ def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random
     return equal
 
 
-def _goes_on(home: Path, name: str, optimiser: str) -> "subprocess.Popen[bytes]":
+def _goes_on(home: Path, name: str, optimizer: str) -> "subprocess.Popen[bytes]":
     """Go on with a run that has a checkpoint; start it anew where it was killed before it had one."""
     run = _run_of(home, name)
     if run is not None and checkpoint.finished(run):
         return _start(home, "--resume", str(run))
     if run is not None:
         shutil.rmtree(run)
-    return _start(home, *_fresh(name, optimiser))
+    return _start(home, *_fresh(name, optimizer))
 
 
-def _killed(home: Path, name: str, optimiser: str, rng: random.Random) -> list[Path]:
+def _killed(home: Path, name: str, optimizer: str, rng: random.Random) -> list[Path]:
     """Start or go on, and kill at a random moment: while it starts, or soon after its first new record.
 
     Return the checkpoints that were there just before.
     """
-    process = _goes_on(home, name, optimiser)
+    process = _goes_on(home, name, optimizer)
     if rng.random() < 0.2:
         time.sleep(rng.uniform(0, 4))
     else:

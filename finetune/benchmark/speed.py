@@ -12,7 +12,7 @@ import torch
 
 from finetune.benchmark import hf_trainer
 from finetune.benchmark.hf_trainer import Padding
-from finetune.config import FineTuning
+from finetune.config import FinetuneConfig
 from finetune.data.examples import Dataset, Examples
 from finetune.encoders.published import PublishedEncoder
 from finetune.training.classification import Classification, Encoded, predict
@@ -22,7 +22,7 @@ from mlm.benchmark.measure import Case, Meter, alternate
 from mlm.distributed.world import World
 from mlm.training.budget import Plan, Position
 from mlm.training.loop import Course, Interval, Intervals, train
-from mlm.training.optim import Optimiser
+from mlm.training.optim import Optimizer
 
 if TYPE_CHECKING:
     import datasets
@@ -62,7 +62,7 @@ class Bench:
     """What the cases share."""
 
     scale: Scale
-    recipe: FineTuning
+    recipe: FinetuneConfig
     """Our side."""
     data: Dataset
     encoder: PublishedEncoder
@@ -122,7 +122,7 @@ class Observer:
     def evaluated(self, position: Position, metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take no note."""
 
-    def checkpoint(self, position: Position, model: "nn.Module", optimiser: Optimiser) -> None:
+    def checkpoint(self, position: Position, model: "nn.Module", optimizer: Optimizer) -> None:
         """Save nothing."""
 
 

@@ -10,7 +10,7 @@ from finetune.config import EncoderChoice
 from finetune.data.augment_contextual import Predictor, RunPredictor
 from finetune.encoders.encoder import RunEncoder, TextEncoder
 from mlm.checkpoint import checkpoint
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.distributed.world import World
 from mlm.tracking import run_directory
 from tokenizer.cleaning import Text
@@ -90,4 +90,4 @@ def corpus_of(choice: EncoderChoice) -> Text:
     """Return the text that a run was pretrained on; the documentation of the installed Python for a published one."""
     if choice.run is None:
         return Text()
-    return read(Recipe, checkpoint.of(Path(choice.run)) / checkpoint.RECIPE).text
+    return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.RECIPE).text

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from configs import dump, read
 from mlm.checkpoint import checkpoint
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.distributed.device import of_autocast
 from mlm.model.attention import Layout
 from mlm.model.heads import MaskedLanguageModel
@@ -64,7 +64,7 @@ class TextEncoder(nn.Module, ABC):
 class RunEncoder(TextEncoder):
     """The encoder of a pretraining run."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, dropout: float | None) -> None:
+    def __init__(self, recipe: PretrainConfig, tokenizer: Tokenizer, dropout: float | None) -> None:
         """Build the trunk of `recipe`'s shape; `dropout` replaces the one of pretraining."""
         super().__init__()
         self.recipe, self.tokenizer = recipe, tokenizer
@@ -102,7 +102,9 @@ class RunEncoder(TextEncoder):
             UserError: a file is missing or damaged.
 
         """
-        return cls(read(Recipe, folder / checkpoint.RECIPE), vocabulary.load(folder / checkpoint.TOKENIZER), None)
+        return cls(
+            read(PretrainConfig, folder / checkpoint.RECIPE), vocabulary.load(folder / checkpoint.TOKENIZER), None
+        )
 
     def save(self, folder: Path) -> None:
         """Write the recipe and the tokenizer."""

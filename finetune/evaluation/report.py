@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.config import FineTuning
+from finetune.config import FinetuneConfig
 from finetune.data.examples import Dataset, Examples, Split
 from finetune.evaluation import figures, metrics, mistakes, results
 from finetune.evaluation.scores import Scores
@@ -33,7 +33,7 @@ class Judged:
     """Updates left out because loss or gradient was not finite."""
 
 
-def opening(path: Path, recipe: FineTuning, dataset: Dataset, splits: Sequence[Split], world: World) -> str:
+def opening(path: Path, recipe: FinetuneConfig, dataset: Dataset, splits: Sequence[Split], world: World) -> str:
     """Say what is about to be done."""
     first = splits[0]
     dropped = ", ".join(f"{number:,} {what}" for what, number in dataset.counts.items() if number)

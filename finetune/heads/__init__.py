@@ -10,7 +10,7 @@ from configs import Config, UserError
 from finetune.encoders.encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from finetune.config import FineTuning
+    from finetune.config import FinetuneConfig
 
 _SUFFIX = "_head"
 
@@ -25,7 +25,7 @@ class HeadConfig(Config):
         raise NotImplementedError
 
 
-def recipe_of(kind: str) -> "type[FineTuning]":
+def recipe_of(kind: str) -> "type[FinetuneConfig]":
     """Return the recipe class of the heads of this kind.
 
     Raises:
@@ -37,5 +37,5 @@ def recipe_of(kind: str) -> "type[FineTuning]":
         raise UserError(
             f"there is no head {kind!r} (known: {', '.join(known)}): was the model made by a newer version?"
         )
-    recipe: type[FineTuning] = importlib.import_module(f"finetune.{kind}{_SUFFIX}").Recipe
+    recipe: type[FinetuneConfig] = importlib.import_module(f"finetune.{kind}{_SUFFIX}").Recipe
     return recipe

@@ -1,6 +1,6 @@
 """The case of the benchmark about loss by tokens: what both sides learn from as many, and the FLOPs that one costs.
 
-The others attend differently, so that their loss is another function. Both sides have the same optimiser here, and
+The others attend differently, so that their loss is another function. Both sides have the same optimizer here, and
 batches of as many tokens, and are judged behind the same held-out masks.
 """
 
@@ -23,7 +23,7 @@ POINTS = 8
 HELDOUT_ROWS = 256
 RATE = 5e-4
 """Of AdamW, falling to 0 in a line: the Trainer's schedule at a rate that is usual for pretraining."""
-OPTIMISER = (
+OPTIMIZER = (
     f"optim={{kind: adamw, lr: {RATE}, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0}}",
     "schedule={kind: linear, warmup: 0}",
     f"evaluation.most_rows={HELDOUT_ROWS}",
@@ -80,7 +80,7 @@ def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:
     from mlm.experiment import build
 
     steps = bench.scale.curve_steps
-    recipe = bench.read(*bench.overrides, *OPTIMISER, f"train.budget.steps={steps}", f"train.seed={seed}")
+    recipe = bench.read(*bench.overrides, *OPTIMIZER, f"train.budget.steps={steps}", f"train.seed={seed}")
     follower = Follower()
     train_ours(recipe, bench.world, follower, max(steps // POINTS, 1), lambda: False)
     made = build(bench.read(*bench.overrides, "train.compile=false"), bench.world)

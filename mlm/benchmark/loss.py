@@ -13,7 +13,7 @@ from mlm.benchmark.speed import RIVALS, Bench, Bystander, Rival, train_ours
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlm.config import Recipe
+    from mlm.config import PretrainConfig
     from mlm.data.batches import Batch
     from mlm.distributed.world import World
     from mlm.training.budget import Position
@@ -49,7 +49,7 @@ def _race(bench: Bench, name: str, rival: Rival, rate: float) -> Case:
     return Case.of(name + bench.label, "s", counted, ours, theirs)
 
 
-def shipped(bench: Bench, *overrides: str) -> "Recipe":
+def shipped(bench: Bench, *overrides: str) -> "PretrainConfig":
     """Return the default recipe at the benchmark's size."""
     return bench.read(*bench.sizes, f"evaluation.most_rows={HELDOUT_ROWS}", "evaluation.words=0", *overrides)
 

@@ -104,7 +104,7 @@ def start_up(bench: Bench, name: str) -> list[Case]:
         return seconds_until(lambda: False, "-c", "import torch")
 
     counted = (
-        "from the command to the record of the first optimiser step, shards cached; theirs: to the end of the import"
+        "from the command to the record of the first optimizer step, shards cached; theirs: to the end of the import"
     )
     return [Case.of(name, "s", counted, *alternate(ours, theirs, bench.scale.repeats))]
 

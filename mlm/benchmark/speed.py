@@ -16,12 +16,12 @@ from mlm.benchmark.measure import WARMUP_STEPS, Case, Meter, alternate
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlm.config import Recipe
+    from mlm.config import PretrainConfig
     from mlm.data.corpus import Corpus
     from mlm.distributed.world import World
     from mlm.training.budget import Position
     from mlm.training.loop import Interval, Observer
-    from mlm.training.optim import Optimiser
+    from mlm.training.optim import Optimizer
     from tokenizer.shards.format import Split
 
 NEVER = 1_000_000_000
@@ -90,14 +90,14 @@ class Bench:
         """All of our side that differs from the default recipe."""
         return (*RECIPE, *self.sizes)
 
-    def read(self, *overrides: str) -> "Recipe":
+    def read(self, *overrides: str) -> "PretrainConfig":
         """Return the default recipe with `overrides`, its cache among what the benchmark writes."""
-        from mlm.config import Recipe
+        from mlm.config import PretrainConfig
 
-        return read(Recipe, None, overrides).model_copy(update={"runs": str(self.output)})
+        return read(PretrainConfig, None, overrides).model_copy(update={"runs": str(self.output)})
 
     @cached_property
-    def recipe(self) -> "Recipe":
+    def recipe(self) -> "PretrainConfig":
         """Our side's recipe."""
         return self.read(*self.overrides)
 
@@ -215,7 +215,7 @@ class Bystander:
     def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take no note."""
 
-    def checkpoint(self, position: "Position", model: "nn.Module", optimiser: "Optimiser") -> None:
+    def checkpoint(self, position: "Position", model: "nn.Module", optimizer: "Optimizer") -> None:
         """Save nothing."""
 
 
@@ -235,7 +235,7 @@ class MeterObserver(Bystander):
 
 
 def train_ours(
-    recipe: "Recipe", world: "World", observer: "Observer", evaluate_steps: int, stop: Callable[[], bool]
+    recipe: "PretrainConfig", world: "World", observer: "Observer", evaluate_steps: int, stop: Callable[[], bool]
 ) -> None:
     """Train as `mlm.pretrain` does, but for what it writes."""
     from mlm.experiment import build
@@ -248,6 +248,6 @@ def train_ours(
     intervals = Intervals(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
     settings = recipe.train
     course = Course(
-        made.optimiser, recipe.schedule, made.plan, intervals, settings.clip_norm, settings.seed, made.threads
+        made.optimizer, recipe.schedule, made.plan, intervals, settings.clip_norm, settings.seed, made.threads
     )
     train(made.model, made.task, course, world, observer, start=Position(), stop=stop)

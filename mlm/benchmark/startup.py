@@ -37,7 +37,7 @@ def saving(bench: Bench, name: str) -> list[Case]:
     made = build(bench.recipe, bench.world)
     for parameter in made.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    made.optimiser.update(1.0, torch.tensor(True, device=bench.world.device))  # so that it has a state to be saved
+    made.optimizer.update(1.0, torch.tensor(True, device=bench.world.device))  # so that it has a state to be saved
     parameters = sum(parameter.numel() for parameter in made.model.parameters())
     step = 0
 
@@ -45,7 +45,7 @@ def saving(bench: Bench, name: str) -> list[Case]:
         nonlocal step
         step += 1
         began = time.perf_counter()
-        saver.save(Position(step=step), made.model, made.optimiser, None)
+        saver.save(Position(step=step), made.model, made.optimizer, None)
         if wait:
             saver.wait()
         seconds = time.perf_counter() - began
@@ -112,19 +112,19 @@ def _after_many_steps(bench: Bench, run: Path) -> Path:
     """Return a copy of a run as it would be after very many steps, with the records of all of them."""
     from mlm.checkpoint import checkpoint
     from mlm.checkpoint.writer import Saver
-    from mlm.config import Recipe
+    from mlm.config import PretrainConfig
     from mlm.experiment import build
     from mlm.tracking.run_directory import METRICS, newest_records
     from mlm.training.budget import Position
 
     old = Path(shutil.copytree(run, run.with_name(run.name + "-old")))
     made = build(bench.recipe, bench.world)
-    young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimiser)
+    young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimizer)
     times = bench.scale.old_step // young.step
     position = Position(bench.scale.old_step, young.tokens * times, young.seconds * times)
-    recipe = read(Recipe, old / checkpoint.RECIPE)
+    recipe = read(PretrainConfig, old / checkpoint.RECIPE)
     saver = Saver(old, recipe, bench.corpus.tokenizer_path, bench.world, print, young)
-    saver.save(position, made.model, made.optimiser, None)
+    saver.save(position, made.model, made.optimizer, None)
     saver.finish()
     newest = newest_records(run / METRICS)
     with (old / METRICS).open("w", encoding="utf-8") as file:
@@ -161,10 +161,10 @@ def _overrides(bench: Bench, layers: int, width: int) -> Sequence[str]:
 
 
 def _parameters(bench: Bench, layers: int, width: int) -> int:
-    from mlm.config import Recipe
+    from mlm.config import PretrainConfig
     from mlm.model.heads import MaskedLanguageModel
 
-    recipe = read(Recipe, None, _overrides(bench, layers, width))
+    recipe = read(PretrainConfig, None, _overrides(bench, layers, width))
     model = MaskedLanguageModel(recipe.model, bench.corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -1,6 +1,6 @@
 """Checkpoints: a directory with a model anyone can load, and beside it what training needs to go on.
 
-`weights.safetensors`, `config.yaml` and `tokenizer.json` are the model; `training_state.pt` is the optimiser's
+`weights.safetensors`, `config.yaml` and `tokenizer.json` are the model; `training_state.pt` is the optimizer's
 state and the position, read with `weights_only=True`. `manifest.json` holds their sizes and checksums. A directory
 appears under its final name only when it is complete.
 """
@@ -22,10 +22,10 @@ from torch.distributed.tensor import DTensor
 from configs import UserError, dump, read
 from mlm.checkpoint import sharded_state, weights
 from mlm.checkpoint.manifest import MANIFEST, PARTIAL, manifest_of, seal, verify
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.model.heads import MaskedLanguageModel
 from mlm.training.budget import Position
-from mlm.training.optim import Optimiser
+from mlm.training.optim import Optimizer
 from tokenizer import vocabulary
 
 WEIGHTS, RECIPE, TOKENIZER, STATE = "weights.safetensors", "config.yaml", "tokenizer.json", "training_state.pt"
@@ -44,19 +44,19 @@ class Snapshot:
     weights: Mapping[str, Tensor]
     """What the model is evaluated with."""
     training: Mapping[str, Any]
-    """Position, optimiser state, and the weights that are trained on, but for what is among the shares."""
+    """Position, optimizer state, and the weights that are trained on, but for what is among the shares."""
     shares: Mapping[str, DTensor]
     """This process's part of the training state of a sharded model."""
     step: int
 
 
-def snapshot(model: nn.Module, optimiser: Optimiser, position: Position, *, whole: bool = True) -> Snapshot:
+def snapshot(model: nn.Module, optimizer: Optimizer, position: Position, *, whole: bool = True) -> Snapshot:
     """Copy all that a checkpoint holds; of a sharded model, all processes have to.
 
     Where `whole` is false, as on all processes but one, nothing but the shares is kept.
     """
     evaluated: dict[str, Tensor] = {}
-    with optimiser.averaged():
+    with optimizer.averaged():
         for name, tensor in model.state_dict().items():
             gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if whole:
@@ -64,7 +64,7 @@ def snapshot(model: nn.Module, optimiser: Optimiser, position: Position, *, whol
     shares: dict[str, DTensor] = {}
     training = {
         "position": vars(position),
-        "optimiser": optimiser.state_dict(),
+        "optimiser": optimizer.state_dict(),
         "weights": dict(model.named_parameters()),
     }
     rest = sharded_state.split(training, shares)
@@ -74,7 +74,7 @@ def snapshot(model: nn.Module, optimiser: Optimiser, position: Position, *, whol
 def save(
     folder: Path,
     taken: Snapshot,
-    recipe: Recipe,
+    recipe: PretrainConfig,
     tokenizer: Path,
     heldout_loss: float | None = None,
     group: dist.ProcessGroup | None = None,
@@ -168,7 +168,7 @@ def finished(run: Path) -> list[Path]:
     return sorted(path for path in (run / "checkpoints").glob(NAMES) if path.is_dir())
 
 
-def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, Recipe]:
+def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, PretrainConfig]:
     """Load the model of a checkpoint, in evaluation mode, with its tokenizer and recipe.
 
     Raises:
@@ -176,7 +176,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
 
     """
     verify(folder, (RECIPE, TOKENIZER))
-    recipe = read(Recipe, folder / RECIPE)
+    recipe = read(PretrainConfig, folder / RECIPE)
     tokenizer = vocabulary.load(folder / TOKENIZER)
     model = MaskedLanguageModel(recipe.model, tokenizer.get_vocab_size(), recipe.data.row_length)
     load_weights(folder, model)
@@ -195,8 +195,8 @@ def load_weights(folder: Path, model: nn.Module) -> str:
     return manifest.files[WEIGHTS].sha256
 
 
-def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Position:
-    """Bring model and optimiser back to where the checkpoint was saved and return how far training had come.
+def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> Position:
+    """Bring model and optimizer back to where the checkpoint was saved and return how far training had come.
 
     Raises:
         UserError: the checkpoint is damaged, or is of another model.
@@ -208,15 +208,15 @@ def load_training(folder: Path, model: nn.Module, optimiser: Optimiser) -> Posit
     try:
         state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")
         if any(name.startswith(f"{SHARES}/") for name in manifest.files):
-            sharded_state.load(folder / SHARES, state, model, optimiser)
+            sharded_state.load(folder / SHARES, state, model, optimizer)
         else:
             weights.fill(model, state["weights"], folder)
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimiser"])
         return Position(**state["position"])
     except (UserError, torch.OutOfMemoryError, dist.DistError):  # which say nothing against the file
         raise
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{folder / STATE} is not the training state of this run's model and optimiser") from None
+        raise UserError(f"{folder / STATE} is not the training state of this run's model and optimizer") from None
 
 
 def _check_sizes(path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from mlm.training.optim import Optimiser
+from mlm.training.optim import Optimizer
 
 ELSEWHERE = "sharded"
 """What stands in the whole state for a tensor that is among the shares."""
@@ -68,11 +68,11 @@ def save(folder: Path, shares: Mapping[str, DTensor], group: dist.ProcessGroup |
         raise OSError(f"cannot write ({' '.join(str(error).split())[:200]})", str(folder)) from None
 
 
-def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimiser: Optimiser) -> None:
-    """Fill the model's shares, and put the optimiser's into `state` where `split` took them out.
+def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
+    """Fill the model's shares, and put the optimizer's into `state` where `split` took them out.
 
     Raises:
-        ValueError: the shares are not those of this model and optimiser.
+        ValueError: the shares are not those of this model and optimizer.
         OSError: one of the processes cannot read them.
 
     """
@@ -81,7 +81,7 @@ def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimiser: Op
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     shares = {f"weights.{name}": parameter.data for name, parameter in model.named_parameters()}
-    for number, (part, saved) in enumerate(zip(optimiser.parts, state["optimiser"], strict=True)):
+    for number, (part, saved) in enumerate(zip(optimizer.parts, state["optimiser"], strict=True)):
         parameters = [parameter for group in part.param_groups for parameter in group["params"]]
         for index, values in saved["state"].items():
             for name in [name for name, value in values.items() if isinstance(value, str) and value == ELSEWHERE]:

@@ -10,11 +10,11 @@ from torch import nn
 from configs import Config, UserError, read
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST, verify
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from tokenizer import vocabulary
 
 
-def resolve(recipe: Recipe) -> Recipe:
+def resolve(recipe: PretrainConfig) -> PretrainConfig:
     """Return the recipe with all that the weights it starts from decide; without `start_from`, as it is.
 
     Model, vocabulary, tokenizer and row length become those of the start, and `start_from` the folder of its
@@ -28,12 +28,12 @@ def resolve(recipe: Recipe) -> Recipe:
         return recipe
     folder = _checkpoint(Path(recipe.start_from))
     verify(folder, checkpoint.MODEL)
-    start, tokenizer = read(Recipe, folder / checkpoint.RECIPE), folder / checkpoint.TOKENIZER
+    start, tokenizer = read(PretrainConfig, folder / checkpoint.RECIPE), folder / checkpoint.TOKENIZER
     data = start.data.model_copy(update={"tokenizer": str(tokenizer), "shards": recipe.data.shards})
     if recipe.data.tokenizer is not None and _content(Path(recipe.data.tokenizer)) == _content(tokenizer):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": data.tokenizer})})
     taken: dict[str, Config] = {"vocabulary": start.vocabulary, "data": data, "model": start.model}
-    usual = Recipe()
+    usual = PretrainConfig()
     for name, section in taken.items():
         for path, own, theirs in _set_otherwise(getattr(recipe, name), section, getattr(usual, name), name):
             raise UserError(
@@ -41,13 +41,13 @@ def resolve(recipe: Recipe) -> Recipe:
                 f" its weights: leave {path} out, or leave out start_from"
             )
     try:
-        return Recipe(**(dict(recipe) | taken | {"start_from": str(folder)}))
+        return PretrainConfig(**(dict(recipe) | taken | {"start_from": str(folder)}))
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"{reason} (taken from start_from = {recipe.start_from})") from None
 
 
-def load_start(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+def load_start(recipe: PretrainConfig, model: nn.Module) -> dict[str, Any]:
     """Give the model of a resolved recipe the weights it starts from, if any; return what is worth recording of them.
 
     Raises:
@@ -61,7 +61,7 @@ def load_start(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
     return {"started_from": {"checkpoint": str(folder.resolve()), "weights_sha256": sha256}}
 
 
-def scores_at_start(recipe: Recipe, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def scores_at_start(recipe: PretrainConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the held-out scores of the weights that a run started from, out of its metrics; nothing without these."""
     for record in records:
         if recipe.start_from is not None and record["side"] == "heldout" and record["step"] == 0:

@@ -15,17 +15,23 @@ from configs import UserError
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.checkpoint import Snapshot
 from mlm.checkpoint.manifest import PARTIAL, Manifest, manifest_of, remove
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.distributed.world import World
 from mlm.training.budget import Position
-from mlm.training.optim import Optimiser
+from mlm.training.optim import Optimizer
 
 
 class Saver:
     """Writes a run's checkpoints, in a thread of its own."""
 
     def __init__(
-        self, run: Path, recipe: Recipe, tokenizer: Path, world: World, say: Callable[[str], None], begin: Position
+        self,
+        run: Path,
+        recipe: PretrainConfig,
+        tokenizer: Path,
+        world: World,
+        say: Callable[[str], None],
+        begin: Position,
     ) -> None:
         """Save into `run`, which goes on from `begin`; every process makes one at the same time.
 
@@ -42,20 +48,20 @@ class Saver:
         if world.leads:
             self._sweep(begin.step)
 
-    def save(self, position: Position, model: nn.Module, optimiser: Optimiser, heldout_loss: float | None) -> None:
+    def save(self, position: Position, model: nn.Module, optimizer: Optimizer, heldout_loss: float | None) -> None:
         """Copy the run as it stands, and write that while training goes on; the one before is waited for.
 
         Args:
             position: how far training has come.
             model: whose weights are saved.
-            optimiser: whose state is saved.
+            optimizer: whose state is saved.
             heldout_loss: of these weights in nats, where it is known.
 
         """
         self.wait()
         if not self.world.leads and not isinstance(model, FSDPModule):
             return
-        taken = checkpoint.snapshot(model, optimiser, position, whole=self.world.leads)
+        taken = checkpoint.snapshot(model, optimizer, position, whole=self.world.leads)
         # A daemon: who stops the command by a second Ctrl-C does not wait for the disk. What is half written then has
         # no final name yet.
         self.thread = Thread(target=self._write, args=(taken, heldout_loss), name="saver", daemon=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from configs import UserError
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.batches import PackedRows
 from mlm.data.packing import Rows, pack
 from tokenizer import vocabulary
@@ -34,7 +34,7 @@ class Corpus:
     heldout: PackedRows
 
 
-def open_corpus(recipe: Recipe, tokenizer_path: Path | None = None) -> Corpus:
+def open_corpus(recipe: PretrainConfig, tokenizer_path: Path | None = None) -> Corpus:
     """Return the corpus of a recipe, building in the cache of its runs what is not there yet.
 
     Args:
@@ -61,7 +61,7 @@ def open_corpus(recipe: Recipe, tokenizer_path: Path | None = None) -> Corpus:
     return corpus
 
 
-def with_text_of_shards(recipe: Recipe) -> Recipe:
+def with_text_of_shards(recipe: PretrainConfig) -> PretrainConfig:
     """Return the recipe with the text that its shards were made of; without shards, as it is.
 
     Raises:

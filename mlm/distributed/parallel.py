@@ -25,12 +25,12 @@ class ReplicatedData(Config):
 
 
 class ShardedData(Config):
-    """Every process holds a share of each layer's weights and optimiser state (FSDP2), for models that do not fit."""
+    """Every process holds a share of each layer's weights and optimizer state (FSDP2), for models that do not fit."""
 
     kind: Literal["sharded_data", "ShardedData"] = "sharded_data"
 
     def place(self, model: MaskedLanguageModel, world: World) -> None:
-        """Divide the weights of every layer among the processes, in place; before the optimiser is made.
+        """Divide the weights of every layer among the processes, in place; before the optimizer is made.
 
         Each layer is moved to the device by itself, and its share alone stays there.
         """

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.batches import Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
@@ -16,7 +16,7 @@ from mlm.training.budget import Position
 
 
 def measure(
-    recipe: Recipe, corpus: Corpus, task: MaskedLanguageModelling, model: MaskedLanguageModel
+    recipe: PretrainConfig, corpus: Corpus, task: MaskedLanguageModelling, model: MaskedLanguageModel
 ) -> dict[str, Any]:
     """Return the model's and the baselines' scores on the held-out text."""
     heldout: dict[str, float | None] = dict(task.evaluate(model))
@@ -25,7 +25,9 @@ def measure(
     return {"heldout": heldout, "baselines": measure_baselines(recipe, corpus, task.heldout)}
 
 
-def measure_baselines(recipe: Recipe, corpus: Corpus, heldout: Sequence[Batch]) -> Mapping[str, Mapping[str, float]]:
+def measure_baselines(
+    recipe: PretrainConfig, corpus: Corpus, heldout: Sequence[Batch]
+) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of what counts words alone, and pairs of them, on held-out batches."""
     size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
     unigram = Unigram(corpus.train.split, size, most)
@@ -33,7 +35,9 @@ def measure_baselines(recipe: Recipe, corpus: Corpus, heldout: Sequence[Batch]) 
     return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}
 
 
-def measure_bits_per_byte(recipe: Recipe, corpus: Corpus, model: MaskedLanguageModel, world: World) -> float | None:
+def measure_bits_per_byte(
+    recipe: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
+) -> float | None:
     """Return the bits per byte of the hidden words that the recipe asks for; None where the text has none."""
     sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
     words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from mlm.checkpoint.writer import Saver
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.tracking import plots
 from mlm.tracking.board import Board
 from mlm.tracking.progress_bar import Progress
@@ -34,7 +34,7 @@ from mlm.tracking.run_directory import (
 )
 from mlm.training.budget import Position
 from mlm.training.loop import Interval
-from mlm.training.optim import Optimiser
+from mlm.training.optim import Optimizer
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -61,7 +61,7 @@ class Recorder:
     def __init__(
         self,
         path: Path,
-        recipe: Recipe,
+        recipe: PretrainConfig,
         saver: Saver,
         rates: Rates,
         progress: Progress,
@@ -142,10 +142,10 @@ class Recorder:
             with self._unhurt(f"CURVES OF STEP {position.step}"):
                 plots.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
 
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
         """Save a checkpoint while training goes on."""
         known = self.evaluated_at == position.step
-        self.saver.save(position, model, optimiser, self.heldout.get("loss") if known else None)
+        self.saver.save(position, model, optimizer, self.heldout.get("loss") if known else None)
 
     def close(self, results: Mapping[str, Any] | None) -> None:
         """Write results.json where there are results, and close all files."""
@@ -220,6 +220,6 @@ class Follower:
         if isinstance(model, FSDPModule):
             self.panel(model)
 
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
         """Save this rank's shares."""
-        self.saver.save(position, model, optimiser, None)
+        self.saver.save(position, model, optimizer, None)

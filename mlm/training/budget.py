@@ -11,10 +11,10 @@ from configs import Config
 
 @dataclass(frozen=True)
 class Position:
-    """How far training has come; all that a resumed run needs to know beside weights and optimiser state."""
+    """How far training has come; all that a resumed run needs to know beside weights and optimizer state."""
 
     step: int = 0
-    """Optimiser updates made or skipped."""
+    """Optimizer updates made or skipped."""
     tokens: int = 0
     """Tokens read that were not padding."""
     seconds: float = 0.0
@@ -40,11 +40,11 @@ class Plan:
 
 
 class Steps(Config):
-    """A number of optimiser updates."""
+    """A number of optimizer updates."""
 
     kind: Literal["steps"] = "steps"
     steps: int = Field(1000, gt=0, le=10**12)
-    """Optimiser updates."""
+    """Optimizer updates."""
 
     def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
         """Return the plan for data of the given size."""

@@ -52,14 +52,14 @@ def flops_per_token(config: ModelConfig, vocabulary_size: int, context: float, p
 class Memory:
     """Estimated bytes of training, by what they hold."""
 
-    weights_and_optimiser: int
+    weights_and_optimizer: int
     activations: int
     scores: int
 
     @property
     def total(self) -> int:
         """Return the sum."""
-        return self.weights_and_optimiser + self.activations + self.scores
+        return self.weights_and_optimizer + self.activations + self.scores
 
 
 def memory(

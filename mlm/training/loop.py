@@ -13,7 +13,7 @@ from configs import Config
 from mlm.distributed.threads import Team, assemble
 from mlm.distributed.world import World
 from mlm.training.budget import Plan, Position
-from mlm.training.optim import Optimiser
+from mlm.training.optim import Optimizer
 from mlm.training.schedule import Schedule
 
 
@@ -89,7 +89,7 @@ class Observer(Protocol):
     def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Take down the held-out metrics of the model as it would be saved now."""
 
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
         """Save the run as it stands."""
 
 
@@ -97,7 +97,7 @@ class Observer(Protocol):
 class Course:
     """How training goes, whatever it is that is trained."""
 
-    optimiser: Optimiser
+    optimizer: Optimizer
     schedule: Schedule
     plan: Plan
     """When it ends."""
@@ -147,7 +147,7 @@ def train(
     position, ledger, ended = start, Ledger(world), plan.finished(start)
     model.train()
     if start.step == 0:
-        evaluate(model, task, course.optimiser, world, observer, position)
+        evaluate(model, task, course.optimizer, world, observer, position)
     with assemble(model, world, course.threads) as team:
         while not ended:  # asked once a step, so that the step which is the last is also saved
             step = take_step(team, task, course, world, position)
@@ -155,13 +155,13 @@ def train(
             position = Position(position.step + 1, position.tokens + step.tokens, position.seconds + step.seconds)
             finished = plan.finished(position)
             if finished or position.step % intervals.evaluate_steps == 0:
-                evaluate(model, task, course.optimiser, world, observer, position)
+                evaluate(model, task, course.optimizer, world, observer, position)
             (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
             ended = finished or stops > 0
             if ended or intervals.has_record(position.step):
                 observer.log(position, ledger.take())
             if ended or position.step % intervals.checkpoint_steps == 0:
-                observer.checkpoint(position, model, course.optimiser)
+                observer.checkpoint(position, model, course.optimizer)
     return position
 
 
@@ -199,8 +199,8 @@ def take_step(team: Team, task: Task[AnyBatch], course: Course, world: World, po
     norm = world.clip(team.model, course.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
     factor = course.schedule.factor(progress)
-    with world.autocast():  # for optimisers that multiply matrices
-        course.optimiser.update(factor, finite)
+    with world.autocast():  # for optimizers that multiply matrices
+        course.optimizer.update(factor, finite)
     if course.intervals.has_record(position.step + 1):
         world.wait()  # so that the time of what is still queued on the device is counted where it is told
     leads = float(world.leads)  # whose clock counts for all
@@ -209,11 +209,11 @@ def take_step(team: Team, task: Task[AnyBatch], course: Course, world: World, po
 
 
 def evaluate(
-    model: nn.Module, task: Task[AnyBatch], optimiser: Optimiser, world: World, observer: Observer, position: Position
+    model: nn.Module, task: Task[AnyBatch], optimizer: Optimizer, world: World, observer: Observer, position: Position
 ) -> None:
     """Report the held-out metrics of the weights that would be saved now."""
     model.eval()
-    with optimiser.averaged():
+    with optimizer.averaged():
         observer.evaluated(position, task.evaluate(model), model)
         world.release(model)
     model.train()

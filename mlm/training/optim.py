@@ -1,4 +1,4 @@
-"""Optimisers: AdamW, Schedule-Free AdamW and Muon, behind one update that a non-finite gradient never gets through."""
+"""Optimizers: AdamW, Schedule-Free AdamW and Muon, behind one update that a non-finite gradient never gets through."""
 
 import itertools
 import operator
@@ -36,10 +36,10 @@ class AdamW(Config):
     weight_decay: float = Field(0.01, ge=0)
     """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
 
-    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimiser":
-        """Return the optimiser of `model`'s parameters that are to be trained."""
+    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimizer":
+        """Return the optimizer of `model`'s parameters that are to be trained."""
         groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
-        return Optimiser([torch.optim.AdamW(groups, self.lr, self.betas, self.epsilon, fused=True)])
+        return Optimizer([torch.optim.AdamW(groups, self.lr, self.betas, self.epsilon, fused=True)])
 
 
 class ScheduleFreeAdamW(Config):
@@ -55,14 +55,14 @@ class ScheduleFreeAdamW(Config):
     weight_decay: float = Field(0.01, ge=0)
     """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
 
-    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimiser":
-        """Return the optimiser of `model`'s parameters that are to be trained."""
+    def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimizer":
+        """Return the optimizer of `model`'s parameters that are to be trained."""
         import schedulefree
 
         groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
-        optimiser = schedulefree.AdamWScheduleFree(groups, self.lr, self.betas, self.epsilon)
-        optimiser.train()
-        return Optimiser([optimiser])
+        optimizer = schedulefree.AdamWScheduleFree(groups, self.lr, self.betas, self.epsilon)
+        optimizer.train()
+        return Optimizer([optimizer])
 
 
 class Muon(Config):
@@ -76,15 +76,15 @@ class Muon(Config):
     weight_decay: float = Field(0.01, ge=0)
     """Decay of the hidden matrices, as a share of the learning rate."""
     others: AdamW = AdamW()
-    """The optimiser of embeddings, norms and biases."""
+    """The optimizer of embeddings, norms and biases."""
 
-    def build(self, model: nn.Module) -> "Optimiser":
-        """Return the optimiser of `model`'s parameters."""
+    def build(self, model: nn.Module) -> "Optimizer":
+        """Return the optimizer of `model`'s parameters."""
         named = list(model.named_parameters())
         hidden = [p for name, p in named if p.ndim == 2 and "embeddings" not in name]
         others = [(name, p) for name, p in named if p.ndim != 2 or "embeddings" in name]
         rest = self.others
-        return Optimiser(
+        return Optimizer(
             [
                 OrthogonalMomentum(hidden, self.lr, self.weight_decay, self.momentum),
                 torch.optim.AdamW(
@@ -94,7 +94,7 @@ class Muon(Config):
         )
 
 
-OptimiserConfig = Annotated[AdamW | ScheduleFreeAdamW | Muon, Field(discriminator="kind")]
+OptimizerConfig = Annotated[AdamW | ScheduleFreeAdamW | Muon, Field(discriminator="kind")]
 
 
 def parameter_groups(
@@ -114,8 +114,8 @@ def parameter_groups(
     ]
 
 
-class Optimiser:
-    """One or several torch optimisers that step together, each at its own peak rate times the schedule's factor."""
+class Optimizer:
+    """One or several torch optimizers that step together, each at its own peak rate times the schedule's factor."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = parts

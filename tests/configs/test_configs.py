@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from configs import Config, Texts, UserError, dump, help_text, read
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("configs/pretrain/*.yaml"))
 
@@ -197,8 +197,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda path: path.stem if path else "defaults")
 def test_what_is_written_reads_back_equal(path: Path | None, tmp_path: Path) -> None:
-    recipe = read(Recipe, path, ["text.source.kind=files", "text.source.paths=[말뭉치/*.txt, 'a: b']", "optim.lr=1e-7"])
-    assert read(Recipe, write(tmp_path, dump(recipe))) == recipe
+    recipe = read(
+        PretrainConfig, path, ["text.source.kind=files", "text.source.paths=[말뭉치/*.txt, 'a: b']", "optim.lr=1e-7"]
+    )
+    assert read(PretrainConfig, write(tmp_path, dump(recipe))) == recipe
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_what_is_written_reads_back_equal(path: Path | None, tmp_path: Path) -> 
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(overrides: list[str], message: str) -> None:
-    assert refusal(overrides, model=Recipe).startswith(message)
+    assert refusal(overrides, model=PretrainConfig).startswith(message)
 
 
 def options(section: Config | type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
@@ -238,14 +240,16 @@ def options(section: Config | type[Config], prefix: str = "") -> Iterator[tuple[
 
 
 def test_every_option_of_the_recipe_is_documented() -> None:
-    undocumented = [path for path, field, _ in options(Recipe()) if not field.description and path[-5:] != ".kind"]
+    undocumented = [
+        path for path, field, _ in options(PretrainConfig()) if not field.description and path[-5:] != ".kind"
+    ]
     assert undocumented == []
 
 
 def test_the_help_names_every_option_with_its_default_and_meaning() -> None:
-    shown = help_text(Recipe)
+    shown = help_text(PretrainConfig)
     flat = " ".join(shown.split())
-    for path, field, default in options(Recipe()):
+    for path, field, default in options(PretrainConfig()):
         if isinstance(default, Config):
             assert f"{path}: " in flat or f"{path}.kind (" in flat
         elif not path.endswith(".kind"):
@@ -264,7 +268,7 @@ def test_the_help_names_every_choice_with_its_kind() -> None:
 
 
 def test_the_help_of_a_type_is_in_words() -> None:
-    shown = help_text(Recipe)
+    shown = help_text(PretrainConfig)
     assert "  masking.unit  (token | word | span; default token)" in shown
     assert "  masking.final_rate  (float | null; default null)" in shown
     assert "  optim.betas  (list; default [0.9, 0.98])" in shown

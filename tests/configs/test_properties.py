@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from configs import Config, UserError, dump, read
 from finetune import cnn_head
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -77,7 +77,7 @@ def recipe_of(model: type[Config], path: Path | None, overrides: Sequence[str] =
     return None
 
 
-@pytest.mark.parametrize("model", [Recipe, cnn_head.Recipe])
+@pytest.mark.parametrize("model", [PretrainConfig, cnn_head.Recipe])
 def test_any_file_is_a_recipe_or_a_mistake_told_in_one_line(model: type[Config]) -> None:
     read_well = []
 
@@ -104,9 +104,9 @@ def test_any_bytes_are_a_recipe_or_a_mistake_told_in_one_line(content: bytes) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_bytes(content)
-        recipe_of(Recipe, path)
+        recipe_of(PretrainConfig, path)
 
 
 @given(st.lists(st.text(max_size=30), max_size=3))
 def test_any_overrides_are_a_recipe_or_a_mistake_told_in_one_line(overrides: list[str]) -> None:
-    recipe_of(Recipe, None, overrides)
+    recipe_of(PretrainConfig, None, overrides)

@@ -33,8 +33,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[
 def alone() -> dict[Any, list[float]]:
     """Return the losses of one process that computes each step's rows at once."""
     return {
-        (optimiser, dtype): worker.losses(ALONE, optimiser, "replicated", dtype, worker.BATCH_ROWS)
-        for optimiser in worker.OPTIMISERS
+        (optimizer, dtype): worker.losses(ALONE, optimizer, "replicated", dtype, worker.BATCH_ROWS)
+        for optimizer in worker.OPTIMIZERS
         for dtype in worker.DTYPES
     }
 
@@ -50,7 +50,7 @@ def test_any_number_of_processes_trains_the_same_model(
     found: dict[int, dict[str, list[float]]],
     alone: dict[Any, list[float]],
 ) -> None:
-    optimiser, _, dtype, _ = case
-    expected = alone[optimiser, dtype]
+    optimizer, _, dtype, _ = case
+    expected = alone[optimizer, dtype]
     assert len(set(expected)) == worker.STEPS + worker.STEPS // 10 + 1
     assert found[processes]["-".join(map(str, case))] == pytest.approx(expected, rel=TOLERANCE[dtype])

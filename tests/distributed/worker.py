@@ -18,13 +18,13 @@ from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
 from mlm.training.budget import Plan, Position
 from mlm.training.loop import Course, Interval, Intervals, train
-from mlm.training.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
 
 STEPS = 50
 BATCH_ROWS = 6
-OPTIMISERS: dict[str, OptimiserConfig] = {
+OPTIMIZERS: dict[str, OptimizerConfig] = {
     "adamw": AdamW(lr=3e-3),
     "schedule_free": ScheduleFreeAdamW(lr=3e-3),
     "muon": Muon(lr=3e-3),
@@ -32,10 +32,10 @@ OPTIMISERS: dict[str, OptimiserConfig] = {
 PARALLEL: dict[str, Parallel] = {"replicated": ReplicatedData(), "sharded": ShardedData()}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 CASES = [
-    *itertools.product(OPTIMISERS, PARALLEL, DTYPES, (BATCH_ROWS,)),
+    *itertools.product(OPTIMIZERS, PARALLEL, DTYPES, (BATCH_ROWS,)),
     *itertools.product(("adamw",), PARALLEL, DTYPES, (1,)),
 ]
-"""Optimiser, division of the model, type of all numbers, and rows of a micro-batch."""
+"""Optimizer, division of the model, type of all numbers, and rows of a micro-batch."""
 
 
 @dataclass
@@ -50,11 +50,11 @@ class Notebook:
     def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
         self.losses.append(metrics["loss"])
 
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
         pass
 
 
-def losses(world: World, optimiser: str, parallel: str, dtype: str, micro_batch_rows: int) -> list[float]:
+def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int) -> list[float]:
     """Train a tiny model; return the loss of every step and of the evaluations between."""
     world = replace(world, dtype=DTYPES[dtype])
     masking = Masking()
@@ -69,7 +69,7 @@ def losses(world: World, optimiser: str, parallel: str, dtype: str, micro_batch_
         model,
         task,
         Course(
-            OPTIMISERS[optimiser].build(model),
+            OPTIMIZERS[optimizer].build(model),
             Trapezoid(),
             Plan(steps=STEPS),
             intervals=Intervals(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),

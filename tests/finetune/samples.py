@@ -11,7 +11,7 @@ from configs import dump
 from finetune.data.examples import Examples, Split
 from finetune.encoders.encoder import RunEncoder
 from mlm.checkpoint import checkpoint
-from mlm.config import Data, Recipe
+from mlm.config import DataConfig, PretrainConfig
 from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
@@ -69,7 +69,7 @@ def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: 
     (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
     network = MaskedLanguageModel(model, tokenizer.get_vocab_size(), LONGEST)
     initialise(network, model.encoder, 100)  # no seed that a control is drawn by
-    recipe = Recipe(name=name, data=Data(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
+    recipe = PretrainConfig(name=name, data=DataConfig(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
     (run / checkpoint.RECIPE).write_text(dump(recipe))
     folder_of_step = run / "checkpoints" / "step-000000001"
     taken = checkpoint.snapshot(network, AdamW().build(network), Position(1))

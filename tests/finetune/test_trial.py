@@ -12,7 +12,7 @@ import torch
 
 from configs import UserError, read
 from finetune.cnn_head import Recipe
-from finetune.config import FineTuning
+from finetune.config import FinetuneConfig
 from finetune.data.examples import Examples, Split
 from finetune.training.classification import Encoded, measure, predict
 from finetune.training.trainable import Layers
@@ -34,7 +34,7 @@ class Taken:
         return [values[metric] for side, _, _, values in self.records if side == "validation"]
 
 
-def recipe_of(*overrides: str) -> FineTuning:
+def recipe_of(*overrides: str) -> FinetuneConfig:
     tiny = ("head.filters=5", "head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.precision=float32")
     return read(Recipe, None, [*tiny, *overrides])
 
@@ -155,9 +155,9 @@ def test_rates_fall_layer_by_layer_and_the_head_has_its_own(run: Path) -> None:
     for name, _ in model.named_parameters():
         (wanted,) = {value for part, value in expected.items() if part in name}
         assert factor(name) == wanted, name
-    optimiser = AdamW(lr=0.1, weight_decay=0.3).build(model, factor)
+    optimizer = AdamW(lr=0.1, weight_decay=0.3).build(model, factor)
     by_parameter: dict[int, dict[str, Any]] = {
-        id(p): group for part in optimiser.parts for group in part.param_groups for p in group["params"]
+        id(p): group for part in optimizer.parts for group in part.param_groups for p in group["params"]
     }
     assert len(by_parameter) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():

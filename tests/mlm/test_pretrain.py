@@ -25,7 +25,7 @@ from mlm import evaluate
 from mlm import pretrain as entry
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST, manifest_of
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.tracking.run_directory import lock
 from tests.test_malformed import Code
 from tokenizer.shards.format import record
@@ -458,7 +458,7 @@ def test_shards_made_before_are_trained_on_without_their_text(home: Path, first:
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "runs").glob("*-sharded")
     assert results(made)["weights_sha256"] == results(first)["weights_sha256"]
-    assert read(Recipe, made / checkpoint.RECIPE).text == read(Recipe, first / checkpoint.RECIPE).text
+    assert read(PretrainConfig, made / checkpoint.RECIPE).text == read(PretrainConfig, first / checkpoint.RECIPE).text
     evaluated = run(tmp_path, module="mlm.evaluate")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "made of another text" in mistake(run(tmp_path, *settings, *trained, "text.heldout_share=0.3"))

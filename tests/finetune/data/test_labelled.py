@@ -20,7 +20,7 @@ needs_data = pytest.mark.skipif(
 )
 
 
-class Recipe(Config):
+class PretrainConfig(Config):
     data: Task = BigramShift()
     """The task."""
 
@@ -41,7 +41,7 @@ def shown(data: Dataset, part: Examples | None) -> list[tuple[str, str]]:
 def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
     path = table(tmp_path, "a", "one,x", "two,y")
     given = [f"data.train={path}", "data.hub_splits.test=validation", "data.cleaning.urls=replace"]
-    task = read(Recipe, None, ["data.kind=labelled", *given]).data
+    task = read(PretrainConfig, None, ["data.kind=labelled", *given]).data
     assert isinstance(task, Labelled)
     assert (task.hub_splits.test, task.cleaning.urls) == ("validation", "replace")
     assert shown(task.load(Text()), task.load(Text()).train) == [("one", "x"), ("two", "y")]
@@ -132,7 +132,7 @@ def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the column 'keyword' is not there; there are: text, label"):
         load(train=table(tmp_path, "a", "one,1"), cleaning=Cleaning(prefix=("keyword",)))
     with pytest.raises(UserError, match="classes = a, a: there must be two or more"):
-        read(Recipe, None, ["data.kind=labelled", "data.classes=[a, a]"])
+        read(PretrainConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
 
 
 def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_path: Path) -> None:

@@ -100,12 +100,12 @@ def test_every_head_overfits_eight_examples(name: str, run_with_cls: Path) -> No
     model = Classifier(encoder, build(HEADS[name], encoder, classes=2))
     rows = batch(encoder)
     assert len(set(rows.labels_B.tolist())) == 2
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(120):
         loss = nn.functional.cross_entropy(model(rows.ids_BL, rows.real_BL, rows.types_BL), rows.labels_B)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     assert loss.item() < 0.02
 
 

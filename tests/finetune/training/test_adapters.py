@@ -28,11 +28,11 @@ def trained(encoder: nn.Module) -> int:
 
 
 def train(encoder: PublishedEncoder, steps: int) -> None:
-    optimiser = torch.optim.AdamW([p for p in encoder.parameters() if p.requires_grad], lr=0.05)
+    optimizer = torch.optim.AdamW([p for p in encoder.parameters() if p.requires_grad], lr=0.05)
     for _ in range(steps):
         encoder(*batch(encoder))[:, 0].sum().backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @pytest.mark.parametrize(

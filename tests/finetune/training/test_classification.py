@@ -28,7 +28,7 @@ from finetune.training.classification import (
 from finetune.training.classifier import Classifier
 from mlm.training.budget import Plan, Position
 from mlm.training.loop import Course, Interval, Intervals, train
-from mlm.training.optim import AdamW, Optimiser
+from mlm.training.optim import AdamW, Optimizer
 from mlm.training.schedule import Constant
 from tests.finetune import samples
 
@@ -61,7 +61,7 @@ def task_of(
 
 
 class Gradients:
-    """An optimiser that keeps every step's gradients and changes nothing."""
+    """An optimizer that keeps every step's gradients and changes nothing."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -77,7 +77,7 @@ class Silent:
 
     def evaluated(self, position: Position, metrics: object, model: nn.Module) -> None: ...
 
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None: ...
+    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None: ...
 
 
 def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[str, Tensor]]:
@@ -90,7 +90,7 @@ def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[s
         model,
         replace(task, validation=Encoded(task.validation.examples.take([0]), task.validation.tokens[:1])),
         Course(
-            OptimiserOf(kept),
+            OptimizerOf(kept),
             Constant(warmup=0),
             plan,
             intervals=intervals,
@@ -104,7 +104,7 @@ def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[s
     return kept.steps
 
 
-class OptimiserOf(Optimiser):
+class OptimizerOf(Optimizer):
     def __init__(self, kept: Gradients) -> None:
         super().__init__([])
         self.update = kept.update  # type: ignore[method-assign]
@@ -201,10 +201,10 @@ def test_micro_batches_of_16_give_the_gradient_of_the_whole_batch_of_64(examples
 def accelerated(model: Classifier, task: Classification, steps: int) -> list[dict[str, Tensor]]:
     """Return the gradients that Accelerate's accumulation, as its guide shows it, makes of the same micro-batches."""
     accelerator = accelerate.Accelerator(gradient_accumulation_steps=4, cpu=True)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     batches = [batch for step in range(steps) for batch in task.micro_batches(step, 0.0)]
     loader = torch.utils.data.DataLoader(range(len(batches)), batch_size=1)  # type: ignore[var-annotated, arg-type]
-    model_, optimiser_, loader_ = accelerator.prepare(model, optimiser, loader)
+    model_, optimizer_, loader_ = accelerator.prepare(model, optimizer, loader)
     found = []
     for number in loader_:
         batch = batches[int(number)]
@@ -213,8 +213,8 @@ def accelerated(model: Classifier, task: Classification, steps: int) -> list[dic
             accelerator.backward(nn.functional.cross_entropy(scores_BC, batch.labels_B))
             if accelerator.sync_gradients:
                 found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-            optimiser_.step()
-            optimiser_.zero_grad()
+            optimizer_.step()
+            optimizer_.zero_grad()
     return found
 
 
@@ -289,7 +289,7 @@ def test_frozen_layers_stay_as_they_are_without_dropout_and_without_a_backward_p
     model.freeze(1)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     task = task_of(encoder)
-    optimiser = AdamW(lr=0.1).build(model)
+    optimizer = AdamW(lr=0.1).build(model)
     model.train()
     (batch,) = task.micro_batches(0, 0.0)
     first, last = encoder.encoder.blocks
@@ -301,7 +301,7 @@ def test_frozen_layers_stay_as_they_are_without_dropout_and_without_a_backward_p
     assert not any(hidden.requires_grad for hidden in recorded)  # nothing to go back through
     assert torch.equal(*recorded)  # no dropout up to here
     assert last.training
-    optimiser.update(1.0, torch.tensor(True))
+    optimizer.update(1.0, torch.tensor(True))
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     expected = {
         name for name in before if name.startswith(("head.", "encoder.encoder.blocks.1", "encoder.encoder.fin"))

@@ -20,7 +20,7 @@ import transformers
 from configs import UserError, read
 from mlm.benchmark import __main__, curves, growth, hf_models, hf_trainer, loss, measure, processes
 from mlm.benchmark.measure import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
@@ -102,8 +102,8 @@ def test_both_sides_learn_from_as_many_tokens_and_are_judged_at_the_same_steps(r
     assert (case["ours"]["median"], case["theirs"]["median"]) == (ours[-1][1], theirs[-1][1])
 
 
-def test_both_sides_of_the_loss_curves_have_the_trainers_optimiser() -> None:
-    recipe = read(Recipe, None, curves.OPTIMISER)
+def test_both_sides_of_the_loss_curves_have_the_trainers_optimizer() -> None:
+    recipe = read(PretrainConfig, None, curves.OPTIMIZER)
     theirs = transformers.TrainingArguments(max_steps=10, learning_rate=curves.RATE)
     assert isinstance(recipe.optim, AdamW)
     assert recipe.optim.betas == (theirs.adam_beta1, theirs.adam_beta2)

@@ -16,7 +16,7 @@ from configs import UserError, command, read
 from mlm import pretrain as entry
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.experiment import build
 from tests.mlm.samples import CPU
 from tests.mlm.test_pretrain import TINY, heldout_curve, results, write_corpus
@@ -92,7 +92,7 @@ def test_training_begins_with_the_starts_weights_bit_for_bit(home: Path, start: 
     from mlm.checkpoint import warm_start
 
     with contextlib.chdir(home):
-        recipe = warm_start.resolve(read(Recipe, None, [*TEXT, f"start_from={start}"]))
+        recipe = warm_start.resolve(read(PretrainConfig, None, [*TEXT, f"start_from={start}"]))
         model = build(recipe, CPU).model
     expected = load_file(checkpoint.newest(start) / checkpoint.WEIGHTS)
     drawn = model.state_dict()["encoder.embeddings.tokens.weight"].clone()
@@ -122,7 +122,7 @@ def test_what_it_started_from_is_recorded_and_is_what_it_is_made_like(start: Pat
         "checkpoint": str(folder.resolve()),
         "weights_sha256": results(start)["weights_sha256"],
     }
-    theirs, mine = read(Recipe, start / checkpoint.RECIPE), read(Recipe, adapted / checkpoint.RECIPE)
+    theirs, mine = read(PretrainConfig, start / checkpoint.RECIPE), read(PretrainConfig, adapted / checkpoint.RECIPE)
     assert (mine.model, mine.vocabulary) == (theirs.model, theirs.vocabulary)
     assert mine.data.row_length == theirs.data.row_length == 64
     assert mine.text.segments == "documents"
@@ -153,7 +153,7 @@ def test_a_checkpoint_may_be_named_itself_and_the_printed_recipe_stays_with_it(
             (home / "printed.yaml").write_text(printed)
             entry.main(["printed.yaml", "--print-config"])
         assert capsys.readouterr().out == printed
-        recipe = read(Recipe, home / "printed.yaml")
+        recipe = read(PretrainConfig, home / "printed.yaml")
         assert recipe.start_from == str(folder)
         assert recipe.model.encoder.gated
 

@@ -20,9 +20,9 @@ from configs import UserError
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import manifest_of, verify
 from mlm.checkpoint.writer import Saver
-from mlm.config import Keep, Recipe, Training
+from mlm.config import PretrainConfig, Retention, TrainConfig
 from mlm.training.budget import Position
-from mlm.training.optim import AdamW, Optimiser
+from mlm.training.optim import AdamW, Optimizer
 from tests.mlm.samples import CPU
 
 
@@ -65,18 +65,18 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 class Run:
     """A small model whose run is saved into a folder."""
 
-    def __init__(self, folder: Path, keep: Keep | None = None, begin: int = 0) -> None:
+    def __init__(self, folder: Path, keep: Retention | None = None, begin: int = 0) -> None:
         self.folder, self.said = folder, list[str]()
         folder.mkdir(exist_ok=True)
         tokenizer = folder / "tokenizer.json"
         tokenizer.write_bytes(b"{}")
         self.model = nn.Linear(3, 2)
-        self.optimiser: Optimiser = AdamW().build(self.model)
-        recipe = Recipe(train=Training(keep=keep or Keep()))
+        self.optimizer: Optimizer = AdamW().build(self.model)
+        recipe = PretrainConfig(train=TrainConfig(keep=keep or Retention()))
         self.saver = Saver(folder, recipe, tokenizer, CPU, self.said.append, Position(begin))
 
     def save(self, step: int, heldout_loss: float | None = None) -> None:
-        self.saver.save(Position(step), self.model, self.optimiser, heldout_loss)
+        self.saver.save(Position(step), self.model, self.optimizer, heldout_loss)
 
     @property
     def steps(self) -> list[int]:
@@ -156,14 +156,14 @@ def test_one_checkpoint_is_in_flight_at_the_most(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("keep", "expected"),
     [
-        (Keep(newest=1, best=False), [6]),
-        (Keep(newest=3, best=False), [4, 5, 6]),
-        (Keep(newest=1), [2, 6]),
-        (Keep(newest=1, best=False, every_steps=2), [2, 4, 6]),
-        (Keep(newest=2, every_steps=3), [2, 3, 5, 6]),
+        (Retention(newest=1, best=False), [6]),
+        (Retention(newest=3, best=False), [4, 5, 6]),
+        (Retention(newest=1), [2, 6]),
+        (Retention(newest=1, best=False, every_steps=2), [2, 4, 6]),
+        (Retention(newest=2, every_steps=3), [2, 3, 5, 6]),
     ],
 )
-def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Keep, expected: list[int]) -> None:
+def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Retention, expected: list[int]) -> None:
     run = Run(tmp_path / "run", keep)
     for step, loss in enumerate((3.0, 1.0, None, 2.0, 1.5, 4.0), start=1):
         run.save(step, loss)
@@ -172,11 +172,11 @@ def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Keep, expe
 
 
 def test_checkpoints_of_later_steps_make_way_when_a_run_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
-    first = Run(tmp_path / "run", Keep(newest=3))
+    first = Run(tmp_path / "run", Retention(newest=3))
     for step in (10, 20, 30):
         first.save(step)
     first.saver.finish()
-    second = Run(tmp_path / "run", Keep(newest=1, best=False), begin=10)
+    second = Run(tmp_path / "run", Retention(newest=1, best=False), begin=10)
     assert second.steps == [10]
     second.save(15)
     second.saver.finish()
@@ -196,7 +196,7 @@ def test_whatever_goes_wrong_in_the_thread_is_told_in_the_end(tmp_path: Path, mo
 
 
 def test_what_cannot_be_removed_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path / "run", Keep(newest=1, best=False))
+    run = Run(tmp_path / "run", Retention(newest=1, best=False))
     run.save(1)
     run.saver.finish()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import read
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.masking import Masking
 from mlm.distributed.threads import SLOTS_WORTH_A_THREAD, assemble, threads_for
 from mlm.experiment import Pretraining, build
@@ -18,7 +18,7 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
 from mlm.training.budget import Plan, Position
 from mlm.training.loop import Course, Intervals, train
-from mlm.training.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.distributed.worker import Notebook
 from tests.mlm.samples import CPU, model_of, sentences
@@ -37,34 +37,34 @@ def cores() -> Iterator[None]:
 
 def trained(
     threads: int,
-    config: OptimiserConfig,
+    config: OptimizerConfig,
     *,
     dtype: torch.dtype = torch.float64,
     rows: int = 1,
-    start: tuple[MaskedLanguageModel, Optimiser, int] | None = None,
+    start: tuple[MaskedLanguageModel, Optimizer, int] | None = None,
     steps: int = 12,
-) -> tuple[list[float], MaskedLanguageModel, Optimiser]:
+) -> tuple[list[float], MaskedLanguageModel, Optimizer]:
     """Train from the start, or go on; return the losses and what was trained."""
     world, masking = replace(CPU, dtype=dtype), Masking()
     model = model_of().to(dtype)
-    optimiser, first = config.build(model), 0
+    optimizer, first = config.build(model), 0
     if start is not None:
         model.load_state_dict(start[0].state_dict())
-        optimiser.load_state_dict(copy.deepcopy(start[1].state_dict()))
+        optimizer.load_state_dict(copy.deepcopy(start[1].state_dict()))
         first = start[2]
     heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
     task = MaskedLanguageModelling(sentences(60), heldout, masking, world, 0, 6, rows)
     intervals = Intervals(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
     plan, notebook = Plan(steps=12), Notebook()
-    course = Course(optimiser, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)
+    course = Course(optimizer, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)
     remaining = iter(range(steps - first - 1))
     train(model, task, course, world, notebook, start=Position(first), stop=lambda: next(remaining, None) is None)
-    return notebook.losses, model, optimiser
+    return notebook.losses, model, optimizer
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
 @pytest.mark.parametrize(("threads", "rows"), [(2, 1), (3, 2), (4, 1), (4, 6)])
-def test_any_number_of_threads_trains_the_same_model(threads: int, rows: int, config: OptimiserConfig) -> None:
+def test_any_number_of_threads_trains_the_same_model(threads: int, rows: int, config: OptimizerConfig) -> None:
     """Also where the micro-batches, six of one row, three of two, or one of six, do not divide by the threads."""
     expected, alone, _ = trained(1, config, rows=6)
     losses, model, _ = trained(threads, config, rows=rows)
@@ -75,10 +75,10 @@ def test_any_number_of_threads_trains_the_same_model(threads: int, rows: int, co
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
-def test_threads_give_the_same_bits_again_and_when_gone_on_with(config: OptimiserConfig) -> None:
+def test_threads_give_the_same_bits_again_and_when_gone_on_with(config: OptimizerConfig) -> None:
     whole, model, _ = trained(3, config, dtype=torch.float32)
-    first, stopped, optimiser = trained(3, config, dtype=torch.float32, steps=8)
-    rest, resumed, _ = trained(3, config, dtype=torch.float32, start=(stopped, optimiser, 8))
+    first, stopped, optimizer = trained(3, config, dtype=torch.float32, steps=8)
+    rest, resumed, _ = trained(3, config, dtype=torch.float32, start=(stopped, optimizer, 8))
     assert first + rest == whole
     for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -140,7 +140,7 @@ def made_in(folder: Path, *overrides: str) -> Pretraining:
     (folder / "text.txt").write_text("\n".join(f"line {n} of a text is not line {n + 1}" for n in range(2000)))
     sizes = ("vocabulary.size=300", "data.row_length=64", "train.batch_rows=32", "evaluation.words=0")
     text = ("text.source.kind=files", f"text.source.paths={folder}/text.txt", f"runs={folder}")
-    return build(read(Recipe, None, [*sizes, *text, *overrides]), CPU)
+    return build(read(PretrainConfig, None, [*sizes, *text, *overrides]), CPU)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
 from configs import read
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.model.attention import Layout
 from mlm.model.encoder import (
     Embeddings,
@@ -238,11 +238,11 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
     assert not torch.equal(weights(3, global_seed=0), weights(4, global_seed=0))
 
 
-def small(name: str) -> Recipe:
+def small(name: str) -> PretrainConfig:
     """Return a shipped recipe, small in every size but the same in its architecture."""
     sizes = ["width=32", "heads=4", "feedforward_width=48", "layers=3", "dropout=0"]
     overrides = [f"model.encoder.{size}" for size in sizes] + ["vocabulary.size=270", "data.row_length=100"]
-    return read(Recipe, ROOT / f"configs/pretrain/{name}.yaml", overrides)
+    return read(PretrainConfig, ROOT / f"configs/pretrain/{name}.yaml", overrides)
 
 
 def scores_of(model: MaskedLanguageModel, ids_BL: Tensor, inside_BL: Tensor) -> Tensor:
@@ -326,7 +326,7 @@ def test_the_modern_recipe_is_modernbert_for_masked_lm_weight_for_weight() -> No
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_recipe_builds_a_model(path: Path) -> None:
-    recipe = read(Recipe, path)
+    recipe = read(PretrainConfig, path)
     assert recipe.name == path.stem
     L, V = recipe.data.row_length, recipe.vocabulary.size
     with torch.device("meta"):
@@ -345,13 +345,13 @@ def test_a_shipped_recipe_opens_with_a_comment_that_holds_its_command(path: Path
     assert command is not None
     words = shlex.split(command.group(1))
     yaml = next((ROOT / word for word in words if "=" not in word), None)
-    assert read(Recipe, yaml, [word for word in words if "=" in word]).name == path.stem
+    assert read(PretrainConfig, yaml, [word for word in words if "=" in word]).name == path.stem
     assert "# Cost: " in comment.group()
     assert "Expected " in comment.group()
 
 
 def test_the_quick_start_is_the_defaults() -> None:
-    assert read(Recipe, ROOT / "configs/pretrain/quickstart.yaml") == Recipe()
+    assert read(PretrainConfig, ROOT / "configs/pretrain/quickstart.yaml") == PretrainConfig()
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_the_quick_start_is_the_defaults() -> None:
 def test_the_vanilla_recipes_are_the_encoder_of_vaswani_et_al_with_swish(
     name: str, width: int, heads: int, feedforward_width: int, layers: int
 ) -> None:
-    recipe = read(Recipe, ROOT / f"configs/pretrain/{name}.yaml")
+    recipe = read(PretrainConfig, ROOT / f"configs/pretrain/{name}.yaml")
     expected = EncoderConfig(
         width=width,
         heads=heads,

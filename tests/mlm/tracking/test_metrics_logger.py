@@ -12,7 +12,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
 
 from mlm.checkpoint.writer import Saver
-from mlm.config import Recipe, Training
+from mlm.config import PretrainConfig, TrainConfig
 from mlm.tracking import run_directory
 from mlm.tracking.metrics_logger import SPIKE_RECORDS, Rates, Recorder
 from mlm.tracking.progress_bar import Progress
@@ -34,7 +34,7 @@ class Silent(Progress):
 
 def recorder(folder: Path, progress: Silent, start: int = 0) -> Recorder:
     folder.mkdir(exist_ok=True)
-    recipe = Recipe(train=Training(most_skipped=3))
+    recipe = PretrainConfig(train=TrainConfig(most_skipped=3))
     saver = Saver(folder, recipe, folder / "tokenizer.json", CPU, progress.say, Position(start))
     rates = Rates(peak_lr=1.0, flops_per_token=1.0, peak_flops=1.0)
     return Recorder(

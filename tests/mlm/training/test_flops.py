@@ -32,5 +32,5 @@ def test_every_thread_has_gradients_and_activations_of_its_own() -> None:
     encoder = EncoderConfig(width=24, heads=2, feedforward_width=40, layers=3)
     one, three = (flops.memory(encoder, 1000, 64, 16, 500, 2, threads) for threads in (1, 3))
     # a weight, two moments and, of each thread, a gradient of 4 bytes and a copy in bfloat16
-    assert (one.weights_and_optimiser, three.weights_and_optimiser) == (1000 * 18, 1000 * 30)
+    assert (one.weights_and_optimizer, three.weights_and_optimizer) == (1000 * 18, 1000 * 30)
     assert (three.activations, three.scores) == (3 * one.activations, 3 * one.scores)

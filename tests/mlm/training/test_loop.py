@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mlm.checkpoint import checkpoint
-from mlm.config import Recipe
+from mlm.config import PretrainConfig
 from mlm.data.batches import Batch
 from mlm.data.masking import Masking
 from mlm.distributed.world import World
@@ -21,13 +21,13 @@ from mlm.model.heads import ModelConfig
 from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
 from mlm.training.budget import Plan, Position
 from mlm.training.loop import Course, Interval, Intervals, Ledger, Step, train
-from mlm.training.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Constant, Trapezoid
 from tests.mlm.samples import CPU, TINY, model_of, packed, sentences, split_of, task_of
 
 ROOT = Path(__file__).parents[3]
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
-every_optimiser = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
+every_optimizer = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
 EACH_STEP = Intervals(log_steps=1, evaluate_steps=100, checkpoint_steps=1)
 
 
@@ -38,7 +38,7 @@ class Notebook:
     logged: list[tuple[Position, Interval]] = field(default_factory=list)
     evaluations: list[tuple[Position, Mapping[str, float]]] = field(default_factory=list)
     checkpoints: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    saving: Callable[[Position, nn.Module, Optimiser], object] = lambda position, model, optimiser: None
+    saving: Callable[[Position, nn.Module, Optimizer], object] = lambda position, model, optimizer: None
 
     def log(self, position: Position, interval: Interval) -> None:
         self.logged.append((position, interval))
@@ -47,9 +47,9 @@ class Notebook:
         assert not model.training
         self.evaluations.append((position, metrics))
 
-    def checkpoint(self, position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
         self.checkpoints[position.step] = copy.deepcopy(model.state_dict())
-        self.saving(position, model, optimiser)
+        self.saving(position, model, optimizer)
 
     @property
     def losses(self) -> list[float]:
@@ -59,7 +59,7 @@ class Notebook:
 def run(
     task: Any,
     model: nn.Module,
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     steps: int,
     *,
     intervals: Intervals = EACH_STEP,
@@ -75,7 +75,7 @@ def run(
         model,
         task,
         Course(
-            optimiser,
+            optimizer,
             schedule or Trapezoid(warmup=0.2),
             Plan(steps=steps),
             intervals=intervals,
@@ -153,7 +153,7 @@ def test_a_step_descends_the_mean_loss_over_all_its_targets(clip_norm: float) ->
     scale = min(clip_norm / norm, 1.0)
     expected = [weight.detach() - 0.5 * scale * g for weight, g in zip(parameters, gradients, strict=True)]
 
-    descent = Optimiser([torch.optim.SGD(parameters, lr=0.5)])
+    descent = Optimizer([torch.optim.SGD(parameters, lr=0.5)])
     _, notebook = run(task, model, descent, 1, schedule=Constant(warmup=0), clip_norm=clip_norm)
     for parameter, descended in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), descended, rtol=0, atol=1e-6)
@@ -186,11 +186,11 @@ class Poisoned:
         return self.task.evaluate(model)
 
 
-@every_optimiser
+@every_optimizer
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("bad_step", [0, 2])
 def test_a_batch_that_is_not_a_number_leaves_the_weights_as_they_were(
-    config: OptimiserConfig, what: str, bad_step: int
+    config: OptimizerConfig, what: str, bad_step: int
 ) -> None:
     model = model_of()
     initial = copy.deepcopy(model.state_dict())
@@ -204,10 +204,10 @@ def test_a_batch_that_is_not_a_number_leaves_the_weights_as_they_were(
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-@every_optimiser
+@every_optimizer
 @pytest.mark.parametrize("resumed_at", [2, 4, 7])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
-    config: OptimiserConfig, resumed_at: int, tmp_path: Path
+    config: OptimizerConfig, resumed_at: int, tmp_path: Path
 ) -> None:
     """Mid-epoch and across epochs, through a real checkpoint, with dropout and masks that change with progress."""
     rows, steps = sentences(36), 8
@@ -217,26 +217,26 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text("{}")
 
-    def save(position: Position, model: nn.Module, optimiser: Optimiser) -> None:
+    def save(position: Position, model: nn.Module, optimizer: Optimizer) -> None:
         if position.step == resumed_at:
             checkpoint.save(
-                tmp_path / "checkpoint", checkpoint.snapshot(model, optimiser, position), Recipe(), tokenizer
+                tmp_path / "checkpoint", checkpoint.snapshot(model, optimizer, position), PretrainConfig(), tokenizer
             )
 
     model = model_of(dropping)
-    optimiser = config.build(model)
-    _, whole = run(task, model, optimiser, steps, notebook=Notebook(saving=save))
+    optimizer = config.build(model)
+    _, whole = run(task, model, optimizer, steps, notebook=Notebook(saving=save))
 
     torch.manual_seed(12345)
     fresh = model_of(dropping, seed=99)
-    resumed_optimiser = config.build(fresh)
-    begin = checkpoint.load_training(tmp_path / "checkpoint", fresh, resumed_optimiser)
+    resumed_optimizer = config.build(fresh)
+    begin = checkpoint.load_training(tmp_path / "checkpoint", fresh, resumed_optimizer)
     assert begin.step == resumed_at
     assert same(fresh.state_dict(), whole.checkpoints[resumed_at])
-    end, rest = run(task, fresh, resumed_optimiser, steps, start=begin)
+    end, rest = run(task, fresh, resumed_optimizer, steps, start=begin)
 
     assert same(fresh.state_dict(), model.state_dict())
-    assert same(resumed_optimiser.state_dict(), optimiser.state_dict())
+    assert same(resumed_optimizer.state_dict(), optimizer.state_dict())
     assert rest.losses == whole.losses[resumed_at:]
     assert end.tokens == whole.logged[-1][0].tokens
     assert rest.evaluations[-1][1] == whole.evaluations[-1][1]
@@ -302,7 +302,7 @@ class Repeating:
 def test_dropout_is_new_in_each_step_and_micro_batch(dropout: float) -> None:
     model = model_of(TINY.model_copy(update={"encoder": TINY.encoder.model_copy(update={"dropout": dropout})}))
     task = Repeating(task_of(sentences(40)))
-    run(task, model, Optimiser([torch.optim.SGD(model.parameters(), lr=1e-30)]), 3)
+    run(task, model, Optimizer([torch.optim.SGD(model.parameters(), lr=1e-30)]), 3)
     assert len(task.losses_seen) == 6
     assert len(set(task.losses_seen)) == (6 if dropout else 1)
 
@@ -350,13 +350,13 @@ def test_tokens_are_those_of_the_batches_and_the_rate_that_of_the_schedule() -> 
 
 
 @pytest.mark.parametrize("config", [ScheduleFreeAdamW(lr=0.05)], ids=lambda config: config.kind)
-def test_the_averaged_weights_are_evaluated_and_the_trained_ones_go_on(config: OptimiserConfig) -> None:
+def test_the_averaged_weights_are_evaluated_and_the_trained_ones_go_on(config: OptimizerConfig) -> None:
     model, task = model_of(), task_of(sentences(40))
-    optimiser = config.build(model)
-    _, notebook = run(task, model, optimiser, 5, intervals=Intervals(log_steps=9, evaluate_steps=9, checkpoint_steps=9))
+    optimizer = config.build(model)
+    _, notebook = run(task, model, optimizer, 5, intervals=Intervals(log_steps=9, evaluate_steps=9, checkpoint_steps=9))
     model.eval()
     trained = task.evaluate(model)
-    with optimiser.averaged():
+    with optimizer.averaged():
         averaged = task.evaluate(model)
     assert notebook.evaluations[-1][1] == averaged != trained
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mlm.training.muon import OrthogonalMomentum
-from mlm.training.optim import AdamW, Muon, Optimiser, OptimiserConfig, ScheduleFreeAdamW
+from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01, others=AdamW(lr=0.02))]
 FINITE, NOT_FINITE = torch.tensor(True), torch.tensor(False)
-every_optimiser = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
+every_optimizer = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
 
 
 class Tiny(nn.Module):
@@ -24,7 +24,7 @@ class Tiny(nn.Module):
         self.norm = nn.LayerNorm(4)
 
 
-def built(config: OptimiserConfig) -> tuple[Tiny, Optimiser]:
+def built(config: OptimizerConfig) -> tuple[Tiny, Optimizer]:
     torch.manual_seed(0)
     model = Tiny()
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_adamw_is_its_formula() -> None:
     """Loshchilov & Hutter 2019, algorithm 2, in double precision."""
     rate, (beta1, beta2), epsilon, decay = 0.01, (0.8, 0.9), 1e-3, 0.3
     model, _ = built(AdamW())
-    optimiser = AdamW(lr=rate, betas=(beta1, beta2), epsilon=epsilon, weight_decay=decay).build(model.double())
+    optimizer = AdamW(lr=rate, betas=(beta1, beta2), epsilon=epsilon, weight_decay=decay).build(model.double())
     expected = weights(model)
     means = {name: torch.zeros_like(weight) for name, weight in expected.items()}
     squares = {name: torch.zeros_like(weight) for name, weight in expected.items()}
@@ -71,42 +71,42 @@ def test_adamw_is_its_formula() -> None:
             mean, square = means[name] / (1 - beta1**step), squares[name] / (1 - beta2**step)
             shrunk = expected[name] * (1 - factor * rate * (decay if parameter.ndim == 2 else 0.0))
             expected[name] = shrunk - factor * rate * mean / (square.sqrt() + epsilon)
-        optimiser.update(factor, FINITE)
+        optimizer.update(factor, FINITE)
     for name, weight in weights(model).items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-13)
 
 
-@every_optimiser
-def test_only_matrices_and_embeddings_decay(config: OptimiserConfig) -> None:
+@every_optimizer
+def test_only_matrices_and_embeddings_decay(config: OptimizerConfig) -> None:
     settings = {"weight_decay": 0.5} | ({"others": AdamW(weight_decay=0.5)} if isinstance(config, Muon) else {})
-    model, optimiser = built(config.model_copy(update=settings))
+    model, optimizer = built(config.model_copy(update=settings))
     before = weights(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.update(1.0, FINITE)
+    optimizer.update(1.0, FINITE)
     for name, parameter in model.named_parameters():
         shrunk = parameter.abs() < before[name].abs()
         assert shrunk.all() if parameter.ndim == 2 else torch.equal(parameter, before[name]), name
 
 
-@every_optimiser
-def test_without_decay_a_zero_gradient_changes_nothing(config: OptimiserConfig) -> None:
+@every_optimizer
+def test_without_decay_a_zero_gradient_changes_nothing(config: OptimizerConfig) -> None:
     settings = {"weight_decay": 0.0} | ({"others": AdamW(weight_decay=0.0)} if isinstance(config, Muon) else {})
-    model, optimiser = built(config.model_copy(update=settings))
+    model, optimizer = built(config.model_copy(update=settings))
     before = weights(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.update(1.0, FINITE)
+    optimizer.update(1.0, FINITE)
     assert same(weights(model), before)
 
 
-@every_optimiser
-def test_the_rate_is_the_peak_times_the_factor(config: OptimiserConfig) -> None:
+@every_optimizer
+def test_the_rate_is_the_peak_times_the_factor(config: OptimizerConfig) -> None:
     def moved(factor: float) -> dict[str, Tensor]:
-        model, optimiser = built(config)
+        model, optimizer = built(config)
         before = weights(model)
         give_gradients(model, seed=1)
-        optimiser.update(factor, FINITE)
+        optimizer.update(factor, FINITE)
         return {name: weight - before[name] for name, weight in weights(model).items()}
 
     whole, half = moved(1.0), moved(0.5)
@@ -117,11 +117,11 @@ def test_the_rate_is_the_peak_times_the_factor(config: OptimiserConfig) -> None:
 
 def test_muon_moves_hidden_matrices_along_all_directions_alike_and_the_rest_as_adamw() -> None:
     config = Muon(lr=0.01, weight_decay=0.0, others=AdamW(lr=0.02, weight_decay=0.0))
-    model, optimiser = built(config)
+    model, optimizer = built(config)
     before = weights(model)
     give_gradients(model, seed=1)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    optimiser.update(1.0, FINITE)
+    optimizer.update(1.0, FINITE)
     for name, weight in weights(model).items():
         change, gradient = weight - before[name], gradients[name]
         assert gradient is not None
@@ -162,53 +162,53 @@ def test_muon_computes_in_the_matrixs_precision_where_there_is_no_autocast(shape
     torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-12)
 
 
-@every_optimiser
+@every_optimizer
 @pytest.mark.parametrize("bad_step", [0, 1, 2])
 @pytest.mark.parametrize("bad_value", [math.nan, math.inf])
 def test_a_non_finite_gradient_leaves_weights_and_state_as_if_it_had_never_been(
-    config: OptimiserConfig, bad_step: int, bad_value: float
+    config: OptimizerConfig, bad_step: int, bad_value: float
 ) -> None:
-    model, optimiser = built(config)
+    model, optimizer = built(config)
     undisturbed, reference = built(config)
     for step in range(4):
         if step == bad_step:
             before = weights(model)
-            state = copy.deepcopy([part["state"] for part in optimiser.state_dict()])
+            state = copy.deepcopy([part["state"] for part in optimizer.state_dict()])
             give_gradients(model, seed=100)
             for parameter in model.parameters():
                 assert parameter.grad is not None
                 parameter.grad.view(-1)[0] = bad_value
-            optimiser.update(0.7, NOT_FINITE)
+            optimizer.update(0.7, NOT_FINITE)
             assert same(weights(model), before)
             if step:  # before the first good step there is no state to keep
-                assert same([part["state"] for part in optimiser.state_dict()], state)
-        for each, its in ((model, optimiser), (undisturbed, reference)):
+                assert same([part["state"] for part in optimizer.state_dict()], state)
+        for each, its in ((model, optimizer), (undisturbed, reference)):
             give_gradients(each, seed=step)
             its.update(0.5, FINITE)
     assert same(weights(model), weights(undisturbed))
-    assert same(optimiser.state_dict(), reference.state_dict())
+    assert same(optimizer.state_dict(), reference.state_dict())
 
 
-@every_optimiser
-def test_an_update_drops_the_gradients_skipped_or_not(config: OptimiserConfig) -> None:
-    model, optimiser = built(config)
+@every_optimizer
+def test_an_update_drops_the_gradients_skipped_or_not(config: OptimizerConfig) -> None:
+    model, optimizer = built(config)
     for finite in (FINITE, NOT_FINITE):
         give_gradients(model, seed=0)
-        optimiser.update(1.0, finite)
+        optimizer.update(1.0, finite)
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_schedule_free_average_is_the_librarys_and_training_weights_come_back_bit_for_bit() -> None:
-    model, optimiser = built(ScheduleFreeAdamW(lr=0.1))
+    model, optimizer = built(ScheduleFreeAdamW(lr=0.1))
     for step in range(5):
         give_gradients(model, step)
-        optimiser.update(1.0, FINITE)
+        optimizer.update(1.0, FINITE)
     trained = weights(model)
-    with optimiser.averaged():
+    with optimizer.averaged():
         averaged = weights(model)
     assert same(weights(model), trained)
 
-    optimiser.parts[0].eval()  # type: ignore[attr-defined]
+    optimizer.parts[0].eval()  # type: ignore[attr-defined]
     for name, expected in weights(model).items():
         torch.testing.assert_close(averaged[name], expected, rtol=0, atol=1e-6)
         assert (averaged[name] - trained[name]).abs().max() > 1e-3
@@ -216,47 +216,47 @@ def test_the_schedule_free_average_is_the_librarys_and_training_weights_come_bac
 
 def test_the_schedule_free_average_is_the_mean_of_the_fast_weights() -> None:
     """Defazio et al. 2024, equation 2: at a constant rate the average x is the plain mean of z after each step."""
-    model, optimiser = built(ScheduleFreeAdamW(lr=0.1))
+    model, optimizer = built(ScheduleFreeAdamW(lr=0.1))
     fast: list[Tensor] = []
     for step in range(6):
         give_gradients(model, step)
-        optimiser.update(1.0, FINITE)
-        fast.append(optimiser.parts[0].state[model.linear.weight]["z"].clone())
-    with optimiser.averaged():
+        optimizer.update(1.0, FINITE)
+        fast.append(optimizer.parts[0].state[model.linear.weight]["z"].clone())
+    with optimizer.averaged():
         torch.testing.assert_close(model.linear.weight.detach(), torch.stack(fast).mean(dim=0), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [AdamW(), Muon()], ids=lambda config: config.kind)
-def test_other_optimisers_weights_are_their_own_average(config: OptimiserConfig) -> None:
-    model, optimiser = built(config)
+def test_other_optimizers_weights_are_their_own_average(config: OptimizerConfig) -> None:
+    model, optimizer = built(config)
     give_gradients(model, seed=0)
-    optimiser.update(1.0, FINITE)
+    optimizer.update(1.0, FINITE)
     trained = weights(model)
-    with optimiser.averaged():
+    with optimizer.averaged():
         assert same(weights(model), trained)
 
 
 def test_training_weights_come_back_after_an_error() -> None:
-    model, optimiser = built(ScheduleFreeAdamW(lr=0.1))
+    model, optimizer = built(ScheduleFreeAdamW(lr=0.1))
     give_gradients(model, seed=0)
-    optimiser.update(1.0, FINITE)
+    optimizer.update(1.0, FINITE)
     trained = weights(model)
-    with pytest.raises(RuntimeError), optimiser.averaged():
+    with pytest.raises(RuntimeError), optimizer.averaged():
         raise RuntimeError
     assert same(weights(model), trained)
 
 
-@every_optimiser
-def test_state_taken_over_by_another_optimiser_goes_on_alike(config: OptimiserConfig) -> None:
-    model, optimiser = built(config)
+@every_optimizer
+def test_state_taken_over_by_another_optimizer_goes_on_alike(config: OptimizerConfig) -> None:
+    model, optimizer = built(config)
     for step in range(3):
         give_gradients(model, step)
-        optimiser.update(0.5, FINITE)
+        optimizer.update(0.5, FINITE)
     other = copy.deepcopy(model)
     resumed = config.build(other)
-    resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
-    for each, its in ((model, optimiser), (other, resumed)):
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, its in ((model, optimizer), (other, resumed)):
         give_gradients(each, seed=9)
         its.update(0.25, FINITE)
     assert same(weights(model), weights(other))
-    assert same(optimiser.state_dict(), resumed.state_dict())
+    assert same(optimizer.state_dict(), resumed.state_dict())

@@ -45,7 +45,7 @@ def compiled_anew() -> Iterator[None]:
 
 
 def steps(task: MaskedLanguageModelling, model: MaskedLanguageModel, first: int, count: int) -> None:
-    """Take steps, with their optimiser, without ever telling of them."""
+    """Take steps, with their optimizer, without ever telling of them."""
     course = Course(
         AdamW().build(model),
         Linear(warmup=0.1),

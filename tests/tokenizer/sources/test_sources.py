@@ -165,10 +165,10 @@ def test_the_documentation_gives_whole_modules_as_groups() -> None:
 
 
 def test_sources_are_chosen_by_kind() -> None:
-    class Recipe(Config):
+    class PretrainConfig(Config):
         text: Text = Text()
 
-    chosen = read(Recipe, None, ["text.source.kind=hub", "text.source.name=a/b"]).text.source
+    chosen = read(PretrainConfig, None, ["text.source.kind=hub", "text.source.name=a/b"]).text.source
     assert chosen == Hub(name="a/b")
     with pytest.raises(UserError, match="path"):
-        read(Recipe, None, ["text.source.kind=files", "text.source.path=a"])
+        read(PretrainConfig, None, ["text.source.kind=files", "text.source.path=a"])
