@@ -16,7 +16,7 @@ from finetune.data.augment import Variants, require_mask
 from finetune.data.examples import Dataset, Split
 from finetune.evaluation import baselines, report, results
 from finetune.evaluation.report import Judged
-from finetune.records import Records
+from finetune.records import TrialLogger
 from finetune.training.classifier import Classifier, count
 from finetune.trial import Outcome, run_trial
 from mlm.checkpoint import checkpoint, weights
@@ -34,7 +34,7 @@ class Setup:
     world: World
     path: Path
     """The run's directory."""
-    records: Records | None
+    records: TrialLogger | None
     """Where metrics are taken down; None on the ranks that do not lead."""
 
     def say(self, line: str) -> None:
@@ -66,7 +66,7 @@ def start(recipe: FinetuneConfig) -> str:
         records = None
         if world.leads:
             opened.enter_context(run_directory.lock(path))
-            records = opened.enter_context(Records(path))
+            records = opened.enter_context(TrialLogger(path))
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
             started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
             about = run_directory.environment(world) | {"started_from": started_from}

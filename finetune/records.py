@@ -13,7 +13,7 @@ from mlm.tracking.run_directory import finite
 METRICS = "metrics.jsonl"
 
 
-class Records:
+class TrialLogger:
     """The open records of a run."""
 
     def __init__(self, path: Path) -> None:

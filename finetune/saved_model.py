@@ -14,7 +14,7 @@ from finetune.encoders import MODEL
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import MANIFEST, seal, verify
-from mlm.distributed.device import Computed
+from mlm.distributed.device import ComputePrecision
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
 
@@ -28,7 +28,7 @@ class Description(Config):
     """Kind of encoder."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes, by index."""
-    precision: Computed = "float32"
+    precision: ComputePrecision = "float32"
     """What it was trained and judged in; float32 does for models that do not tell."""
 
 
@@ -41,12 +41,12 @@ class Saved:
     recipe: FinetuneConfig
     classes: tuple[str, ...]
     """Names of the classes, by index."""
-    precision: Computed
+    precision: ComputePrecision
     """What it was trained and judged in."""
 
 
 def save(
-    run: Path, classifier: Classifier, recipe: FinetuneConfig, classes: tuple[str, ...], precision: Computed
+    run: Path, classifier: Classifier, recipe: FinetuneConfig, classes: tuple[str, ...], precision: ComputePrecision
 ) -> None:
     """Write the model into the run's folder.
 

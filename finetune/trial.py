@@ -17,10 +17,10 @@ from finetune.evaluation import metrics
 from finetune.training.classification import Classification, Encoded, class_weights, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.distributed.world import World
-from mlm.tracking.progress_bar import Progress
+from mlm.tracking.progress_bar import ProgressBar
 from mlm.training import interrupt
-from mlm.training.budget import Epochs, Plan, Position
-from mlm.training.loop import Course, Interval, Intervals, train
+from mlm.training.budget import Epochs, TrainingLength, TrainingProgress
+from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
 from mlm.training.optim import Optimizer, RateFactor
 
 LOGS_PER_EPOCH = 10
@@ -29,36 +29,36 @@ Record = Callable[[str, int, float, Mapping[str, float]], None]
 """Takes down metrics: the side they are of, the step, the epoch, their values."""
 
 
-class Watcher:
+class BestWeights:
     """Takes down what the loop reports, keeps the best weights, and says when there is no hope of better ones."""
 
-    def __init__(self, rule: EarlyStopping, steps_per_epoch: int, record: Record, progress: Progress) -> None:
-        self.rule, self.steps_per_epoch, self.record, self.progress = rule, steps_per_epoch, record, progress
+    def __init__(self, rule: EarlyStopping, steps_per_epoch: int, record: Record, progress_bar: ProgressBar) -> None:
+        self.rule, self.steps_per_epoch, self.record, self.progress_bar = rule, steps_per_epoch, record, progress_bar
         self.best: dict[str, Tensor] = {}
         self.best_value, self.best_step = -math.inf, 0
         self.without_better = 0
         self.last: Mapping[str, float] = {}
         self.skipped = 0
 
-    def log(self, position: Position, interval: Interval) -> None:
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
         """Take down the training loss since the last record."""
-        targets = max(interval.targets, 1)
-        loss = interval.sums["loss"] / targets
-        self.skipped += len(interval.skipped)
-        self._take("train", position, {"loss": loss, "accuracy": interval.sums["correct"] / targets})
-        self.progress.show(position, loss, interval.tokens / interval.seconds, self.last.get("loss"))
+        targets = max(metrics.targets, 1)
+        loss = metrics.sums["loss"] / targets
+        self.skipped += len(metrics.skipped)
+        self._take("train", progress, {"loss": loss, "accuracy": metrics.sums["correct"] / targets})
+        self.progress_bar.show(progress, loss, metrics.tokens / metrics.seconds, self.last.get("loss"))
 
-    def evaluated(self, position: Position, found: Mapping[str, float], model: nn.Module) -> None:
+    def evaluated(self, progress: TrainingProgress, found: Mapping[str, float], model: nn.Module) -> None:
         """Take down the validation metrics, and keep the weights if they are the best yet."""
         self.last = found
         if found:
-            self._take("validation", position, found)
-        if position.step == 0:
+            self._take("validation", progress, found)
+        if progress.step == 0:
             return  # an untrained head is no candidate
         # Without a validation part the latest weights are the best.
-        value = metrics.METRICS[self.rule.metric] * found[self.rule.metric] if found else position.step
+        value = metrics.METRICS[self.rule.metric] * found[self.rule.metric] if found else progress.step
         if value > self.best_value:
-            self.best_value, self.best_step, self.without_better = value, position.step, 0
+            self.best_value, self.best_step, self.without_better = value, progress.step, 0
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         else:
             self.without_better += 1
@@ -67,11 +67,11 @@ class Watcher:
         """Tell whether the patience is at an end."""
         return self.rule.patience is not None and self.without_better >= self.rule.patience
 
-    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Keep nothing more: what is worth keeping was kept when it was evaluated."""
 
-    def _take(self, side: str, position: Position, values: Mapping[str, float]) -> None:
-        self.record(side, position.step, position.step / self.steps_per_epoch, values)
+    def _take(self, side: str, progress: TrainingProgress, values: Mapping[str, float]) -> None:
+        self.record(side, progress.step, progress.step / self.steps_per_epoch, values)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ def run_trial(
     task = _task(recipe, encoder, classes, split, seed, world, variants)
     steps = task.steps_per_epoch
     plan = Epochs(epochs=recipe.train.epochs).plan(0.0, steps)
-    watcher = Watcher(recipe.train.early_stopping, steps, record, Progress(plan, Position(), silent=not world.leads))
+    watcher = BestWeights(
+        recipe.train.early_stopping, steps, record, ProgressBar(plan, TrainingProgress(), silent=not world.leads)
+    )
     end = _fit(recipe, classifier, task, rate_factor, plan, watcher)
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(watcher.best)
@@ -156,20 +158,20 @@ def _fit(
     classifier: Classifier,
     task: Classification,
     rate_factor: RateFactor,
-    plan: Plan,
-    watcher: Watcher,
-) -> Position:
+    plan: TrainingLength,
+    watcher: BestWeights,
+) -> TrainingProgress:
     """Train until the plan or the watcher's patience is at an end; Ctrl-C ends the command after the step."""
     settings, steps = recipe.train, task.steps_per_epoch
     with interrupt.noted("finishing the step") as stopped:
         end = train(
             classifier,
             task,
-            Course(
+            LoopSettings(
                 recipe.optim.build(classifier, rate_factor),
                 recipe.schedule,
                 plan,
-                intervals=Intervals(
+                intervals=Frequencies(
                     log_steps=max(steps // LOGS_PER_EPOCH, 1),
                     evaluate_steps=-(-steps // settings.evaluations_per_epoch),
                     checkpoint_steps=plan.steps or steps,
@@ -179,10 +181,10 @@ def _fit(
             ),
             task.world,
             watcher,
-            start=Position(),
+            start=TrainingProgress(),
             stop=lambda: watcher.hopeless() or bool(stopped),
         )
-    watcher.progress.close()
+    watcher.progress_bar.close()
     if task.world.most(len(stopped)):
         raise KeyboardInterrupt
     return end

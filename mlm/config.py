@@ -9,7 +9,7 @@ from mlm.distributed.parallel import Parallel, ReplicatedData
 from mlm.distributed.world import SILENCE_MINUTES
 from mlm.model.heads import ModelConfig
 from mlm.training.budget import Budget, Steps
-from mlm.training.loop import Intervals
+from mlm.training.loop import Frequencies
 from mlm.training.optim import AdamW, OptimizerConfig
 from mlm.training.schedule import AnySchedule, Trapezoid
 from tokenizer.cleaning import Text
@@ -57,7 +57,7 @@ class TrainConfig(Config):
     """What matrix products are computed in; auto measures which is faster. Weights are float32."""
     compile: bool | None = None
     """Compile each encoder layer by torch.compile; null: on CUDA, where it pays; on CPU it needs a C++ compiler."""
-    intervals: Intervals = Intervals()
+    intervals: Frequencies = Frequencies()
     """How often the loop stops to tell, to evaluate and to save."""
     keep: Retention = Retention()
     """Which checkpoints stay."""

@@ -39,11 +39,11 @@ def main(arguments: Sequence[str]) -> None:
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
-    beginning = run_directory.beginning(path)
-    world = find_world().going_on_in(beginning.precision)
+    run_identity = run_directory.run_identity(path)
+    world = find_world().going_on_in(run_identity.precision)
     model.to(world.device)
     corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)
-    if beginning.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
+    if run_identity.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
         raise UserError(
             f"the text of {path} is not what the run was trained on, so no part of it is known to be held out"
         )

@@ -16,7 +16,7 @@ from torch import nn
 from configs import UserError, command
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
-from mlm.checkpoint.writer import Saver
+from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus, corpus_at, open_corpus
 from mlm.distributed.device import measure_peak
@@ -29,11 +29,11 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
 from mlm.tracking import plots, run_directory
-from mlm.tracking.metrics_logger import Follower, Rates, Recorder
-from mlm.tracking.progress_bar import Progress
+from mlm.tracking.metrics_logger import CollectiveObserver, MetricsLogger, Rates
+from mlm.tracking.progress_bar import ProgressBar
 from mlm.training import flops, interrupt
-from mlm.training.budget import Plan, Position
-from mlm.training.loop import Course, train
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import LoopSettings, train
 from mlm.training.optim import Optimizer
 
 SENTENCES_SHOWN = 5
@@ -49,7 +49,7 @@ class Pretraining:
     task: MaskedLanguageModelling
     model: MaskedLanguageModel
     optimizer: Optimizer
-    plan: Plan
+    plan: TrainingLength
     threads: int
     """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
 
@@ -109,7 +109,7 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
     return Pretraining(recipe, world, corpus, task, model, optimizer, plan, threads)
 
 
-def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
+def follow(pretraining: Pretraining, path: Path, begin: TrainingProgress) -> None:
     """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
     recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
 
@@ -121,12 +121,12 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
                 fill_blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
             )
 
-    progress = Progress(pretraining.plan, begin, silent=not world.leads)
-    saver = Saver(path, recipe, corpus.tokenizer_path, world, progress.say, begin)
-    recorder: Recorder | None = None
+    progress_bar = ProgressBar(pretraining.plan, begin, silent=not world.leads)
+    saver = CheckpointWriter(path, recipe, corpus.tokenizer_path, world, progress_bar.say, begin)
+    recorder: MetricsLogger | None = None
     if world.leads:
-        recorder = Recorder(
-            path, recipe, saver, _rates(pretraining), progress, panel, pretraining.task.documents, begin
+        recorder = MetricsLogger(
+            path, recipe, saver, _rates(pretraining), progress_bar, panel, pretraining.task.documents, begin
         )
         threads = f", {pretraining.threads} threads" if pretraining.threads > 1 else ""
         print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}{threads}", file=sys.stderr)
@@ -134,7 +134,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
         end = train(
             model,
             pretraining.task,
-            Course(
+            LoopSettings(
                 pretraining.optimizer,
                 recipe.schedule,
                 pretraining.plan,
@@ -144,7 +144,7 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
                 threads=pretraining.threads,
             ),
             world,
-            recorder or Follower(saver, panel),
+            recorder or CollectiveObserver(saver, panel),
             start=begin,
             stop=lambda: bool(received) or (recorder is not None and recorder.hopeless),
         )
@@ -167,7 +167,11 @@ def follow(pretraining: Pretraining, path: Path, begin: Position) -> None:
 
 
 def _conclude(
-    pretraining: Pretraining, path: Path, end: Position, recorder: Recorder, panel: Callable[[nn.Module], str]
+    pretraining: Pretraining,
+    path: Path,
+    end: TrainingProgress,
+    recorder: MetricsLogger,
+    panel: Callable[[nn.Module], str],
 ) -> None:
     """Measure what was saved last, and write down the results."""
     recipe, corpus, world = pretraining.recipe, pretraining.corpus, pretraining.world.alone()

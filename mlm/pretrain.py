@@ -15,7 +15,7 @@ from mlm.distributed.world import World, find_world
 from mlm.dry_run import preview
 from mlm.experiment import build, follow
 from mlm.tracking import run_directory
-from mlm.training.budget import Position
+from mlm.training.budget import TrainingProgress
 
 USAGE = """
 examples:
@@ -117,7 +117,7 @@ def start(recipe: PretrainConfig, world: World) -> None:
             run_directory.write_json(
                 path / run_directory.ENVIRONMENT, environment | started_from | _data(pretraining.corpus)
             )
-        follow(pretraining, path, Position())
+        follow(pretraining, path, TrainingProgress())
 
 
 def resume(path: Path, world: World) -> None:
@@ -133,12 +133,12 @@ def resume(path: Path, world: World) -> None:
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
-        beginning = run_directory.beginning(path)
-        world = world.going_on_in(beginning.precision)
+        run_identity = run_directory.run_identity(path)
+        world = world.going_on_in(run_identity.precision)
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
-        if _data(pretraining.corpus)["data"] != beginning.data:
+        if _data(pretraining.corpus)["data"] != run_identity.data:
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
-        if world.leads and world.precision != beginning.precision:
+        if world.leads and world.precision != run_identity.precision:
             environment = run_directory.read_json(path / run_directory.ENVIRONMENT)
             run_directory.write_json(path / run_directory.ENVIRONMENT, environment | {"went_on_in": world.precision})
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimizer))

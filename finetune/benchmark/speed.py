@@ -20,8 +20,8 @@ from finetune.training.classifier import Classifier
 from mlm.benchmark.hf_trainer import as_users_run_it
 from mlm.benchmark.measure import Case, Meter, alternate
 from mlm.distributed.world import World
-from mlm.training.budget import Plan, Position
-from mlm.training.loop import Course, Interval, Intervals, train
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
 from mlm.training.optim import Optimizer
 
 if TYPE_CHECKING:
@@ -114,15 +114,15 @@ class Observer:
     def __init__(self, meter: Meter) -> None:
         self.meter, self.examples = meter, 0
 
-    def log(self, position: Position, interval: Interval) -> None:
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
         """Take note of a step."""
-        self.examples += interval.targets
+        self.examples += metrics.targets
         self.meter.after_step(self.examples)
 
-    def evaluated(self, position: Position, metrics: Mapping[str, float], model: "nn.Module") -> None:
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take no note."""
 
-    def checkpoint(self, position: Position, model: "nn.Module", optimizer: Optimizer) -> None:
+    def checkpoint(self, progress: TrainingProgress, model: "nn.Module", optimizer: Optimizer) -> None:
         """Save nothing."""
 
 
@@ -190,17 +190,17 @@ def train_ours(bench: Bench, meter: Meter) -> None:
     train(
         model,
         task,
-        Course(
+        LoopSettings(
             recipe.optim.build(model, recipe.trainable.prepare(model)),
             recipe.schedule,
-            Plan(steps=NEVER),
-            intervals=Intervals(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+            TrainingLength(steps=NEVER),
+            intervals=Frequencies(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
             clip_norm=settings.clip_norm,
             seed=0,
         ),
         bench.world,
         Observer(meter),
-        start=Position(),
+        start=TrainingProgress(),
         stop=lambda: meter.finished,
     )
 

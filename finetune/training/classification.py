@@ -92,7 +92,7 @@ class Classification:
         """Number of steps of an epoch; the last one may be short."""
         return -(-len(self.train.tokens) // self.batch_examples)
 
-    def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
+    def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]

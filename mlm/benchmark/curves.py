@@ -16,7 +16,7 @@ from mlm.benchmark.speed import RIVALS, Bench, Bystander, Rival, rows_of_as_many
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mlm.training.budget import Position
+    from mlm.training.budget import TrainingProgress
 
 POINTS = 8
 """Times that the held-out loss is taken after the start."""
@@ -70,9 +70,9 @@ class Follower(Bystander):
 
     curve: Curve = field(default_factory=list)
 
-    def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
+    def evaluated(self, progress: "TrainingProgress", metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take note of tokens read and nats."""
-        self.curve.append((position.tokens, metrics["loss"]))
+        self.curve.append((progress.tokens, metrics["loss"]))
 
 
 def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:

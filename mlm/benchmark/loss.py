@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlm.config import PretrainConfig
     from mlm.data.batches import Batch
     from mlm.distributed.world import World
-    from mlm.training.budget import Position
+    from mlm.training.budget import TrainingProgress
 
 HELDOUT_ROWS, ROWS_AT_ONCE = 64, 16
 EVALUATE_STEPS = 2
@@ -142,10 +142,10 @@ class Race(Bystander):
         """Whether the goal was met."""
         return self.seconds < math.inf
 
-    def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
+    def evaluated(self, progress: "TrainingProgress", metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take note of the time spent in steps, of which there is at least one."""
-        if position.step and metrics["loss"] <= self.goal and not self.won:
-            self.seconds = position.seconds
+        if progress.step and metrics["loss"] <= self.goal and not self.won:
+            self.seconds = progress.seconds
 
 
 def our_seconds(bench: Bench, seconds: float, loss: float, seed: int) -> float:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mlm.config import PretrainConfig
     from mlm.data.corpus import Corpus
     from mlm.distributed.world import World
-    from mlm.training.budget import Position
-    from mlm.training.loop import Interval, Observer
+    from mlm.training.budget import TrainingProgress
+    from mlm.training.loop import LoggedMetrics, Observer
     from mlm.training.optim import Optimizer
     from tokenizer.shards.format import Split
 
@@ -209,13 +209,13 @@ def rows_of_as_many_tokens(bench: Bench, their_rows: Sequence[NDArray[np.int64]]
 class Bystander:
     """An observer that takes note of nothing; others of the benchmark take note of what they are about."""
 
-    def log(self, position: "Position", interval: "Interval") -> None:
+    def log(self, progress: "TrainingProgress", metrics: "LoggedMetrics") -> None:
         """Take no note."""
 
-    def evaluated(self, position: "Position", metrics: Mapping[str, float], model: "nn.Module") -> None:
+    def evaluated(self, progress: "TrainingProgress", metrics: Mapping[str, float], model: "nn.Module") -> None:
         """Take no note."""
 
-    def checkpoint(self, position: "Position", model: "nn.Module", optimizer: "Optimizer") -> None:
+    def checkpoint(self, progress: "TrainingProgress", model: "nn.Module", optimizer: "Optimizer") -> None:
         """Save nothing."""
 
 
@@ -227,11 +227,11 @@ class MeterObserver(Bystander):
     waited_seconds: float = 0.0
     seconds: float = 0.0
 
-    def log(self, position: "Position", interval: "Interval") -> None:
+    def log(self, progress: "TrainingProgress", metrics: "LoggedMetrics") -> None:
         """Take note of a step."""
-        self.meter.after_step(position.tokens, interval.steps)
-        self.waited_seconds += interval.waited_seconds
-        self.seconds += interval.seconds
+        self.meter.after_step(progress.tokens, metrics.steps)
+        self.waited_seconds += metrics.waited_seconds
+        self.seconds += metrics.seconds
 
 
 def train_ours(
@@ -239,15 +239,20 @@ def train_ours(
 ) -> None:
     """Train as `mlm.pretrain` does, but for what it writes."""
     from mlm.experiment import build
-    from mlm.training.budget import Position
-    from mlm.training.loop import Course, Intervals, train
+    from mlm.training.budget import TrainingProgress
+    from mlm.training.loop import Frequencies, LoopSettings, train
 
     made = build(recipe, world)
     # The device is waited for at each record; at each look, too, whose time is not to have any of the steps' in it.
     log_steps = 1 if world.device.type == "cpu" else min(WARMUP_STEPS, evaluate_steps)
-    intervals = Intervals(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
-    settings = recipe.train
-    course = Course(
-        made.optimizer, recipe.schedule, made.plan, intervals, settings.clip_norm, settings.seed, made.threads
+    intervals = Frequencies(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
+    settings = LoopSettings(
+        made.optimizer,
+        recipe.schedule,
+        made.plan,
+        intervals,
+        recipe.train.clip_norm,
+        recipe.train.seed,
+        made.threads,
     )
-    train(made.model, made.task, course, world, observer, start=Position(), stop=stop)
+    train(made.model, made.task, settings, world, observer, start=TrainingProgress(), stop=stop)

@@ -16,7 +16,7 @@ from mlm.benchmark.processes import seconds_until
 from mlm.benchmark.speed import NEVER, Bench
 
 if TYPE_CHECKING:
-    from mlm.checkpoint.writer import Saver
+    from mlm.checkpoint.writer import CheckpointWriter
 
 YOUNG_STEP = 10
 EVALUATE_STEPS = 250
@@ -32,7 +32,7 @@ def saving(bench: Bench, name: str) -> list[Case]:
     import torch
 
     from mlm.experiment import build
-    from mlm.training.budget import Position
+    from mlm.training.budget import TrainingProgress
 
     made = build(bench.recipe, bench.world)
     for parameter in made.model.parameters():
@@ -45,7 +45,7 @@ def saving(bench: Bench, name: str) -> list[Case]:
         nonlocal step
         step += 1
         began = time.perf_counter()
-        saver.save(Position(step=step), made.model, made.optimizer, None)
+        saver.save(TrainingProgress(step=step), made.model, made.optimizer, None)
         if wait:
             saver.wait()
         seconds = time.perf_counter() - began
@@ -60,14 +60,14 @@ def saving(bench: Bench, name: str) -> list[Case]:
     return [Case.of(name, "s", counted, waits, writes)]
 
 
-def _saver(bench: Bench, run: Path) -> "Saver":
-    from mlm.checkpoint.writer import Saver
-    from mlm.training.budget import Position
+def _saver(bench: Bench, run: Path) -> "CheckpointWriter":
+    from mlm.checkpoint.writer import CheckpointWriter
+    from mlm.training.budget import TrainingProgress
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    return Saver(run, bench.recipe, bench.corpus.tokenizer_path, bench.world, say, Position())
+    return CheckpointWriter(run, bench.recipe, bench.corpus.tokenizer_path, bench.world, say, TrainingProgress())
 
 
 def resume(bench: Bench, name: str) -> list[Case]:
@@ -111,20 +111,20 @@ def _stopped(bench: Bench, runs: Path) -> Path:
 def _after_many_steps(bench: Bench, run: Path) -> Path:
     """Return a copy of a run as it would be after very many steps, with the records of all of them."""
     from mlm.checkpoint import checkpoint
-    from mlm.checkpoint.writer import Saver
+    from mlm.checkpoint.writer import CheckpointWriter
     from mlm.config import PretrainConfig
     from mlm.experiment import build
     from mlm.tracking.run_directory import METRICS, newest_records
-    from mlm.training.budget import Position
+    from mlm.training.budget import TrainingProgress
 
     old = Path(shutil.copytree(run, run.with_name(run.name + "-old")))
     made = build(bench.recipe, bench.world)
     young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimizer)
     times = bench.scale.old_step // young.step
-    position = Position(bench.scale.old_step, young.tokens * times, young.seconds * times)
+    progress = TrainingProgress(bench.scale.old_step, young.tokens * times, young.seconds * times)
     recipe = read(PretrainConfig, old / checkpoint.RECIPE)
-    saver = Saver(old, recipe, bench.corpus.tokenizer_path, bench.world, print, young)
-    saver.save(position, made.model, made.optimizer, None)
+    saver = CheckpointWriter(old, recipe, bench.corpus.tokenizer_path, bench.world, print, young)
+    saver.save(progress, made.model, made.optimizer, None)
     saver.finish()
     newest = newest_records(run / METRICS)
     with (old / METRICS).open("w", encoding="utf-8") as file:

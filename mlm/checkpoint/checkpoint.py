@@ -24,7 +24,7 @@ from mlm.checkpoint import sharded_state, weights
 from mlm.checkpoint.manifest import MANIFEST, PARTIAL, manifest_of, seal, verify
 from mlm.config import PretrainConfig
 from mlm.model.heads import MaskedLanguageModel
-from mlm.training.budget import Position
+from mlm.training.budget import TrainingProgress
 from mlm.training.optim import Optimizer
 from tokenizer import vocabulary
 
@@ -50,7 +50,7 @@ class Snapshot:
     step: int
 
 
-def snapshot(model: nn.Module, optimizer: Optimizer, position: Position, *, whole: bool = True) -> Snapshot:
+def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress, *, whole: bool = True) -> Snapshot:
     """Copy all that a checkpoint holds; of a sharded model, all processes have to.
 
     Where `whole` is false, as on all processes but one, nothing but the shares is kept.
@@ -63,12 +63,12 @@ def snapshot(model: nn.Module, optimizer: Optimizer, position: Position, *, whol
                 evaluated[name] = _copied(gathered)
     shares: dict[str, DTensor] = {}
     training = {
-        "position": vars(position),
+        "position": vars(progress),
         "optimiser": optimizer.state_dict(),
         "weights": dict(model.named_parameters()),
     }
     rest = sharded_state.split(training, shares)
-    return Snapshot(evaluated, _copied(rest) if whole else {}, sharded_state.on_host(shares), position.step)
+    return Snapshot(evaluated, _copied(rest) if whole else {}, sharded_state.on_host(shares), progress.step)
 
 
 def save(
@@ -195,7 +195,7 @@ def load_weights(folder: Path, model: nn.Module) -> str:
     return manifest.files[WEIGHTS].sha256
 
 
-def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> Position:
+def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> TrainingProgress:
     """Bring model and optimizer back to where the checkpoint was saved and return how far training had come.
 
     Raises:
@@ -212,7 +212,7 @@ def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> Posit
         else:
             weights.fill(model, state["weights"], folder)
         optimizer.load_state_dict(state["optimiser"])
-        return Position(**state["position"])
+        return TrainingProgress(**state["position"])
     except (UserError, torch.OutOfMemoryError, dist.DistError):  # which say nothing against the file
         raise
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):

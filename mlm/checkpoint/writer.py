@@ -17,11 +17,11 @@ from mlm.checkpoint.checkpoint import Snapshot
 from mlm.checkpoint.manifest import PARTIAL, Manifest, manifest_of, remove
 from mlm.config import PretrainConfig
 from mlm.distributed.world import World
-from mlm.training.budget import Position
+from mlm.training.budget import TrainingProgress
 from mlm.training.optim import Optimizer
 
 
-class Saver:
+class CheckpointWriter:
     """Writes a run's checkpoints, in a thread of its own."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Saver:
         tokenizer: Path,
         world: World,
         say: Callable[[str], None],
-        begin: Position,
+        begin: TrainingProgress,
     ) -> None:
         """Save into `run`, which goes on from `begin`; every process makes one at the same time.
 
@@ -48,7 +48,9 @@ class Saver:
         if world.leads:
             self._sweep(begin.step)
 
-    def save(self, position: Position, model: nn.Module, optimizer: Optimizer, heldout_loss: float | None) -> None:
+    def save(
+        self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer, heldout_loss: float | None
+    ) -> None:
         """Copy the run as it stands, and write that while training goes on; the one before is waited for.
 
         Args:
@@ -61,7 +63,7 @@ class Saver:
         self.wait()
         if not self.world.leads and not isinstance(model, FSDPModule):
             return
-        taken = checkpoint.snapshot(model, optimizer, position, whole=self.world.leads)
+        taken = checkpoint.snapshot(model, optimizer, progress, whole=self.world.leads)
         # A daemon: who stops the command by a second Ctrl-C does not wait for the disk. What is half written then has
         # no final name yet.
         self.thread = Thread(target=self._write, args=(taken, heldout_loss), name="saver", daemon=True)

@@ -43,9 +43,9 @@ class Masking(Config):
             raise ValueError(f"mask_share + random_share is {self.mask_share + self.random_share:g}, over 1")
         return self
 
-    def rate_at(self, progress: float) -> float:
-        """Return the rate in force at `progress` of the budget, from 0 to 1."""
-        return self.rate + (((self.final_rate or self.rate) - self.rate) * progress)
+    def rate_at(self, fraction: float) -> float:
+        """Return the rate in force at `fraction` of the budget, from 0 to 1."""
+        return self.rate + (((self.final_rate or self.rate) - self.rate) * fraction)
 
     def slots(self, row_length: int) -> int:
         """Return how many tokens of a row are predicted at the most, over the whole of training."""

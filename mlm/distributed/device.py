@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-Computed = Literal["bfloat16", "float32"]
+ComputePrecision = Literal["bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
 PEAK_SECONDS = 0.1
@@ -30,7 +30,7 @@ def of_autocast(device: torch.device, otherwise: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else otherwise
 
 
-def fastest(device: torch.device) -> Computed:
+def fastest(device: torch.device) -> ComputePrecision:
     """Return the precision in which the device multiplies matrices faster.
 
     A GPU that has bfloat16 is known to be faster in it. Processors that have it are asked by a product of each kind:

@@ -25,11 +25,11 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Team:
+class ThreadReplicas:
     """A model, and what its threads call in training."""
 
     model: nn.Module
-    members: Sequence[nn.Module]
+    replicas: Sequence[nn.Module]
     """One for each thread: the model or what stands for it, then others with the same weights in the same memory."""
     pool: Executor | None
     """The threads; None where there is only the caller's."""
@@ -37,26 +37,26 @@ class Team:
     def each(
         self, compute: Callable[[nn.Module, int, AnyBatch], Result], micro_batches: Sequence[AnyBatch]
     ) -> list[Result]:
-        """Return `compute(member, index, micro_batch)` of every micro-batch; their gradients add up in the model.
+        """Return `compute(replica, index, micro_batch)` of every micro-batch; their gradients add up in the model.
 
         Which member computes what, and in which order sums are taken, is always the same.
         """
 
         def share(number: int) -> list[Result]:
             return [
-                compute(self.members[number], index, micro_batches[index])
-                for index in range(number, len(micro_batches), len(self.members))
+                compute(self.replicas[number], index, micro_batches[index])
+                for index in range(number, len(micro_batches), len(self.replicas))
             ]
 
         if self.pool is None:
             return share(0)
-        shares = list(self.pool.map(share, range(len(self.members))))
+        shares = list(self.pool.map(share, range(len(self.replicas))))
         self._gather()
         return [shares[index % len(shares)][index // len(shares)] for index in range(len(micro_batches))]
 
     def _gather(self) -> None:
         """Add the other members' gradients to the model's."""
-        for other in self.members[1:]:
+        for other in self.replicas[1:]:
             for parameter, twin in zip(self.model.parameters(), other.parameters(), strict=True):
                 if parameter.grad is None:
                     parameter.grad = twin.grad
@@ -75,16 +75,16 @@ def threads_for(world: World, slots: int) -> int:
 
 
 @contextmanager
-def assemble(model: nn.Module, world: World, threads: int) -> Iterator[Team]:
+def replicate_on_threads(model: nn.Module, world: World, threads: int) -> Iterator[ThreadReplicas]:
     """Give a team of so many threads; several of them only on one process whose model draws no random numbers."""
     if threads == 1:
-        yield Team(model, [world.replicate(model)], None)
+        yield ThreadReplicas(model, [world.replicate(model)], None)
         return
     assert world.size == 1, "the gradients of several threads are not averaged over ranks"
     assert world.device.type == "cpu"
     cores = max(torch.get_num_threads() // threads, 1)
     with ThreadPoolExecutor(threads, "member", torch.set_num_threads, (cores,)) as pool:
-        yield Team(model, [model, *(_twin(model) for _ in range(threads - 1))], pool)
+        yield ThreadReplicas(model, [model, *(_twin(model) for _ in range(threads - 1))], pool)
 
 
 def _twin(model: nn.Module) -> nn.Module:

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs import UserError
 from mlm.distributed.allocator import keep_freed_memory
-from mlm.distributed.device import Computed, Precision, fastest, has_bfloat16, wait
+from mlm.distributed.device import ComputePrecision, Precision, fastest, has_bfloat16, wait
 from mlm.distributed.rendezvous import backend_of, leave, meet, reduce
 
 SILENCE_MINUTES = 10.0
@@ -62,7 +62,7 @@ class World:
         return f"{where} in {self.precision}"
 
     @property
-    def precision(self) -> Computed:
+    def precision(self) -> ComputePrecision:
         """The name of `dtype`: bfloat16, or float32 for all that is as wide or wider."""
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
@@ -90,7 +90,7 @@ class World:
             name = self.of_leader("measuring which precision is faster", lambda: fastest(self.device))
         return replace(self, dtype=getattr(torch, name))
 
-    def going_on_in(self, begun_in: Computed) -> "World":
+    def going_on_in(self, begun_in: ComputePrecision) -> "World":
         """Return the same in the precision that a run began in; in float32, with a warning, where rank 0 lacks it."""
 
         def settle() -> str:

@@ -12,7 +12,7 @@ from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_se
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLanguageModelling
-from mlm.training.budget import Position
+from mlm.training.budget import TrainingProgress
 
 
 def measure(
@@ -44,7 +44,7 @@ def measure_bits_per_byte(
     return None if not words else bits_per_byte(model, corpus.tokenizer, words, recipe.data.row_length, world)
 
 
-def costs(end: Position) -> dict[str, Any]:
+def costs(end: TrainingProgress) -> dict[str, Any]:
     """Return what training took."""
     return {
         "tokens": end.tokens,

@@ -38,13 +38,13 @@ class MaskedLanguageModelling:
     compiled: bool = False
     """Whether the model's layers are; on CUDA the loss is compiled with them."""
 
-    def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
+    def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
         rows_B, epochs_B = self.train.step_rows(self.seed, step, self.batch_rows)
         cuts = self.world.share(len(rows_B), self.micro_batch_rows)
         mine = np.arange(self.world.rank, len(rows_B), self.world.size)
         read = mine if len(mine) else np.zeros(1, np.int64)
-        rate = self.masking.rate_at(progress)
+        rate = self.masking.rate_at(fraction)
         batch = self.train.masked(rows_B[read], epochs_B[read], self.masking, rate, self.seed)
         parts = [batch.part(cut) if cut.start < len(mine) else batch.part(slice(1)).idle() for cut in cuts]
         return [part.to(self.world.device) for part in parts]

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from mlm.checkpoint.writer import Saver
+from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
 from mlm.tracking import plots
 from mlm.tracking.board import Board
-from mlm.tracking.progress_bar import Progress
+from mlm.tracking.progress_bar import ProgressBar
 from mlm.tracking.run_directory import (
     METRICS,
     RESULTS,
@@ -32,8 +32,8 @@ from mlm.tracking.run_directory import (
     records_backwards,
     write_json,
 )
-from mlm.training.budget import Position
-from mlm.training.loop import Interval
+from mlm.training.budget import TrainingProgress
+from mlm.training.loop import LoggedMetrics
 from mlm.training.optim import Optimizer
 
 if TYPE_CHECKING:
@@ -55,26 +55,26 @@ class Rates:
     """Measured matrix-product rate of the machine, FLOP/s."""
 
 
-class Recorder:
+class MetricsLogger:
     """Takes down what the training loop reports: metrics.jsonl, TensorBoard, progress, curves and checkpoints."""
 
     def __init__(
         self,
         path: Path,
         recipe: PretrainConfig,
-        saver: Saver,
+        saver: CheckpointWriter,
         rates: Rates,
-        progress: Progress,
+        progress_bar: ProgressBar,
         panel: Callable[[nn.Module], str],
         documents: Callable[[int], str],
-        start: Position,
+        start: TrainingProgress,
     ) -> None:
         """Open the records of the run at `path`, cut back to `start`.
 
         `panel` makes a text of filled-in blanks, `documents` names those that a step has read from.
         """
         self.path, self.recipe = path, recipe
-        self.rates, self.progress, self.panel = rates, progress, panel
+        self.rates, self.progress_bar, self.panel = rates, progress_bar, panel
         self.saver = saver
         self.heldout: dict[str, float] = {}
         self.evaluated_at = -1
@@ -88,33 +88,33 @@ class Recorder:
         self.metrics = (path / METRICS).open("ab", buffering=0)
         self.board = Board(path, purge_step=start.step + 1 if start.step else None)
 
-    def log(self, position: Position, interval: Interval) -> None:
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
         """Take down the training metrics since the last record."""
-        targets = max(interval.targets, 1)
-        self.skipped_in_all += len(interval.skipped)
-        tokens_per_second = interval.tokens / interval.seconds
+        targets = max(metrics.targets, 1)
+        self.skipped_in_all += len(metrics.skipped)
+        tokens_per_second = metrics.tokens / metrics.seconds
         record = {
-            "loss": interval.sums["loss"] / targets,
-            "accuracy": interval.sums["correct"] / targets,
-            "lr": self.rates.peak_lr * interval.rate_factor,
-            "gradient_norm": interval.gradient_norm,
+            "loss": metrics.sums["loss"] / targets,
+            "accuracy": metrics.sums["correct"] / targets,
+            "lr": self.rates.peak_lr * metrics.rate_factor,
+            "gradient_norm": metrics.gradient_norm,
             "tokens_per_second": tokens_per_second,
             "mfu": tokens_per_second * self.rates.flops_per_token / self.rates.peak_flops,
-            "data_wait_share": interval.waited_seconds / interval.seconds,
+            "data_wait_share": metrics.waited_seconds / metrics.seconds,
             "memory_bytes": _peak_memory(),
-            "skipped_updates": len(interval.skipped),
+            "skipped_updates": len(metrics.skipped),
             "skipped_in_all": self.skipped_in_all,
-            "progress": min(self.progress.plan.progress(position), 1.0),
+            "progress": min(self.progress_bar.plan.fraction(progress), 1.0),
         }
-        self._take("train", position, record)
-        self.progress.show(position, record["loss"], tokens_per_second, self.heldout.get("loss"))
+        self._take("train", progress, record)
+        self.progress_bar.show(progress, record["loss"], tokens_per_second, self.heldout.get("loss"))
         if self._is_spike(record["loss"]):
-            self.progress.say(f"step {position.step}: loss spike, {record['loss']:.3f} nats")
-        first = position.step - interval.steps
-        for step in range(first, position.step):
-            self.skipped_in_a_row = self.skipped_in_a_row + 1 if step in interval.skipped else 0
-        for step in interval.skipped:
-            self.progress.say(
+            self.progress_bar.say(f"step {progress.step}: loss spike, {record['loss']:.3f} nats")
+        first = progress.step - metrics.steps
+        for step in range(first, progress.step):
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if step in metrics.skipped else 0
+        for step in metrics.skipped:
+            self.progress_bar.say(
                 f"step {step + 1}: update skipped, loss or gradient not finite; documents: {self.documents(step)}"
             )
 
@@ -131,21 +131,21 @@ class Recorder:
             self.recent.append(loss)
         return is_spike
 
-    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Take down the held-out metrics and a text of filled-in blanks."""
-        self.heldout, self.evaluated_at = dict(metrics), position.step
+        self.heldout, self.evaluated_at = dict(metrics), progress.step
         filled = self.panel(model)
-        self._take("heldout", position, self.heldout)
-        with self._unhurt(f"BLANKS OF STEP {position.step} ON TENSORBOARD"):
-            self.board.write(lambda writer: writer.add_text("filled-in blanks", filled, position.step))
-        if position.step:  # one point is no curve, and the first step need not wait for the plotting library
-            with self._unhurt(f"CURVES OF STEP {position.step}"):
+        self._take("heldout", progress, self.heldout)
+        with self._unhurt(f"BLANKS OF STEP {progress.step} ON TENSORBOARD"):
+            self.board.write(lambda writer: writer.add_text("filled-in blanks", filled, progress.step))
+        if progress.step:  # one point is no curve, and the first step need not wait for the plotting library
+            with self._unhurt(f"CURVES OF STEP {progress.step}"):
                 plots.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
 
-    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Save a checkpoint while training goes on."""
-        known = self.evaluated_at == position.step
-        self.saver.save(position, model, optimizer, self.heldout.get("loss") if known else None)
+        known = self.evaluated_at == progress.step
+        self.saver.save(progress, model, optimizer, self.heldout.get("loss") if known else None)
 
     def close(self, results: Mapping[str, Any] | None) -> None:
         """Write results.json where there are results, and close all files."""
@@ -159,14 +159,14 @@ class Recorder:
         with self._unhurt("LAST RECORDS ON TENSORBOARD"):
             self.board.close()
         self.metrics.close()
-        self.progress.close()
+        self.progress_bar.close()
 
-    def _take(self, side: str, position: Position, record: Mapping[str, float]) -> None:
-        where = {"side": side, "step": position.step, "tokens": position.tokens, "seconds": position.seconds}
-        with self._unhurt(f"RECORD OF STEP {position.step}"):
+    def _take(self, side: str, progress: TrainingProgress, record: Mapping[str, float]) -> None:
+        where = {"side": side, "step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
+        with self._unhurt(f"RECORD OF STEP {progress.step}"):
             self._append(json.dumps(where | finite(record)).encode() + b"\n")
-        with self._unhurt(f"RECORD OF STEP {position.step} ON TENSORBOARD"):
-            self.board.write(lambda writer: _add_scalars(writer, side, position.step, record))
+        with self._unhurt(f"RECORD OF STEP {progress.step} ON TENSORBOARD"):
+            self.board.write(lambda writer: _add_scalars(writer, side, progress.step, record))
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all."""
@@ -184,7 +184,7 @@ class Recorder:
         try:
             yield
         except OSError as error:
-            self.progress.say(f"{what} NOT WRITTEN ({error}): training goes on: make room in {self.path}")
+            self.progress_bar.say(f"{what} NOT WRITTEN ({error}): training goes on: make room in {self.path}")
 
 
 def _add_scalars(writer: "SummaryWriter", side: str, step: int, record: Mapping[str, float]) -> None:
@@ -206,20 +206,20 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-class Follower:
+class CollectiveObserver:
     """What ranks other than the first do where that one takes things down: what takes all of them together."""
 
-    def __init__(self, saver: Saver, panel: Callable[[nn.Module], str]) -> None:
+    def __init__(self, saver: CheckpointWriter, panel: Callable[[nn.Module], str]) -> None:
         self.saver, self.panel = saver, panel
 
-    def log(self, position: Position, interval: Interval) -> None:
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
         """Leave it to the first rank."""
 
-    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Compute what the first rank writes, where the model is sharded and computes on all ranks together."""
         if isinstance(model, FSDPModule):
             self.panel(model)
 
-    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Save this rank's shares."""
-        self.saver.save(position, model, optimizer, None)
+        self.saver.save(progress, model, optimizer, None)

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, ValidationError
 from configs import Config, UserError
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
-from mlm.distributed.device import Computed
+from mlm.distributed.device import ComputePrecision
 from mlm.distributed.world import World
 
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
@@ -145,18 +145,18 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
-class Beginning(Config):
+class RunIdentity(Config):
     """What of a run's environment has to be the same wherever the run is gone on with or judged."""
 
     model_config = ConfigDict(extra="ignore")
 
     data: dict[str, str]
     """Fingerprints of its text and tokenizer."""
-    precision: Computed
+    precision: ComputePrecision
     """What it computed its matrix products in."""
 
 
-def beginning(path: Path) -> Beginning:
+def run_identity(path: Path) -> RunIdentity:
     """Return how a run began.
 
     Raises:
@@ -164,7 +164,7 @@ def beginning(path: Path) -> Beginning:
 
     """
     try:
-        return Beginning.model_validate(read_json(path / ENVIRONMENT))
+        return RunIdentity.model_validate(read_json(path / ENVIRONMENT))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(

@@ -10,7 +10,7 @@ from configs import Config
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingProgress:
     """How far training has come; all that a resumed run needs to know beside weights and optimizer state."""
 
     step: int = 0
@@ -22,21 +22,21 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingLength:
     """When training ends: after a number of steps or of seconds, whichever is set."""
 
     steps: int | None = None
     seconds: float | None = None
 
-    def progress(self, position: Position) -> float:
+    def fraction(self, progress: TrainingProgress) -> float:
         """Return the share of the budget, from 0 to 1, at the middle of the next step."""
         if self.steps is not None:
-            return (position.step + 0.5) / self.steps
-        return min(position.seconds / (self.seconds or math.inf), 1.0)
+            return (progress.step + 0.5) / self.steps
+        return min(progress.seconds / (self.seconds or math.inf), 1.0)
 
-    def finished(self, position: Position) -> bool:
+    def finished(self, progress: TrainingProgress) -> bool:
         """Tell whether the budget is used up."""
-        return self.progress(position) >= 1
+        return self.fraction(progress) >= 1
 
 
 class Steps(Config):
@@ -46,9 +46,9 @@ class Steps(Config):
     steps: int = Field(1000, gt=0, le=10**12)
     """Optimizer updates."""
 
-    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the plan for data of the given size."""
-        return Plan(steps=self.steps)
+        return TrainingLength(steps=self.steps)
 
 
 class Tokens(Config):
@@ -58,9 +58,9 @@ class Tokens(Config):
     tokens: int = Field(100_000_000, gt=0, le=10**18)
     """Tokens, padding not counted; the last step may go beyond by less than a batch."""
 
-    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the plan for data of the given size."""
-        return Plan(steps=math.ceil(self.tokens / tokens_per_step))
+        return TrainingLength(steps=math.ceil(self.tokens / tokens_per_step))
 
 
 class Epochs(Config):
@@ -70,9 +70,9 @@ class Epochs(Config):
     epochs: float = Field(1.0, gt=0, le=1e9)
     """Passes over the training rows; the last step may go beyond by less than a batch."""
 
-    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the plan for data of the given size."""
-        return Plan(steps=math.ceil(self.epochs * steps_per_epoch))
+        return TrainingLength(steps=math.ceil(self.epochs * steps_per_epoch))
 
 
 class Minutes(Config):
@@ -82,9 +82,9 @@ class Minutes(Config):
     minutes: float = Field(10.0, gt=0, le=1e9)
     """Minutes spent in training steps; start-up and evaluation are not counted."""
 
-    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> Plan:
+    def plan(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the plan for data of the given size."""
-        return Plan(seconds=60 * self.minutes)
+        return TrainingLength(seconds=60 * self.minutes)
 
 
 Budget = Annotated[Steps | Tokens | Epochs | Minutes, Field(discriminator="kind")]

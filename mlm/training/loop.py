@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from configs import Config
-from mlm.distributed.threads import Team, assemble
+from mlm.distributed.threads import ThreadReplicas, replicate_on_threads
 from mlm.distributed.world import World
-from mlm.training.budget import Plan, Position
+from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.optim import Optimizer
 from mlm.training.schedule import Schedule
 
@@ -35,7 +35,7 @@ AnyBatch = TypeVar("AnyBatch", bound=Countable)
 class Task(Protocol[AnyBatch]):
     """What differs between pretraining and fine-tuning."""
 
-    def micro_batches(self, step: int, progress: float) -> Sequence[AnyBatch]:
+    def micro_batches(self, step: int, fraction: float) -> Sequence[AnyBatch]:
         """Return this rank's micro-batches of a step, whose gradients are summed."""
 
     def losses(self, model: nn.Module, batch: AnyBatch) -> Mapping[str, Tensor]:
@@ -45,7 +45,7 @@ class Task(Protocol[AnyBatch]):
         """Return the held-out metrics."""
 
 
-class Intervals(Config):
+class Frequencies(Config):
     """How often the loop stops to tell, to evaluate and to save."""
 
     log_steps: int = Field(20, gt=0)
@@ -61,7 +61,7 @@ class Intervals(Config):
 
 
 @dataclass(frozen=True)
-class Interval:
+class LoggedMetrics:
     """What happened in the steps since the last record."""
 
     sums: Mapping[str, float]
@@ -83,25 +83,25 @@ class Interval:
 class Observer(Protocol):
     """Where the loop reports to."""
 
-    def log(self, position: Position, interval: Interval) -> None:
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
         """Take down what happened since the last record."""
 
-    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Take down the held-out metrics of the model as it would be saved now."""
 
-    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Save the run as it stands."""
 
 
 @dataclass(frozen=True)
-class Course:
+class LoopSettings:
     """How training goes, whatever it is that is trained."""
 
     optimizer: Optimizer
     schedule: Schedule
-    plan: Plan
+    plan: TrainingLength
     """When it ends."""
-    intervals: Intervals
+    intervals: Frequencies
     clip_norm: float
     """Largest norm of the gradient; longer ones are scaled down to it."""
     seed: int
@@ -111,7 +111,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepMetrics:
     """What happened in one step; all but `sums` is the same on every rank."""
 
     sums: Mapping[str, Tensor]
@@ -132,114 +132,123 @@ class Step:
 def train(
     model: nn.Module,
     task: Task[AnyBatch],
-    course: Course,
+    settings: LoopSettings,
     world: World,
     observer: Observer,
     *,
-    start: Position,
+    start: TrainingProgress,
     stop: Callable[[], bool] = lambda: False,
-) -> Position:
+) -> TrainingProgress:
     """Train until the plan is finished or `stop` says so; return how far training has come.
 
     Before `start.step` nothing is replayed.
     """
-    intervals, plan = course.intervals, course.plan
-    position, ledger, ended = start, Ledger(world), plan.finished(start)
+    intervals, plan = settings.intervals, settings.plan
+    progress, buffer, ended = start, MetricsBuffer(world), plan.finished(start)
     model.train()
     if start.step == 0:
-        evaluate(model, task, course.optimizer, world, observer, position)
-    with assemble(model, world, course.threads) as team:
+        evaluate(model, task, settings.optimizer, world, observer, progress)
+    with replicate_on_threads(model, world, settings.threads) as replicas:
         while not ended:  # asked once a step, so that the step which is the last is also saved
-            step = take_step(team, task, course, world, position)
-            ledger.add(position.step, step)
-            position = Position(position.step + 1, position.tokens + step.tokens, position.seconds + step.seconds)
-            finished = plan.finished(position)
-            if finished or position.step % intervals.evaluate_steps == 0:
-                evaluate(model, task, course.optimizer, world, observer, position)
+            step = take_step(replicas, task, settings, world, progress)
+            buffer.add(progress.step, step)
+            progress = TrainingProgress(
+                progress.step + 1, progress.tokens + step.tokens, progress.seconds + step.seconds
+            )
+            finished = plan.finished(progress)
+            if finished or progress.step % intervals.evaluate_steps == 0:
+                evaluate(model, task, settings.optimizer, world, observer, progress)
             (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
             ended = finished or stops > 0
-            if ended or intervals.has_record(position.step):
-                observer.log(position, ledger.take())
-            if ended or position.step % intervals.checkpoint_steps == 0:
-                observer.checkpoint(position, model, course.optimizer)
-    return position
+            if ended or intervals.has_record(progress.step):
+                observer.log(progress, buffer.take())
+            if ended or progress.step % intervals.checkpoint_steps == 0:
+                observer.checkpoint(progress, model, settings.optimizer)
+    return progress
 
 
-def take_step(team: Team, task: Task[AnyBatch], course: Course, world: World, position: Position) -> Step:
+def take_step(
+    replicas: ThreadReplicas, task: Task[AnyBatch], settings: LoopSettings, world: World, progress: TrainingProgress
+) -> StepMetrics:
     """Change the weights once.
 
     The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
     targets: how the batch was cut changes nothing.
 
     Args:
-        team: whose model is trained.
+        replicas: the model, once for each thread.
         task: what it learns.
-        course: how.
+        settings: optimizer, schedule, length and the rest.
         world: the processes.
-        position: how far training has come.
+        progress: how far training has come.
 
     """
     began = time.perf_counter()
-    progress = course.plan.progress(position)
-    micro_batches = task.micro_batches(position.step, progress)
+    fraction = settings.plan.fraction(progress)
+    micro_batches = task.micro_batches(progress.step, fraction)
     waited = time.perf_counter() - began
     counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
     targets, tokens = map(int, counts)
 
-    def compute(member: nn.Module, index: int, batch: AnyBatch) -> Mapping[str, Tensor]:
-        world.seed_dropout(course.seed, position.step, index)
-        with world.synchronise_gradients(member, last=index == len(micro_batches) - 1):
-            losses = task.losses(member, batch)
+    def compute(replica: nn.Module, index: int, batch: AnyBatch) -> Mapping[str, Tensor]:
+        world.seed_dropout(settings.seed, progress.step, index)
+        with world.synchronise_gradients(replica, last=index == len(micro_batches) - 1):
+            losses = task.losses(replica, batch)
             # Gradients are averaged over ranks, and it is their sum that is wanted.
             (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}
 
-    first, *others = team.each(compute, micro_batches)
+    first, *others = replicas.each(compute, micro_batches)
     sums = {name: sum((losses[name] for losses in others), loss) for name, loss in first.items()}
-    norm = world.clip(team.model, course.clip_norm)
+    norm = world.clip(replicas.model, settings.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
-    factor = course.schedule.factor(progress)
+    factor = settings.schedule.factor(fraction)
     with world.autocast():  # for optimizers that multiply matrices
-        course.optimizer.update(factor, finite)
-    if course.intervals.has_record(position.step + 1):
+        settings.optimizer.update(factor, finite)
+    if settings.intervals.has_record(progress.step + 1):
         world.wait()  # so that the time of what is still queued on the device is counted where it is told
     leads = float(world.leads)  # whose clock counts for all
     seconds, waited = world.sum([leads * (time.perf_counter() - began), leads * waited])
-    return Step(sums, targets, tokens, seconds, waited, norm, finite, factor)
+    return StepMetrics(sums, targets, tokens, seconds, waited, norm, finite, factor)
 
 
 def evaluate(
-    model: nn.Module, task: Task[AnyBatch], optimizer: Optimizer, world: World, observer: Observer, position: Position
+    model: nn.Module,
+    task: Task[AnyBatch],
+    optimizer: Optimizer,
+    world: World,
+    observer: Observer,
+    progress: TrainingProgress,
 ) -> None:
     """Report the held-out metrics of the weights that would be saved now."""
     model.eval()
     with optimizer.averaged():
-        observer.evaluated(position, task.evaluate(model), model)
+        observer.evaluated(progress, task.evaluate(model), model)
         world.release(model)
     model.train()
 
 
-class Ledger:
+class MetricsBuffer:
     """Keeps what happened on the device, so that the host waits for it only when it is read."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.first = 0
-        self.steps: list[Step] = []
+        self.steps: list[StepMetrics] = []
 
-    def add(self, number: int, step: Step) -> None:
+    def add(self, number: int, step: StepMetrics) -> None:
         """Add a step; numbers follow each other."""
         if not self.steps:
             self.first = number
         self.steps.append(step)
 
-    def take(self) -> Interval:
+    def take(self) -> LoggedMetrics:
         """Return what happened since the last time."""
         steps, self.steps = self.steps, []
         kept = [(step.finite, step.gradient_norm, *step.sums.values()) for step in steps]
         rows = torch.stack([torch.stack([value.double() for value in values]) for values in kept]).tolist()
         totals = self.world.sum([sum(column) for column in list(zip(*rows, strict=True))[2:]])
-        return Interval(
+        return LoggedMetrics(
             sums=dict(zip(steps[-1].sums, totals, strict=True)),
             targets=sum(step.targets for step in steps),
             tokens=sum(step.tokens for step in steps),

@@ -20,14 +20,14 @@ class Schedule(Config):
             raise ValueError(f"warmup = {self.warmup:g} is as long as the whole budget: give a share of it below 1")
         return self
 
-    def factor(self, progress: float) -> float:
-        """Return the share of the peak rate in force at `progress`, from 0 to 1, of the budget."""
-        if progress < self.warmup:
-            return progress / self.warmup
-        return self.after_warmup(min((progress - self.warmup) / (1 - self.warmup), 1.0))
+    def factor(self, fraction: float) -> float:
+        """Return the share of the peak rate in force at `fraction`, from 0 to 1, of the budget."""
+        if fraction < self.warmup:
+            return fraction / self.warmup
+        return self.after_warmup(min((fraction - self.warmup) / (1 - self.warmup), 1.0))
 
-    def after_warmup(self, progress: float) -> float:
-        """Return the share of the peak rate at `progress`, from 0 to 1, of what follows the warm-up."""
+    def after_warmup(self, fraction: float) -> float:
+        """Return the share of the peak rate at `fraction`, from 0 to 1, of what follows the warm-up."""
         raise NotImplementedError
 
 
@@ -36,7 +36,7 @@ class Constant(Schedule):
 
     kind: Literal["constant"] = "constant"
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return 1."""
         return 1.0
 
@@ -48,9 +48,9 @@ class Linear(Schedule):
     final: float = Field(0.0, ge=0, le=1)
     """Share of the peak rate at the end."""
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return the line's value."""
-        return 1 + (self.final - 1) * progress
+        return 1 + (self.final - 1) * fraction
 
 
 class Cosine(Schedule):
@@ -60,9 +60,9 @@ class Cosine(Schedule):
     final: float = Field(0.0, ge=0, le=1)
     """Share of the peak rate at the end."""
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return the cosine's value."""
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 class Power(Schedule):
@@ -78,9 +78,9 @@ class Power(Schedule):
             raise ValueError("a power schedule is infinite at the start without a warm-up: set warmup above 0")
         return self
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return the power's value."""
-        return float(((self.warmup + (1 - self.warmup) * progress) / self.warmup) ** self.exponent)
+        return float(((self.warmup + (1 - self.warmup) * fraction) / self.warmup) ** self.exponent)
 
 
 class Exponential(Schedule):
@@ -90,9 +90,9 @@ class Exponential(Schedule):
     final: float = Field(0.01, gt=0, le=1)
     """Share of the peak rate at the end."""
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return the exponential's value."""
-        return float(self.final**progress)
+        return float(self.final**fraction)
 
 
 class PiecewiseConstant(Schedule):
@@ -112,9 +112,9 @@ class PiecewiseConstant(Schedule):
             raise ValueError("boundaries must rise from 0 to 1")
         return self
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return the factor in force."""
-        return self.factors[sum(boundary <= progress for boundary in self.boundaries)]
+        return self.factors[sum(boundary <= fraction for boundary in self.boundaries)]
 
 
 class OneCycle(Schedule):
@@ -128,15 +128,15 @@ class OneCycle(Schedule):
     final: float = Field(4e-6, ge=0, le=1)
     """Share of the peak rate at the end."""
 
-    def factor(self, progress: float) -> float:
-        """Return the share of the peak rate in force at `progress`, from 0 to 1, of the budget."""
-        if progress < self.warmup:
-            return 1 - (1 - self.initial) * (1 + math.cos(math.pi * progress / self.warmup)) / 2
-        return super().factor(progress)
+    def factor(self, fraction: float) -> float:
+        """Return the share of the peak rate in force at `fraction`, from 0 to 1, of the budget."""
+        if fraction < self.warmup:
+            return 1 - (1 - self.initial) * (1 + math.cos(math.pi * fraction / self.warmup)) / 2
+        return super().factor(fraction)
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return the falling half's value."""
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 class Trapezoid(Schedule):
@@ -154,10 +154,10 @@ class Trapezoid(Schedule):
             raise ValueError(f"warmup + decay is {self.warmup + self.decay:g}, longer than the whole budget")
         return self
 
-    def after_warmup(self, progress: float) -> float:
+    def after_warmup(self, fraction: float) -> float:
         """Return 1, then the falling line's value."""
         fall = self.decay / (1 - self.warmup)
-        left = 1 - progress
+        left = 1 - fraction
         return 1.0 if left >= fall else self.final + (1 - self.final) * left / fall
 
 

@@ -16,8 +16,8 @@ from mlm.distributed.world import World, find_world
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
-from mlm.training.budget import Plan, Position
-from mlm.training.loop import Course, Interval, Intervals, train
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
@@ -44,13 +44,13 @@ class Notebook:
 
     losses: list[float] = field(default_factory=list)
 
-    def log(self, position: Position, interval: Interval) -> None:
-        self.losses.append(interval.sums["loss"] / interval.targets)
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+        self.losses.append(metrics.sums["loss"] / metrics.targets)
 
-    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         self.losses.append(metrics["loss"])
 
-    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         pass
 
 
@@ -68,17 +68,17 @@ def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_
     train(
         model,
         task,
-        Course(
+        LoopSettings(
             OPTIMIZERS[optimizer].build(model),
             Trapezoid(),
-            Plan(steps=STEPS),
-            intervals=Intervals(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
+            TrainingLength(steps=STEPS),
+            intervals=Frequencies(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
             clip_norm=1.0,
             seed=0,
         ),
         world,
         notebook,
-        start=Position(),
+        start=TrainingProgress(),
     )
     return notebook.losses
 

@@ -16,7 +16,7 @@ from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
-from mlm.training.budget import Position
+from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW
 from tokenizer import vocabulary
 from tokenizer.vocabulary import Vocabulary
@@ -72,7 +72,7 @@ def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: 
     recipe = PretrainConfig(name=name, data=DataConfig(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
     (run / checkpoint.RECIPE).write_text(dump(recipe))
     folder_of_step = run / "checkpoints" / "step-000000001"
-    taken = checkpoint.snapshot(network, AdamW().build(network), Position(1))
+    taken = checkpoint.snapshot(network, AdamW().build(network), TrainingProgress(1))
     checkpoint.save(folder_of_step, taken, recipe, run / checkpoint.TOKENIZER)
     return run
 

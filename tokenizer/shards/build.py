@@ -58,7 +58,7 @@ def build(
         OSError: the disk is full or not writable.
 
     """
-    start = beginning(text, tokenizer, fingerprint)
+    start = run_identity(text, tokenizer, fingerprint)
     if part is not None:
         is_built(output, start)  # what would be in the way of the merge is said now
         output = part.folder(output)
@@ -72,7 +72,7 @@ def build(
     return make(text, tokenizer, output, start, fill, is_part=part is not None)
 
 
-def beginning(text: Text, tokenizer: Tokenizer, fingerprint: str | None = None) -> State:
+def run_identity(text: Text, tokenizer: Tokenizer, fingerprint: str | None = None) -> State:
     """Return the state of a build at its start.
 
     Raises:

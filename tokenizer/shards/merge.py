@@ -19,7 +19,7 @@ from configs import UserError
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import REASONS, Reason, Seen, Side, Text
 from tokenizer.shards import format
-from tokenizer.shards.build import beginning, is_built, make
+from tokenizer.shards.build import is_built, make, run_identity
 from tokenizer.shards.format import SIDES, Counts, Shards
 from tokenizer.shards.partial import State
 from tokenizer.shards.parts import UNIT, UNITS, Part
@@ -48,7 +48,7 @@ def merge(text: Text, tokenizer: Tokenizer, output: Path, count: int, *, commit_
         OSError: the disk is full or not writable.
 
     """
-    start = beginning(text, tokenizer)
+    start = run_identity(text, tokenizer)
     if is_built(output, start):
         return False
     parts = [Part(number, count) for number in range(1, count + 1)]

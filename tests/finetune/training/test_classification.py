@@ -26,8 +26,8 @@ from finetune.training.classification import (
     predict,
 )
 from finetune.training.classifier import Classifier
-from mlm.training.budget import Plan, Position
-from mlm.training.loop import Course, Interval, Intervals, train
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
 from mlm.training.optim import AdamW, Optimizer
 from mlm.training.schedule import Constant
 from tests.finetune import samples
@@ -73,23 +73,23 @@ class Gradients:
 
 
 class Silent:
-    def log(self, position: Position, interval: Interval) -> None: ...
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None: ...
 
-    def evaluated(self, position: Position, metrics: object, model: nn.Module) -> None: ...
+    def evaluated(self, progress: TrainingProgress, metrics: object, model: nn.Module) -> None: ...
 
-    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None: ...
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None: ...
 
 
 def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[str, Tensor]]:
     """Return the gradients of the loop's steps, the model staying as it is."""
     kept = Gradients(model)
-    intervals = Intervals(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
-    start = Position()
-    plan = Plan(steps=steps)
+    intervals = Frequencies(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
+    start = TrainingProgress()
+    plan = TrainingLength(steps=steps)
     train(
         model,
         replace(task, validation=Encoded(task.validation.examples.take([0]), task.validation.tokens[:1])),
-        Course(
+        LoopSettings(
             OptimizerOf(kept),
             Constant(warmup=0),
             plan,

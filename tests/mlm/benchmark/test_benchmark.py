@@ -26,7 +26,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.tracking.run_directory import write_json
 from mlm.training import flops
-from mlm.training.budget import Position
+from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
@@ -308,11 +308,11 @@ def test_their_heldout_loss_weighs_every_target_alike() -> None:
 
 def test_a_race_is_won_when_the_loss_is_first_as_low_as_the_goal() -> None:
     race, model = loss.Race(goal=3.0), torch.nn.Identity()
-    for position, nats in ((Position(), 2.0), (Position(step=1, seconds=10.0), 3.5)):
-        race.evaluated(position, {"loss": nats}, model)
+    for progress, nats in ((TrainingProgress(), 2.0), (TrainingProgress(step=1, seconds=10.0), 3.5)):
+        race.evaluated(progress, {"loss": nats}, model)
         assert (race.won, race.seconds) == (False, math.inf)
     for seconds, nats in ((20.0, 3.0), (30.0, 2.0)):
-        race.evaluated(Position(step=2, seconds=seconds), {"loss": nats}, model)
+        race.evaluated(TrainingProgress(step=2, seconds=seconds), {"loss": nats}, model)
         assert (race.won, race.seconds) == (True, 20.0)
 
 

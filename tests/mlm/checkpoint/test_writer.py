@@ -19,9 +19,9 @@ from torch import nn
 from configs import UserError
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import manifest_of, verify
-from mlm.checkpoint.writer import Saver
+from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig, Retention, TrainConfig
-from mlm.training.budget import Position
+from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW, Optimizer
 from tests.mlm.samples import CPU
 
@@ -73,10 +73,10 @@ class Run:
         self.model = nn.Linear(3, 2)
         self.optimizer: Optimizer = AdamW().build(self.model)
         recipe = PretrainConfig(train=TrainConfig(keep=keep or Retention()))
-        self.saver = Saver(folder, recipe, tokenizer, CPU, self.said.append, Position(begin))
+        self.saver = CheckpointWriter(folder, recipe, tokenizer, CPU, self.said.append, TrainingProgress(begin))
 
     def save(self, step: int, heldout_loss: float | None = None) -> None:
-        self.saver.save(Position(step), self.model, self.optimizer, heldout_loss)
+        self.saver.save(TrainingProgress(step), self.model, self.optimizer, heldout_loss)
 
     @property
     def steps(self) -> list[int]:

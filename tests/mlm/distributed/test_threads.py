@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from configs import read
 from mlm.config import PretrainConfig
 from mlm.data.masking import Masking
-from mlm.distributed.threads import SLOTS_WORTH_A_THREAD, assemble, threads_for
+from mlm.distributed.threads import SLOTS_WORTH_A_THREAD, replicate_on_threads, threads_for
 from mlm.experiment import Pretraining, build
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
-from mlm.training.budget import Plan, Position
-from mlm.training.loop import Course, Intervals, train
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Frequencies, LoopSettings, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.distributed.worker import Notebook
@@ -54,11 +54,19 @@ def trained(
         first = start[2]
     heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
     task = MaskedLanguageModelling(sentences(60), heldout, masking, world, 0, 6, rows)
-    intervals = Intervals(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
-    plan, notebook = Plan(steps=12), Notebook()
-    course = Course(optimizer, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)
+    intervals = Frequencies(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
+    plan, notebook = TrainingLength(steps=12), Notebook()
+    settings = LoopSettings(optimizer, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)
     remaining = iter(range(steps - first - 1))
-    train(model, task, course, world, notebook, start=Position(first), stop=lambda: next(remaining, None) is None)
+    train(
+        model,
+        task,
+        settings,
+        world,
+        notebook,
+        start=TrainingProgress(first),
+        stop=lambda: next(remaining, None) is None,
+    )
     return notebook.losses, model, optimizer
 
 
@@ -87,9 +95,9 @@ def test_threads_give_the_same_bits_again_and_when_gone_on_with(config: Optimize
 def test_members_share_weights_and_buffers_and_nothing_else() -> None:
     model = model_of()
     model.register_buffer("counted", torch.zeros(3))
-    with assemble(model, CPU, 3) as team:
-        assert team.members[0] is model
-        for other in team.members[1:]:
+    with replicate_on_threads(model, CPU, 3) as replicas:
+        assert replicas.replicas[0] is model
+        for other in replicas.replicas[1:]:
             for name, parameter in model.named_parameters():
                 twin = other.get_parameter(name)
                 assert twin is not parameter
@@ -99,25 +107,25 @@ def test_members_share_weights_and_buffers_and_nothing_else() -> None:
 
 def test_each_member_computes_its_own_and_answers_come_in_order() -> None:
     model = nn.Linear(3, 1)
-    with assemble(model, CPU, 3) as team:
+    with replicate_on_threads(model, CPU, 3) as replicas:
 
-        def compute(member: nn.Module, index: int, batch: Tensor) -> tuple[int, int]:
-            member(batch).sum().backward()
-            return list(team.members).index(member), index
+        def compute(replica: nn.Module, index: int, batch: Tensor) -> tuple[int, int]:
+            replica(batch).sum().backward()
+            return list(replicas.replicas).index(replica), index
 
         batches = [torch.full((1, 3), float(number)) for number in range(5)]
-        assert team.each(compute, batches) == [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]
+        assert replicas.each(compute, batches) == [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]
         assert model.weight.grad is not None
         assert model.weight.grad.tolist() == [[10.0] * 3]
-        assert all(parameter.grad is None for other in team.members[1:] for parameter in other.parameters())
+        assert all(parameter.grad is None for other in replicas.replicas[1:] for parameter in other.parameters())
 
 
 def test_what_goes_wrong_in_a_thread_is_told() -> None:
-    def compute(member: nn.Module, index: int, batch: int) -> int:
+    def compute(replica: nn.Module, index: int, batch: int) -> int:
         return 1 // batch
 
-    with pytest.raises(ZeroDivisionError), assemble(nn.Linear(1, 1), CPU, 2) as team:
-        team.each(compute, [1, 0])
+    with pytest.raises(ZeroDivisionError), replicate_on_threads(nn.Linear(1, 1), CPU, 2) as replicas:
+        replicas.each(compute, [1, 0])
 
 
 def test_threads_are_as_many_as_cores_and_work_allow() -> None:
@@ -130,8 +138,8 @@ def test_threads_are_as_many_as_cores_and_work_allow() -> None:
 
 
 def test_each_thread_has_its_share_of_the_cores() -> None:
-    with assemble(nn.Linear(1, 1), CPU, 2) as team:
-        assert team.each(lambda member, index, batch: torch.get_num_threads(), [0, 1]) == [2, 2]
+    with replicate_on_threads(nn.Linear(1, 1), CPU, 2) as replicas:
+        assert replicas.each(lambda replica, index, batch: torch.get_num_threads(), [0, 1]) == [2, 2]
     assert torch.get_num_threads() == 4
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from configs import UserError
-from mlm.distributed.device import Computed
+from mlm.distributed.device import ComputePrecision
 from mlm.distributed.world import World, find_world
 from tests.mlm.samples import CPU, Slow
 
@@ -95,7 +95,7 @@ def test_what_is_faster_for_the_first_rank_is_taken_by_all(tmp_path: Path, monke
 @pytest.mark.parametrize("has", [True, False])
 def test_a_run_goes_on_in_its_own_precision_on_every_rank_where_the_first_has_it(
     found_in: torch.dtype,
-    begun_in: Computed,
+    begun_in: ComputePrecision,
     has: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -19,8 +19,8 @@ from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
-from mlm.training.budget import Plan, Position
-from mlm.training.loop import Course, Interval, Intervals, Ledger, Step, train
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, MetricsBuffer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Constant, Trapezoid
 from tests.mlm.samples import CPU, TINY, model_of, packed, sentences, split_of, task_of
@@ -28,32 +28,32 @@ from tests.mlm.samples import CPU, TINY, model_of, packed, sentences, split_of, 
 ROOT = Path(__file__).parents[3]
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
 every_optimizer = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
-EACH_STEP = Intervals(log_steps=1, evaluate_steps=100, checkpoint_steps=1)
+EACH_STEP = Frequencies(log_steps=1, evaluate_steps=100, checkpoint_steps=1)
 
 
 @dataclass
 class Notebook:
     """Takes down all that the loop reports."""
 
-    logged: list[tuple[Position, Interval]] = field(default_factory=list)
-    evaluations: list[tuple[Position, Mapping[str, float]]] = field(default_factory=list)
+    logged: list[tuple[TrainingProgress, LoggedMetrics]] = field(default_factory=list)
+    evaluations: list[tuple[TrainingProgress, Mapping[str, float]]] = field(default_factory=list)
     checkpoints: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    saving: Callable[[Position, nn.Module, Optimizer], object] = lambda position, model, optimizer: None
+    saving: Callable[[TrainingProgress, nn.Module, Optimizer], object] = lambda progress, model, optimizer: None
 
-    def log(self, position: Position, interval: Interval) -> None:
-        self.logged.append((position, interval))
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+        self.logged.append((progress, metrics))
 
-    def evaluated(self, position: Position, metrics: Mapping[str, float], model: nn.Module) -> None:
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         assert not model.training
-        self.evaluations.append((position, metrics))
+        self.evaluations.append((progress, metrics))
 
-    def checkpoint(self, position: Position, model: nn.Module, optimizer: Optimizer) -> None:
-        self.checkpoints[position.step] = copy.deepcopy(model.state_dict())
-        self.saving(position, model, optimizer)
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
+        self.checkpoints[progress.step] = copy.deepcopy(model.state_dict())
+        self.saving(progress, model, optimizer)
 
     @property
     def losses(self) -> list[float]:
-        return [interval.sums["loss"] for _, interval in self.logged]
+        return [metrics.sums["loss"] for _, metrics in self.logged]
 
 
 def run(
@@ -62,29 +62,29 @@ def run(
     optimizer: Optimizer,
     steps: int,
     *,
-    intervals: Intervals = EACH_STEP,
+    intervals: Frequencies = EACH_STEP,
     notebook: Notebook | None = None,
-    start: Position | None = None,
+    start: TrainingProgress | None = None,
     stop: Callable[[], bool] = lambda: False,
     schedule: Constant | Trapezoid | None = None,
     clip_norm: float = 1.0,
     world: World = CPU,
-) -> tuple[Position, Notebook]:
+) -> tuple[TrainingProgress, Notebook]:
     notebook = notebook or Notebook()
     end = train(
         model,
         task,
-        Course(
+        LoopSettings(
             optimizer,
             schedule or Trapezoid(warmup=0.2),
-            Plan(steps=steps),
+            TrainingLength(steps=steps),
             intervals=intervals,
             clip_norm=clip_norm,
             seed=3,
         ),
         world,
         notebook,
-        start=start or Position(),
+        start=start or TrainingProgress(),
         stop=stop,
     )
     return end, notebook
@@ -199,7 +199,7 @@ def test_a_batch_that_is_not_a_number_leaves_the_weights_as_they_were(
     states = [initial, *notebook.checkpoints.values()]
     changed = [not same(before, after) for before, after in itertools.pairwise(states)]
     assert changed == [step != bad_step for step in range(4)]
-    assert [interval.skipped for _, interval in notebook.logged] == [(step,) * (step == bad_step) for step in range(4)]
+    assert [metrics.skipped for _, metrics in notebook.logged] == [(step,) * (step == bad_step) for step in range(4)]
     assert end.step == 4
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -217,10 +217,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text("{}")
 
-    def save(position: Position, model: nn.Module, optimizer: Optimizer) -> None:
-        if position.step == resumed_at:
+    def save(progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
+        if progress.step == resumed_at:
             checkpoint.save(
-                tmp_path / "checkpoint", checkpoint.snapshot(model, optimizer, position), PretrainConfig(), tokenizer
+                tmp_path / "checkpoint", checkpoint.snapshot(model, optimizer, progress), PretrainConfig(), tokenizer
             )
 
     model = model_of(dropping)
@@ -245,8 +245,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 def test_a_finished_run_resumes_to_a_no_op() -> None:
     model = model_of()
     before = copy.deepcopy(model.state_dict())
-    end, notebook = run(task_of(sentences(40)), model, AdamW().build(model), 5, start=Position(step=5, tokens=7))
-    assert end == Position(step=5, tokens=7)
+    end, notebook = run(
+        task_of(sentences(40)), model, AdamW().build(model), 5, start=TrainingProgress(step=5, tokens=7)
+    )
+    assert end == TrainingProgress(step=5, tokens=7)
     assert same(model.state_dict(), before)
     assert notebook == Notebook(saving=notebook.saving)
 
@@ -261,17 +263,17 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
         train(
             model,
             task_of(sentences(40), micro_batch_rows=3),
-            Course(
+            LoopSettings(
                 AdamW().build(model),
                 Constant(),
-                Plan(steps=3),
+                TrainingLength(steps=3),
                 intervals=EACH_STEP,
                 clip_norm=1.0,
                 seed=dropout_seed,
             ),
             CPU,
             notebook,
-            start=Position(),
+            start=TrainingProgress(),
         )
         return notebook.losses
 
@@ -312,7 +314,7 @@ def test_eight_sentences_are_overfitted() -> None:
     heldout = heldout_batches(rows, Masking(), CPU, most_rows=8, micro_batch_rows=8)
     task = MaskedLanguageModelling(rows, heldout, Masking(), CPU, seed=0, batch_rows=8, micro_batch_rows=8)
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=64, layers=2)))
-    seldom = Intervals(log_steps=1000, evaluate_steps=1000, checkpoint_steps=1000)
+    seldom = Frequencies(log_steps=1000, evaluate_steps=1000, checkpoint_steps=1000)
     _, notebook = run(task, model, AdamW(lr=5e-3, weight_decay=0).build(model), 600, intervals=seldom)
     before, after = (metrics["loss"] for _, metrics in notebook.evaluations)
     assert before > 3.5  # ln 40 = 3.7
@@ -322,21 +324,21 @@ def test_eight_sentences_are_overfitted() -> None:
 
 def test_the_loop_reports_at_its_intervals_and_at_both_ends() -> None:
     model = model_of()
-    intervals = Intervals(log_steps=2, evaluate_steps=3, checkpoint_steps=4)
+    intervals = Frequencies(log_steps=2, evaluate_steps=3, checkpoint_steps=4)
     _, notebook = run(task_of(sentences(40)), model, AdamW().build(model), 7, intervals=intervals)
-    assert [position.step for position, _ in notebook.logged] == [2, 4, 6, 7]
-    assert [position.step for position, _ in notebook.evaluations] == [0, 3, 6, 7]
+    assert [progress.step for progress, _ in notebook.logged] == [2, 4, 6, 7]
+    assert [progress.step for progress, _ in notebook.evaluations] == [0, 3, 6, 7]
     assert list(notebook.checkpoints) == [4, 7]
-    assert [interval.steps for _, interval in notebook.logged] == [2, 2, 2, 1]
+    assert [metrics.steps for _, metrics in notebook.logged] == [2, 2, 2, 1]
     assert model.training
 
 
 def test_what_falls_on_the_last_step_is_reported_once() -> None:
     model = model_of()
-    intervals = Intervals(log_steps=2, evaluate_steps=2, checkpoint_steps=2)
+    intervals = Frequencies(log_steps=2, evaluate_steps=2, checkpoint_steps=2)
     _, notebook = run(task_of(sentences(40)), model, AdamW().build(model), 4, intervals=intervals)
-    assert [position.step for position, _ in notebook.logged] == [2, 4]
-    assert [position.step for position, _ in notebook.evaluations] == [0, 2, 4]
+    assert [progress.step for progress, _ in notebook.logged] == [2, 4]
+    assert [progress.step for progress, _ in notebook.evaluations] == [0, 2, 4]
 
 
 def test_tokens_are_those_of_the_batches_and_the_rate_that_of_the_schedule() -> None:
@@ -344,16 +346,18 @@ def test_tokens_are_those_of_the_batches_and_the_rate_that_of_the_schedule() -> 
     end, notebook = run(task, model, AdamW().build(model), 4, schedule=Trapezoid(warmup=0.5, decay=0.5))
     batches = [task.micro_batches(step, 0.0) for step in range(4)]
     assert end.tokens == sum(batch.tokens for step in batches for batch in step)
-    assert [interval.tokens for _, interval in notebook.logged] == [sum(b.tokens for b in step) for step in batches]
-    assert [interval.targets for _, interval in notebook.logged] == [sum(b.targets for b in step) for step in batches]
-    assert [interval.rate_factor for _, interval in notebook.logged] == pytest.approx([0.25, 0.75, 0.75, 0.25])
+    assert [metrics.tokens for _, metrics in notebook.logged] == [sum(b.tokens for b in step) for step in batches]
+    assert [metrics.targets for _, metrics in notebook.logged] == [sum(b.targets for b in step) for step in batches]
+    assert [metrics.rate_factor for _, metrics in notebook.logged] == pytest.approx([0.25, 0.75, 0.75, 0.25])
 
 
 @pytest.mark.parametrize("config", [ScheduleFreeAdamW(lr=0.05)], ids=lambda config: config.kind)
 def test_the_averaged_weights_are_evaluated_and_the_trained_ones_go_on(config: OptimizerConfig) -> None:
     model, task = model_of(), task_of(sentences(40))
     optimizer = config.build(model)
-    _, notebook = run(task, model, optimizer, 5, intervals=Intervals(log_steps=9, evaluate_steps=9, checkpoint_steps=9))
+    _, notebook = run(
+        task, model, optimizer, 5, intervals=Frequencies(log_steps=9, evaluate_steps=9, checkpoint_steps=9)
+    )
     model.eval()
     trained = task.evaluate(model)
     with optimizer.averaged():
@@ -368,12 +372,12 @@ def test_a_stop_ends_after_the_step_and_saves_it() -> None:
         model,
         AdamW().build(model),
         9,
-        intervals=Intervals(log_steps=2, evaluate_steps=5, checkpoint_steps=5),
+        intervals=Frequencies(log_steps=2, evaluate_steps=5, checkpoint_steps=5),
         notebook=notebook,
         stop=lambda: len(notebook.logged) == 1,
     )
     assert end.step == 3
-    assert [position.step for position, _ in notebook.logged] == [2, 3]
+    assert [progress.step for progress, _ in notebook.logged] == [2, 3]
     assert list(notebook.checkpoints) == [3]
 
 
@@ -385,7 +389,7 @@ def test_a_stop_during_an_evaluation_saves_the_step_it_ends_with(during: int) ->
         model,
         AdamW().build(model),
         9,
-        intervals=Intervals(log_steps=9, evaluate_steps=2, checkpoint_steps=9),
+        intervals=Frequencies(log_steps=9, evaluate_steps=2, checkpoint_steps=9),
         notebook=notebook,
         stop=lambda: len(notebook.evaluations) >= during,
     )
@@ -399,30 +403,30 @@ def test_a_budget_of_time_ends_when_it_is_used_up() -> None:
     end = train(
         model,
         task_of(sentences(40)),
-        Course(
+        LoopSettings(
             AdamW().build(model),
             Constant(),
-            Plan(seconds=0.05),
+            TrainingLength(seconds=0.05),
             intervals=EACH_STEP,
             clip_norm=1.0,
             seed=0,
         ),
         CPU,
         notebook,
-        start=Position(),
+        start=TrainingProgress(),
     )
     assert end.seconds >= 0.05
-    assert all(position.seconds < 0.05 for position, _ in notebook.logged[:-1])
+    assert all(progress.seconds < 0.05 for progress, _ in notebook.logged[:-1])
     assert notebook.evaluations[-1][0] == end
 
 
 def test_a_ledger_sums_until_it_is_read() -> None:
-    ledger = Ledger(CPU)
+    ledger = MetricsBuffer(CPU)
 
     def add(step: int, loss: float, *, finite: bool = True) -> None:
         ledger.add(
             step,
-            Step(
+            StepMetrics(
                 {"loss": torch.tensor(loss), "correct": torch.tensor(2)},
                 targets=3,
                 tokens=20,
@@ -437,9 +441,9 @@ def test_a_ledger_sums_until_it_is_read() -> None:
     add(4, 1.0)
     add(5, 2.0, finite=False)
     add(6, 4.0, finite=False)
-    assert ledger.take() == Interval({"loss": 7.0, "correct": 6.0}, 9, 60, 3, 1.5, 0.75, 4.0, (5, 6), 0.5)
+    assert ledger.take() == LoggedMetrics({"loss": 7.0, "correct": 6.0}, 9, 60, 3, 1.5, 0.75, 4.0, (5, 6), 0.5)
     add(7, 8.0)
-    assert ledger.take() == Interval({"loss": 8.0, "correct": 2.0}, 3, 20, 1, 0.5, 0.25, 8.0, (), 1.0)
+    assert ledger.take() == LoggedMetrics({"loss": 8.0, "correct": 2.0}, 3, 20, 1, 0.5, 0.25, 8.0, (), 1.0)
 
 
 def test_there_is_one_backward_pass_in_the_tree() -> None:

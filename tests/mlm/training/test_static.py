@@ -9,13 +9,13 @@ from torch import nn
 
 from mlm import experiment
 from mlm.data.masking import Masking
-from mlm.distributed.threads import Team
+from mlm.distributed.threads import ThreadReplicas
 from mlm.distributed.world import find_world
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.objectives.masked import MaskedLanguageModelling
-from mlm.training.budget import Plan, Position
-from mlm.training.loop import Course, Intervals, take_step
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Frequencies, LoopSettings, take_step
 from mlm.training.optim import AdamW
 from mlm.training.schedule import Linear
 from tests.mlm.samples import model_of, sentences, task_of
@@ -46,16 +46,16 @@ def compiled_anew() -> Iterator[None]:
 
 def steps(task: MaskedLanguageModelling, model: MaskedLanguageModel, first: int, count: int) -> None:
     """Take steps, with their optimizer, without ever telling of them."""
-    course = Course(
+    settings = LoopSettings(
         AdamW().build(model),
         Linear(warmup=0.1),
-        Plan(steps=STEPS),
-        intervals=Intervals(log_steps=NEVER, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+        TrainingLength(steps=STEPS),
+        intervals=Frequencies(log_steps=NEVER, evaluate_steps=NEVER, checkpoint_steps=NEVER),
         clip_norm=1.0,
         seed=0,
     )
     for step in range(first, first + count):
-        take_step(Team(model, [model], None), task, course, task.world, Position(step=step))
+        take_step(ThreadReplicas(model, [model], None), task, settings, task.world, TrainingProgress(step=step))
 
 
 def judge(task: MaskedLanguageModelling, model: nn.Module) -> None:
