@@ -20,7 +20,7 @@ from finetune.records import TrialLogger
 from finetune.training.classifier import Classifier, count
 from finetune.trial import Outcome, run_trial
 from mlm.checkpoint import checkpoint, weights
-from mlm.distributed.world import World, find_world
+from mlm.distributed.world import World, init_world
 from mlm.tracking import run_directory
 
 
@@ -39,7 +39,7 @@ class Setup:
 
     def say(self, line: str) -> None:
         """Tell the user how things go, once for all ranks."""
-        if self.world.leads:
+        if self.world.is_main:
             print(line, file=sys.stderr)
 
 
@@ -52,19 +52,19 @@ def start(recipe: FinetuneConfig) -> str:
     """
     choice = encoders.resolve(recipe.encoder, Path(recipe.runs))
     recipe = recipe.model_copy(update={"encoder": choice, "data": recipe.data.pinned()})
-    world = find_world().computing_in(recipe.train.precision)
+    world = init_world().with_precision(recipe.train.precision)
     start_weights = _check_fit(recipe, choice, world)
     dataset = recipe.data.load(encoders.corpus_of(choice))
     splits = recipe.splits.splits(dataset)
     _check_early_stopping(recipe, dataset, splits)
     name = recipe.name or recipe.data.title()
     path = Path(
-        world.of_leader("making the run's directory", lambda: str(run_directory.create(Path(recipe.runs), name)))
+        world.from_main("making the run's directory", lambda: str(run_directory.create(Path(recipe.runs), name)))
     )
     with ExitStack() as opened:
         opened.enter_context(world.watched())
         records = None
-        if world.leads:
+        if world.is_main:
             opened.enter_context(run_directory.lock(path))
             records = opened.enter_context(TrialLogger(path))
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
@@ -75,7 +75,7 @@ def start(recipe: FinetuneConfig) -> str:
         setup.say(report.opening(path, recipe, dataset, splits, world))
         ours = _follow(setup, choice, keep=True)
         control = _follow(setup, choice.model_copy(update={"random": True}), keep=False) if recipe.control else []
-        if not world.leads:
+        if not world.is_main:
             return ""
         found = _results(recipe, dataset, splits, ours, control)
         found.write(path)
@@ -128,7 +128,7 @@ def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
             }
         )
         if keep and outcome.best > best:
-            if setup.world.leads:
+            if setup.world.is_main:
                 saved_model.save(setup.path, outcome.classifier, recipe, setup.dataset.classes, setup.world.precision)
             best = outcome.best
         parameters = results.Parameters(all=count(outcome.classifier.parameters()), trained=outcome.trained)

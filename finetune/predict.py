@@ -16,7 +16,7 @@ from finetune import saved_model
 from finetune.saved_model import Saved
 from finetune.training.classification import predict
 from mlm.config import PretrainConfig
-from mlm.distributed.world import World, find_world
+from mlm.distributed.world import World, init_world
 
 AT_ONCE = 2048
 """Texts of a file that are tokenised, sorted by length and classified together."""
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         fault = "is there already: name another file" if options.output.exists() else "lies in no folder: make it first"
         raise UserError(f"{options.output} {fault}")
     model = saved_model.load(options.run or saved_model.newest(Path(PretrainConfig().runs)), torch.device("cpu"))
-    world = find_world().going_on_in(model.precision)
+    world = init_world().with_recorded_precision(model.precision)
     model.classifier.to(world.device)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)

@@ -129,7 +129,7 @@ def run_trial(
     steps = task.steps_per_epoch
     plan = Epochs(epochs=recipe.train.epochs).plan(0.0, steps)
     watcher = BestWeights(
-        recipe.train.early_stopping, steps, record, ProgressBar(plan, TrainingProgress(), silent=not world.leads)
+        recipe.train.early_stopping, steps, record, ProgressBar(plan, TrainingProgress(), silent=not world.is_main)
     )
     end = _fit(recipe, classifier, task, rate_factor, plan, watcher)
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
@@ -185,7 +185,7 @@ def _fit(
             stop=lambda: watcher.hopeless() or bool(stopped),
         )
     watcher.progress_bar.close()
-    if task.world.most(len(stopped)):
+    if task.world.max(len(stopped)):
         raise KeyboardInterrupt
     return end
 

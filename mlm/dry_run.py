@@ -6,8 +6,8 @@ from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak
 from mlm.experiment import Pretraining
-from mlm.model.attention import Layout
-from mlm.objectives.masked import MaskedLanguageModelling
+from mlm.model.attention import SegmentMask
+from mlm.objectives.masked import MaskedLMTask
 from mlm.training import flops
 
 ROWS_SHOWN = 2
@@ -65,11 +65,11 @@ def preview(made: Pretraining) -> str:
     )
 
 
-def _kept_length(task: MaskedLanguageModelling, batch: Batch) -> int:
+def _kept_length(task: MaskedLMTask, batch: Batch) -> int:
     """Return over how many positions one attends on average, those of other segments in reach among them."""
-    layout = Layout.of(batch.segments_BL, batch.positions_BL, task.world.dtype, compiled=task.compiled)
-    reaches = layout.reaches or (slice(0, batch.ids_BL.shape[1]),)
-    return sum(int(reach.stop - reach.start) for reach in reaches) // len(reaches)
+    segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, task.world.dtype, compiled=task.compiled)
+    key_ranges = segment_mask.key_ranges or (slice(0, batch.ids_BL.shape[1]),)
+    return sum(int(reach.stop - reach.start) for reach in key_ranges) // len(key_ranges)
 
 
 def _projection(parameters: int, flops_per_step: float) -> list[str]:

@@ -15,7 +15,7 @@ from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus, open_corpus
-from mlm.distributed.world import World, find_world
+from mlm.distributed.world import World, init_world
 from mlm.evaluation import results
 from mlm.objectives.masked import heldout_batches, score
 from mlm.tracking import run_directory
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
     run_identity = run_directory.run_identity(path)
-    world = find_world().going_on_in(run_identity.precision)
+    world = init_world().with_recorded_precision(run_identity.precision)
     model.to(world.device)
     corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)
     if run_identity.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:

@@ -27,7 +27,7 @@ from mlm.distributed.world import World
 from mlm.evaluation import fill_blanks, results
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
-from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.tracking import plots, run_directory
 from mlm.tracking.metrics_logger import CollectiveObserver, MetricsLogger, Rates
 from mlm.tracking.progress_bar import ProgressBar
@@ -46,7 +46,7 @@ class Pretraining:
     recipe: PretrainConfig
     world: World
     corpus: Corpus
-    task: MaskedLanguageModelling
+    task: MaskedLMTask
     model: MaskedLanguageModel
     optimizer: Optimizer
     plan: TrainingLength
@@ -66,7 +66,7 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
     def built() -> str:
         return str(open_corpus(recipe, tokenizer).shards.path)
 
-    corpus = corpus_at(Path(world.of_leader("building tokenizer and shards", built)), row_length, checked=True)
+    corpus = corpus_at(Path(world.from_main("building tokenizer and shards", built)), row_length, checked=True)
     rows = len(corpus.train)
     if settings.batch_rows < world.size:
         raise UserError(
@@ -88,7 +88,7 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
     )
     if not any(batch.targets for batch in heldout):
         raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
-    task = MaskedLanguageModelling(
+    task = MaskedLMTask(
         corpus.train,
         heldout,
         recipe.masking,
@@ -121,10 +121,10 @@ def follow(pretraining: Pretraining, path: Path, begin: TrainingProgress) -> Non
                 fill_blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
             )
 
-    progress_bar = ProgressBar(pretraining.plan, begin, silent=not world.leads)
+    progress_bar = ProgressBar(pretraining.plan, begin, silent=not world.is_main)
     saver = CheckpointWriter(path, recipe, corpus.tokenizer_path, world, progress_bar.say, begin)
     recorder: MetricsLogger | None = None
-    if world.leads:
+    if world.is_main:
         recorder = MetricsLogger(
             path, recipe, saver, _rates(pretraining), progress_bar, panel, pretraining.task.documents, begin
         )
@@ -149,7 +149,7 @@ def follow(pretraining: Pretraining, path: Path, begin: TrainingProgress) -> Non
             stop=lambda: bool(received) or (recorder is not None and recorder.hopeless),
         )
         saver.finish()
-    number = world.most(max(received, default=0))
+    number = world.max(max(received, default=0))
     leave()  # what follows is the first process's work, and nobody waits for it
     if recorder is None:
         sys.exit(command.EXIT_SIGNAL + number if number and not pretraining.plan.finished(end) else 0)
@@ -174,7 +174,7 @@ def _conclude(
     panel: Callable[[nn.Module], str],
 ) -> None:
     """Measure what was saved last, and write down the results."""
-    recipe, corpus, world = pretraining.recipe, pretraining.corpus, pretraining.world.alone()
+    recipe, corpus, world = pretraining.recipe, pretraining.corpus, pretraining.world.single()
     folder = checkpoint.folder_of(path, end.step)
     saved = verify(folder, checkpoint.MODEL)
     model, _, _ = checkpoint.load_model(folder, world.device)

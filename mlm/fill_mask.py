@@ -9,7 +9,7 @@ from pathlib import Path
 from configs import UserError, command
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
-from mlm.distributed.world import find_world
+from mlm.distributed.world import init_world
 from mlm.evaluation import fill_blanks
 from mlm.tracking import run_directory
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}: it must be 1 or more")
-    world = find_world()
+    world = init_world()
     path = options.run or run_directory.newest(Path(PretrainConfig().runs))
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)

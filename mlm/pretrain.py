@@ -11,7 +11,7 @@ from configs import UserError, command, dump, help_text, read
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus, with_text_of_shards
-from mlm.distributed.world import World, find_world
+from mlm.distributed.world import World, init_world
 from mlm.dry_run import preview
 from mlm.experiment import build, follow
 from mlm.tracking import run_directory
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         if yaml or overrides or options.print_config or options.dry_run:
             raise UserError("--resume goes on with the run's own configuration: leave out everything but the run")
         path = Path(options.resume) if options.resume else run_directory.newest(Path(PretrainConfig().runs))
-        world = find_world(recipe_of(path).train.silence_minutes)
+        world = init_world(recipe_of(path).train.silence_minutes)
         with world.watched():
             resume(path, world)
         return
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str]) -> None:
     if options.print_config:
         print(dump(recipe), end="")
     elif options.dry_run:
-        world = find_world(recipe.train.silence_minutes).computing_in(recipe.train.precision)
+        world = init_world(recipe.train.silence_minutes).with_precision(recipe.train.precision)
         print(preview(build(recipe, world)))
     else:
-        world = find_world(recipe.train.silence_minutes)
+        world = init_world(recipe.train.silence_minutes)
         with world.watched():
             again = earlier_run(recipe, world)
             start(recipe, world) if again is None else resume(again, world)
@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def earlier_run(recipe: PretrainConfig, world: World) -> Path | None:
     """Return the run of `recipe` that this job began and saved before torchrun or SLURM started it again, if any."""
-    if not world.again:
+    if not world.restarted:
         return None
 
     def is_mine(path: Path) -> bool:
@@ -88,7 +88,7 @@ def earlier_run(recipe: PretrainConfig, world: World) -> Path | None:
         mine = filter(is_mine, run_directory.with_checkpoint(Path(recipe.runs)))
         return str(max(mine, key=lambda path: path.name, default=""))
 
-    found = world.of_leader("looking for this job's run", newest)
+    found = world.from_main("looking for this job's run", newest)
     return Path(found) if found else None
 
 
@@ -104,14 +104,14 @@ def recipe_of(path: Path) -> PretrainConfig:
 
 def start(recipe: PretrainConfig, world: World) -> None:
     """Start a new run."""
-    world = world.computing_in(recipe.train.precision)
+    world = world.with_precision(recipe.train.precision)
     pretraining = build(recipe, world)
     started_from = warm_start.load_start(recipe, pretraining.model)
     path = Path(
-        world.of_leader("making the run's directory", lambda: str(run_directory.create(Path(recipe.runs), recipe.name)))
+        world.from_main("making the run's directory", lambda: str(run_directory.create(Path(recipe.runs), recipe.name)))
     )
-    with run_directory.lock(path) if world.leads else nullcontext():
-        if world.leads:
+    with run_directory.lock(path) if world.is_main else nullcontext():
+        if world.is_main:
             (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
             environment = run_directory.environment(world) | {"job": world.job}
             run_directory.write_json(
@@ -123,22 +123,22 @@ def start(recipe: PretrainConfig, world: World) -> None:
 def resume(path: Path, world: World) -> None:
     """Go on with a run from its newest checkpoint; a finished run stays as it is."""
     recipe = recipe_of(path)
-    with run_directory.lock(path) if world.leads else nullcontext():
+    with run_directory.lock(path) if world.is_main else nullcontext():
         if (path / run_directory.RESULTS).exists():
-            if world.leads:
+            if world.is_main:
                 print(f"{path} is finished: its results are in {path / run_directory.RESULTS}")
             return
-        folder = Path(world.of_leader("checking the newest checkpoint", lambda: str(_newest_whole(path))))
+        folder = Path(world.from_main("checking the newest checkpoint", lambda: str(_newest_whole(path))))
         if recipe != read(PretrainConfig, folder / checkpoint.RECIPE):
             raise UserError(
                 f"{path / checkpoint.RECIPE} was changed since the run began: undo that, or start a new run"
             )
         run_identity = run_directory.run_identity(path)
-        world = world.going_on_in(run_identity.precision)
+        world = world.with_recorded_precision(run_identity.precision)
         pretraining = build(recipe, world, folder / checkpoint.TOKENIZER)
         if _data(pretraining.corpus)["data"] != run_identity.data:
             raise UserError(f"the text of {path} is not what the run began with: put it back, or start a new run")
-        if world.leads and world.precision != run_identity.precision:
+        if world.is_main and world.precision != run_identity.precision:
             environment = run_directory.read_json(path / run_directory.ENVIRONMENT)
             run_directory.write_json(path / run_directory.ENVIRONMENT, environment | {"went_on_in": world.precision})
         follow(pretraining, path, checkpoint.load_training(folder, pretraining.model, pretraining.optimizer))

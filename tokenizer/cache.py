@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from tokenizer import vocabulary
-from tokenizer.cleaning import Seen, Text, passages
+from tokenizer.cleaning import SeenHashes, Text, passages
 from tokenizer.shards import format
 from tokenizer.shards.build import build
 from tokenizer.vocabulary import Vocabulary
@@ -60,7 +60,7 @@ def learn_from(text: Text, settings: Vocabulary) -> Tokenizer:
         # the library asks for the text from a thread of its own
         closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database,
     ):
-        return vocabulary.learn(_training_sentences(text, Seen(database)), settings)
+        return vocabulary.learn(_training_sentences(text, SeenHashes(database)), settings)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
@@ -73,7 +73,7 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _training_sentences(text: Text, seen: Seen) -> Iterator[str]:
+def _training_sentences(text: Text, seen: SeenHashes) -> Iterator[str]:
     documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
     for passage in passages(text, documents, seen):
         if passage.side == "train":

@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
     """Number of tokens of each text."""
 
 
-class Lookup:
+class CachedEncoder:
     """Encodes as a tokenizer does, but without [CLS] and [SEP], and '[MASK]' and the like as the plain text it is."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

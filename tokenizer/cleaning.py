@@ -72,7 +72,7 @@ class Text(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class CleanDocument:
     """A cleaned document."""
 
     sentences: list[str]
@@ -82,7 +82,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Cuts:
+class SentenceTable:
     """What is known of documents that were cut into sentences, before any is left out because it repeats."""
 
     lengths: NDArray[np.int64]
@@ -95,7 +95,7 @@ class Cuts:
     """Of each document, or of each sentence, whichever must not repeat; else none."""
 
 
-class Seen:
+class SeenHashes:
     """A set of texts on disk: of each its hash, in a table of an SQLite database."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -122,7 +122,7 @@ class Seen:
         return is_new
 
 
-def passages(text: Text, documents: Iterable[Document], seen: Seen) -> Iterator[Passage]:
+def passages(text: Text, documents: Iterable[Document], seen: SeenHashes) -> Iterator[CleanDocument]:
     """Yield the cleaned documents, without those of which nothing is left; what was read is remembered in `seen`."""
     for batch in batches(documents):
         all_sentences, cuts = cut(text, batch)
@@ -131,7 +131,7 @@ def passages(text: Text, documents: Iterable[Document], seen: Seen) -> Iterator[
         for length, heldout in zip(cuts.lengths.tolist(), cuts.heldout.tolist(), strict=True):
             found = [sentence for sentence, is_kept in itertools.islice(kept, length) if is_kept]
             if found:
-                yield Passage(found, "heldout" if heldout else "train")
+                yield CleanDocument(found, "heldout" if heldout else "train")
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -148,7 +148,7 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], Cuts]:
+def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
     """Cut documents as `text` says; return the sentences of all, end to end, and what is known of them."""
     by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
     sentences_of_all: list[str] = []
@@ -170,10 +170,10 @@ def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], Cuts]:
         sentences_of_all += found
         lengths.append(len(found))
         heldout.append(_is_heldout(text, document.group or whole))
-    return sentences_of_all, Cuts(np.array(lengths, np.int64), np.array(heldout, np.bool_), left_out, hashes)
+    return sentences_of_all, SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), left_out, hashes)
 
 
-def choose(cuts: Cuts, text: Text, seen: Seen) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def choose(cuts: SentenceTable, text: Text, seen: SeenHashes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Tell which sentences stay, and how many were left out of each document, (documents, reasons).
 
     Whatever was there before, as `seen` knows, is left out; what is there now is remembered.
@@ -190,7 +190,7 @@ def choose(cuts: Cuts, text: Text, seen: Seen) -> tuple[NDArray[np.bool_], NDArr
     return stays, left_out
 
 
-def kept_lengths(cuts: Cuts, stays: NDArray[np.bool_]) -> NDArray[np.int64]:
+def kept_lengths(cuts: SentenceTable, stays: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return how many sentences of each document stay."""
     owners = np.repeat(np.arange(len(cuts.lengths)), cuts.lengths)
     return np.bincount(owners[stays], minlength=len(cuts.lengths))

@@ -26,7 +26,7 @@ from finetune.encoders.published import PublishedEncoder, load_published
 from mlm.benchmark import hf_trainer as pretraining
 from mlm.benchmark import measure
 from mlm.benchmark.measure import Case
-from mlm.distributed.world import find_world
+from mlm.distributed.world import init_world
 from mlm.tracking import run_directory
 from tokenizer.cleaning import Text
 
@@ -103,7 +103,7 @@ def prepare(options: argparse.Namespace) -> Bench:
         encoder = draw_encoder(options.output / "encoder", data, scale, options.vocabulary)
     hf_trainer.check_type(encoder)
     recipe = read(heads.recipe_of("linear"), None, (*RECIPE, f"train.batch_examples={scale.batch_examples}"))
-    world = find_world().computing_in(recipe.train.precision)
+    world = init_world().with_precision(recipe.train.precision)
     return Bench(scale, recipe, data, encoder, min(encoder.longest, LONGEST), world)
 
 

@@ -1,1 +1,5 @@
-"""finetune/data."""
+"""Labelled texts.
+
+Here: reading, cleaning, splitting, augmenting.
+Not here: encoders and heads.
+"""

@@ -13,7 +13,7 @@ from configs import Config, UserError
 from finetune.data import tables
 from finetune.data.examples import Dataset, Examples
 from finetune.data.tables import Reading
-from tokenizer.cleaning import Seen, Side, Text, passages
+from tokenizer.cleaning import SeenHashes, Side, Text, passages
 from tokenizer.sentences import collapse
 
 _FEWEST_SENTENCES = 100
@@ -98,7 +98,7 @@ class BigramShift(Config):
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
         with closing(sqlite3.connect(":memory:")) as database:
             changed = text.model_copy(update=changes | lengths)
-            for passage in passages(changed, text.source.documents(), Seen(database)):
+            for passage in passages(changed, text.source.documents(), SeenHashes(database)):
                 if len(found[passage.side]) >= _POOL * wanted[passage.side]:
                     continue
                 rows = [sentence.split(" ") for sentence in passage.sentences]

@@ -13,7 +13,7 @@ from configs import dump, read
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.distributed.device import of_autocast
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from tokenizer import vocabulary
@@ -53,7 +53,7 @@ class TextEncoder(nn.Module, ABC):
         """Return the hidden states, (B, L, D); what stands where `real_BL` is false changes none of the others."""
 
     @abstractmethod
-    def levels(self) -> list[list[nn.Parameter]]:
+    def layers(self) -> list[list[nn.Parameter]]:
         """Return every parameter once: those of the embeddings, then of each layer from the first to the last."""
 
     @abstractmethod
@@ -140,10 +140,10 @@ class RunEncoder(TextEncoder):
         """Return the hidden states, (B, L, D); ours know no token types."""
         dtype = of_autocast(ids_BL.device, self.encoder.embeddings.tokens.weight.dtype)
         positions_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
-        hidden_BLD: Tensor = self.encoder(ids_BL, Layout.of(real_BL.int(), positions_BL, dtype))
+        hidden_BLD: Tensor = self.encoder(ids_BL, SegmentMask.of(real_BL.int(), positions_BL, dtype))
         return hidden_BLD
 
-    def levels(self) -> list[list[nn.Parameter]]:
+    def layers(self) -> list[list[nn.Parameter]]:
         """Return every parameter once, from the embeddings to the last layer and the norm behind it."""
         levels = [list(self.encoder.embeddings.parameters())]
         levels += [list(block.parameters()) for block in self.encoder.blocks]

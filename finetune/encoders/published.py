@@ -45,7 +45,7 @@ class PublishedEncoder(TextEncoder):
         hidden_BLD: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types)[0]
         return hidden_BLD
 
-    def levels(self) -> list[list[nn.Parameter]]:
+    def layers(self) -> list[list[nn.Parameter]]:
         """Return every parameter once: what stands before the layers, then each layer; what follows goes with the last.
 
         Layers that share their weights (ALBERT) are one level.

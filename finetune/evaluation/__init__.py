@@ -1,1 +1,5 @@
-"""finetune/evaluation."""
+"""Measures of a classifier.
+
+Here: metrics, baselines, results, tables and figures.
+Not here: training.
+"""

@@ -1,1 +1,5 @@
-"""finetune/training."""
+"""What fine-tuning gives to the training loop of `mlm.training`.
+
+Here: the classifier, the classification task, which weights are trained, low-rank adapters.
+Not here: a loop of its own.
+"""

@@ -36,7 +36,7 @@ class LowRank(Config):
 
         """
         add_adapters(classifier.encoder, self, seed=torch.initial_seed())
-        classifier.still()
+        classifier.keep_frozen_in_eval()
         heads = {name for name, _ in classifier.named_parameters() if name.startswith("head.")}
         return lambda name: self.head_factor if name in heads else 1.0
 

@@ -41,7 +41,7 @@ class Batch:
     tokens: int
     """Number of tokens that are not padding."""
 
-    def idle(self) -> "Batch":
+    def without_targets(self) -> "Batch":
         """Return a batch that is computed and counts for nothing, for a rank that has no examples left of a step."""
         return replace(self, labels_B=torch.full_like(self.labels_B, IGNORED), targets=0, tokens=0)
 
@@ -98,7 +98,10 @@ class Classification:
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
         mine = chosen[self.world.rank :: self.world.size]
         parts = [mine[cut] for cut in self.world.share(len(chosen), self.micro_batch_examples)]
-        return [self._batch(part, epoch) if len(part) else self._batch(chosen[:1], epoch).idle() for part in parts]
+        return [
+            self._batch(part, epoch) if len(part) else self._batch(chosen[:1], epoch).without_targets()
+            for part in parts
+        ]
 
     def _batch(self, indices: NDArray[np.int64], epoch: int) -> Batch:
         examples, tokens = self.train.examples, [self.train.tokens[index] for index in indices]

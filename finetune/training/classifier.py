@@ -29,7 +29,7 @@ class Classifier(nn.Module):
             UserError: the encoder has fewer layers.
 
         """
-        levels = self.encoder.levels()
+        levels = self.encoder.layers()
         if layers >= len(levels):
             raise UserError(
                 f"trainable.layers={layers}: the encoder has {len(levels) - 1} layers with weights of their own;"
@@ -37,9 +37,9 @@ class Classifier(nn.Module):
             )
         for parameter in _flat(levels[: len(levels) - layers]):
             parameter.requires_grad_(False)
-        self.still()
+        self.keep_frozen_in_eval()
 
-    def still(self) -> None:
+    def keep_frozen_in_eval(self) -> None:
         """Keep every part of the encoder without a trained parameter in evaluation mode from now on."""
         self.frozen = tuple(
             inner

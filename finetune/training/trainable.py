@@ -31,7 +31,7 @@ class Layers(Config):
         if self.layers is not None:
             classifier.freeze(self.layers)
         factors: dict[int, float] = {}
-        for depth, level in enumerate(reversed(classifier.encoder.levels())):
+        for depth, level in enumerate(reversed(classifier.encoder.layers())):
             factors |= {id(parameter): self.layer_decay**depth for parameter in level}
         named = classifier.named_parameters()
         return {name: factors.get(id(parameter), self.head_factor) for name, parameter in named}.__getitem__

@@ -96,7 +96,7 @@ def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[floa
 
 
 def their_world() -> "World":
-    """Return the device as a rival finds it: without what `find_world` asks of the C library."""
+    """Return the device as a rival finds it: without what `init_world` asks of the C library."""
     import torch
 
     from mlm.distributed.world import World

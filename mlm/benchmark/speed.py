@@ -111,9 +111,9 @@ class Bench:
     @cached_property
     def world(self) -> "World":
         """The device and its precision."""
-        from mlm.distributed.world import find_world
+        from mlm.distributed.world import init_world
 
-        return find_world().computing_in(self.recipe.train.precision)
+        return init_world().with_precision(self.recipe.train.precision)
 
     def meter(self) -> Meter:
         """Return a new meter of training speed."""

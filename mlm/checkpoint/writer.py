@@ -45,7 +45,7 @@ class CheckpointWriter:
         self.group = dist.new_group(backend="gloo", timeout=timeout) if dist.is_initialized() else None
         self.thread = Thread()
         self.failure: Exception | None = None
-        if world.leads:
+        if world.is_main:
             self._sweep(begin.step)
 
     def save(
@@ -54,16 +54,16 @@ class CheckpointWriter:
         """Copy the run as it stands, and write that while training goes on; the one before is waited for.
 
         Args:
-            position: how far training has come.
+            progress: how far training has come.
             model: whose weights are saved.
             optimizer: whose state is saved.
             heldout_loss: of these weights in nats, where it is known.
 
         """
         self.wait()
-        if not self.world.leads and not isinstance(model, FSDPModule):
+        if not self.world.is_main and not isinstance(model, FSDPModule):
             return
-        taken = checkpoint.snapshot(model, optimizer, progress, whole=self.world.leads)
+        taken = checkpoint.snapshot(model, optimizer, progress, whole=self.world.is_main)
         # A daemon: who stops the command by a second Ctrl-C does not wait for the disk. What is half written then has
         # no final name yet.
         self.thread = Thread(target=self._write, args=(taken, heldout_loss), name="saver", daemon=True)
@@ -83,7 +83,7 @@ class CheckpointWriter:
 
         """
         self.wait()
-        failed = self.world.most(int(self.failure is not None))
+        failed = self.world.max(int(self.failure is not None))
         if self.failure is not None:
             raise self.failure
         if failed:
@@ -103,7 +103,7 @@ class CheckpointWriter:
             )
         else:
             self.failure = None
-            if self.world.leads:
+            if self.world.is_main:
                 self._prune()
 
     def _prune(self) -> None:

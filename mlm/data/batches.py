@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlm.data.masking import Masking, WholeRows, corrupt, row_keys
+from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
 from mlm.data.packing import Rows
 from tokenizer.shards.format import Split
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
@@ -49,7 +49,7 @@ class Batch:
             tokens=int(torch.count_nonzero(segments_BL)),
         )
 
-    def idle(self) -> "Batch":
+    def without_targets(self) -> "Batch":
         """Return a batch that is computed and counts for nothing, for a rank that has no rows left of a step."""
         return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)
 
@@ -91,7 +91,7 @@ class PackedRows:
         """Number of slots that are not padding, special tokens counted."""
         return int(self.split.tokens.shape[0]) + 2 * self.cls_sep * len(self.rows.starts)
 
-    def assemble(self, rows_B: NDArray[np.int64]) -> WholeRows:
+    def assemble(self, rows_B: NDArray[np.int64]) -> UnmaskedRows:
         """Lay the runs of tokens of the given rows into their slots."""
         B, L, special = len(rows_B), self.row_length, int(self.cls_sep)
         counts_B = self.rows.borders[rows_B + 1] - self.rows.borders[rows_B]
@@ -119,7 +119,7 @@ class PackedRows:
         word_starts[begins + special] = True
         if self.cls_sep:
             ids[begins], ids[begins + slots - 1] = CLS, SEP
-        return WholeRows(
+        return UnmaskedRows(
             ids.reshape(B, L),
             segments.reshape(B, L),
             positions.reshape(B, L),

@@ -53,7 +53,7 @@ class Masking(Config):
 
 
 @dataclass(frozen=True)
-class WholeRows:
+class UnmaskedRows:
     """Rows before any of their tokens are hidden."""
 
     ids_BL: NDArray[np.int64]
@@ -69,7 +69,7 @@ class WholeRows:
 
 
 @dataclass(frozen=True)
-class Corruption:
+class MaskedRows:
     """Rows as the model sees them, and what it has to predict. M is a fixed number of slots in each row."""
 
     ids_BL: NDArray[np.int64]
@@ -88,14 +88,14 @@ def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) 
 
 
 def corrupt(
-    whole: WholeRows,
+    whole: UnmaskedRows,
     keys_B: NDArray[np.uint64],
     masking: Masking,
     *,
     rate: float,
     ordinary_ids: range,
     mask_id: int,
-) -> Corruption:
+) -> MaskedRows:
     """Choose `rate` of each row's maskable tokens and corrupt them.
 
     A row of n maskable tokens gets exactly round(rate * n) predictions. Whole words stay under that by less than
@@ -131,7 +131,7 @@ def corrupt(
     corrupted_BL = whole.ids_BL.copy()
     rows, columns = np.nonzero(filled_BM)
     corrupted_BL[rows, positions_BM[rows, columns]] = seen_BM[rows, columns]
-    return Corruption(corrupted_BL, positions_BM, filled_BM)
+    return MaskedRows(corrupted_BL, positions_BM, filled_BM)
 
 
 def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -139,7 +139,7 @@ def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts
 
 
-def _unit_starts(whole: WholeRows, keys_B: NDArray[np.uint64], masking: Masking) -> NDArray[np.bool_] | None:
+def _unit_starts(whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Masking) -> NDArray[np.bool_] | None:
     """Return where what is chosen as a whole begins; None where every token is a unit."""
     if masking.unit == "token":
         return None

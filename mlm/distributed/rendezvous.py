@@ -25,7 +25,7 @@ _SENT: deque[Tensor] = deque(maxlen=8)
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Membership:
     """What a process knows once it has found the others."""
 
     rank: int
@@ -34,11 +34,11 @@ class Meeting:
     """Where this attempt's processes leave each other word; None for a process that nobody launched."""
     job: str
     """Name of the job, the same in all its attempts and nobody else's; empty where there are no attempts."""
-    again: bool
+    restarted: bool
     """Whether the job had an attempt before this one."""
 
 
-def meet(timeout: timedelta) -> Meeting:
+def join(timeout: timedelta) -> Membership:
     """Meet the other processes, by the environment variables that launchers set.
 
     Raises:
@@ -48,7 +48,7 @@ def meet(timeout: timedelta) -> Meeting:
     slurm = f"slurm {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return Meeting(0, 1, None, slurm, requeued)
+        return Membership(0, 1, None, slurm, requeued)
     rank = int(os.environ["RANK"])
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
@@ -56,7 +56,9 @@ def meet(timeout: timedelta) -> Meeting:
     except RuntimeError as error:
         raise ConnectionError(f"rank {rank} did not find the other processes ({error}): start the job again") from None
     first = store.compare_set("first attempt", "", attempt).decode()
-    return Meeting(rank, size, PrefixStore(attempt, store), slurm or f"torchrun {first}", requeued or attempt != first)
+    return Membership(
+        rank, size, PrefixStore(attempt, store), slurm or f"torchrun {first}", requeued or attempt != first
+    )
 
 
 def _gather(store: Store, size: int) -> str:

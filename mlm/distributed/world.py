@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from configs import UserError
 from mlm.distributed.allocator import keep_freed_memory
 from mlm.distributed.device import ComputePrecision, Precision, fastest, has_bfloat16, wait
-from mlm.distributed.rendezvous import backend_of, leave, meet, reduce
+from mlm.distributed.rendezvous import backend_of, join, leave, reduce
 
 SILENCE_MINUTES = 10.0
 ROLL_CALL_SECONDS = 5.0
@@ -51,7 +51,7 @@ class World:
     """Where processes leave each other word; None where there is one alone."""
     job: str = ""
     """Name of the job that this process is part of, the same in all its attempts; empty where there are none."""
-    again: bool = False
+    restarted: bool = False
     """Whether torchrun or SLURM has started the job again."""
     host: dist.ProcessGroup | None = None
     """What the host's numbers travel by; None: the same as tensors."""
@@ -67,15 +67,15 @@ class World:
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and tells the user how things go."""
         return self.rank == 0
 
-    def alone(self) -> "World":
+    def single(self) -> "World":
         """Return the same device without the other processes."""
         return replace(self, rank=0, size=1, store=None)
 
-    def computing_in(self, wanted: Precision) -> "World":
+    def with_precision(self, wanted: Precision) -> "World":
         """Return the same in a precision, which is rank 0's choice where it is `auto`: the faster one there.
 
         Raises:
@@ -87,10 +87,10 @@ class World:
             kind = self.device.type
             raise UserError(f"this {kind} has no bfloat16 matrix products: set train.precision to auto or float32")
         if wanted == "auto":
-            name = self.of_leader("measuring which precision is faster", lambda: fastest(self.device))
+            name = self.from_main("measuring which precision is faster", lambda: fastest(self.device))
         return replace(self, dtype=getattr(torch, name))
 
-    def going_on_in(self, begun_in: ComputePrecision) -> "World":
+    def with_recorded_precision(self, begun_in: ComputePrecision) -> "World":
         """Return the same in the precision that a run began in; in float32, with a warning, where rank 0 lacks it."""
 
         def settle() -> str:
@@ -103,7 +103,7 @@ class World:
             )
             return "float32"
 
-        name = self.of_leader("looking for the precision that the run began in", settle)
+        name = self.from_main("looking for the precision that the run began in", settle)
         return replace(self, dtype=getattr(torch, name))
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -133,7 +133,7 @@ class World:
             reduce(tensor, dist.ReduceOp.SUM, self.host)
         return tensor
 
-    def most(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """Return the largest of the ranks' numbers."""
         most = torch.tensor(number)
         if self.size > 1:
@@ -148,11 +148,11 @@ class World:
         reduce(agreed, dist.ReduceOp.MIN)
         return agreed.bool()
 
-    def of_leader(self, name: str, make: Callable[[], str]) -> str:
+    def from_main(self, name: str, make: Callable[[], str]) -> str:
         """Return what `make` returns on rank 0, where alone it is called; the others wait for as long as it takes."""
         if self.store is None:
             return make()
-        if self.leads:
+        if self.is_main:
             made = make()
             self.store.set(name, made)
             return made
@@ -185,7 +185,7 @@ class World:
             find_unused_parameters=True,  # keeps the buckets' order
         )
 
-    def synchronise_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
+    def sync_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
         """Return a context whose backward pass averages gradients over ranks only if it is the `last` of a step."""
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(last)
@@ -241,7 +241,7 @@ class World:
         return f"rank {self.rank} stops: {lost} ({reason}): what was saved is safe, go on by --resume"
 
 
-def find_world(silence_minutes: float = SILENCE_MINUTES) -> World:
+def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
     """Find the device and the other processes where there are any; the precision is float32, and to be settled next.
 
     Args:
@@ -265,7 +265,7 @@ def find_world(silence_minutes: float = SILENCE_MINUTES) -> World:
     if not cuda:
         keep_freed_memory()
     timeout = timedelta(minutes=silence_minutes)
-    found, host = meet(timeout), None
+    found, host = join(timeout), None
     if found.size > 1:
         assert found.store is not None
         # Where tensors travel by NCCL, whose watchdog ends the process, the host is to miss the lost one before that.
@@ -276,4 +276,4 @@ def find_world(silence_minutes: float = SILENCE_MINUTES) -> World:
         host = dist.new_group(backend="gloo", timeout=timeout) if cuda else None
         atexit.register(leave)
         found.store.set(f"place/{found.rank}", f"process {os.getpid()} on {platform.node()}")
-    return World(device, torch.float32, found.rank, found.size, found.store, found.job, found.again, host)
+    return World(device, torch.float32, found.rank, found.size, found.store, found.job, found.restarted, host)

@@ -11,13 +11,11 @@ from mlm.distributed.world import World
 from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
 from mlm.model.heads import MaskedLanguageModel
-from mlm.objectives.masked import MaskedLanguageModelling
+from mlm.objectives.masked import MaskedLMTask
 from mlm.training.budget import TrainingProgress
 
 
-def measure(
-    recipe: PretrainConfig, corpus: Corpus, task: MaskedLanguageModelling, model: MaskedLanguageModel
-) -> dict[str, Any]:
+def measure(recipe: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
     """Return the model's and the baselines' scores on the held-out text."""
     heldout: dict[str, float | None] = dict(task.evaluate(model))
     if recipe.evaluation.words:

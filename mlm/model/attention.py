@@ -14,7 +14,7 @@ NARROWEST_HEAD = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class SegmentMask:
     """Which positions of a row belong together: attention never leaves a segment.
 
     A segment is what the model reads as one text. Padding is a segment of its own, which nothing else sees and
@@ -32,11 +32,13 @@ class Layout:
     and what needs it makes it. Score dtype"""
     blocks: BlockMask | None
     """Which blocks of scores have any within a segment, for layers compiled for CUDA; else None."""
-    reaches: tuple[slice, ...]
+    key_ranges: tuple[slice, ...]
     """Of each `BLOCK` of positions, in what part of the rows its segments lie, on CPU; empty where none is divided."""
 
     @classmethod
-    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False) -> "Layout":
+    def of(
+        cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False
+    ) -> "SegmentMask":
         """Lay out rows of segments.
 
         Args:
@@ -50,15 +52,15 @@ class Layout:
             return cls(segments_BL, positions_BL, dtype, None, segment_blocks(segments_BL), ())
         bias_B1LL, length = _bias(segments_BL, segments_BL, dtype), segments_BL.shape[1]
         split = segments_BL.device.type == "cpu" and length > BLOCK and not compiled
-        reaches = _reaches(bias_B1LL) if split else ()
-        return cls(segments_BL, positions_BL, dtype, bias_B1LL, None, reaches)
+        key_ranges = _key_ranges(bias_B1LL) if split else ()
+        return cls(segments_BL, positions_BL, dtype, bias_B1LL, None, key_ranges)
 
-    def bias(self, asked_BM: Tensor | None) -> Tensor:
+    def bias(self, queries_BM: Tensor | None) -> Tensor:
         """Return what is added to the scores, (B, 1, L, L), or to those of the positions asked for, (B, 1, M, L)."""
         if self.bias_B1LL is None:
-            asking_BM = self.segments_BL if asked_BM is None else self.segments_BL.gather(1, asked_BM)
-            return _bias(asking_BM, self.segments_BL, self.dtype)
-        return self.bias_B1LL if asked_BM is None else gather_positions(self.bias_B1LL[:, 0], asked_BM)[:, None]
+            query_segments_BM = self.segments_BL if queries_BM is None else self.segments_BL.gather(1, queries_BM)
+            return _bias(query_segments_BM, self.segments_BL, self.dtype)
+        return self.bias_B1LL if queries_BM is None else gather_positions(self.bias_B1LL[:, 0], queries_BM)[:, None]
 
 
 def segment_blocks(segments_BL: Tensor) -> BlockMask:
@@ -82,13 +84,13 @@ def segment_blocks(segments_BL: Tensor) -> BlockMask:
     return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=together, seq_lengths=(L, L))
 
 
-def _bias(asking_BM: Tensor, segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    apart_BML = asking_BM[:, :, None] != segments_BL[:, None, :]
+def _bias(query_segments_BM: Tensor, segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, :]
     # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
     return torch.zeros(apart_BML.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BML, -3e4)[:, None]
 
 
-def _reaches(bias_B1LL: Tensor) -> tuple[slice, ...]:
+def _key_ranges(bias_B1LL: Tensor) -> tuple[slice, ...]:
     within_LL = (bias_B1LL == 0).any(dim=0)[0]
     found = (part.any(dim=0).nonzero() for part in torch.split(within_LL, BLOCK))
     return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
@@ -151,19 +153,24 @@ def _matrix_products(
 
 
 def _products_in_reach(
-    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, dropout: float
+    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segment_mask: SegmentMask, dropout: float
 ) -> Tensor:
     """Attend block by block of positions, each over that part of the rows alone in which its segments lie."""
-    queries, biases = torch.split(query_BHLK, BLOCK, 2), torch.split(layout.bias(None), BLOCK, 2)
+    queries, biases = torch.split(query_BHLK, BLOCK, 2), torch.split(segment_mask.bias(None), BLOCK, 2)
     parts = [
         _matrix_products(query, key_BHLK[:, :, reach], value_BHLK[:, :, reach], bias[..., reach], dropout)
-        for query, bias, reach in zip(queries, biases, layout.reaches, strict=True)
+        for query, bias, reach in zip(queries, biases, segment_mask.key_ranges, strict=True)
     ]
     return torch.cat(parts, dim=2)
 
 
 def fast_attention(
-    query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, layout: Layout, asked_BM: Tensor | None, dropout: float
+    query_BHMK: Tensor,
+    key_BHLK: Tensor,
+    value_BHLK: Tensor,
+    segment_mask: SegmentMask,
+    queries_BM: Tensor | None,
+    dropout: float,
 ) -> Tensor:
     """Compute the same as `reference_attention` by what was measured to be fastest on the device.
 
@@ -175,19 +182,19 @@ def fast_attention(
         query_BHMK: queries of all positions, or of those asked for.
         key_BHLK: keys of all positions.
         value_BHLK: their values.
-        layout: which of them belong together.
-        asked_BM: the positions asked for; None for all.
+        segment_mask: which of them belong together.
+        queries_BM: the positions asked for; None for all.
         dropout: probability of dropping an attention weight.
 
     """
-    if layout.reaches and asked_BM is None:
-        return _products_in_reach(query_BHMK, key_BHLK, value_BHLK, layout, dropout)
+    if segment_mask.key_ranges and queries_BM is None:
+        return _products_in_reach(query_BHMK, key_BHLK, value_BHLK, segment_mask, dropout)
     if query_BHMK.device.type == "cpu":
-        return _matrix_products(query_BHMK, key_BHLK, value_BHLK, layout.bias(asked_BM), dropout)
-    if layout.blocks is None or asked_BM is not None or dropout or query_BHMK.shape[-1] < NARROWEST_HEAD:
-        bias_B1ML = layout.bias(asked_BM)
+        return _matrix_products(query_BHMK, key_BHLK, value_BHLK, segment_mask.bias(queries_BM), dropout)
+    if segment_mask.blocks is None or queries_BM is not None or dropout or query_BHMK.shape[-1] < NARROWEST_HEAD:
+        bias_B1ML = segment_mask.bias(queries_BM)
         return F.scaled_dot_product_attention(query_BHMK, key_BHLK, value_BHLK, bias_B1ML, dropout_p=dropout)
-    mixed_BHLK: Tensor = flex_attention(query_BHMK, key_BHLK, value_BHLK, block_mask=layout.blocks)
+    mixed_BHLK: Tensor = flex_attention(query_BHMK, key_BHLK, value_BHLK, block_mask=segment_mask.blocks)
     return mixed_BHLK
 
 
@@ -201,12 +208,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=biases)
         self.output = nn.Linear(width, width, bias=biases)
 
-    def forward(self, hidden_BLD: Tensor, layout: Layout, rotation: Rotation | None, asked_BM: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        hidden_BLD: Tensor,
+        segment_mask: SegmentMask,
+        rotation: Rotation | None,
+        queries_BM: Tensor | None,
+    ) -> Tensor:
         """Return the attended states, (B, L, D), or those of the positions asked for alone, (B, M, D).
 
         `rotation` is what `Rotary` returns, None for other positions.
         """
-        if asked_BM is None:
+        if queries_BM is None:
             query_BHMK, key_BHLK, value_BHLK = self._by_head(self.qkv(hidden_BLD), 2, rotation)
         else:
             sizes = [hidden_BLD.shape[-1], 2 * hidden_BLD.shape[-1]]
@@ -215,14 +228,14 @@ class Attention(nn.Module):
             key_BHLK, value_BHLK = self._by_head(F.linear(hidden_BLD, key_value_weight, key_value_bias), 1, rotation)
             if rotation is not None:
                 rotation = (
-                    gather_positions(rotation[0][:, 0], asked_BM)[:, None],
-                    gather_positions(rotation[1][:, 0], asked_BM)[:, None],
+                    gather_positions(rotation[0][:, 0], queries_BM)[:, None],
+                    gather_positions(rotation[1][:, 0], queries_BM)[:, None],
                 )
             (query_BHMK,) = self._by_head(
-                F.linear(gather_positions(hidden_BLD, asked_BM), query_weight, query_bias), 1, rotation
+                F.linear(gather_positions(hidden_BLD, queries_BM), query_weight, query_bias), 1, rotation
             )
         dropout = self.dropout if self.training else 0.0
-        mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, layout, asked_BM, dropout)
+        mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, segment_mask, queries_BM, dropout)
         output_BMD: Tensor = self.output(mixed_BHMK.transpose(1, 2).flatten(2))
         return output_BMD
 

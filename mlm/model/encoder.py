@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from configs import Config
-from mlm.model.attention import Attention, Layout, Rotary, Rotation, gather_positions
+from mlm.model.attention import Attention, Rotary, Rotation, SegmentMask, gather_positions
 from mlm.model.feedforward import Activation, FeedForward, GatedFeedForward
 
 NORM_EPSILON = 1e-5
@@ -99,10 +99,7 @@ class Embeddings(nn.Module):
 
 
 class Residual(nn.Module):
-    """A sublayer with its norm and dropout, around which the hidden states go on.
-
-    `context` is handed to the sublayer; where that returns the states of some positions alone, these are `asked_BM`.
-    """
+    """A sublayer with its norm and dropout, whose output is added to the residual stream."""
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
         super().__init__()
@@ -112,24 +109,22 @@ class Residual(nn.Module):
 
 
 class PreNorm(Residual):
-    """Add to the hidden states what the sublayer makes of them, normalised before (Xiong et al. 2020)."""
+    """Normalise the sublayer's input (Xiong et al. 2020)."""
 
-    def forward(self, hidden_BLD: Tensor, *context: object, asked_BM: Tensor | None = None) -> Tensor:
-        """Return the next hidden states, (B, L, D) or (B, M, D)."""
-        added_BLD: Tensor = self.dropout(self.sublayer(self.norm(hidden_BLD), *context))
-        return (hidden_BLD if asked_BM is None else gather_positions(hidden_BLD, asked_BM)) + added_BLD
+    def forward(self, hidden_BLD: Tensor, residual_BMD: Tensor, *context: object) -> Tensor:
+        """Return the residual stream plus the sublayer's output for `hidden_BLD` and `context`, (B, M, D)."""
+        added_BMD: Tensor = self.dropout(self.sublayer(self.norm(hidden_BLD), *context))
+        return residual_BMD + added_BMD
 
 
 class PostNorm(Residual):
-    """Add to the hidden states what the sublayer makes of them and normalise the sum (Vaswani et al. 2017)."""
+    """Normalise the sum of residual stream and sublayer (Vaswani et al. 2017)."""
 
-    def forward(self, hidden_BLD: Tensor, *context: object, asked_BM: Tensor | None = None) -> Tensor:
-        """Return the next hidden states, (B, L, D) or (B, M, D)."""
-        added_BLD: Tensor = self.dropout(self.sublayer(hidden_BLD, *context))
-        normed_BLD: Tensor = self.norm(
-            (hidden_BLD if asked_BM is None else gather_positions(hidden_BLD, asked_BM)) + added_BLD
-        )
-        return normed_BLD
+    def forward(self, hidden_BLD: Tensor, residual_BMD: Tensor, *context: object) -> Tensor:
+        """Return the norm of the residual stream plus the sublayer's output, (B, M, D)."""
+        added_BMD: Tensor = self.dropout(self.sublayer(hidden_BLD, *context))
+        normed_BMD: Tensor = self.norm(residual_BMD + added_BMD)
+        return normed_BMD
 
 
 class Block(nn.Module):
@@ -141,12 +136,17 @@ class Block(nn.Module):
         self.feedforward = feedforward
 
     def forward(
-        self, hidden_BLD: Tensor, layout: Layout, rotation: Rotation | None, asked_BM: Tensor | None = None
+        self,
+        hidden_BLD: Tensor,
+        segment_mask: SegmentMask,
+        rotation: Rotation | None,
+        queries_BM: Tensor | None = None,
     ) -> Tensor:
         """Return the next hidden states, (B, L, D), or those of the positions asked for alone, (B, M, D)."""
-        hidden_BLD = self.attention(hidden_BLD, layout, rotation, asked_BM, asked_BM=asked_BM)
-        hidden_BLD = self.feedforward(hidden_BLD)
-        return hidden_BLD
+        residual_BMD = hidden_BLD if queries_BM is None else gather_positions(hidden_BLD, queries_BM)
+        hidden_BMD: Tensor = self.attention(hidden_BLD, residual_BMD, segment_mask, rotation, queries_BM)
+        hidden_BMD = self.feedforward(hidden_BMD, hidden_BMD)
+        return hidden_BMD
 
 
 class Encoder(nn.Module):
@@ -160,17 +160,17 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.layers))
         self.final_norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
 
-    def forward(self, ids_BL: Tensor, layout: Layout, asked_BM: Tensor | None = None) -> Tensor:
+    def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, queries_BM: Tensor | None = None) -> Tensor:
         """Return the hidden states of every position, (B, L, D), or those of the positions asked for, (B, M, D).
 
         Other positions than these are needed up to the last block's keys and values, and are computed so far.
         """
-        hidden_BLD: Tensor = self.embeddings(ids_BL, layout.positions_BL)
-        rotation = None if self.rotary is None else self.rotary(layout.positions_BL, layout.dtype)
+        hidden_BLD: Tensor = self.embeddings(ids_BL, segment_mask.positions_BL)
+        rotation = None if self.rotary is None else self.rotary(segment_mask.positions_BL, segment_mask.dtype)
         *blocks, last = self.blocks
         for block in blocks:
-            hidden_BLD = block(hidden_BLD, layout, rotation)
-        hidden_BLD = last(hidden_BLD, layout, rotation, asked_BM)
+            hidden_BLD = block(hidden_BLD, segment_mask, rotation)
+        hidden_BLD = last(hidden_BLD, segment_mask, rotation, queries_BM)
         hidden_BLD = self.final_norm(hidden_BLD)
         return hidden_BLD
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import Config
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 from mlm.model.encoder import Encoder, EncoderConfig, layer_norm
 from mlm.model.feedforward import ACTIVATIONS
 
@@ -42,14 +42,14 @@ class MaskedLanguageModel(nn.Module):
         self.transform = Transform(config.encoder) if config.transform else nn.Identity()
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
-    def forward(self, ids_BL: Tensor, layout: Layout, predicted_BM: Tensor) -> Tensor:
+    def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, predicted_BM: Tensor) -> Tensor:
         """Return the scores of every vocabulary entry at the predicted positions, row by row, (B * M, V).
 
         Args:
             ids_BL: token ids of the corrupted rows.
-            layout: the rows' segments.
+            segment_mask: the rows' segments.
             predicted_BM: positions in each row of the tokens to predict.
 
         """
-        hidden_MD = self.transform(self.encoder(ids_BL, layout, predicted_BM).flatten(0, 1))
+        hidden_MD = self.transform(self.encoder(ids_BL, segment_mask, predicted_BM).flatten(0, 1))
         return nn.functional.linear(hidden_MD, self.encoder.embeddings.tokens.weight, self.output_bias)

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.masking import Masking
 from mlm.distributed.world import World
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 
 CHUNK, CHUNK_ON_DEVICE = 64, 4096
 """Predictions whose loss is taken at once: on CPU few, so that what is computed in float32 stays in the cache."""
@@ -23,7 +23,7 @@ HELDOUT_SEED = 20181011
 
 
 @dataclass(frozen=True)
-class MaskedLanguageModelling:
+class MaskedLMTask:
     """Predict the masked tokens of a corpus."""
 
     train: PackedRows
@@ -46,7 +46,7 @@ class MaskedLanguageModelling:
         read = mine if len(mine) else np.zeros(1, np.int64)
         rate = self.masking.rate_at(fraction)
         batch = self.train.masked(rows_B[read], epochs_B[read], self.masking, rate, self.seed)
-        parts = [batch.part(cut) if cut.start < len(mine) else batch.part(slice(1)).idle() for cut in cuts]
+        parts = [batch.part(cut) if cut.start < len(mine) else batch.part(slice(1)).without_targets() for cut in cuts]
         return [part.to(self.world.device) for part in parts]
 
     def documents(self, step: int) -> str:
@@ -73,7 +73,7 @@ class MaskedLanguageModelling:
         Each rank computes some of the batches, and every row counts once.
         """
         mine = self.heldout[self.world.rank :: self.world.size]
-        idle = [self.heldout[0].idle()] * (len(self.world.share(len(self.heldout), 1)) - len(mine))
+        idle = [self.heldout[0].without_targets()] * (len(self.world.share(len(self.heldout), 1)) - len(mine))
         totals = [self.losses(model, batch) for batch in (*mine, *idle)]
         loss, correct = self.world.sum([sum(total[name].item() for total in totals) for name in ("loss", "correct")])
         targets = sum(batch.targets for batch in self.heldout)
@@ -141,8 +141,8 @@ def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = Fals
     `compiled` says whether the model's layers are.
     """
     with world.autocast():
-        layout = Layout.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
-        scores_MV: Tensor = model(batch.ids_BL, layout, batch.predicted_BM)
+        segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
+        scores_MV: Tensor = model(batch.ids_BL, segment_mask, batch.predicted_BM)
     return scores_MV
 
 

@@ -192,7 +192,7 @@ def take_step(
 
     def compute(replica: nn.Module, index: int, batch: AnyBatch) -> Mapping[str, Tensor]:
         world.seed_dropout(settings.seed, progress.step, index)
-        with world.synchronise_gradients(replica, last=index == len(micro_batches) - 1):
+        with world.sync_gradients(replica, last=index == len(micro_batches) - 1):
             losses = task.losses(replica, batch)
             # Gradients are averaged over ranks, and it is their sum that is wanted.
             (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
@@ -207,7 +207,7 @@ def take_step(
         settings.optimizer.update(factor, finite)
     if settings.intervals.has_record(progress.step + 1):
         world.wait()  # so that the time of what is still queued on the device is counted where it is told
-    leads = float(world.leads)  # whose clock counts for all
+    leads = float(world.is_main)  # whose clock counts for all
     seconds, waited = world.sum([leads * (time.perf_counter() - began), leads * waited])
     return StepMetrics(sums, targets, tokens, seconds, waited, norm, finite, factor)
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from mlm.data.masking import Masking
 from mlm.distributed.parallel import Parallel, ReplicatedData, ShardedData
-from mlm.distributed.world import World, find_world
+from mlm.distributed.world import World, init_world
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
-from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
@@ -59,7 +59,7 @@ def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_
     world = replace(world, dtype=DTYPES[dtype])
     masking = Masking()
     heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
-    task = MaskedLanguageModelling(sentences(60), heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows)
+    task = MaskedLMTask(sentences(60), heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows)
     model = MaskedLanguageModel(TINY, VOCABULARY, ROW_LENGTH)
     initialise(model, TINY.encoder, 0)
     model.to(world.dtype)
@@ -84,9 +84,9 @@ def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_
 
 
 def main() -> None:
-    world = find_world()
+    world = init_world()
     found = {"-".join(map(str, case)): losses(world, *case) for case in CASES}
-    if world.leads:
+    if world.is_main:
         Path(sys.argv[1]).write_text(json.dumps(found))
 
 

@@ -14,11 +14,11 @@ from mlm.data.batches import PackedRows
 from mlm.data.masking import Masking
 from mlm.data.packing import pack
 from mlm.distributed.world import World
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
-from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from tokenizer.shards.format import Split
 from tokenizer.vocabulary import SPECIAL_TOKENS
 
@@ -57,10 +57,10 @@ def sentences(count: int, seed: int = 0, longest: int = ROW_LENGTH) -> PackedRow
 
 def task_of(
     train: PackedRows, *, batch_rows: int = 6, micro_batch_rows: int = 6, masking: Masking | None = None
-) -> MaskedLanguageModelling:
+) -> MaskedLMTask:
     masking = masking or Masking()
     heldout = heldout_batches(sentences(12, seed=99), masking, CPU, most_rows=8, micro_batch_rows=4)
-    return MaskedLanguageModelling(train, heldout, masking, CPU, 0, batch_rows, micro_batch_rows)
+    return MaskedLMTask(train, heldout, masking, CPU, 0, batch_rows, micro_batch_rows)
 
 
 def model_of(config: ModelConfig = TINY, seed: int = 0) -> MaskedLanguageModel:
@@ -82,8 +82,10 @@ def rows_of(segment_lengths: Sequence[Sequence[int]], length: int) -> tuple[Tens
     return segments_BL, positions_BL
 
 
-def layout_of(segment_lengths: Sequence[Sequence[int]], length: int, dtype: torch.dtype = torch.float32) -> Layout:
-    return Layout.of(*rows_of(segment_lengths, length), dtype)
+def segment_mask_of(
+    segment_lengths: Sequence[Sequence[int]], length: int, dtype: torch.dtype = torch.float32
+) -> SegmentMask:
+    return SegmentMask.of(*rows_of(segment_lengths, length), dtype)
 
 
 class Slow(TorchFunctionMode):

@@ -8,7 +8,7 @@ from configs import UserError
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
 from tokenizer.cache import learn_from, prepare
-from tokenizer.cleaning import Seen, Text, passages
+from tokenizer.cleaning import SeenHashes, Text, passages
 from tokenizer.shards.format import open_shards
 from tokenizer.sources import Document
 from tokenizer.vocabulary import Vocabulary
@@ -84,7 +84,7 @@ def test_a_given_tokenizer_is_used_and_known_by_its_content(tmp_path: Path) -> N
 
 def test_the_vocabulary_is_learned_from_the_training_side_alone(tmp_path: Path) -> None:
     text = Text(heldout_share=0.3)
-    seen = Seen(sqlite3.connect(":memory:"))
+    seen = SeenHashes(sqlite3.connect(":memory:"))
     training = [line for line in LINES for found in passages(text, [Document(line)], seen) if found.side == "train"]
     assert 0 < len(training) < len(LINES)
     learned = []

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from tests.tokenizer.samples import MIXED, prose, tokenizer
 from tokenizer import cached_encoder
-from tokenizer.cached_encoder import Encoded, Lookup
+from tokenizer.cached_encoder import CachedEncoder, Encoded
 from tokenizer.vocabulary import MASK
 
 LINES = prose(300)
@@ -16,7 +16,7 @@ LEARNED = {
     "normalising": tokenizer(LINES, size=500, normalisation="nfkc", lowercase=True),
     "cls_sep": tokenizer(LINES, size=500, cls_sep=True),
 }
-LOOKUPS = {name: Lookup(learned) for name, learned in LEARNED.items()}
+LOOKUPS = {name: CachedEncoder(learned) for name, learned in LEARNED.items()}
 
 texts = st.text(min_size=1) | st.text(
     st.sampled_from("aabs'trem!?.,12   \t\n é한글中。🙂\u200b\u00a0\u3000\u0301\x1c\x85¨½[]MASK-_"), min_size=1
@@ -51,7 +51,7 @@ def test_every_character_is_encoded_as_by_the_library() -> None:
     several = [f"{c} a{c} {c}  1{c}b'{c} {c}{c}" for c in characters]
     plain = Tokenizer.from_str(LEARNED["plain"].to_str())
     expected = [encoding.ids for encoding in plain.encode_batch(several, add_special_tokens=False)]
-    assert [ids for ids, _ in unpacked(Lookup(plain).encode(several))] == expected
+    assert [ids for ids, _ in unpacked(CachedEncoder(plain).encode(several))] == expected
 
 
 def test_special_tokens_in_a_text_are_plain_text() -> None:
@@ -63,7 +63,7 @@ def test_special_tokens_in_a_text_are_plain_text() -> None:
 
 def test_the_table_is_emptied_before_it_grows_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cached_encoder, "_LIMIT_CHUNKS", 5)
-    small = Lookup(LEARNED["plain"])
+    small = CachedEncoder(LEARNED["plain"])
     for _ in range(2):
         for text in (*MIXED, *LINES[:50]):
             assert unpacked(small.encode([text])) == [reference(LEARNED["plain"], text)]

@@ -7,19 +7,19 @@ import pytest
 
 from configs import UserError, read
 from tests.tokenizer.samples import files, prose, write_lines
-from tokenizer.cleaning import REASONS, Passage, Reason, Seen, Text, choose, cut, passages
+from tokenizer.cleaning import REASONS, CleanDocument, Reason, SeenHashes, Text, choose, cut, passages
 from tokenizer.command_line import HasText
 from tokenizer.sources import Document, Files
 
 
-def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[Passage], dict[Reason, int]]:
+def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[CleanDocument], dict[Reason, int]]:
     """Clean all documents at once, see that one after the other comes to the same, and count what is dropped."""
     text = Text(**settings)  # type: ignore[arg-type]
     given = [Document(d) if isinstance(d, str) else d for d in documents]
-    found = list(passages(text, given, Seen(sqlite3.connect(":memory:"))))
-    seen = Seen(sqlite3.connect(":memory:"))
+    found = list(passages(text, given, SeenHashes(sqlite3.connect(":memory:"))))
+    seen = SeenHashes(sqlite3.connect(":memory:"))
     assert [passage for document in given for passage in passages(text, [document], seen)] == found
-    _, left_out = choose(cut(text, given)[1], text, Seen(sqlite3.connect(":memory:")))
+    _, left_out = choose(cut(text, given)[1], text, SeenHashes(sqlite3.connect(":memory:")))
     dropped = zip(REASONS, left_out.sum(axis=0).tolist(), strict=True)
     return found, {reason: number for reason, number in dropped if number}
 

@@ -1,1 +1,5 @@
-"""tokenizer/shards."""
+"""Token shards: text becomes memory-mapped files of ids, once.
+
+Here: the format, the resumable build and its worker processes.
+Not here: how text is read (sources) or cleaned (cleaning), and anything that knows torch.
+"""

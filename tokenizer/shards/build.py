@@ -19,14 +19,14 @@ from tqdm import tqdm
 from configs import UserError
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import REASONS, Seen, Text, batches, choose, kept_lengths
+from tokenizer.cleaning import REASONS, SeenHashes, Text, batches, choose, kept_lengths
 from tokenizer.shards import format, partial
-from tokenizer.shards.cutter import Work
+from tokenizer.shards.cutter import EncodedBatch
 from tokenizer.shards.format import SIDES, Counts
-from tokenizer.shards.partial import State
+from tokenizer.shards.partial import BuildState
 from tokenizer.shards.parts import UNITS, WHOLE, Journal, Part
 from tokenizer.shards.workers import Workers, default_workers
-from tokenizer.shards.writer import Growing, seal
+from tokenizer.shards.writer import ShardWriter, seal
 
 
 def build(
@@ -64,7 +64,7 @@ def build(
         output = part.folder(output)
         start = start.model_copy(update={"text_fingerprint": part.fingerprint(start.text_fingerprint)})
 
-    def fill(growing: Growing) -> None:
+    def fill(growing: ShardWriter) -> None:
         cutters = Workers(text, tokenizer, default_workers() if workers is None else workers)
         with closing(cutters), closing(_Filling(text, growing, cutters, part)) as filling:
             filling.run(commit_seconds)
@@ -72,22 +72,22 @@ def build(
     return make(text, tokenizer, output, start, fill, is_part=part is not None)
 
 
-def run_identity(text: Text, tokenizer: Tokenizer, fingerprint: str | None = None) -> State:
+def run_identity(text: Text, tokenizer: Tokenizer, fingerprint: str | None = None) -> BuildState:
     """Return the state of a build at its start.
 
     Raises:
         UserError: the text cannot be read.
 
     """
-    return State(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint or text.fingerprint())
+    return BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint or text.fingerprint())
 
 
 def make(
     text: Text,
     tokenizer: Tokenizer,
     output: Path,
-    start: State,
-    fill: Callable[[Growing], None],
+    start: BuildState,
+    fill: Callable[[ShardWriter], None],
     *,
     is_part: bool = False,
 ) -> bool:
@@ -110,7 +110,7 @@ def make(
         try:
             with (
                 partial.opened(folder, start) as (database, state),
-                closing(Growing(folder, database, state, token_type)) as growing,
+                closing(ShardWriter(folder, database, state, token_type)) as growing,
             ):
                 fill(growing)
             if not is_part:
@@ -125,7 +125,7 @@ def make(
     return True
 
 
-def is_built(output: Path, start: State) -> bool:
+def is_built(output: Path, start: BuildState) -> bool:
     """Return whether the folder holds the shards already.
 
     Raises:
@@ -144,12 +144,12 @@ def is_built(output: Path, start: State) -> bool:
 class _Filling:
     """A folder that is being filled: text read, cut, encoded, freed of duplicates and written, a batch at a time."""
 
-    def __init__(self, text: Text, growing: Growing, cutters: Workers, part: Part | None) -> None:
+    def __init__(self, text: Text, growing: ShardWriter, cutters: Workers, part: Part | None) -> None:
         self._text, self._growing, self._cutters = text, growing, cutters
         self._part = part or WHOLE
         self._journal = Journal(text, growing) if part else None
-        self._seen, self._dropped = Seen(growing.database), Counter(growing.state.dropped)
-        self._submitted: deque[tuple[range, Future[Work]]] = deque()
+        self._seen, self._dropped = SeenHashes(growing.database), Counter(growing.state.dropped)
+        self._submitted: deque[tuple[range, Future[EncodedBatch]]] = deque()
 
     def close(self) -> None:
         if self._journal:
@@ -193,7 +193,9 @@ class _Filling:
         self._growing.commit(consumed, self._dropped, units)
 
 
-def _of_side(work: Work, stays: NDArray[np.bool_], *, heldout: bool) -> tuple[Encoded, NDArray[np.int64], Counts]:
+def _of_side(
+    work: EncodedBatch, stays: NDArray[np.bool_], *, heldout: bool
+) -> tuple[Encoded, NDArray[np.int64], Counts]:
     """Return what `SideWriter.write` takes: the sentences that stay of the documents on one side."""
     cuts, encoded = work.cuts, work.encoded
     stays = stays & np.repeat(cuts.heldout == heldout, cuts.lengths)
@@ -211,7 +213,7 @@ def _of_side(work: Work, stays: NDArray[np.bool_], *, heldout: bool) -> tuple[En
     return chosen, document_lengths, counts
 
 
-def _check_sides(state: State) -> None:
+def _check_sides(state: BuildState) -> None:
     total = sum(counts.documents for counts in state.counts.values())
     if not total:
         raise UserError("the text is empty: after cleaning, no sentence of it is left: name another source")

@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tokenizer.cached_encoder import Encoded, Lookup
-from tokenizer.cleaning import Cuts, Text, cut
+from tokenizer.cached_encoder import CachedEncoder, Encoded
+from tokenizer.cleaning import SentenceTable, Text, cut
 from tokenizer.sources import Document
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class EncodedBatch:
     """Documents that were cut and encoded."""
 
-    cuts: Cuts
+    cuts: SentenceTable
     encoded: Encoded
     """The sentences of all, whichever will stay."""
     words: NDArray[np.int64]
@@ -25,17 +25,17 @@ class Work:
     """UTF-8 bytes of each sentence."""
 
 
-class Cutter:
+class DocumentEncoder:
     """Cuts documents into sentences and encodes these."""
 
     def __init__(self, text: Text, tokenizer: Tokenizer) -> None:
-        self._text, self._lookup = text, Lookup(tokenizer)
+        self._text, self._lookup = text, CachedEncoder(tokenizer)
 
-    def __call__(self, documents: Sequence[Document]) -> Work:
+    def __call__(self, documents: Sequence[Document]) -> EncodedBatch:
         """Do it, for documents in their order."""
         sentences, cuts = cut(self._text, documents)
         count = len(sentences)
-        return Work(
+        return EncodedBatch(
             cuts,
             self._lookup.encode(sentences),
             # one that goes on a running text begins with its space

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from configs import UserError
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import REASONS, Reason, Seen, Side, Text
+from tokenizer.cleaning import REASONS, Reason, SeenHashes, Side, Text
 from tokenizer.shards import format
 from tokenizer.shards.build import is_built, make, run_identity
 from tokenizer.shards.format import SIDES, Counts, Shards
-from tokenizer.shards.partial import State
+from tokenizer.shards.partial import BuildState
 from tokenizer.shards.parts import UNIT, UNITS, Part
-from tokenizer.shards.writer import Growing
+from tokenizer.shards.writer import ShardWriter
 
 _ROUND_BYTES = 4_000_000
 _ROUND_UNITS = 100_000
@@ -55,7 +55,7 @@ def merge(text: Text, tokenizer: Tokenizer, output: Path, count: int, *, commit_
     _check_finished(parts, output)
     opened = [_opened(part, part.folder(output), start) for part in parts]
 
-    def fill(growing: Growing) -> None:
+    def fill(growing: ShardWriter) -> None:
         _Merging(text, growing, opened).run(commit_seconds)
 
     return make(text, tokenizer, output, start, fill)
@@ -78,7 +78,7 @@ def _check_finished(parts: Sequence[Part], output: Path) -> None:
     )
 
 
-def _opened(part: Part, folder: Path, whole: State) -> Shards:
+def _opened(part: Part, folder: Path, whole: BuildState) -> Shards:
     if format.read_manifest(folder).inputs != (whole.tokenizer_sha256, part.fingerprint(whole.text_fingerprint)):
         raise UserError(
             f"{folder} is no part {part} of this text, tokenizer and settings: "
@@ -143,10 +143,10 @@ class _Reader:
 class _Merging:
     """A folder that is being filled out of parts, in rounds of documents of the same places."""
 
-    def __init__(self, text: Text, growing: Growing, parts: Sequence[Shards]) -> None:
+    def __init__(self, text: Text, growing: ShardWriter, parts: Sequence[Shards]) -> None:
         self._growing = growing
         self._duplicate = _DUPLICATE.get(text.deduplicate)
-        self._seen, self._dropped = Seen(growing.database), Counter(growing.state.dropped)
+        self._seen, self._dropped = SeenHashes(growing.database), Counter(growing.state.dropped)
         self._readers = [_Reader(part) for part in parts]
 
     def run(self, commit_seconds: float) -> None:

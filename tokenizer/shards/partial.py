@@ -18,7 +18,7 @@ from tokenizer.shards.format import SIDES, Counts
 _DATABASE = "build.sqlite"
 
 
-class State(Config):
+class BuildState(Config):
     """How far a build is; committed in one transaction with the hashes of the texts seen so far."""
 
     tokenizer_sha256: str
@@ -38,7 +38,7 @@ class State(Config):
 
 
 @contextmanager
-def opened(folder: Path, start: State) -> Iterator[tuple[sqlite3.Connection, State]]:
+def opened(folder: Path, start: BuildState) -> Iterator[tuple[sqlite3.Connection, BuildState]]:
     """Open the database of the build in `folder`, and return it with the state to go on from.
 
     A folder of another text or tokenizer than `start`'s is emptied first.
@@ -54,7 +54,7 @@ def opened(folder: Path, start: State) -> Iterator[tuple[sqlite3.Connection, Sta
         yield database, state or start
 
 
-def commit(database: sqlite3.Connection, state: State) -> None:
+def commit(database: sqlite3.Connection, state: BuildState) -> None:
     """Save the state and everything else that changed in the database since the last time."""
     database.execute("DELETE FROM state")
     database.execute("INSERT INTO state VALUES (?)", (state.model_dump_json(),))
@@ -89,7 +89,7 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _saved(folder: Path, start: State) -> State | None:
+def _saved(folder: Path, start: BuildState) -> BuildState | None:
     if not (folder / _DATABASE).exists():
         return None
     with closing(_connected(folder)) as database:
@@ -98,7 +98,7 @@ def _saved(folder: Path, start: State) -> State | None:
         except sqlite3.DatabaseError:  # killed before there was a state, or damaged
             return None
     try:
-        state = State.model_validate_json(saved[0]) if saved else start
+        state = BuildState.model_validate_json(saved[0]) if saved else start
     except ValidationError:  # of another version, or damaged
         return None
     return state if state.inputs == start.inputs else None

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from configs import UserError
 from tokenizer.cleaning import DUPLICATE_DOCUMENTS, HASH_BYTES, REASONS, Text, kept_lengths
-from tokenizer.shards.cutter import Work
-from tokenizer.shards.writer import Columns, Growing
+from tokenizer.shards.cutter import EncodedBatch
+from tokenizer.shards.writer import ColumnFiles, ShardWriter
 
 MAXIMUM_PARTS = 100
 """To merge, a process opens nine files of each; many systems let it open 1,024."""
@@ -99,13 +99,15 @@ def parse_count(option: str, words: str) -> int:
 class Journal:
     """What writes down the units of one part."""
 
-    def __init__(self, text: Text, growing: Growing) -> None:
+    def __init__(self, text: Text, growing: ShardWriter) -> None:
         """Go on where the part in the folder `growing` is."""
         self.units = growing.state.units
-        self._columns = Columns(growing.folder, {UNITS: (UNIT, self.units)})
+        self._columns = ColumnFiles(growing.folder, {UNITS: (UNIT, self.units)})
         self._by_sentence = text.deduplicate == "sentences"
 
-    def note(self, places: Sequence[int], work: Work, stays: NDArray[np.bool_], left_out: NDArray[np.int64]) -> None:
+    def note(
+        self, places: Sequence[int], work: EncodedBatch, stays: NDArray[np.bool_], left_out: NDArray[np.int64]
+    ) -> None:
         """Write down documents: their places, what became of them, and what `choose` made of that."""
         cuts = work.cuts
         units = np.zeros(len(places), UNIT)

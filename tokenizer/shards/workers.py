@@ -17,7 +17,7 @@ from typing import cast
 from tokenizers import Tokenizer
 
 from tokenizer.cleaning import Text
-from tokenizer.shards.cutter import Cutter, Work
+from tokenizer.shards.cutter import DocumentEncoder, EncodedBatch
 from tokenizer.sources import Document
 
 _MAXIMUM_WORKERS = 4
@@ -35,23 +35,23 @@ def default_workers() -> int:
 
 
 class Workers:
-    """Does as a `Cutter` does: the first megabytes at once, what follows in `count` other processes."""
+    """Does as a `DocumentEncoder` does: the first megabytes at once, what follows in `count` other processes."""
 
     def __init__(self, text: Text, tokenizer: Tokenizer, count: int) -> None:
         """Cut as `text` says and encode as `tokenizer` does; with no workers all of it is done here."""
         self.count = count
         self._text, self._tokenizer = text, tokenizer
-        self._here = Cutter(text, tokenizer)
+        self._here = DocumentEncoder(text, tokenizer)
         self._characters = 0
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None  # each waits for one process at a time
         self._open = ExitStack()
 
-    def submit(self, documents: Sequence[Document]) -> "Future[Work]":
+    def submit(self, documents: Sequence[Document]) -> "Future[EncodedBatch]":
         """Return the promise of what becomes of `documents`."""
         if not self.count or self._characters < _WORTHWHILE_CHARACTERS:
             self._characters += sum(len(document.text) for document in documents)
-            done: Future[Work] = Future()
+            done: Future[EncodedBatch] = Future()
             done.set_result(self._here(documents))
             return done
         if self._threads is None:
@@ -76,7 +76,7 @@ class Workers:
             process.stdin.write(instructions)
         self._idle.put(process)
 
-    def _ask(self, documents: Sequence[Document]) -> Work:
+    def _ask(self, documents: Sequence[Document]) -> EncodedBatch:
         process = self._idle.get()
         try:
             return _ask(process, documents)
@@ -84,14 +84,14 @@ class Workers:
             self._idle.put(process)
 
 
-def _ask(process: _Process, documents: Sequence[Document]) -> Work:
+def _ask(process: _Process, documents: Sequence[Document]) -> EncodedBatch:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         columns = tuple(zip(*documents, strict=True))  # less to pickle than a tuple each
         pickle.dump(columns, process.stdin, pickle.HIGHEST_PROTOCOL)
         process.stdin.flush()
-        return cast(Work, pickle.load(process.stdout))
+        return cast(EncodedBatch, pickle.load(process.stdout))
     except (EOFError, pickle.UnpicklingError, BrokenPipeError):
         code = process.wait()
         reason = "is there memory left?" if code < 0 else "its error stands above"
@@ -122,7 +122,7 @@ def _serve() -> None:
     """Cut and encode whatever comes in until the parent closes the pipe or is gone."""
     with suppress(EOFError, BrokenPipeError):
         text, tokenizer = pickle.load(sys.stdin.buffer)
-        cutter = Cutter(text, Tokenizer.from_str(tokenizer))
+        cutter = DocumentEncoder(text, Tokenizer.from_str(tokenizer))
         while True:
             documents = list(map(Document, *pickle.load(sys.stdin.buffer)))
             pickle.dump(cutter(documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)

@@ -17,10 +17,10 @@ from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, Side, Text
 from tokenizer.shards import format, partial
 from tokenizer.shards.format import SIDES, Counts, Manifest, PackageRecord, TokenType
-from tokenizer.shards.partial import State
+from tokenizer.shards.partial import BuildState
 
 
-class Columns:
+class ColumnFiles:
     """Files of values that grow together."""
 
     def __init__(self, folder: Path, layout: Mapping[str, tuple[DTypeLike, int]]) -> None:
@@ -47,7 +47,7 @@ class Columns:
             file.close()
 
 
-class SideWriter(Columns):
+class SideWriter(ColumnFiles):
     """Appends what belongs to one side to its files."""
 
     def __init__(self, folder: Path, side: Side, token_type: TokenType, counts: Counts) -> None:
@@ -68,10 +68,10 @@ class SideWriter(Columns):
         self.counts = Counts(**{name: getattr(old, name) + getattr(new, name) for name in Counts.model_fields})
 
 
-class Growing:
+class ShardWriter:
     """A folder of shards that grows: its files, its database, and how far they are."""
 
-    def __init__(self, folder: Path, database: sqlite3.Connection, state: State, token_type: TokenType) -> None:
+    def __init__(self, folder: Path, database: sqlite3.Connection, state: BuildState, token_type: TokenType) -> None:
         """Go on from `state`: whatever the files hold beyond it is cut off."""
         self.folder, self.database, self.state = folder, database, state
         self._open = ExitStack()
@@ -100,7 +100,7 @@ class Growing:
         self._open.close()
 
 
-def seal(folder: Path, text: Text, tokenizer: Tokenizer, state: State, also: Sequence[str] = ()) -> None:
+def seal(folder: Path, text: Text, tokenizer: Tokenizer, state: BuildState, also: Sequence[str] = ()) -> None:
     """Describe the finished files of `folder`, those named in `also` among them, in its manifest."""
     (folder / format.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
     token_type = format.token_type(tokenizer.get_vocab_size())

@@ -10,7 +10,7 @@ from finetune import encoders
 from finetune.config import EncoderChoice
 from finetune.encoders.encoder import RunEncoder
 from mlm.checkpoint import checkpoint
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 from tests.finetune import samples
 from tokenizer.vocabulary import CLS, SEP
 
@@ -23,8 +23,8 @@ def test_hidden_states_are_those_of_the_pretrained_encoder(run: Path) -> None:
     assert list(tokens.ids) == tokenizer.encode(text).ids
     ids_BL = torch.tensor([tokens.ids])
     ones_BL = torch.ones_like(ids_BL)
-    layout = Layout.of(ones_BL.int(), torch.arange(ids_BL.shape[1])[None], torch.float32)
-    assert torch.equal(encoder(ids_BL, ones_BL.bool(), 0 * ones_BL), model.encoder(ids_BL, layout))
+    segment_mask = SegmentMask.of(ones_BL.int(), torch.arange(ids_BL.shape[1])[None], torch.float32)
+    assert torch.equal(encoder(ids_BL, ones_BL.bool(), 0 * ones_BL), model.encoder(ids_BL, segment_mask))
 
 
 def test_texts_stand_between_cls_and_sep_as_in_pretraining(run_with_cls: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_control_has_the_shape_and_tokenizer_but_not_the_weights(run: Path) 
 
 def test_every_parameter_is_in_one_level(run: Path) -> None:
     encoder = samples.encoder(run)
-    levels = encoder.levels()
+    levels = encoder.layers()
     assert len(levels) == 1 + samples.TINY.encoder.layers
     assert sorted(id(p) for level in levels for p in level) == sorted(id(p) for p in encoder.parameters())
 

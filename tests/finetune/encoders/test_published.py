@@ -77,7 +77,7 @@ def test_levels_hold_every_parameter_once_from_the_embeddings_to_the_last_layer(
 ) -> None:
     encoder = load(folders[name])
     names = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    levels = [[names[id(parameter)] for parameter in level] for level in encoder.levels()]
+    levels = [[names[id(parameter)] for parameter in level] for level in encoder.layers()]
     flat = [parameter for level in levels for parameter in level]
     assert sorted(flat) == sorted(names.values())
     assert len(levels) == 1 + KINDS[name].layers

@@ -51,9 +51,9 @@ def test_only_the_adapters_are_trained_and_begin_as_nothing(
     add_adapters(encoder, settings)
     assert trained(encoder) == sum(settings.rank * (high + wide) for high, wide in shapes)
     torch.testing.assert_close(encoder(*batch(encoder)), before_BLD)
-    flat = [parameter for level in encoder.levels() for parameter in level]
+    flat = [parameter for level in encoder.layers() for parameter in level]
     assert sorted(map(id, flat)) == sorted(map(id, encoder.parameters()))
-    assert not any(parameter.requires_grad for parameter in encoder.levels()[0])
+    assert not any(parameter.requires_grad for parameter in encoder.layers()[0])
 
 
 def test_steps_change_the_adapters_and_no_other_weight(folder: Path) -> None:

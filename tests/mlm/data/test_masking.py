@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mlm.data.masking import Corruption, Masking, WholeRows, corrupt, row_keys
+from mlm.data.masking import MaskedRows, Masking, UnmaskedRows, corrupt, row_keys
 
 UNITS = ("token", "word", "span")
 MASK_ID = 4
@@ -36,10 +36,10 @@ class Text:
         seed: int = 0,
         epoch: int = 0,
         rows_B: NDArray[np.int64] | None = None,
-    ) -> Corruption:
+    ) -> MaskedRows:
         if rows_B is None:
             rows_B = np.arange(len(self.ids_BL))
-        whole = WholeRows(
+        whole = UnmaskedRows(
             self.ids_BL, self.segments_BL, np.zeros_like(self.ids_BL), self.maskable_BL, self.word_starts_BL
         )
         return corrupt(
@@ -72,7 +72,7 @@ def plain_text(B: int, L: int) -> Text:
     return Text(np.full((B, L), ORDINARY.start), everywhere, everywhere, np.ones((B, L), np.int32))
 
 
-def chosen(corruption: Corruption, L: int) -> NDArray[np.bool_]:
+def chosen(corruption: MaskedRows, L: int) -> NDArray[np.bool_]:
     """Return which positions of each row are predicted, each of them once."""
     counts_BL = np.zeros((len(corruption.ids_BL), L), np.int64)
     rows, slots = np.nonzero(corruption.filled_BM)

@@ -15,7 +15,7 @@ from mlm.data.masking import Masking
 from mlm.distributed.threads import SLOTS_WORTH_A_THREAD, replicate_on_threads, threads_for
 from mlm.experiment import Pretraining, build
 from mlm.model.heads import MaskedLanguageModel
-from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
@@ -53,7 +53,7 @@ def trained(
         optimizer.load_state_dict(copy.deepcopy(start[1].state_dict()))
         first = start[2]
     heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
-    task = MaskedLanguageModelling(sentences(60), heldout, masking, world, 0, 6, rows)
+    task = MaskedLMTask(sentences(60), heldout, masking, world, 0, 6, rows)
     intervals = Frequencies(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
     plan, notebook = TrainingLength(steps=12), Notebook()
     settings = LoopSettings(optimizer, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from configs import UserError
 from mlm.distributed.device import ComputePrecision
-from mlm.distributed.world import World, find_world
+from mlm.distributed.world import World, init_world
 from tests.mlm.samples import CPU, Slow
 
 
@@ -57,14 +57,14 @@ def test_bfloat16_is_for_processors_that_have_it(avx512: bool, amx: bool, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    world = find_world()
-    assert world == world.computing_in("float32") == CPU
+    world = init_world()
+    assert world == world.with_precision("float32") == CPU
     if avx512 or amx:
-        assert world.computing_in("bfloat16") == World(CPU.device, torch.bfloat16)
+        assert world.with_precision("bfloat16") == World(CPU.device, torch.bfloat16)
     else:
-        assert world.computing_in("auto") == CPU
+        assert world.with_precision("auto") == CPU
         with pytest.raises(UserError, match=r"this cpu has no bfloat16 matrix products: set train\.precision to auto"):
-            world.computing_in("bfloat16")
+            world.with_precision("bfloat16")
 
 
 @pytest.mark.parametrize(("slow", "taken"), [("bfloat16", "float32"), ("float32", "bfloat16")])
@@ -75,7 +75,7 @@ def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytes
     torch.set_num_threads(2)
     try:
         with Slow(getattr(torch, slow)):
-            assert find_world().computing_in("auto").precision == taken
+            assert init_world().with_precision("auto").precision == taken
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -86,7 +86,7 @@ def test_what_is_faster_for_the_first_rank_is_taken_by_all(tmp_path: Path, monke
     store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
     for rank, slow in enumerate((torch.bfloat16, torch.float32)):
         with Slow(slow):
-            world = World(CPU.device, torch.float32, rank=rank, size=2, store=store).computing_in("auto")
+            world = World(CPU.device, torch.float32, rank=rank, size=2, store=store).with_precision("auto")
         assert world.precision == "float32"
 
 
@@ -106,6 +106,6 @@ def test_a_run_goes_on_in_its_own_precision_on_every_rank_where_the_first_has_it
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda here=here: here)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda here=here: here)
         world = World(CPU.device, found_in, rank=rank, size=2, store=store)
-        assert world.going_on_in(begun_in).precision == (begun_in if has else "float32")
+        assert world.with_recorded_precision(begun_in).precision == (begun_in if has else "float32")
     warned = "this cpu has no bfloat16 matrix products, which the run began in: computing in float32"
     assert capsys.readouterr().err.count(warned) == (begun_in == "bfloat16" and not has)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from mlm.evaluation.bits_per_byte import HiddenWord, bits_per_byte, choose_words, heldout_sentences
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig, LearnedPositions
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from tests.mlm.samples import CPU, offsets
@@ -69,8 +69,8 @@ def written_out(model: MaskedLanguageModel, tokenizer: Tokenizer, words: list[Hi
         probability = 1.0
         for i, piece in enumerate(pieces):
             seen = torch.tensor([MASK if place in pieces[i:] else token for place, token in enumerate(ids)])[None]
-            layout = Layout.of(torch.ones_like(seen).int(), torch.arange(len(ids))[None], torch.float32)
-            scores_MV = model(seen, layout, torch.tensor([[piece]]))
+            segment_mask = SegmentMask.of(torch.ones_like(seen).int(), torch.arange(len(ids))[None], torch.float32)
+            scores_MV = model(seen, segment_mask, torch.tensor([[piece]]))
             probability *= scores_MV[0].double().softmax(dim=0)[ids[piece]].item()
         bits -= math.log2(probability)
         total_bytes += len(word.text[word.start : word.end].encode())
@@ -104,11 +104,12 @@ def test_a_word_of_one_piece_costs_its_negative_log_probability() -> None:
     tokenizer, model = tokenizer_of(400), model_of(400)
     ids = tokenizer.encode("of the text").ids
     assert [tokenizer.decode([token]) for token in ids] == ["of", " the", " text"]
-    seen, layout = (
+    seen, segment_mask = (
         torch.tensor([[ids[0], MASK, ids[2]]]),
-        Layout.of(torch.ones(1, 3), torch.tensor([[0, 1, 2]]), torch.float32),
+        SegmentMask.of(torch.ones(1, 3), torch.tensor([[0, 1, 2]]), torch.float32),
     )
-    nats = torch.nn.functional.cross_entropy(model(seen, layout, torch.tensor([1])), torch.tensor(ids[1:2])).item()
+    scores_MV = model(seen, segment_mask, torch.tensor([1]))
+    nats = torch.nn.functional.cross_entropy(scores_MV, torch.tensor(ids[1:2])).item()
     bits = bits_per_byte(model, tokenizer, [HiddenWord("of the text", 3, 6)], ROW_LENGTH, CPU)
     assert bits == pytest.approx(nats / math.log(2) / 3, rel=1e-5)
 

@@ -9,29 +9,29 @@ from torch.utils.flop_counter import FlopCounterMode
 from mlm.model.attention import (
     BLOCK,
     Attention,
-    Layout,
     Rotary,
+    SegmentMask,
     fast_attention,
     reference_attention,
     rotate,
     segment_blocks,
 )
 from mlm.model.encoder import Encoder, EncoderConfig, LearnedPositions, RotaryPositions, SinusoidalPositions
-from tests.mlm.samples import layout_of, rows_of
+from tests.mlm.samples import rows_of, segment_mask_of
 
 SHAPES = [(1, 1, 1, 2), (2, 7, 3, 4), (3, 16, 2, 8), (2, 33, 4, 6), (2, 2 * BLOCK + 9, 1, 4)]  # B, L, H, K
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 POSITIONS = [SinusoidalPositions(), LearnedPositions(), RotaryPositions()]
 
 
-def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu", *, compiled: bool = False) -> Layout:
+def random_layout(B: int, L: int, dtype: torch.dtype, device: str = "cpu", *, compiled: bool = False) -> SegmentMask:
     """Return rows cut at random; the first one is padding alone."""
     borders_BL = torch.rand(B, L) < 0.3
     segments_BL = (borders_BL.cumsum(dim=1) + 1).to(torch.int32)
     segments_BL[:, L - L // 4 :] = 0
     segments_BL[0] = 0
     positions_BL = torch.zeros(B, L, dtype=torch.int64, device=device)
-    return Layout.of(segments_BL.to(device), positions_BL, dtype, compiled=compiled)
+    return SegmentMask.of(segments_BL.to(device), positions_BL, dtype, compiled=compiled)
 
 
 def random_inputs(
@@ -58,24 +58,24 @@ def written_out(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, segments_BL: Ten
 def test_attention_returns_the_shape_of_its_values_and_a_weight_for_each_pair(shape: tuple[int, int, int, int]) -> None:
     B, L, H, K = shape
     q_BHLK, k_BHLK, v_BHLK = random_inputs(shape, torch.float32)
-    layout = random_layout(B, L, torch.float32)
-    mixed_BHLK, weights_BHLL = reference_attention(q_BHLK, k_BHLK, v_BHLK, layout.segments_BL)
+    segment_mask = random_layout(B, L, torch.float32)
+    mixed_BHLK, weights_BHLL = reference_attention(q_BHLK, k_BHLK, v_BHLK, segment_mask.segments_BL)
     assert mixed_BHLK.shape == (B, H, L, K)
     assert weights_BHLL.shape == (B, H, L, L)
-    assert layout.bias(None).shape == (B, 1, L, L)
-    assert fast_attention(q_BHLK, k_BHLK, v_BHLK, layout, None, 0.0).shape == (B, H, L, K)
+    assert segment_mask.bias(None).shape == (B, 1, L, L)
+    assert fast_attention(q_BHLK, k_BHLK, v_BHLK, segment_mask, None, 0.0).shape == (B, H, L, K)
 
 
 @pytest.mark.parametrize(("B", "L", "H", "K"), SHAPES)
 @pytest.mark.parametrize("biases", [True, False])
 def test_the_attention_layer_keeps_the_shape_of_the_hidden_states(B: int, L: int, H: int, K: int, biases: bool) -> None:
     attention = Attention(H * K, H, biases, dropout=0.0)
-    layout = random_layout(B, L, torch.float32)
-    rotation = Rotary(K, 10_000.0)(layout.positions_BL, torch.float32)
+    segment_mask = random_layout(B, L, torch.float32)
+    rotation = Rotary(K, 10_000.0)(segment_mask.positions_BL, torch.float32)
     assert rotation[0].shape == rotation[1].shape == (B, 1, L, K)
-    assert attention(torch.randn(B, L, H * K), layout, rotation, None).shape == (B, L, H * K)
-    asked_BM = torch.randint(L, (B, 3))
-    assert attention(torch.randn(B, L, H * K), layout, rotation, asked_BM).shape == (B, 3, H * K)
+    assert attention(torch.randn(B, L, H * K), segment_mask, rotation, None).shape == (B, L, H * K)
+    queries_BM = torch.randint(L, (B, 3))
+    assert attention(torch.randn(B, L, H * K), segment_mask, rotation, queries_BM).shape == (B, 3, H * K)
     assert (attention.qkv.bias is not None) == (attention.output.bias is not None) == biases
 
 
@@ -106,9 +106,9 @@ def test_fast_attention_and_its_gradients_are_the_references(
 ) -> None:
     torch.manual_seed(0)
     inputs = random_inputs(shape, dtype, device)
-    layout = random_layout(*shape[:2], dtype, device)
-    expected_BHLK, _ = reference_attention(*inputs, layout.segments_BL)
-    actual_BHLK = fast_attention(*inputs, layout, None, 0.0)
+    segment_mask = random_layout(*shape[:2], dtype, device)
+    expected_BHLK, _ = reference_attention(*inputs, segment_mask.segments_BL)
+    actual_BHLK = fast_attention(*inputs, segment_mask, None, 0.0)
     torch.testing.assert_close(actual_BHLK, expected_BHLK, rtol=0, atol=tolerance)
     upstream_BHLK = torch.randn_like(expected_BHLK)
     for actual, expected in zip(
@@ -133,9 +133,9 @@ def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
     unit, B, L, K = 2.0**-9, shape[0], shape[1], shape[3]
     inputs = random_inputs(shape, torch.bfloat16, device)
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    layout = random_layout(B, L, torch.bfloat16, device)
-    expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], layout.segments_BL)
-    actual_BHLK = fast_attention(*inputs, layout, None, 0.0)
+    segment_mask = random_layout(B, L, torch.bfloat16, device)
+    expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], segment_mask.segments_BL)
+    actual_BHLK = fast_attention(*inputs, segment_mask, None, 0.0)
     largest_score = (exact[0].abs() @ exact[1].abs().transpose(-1, -2)).max().item() / math.sqrt(K)
     bound = exact[2].abs().max().item() * unit * (2 * 3 * largest_score + 2)
     assert (actual_BHLK - expected_BHLK).abs().max().item() <= bound
@@ -153,11 +153,11 @@ def test_of_the_positions_asked_for_each_attends_as_among_all(shape: tuple[int, 
     torch.manual_seed(0)
     B, L, _, _ = shape
     inputs = random_inputs(shape, torch.float64, device)
-    layout = random_layout(B, L, torch.float64, device)
-    asked_BM = torch.randint(L, (B, 1 + L // 3), device=device)
-    index_BHMK = asked_BM[:, None, :, None].expand(-1, shape[2], -1, shape[3])
-    expected_BHMK = fast_attention(*inputs, layout, None, 0.0).gather(2, index_BHMK)
-    actual_BHMK = fast_attention(inputs[0].gather(2, index_BHMK), *inputs[1:], layout, asked_BM, 0.0)
+    segment_mask = random_layout(B, L, torch.float64, device)
+    queries_BM = torch.randint(L, (B, 1 + L // 3), device=device)
+    index_BHMK = queries_BM[:, None, :, None].expand(-1, shape[2], -1, shape[3])
+    expected_BHMK = fast_attention(*inputs, segment_mask, None, 0.0).gather(2, index_BHMK)
+    actual_BHMK = fast_attention(inputs[0].gather(2, index_BHMK), *inputs[1:], segment_mask, queries_BM, 0.0)
     upstream_BHMK = torch.randn_like(expected_BHMK)
     pairs = [(actual_BHMK, expected_BHMK)]
     pairs += zip(
@@ -197,10 +197,10 @@ def test_attention_by_blocks_and_its_gradients_are_those_by_bias(shape: tuple[in
     torch.manual_seed(0)
     inputs = random_inputs(shape, torch.bfloat16, "cuda")
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    layout = random_layout(*shape[:2], torch.bfloat16, "cuda", compiled=True)
+    segment_mask = random_layout(*shape[:2], torch.bfloat16, "cuda", compiled=True)
     torch.compiler.reset()
-    actual_BHLK = torch.compile(fast_attention, dynamic=False)(*inputs, layout, None, 0.0)
-    expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], layout.segments_BL)
+    actual_BHLK = torch.compile(fast_attention, dynamic=False)(*inputs, segment_mask, None, 0.0)
+    expected_BHLK, _ = reference_attention(exact[0], exact[1], exact[2], segment_mask.segments_BL)
     upstream_BHLK = torch.randn_like(actual_BHLK)
     pairs = [(actual_BHLK, expected_BHLK)]
     gradients = torch.autograd.grad(actual_BHLK, inputs, upstream_BHLK)
@@ -212,14 +212,14 @@ def test_attention_by_blocks_and_its_gradients_are_those_by_bias(shape: tuple[in
 def test_in_long_rows_positions_attend_over_the_part_where_their_segments_lie_and_no_more() -> None:
     torch.manual_seed(0)
     length = 4 * BLOCK + 8
-    layout = layout_of([[50] * 10 + [20], [33] * 15 + [25]], length, torch.float64)
-    reaches = [(reach.start, reach.stop) for reach in layout.reaches]
-    assert reaches == [(0, 150), (99, 300), (231, 400), (350, 520), (495, 520)]
+    segment_mask = segment_mask_of([[50] * 10 + [20], [33] * 15 + [25]], length, torch.float64)
+    key_ranges = [(reach.start, reach.stop) for reach in segment_mask.key_ranges]
+    assert key_ranges == [(0, 150), (99, 300), (231, 400), (350, 520), (495, 520)]
     inputs = random_inputs((2, length, 2, 4), torch.float64)
-    expected_BHLK, _ = reference_attention(*inputs, layout.segments_BL)
+    expected_BHLK, _ = reference_attention(*inputs, segment_mask.segments_BL)
     with FlopCounterMode(display=False) as counter:
-        actual_BHLK = fast_attention(*inputs, layout, None, 0.0)
-    scores = sum(BLOCK * (stop - start) for start, stop in reaches[:-1]) + 8 * (520 - 495)
+        actual_BHLK = fast_attention(*inputs, segment_mask, None, 0.0)
+    scores = sum(BLOCK * (stop - start) for start, stop in key_ranges[:-1]) + 8 * (520 - 495)
     assert counter.get_total_flops() == 2 * 2 * (2 * 2 * 4) * scores  # two products, rows, heads; two FLOPs each
     torch.testing.assert_close(actual_BHLK, expected_BHLK, rtol=0, atol=1e-14)
     upstream_BHLK = torch.randn_like(expected_BHLK)
@@ -231,7 +231,7 @@ def test_in_long_rows_positions_attend_over_the_part_where_their_segments_lie_an
 def test_other_segments_get_no_gradient_at_all() -> None:
     torch.manual_seed(0)
     inputs = random_inputs((1, 9, 2, 4), torch.float32)
-    mixed_BHLK = fast_attention(*inputs, layout_of([[4, 3]], 9), None, 0.0)
+    mixed_BHLK = fast_attention(*inputs, segment_mask_of([[4, 3]], 9), None, 0.0)
     for gradient in torch.autograd.grad(mixed_BHLK[:, :, :4].square().sum(), inputs):
         assert gradient[:, :, :4].abs().min() > 0
         assert (gradient[:, :, 4:] == 0).all()
@@ -239,7 +239,7 @@ def test_other_segments_get_no_gradient_at_all() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_the_bias_across_segments_is_finite_and_its_exponential_zero(dtype: torch.dtype) -> None:
-    bias_LL = layout_of([[2, 1]], 4, dtype).bias(None)[0, 0]
+    bias_LL = segment_mask_of([[2, 1]], 4, dtype).bias(None)[0, 0]
     assert bias_LL.dtype == dtype
     assert bias_LL.isfinite().all()
     together = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
@@ -252,9 +252,9 @@ def test_rows_of_padding_alone_stay_finite_in_bfloat16(device: str) -> None:
     config = EncoderConfig(width=16, heads=2, feedforward_width=32, layers=2)
     encoder = Encoder(config, vocabulary_size=20, row_length=8).to(device)
     segments_BL, positions_BL = rows_of([[], [3]], 8)
-    layout = Layout.of(segments_BL.to(device), positions_BL.to(device), torch.bfloat16)
+    segment_mask = SegmentMask.of(segments_BL.to(device), positions_BL.to(device), torch.bfloat16)
     with torch.autocast(device, torch.bfloat16):
-        hidden_BLD = encoder(torch.zeros(2, 8, dtype=torch.int64, device=device), layout)
+        hidden_BLD = encoder(torch.zeros(2, 8, dtype=torch.int64, device=device), segment_mask)
     assert hidden_BLD.isfinite().all()
     for gradient in torch.autograd.grad(hidden_BLD.float().square().sum(), list(encoder.parameters())):
         assert gradient.isfinite().all()
@@ -264,8 +264,8 @@ def test_large_scores_stay_finite_in_bfloat16() -> None:
     torch.manual_seed(0)
     inputs = random_inputs((2, 8, 2, 4), torch.bfloat16)
     q_BHLK, k_BHLK, v_BHLK = inputs
-    layout = layout_of([[], [5]], 8, torch.bfloat16)
-    mixed_BHLK = fast_attention(q_BHLK * 1e3, k_BHLK * 1e3, v_BHLK, layout, None, 0.0)
+    segment_mask = segment_mask_of([[], [5]], 8, torch.bfloat16)
+    mixed_BHLK = fast_attention(q_BHLK * 1e3, k_BHLK * 1e3, v_BHLK, segment_mask, None, 0.0)
     assert mixed_BHLK.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(mixed_BHLK.sum(), inputs))
 
@@ -273,19 +273,21 @@ def test_large_scores_stay_finite_in_bfloat16() -> None:
 def test_attention_drops_weights_in_training_only() -> None:
     torch.manual_seed(0)
     attention = Attention(8, 2, biases=True, dropout=0.5)
-    hidden_BLD, layout = torch.randn(1, 6, 8), layout_of([[6]], 6)
-    assert not torch.equal(attention(hidden_BLD, layout, None, None), attention(hidden_BLD, layout, None, None))
+    hidden_BLD, segment_mask = torch.randn(1, 6, 8), segment_mask_of([[6]], 6)
+    assert not torch.equal(
+        attention(hidden_BLD, segment_mask, None, None), attention(hidden_BLD, segment_mask, None, None)
+    )
     attention.eval()
-    expected_BLD = attention(hidden_BLD, layout, None, None)
+    expected_BLD = attention(hidden_BLD, segment_mask, None, None)
     attention.dropout = 0.0
-    assert torch.equal(attention.train()(hidden_BLD, layout, None, None), expected_BLD)
+    assert torch.equal(attention.train()(hidden_BLD, segment_mask, None, None), expected_BLD)
 
 
 def test_dropout_keeps_the_mean_of_the_weights() -> None:
     torch.manual_seed(0)
     zeros = torch.zeros(1, 1, 100, 4)
     ones = torch.ones(1, 1, 100, 4)
-    mixed_BHLK = fast_attention(zeros, zeros, ones, layout_of([[100]], 100), None, 0.25)
+    mixed_BHLK = fast_attention(zeros, zeros, ones, segment_mask_of([[100]], 100), None, 0.25)
     # 100 * 100 weights, each kept with probability 3/4 and then worth 4/3 of itself: bound at 5 standard deviations.
     assert mixed_BHLK[..., 0].mean().item() == pytest.approx(1, abs=5 * math.sqrt(0.25 / 0.75) / 100)
 
@@ -295,9 +297,11 @@ def test_compiled_attention_drops_weights_too() -> None:
     torch.manual_seed(0)
     zeros, ones = (torch.full((1, 1, 100, 16), value, dtype=torch.bfloat16, device="cuda") for value in (0.0, 1.0))
     segments_BL, positions_BL = (tensor.cuda() for tensor in rows_of([[100]], 100))
-    layout = Layout.of(segments_BL, positions_BL, torch.bfloat16, compiled=True)
+    segment_mask = SegmentMask.of(segments_BL, positions_BL, torch.bfloat16, compiled=True)
     torch.compiler.reset()
-    mixed_BHLK = torch.compile(fast_attention, dynamic=False)(zeros, zeros, ones, layout, None, 0.25)[..., 0].float()
+    mixed_BHLK = torch.compile(fast_attention, dynamic=False)(zeros, zeros, ones, segment_mask, None, 0.25)[
+        ..., 0
+    ].float()
     assert mixed_BHLK.std().item() == pytest.approx(math.sqrt(0.25 / 0.75 / 100), rel=0.5)
     assert mixed_BHLK.mean().item() == pytest.approx(1, abs=5 * math.sqrt(0.25 / 0.75) / 100 + 2.0**-8)
 
@@ -376,7 +380,7 @@ class TestIsolation:
         lengths = [len(segment) for segment in segments]
         length = length or sum(lengths)
         ids_BL = torch.cat([*segments, torch.zeros(length - sum(lengths), dtype=torch.int64)])[None]
-        hidden_BLD = encoder(ids_BL, layout_of([lengths], length, torch.float64))
+        hidden_BLD = encoder(ids_BL, segment_mask_of([lengths], length, torch.float64))
         return list(hidden_BLD[0, : sum(lengths)].split(lengths))
 
     def test_packed_is_the_same_as_alone(self, encoder: Encoder, segments: list[Tensor]) -> None:

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBe
 
 from configs import read
 from mlm.config import PretrainConfig
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 from mlm.model.encoder import (
     Embeddings,
     Encoder,
@@ -26,7 +26,7 @@ from mlm.model.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
 from tests.mlm.model.renamed import BERT, MODERNBERT, renamed
-from tests.mlm.samples import layout_of, rows_of
+from tests.mlm.samples import rows_of, segment_mask_of
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted(ROOT.glob("configs/pretrain/*.yaml"))
@@ -55,9 +55,9 @@ def test_hidden_states_have_the_rows_shape_and_scores_one_row_a_prediction(
 ) -> None:
     config = ModelConfig(encoder=encoder_config(positions=positions, norm=norm), transform=transform)
     model = MaskedLanguageModel(config, vocabulary_size=30, row_length=12)
-    ids_BL, layout = torch.randint(30, (B, L)), layout_of([[L]] * B, L)
-    assert model.encoder(ids_BL, layout).shape == (B, L, 16)
-    assert model(ids_BL, layout, torch.randint(L, (B, M))).shape == (B * M, 30)
+    ids_BL, segment_mask = torch.randint(30, (B, L)), segment_mask_of([[L]] * B, L)
+    assert model.encoder(ids_BL, segment_mask).shape == (B, L, 16)
+    assert model(ids_BL, segment_mask, torch.randint(L, (B, M))).shape == (B * M, 30)
 
 
 def test_the_output_embedding_is_the_input_embedding() -> None:
@@ -73,11 +73,11 @@ def test_the_tied_embedding_gets_the_gradients_of_both_its_uses() -> None:
     model = MaskedLanguageModel(ModelConfig(encoder=encoder_config()), vocabulary_size=30, row_length=8).double()
     embedding_VD = model.encoder.embeddings.tokens.weight
     ids_BL, predicted_M = torch.randint(30, (2, 8)), torch.tensor([1, 6, 9, 12])
-    layout, upstream_MV = layout_of([[8], [5]], 8, torch.float64), torch.randn(4, 30).double()
-    (tied,) = torch.autograd.grad(model(ids_BL, layout, predicted_M.view(2, 2) % 8), embedding_VD, upstream_MV)
+    segment_mask, upstream_MV = segment_mask_of([[8], [5]], 8, torch.float64), torch.randn(4, 30).double()
+    (tied,) = torch.autograd.grad(model(ids_BL, segment_mask, predicted_M.view(2, 2) % 8), embedding_VD, upstream_MV)
 
     output_VD = embedding_VD.detach().clone().requires_grad_()
-    scores_MV = model.encoder(ids_BL, layout).flatten(0, 1)[predicted_M] @ output_VD.T
+    scores_MV = model.encoder(ids_BL, segment_mask).flatten(0, 1)[predicted_M] @ output_VD.T
     as_input, as_output = torch.autograd.grad(scores_MV, (embedding_VD, output_VD), upstream_MV)
     torch.testing.assert_close(tied, as_input + as_output, rtol=0, atol=1e-12)
     assert as_input.norm() > 0.01 * tied.norm()
@@ -94,10 +94,10 @@ def test_scores_and_gradients_are_those_of_a_last_block_and_head_at_every_positi
     encoder = encoder_config(layers=layers, norm=norm, positions=positions, gated=gated, biases=biases)
     model = MaskedLanguageModel(ModelConfig(encoder=encoder, transform=transform), 30, 12).double()
     randomise(model)
-    ids_BL, layout = torch.randint(30, (3, 12)), layout_of([[5, 7], [12], [3]], 12, torch.float64)
+    ids_BL, segment_mask = torch.randint(30, (3, 12)), segment_mask_of([[5, 7], [12], [3]], 12, torch.float64)
     predicted_BM, parameters = torch.tensor([[0, 7, 7], [11, 2, 5], [2, 0, 8]]), list(model.parameters())
-    sparse_MV = model(ids_BL, layout, predicted_BM)
-    hidden_LD = model.transform(model.encoder(ids_BL, layout)).flatten(0, 1)
+    sparse_MV = model(ids_BL, segment_mask, predicted_BM)
+    hidden_LD = model.transform(model.encoder(ids_BL, segment_mask)).flatten(0, 1)
     dense_LV = hidden_LD @ model.encoder.embeddings.tokens.weight.T + model.output_bias
     dense_MV = dense_LV[(predicted_BM + torch.tensor([[0], [12], [24]])).flatten()]
     torch.testing.assert_close(sparse_MV, dense_MV, rtol=0, atol=1e-12)
@@ -167,9 +167,15 @@ def test_feedforward_layers_are_their_formulas(biases: bool) -> None:
 
 def test_residual_sums_are_normalised_before_or_after() -> None:
     torch.manual_seed(0)
-    hidden_BLD, norm, double = torch.randn(2, 3, 8), nn.LayerNorm(8), nn.Linear(8, 8)
-    assert torch.equal(PreNorm(double, norm, 0.0)(hidden_BLD), hidden_BLD + double(norm(hidden_BLD)))
-    assert torch.equal(PostNorm(double, norm, 0.0)(hidden_BLD), norm(hidden_BLD + double(hidden_BLD)))
+    hidden_BLD, residual_BLD, norm, double = (
+        torch.randn(2, 3, 8),
+        torch.randn(2, 3, 8),
+        nn.LayerNorm(8),
+        nn.Linear(8, 8),
+    )
+    before, after = PreNorm(double, norm, 0.0), PostNorm(double, norm, 0.0)
+    assert torch.equal(before(hidden_BLD, residual_BLD), residual_BLD + double(norm(hidden_BLD)))
+    assert torch.equal(after(hidden_BLD, residual_BLD), norm(residual_BLD + double(hidden_BLD)))
 
 
 @pytest.mark.parametrize(("norm", "embedding_norm", "norms"), [("pre", False, 5), ("pre", True, 5), ("post", True, 5)])
@@ -187,10 +193,10 @@ def test_without_biases_only_the_output_over_the_vocabulary_has_one() -> None:
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     encoder = Encoder(encoder_config(dropout=0.5), vocabulary_size=30, row_length=8)
-    ids_BL, layout = torch.randint(30, (2, 8)), layout_of([[8], [8]], 8)
-    assert not torch.equal(encoder(ids_BL, layout), encoder(ids_BL, layout))
+    ids_BL, segment_mask = torch.randint(30, (2, 8)), segment_mask_of([[8], [8]], 8)
+    assert not torch.equal(encoder(ids_BL, segment_mask), encoder(ids_BL, segment_mask))
     encoder.eval()
-    assert torch.equal(encoder(ids_BL, layout), encoder(ids_BL, layout))
+    assert torch.equal(encoder(ids_BL, segment_mask), encoder(ids_BL, segment_mask))
 
 
 def expected_deviation(name: str, parameter: Tensor, config: EncoderConfig) -> float:
@@ -248,8 +254,8 @@ def small(name: str) -> PretrainConfig:
 def scores_of(model: MaskedLanguageModel, ids_BL: Tensor, inside_BL: Tensor) -> Tensor:
     """Return the scores at the tokens of rows of one segment each."""
     positions_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
-    layout = Layout.of(inside_BL.int(), positions_BL, model.output_bias.dtype)
-    scores: Tensor = model(ids_BL, layout, positions_BL)
+    segment_mask = SegmentMask.of(inside_BL.int(), positions_BL, model.output_bias.dtype)
+    scores: Tensor = model(ids_BL, segment_mask, positions_BL)
     return scores[inside_BL.flatten()]
 
 
@@ -331,8 +337,10 @@ def test_a_shipped_recipe_builds_a_model(path: Path) -> None:
     L, V = recipe.data.row_length, recipe.vocabulary.size
     with torch.device("meta"):
         model = MaskedLanguageModel(recipe.model, V, L)
-        layout = Layout.of(torch.ones(2, L, dtype=torch.int32), torch.zeros(2, L, dtype=torch.int64), torch.float32)
-        scores_MV = model(torch.zeros(2, L, dtype=torch.int64), layout, torch.zeros(2, 9, dtype=torch.int64))
+        segment_mask = SegmentMask.of(
+            torch.ones(2, L, dtype=torch.int32), torch.zeros(2, L, dtype=torch.int64), torch.float32
+        )
+        scores_MV = model(torch.zeros(2, L, dtype=torch.int64), segment_mask, torch.zeros(2, 9, dtype=torch.int64))
     assert scores_MV.shape == (18, V)
     assert len(model.encoder.blocks) == recipe.model.encoder.layers
 

@@ -9,7 +9,7 @@ from mlm import experiment
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.masking import Masking
 from mlm.distributed.world import World
-from mlm.model.attention import Layout
+from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.objectives.masked import CHUNK, heldout_batches, plain_cross_entropy, score, summed_cross_entropy
@@ -58,8 +58,8 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
     task, model = task_of(sentences(40)), model_of()
     (batch,) = task.micro_batches(0, 0.0)
     losses = task.losses(model, batch)
-    layout = Layout.of(batch.segments_BL, batch.positions_BL, torch.float32)
-    scores_MV = model(batch.ids_BL, layout, batch.predicted_BM).double()
+    segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, torch.float32)
+    scores_MV = model(batch.ids_BL, segment_mask, batch.predicted_BM).double()
     nats, correct = 0.0, 0
     for scores_V, label in zip(scores_MV, batch.labels_BM.flatten().tolist(), strict=True):
         if label != IGNORED:

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.training import flops
-from tests.mlm.samples import layout_of
+from tests.mlm.samples import segment_mask_of
 
 
 def test_communication_is_bytes_over_bandwidth_beside_computing() -> None:
@@ -24,7 +24,7 @@ def test_flops_are_those_of_the_matrix_products_that_training_runs(gated: bool, 
     model = MaskedLanguageModel(config, V, L)
     predicted_BM = torch.randint(L, (B, M))
     with FlopCounterMode(display=False) as counter:
-        model(torch.randint(V, (B, L)), layout_of([[L]] * B, L), predicted_BM).sum().backward()
+        model(torch.randint(V, (B, L)), segment_mask_of([[L]] * B, L), predicted_BM).sum().backward()
     assert counter.get_total_flops() == B * L * flops.flops_per_token(config, V, context=L, predicted_share=M / L)
 
 

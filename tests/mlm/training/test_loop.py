@@ -18,7 +18,7 @@ from mlm.data.masking import Masking
 from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
-from mlm.objectives.masked import MaskedLanguageModelling, heldout_batches
+from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, MetricsBuffer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
@@ -165,7 +165,7 @@ def test_a_step_descends_the_mean_loss_over_all_its_targets(clip_norm: float) ->
 class Poisoned:
     """A task one of whose steps has a loss or a gradient that is not a number."""
 
-    task: MaskedLanguageModelling
+    task: MaskedLMTask
     bad_step: int
     what: str
     step: int = -1
@@ -285,7 +285,7 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
 class Repeating:
     """A task whose micro-batches are all the same one; it takes down the loss of each."""
 
-    task: MaskedLanguageModelling
+    task: MaskedLMTask
     losses_seen: list[float] = field(default_factory=list)
 
     def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
@@ -312,7 +312,7 @@ def test_dropout_is_new_in_each_step_and_micro_batch(dropout: float) -> None:
 def test_eight_sentences_are_overfitted() -> None:
     rows = packed(split_of([[8]] * 8, seed=1), row_length=8, alone=True)
     heldout = heldout_batches(rows, Masking(), CPU, most_rows=8, micro_batch_rows=8)
-    task = MaskedLanguageModelling(rows, heldout, Masking(), CPU, seed=0, batch_rows=8, micro_batch_rows=8)
+    task = MaskedLMTask(rows, heldout, Masking(), CPU, seed=0, batch_rows=8, micro_batch_rows=8)
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=64, layers=2)))
     seldom = Frequencies(log_steps=1000, evaluate_steps=1000, checkpoint_steps=1000)
     _, notebook = run(task, model, AdamW(lr=5e-3, weight_decay=0).build(model), 600, intervals=seldom)

@@ -10,10 +10,10 @@ from torch import nn
 from mlm import experiment
 from mlm.data.masking import Masking
 from mlm.distributed.threads import ThreadReplicas
-from mlm.distributed.world import find_world
+from mlm.distributed.world import init_world
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.objectives.masked import MaskedLanguageModelling
+from mlm.objectives.masked import MaskedLMTask
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, take_step
 from mlm.training.optim import AdamW
@@ -28,7 +28,7 @@ traces = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that
 
 
 @pytest.fixture
-def task() -> MaskedLanguageModelling:
+def task() -> MaskedLMTask:
     """Return a task whose rows hold different numbers of texts, and more hidden tokens at the end than at first."""
     task = task_of(sentences(30), masking=Masking(rate=0.1, final_rate=0.4))
     filled = {batch.targets for step in range(STEPS) for batch in task.micro_batches(step, step / STEPS)}
@@ -44,7 +44,7 @@ def compiled_anew() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def steps(task: MaskedLanguageModelling, model: MaskedLanguageModel, first: int, count: int) -> None:
+def steps(task: MaskedLMTask, model: MaskedLanguageModel, first: int, count: int) -> None:
     """Take steps, with their optimizer, without ever telling of them."""
     settings = LoopSettings(
         AdamW().build(model),
@@ -58,7 +58,7 @@ def steps(task: MaskedLanguageModelling, model: MaskedLanguageModel, first: int,
         take_step(ThreadReplicas(model, [model], None), task, settings, task.world, TrainingProgress(step=step))
 
 
-def judge(task: MaskedLanguageModelling, model: nn.Module) -> None:
+def judge(task: MaskedLMTask, model: nn.Module) -> None:
     model.eval()
     task.evaluate(model)
     model.train()
@@ -66,7 +66,7 @@ def judge(task: MaskedLanguageModelling, model: nn.Module) -> None:
 
 @traces
 @pytest.mark.usefixtures("compiled_anew")
-def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLanguageModelling) -> None:
+def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLMTask) -> None:
     # Three blocks: the first, which reads normed embeddings, one in the middle, and the last, which computes less.
     model = model_of(ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=3)))
     for block in model.encoder.blocks:
@@ -81,9 +81,9 @@ def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLa
 
 
 @pytest.fixture
-def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, MaskedLanguageModel]:
+def on_gpu(task: MaskedLMTask) -> tuple[MaskedLMTask, MaskedLanguageModel]:
     """Return task and model on a GPU, compiled as they are shipped."""
-    world = find_world().computing_in("auto")
+    world = init_world().with_precision("auto")
     task = replace(task, world=world, compiled=True, heldout=[batch.to(world.device) for batch in task.heldout])
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
     model.to(world.device)
@@ -96,9 +96,7 @@ def on_gpu(task: MaskedLanguageModelling) -> tuple[MaskedLanguageModelling, Mask
 @pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_step_never_waits_for_the_device(
-    on_gpu: tuple[MaskedLanguageModelling, MaskedLanguageModel], compiled: bool
-) -> None:
+def test_a_step_never_waits_for_the_device(on_gpu: tuple[MaskedLMTask, MaskedLanguageModel], compiled: bool) -> None:
     task, model = on_gpu
     if not compiled:
         task, model = replace(task, compiled=False), model_of().to(task.world.device)
@@ -114,7 +112,7 @@ def test_a_step_never_waits_for_the_device(
 @traces
 @pytest.mark.usefixtures("compiled_anew")
 def test_compiled_as_shipped_nothing_is_compiled_anew_on_a_gpu(
-    on_gpu: tuple[MaskedLanguageModelling, MaskedLanguageModel],
+    on_gpu: tuple[MaskedLMTask, MaskedLanguageModel],
 ) -> None:
     task, model = on_gpu
     steps(task, model, 0, 1)

@@ -8,7 +8,7 @@ import pytest
 from tests.tokenizer.samples import prose, tokenizer
 from tokenizer.cleaning import Text
 from tokenizer.shards import workers
-from tokenizer.shards.cutter import Cutter
+from tokenizer.shards.cutter import DocumentEncoder
 from tokenizer.shards.workers import Workers
 from tokenizer.sources import Document
 
@@ -35,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_other_processes_encode_as_this_one_does(started: list[subprocess.Popen[bytes]], count: int) -> None:
-    here = Cutter(TEXT, LEARNED)
+    here = DocumentEncoder(TEXT, LEARNED)
     with closing(Workers(TEXT, LEARNED, count)) as cutters:
         promised = [(DOCUMENTS[a : a + 20], cutters.submit(DOCUMENTS[a : a + 20])) for a in range(0, 200, 20)]
         for documents, work in promised:
