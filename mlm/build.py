@@ -1,5 +1,6 @@
 """Turn a configuration into all that a pretraining run is made of: corpus, task, model, optimizer, length."""
 
+import json
 import os
 import shutil
 import sys
@@ -49,9 +50,10 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
     settings, row_length = recipe.train, recipe.data.row_length
 
     def built() -> str:
-        return str(corpus_of(recipe, tokenizer).shards.path)
+        return json.dumps(list(map(str, corpus_of(recipe, tokenizer).folders)))
 
-    corpus = corpus_at(Path(world.from_main("building tokenizer and shards", built)), row_length, checked=True)
+    folders = json.loads(world.from_main("building tokenizer and shards", built))
+    corpus = corpus_at(list(map(Path, folders)), row_length, checked=True)
     rows = len(corpus.train)
     if settings.batch_rows < world.size:
         raise UserError(
@@ -83,7 +85,7 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
         -(-micro // threads),
         compiled,
     )
-    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    model = MaskedLanguageModel(recipe.model, corpus.manifest.vocabulary_size, recipe.data.row_length)
     initialise(model, recipe.model.encoder, settings.seed)
     recipe.parallel.place(model, world)
     optimizer = recipe.optim.build(model)
@@ -97,16 +99,18 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     """Return the configuration with the text that its shards were made of; without shards, as it is.
 
+    Of several folders of shards it is the text of the first.
+
     Raises:
         UserError: there are no shards, or the configuration sets another text.
 
     """
     if config.data.shards is None:
         return config
-    text = read_manifest(Path(config.data.shards)).text
+    text = read_manifest(Path(config.data.shards[0])).text
     if config.text not in (Text(), text):
         raise UserError(
-            f"data.shards = {config.data.shards} was made of another text or by other options than those of text:"
+            f"data.shards = {config.data.shards[0]} was made of another text or by other options than those of text:"
             " leave out text, or leave out data.shards"
         )
     return config.model_copy(update={"text": text})

@@ -17,7 +17,7 @@ ASSUMED_PEAK_SHARE = 0.3
 def preview(made: PretrainComponents) -> str:
     """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks."""
     recipe, corpus, task, model, plan = made.recipe, made.corpus, made.task, made.model, made.plan
-    manifest, rows, world = corpus.shards.manifest, corpus.train, task.world
+    manifest, rows, world = corpus.manifest, corpus.train, task.world
     parts = flops.parameters_by_part(model)
     batch = task.micro_batches(0, 0.0)[0]
     tokens_per_step = recipe.train.batch_rows * rows.tokens / len(rows)

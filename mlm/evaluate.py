@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     world = init_world().with_recorded_precision(run_identity.precision)
     model.to(world.device)
     corpus = corpus_of(recipe, folder / checkpoint.TOKENIZER)
-    if run_identity.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
+    if run_identity.data.get("text_fingerprint") != corpus.manifest.text_fingerprint:
         raise UserError(
             f"the text of {path} is not what the run was trained on, so no part of it is known to be held out"
         )

@@ -48,7 +48,7 @@ def follow(pretraining: PretrainComponents, path: Path, begin: TrainingProgress)
             path, recipe, saver, _rates(pretraining), progress_bar, panel, pretraining.task.documents, begin
         )
         threads = f", {pretraining.threads} threads" if pretraining.threads > 1 else ""
-        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}{threads}", file=sys.stderr)
+        print(f"run {path}: {corpus.manifest.train.tokens:,} training tokens, {world}{threads}", file=sys.stderr)
     with interrupt.noted("finishing the step and saving") as received:
         end = train(
             model,
@@ -113,7 +113,7 @@ def _rates(pretraining: PretrainComponents) -> Rates:
     recipe, task = pretraining.recipe, pretraining.task
     per_token = flops.flops_per_token(
         recipe.model,
-        pretraining.corpus.shards.manifest.vocabulary_size,
+        pretraining.corpus.manifest.vocabulary_size,
         flops.mean_context(pretraining.corpus.train.rows),
         recipe.masking.rate,
     )

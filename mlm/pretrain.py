@@ -150,7 +150,7 @@ def _newest_whole(path: Path) -> Path:
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:
-    manifest = corpus.shards.manifest
+    manifest = corpus.manifest
     return {
         "data": {"text_fingerprint": manifest.text_fingerprint, "tokenizer_sha256": manifest.tokenizer_sha256},
         "packages": [package.model_dump() for package in manifest.packages],

@@ -92,7 +92,7 @@ def _write_sentences(bench: Bench, path: Path, copies: int) -> int:
 
 def start_up(bench: Bench, name: str) -> list[Case]:
     """Pretrain from the command to the end of the first step, shards cached, beside `import torch` alone."""
-    cache = bench.corpus.shards.path.parent.resolve()
+    cache = bench.corpus.folders[0].parent.resolve()
 
     def ours() -> float:
         with tempfile.TemporaryDirectory(dir=bench.output) as runs:

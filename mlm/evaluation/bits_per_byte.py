@@ -78,10 +78,13 @@ def _window(pieces: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
     return HiddenWord(" ".join(pieces[first:last]), start, start + len(pieces[index]))
 
 
-def heldout_sentences(split: Split, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the sentences of a split as text."""
-    for first, last in zip(split.sentences[:-1], split.sentences[1:], strict=True):
-        yield str(tokenizer.decode(split.tokens[first:last].tolist())).strip()
+def heldout_sentences(splits: Sequence[Split], tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the sentences of one or several folders as text, one of each in turn."""
+    for number in range(max(len(split.sentences) for split in splits) - 1):
+        for split in splits:
+            if number < len(split.sentences) - 1:
+                first, last = split.sentences[number : number + 2]
+                yield str(tokenizer.decode(split.tokens[first:last].tolist())).strip()
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def packed(split: Split, row_length: int = ROW_LENGTH, *, cls_sep: bool = False,
     """Pack documents, or each sentence alone."""
     documents = np.arange(len(split.sentences)) if alone else split.documents
     rows = pack(split.sentences, documents, row_length, 2 * cls_sep)
-    return PackedRows(split, rows, row_length, cls_sep, VOCABULARY)
+    return PackedRows((split,), rows, row_length, cls_sep, VOCABULARY)
 
 
 def sentences(count: int, seed: int = 0, longest: int = ROW_LENGTH) -> PackedRows:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -37,6 +37,10 @@ class Counts(Config):
     tokens: int = Field(default=0, ge=0)
     text_bytes: int = Field(default=0, ge=0)
     """UTF-8 bytes of the sentences before the tokenizer's own normalisation."""
+
+    def __add__(self, other: Self) -> Self:
+        """Return the counts of both together."""
+        return self.model_validate({name: n + getattr(other, name) for name, n in self})
 
 
 class FileRecord(Config):

@@ -65,7 +65,7 @@ class SideWriter(ColumnFiles):
             old.tokens + np.cumsum(encoded.lengths),
             old.sentences + np.cumsum(document_lengths),
         )
-        self.counts = Counts(**{name: getattr(old, name) + getattr(new, name) for name in Counts.model_fields})
+        self.counts = old + new
 
 
 class ShardWriter:

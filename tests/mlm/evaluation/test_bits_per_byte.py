@@ -131,7 +131,7 @@ def test_the_same_words_are_chosen_whatever_the_vocabulary() -> None:
         ids = [tokenizer.encode(sentence).ids for sentence in [*ENGLISH, *KOREAN]]
         tokens = np.array([token for sentence in ids for token in sentence], np.uint16)
         split = Split(tokens, np.ones(len(tokens), np.uint8), offsets(list(map(len, ids))), np.arange(len(ids) + 1))
-        return choose_words(heldout_sentences(split, tokenizer), 5, 40)
+        return choose_words(heldout_sentences([split], tokenizer), 5, 40)
 
     assert len(chosen(261)) == 5
     assert chosen(261) == chosen(300) == chosen(400)

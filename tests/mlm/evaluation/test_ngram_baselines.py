@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
-from tests.mlm.samples import offsets
+from tests.mlm.samples import offsets, packed
 from tokenizer.shards.format import Split
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP
 
@@ -27,9 +27,9 @@ def split_of(segments: Sequence[Sequence[int]]) -> Split:
 
 
 def built(segments: Sequence[Sequence[int]], most_tokens: int = 10**6) -> tuple[Unigram, Bigram]:
-    split = split_of(segments)
-    unigram = Unigram(split, V, most_tokens)
-    return unigram, Bigram(split, split.sentences[:-1], unigram, V, most_tokens)
+    tokens, starts = packed(split_of(segments), alone=True).sample(most_tokens)
+    unigram = Unigram(tokens, V)
+    return unigram, Bigram(tokens, starts, unigram, V)
 
 
 def unigram_written_out(segments: Sequence[Sequence[int]]) -> list[float]:
