@@ -132,7 +132,9 @@ def test_paths_that_a_page_names_are_there(page: Path) -> None:
 
 def test_the_table_of_what_to_touch_names_files() -> None:
     _, _, section = CONTRIBUTING.read_text(encoding="utf-8").partition("## To add something")
-    rows = [line.split("|")[2].strip(" `") for line in section.partition("\n## ")[0].splitlines() if line.startswith("| a")]
+    rows = [
+        line.split("|")[2].strip(" `") for line in section.partition("\n## ")[0].splitlines() if line.startswith("| a")
+    ]
     assert len(rows) >= 7
     assert [path for path in rows if not (ROOT / path).is_file()] == []
 
