@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from configs import Config
+from mlm.data.corpus import DataConfig
 from mlm.data.masking import Masking
 from mlm.distributed.device import Precision
 from mlm.distributed.parallel import Parallel, ReplicatedData
@@ -14,18 +15,6 @@ from mlm.training.optim import AdamW, OptimizerConfig
 from mlm.training.schedule import AnySchedule, Trapezoid
 from tokenizer.cleaning import Text
 from tokenizer.vocabulary import Vocabulary
-
-
-class DataConfig(Config):
-    """How text becomes rows."""
-
-    row_length: int = Field(128, ge=8, le=65_536)
-    """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
-    tokenizer: str | None = None
-    """A tokenizer.json to use as it is; null learns one from the training text by `vocabulary`."""
-    shards: str | None = None
-    """A folder that tokenizer.encode has made, used as it is with the tokenizer in it: no text is read, and `text` is
-    what the folder says of it. null builds shards from `text`, or finds them in the cache."""
 
 
 class Retention(Config):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from mlm.build import PretrainComponents
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak
-from mlm.experiment import Pretraining
 from mlm.model.attention import SegmentMask
 from mlm.objectives.masked import MaskedLMTask
 from mlm.training import flops
@@ -14,7 +14,7 @@ ROWS_SHOWN = 2
 ASSUMED_PEAK_SHARE = 0.3
 
 
-def preview(made: Pretraining) -> str:
+def preview(made: PretrainComponents) -> str:
     """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks."""
     recipe, corpus, task, model, plan = made.recipe, made.corpus, made.task, made.model, made.plan
     manifest, rows, world = corpus.shards.manifest, corpus.train, task.world

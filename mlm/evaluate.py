@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from configs import UserError, command
+from mlm.build import corpus_of
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
-from mlm.data.corpus import Corpus, open_corpus
+from mlm.data.corpus import Corpus
 from mlm.distributed.world import World, init_world
 from mlm.evaluation import results
 from mlm.objectives.masked import heldout_batches, score
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     run_identity = run_directory.run_identity(path)
     world = init_world().with_recorded_precision(run_identity.precision)
     model.to(world.device)
-    corpus = open_corpus(recipe, folder / checkpoint.TOKENIZER)
+    corpus = corpus_of(recipe, folder / checkpoint.TOKENIZER)
     if run_identity.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
         raise UserError(
             f"the text of {path} is not what the run was trained on, so no part of it is known to be held out"

@@ -1,115 +1,34 @@
 """A pretraining run at work: all that its recipe stands for, followed to the end of its plan."""
 
 import math
-import os
-import shutil
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from configs import UserError, command
+from mlm.build import PretrainComponents
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
 from mlm.checkpoint.writer import CheckpointWriter
-from mlm.config import PretrainConfig
-from mlm.data.corpus import Corpus, corpus_at, open_corpus
 from mlm.distributed.device import measure_peak
-from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.rendezvous import leave
-from mlm.distributed.threads import threads_for
-from mlm.distributed.world import World
 from mlm.evaluation import fill_blanks, results
-from mlm.model.heads import MaskedLanguageModel
-from mlm.model.initialise import initialise
-from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.tracking import plots, run_directory
 from mlm.tracking.metrics_logger import CollectiveObserver, MetricsLogger, Rates
 from mlm.tracking.progress_bar import ProgressBar
 from mlm.training import flops, interrupt
-from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.budget import TrainingProgress
 from mlm.training.loop import LoopSettings, train
-from mlm.training.optim import Optimizer
 
 SENTENCES_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Pretraining:
-    """All that a recipe's run is made of."""
-
-    recipe: PretrainConfig
-    world: World
-    corpus: Corpus
-    task: MaskedLMTask
-    model: MaskedLanguageModel
-    optimizer: Optimizer
-    plan: TrainingLength
-    threads: int
-    """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
-
-
-def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -> Pretraining:
-    """Make data, model and optimizer ready; `tokenizer` stands in for the recipe's, whose file may be gone.
-
-    Raises:
-        UserError: the corpus is too small for one batch, or a setting does not fit the machine.
-
-    """
-    settings, row_length = recipe.train, recipe.data.row_length
-
-    def built() -> str:
-        return str(open_corpus(recipe, tokenizer).shards.path)
-
-    corpus = corpus_at(Path(world.from_main("building tokenizer and shards", built)), row_length, checked=True)
-    rows = len(corpus.train)
-    if settings.batch_rows < world.size:
-        raise UserError(
-            f"train.batch_rows = {settings.batch_rows} rows cannot be divided among {world.size} processes: raise it,"
-            " or start fewer"
-        )
-    if rows < settings.batch_rows:
-        raise UserError(
-            f"a corpus too small for one batch: {rows} rows of {recipe.data.row_length} tokens,"
-            f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
-        )
-    micro = settings.micro_batch_rows or settings.batch_rows
-    wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
-    compiled = wanted and _can_compile(world)
-    alone = compiled or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
-    threads = 1 if alone else threads_for(world, micro * row_length)
-    heldout = heldout_batches(
-        corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
-    )
-    if not any(batch.targets for batch in heldout):
-        raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
-    task = MaskedLMTask(
-        corpus.train,
-        heldout,
-        recipe.masking,
-        world,
-        settings.seed,
-        settings.batch_rows,
-        -(-micro // threads),
-        compiled,
-    )
-    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
-    initialise(model, recipe.model.encoder, settings.seed)
-    recipe.parallel.place(model, world)
-    optimizer = recipe.optim.build(model)
-    if compiled:
-        _compile(model)
-    tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
-    plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
-    return Pretraining(recipe, world, corpus, task, model, optimizer, plan, threads)
-
-
-def follow(pretraining: Pretraining, path: Path, begin: TrainingProgress) -> None:
+def follow(pretraining: PretrainComponents, path: Path, begin: TrainingProgress) -> None:
     """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
     recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
 
@@ -167,7 +86,7 @@ def follow(pretraining: Pretraining, path: Path, begin: TrainingProgress) -> Non
 
 
 def _conclude(
-    pretraining: Pretraining,
+    pretraining: PretrainComponents,
     path: Path,
     end: TrainingProgress,
     recorder: MetricsLogger,
@@ -190,27 +109,7 @@ def _conclude(
     print(results.summary(path, scores, filled))
 
 
-def _can_compile(world: World) -> bool:
-    """Tell whether there is what torch.compile needs on the device, and warn where there is not."""
-    variable, compilers = ("CC", ["cc", "gcc", "clang"])
-    if world.device.type == "cpu":
-        variable, compilers = ("CXX", ["c++", "g++", "clang++"])
-    if any(map(shutil.which, [os.environ.get(variable, ""), *compilers])):
-        return True
-    print(f"warning: torch.compile finds no compiler ({', '.join(compilers)}): going on without", file=sys.stderr)
-    return False
-
-
-def _compile(model: MaskedLanguageModel) -> None:
-    """Compile each encoder layer in place."""
-    # The first, the middle and the last blocks differ, in training and evaluation, and so do short last batches.
-    torch._dynamo.config.recompile_limit = 64
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what the recipe says
-    for block in model.encoder.blocks:
-        block.compile(dynamic=False)
-
-
-def _rates(pretraining: Pretraining) -> Rates:
+def _rates(pretraining: PretrainComponents) -> Rates:
     recipe, task = pretraining.recipe, pretraining.task
     per_token = flops.flops_per_token(
         recipe.model,

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, command, dump, help_text, read
+from mlm.build import build, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.config import PretrainConfig
-from mlm.data.corpus import Corpus, with_text_of_shards
+from mlm.data.corpus import Corpus
 from mlm.distributed.world import World, init_world
 from mlm.dry_run import preview
-from mlm.experiment import build, follow
+from mlm.experiment import follow
 from mlm.tracking import run_directory
 from mlm.training.budget import TrainingProgress
 

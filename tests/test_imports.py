@@ -54,11 +54,72 @@ def test_imports_go_one_way(name: str) -> None:
     assert [other for other in own_imports(name) if ORDER.index(other.split(".")[0]) > rank] == []
 
 
-@pytest.mark.parametrize(
-    "name", ["mlm.training.schedule", "mlm.data.masking", "mlm.data.packing", "mlm.training.budget"]
-)
-def test_a_leaf_imports_no_sibling(name: str) -> None:
-    assert own_imports(name) <= {"configs"}
+INSIDE = {
+    "mlm": (
+        *(
+            "model data",
+            "distributed",
+            "objectives",
+            "training",
+            "config",
+            "checkpoint",
+            "evaluation build",
+            "tracking",
+        ),
+        *("experiment dry_run", "pretrain evaluate fill_mask status", "benchmark"),
+    ),
+    "finetune": (
+        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model", "experiment"),
+        *("command_line", "cnn_head linear_head predict compare texts", "benchmark"),
+    ),
+    "tokenizer": (
+        *("sources sentences vocabulary", "cached_encoder", "cleaning", "shards", "cache", "command_line"),
+        "train encode",
+    ),
+}
+"""The parts of each package, a level a string; a part imports those of the levels before its own, and itself."""
+PART_RANKS = {
+    f"{package}.{part}": rank
+    for package, levels in INSIDE.items()
+    for rank, level in enumerate(levels)
+    for part in level.split()
+}
+
+
+def part_of(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def test_every_part_of_a_package_has_its_place_in_the_order() -> None:
+    parts = {part_of(name) for name in MODULES if "." in name and not name.startswith("configs")}
+    assert parts == set(PART_RANKS)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if part_of(name) in PART_RANKS])
+def test_imports_inside_a_package_go_one_way_at_every_depth(name: str) -> None:
+    own = part_of(name)
+    others = {part_of(other) for other in own_imports(name)} & set(PART_RANKS) - {own}
+    same_package = {other for other in others if other.split(".")[0] == own.split(".")[0]}
+    assert [other for other in sorted(same_package) if PART_RANKS[other] >= PART_RANKS[own]] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nobody_imports_a_benchmark_but_another_benchmark(name: str) -> None:
+    if ".benchmark" not in name:
+        assert [other for other in own_imports(name) if ".benchmark" in other] == []
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    left = {name: {other for other in own_imports(name) if other in MODULES} - {name} for name in MODULES}
+    while free := [name for name, others in left.items() if not others & set(left)]:
+        for name in free:
+            del left[name]
+    assert sorted(left) == []
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}))
+def test_no_folder_holds_more_than_a_dozen_modules(folder: Path) -> None:
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 12
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("mlm.model")])

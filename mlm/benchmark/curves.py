@@ -77,7 +77,7 @@ class Follower(Bystander):
 
 def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:
     """Train our side; return its curve, and the FLOPs of a token."""
-    from mlm.experiment import build
+    from mlm.build import build
 
     steps = bench.scale.curve_steps
     recipe = bench.read(*bench.overrides, *OPTIMIZER, f"train.budget.steps={steps}", f"train.seed={seed}")

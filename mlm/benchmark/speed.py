@@ -104,9 +104,9 @@ class Bench:
     @cached_property
     def corpus(self) -> "Corpus":
         """The text in rows."""
-        from mlm.data.corpus import open_corpus
+        from mlm.build import corpus_of
 
-        return open_corpus(self.recipe)
+        return corpus_of(self.recipe)
 
     @cached_property
     def world(self) -> "World":
@@ -238,7 +238,7 @@ def train_ours(
     recipe: "PretrainConfig", world: "World", observer: "Observer", evaluate_steps: int, stop: Callable[[], bool]
 ) -> None:
     """Train as `mlm.pretrain` does, but for what it writes."""
-    from mlm.experiment import build
+    from mlm.build import build
     from mlm.training.budget import TrainingProgress
     from mlm.training.loop import Frequencies, LoopSettings, train
 

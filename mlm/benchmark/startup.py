@@ -31,7 +31,7 @@ def saving(bench: Bench, name: str) -> list[Case]:
     """Save checkpoints: how long training waits, against how long it takes until one is on the disk."""
     import torch
 
-    from mlm.experiment import build
+    from mlm.build import build
     from mlm.training.budget import TrainingProgress
 
     made = build(bench.recipe, bench.world)
@@ -110,10 +110,10 @@ def _stopped(bench: Bench, runs: Path) -> Path:
 
 def _after_many_steps(bench: Bench, run: Path) -> Path:
     """Return a copy of a run as it would be after very many steps, with the records of all of them."""
+    from mlm.build import build
     from mlm.checkpoint import checkpoint
     from mlm.checkpoint.writer import CheckpointWriter
     from mlm.config import PretrainConfig
-    from mlm.experiment import build
     from mlm.tracking.run_directory import METRICS, newest_records
     from mlm.training.budget import TrainingProgress
 

@@ -8,19 +8,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from tokenizers import Tokenizer
 
-from configs import UserError
-from mlm.config import PretrainConfig
+from configs import Config, UserError
 from mlm.data.batches import PackedRows
 from mlm.data.packing import Rows, pack
-from tokenizer import vocabulary
 from tokenizer.cache import prepare
 from tokenizer.cleaning import Side, Text
-from tokenizer.shards.format import SIDES, Shards, Split, open_shards, read_manifest
+from tokenizer.shards.format import SIDES, Shards, Split, open_shards
+from tokenizer.vocabulary import Vocabulary, load, sha256
 
 PACKING = 1
 """Version of the packing, in the name of what is kept of it: to be raised whenever it packs otherwise."""
+
+
+class DataConfig(Config):
+    """How text becomes rows."""
+
+    row_length: int = Field(128, ge=8, le=65_536)
+    """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
+    tokenizer: str | None = None
+    """A tokenizer.json to use as it is; null learns one from the training text by `vocabulary`."""
+    shards: str | None = None
+    """A folder that tokenizer.encode has made, used as it is with the tokenizer in it: no text is read, and `text` is
+    what the folder says of it. null builds shards from `text`, or finds them in the cache."""
 
 
 @dataclass(frozen=True)
@@ -34,49 +46,35 @@ class Corpus:
     heldout: PackedRows
 
 
-def open_corpus(recipe: PretrainConfig, tokenizer_path: Path | None = None) -> Corpus:
-    """Return the corpus of a recipe, building in the cache of its runs what is not there yet.
+def open_corpus(
+    data: DataConfig, text: Text, vocabulary: Vocabulary, cache: Path, tokenizer_path: Path | None = None
+) -> Corpus:
+    """Return the corpus of a configuration, building in `cache` what is not there yet.
 
     Args:
-        recipe: where the text comes from, or the shards; the vocabulary to learn; the length of rows.
-        tokenizer_path: a tokenizer.json that stands in for the recipe's, whose file may be gone.
+        data: the length of rows, and the shards or the tokenizer where these are given.
+        text: where the text comes from.
+        vocabulary: the vocabulary to learn.
+        cache: folder of tokenizers and shards that were built before.
+        tokenizer_path: a tokenizer.json that stands in for that of `data`, whose file may be gone.
 
     Raises:
         UserError: text, tokenizer or shards cannot be used.
 
     """
-    if tokenizer_path is None and recipe.data.tokenizer is not None:
-        tokenizer_path = Path(recipe.data.tokenizer)
-    if recipe.data.shards is None:
-        cache = Path(recipe.runs) / "cache"
-        return corpus_at(prepare(recipe.text, recipe.vocabulary, cache, tokenizer_path), recipe.data.row_length)
-    corpus = corpus_at(Path(recipe.data.shards), recipe.data.row_length)
+    if tokenizer_path is None and data.tokenizer is not None:
+        tokenizer_path = Path(data.tokenizer)
+    if data.shards is None:
+        return corpus_at(prepare(text, vocabulary, cache, tokenizer_path), data.row_length)
+    corpus = corpus_at(Path(data.shards), data.row_length)
     if tokenizer_path is not None:
-        wanted = vocabulary.sha256(vocabulary.load(tokenizer_path))
+        wanted = sha256(load(tokenizer_path))
         if wanted != corpus.shards.manifest.tokenizer_sha256:
             raise UserError(
-                f"data.shards = {recipe.data.shards} was encoded with another tokenizer than {tokenizer_path}:"
+                f"data.shards = {data.shards} was encoded with another tokenizer than {tokenizer_path}:"
                 " encode the text with that one"
             )
     return corpus
-
-
-def with_text_of_shards(recipe: PretrainConfig) -> PretrainConfig:
-    """Return the recipe with the text that its shards were made of; without shards, as it is.
-
-    Raises:
-        UserError: there are no shards, or the recipe sets another text.
-
-    """
-    if recipe.data.shards is None:
-        return recipe
-    text = read_manifest(Path(recipe.data.shards)).text
-    if recipe.text not in (Text(), text):
-        raise UserError(
-            f"data.shards = {recipe.data.shards} was made of another text or by other options than those of text:"
-            " leave out text, or leave out data.shards"
-        )
-    return recipe.model_copy(update={"text": text})
 
 
 def corpus_at(folder: Path, row_length: int, *, checked: bool = False) -> Corpus:
@@ -90,7 +88,7 @@ def corpus_at(folder: Path, row_length: int, *, checked: bool = False) -> Corpus
     """
     shards = open_shards(folder, checked=checked)
     path = shards.path / "tokenizer.json"
-    tokenizer = vocabulary.load(path)
+    tokenizer = load(path)
     if tokenizer.get_vocab_size() != shards.manifest.vocabulary_size:
         raise UserError(f"the tokenizer in {shards.path} is not that of its tokens: delete the folder to build it anew")
     cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0

@@ -11,7 +11,8 @@ from configs import dump
 from finetune.data.examples import Examples, Split
 from finetune.encoders.encoder import RunEncoder
 from mlm.checkpoint import checkpoint
-from mlm.config import DataConfig, PretrainConfig
+from mlm.config import PretrainConfig
+from mlm.data.corpus import DataConfig
 from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from configs import UserError, command, read
 from mlm import pretrain as entry
+from mlm.build import build
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
 from mlm.config import PretrainConfig
-from mlm.experiment import build
 from tests.mlm.samples import CPU
 from tests.mlm.test_pretrain import TINY, heldout_curve, results, write_corpus
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from configs import read
+from mlm.build import PretrainComponents, build
 from mlm.config import PretrainConfig
 from mlm.data.masking import Masking
 from mlm.distributed.threads import SLOTS_WORTH_A_THREAD, replicate_on_threads, threads_for
-from mlm.experiment import Pretraining, build
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -143,7 +143,7 @@ def test_each_thread_has_its_share_of_the_cores() -> None:
     assert torch.get_num_threads() == 4
 
 
-def made_in(folder: Path, *overrides: str) -> Pretraining:
+def made_in(folder: Path, *overrides: str) -> PretrainComponents:
     """Return a run of 32 rows of 64 a step that is ready to begin."""
     (folder / "text.txt").write_text("\n".join(f"line {n} of a text is not line {n + 1}" for n in range(2000)))
     sizes = ("vocabulary.size=300", "data.row_length=64", "train.batch_rows=32", "evaluation.words=0")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlm import experiment
+from mlm.build import compile_blocks
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.masking import Masking
 from mlm.distributed.world import World
@@ -143,7 +143,7 @@ def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(
     world = World(torch.device("cuda", 0), dtype)
     other.to(world.device)
     if compiled:
-        experiment._compile(other)
+        compile_blocks(other)
     expected = task.losses(model, batch)
     actual = replace(task, world=world, compiled=compiled).losses(other, batch.to(world.device))
     assert actual["loss"].item() == pytest.approx(expected["loss"].item(), rel=share)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlm import experiment
+from mlm.build import compile_blocks
 from mlm.data.masking import Masking
 from mlm.distributed.threads import ThreadReplicas
 from mlm.distributed.world import init_world
@@ -87,7 +87,7 @@ def on_gpu(task: MaskedLMTask) -> tuple[MaskedLMTask, MaskedLanguageModel]:
     task = replace(task, world=world, compiled=True, heldout=[batch.to(world.device) for batch in task.heldout])
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
     model.to(world.device)
-    experiment._compile(model)
+    compile_blocks(model)
     return task, model
 
 

@@ -1,0 +1,142 @@
+"""Turn a configuration into all that a pretraining run is made of: corpus, task, model, optimizer, length."""
+
+import os
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from configs import UserError
+from mlm.config import PretrainConfig
+from mlm.data.corpus import Corpus, corpus_at, open_corpus
+from mlm.distributed.parallel import ReplicatedData
+from mlm.distributed.threads import threads_for
+from mlm.distributed.world import World
+from mlm.model.heads import MaskedLanguageModel
+from mlm.model.initialise import initialise
+from mlm.objectives.masked import MaskedLMTask, heldout_batches
+from mlm.training.budget import TrainingLength
+from mlm.training.optim import Optimizer
+from tokenizer.cleaning import Text
+from tokenizer.shards.format import read_manifest
+
+
+@dataclass(frozen=True)
+class PretrainComponents:
+    """All that a recipe's run is made of."""
+
+    recipe: PretrainConfig
+    world: World
+    corpus: Corpus
+    task: MaskedLMTask
+    model: MaskedLanguageModel
+    optimizer: Optimizer
+    plan: TrainingLength
+    threads: int
+    """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
+
+
+def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
+    """Make data, model and optimizer ready; `tokenizer` stands in for the recipe's, whose file may be gone.
+
+    Raises:
+        UserError: the corpus is too small for one batch, or a setting does not fit the machine.
+
+    """
+    settings, row_length = recipe.train, recipe.data.row_length
+
+    def built() -> str:
+        return str(corpus_of(recipe, tokenizer).shards.path)
+
+    corpus = corpus_at(Path(world.from_main("building tokenizer and shards", built)), row_length, checked=True)
+    rows = len(corpus.train)
+    if settings.batch_rows < world.size:
+        raise UserError(
+            f"train.batch_rows = {settings.batch_rows} rows cannot be divided among {world.size} processes: raise it,"
+            " or start fewer"
+        )
+    if rows < settings.batch_rows:
+        raise UserError(
+            f"a corpus too small for one batch: {rows} rows of {recipe.data.row_length} tokens,"
+            f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
+        )
+    micro = settings.micro_batch_rows or settings.batch_rows
+    wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
+    compiled = wanted and _can_compile(world)
+    alone = compiled or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
+    threads = 1 if alone else threads_for(world, micro * row_length)
+    heldout = heldout_batches(
+        corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
+    )
+    if not any(batch.targets for batch in heldout):
+        raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
+    task = MaskedLMTask(
+        corpus.train,
+        heldout,
+        recipe.masking,
+        world,
+        settings.seed,
+        settings.batch_rows,
+        -(-micro // threads),
+        compiled,
+    )
+    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    initialise(model, recipe.model.encoder, settings.seed)
+    recipe.parallel.place(model, world)
+    optimizer = recipe.optim.build(model)
+    if compiled:
+        compile_blocks(model)
+    tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
+    plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
+    return PretrainComponents(recipe, world, corpus, task, model, optimizer, plan, threads)
+
+
+def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with the text that its shards were made of; without shards, as it is.
+
+    Raises:
+        UserError: there are no shards, or the configuration sets another text.
+
+    """
+    if config.data.shards is None:
+        return config
+    text = read_manifest(Path(config.data.shards)).text
+    if config.text not in (Text(), text):
+        raise UserError(
+            f"data.shards = {config.data.shards} was made of another text or by other options than those of text:"
+            " leave out text, or leave out data.shards"
+        )
+    return config.model_copy(update={"text": text})
+
+
+def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
+    """Return the corpus of a configuration, building what its cache lacks; `tokenizer` stands in for the one it names.
+
+    Raises:
+        UserError: text, tokenizer or shards cannot be used.
+
+    """
+    return open_corpus(config.data, config.text, config.vocabulary, Path(config.runs) / "cache", tokenizer)
+
+
+def _can_compile(world: World) -> bool:
+    """Tell whether there is what torch.compile needs on the device, and warn where there is not."""
+    variable, compilers = ("CC", ["cc", "gcc", "clang"])
+    if world.device.type == "cpu":
+        variable, compilers = ("CXX", ["c++", "g++", "clang++"])
+    if any(map(shutil.which, [os.environ.get(variable, ""), *compilers])):
+        return True
+    print(f"warning: torch.compile finds no compiler ({', '.join(compilers)}): going on without", file=sys.stderr)
+    return False
+
+
+def compile_blocks(model: MaskedLanguageModel) -> None:
+    """Compile each encoder layer in place."""
+    # The first, the middle and the last blocks differ, in training and evaluation, and so do short last batches.
+    torch._dynamo.config.recompile_limit = 64
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what the recipe says
+    for block in model.encoder.blocks:
+        block.compile(dynamic=False)
