@@ -53,7 +53,7 @@ Hatched cells are padding, a segment of its own
 that no token attends to."""
 
 
-def main() -> None:
+def main(output: Path = OUTPUT) -> None:
     """Draw the picture."""
     tokenizer, rows = packed_text()
     numbers = np.arange(len(rows))
@@ -67,7 +67,7 @@ def main() -> None:
     _draw_masks(figure.add_axes((0.065, 0.515, 0.915, 0.165)), tokenizer, whole_BL, epochs)
     _draw_attention(figure.add_axes((0.1, 0.045, 0.42, 0.395)), tokenizer, whole_BL, epochs[0])
     _write_legend(figure.add_axes((0.54, 0.045, 0.44, 0.395)))
-    figure.savefig(OUTPUT, dpi=100)
+    figure.savefig(output, dpi=100)
 
 
 def packed_text() -> tuple[Tokenizer, PackedRows]:
@@ -114,17 +114,14 @@ def _draw_masks(axes: Axes, tokenizer: Tokenizer, whole_BL: NDArray[np.int64], e
 def _draw_attention(axes: Axes, tokenizer: Tokenizer, whole_BL: NDArray[np.int64], batch: Batch) -> None:
     mask = SegmentMask.of(batch.segments_BL[[SHOWN]], batch.positions_BL[[SHOWN]], torch.float32)
     sees_LL = (mask.bias(None)[0, 0] == 0).numpy()
-    segments_L, words = (
-        batch.segments_BL[SHOWN].tolist(),
-        [_piece(tokenizer, token) for token in whole_BL[SHOWN].tolist()],
-    )
+    segments_L = batch.segments_BL[SHOWN].tolist()
     _prepare(axes, f"3   Attention of row {SHOWN + 1} stays within a segment", ROW_LENGTH, ROW_LENGTH)
     axes.set_aspect("equal", anchor="NW")
     for query, key in np.ndindex(sees_LL.shape):
         colour = _colour(segments_L[query]) if sees_LL[query, key] else "white"
         axes.add_patch(Rectangle((key, query), 1, 1, facecolor=colour, edgecolor="#dddddd", linewidth=0.4))
-    for place, word in enumerate(words):
-        axes.text(-0.3, place + 0.5, word, ha="right", va="center", fontsize=SMALL, color=INK)
+    for place, token in enumerate(whole_BL[SHOWN].tolist()):
+        axes.text(-0.3, place + 0.5, _piece(tokenizer, token), ha="right", va="center", fontsize=SMALL, color=INK)
     axes.text(ROW_LENGTH / 2, ROW_LENGTH + 0.9, "key", ha="center", va="center", fontsize=NORMAL, color=INK)
     axes.text(-4.4, ROW_LENGTH / 2, "query", ha="center", va="center", fontsize=NORMAL, color=INK, rotation="vertical")
 

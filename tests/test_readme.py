@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ RECIPES = sorted(ROOT.glob("configs/*/*.yaml"))
 PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 LONGEST_README = 150
 LONGEST_CELL = 120
+LARGEST_PICTURE_BYTES = 150_000
 OWN_CHILDREN = {"tokenizer.shards.workers"}
 """Started by the code alone; no command of the user's."""
 
@@ -147,6 +149,14 @@ def test_python_on_a_page_compiles_and_imports_what_is_there(page: Path) -> None
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(str(node.module))
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_the_picture_of_a_batch_is_drawn_by_the_code_that_makes_batches(tmp_path: Path) -> None:
+    drawn = tmp_path / "batch.png"
+    runpy.run_path(str(ROOT / "docs" / "batch_picture.py"))["main"](drawn)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    for picture in (drawn, ROOT / "docs" / "batch.png"):
+        assert picture.stat().st_size < LARGEST_PICTURE_BYTES
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
