@@ -21,7 +21,7 @@ from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength
 from mlm.training.optim import Optimizer
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import read_manifest
 
 
@@ -108,7 +108,7 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     if config.data.shards is None:
         return config
     text = read_manifest(Path(config.data.shards[0])).text
-    if config.text not in (Text(), text):
+    if config.text not in (TextConfig(), text):
         raise UserError(
             f"data.shards = {config.data.shards[0]} was made of another text or by other options than those of text:"
             " leave out text, or leave out data.shards"

@@ -36,7 +36,7 @@ _ROWS_AT_ONCE = 500
 """Hashes of one statement: older databases take no more than 999."""
 
 
-class Text(Config):
+class TextConfig(Config):
     """Where the text comes from and how it is cut."""
 
     source: Source = Documentation()
@@ -122,11 +122,11 @@ class SeenHashes:
         return is_new
 
 
-def passages(text: Text, documents: Iterable[Document], seen: SeenHashes) -> Iterator[CleanDocument]:
+def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenHashes) -> Iterator[CleanDocument]:
     """Yield the cleaned documents, without those of which nothing is left; what was read is remembered in `seen`."""
-    for batch in batches(documents):
-        all_sentences, cuts = cut(text, batch)
-        stays, _ = choose(cuts, text, seen)
+    for batch in batch_documents(documents):
+        all_sentences, cuts = split_documents(text, batch)
+        stays, _ = drop_duplicates(cuts, text, seen)
         kept = zip(all_sentences, stays.tolist(), strict=True)
         for length, heldout in zip(cuts.lengths.tolist(), cuts.heldout.tolist(), strict=True):
             found = [sentence for sentence, is_kept in itertools.islice(kept, length) if is_kept]
@@ -134,7 +134,7 @@ def passages(text: Text, documents: Iterable[Document], seen: SeenHashes) -> Ite
                 yield CleanDocument(found, "heldout" if heldout else "train")
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Yield the documents in lists of about `BATCH_CHARACTERS`."""
     batch: list[Document] = []
     characters = 0
@@ -148,7 +148,7 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
+def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
     """Cut documents as `text` says; return the sentences of all, end to end, and what is known of them."""
     by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
     sentences_of_all: list[str] = []
@@ -173,7 +173,9 @@ def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], SentenceT
     return sentences_of_all, SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), left_out, hashes)
 
 
-def choose(cuts: SentenceTable, text: Text, seen: SeenHashes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def drop_duplicates(
+    cuts: SentenceTable, text: TextConfig, seen: SeenHashes
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Tell which sentences stay, and how many were left out of each document, (documents, reasons).
 
     Whatever was there before, as `seen` knows, is left out; what is there now is remembered.
@@ -196,7 +198,7 @@ def kept_lengths(cuts: SentenceTable, stays: NDArray[np.bool_]) -> NDArray[np.in
     return np.bincount(owners[stays], minlength=len(cuts.lengths))
 
 
-def _sentences(text: Text, document: Document, whole: str) -> list[str]:
+def _sentences(text: TextConfig, document: Document, whole: str) -> list[str]:
     """Return the document's sentences, each with the space before it."""
     if not text.split_sentences:
         return [whole]
@@ -205,7 +207,7 @@ def _sentences(text: Text, document: Document, whole: str) -> list[str]:
     return sentences.split(document.text, whole)
 
 
-def _of_fitting_length(text: Text, found: list[str], left_out: NDArray[np.int64]) -> list[str]:
+def _of_fitting_length(text: TextConfig, found: list[str], left_out: NDArray[np.int64]) -> list[str]:
     """Return the sentences that are neither too short nor too long, and count the others in `left_out`."""
     words = np.array([sentence.lstrip(" ").count(" ") + 1 for sentence in found])
     is_short = words < text.minimum_words
@@ -214,7 +216,7 @@ def _of_fitting_length(text: Text, found: list[str], left_out: NDArray[np.int64]
     return list(itertools.compress(found, ~(is_short | is_long)))
 
 
-def _is_heldout(text: Text, key: str) -> bool:
+def _is_heldout(text: TextConfig, key: str) -> bool:
     return int.from_bytes(_hash(key, 8), "big") / 2**64 < text.heldout_share
 
 

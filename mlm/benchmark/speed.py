@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlm.training.budget import TrainingProgress
     from mlm.training.loop import LoggedMetrics, Observer
     from mlm.training.optim import Optimizer
-    from tokenizer.shards.format import Split
+    from tokenizer.shards.format import ShardArrays
 
 NEVER = 1_000_000_000
 
@@ -130,7 +130,7 @@ class Bench:
 class Rival:
     """What is trained beside ours, by the Trainer."""
 
-    rows: Callable[["Split", int], "list[NDArray[np.int64]]"]
+    rows: Callable[["ShardArrays", int], "list[NDArray[np.int64]]"]
     """How it cuts the text into rows of a length at the most."""
     model: str
     """Its name in `mlm.benchmark.hf_models`."""

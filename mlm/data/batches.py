@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
 from mlm.data.packing import Rows
-from tokenizer.shards.format import Split
+from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 
 IGNORED = -100
@@ -77,7 +77,7 @@ class Batch:
 class PackedRows:
     """One side of a corpus, packed into rows."""
 
-    splits: tuple[Split, ...]
+    splits: tuple[ShardArrays, ...]
     """The side's arrays in each folder of shards, memory-mapped; a row lies in one of them."""
     rows: Rows
     """The rows of all folders; their runs count through the tokens of all of them, laid end to end."""
@@ -108,7 +108,7 @@ class PackedRows:
         return replace(parts[0], splits=tuple(split for part in parts for split in part.splits), rows=rows)
 
     @property
-    def split(self) -> Split:
+    def split(self) -> ShardArrays:
         """The side's arrays, of a corpus in one folder."""
         (only,) = self.splits
         return only

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 from configs import Config, Texts, UserError
 from mlm.data.batches import PackedRows
 from mlm.data.packing import Rows, pack
-from tokenizer.cache import prepare
-from tokenizer.cleaning import Reason, Side, Text
-from tokenizer.shards.format import SIDES, TOKENIZER, Manifest, Shards, Split, open_shards
-from tokenizer.vocabulary import Vocabulary, load, sha256
+from tokenizer.cache import find_or_build_shards
+from tokenizer.cleaning import Reason, Side, TextConfig
+from tokenizer.shards.format import SIDES, TOKENIZER, ShardArrays, ShardManifest, Shards, open_shards
+from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 PACKING = 1
 """Version of the packing, in the name of what is kept of it: to be raised whenever it packs otherwise."""
@@ -46,7 +46,7 @@ class Corpus:
 
     folders: tuple[Path, ...]
     """The folders of its shards."""
-    manifest: Manifest
+    manifest: ShardManifest
     """What the shards hold: the manifest of the folder, or of several folders the sum of theirs without `files`."""
     tokenizer: Tokenizer
     tokenizer_path: Path
@@ -55,7 +55,7 @@ class Corpus:
 
 
 def open_corpus(
-    data: DataConfig, text: Text, vocabulary: Vocabulary, cache: Path, tokenizer_path: Path | None = None
+    data: DataConfig, text: TextConfig, vocabulary: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None
 ) -> Corpus:
     """Return the corpus of a configuration, building in `cache` what is not there yet.
 
@@ -73,7 +73,7 @@ def open_corpus(
     if tokenizer_path is None and data.tokenizer is not None:
         tokenizer_path = Path(data.tokenizer)
     if data.shards is None:
-        return corpus_at([prepare(text, vocabulary, cache, tokenizer_path)], data.row_length)
+        return corpus_at([find_or_build_shards(text, vocabulary, cache, tokenizer_path)], data.row_length)
     corpus = corpus_at(list(map(Path, data.shards)), data.row_length)
     if tokenizer_path is not None:
         wanted = sha256(load(tokenizer_path))
@@ -124,7 +124,7 @@ def _check_fit(first: Shards, other: Shards) -> None:
         )
 
 
-def _joined(manifests: Sequence[Manifest]) -> Manifest:
+def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
     """Return the manifest of several folders read as one corpus; that of one folder, as it is."""
     first, *others = manifests
     if not others:
@@ -145,7 +145,7 @@ def _joined(manifests: Sequence[Manifest]) -> Manifest:
 
 def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -> PackedRows:
     """Pack one side of the shards into rows; the packing is kept beside the shards and found again."""
-    split: Split = getattr(shards, side)
+    split: ShardArrays = getattr(shards, side)
     folder = shards.path / f"rows-{PACKING}-{side}-{row_length}{'-cls-sep' * cls_sep}"
     if not folder.exists():
         alone = shards.manifest.text.segments == "sentences"

@@ -21,7 +21,7 @@ from torch import nn
 from mlm.data.batches import Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
-from tokenizer.shards.format import Split
+from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
 
 BATCH_ROWS = 64
@@ -78,7 +78,7 @@ def _window(pieces: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
     return HiddenWord(" ".join(pieces[first:last]), start, start + len(pieces[index]))
 
 
-def heldout_sentences(splits: Sequence[Split], tokenizer: Tokenizer) -> Iterator[str]:
+def heldout_sentences(splits: Sequence[ShardArrays], tokenizer: Tokenizer) -> Iterator[str]:
     """Yield the sentences of one or several folders as text, one of each in turn."""
     for number in range(max(len(split.sentences) for split in splits) - 1):
         for split in splits:

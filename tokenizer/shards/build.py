@@ -18,7 +18,7 @@ from tqdm import tqdm
 from configs import UserError
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import REASONS, SeenHashes, Text, batches, choose, kept_lengths
+from tokenizer.cleaning import REASONS, SeenHashes, TextConfig, batch_documents, drop_duplicates, kept_lengths
 from tokenizer.shards import format, partial
 from tokenizer.shards.cutter import EncodedBatch
 from tokenizer.shards.format import SIDES, Counts
@@ -28,7 +28,7 @@ from tokenizer.shards.writer import ShardWriter, seal
 
 
 def build(
-    text: Text,
+    text: TextConfig,
     tokenizer: Tokenizer,
     output: Path,
     *,
@@ -98,7 +98,7 @@ def _is_built(output: Path, start: BuildState) -> bool:
     return True
 
 
-def _fill(writer: ShardWriter, text: Text, tokenizer: Tokenizer, workers: int, commit_seconds: float) -> None:
+def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, workers: int, commit_seconds: float) -> None:
     """Read, clean, encode and write every document that the writer's state does not hold yet, a batch at a time."""
     seen, dropped = SeenHashes(writer.database), Counter(writer.state.dropped)
     submitted: deque[Future[EncodedBatch]] = deque()
@@ -107,7 +107,7 @@ def _fill(writer: ShardWriter, text: Text, tokenizer: Tokenizer, workers: int, c
         """Write batches in their order until at most `most_left` are under way."""
         while len(submitted) > most_left:
             batch = submitted.popleft().result()
-            stays, left_out = choose(batch.cuts, text, seen)
+            stays, left_out = drop_duplicates(batch.cuts, text, seen)
             for reason, number in zip(REASONS, left_out.sum(axis=0).tolist(), strict=True):
                 if number:
                     dropped[reason] += number
@@ -117,7 +117,7 @@ def _fill(writer: ShardWriter, text: Text, tokenizer: Tokenizer, workers: int, c
     consumed, committed = writer.state.consumed_documents, time.monotonic()
     documents = itertools.islice(text.source.documents(), consumed, None)
     with closing(Workers(text, tokenizer, workers)) as encoders:
-        for batch in batches(tqdm(documents, "shards", initial=consumed, unit=" documents", disable=None)):
+        for batch in batch_documents(tqdm(documents, "shards", initial=consumed, unit=" documents", disable=None)):
             submitted.append(encoders.submit(batch))
             write(most_left=2 * encoders.count)
             consumed += len(batch)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tokenizer.cached_encoder import CachedEncoder, Encoded
-from tokenizer.cleaning import SentenceTable, Text, cut
+from tokenizer.cleaning import SentenceTable, TextConfig, split_documents
 from tokenizer.sources import Document
 
 
@@ -28,12 +28,12 @@ class EncodedBatch:
 class DocumentEncoder:
     """Cuts documents into sentences and encodes these."""
 
-    def __init__(self, text: Text, tokenizer: Tokenizer) -> None:
+    def __init__(self, text: TextConfig, tokenizer: Tokenizer) -> None:
         self._text, self._lookup = text, CachedEncoder(tokenizer)
 
     def __call__(self, documents: Sequence[Document]) -> EncodedBatch:
         """Do it, for documents in their order."""
-        sentences, cuts = cut(self._text, documents)
+        sentences, cuts = split_documents(self._text, documents)
         count = len(sentences)
         return EncodedBatch(
             cuts,

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
-from tokenizer.cleaning import Reason, Side, Text
+from tokenizer.cleaning import Reason, Side, TextConfig
 
 TokenType = Literal["<u2", "<u4"]
 """NumPy's name of the type of the ids."""
@@ -59,7 +59,7 @@ class PackageRecord(Config):
     modules: int
 
 
-class Manifest(Config):
+class ShardManifest(Config):
     """What a folder of shards holds and was made from."""
 
     format: Literal[1]
@@ -67,7 +67,7 @@ class Manifest(Config):
     vocabulary_size: int
     tokenizer_sha256: str
     text_fingerprint: str
-    text: Text
+    text: TextConfig
     train: Counts
     heldout: Counts
     dropped: dict[Reason, int]
@@ -82,7 +82,7 @@ class Manifest(Config):
 
 
 @dataclass(frozen=True)
-class Split:
+class ShardArrays:
     """One side of the held-out split, memory-mapped read-only."""
 
     tokens: NDArray[Any]
@@ -100,9 +100,9 @@ class Shards:
     """An opened folder of shards."""
 
     path: Path
-    manifest: Manifest
-    train: Split
-    heldout: Split
+    manifest: ShardManifest
+    train: ShardArrays
+    heldout: ShardArrays
 
 
 def token_type(vocabulary_size: int) -> TokenType:
@@ -159,7 +159,7 @@ def open_shards(path: Path, *, checked: bool = False) -> Shards:
     return found
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> ShardManifest:
     """Return the manifest of the shards in the folder `path`; the files themselves stay unread.
 
     Raises:
@@ -167,7 +167,7 @@ def read_manifest(path: Path) -> Manifest:
 
     """
     try:
-        return Manifest.model_validate_json((path / MANIFEST).read_bytes(), strict=False)
+        return ShardManifest.model_validate_json((path / MANIFEST).read_bytes(), strict=False)
     except FileNotFoundError:
         raise UserError(f"{path} holds no token shards: build them with python -m tokenizer.encode") from None
     except OSError as error:
@@ -176,7 +176,7 @@ def read_manifest(path: Path) -> Manifest:
         raise _damaged(path, f"{MANIFEST}: {error.errors()[0]['msg']}, or it is of another version") from None
 
 
-def _layout(manifest: Manifest, side: Side) -> Mapping[str, tuple[str, int]]:
+def _layout(manifest: ShardManifest, side: Side) -> Mapping[str, tuple[str, int]]:
     return layout(side, manifest.token_type, getattr(manifest, side))
 
 
@@ -192,14 +192,14 @@ def _check(file: Path, record: FileRecord, path: Path, *, content: bool) -> None
         raise _damaged(path, f"{file.name} is missing") from None
 
 
-def _map(path: Path, manifest: Manifest, side: Side) -> Split:
+def _map(path: Path, manifest: ShardManifest, side: Side) -> ShardArrays:
     names = _layout(manifest, side)
-    return Split(*(map_file(path / name, kind, count) for name, (kind, count) in names.items()))
+    return ShardArrays(*(map_file(path / name, kind, count) for name, (kind, count) in names.items()))
 
 
 def _check_ids(shards: Shards, side: Side) -> None:
     """Refuse offsets and ids that lead out of the files or the vocabulary."""
-    split: Split = getattr(shards, side)
+    split: ShardArrays = getattr(shards, side)
     for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
         if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
             raise _damaged(shards.path, f"the offsets of the {side} side do not fit")

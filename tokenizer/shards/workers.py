@@ -16,7 +16,7 @@ from typing import cast
 
 from tokenizers import Tokenizer
 
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards.cutter import DocumentEncoder, EncodedBatch
 from tokenizer.sources import Document
 
@@ -37,7 +37,7 @@ def default_workers() -> int:
 class Workers:
     """Does as a `DocumentEncoder` does: the first megabytes at once, what follows in `count` other processes."""
 
-    def __init__(self, text: Text, tokenizer: Tokenizer, count: int) -> None:
+    def __init__(self, text: TextConfig, tokenizer: Tokenizer, count: int) -> None:
         """Cut as `text` says and encode as `tokenizer` does; with no workers all of it is done here."""
         self.count = count
         self._text, self._tokenizer = text, tokenizer

@@ -19,9 +19,9 @@ from tests.mlm.samples import packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards.build import build
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import VocabularyConfig
 
 LINES = prose(600)
 LEARNED = tokenizer(LINES, size=300)
@@ -118,7 +118,7 @@ def test_one_folder_needs_no_list() -> None:
 
 def opened(folder: Path, *names: str, tokenizer_path: Path | None = None) -> Corpus:
     data = DataConfig(row_length=64, shards=tuple(str(folder / name) for name in names))
-    return open_corpus(data, Text(), Vocabulary(), folder / "cache", tokenizer_path)
+    return open_corpus(data, TextConfig(), VocabularyConfig(), folder / "cache", tokenizer_path)
 
 
 def test_a_folder_that_does_not_fit_the_first_is_named(home: Path, tmp_path: Path) -> None:

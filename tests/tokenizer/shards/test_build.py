@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from configs import UserError
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards import partial
 from tokenizer.shards.build import build
-from tokenizer.shards.format import SIDES, Split, open_shards
+from tokenizer.shards.format import SIDES, ShardArrays, open_shards
 
 LINES = [*prose(50), *prose(1500), *prose(300)]  # some of them twice
 LEARNED = tokenizer(LINES, size=400)
@@ -67,7 +67,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def decoded(split: Split, learned: Tokenizer) -> list[list[str]]:
+def decoded(split: ShardArrays, learned: Tokenizer) -> list[list[str]]:
     """Return the sentences of each document."""
     sentences = [
         learned.decode(split.tokens[a:b].tolist(), skip_special_tokens=False)
@@ -104,7 +104,7 @@ def test_tokens_and_word_starts_are_those_of_the_tokenizer(corpus: Path, tmp_pat
     build(files(corpus, **SETTINGS), LEARNED, tmp_path / "shards")
     shards = open_shards(tmp_path / "shards")
     for side in SIDES:
-        split: Split = getattr(shards, side)
+        split: ShardArrays = getattr(shards, side)
         assert len(split.documents) > 50
         for a, b in zip(split.sentences[:200], split.sentences[1:201], strict=True):
             encoding = LEARNED.encode(LEARNED.decode(split.tokens[a:b].tolist()))
@@ -128,7 +128,7 @@ def test_any_documents_come_back_from_shards_whole_and_on_one_side(documents: li
             assert found == [line for line in lines if line in found]
         assert sorted(sides[0] + sides[1]) == sorted(lines)
         for side in SIDES:
-            split: Split = getattr(shards, side)
+            split: ShardArrays = getattr(shards, side)
             assert split.sentences[split.documents[-1]] == len(split.tokens) == len(split.word_starts)
             assert split.word_starts[split.sentences[split.documents[:-1]]].all()
 
@@ -261,7 +261,7 @@ def test_bad_input_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_the_manifest_says_what_each_package_gave(tmp_path: Path) -> None:
-    text = Text(heldout_share=0.1)
+    text = TextConfig(heldout_share=0.1)
     learned = tokenizer(LINES)
     build(text, learned, tmp_path / "shards")
     manifest = open_shards(tmp_path / "shards").manifest

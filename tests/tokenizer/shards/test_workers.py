@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tokenizer.samples import prose, tokenizer
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards import workers
 from tokenizer.shards.cutter import DocumentEncoder
 from tokenizer.shards.workers import Workers
@@ -15,7 +15,7 @@ from tokenizer.sources import Document
 LINES = prose(200)
 DOCUMENTS = [Document(line, group=f"{number % 7}") for number, line in enumerate(LINES)]
 LEARNED = tokenizer(LINES, size=300)
-TEXT = Text(minimum_words=4, deduplicate="sentences", segments="documents", heldout_share=0.3)
+TEXT = TextConfig(minimum_words=4, deduplicate="sentences", segments="documents", heldout_share=0.3)
 
 
 @pytest.fixture
