@@ -20,7 +20,7 @@ from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards import partial
-from tokenizer.shards.build import build
+from tokenizer.shards.build import BuildOptions, build
 from tokenizer.shards.format import SIDES, ShardArrays, open_shards
 
 LINES = [*prose(50), *prose(1500), *prose(300)]  # some of them twice
@@ -31,14 +31,13 @@ BUILDER = """
 import sys
 from pathlib import Path
 from tests.tokenizer.samples import files
-from tokenizer import cleaning, vocabulary
-from tokenizer.shards import build, workers
+from tokenizer import vocabulary
+from tokenizer.shards.build import BuildOptions, build
 
-cleaning.BATCH_CHARACTERS = 2_000
-workers._WORTHWHILE_CHARACTERS = 4_000
 corpus, tokenizer, output, settings, count = sys.argv[1:]
 found = files(Path(corpus), **eval(settings))
-build.build(found, vocabulary.load(Path(tokenizer)), Path(output), workers=int(count), commit_seconds=0)
+options = BuildOptions(workers=int(count), commit_seconds=0, batch_characters=2_000, local_characters=4_000)
+build(found, vocabulary.load(Path(tokenizer)), Path(output), options=options)
 """
 
 
@@ -151,7 +150,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     corpus: Path, saved: Path, tmp_path: Path, deduplicate: str, workers: int
 ) -> None:
     settings = {**SETTINGS, "deduplicate": deduplicate}
-    build(files(corpus, **settings), LEARNED, tmp_path / "at once", workers=0)
+    build(files(corpus, **settings), LEARNED, tmp_path / "at once", options=BuildOptions(workers=0))
     output, unfinished = tmp_path / "shards", tmp_path / "shards.partial"
     for commits in (1, 3, 9):
         builder = start(corpus, saved, output, settings, workers)
@@ -230,9 +229,9 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
     (tmp_path / "mine").mkdir()
     assert build(files(corpus, **SETTINGS), LEARNED, tmp_path / "mine")  # an empty folder is as good as none
     write_lines(tmp_path / "file", ["mine"])
-    with pytest.raises(UserError, match="is there already, and holds no token shards"):
+    with pytest.raises(UserError, match="holds no token shards"):
         build(files(corpus, **SETTINGS), LEARNED, tmp_path / "file")
-    with pytest.raises(UserError, match="is there already, and holds no token shards"):
+    with pytest.raises(UserError, match="holds no token shards"):
         build(files(corpus, **SETTINGS), LEARNED, tmp_path)
 
 
