@@ -119,12 +119,9 @@ def pretrain(
         with _joined(config) as world:
             earlier = _earlier_run(config, world)
             if earlier is None:
-                ready = _start(config, world, opened)
-            elif (finished := _finished(earlier, world)) is not None:
-                return finished
+                trained = _train(_start(config, world, opened), observers, stop)
             else:
-                ready = _restore(earlier, world, opened)
-            trained = _train(ready, observers, stop)
+                trained = _resume(earlier, world, opened, observers, stop)
         return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
 
 
@@ -135,9 +132,7 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Callable[[],
     """
     with ExitStack() as opened:
         with _joined(config_of(path)) as world:
-            if (finished := _finished(path, world)) is not None:
-                return finished
-            trained = _train(_restore(path, world, opened), observers, stop)
+            trained = _resume(path, world, opened, observers, stop)
         return _conclude(trained)
 
 
@@ -194,11 +189,15 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
     return Path(found) if found else None
 
 
-def _finished(path: Path, world: World) -> PretrainRun | None:
-    """Return the run at `path` if it is finished."""
+def _resume(
+    path: Path, world: World, opened: ExitStack, observers: Sequence[Observer], stop: Callable[[], int]
+) -> _Trained | PretrainRun:
+    """Train the run at `path` to its end; a finished one is returned as it is. Its lock is held until `opened` closes."""
+    if world.is_main:
+        opened.enter_context(run_directory.lock(path))
     results_path = path / run_directory.RESULTS
     if not world.from_main("looking for the run's results", lambda: "yes" if results_path.exists() else ""):
-        return None
+        return _train(_restore(path, world), observers, stop)
     if not world.is_main:
         return PretrainRun(path, None, "", 0)
     return PretrainRun(
@@ -211,8 +210,11 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     world = with_precision(world, config.train.precision)
     components = build(config, world)
     started_from = warm_start.load_start(config, components.model)
-    make = lambda: str(run_directory.create(Path(config.runs), config.name))  # noqa: E731
-    path = Path(world.from_main("making the run's directory", make))
+
+    def create() -> str:
+        return str(run_directory.create(Path(config.runs), config.name))
+
+    path = Path(world.from_main("making the run's directory", create))
     if world.is_main:
         opened.enter_context(run_directory.lock(path))
         (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
@@ -223,13 +225,10 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     return _Ready(path, components, TrainingProgress())
 
 
-def _restore(path: Path, world: World, opened: ExitStack) -> _Ready:
-    """Restore a run from its newest undamaged checkpoint; its lock is held until `opened` closes."""
-    if world.is_main:
-        opened.enter_context(run_directory.lock(path))
+def _restore(path: Path, world: World) -> _Ready:
+    """Restore a run from its newest undamaged checkpoint."""
     config = config_of(path)
-    find = lambda: str(checkpoint.newest_undamaged(path))  # noqa: E731
-    folder = Path(world.from_main("checking the newest checkpoint", find))
+    folder = Path(world.from_main("checking the newest checkpoint", lambda: str(checkpoint.newest_undamaged(path))))
     if config != read(PretrainConfig, folder / checkpoint.CONFIG):
         raise UserError(f"{path / checkpoint.CONFIG} was changed since the run began: undo that, or start a new run")
     identity = run_directory.run_identity(path)
@@ -280,13 +279,15 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
     return _Trained(ready, end, stopped_by, metrics_logger, predict)
 
 
-def _conclude(trained: _Trained) -> PretrainRun:
+def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     """Measure the model that was saved last, and write the results, on rank 0; other ranks return at once.
 
     Raises:
         UserError: training diverged.
 
     """
+    if isinstance(trained, PretrainRun):  # finished before
+        return trained
     path, metrics_logger, end = trained.run.path, trained.metrics_logger, trained.progress
     components, config = trained.run.components, trained.run.components.config
     if metrics_logger is None:
