@@ -118,10 +118,11 @@ def pretrain(
     with ExitStack() as opened:
         with _joined(config) as world:
             earlier = _earlier_run(config, world)
-            if earlier is None:
-                trained = _train(_start(config, world, opened), observers, stop)
-            else:
-                trained = _resume(earlier, world, opened, observers, stop)
+            trained = (
+                _train(_start(config, world, opened), observers, stop)
+                if earlier is None
+                else _resume(earlier, world, opened, observers, stop)
+            )
         return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
 
 
@@ -192,7 +193,7 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
 def _resume(
     path: Path, world: World, opened: ExitStack, observers: Sequence[Observer], stop: Callable[[], int]
 ) -> _Trained | PretrainRun:
-    """Train the run at `path` to its end; a finished one is returned as it is. Its lock is held until `opened` closes."""
+    """Train the run at `path` to its end, or return a finished one as it is; `opened` holds its lock."""
     if world.is_main:
         opened.enter_context(run_directory.lock(path))
     results_path = path / run_directory.RESULTS
@@ -254,7 +255,7 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
         metrics_logger = _metrics_logger(ready)
         own.append(metrics_logger)
         threads = f", {components.threads} threads" if components.threads > 1 else ""
-        tokens = corpus.shards.manifest.train.tokens
+        tokens = corpus.manifest.train.tokens
         logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
     own.append(SamplePredictions(predict, metrics_logger))
     settings = LoopSettings(
@@ -335,7 +336,7 @@ def _predictor(components: PretrainComponents) -> Callable[[nn.Module], str]:
 def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
-    vocabulary_size = components.corpus.shards.manifest.vocabulary_size
+    vocabulary_size = components.corpus.manifest.vocabulary_size
     context = flops.mean_context(components.corpus.train.rows)
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
 
@@ -347,7 +348,7 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:
-    manifest = corpus.shards.manifest
+    manifest = corpus.manifest
     return {
         "data": {"text_fingerprint": manifest.text_fingerprint, "tokenizer_sha256": manifest.tokenizer_sha256},
         "packages": [package.model_dump() for package in manifest.packages],
