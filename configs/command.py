@@ -2,10 +2,13 @@
 
 import argparse
 import io
+import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +18,9 @@ EXIT_MISTAKE = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal by which a run was stopped, with everything saved."""
 EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
+TRACEBACK = "MLM_TRACEBACK"
+"""Environment variable that, set to 1, shows the traceback behind every one-line error."""
+LOGGED_PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,12 +63,41 @@ def lines() -> Iterator[str]:
         raise UserError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from None
 
 
-def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letter for is no reason to stop
+class _LogLines(logging.Handler):
+    """Writes each record as a line of standard error, without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        if sys.stderr is not None:
+            tqdm.write(self.format(record), file=sys.stderr)
+            sys.stderr.flush()
+
+
+@contextmanager
+def _logging_to_standard_error() -> Iterator[None]:
+    """Give a context in which the project's log records of INFO and above are lines of standard error."""
+    handler, loggers = _LogLines(), [logging.getLogger(package) for package in LOGGED_PACKAGES]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
     try:
-        main(sys.argv[1:])
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C.
+
+    An error is one line of standard error; with MLM_TRACEBACK=1 its traceback, causes included, comes before it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks is no reason to stop
+    try:
+        with _logging_to_standard_error():
+            main(sys.argv[1:])
         if sys.stdout is not None:  # it is None where the command was started with a closed output
             sys.stdout.flush()
     except UserError as error:
@@ -83,5 +118,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
+    """Print the error that is being handled as one line, and exit."""
+    if os.environ.get(TRACEBACK) == "1":
+        traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(EXIT_MISTAKE)

@@ -1,10 +1,9 @@
 """Turn a configuration into all that a pretraining run is made of: corpus, task, model, optimizer, length."""
 
 import json
+import logging
 import os
 import shutil
-import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,33 +23,35 @@ from mlm.training.optim import Optimizer
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import read_manifest
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PretrainComponents:
-    """All that a recipe's run is made of."""
+    """Corpus, task, model, optimizer and length of a run."""
 
-    recipe: PretrainConfig
+    config: PretrainConfig
     world: World
     corpus: Corpus
     task: MaskedLMTask
     model: MaskedLanguageModel
     optimizer: Optimizer
-    plan: TrainingLength
+    length: TrainingLength
     threads: int
     """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
 
 
-def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
+def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
     """Make data, model and optimizer ready; `tokenizer` stands in for the recipe's, whose file may be gone.
 
     Raises:
         UserError: the corpus is too small for one batch, or a setting does not fit the machine.
 
     """
-    settings, row_length = recipe.train, recipe.data.row_length
+    settings, row_length = config.train, config.data.row_length
 
     def built() -> str:
-        return json.dumps(list(map(str, corpus_of(recipe, tokenizer).folders)))
+        return json.dumps(list(map(str, corpus_of(config, tokenizer).folders)))
 
     folders = json.loads(world.from_main("building tokenizer and shards", built))
     corpus = corpus_at(list(map(Path, folders)), row_length, checked=True)
@@ -62,38 +63,38 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
         )
     if rows < settings.batch_rows:
         raise UserError(
-            f"a corpus too small for one batch: {rows} rows of {recipe.data.row_length} tokens,"
+            f"a corpus too small for one batch: {rows} rows of {config.data.row_length} tokens,"
             f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
     micro = settings.micro_batch_rows or settings.batch_rows
     wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
     compiled = wanted and _can_compile(world)
-    alone = compiled or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
+    alone = compiled or config.model.encoder.dropout > 0 or not isinstance(config.parallel, ReplicatedData)
     threads = 1 if alone else threads_for(world, micro * row_length)
     heldout = heldout_batches(
-        corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
+        corpus.heldout, config.masking, world, most_rows=config.evaluation.most_rows, micro_batch_rows=micro
     )
     if not any(batch.targets for batch in heldout):
         raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
     task = MaskedLMTask(
         corpus.train,
         heldout,
-        recipe.masking,
+        config.masking,
         world,
         settings.seed,
         settings.batch_rows,
         -(-micro // threads),
         compiled,
     )
-    model = MaskedLanguageModel(recipe.model, corpus.manifest.vocabulary_size, recipe.data.row_length)
-    initialise(model, recipe.model.encoder, settings.seed)
-    recipe.parallel.place(model, world)
-    optimizer = recipe.optim.build(model)
+    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, config.data.row_length)
+    initialise(model, config.model.encoder, settings.seed)
+    config.parallel.place(model, world)
+    optimizer = config.optim.build(model)
     if compiled:
         compile_blocks(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
-    plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
-    return PretrainComponents(recipe, world, corpus, task, model, optimizer, plan, threads)
+    length = settings.budget.length(tokens_per_step, rows / settings.batch_rows)
+    return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
 
 
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
@@ -127,13 +128,13 @@ def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
 
 
 def _can_compile(world: World) -> bool:
-    """Tell whether there is what torch.compile needs on the device, and warn where there is not."""
+    """Return whether torch.compile has a compiler for the device, and warn where it has none."""
     variable, compilers = ("CC", ["cc", "gcc", "clang"])
     if world.device.type == "cpu":
         variable, compilers = ("CXX", ["c++", "g++", "clang++"])
     if any(map(shutil.which, [os.environ.get(variable, ""), *compilers])):
         return True
-    print(f"warning: torch.compile finds no compiler ({', '.join(compilers)}): going on without", file=sys.stderr)
+    logger.warning("torch.compile finds no compiler (%s): layers are not compiled", ", ".join(compilers))
     return False
 
 
@@ -141,6 +142,5 @@ def compile_blocks(model: MaskedLanguageModel) -> None:
     """Compile each encoder layer in place."""
     # The first, the middle and the last blocks differ, in training and evaluation, and so do short last batches.
     torch._dynamo.config.recompile_limit = 64
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what the recipe says
     for block in model.encoder.blocks:
         block.compile(dynamic=False)
