@@ -1,10 +1,10 @@
 """The folder in which one process at a time builds shards, and the state from which it resumes after a kill."""
 
 import fcntl
+import logging
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +14,8 @@ from pydantic import Field, ValidationError
 from configs import Config, UserError
 from tokenizer.cleaning import Reason, Side
 from tokenizer.shards.format import SIDES, Counts
+
+logger = logging.getLogger(__name__)
 
 _DATABASE = "build.sqlite"
 
@@ -76,7 +78,7 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"another process is at work in {folder}: waiting for it", file=sys.stderr)
+                logger.info("another process is at work in %s: waiting for it", folder)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
                 if any(folder.iterdir()) and not (folder / _DATABASE).exists():

@@ -1,6 +1,7 @@
 """Write the files of token shards, commit the state of the build, and seal the folder with its manifest."""
 
 import dataclasses
+import logging
 import os
 import sqlite3
 import sys
@@ -19,6 +20,8 @@ from tokenizer.cleaning import Reason, Side, TextConfig
 from tokenizer.shards import format, partial
 from tokenizer.shards.format import SIDES, Counts, PackageRecord, ShardManifest, TokenType
 from tokenizer.shards.partial import BuildState
+
+logger = logging.getLogger(__name__)
 
 
 class SideWriter:
@@ -78,8 +81,8 @@ class ShardWriter:
         }
         self.state = self.state.model_copy(update=changes)
         partial.commit(self.database, self.state)
-        if not sys.stderr.isatty():
-            print(f"shards: {consumed:,} documents", file=sys.stderr)
+        if sys.stderr is None or not sys.stderr.isatty():  # a terminal has a progress bar
+            logger.info("shards: %s documents", f"{consumed:,}")
 
     def close(self) -> None:
         """Close the files."""

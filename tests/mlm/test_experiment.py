@@ -1,0 +1,121 @@
+"""Pretraining as a function: called from a program that has imported torch and goes on afterwards."""
+
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from configs import UserError, read
+from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
+from mlm.training.budget import TrainingProgress
+from mlm.training.loop import Observer, StepMetrics
+from tests.mlm.test_pretrain import TINY, write_corpus
+
+SETTINGS = (*TINY, "train.budget.steps=20", "train.precision=float32")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    write_corpus(folder / "corpus.txt")
+    return folder
+
+
+def config_in(home: Path, *overrides: str) -> PretrainConfig:
+    paths = (f"text.source.paths={home / 'corpus.txt'}", f"runs={home / 'runs'}")
+    return read(PretrainConfig, None, [*SETTINGS, *paths, *overrides])
+
+
+def hashed(run: PretrainRun) -> str:
+    assert run.results is not None
+    sha256: str = run.results["weights_sha256"]
+    return sha256
+
+
+def process_state() -> Mapping[str, Any]:
+    """Return the state of this process that a library has no business to change."""
+    return {
+        "environment": {name: value for name, value in os.environ.items() if not name.startswith("TORCH")},
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "process group": dist.is_initialized(),
+        "folder": Path.cwd(),
+    }
+
+
+def test_a_run_in_a_program_is_a_result_twice_and_prints_nothing(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = process_state()
+    first, second = (pretrain(config_in(home, f"name={name}")) for name in ("first", "second"))
+    assert process_state() == before
+    assert capfd.readouterr() == ("", "")
+    assert hashed(first) == hashed(second)
+    assert first.path != second.path
+    assert first.stopped_by == 0
+    saved = torch.load(first.checkpoint / "training_state.pt", weights_only=True)["weights"]
+    weights = dict(first.model.named_parameters())
+    assert saved.keys() == weights.keys()
+    assert all(torch.equal(saved[name], weight) for name, weight in weights.items())
+    assert first.tokenizer.decode(first.tokenizer.encode("the cat").ids).strip() == "the cat"
+    assert resume(first.path).results == first.results
+
+
+class Losses(Observer):
+    """Keeps the training loss of every record."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        self.losses.append(metrics.mean("loss"))
+
+
+def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(home: Path) -> None:
+    whole, observer = pretrain(config_in(home, "name=whole")), Losses()
+    stopped = pretrain(config_in(home, "name=stopped"), [observer], stop=lambda: 7 * (len(observer.losses) > 0))
+    assert (stopped.results, stopped.stopped_by) == (None, 7)
+    assert str(stopped.path) in stopped.summary
+    assert len(observer.losses) == 2  # the record after which it is asked, and the one of the last step
+    finished = resume(stopped.path)
+    assert hashed(finished) == hashed(whole)
+
+
+def test_a_mistake_is_an_exception(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_rows"):
+        pretrain(config_in(home, "train.batch_rows=100000"))
+    with pytest.raises(UserError, match="nowhere"):
+        resume(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"optim\.lr"):
+        pretrain(config_in(home, "name=diverged", "optim.lr=1e38", "train.most_skipped=2", "train.budget.steps=60"))
+    assert not dist.is_initialized()
+
+
+def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:
+    """Pretrain twice inside a process group of two, and use the group afterwards."""
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    runs = [pretrain(config_in(home, f"name={name}")) for name in ("one", "two")]
+    number = torch.tensor(rank + 1)
+    dist.all_reduce(number)
+    assert number.item() == 3
+    assert (runs[0].results is None) == (rank != 0)
+    if rank == 0:
+        output.write_text(" ".join(map(hashed, runs)))
+    dist.destroy_process_group()
+
+
+def test_it_runs_inside_a_process_group_that_is_there_already(home: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(in_a_group, (port, home, tmp_path / "hashes"), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (tmp_path / "hashes").read_text().split()
+    assert first == second
