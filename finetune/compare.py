@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
-
 import configs
-from configs import Config, UserError, command
+from configs import UserError, command
+from finetune.config import FinetuneConfig
 from finetune.evaluation import figures, results
 from finetune.evaluation.metrics import METRICS, Metric, short
 from finetune.evaluation.results import Results
 from finetune.evaluation.scores import Difference, MeanStd
+from mlm.checkpoint import checkpoint
 
-CONFIGURATION = "config.yaml"
 LONGEST_PATH = 100
 
 EXPLANATION = """\
@@ -30,15 +29,6 @@ examples:
   python -m finetune.compare runs/pretrained runs/random --metric mcc --output pretraining.png
   python -m finetune.compare runs/a runs/b --json | python -m json.tool
 """
-
-
-class _Configuration(Config):
-    """The part of a run's configuration that the table shows; the other sections are nothing to us."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    encoder: dict[str, Any] = Field(default_factory=dict)
-    """Where the encoder came from."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +146,9 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _encoder(folder: Path) -> str:
     """Return where the encoder of a run came from, such as `runs/x` or `random (runs/x)`."""
-    settings = configs.read(_Configuration, folder / CONFIGURATION).encoder
-    source = short(str(settings.get("hub") or settings.get("run") or "newest run"), LONGEST_PATH)
-    return f"random ({source})" if settings.get("random") in ("true", True) else source
+    encoder = configs.read(FinetuneConfig, folder / checkpoint.RECIPE).encoder
+    source = short(encoder.hub or encoder.run or "newest run", LONGEST_PATH)
+    return f"random ({source})" if encoder.random else source
 
 
 def _row(name: str, encoder: str, run: Results, first: Results, metric: Metric) -> Row:

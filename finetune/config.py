@@ -1,4 +1,4 @@
-"""A fine-tuning recipe: every setting of a run but for its head, section by section."""
+"""Every setting of a fine-tuning run, section by section."""
 
 from typing import Annotated, Literal
 
@@ -9,38 +9,14 @@ from finetune.data.augment import Augmentation
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.labelled import Task
 from finetune.data.splits import Fractions, Splitting
+from finetune.encoders import EncoderChoice
 from finetune.evaluation.metrics import Metric
-from finetune.heads import HeadConfig
+from finetune.heads import Head
+from finetune.heads.cnn import CnnHead
 from finetune.training.trainable import Layers, Trainable
 from mlm.distributed.device import Precision
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
 from mlm.training.schedule import AnySchedule, Linear
-
-
-class EncoderChoice(Config):
-    """Which encoder is fine-tuned."""
-
-    run: str | None = None
-    """A pretraining run, such as runs/x; null, and no hub either: the newest one in `runs`."""
-    hub: str | None = None
-    """A published encoder: a name on the Hugging Face hub, or a folder in its format. Needs the extra `hub`."""
-    revision: str | None = None
-    """A commit, branch or tag of the hub's; null: the newest."""
-    random: bool = False
-    """Draw the weights anew, with the same shape and tokenizer: the control that shows what pretraining bought."""
-    longest: int = Field(128, ge=8)
-    """Tokens of a text at the most, special ones counted; longer ones are cut and counted. An encoder's own limit
-    holds as well."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the encoder; null: as it was pretrained with."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "EncoderChoice":
-        if self.run is not None and self.hub is not None:
-            raise ValueError("encoder.run and encoder.hub are both set: choose one")
-        if self.revision is not None and self.hub is None:
-            raise ValueError("encoder.revision is of the hub's: set encoder.hub too")
-        return self
 
 
 class EarlyStopping(Config):
@@ -87,7 +63,7 @@ FinetuneOptimizer = Annotated[AdamW | ScheduleFreeAdamW, Field(discriminator="ki
 
 
 class FinetuneConfig(Config):
-    """Every setting of a fine-tuning run; each head's own recipe fills in the head."""
+    """Every setting of a fine-tuning run."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """What the run is called; its directory is named by the time it started and this. null: as its data is."""
@@ -95,7 +71,7 @@ class FinetuneConfig(Config):
     """Directory of all runs."""
     encoder: EncoderChoice = EncoderChoice()
     """Which encoder is fine-tuned."""
-    head: HeadConfig
+    head: Head = CnnHead()
     """The head."""
     data: Task = BigramShift()
     """The labelled texts."""

@@ -10,10 +10,11 @@ import numpy as np
 
 from configs import UserError, dump
 from finetune import encoders, saved_model
-from finetune.config import EncoderChoice, FinetuneConfig
+from finetune.config import FinetuneConfig
 from finetune.data import augment_contextual
 from finetune.data.augment import Variants, require_mask
 from finetune.data.examples import Dataset, Split
+from finetune.encoders import EncoderChoice
 from finetune.evaluation import baselines, report, results
 from finetune.evaluation.report import Judged
 from finetune.records import TrialLogger
@@ -89,7 +90,7 @@ def _check_fit(recipe: FinetuneConfig, choice: EncoderChoice, world: World) -> s
     require_mask(recipe.augment, encoder.mask_text)
     if recipe.augment.replace:
         encoders.open_predictor(choice, world)
-    recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, classes=2)))
+    recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, num_classes=2)))
     return sha256
 
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError, dump, read
-from finetune import encoders, heads
+from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.encoders import MODEL
 from finetune.training.classifier import Classifier
@@ -85,7 +85,7 @@ def load(run: Path, device: torch.device) -> Saved:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
         raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from None
-    recipe = read(heads.recipe_of(description.head), folder / checkpoint.RECIPE)
+    recipe = read(FinetuneConfig, folder / checkpoint.RECIPE)
     encoder = encoders.RESTORE[description.encoder](folder / ENCODER)
     classifier = Classifier(encoder, recipe.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)

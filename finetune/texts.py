@@ -7,25 +7,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ConfigDict
+from configs import UserError, command, read
+from finetune.config import FinetuneConfig
 
-from configs import Config, UserError, command, read
-from finetune.data.labelled import Labelled, Task
+LABELLED = "data.kind=labelled"
+"""The default of this command, whose texts come from a file."""
 
 EXAMPLES = """
 examples:
   python -m finetune.texts configs/finetune/disaster_tweets.yaml --file test.csv --output tweets.txt
   python -m mlm.pretrain configs/pretrain/disaster_messages.yaml start_from=runs/x text.source.paths=tweets.txt
 """
-
-
-class Recipe(Config):
-    """The part of any head's recipe that says what the texts are and how they are cleaned."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    data: Task = Labelled()
-    """The labelled texts."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -50,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.output.exists():
         raise UserError(f"--output {options.output} is there already: remove it, or name another file")
     yaml, overrides = command.split(options.recipe)
-    data = read(Recipe, yaml, overrides).data
+    data = read(FinetuneConfig, yaml, (LABELLED, *overrides)).data
     examples = [data.example(row) for row in data.rows(options.file, data.text_columns())]
     lines = [text for example in examples for text in example if text]
     options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, command, read
-from finetune import heads
 from finetune.benchmark import hf_trainer, speed
 from finetune.benchmark.speed import FULL, LONGEST, QUICK, RECIPE, Bench, Scale
+from finetune.config import FinetuneConfig
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.examples import Dataset
 from finetune.data.labelled import Labelled
@@ -102,7 +102,7 @@ def prepare(options: argparse.Namespace) -> Bench:
     else:
         encoder = draw_encoder(options.output / "encoder", data, scale, options.vocabulary)
     hf_trainer.check_type(encoder)
-    recipe = read(heads.recipe_of("linear"), None, (*RECIPE, f"train.batch_examples={scale.batch_examples}"))
+    recipe = read(FinetuneConfig, None, (*RECIPE, f"train.batch_examples={scale.batch_examples}"))
     world = init_world().with_precision(recipe.train.precision)
     return Bench(scale, recipe, data, encoder, min(encoder.longest, LONGEST), world)
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import BertForSequenceClassification
 
-RECIPE = ("head.pooling=cls",)
-"""Our side, where it differs from the linear head's default recipe: what BertForSequenceClassification pools."""
+RECIPE = ("head.kind=linear", "head.pooling=cls")
+"""Our side, where it differs from the default recipe: what BertForSequenceClassification pools."""
 LONGEST = 64
 """Tokens of an example at the most; to so many theirs is padded."""
 NEVER = 1_000_000_000

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from configs import UserError, read
-from finetune.config import EncoderChoice
+from pydantic import Field, model_validator
+
+from configs import Config, UserError, read
 from finetune.data.augment_contextual import Predictor, RunPredictor
 from finetune.encoders.encoder import RunEncoder, TextEncoder
 from mlm.checkpoint import checkpoint
@@ -20,6 +21,32 @@ Kind = Literal["run", "hub"]
 _COMMIT = re.compile("[0-9a-f]{40}")
 MODEL = "model"
 """Folder of a fine-tuning run that holds its model."""
+
+
+class EncoderChoice(Config):
+    """Which encoder is fine-tuned."""
+
+    run: str | None = None
+    """A pretraining run, such as runs/x; null, and no hub either: the newest one in `runs`."""
+    hub: str | None = None
+    """A published encoder: a name on the Hugging Face hub, or a folder in its format. Needs the extra `hub`."""
+    revision: str | None = None
+    """A commit, branch or tag of the hub's; null: the newest."""
+    random: bool = False
+    """Draw the weights anew, with the same shape and tokenizer: the control that shows what pretraining bought."""
+    longest: int = Field(128, ge=8)
+    """Tokens of a text at the most, special ones counted; longer ones are cut and counted. An encoder's own limit
+    holds as well."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the encoder; null: as it was pretrained with."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "EncoderChoice":
+        if self.run is not None and self.hub is not None:
+            raise ValueError("encoder.run and encoder.hub are both set: choose one")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("encoder.revision is of the hub's: set encoder.hub too")
+        return self
 
 
 def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:

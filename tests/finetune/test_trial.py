@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from configs import UserError, read
-from finetune.cnn_head import Recipe
 from finetune.config import FinetuneConfig
 from finetune.data.examples import Examples, Split
 from finetune.training.classification import Encoded, measure, predict
@@ -36,7 +35,7 @@ class Taken:
 
 def recipe_of(*overrides: str) -> FinetuneConfig:
     tiny = ("head.filters=5", "head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.precision=float32")
-    return read(Recipe, None, [*tiny, *overrides])
+    return read(FinetuneConfig, None, [*tiny, *overrides])
 
 
 def trial(run: Path, *overrides: str, split: Split | None = None, seed: int = 0) -> tuple[Outcome, Taken]:

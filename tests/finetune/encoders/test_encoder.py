@@ -7,7 +7,7 @@ import torch
 
 from configs import UserError
 from finetune import encoders
-from finetune.config import EncoderChoice
+from finetune.encoders import EncoderChoice
 from finetune.encoders.encoder import RunEncoder
 from mlm.checkpoint import checkpoint
 from mlm.model.attention import SegmentMask

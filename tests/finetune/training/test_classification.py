@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.cnn_head import CnnHead
 from finetune.data.augment import Augmentation
 from finetune.data.examples import Examples
 from finetune.encoders.encoder import TextEncoder, Tokens
+from finetune.heads.cnn import CnnHead
 from finetune.training.classification import (
     POOL_BATCHES,
     Batch,
