@@ -1,14 +1,23 @@
 """The command line of fine-tuning, shared by the commands of all heads."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from pydantic import Field, create_model
+from torch import nn
 
 from configs import command, dump, help_text, read
-from finetune import experiment
 from finetune.config import FinetuneConfig
+from finetune.evaluation import report
+from finetune.evaluation.results import TrialResult
+from finetune.experiment import finetune
 from finetune.heads import Head
+from finetune.trial import FinetuneObserver, Trial
+from mlm.tracking.progress_bar import ProgressBar
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import LoggedMetrics
 
 USAGE = """
 examples:
@@ -20,6 +29,46 @@ examples:
 
 Defaults, then the YAML file, then the overrides; every option can stand in either. Options:
 """
+
+
+class Console(FinetuneObserver):
+    """Shows a run on standard error: its settings, a progress bar, and a line for each trial."""
+
+    def __init__(self) -> None:
+        self.bar: ProgressBar | None = None
+        self.validation_loss: float | None = None
+
+    def run_started(self, path: Path, summary: str) -> None:
+        """Print the summary."""
+        print(summary, file=sys.stderr)
+
+    def trial_started(self, trial: Trial, length: TrainingLength, steps_per_epoch: int) -> None:
+        """Begin a progress bar."""
+        self.bar, self.validation_loss = ProgressBar(length, TrainingProgress()), None
+
+    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+        """Advance the progress bar."""
+        assert self.bar is not None
+        loss = metrics.sums["loss"] / max(metrics.targets, 1)
+        self.bar.show(progress, loss, metrics.tokens / metrics.seconds, self.validation_loss)
+
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Keep the validation loss, to be shown beside the training loss."""
+        self.validation_loss = metrics.get("loss")
+
+    def trial_finished(self, trial: Trial, result: TrialResult) -> None:
+        """Replace the progress bar by a line of scores."""
+        self.close()
+        metric = trial.config.train.early_stopping.metric
+        print(
+            report.trial_line(result.scores, metric, trial.num_folds, control=trial.is_control),
+            file=sys.stderr,
+        )
+
+    def close(self) -> None:
+        """End the progress bar."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def config_of(head: Head) -> type[FinetuneConfig]:
@@ -55,6 +104,10 @@ def main(head: Head, description: str | None, arguments: Sequence[str]) -> None:
     if options.print_config:
         print(dump(settings), end="")
     else:
-        shown = experiment.start(settings)
-        if shown:
-            print(shown)
+        console = Console()
+        try:
+            run = finetune(settings, [console])
+        finally:
+            console.close()
+        if run.report:
+            print(run.report)

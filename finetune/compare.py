@@ -11,9 +11,8 @@ import configs
 from configs import UserError, command
 from finetune.config import FinetuneConfig
 from finetune.evaluation import figures, results
-from finetune.evaluation.metrics import METRICS, Metric, short
-from finetune.evaluation.results import Results
-from finetune.evaluation.scores import Difference, MeanStd
+from finetune.evaluation.metrics import METRIC_NAMES, Metric, short
+from finetune.evaluation.results import Difference, MeanStd, Results
 from mlm.checkpoint import checkpoint
 
 LONGEST_PATH = 100
@@ -57,7 +56,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished fine-tuning run")
     parser.add_argument(
-        "--metric", help=f"one of {', '.join(METRICS)} (default: what the first run's best weights were chosen by)"
+        "--metric", help=f"one of {', '.join(METRIC_NAMES)} (default: what the first run's best weights were chosen by)"
     )
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the picture (default: compare.png)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
@@ -67,8 +66,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    if options.metric is not None and options.metric not in METRICS:
-        raise UserError(f"unknown metric {options.metric!r}: choose one of {', '.join(METRICS)}")
+    if options.metric is not None and options.metric not in METRIC_NAMES:
+        raise UserError(f"unknown metric {options.metric!r}: choose one of {', '.join(METRIC_NAMES)}")
     if options.output.suffix.lower() != ".png":
         raise UserError(f"--output {options.output}: the picture is a PNG file, so its name must end in .png")
     if not options.output.parent.is_dir():

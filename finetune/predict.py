@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from configs import UserError, command
 from finetune import saved_model
-from finetune.saved_model import Saved
+from finetune.saved_model import SavedModel
 from finetune.training.classification import predict
 from mlm.config import PretrainConfig
 from mlm.distributed.world import World, init_world
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
     for texts in given:
         for text, found in zip(texts, classify(model, _rows(model, texts), world), strict=True):
-            print(show(text, model.classes, found), flush=True)
+            print(show(text, model.class_names, found), flush=True)
             if found.truncated:
                 print(f"cut to what the encoder reads: {text[:40]!r}...", file=sys.stderr)
 
@@ -86,18 +86,18 @@ class Prediction:
     """Whether the end of the text was cut off."""
 
 
-def classify(model: Saved, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
+def classify(model: SavedModel, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
     """Return what the model says of each row of a table, cleaned as in training."""
-    texts = [model.recipe.data.example(row) for row in rows]
+    texts = [model.config.data.example(row) for row in rows]
     whole = [text for text in texts if all(text)]
     encoder = model.classifier.encoder
-    tokens = encoder.tokenise(whole, min(model.recipe.encoder.longest, encoder.longest))
+    tokens = encoder.tokenise(whole, min(model.config.encoder.longest, encoder.longest))
     chances = predict(model.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
     found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
     return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
 
 
-def classify_file(model: Saved, source: Path, output: Path, submission: str | None, world: World) -> str:
+def classify_file(model: SavedModel, source: Path, output: Path, submission: str | None, world: World) -> str:
     """Classify every row of a table into a CSV file; return what there is to say about it.
 
     The file holds the table's columns, the predicted class, and a column of probabilities for each class; with
@@ -108,8 +108,8 @@ def classify_file(model: Saved, source: Path, output: Path, submission: str | No
         UserError: the table cannot be read, lacks a column, or holds no text.
 
     """
-    columns = model.recipe.data.text_columns()
-    rows = model.recipe.data.rows(source, columns if submission is None else (*columns, submission))
+    columns = model.config.data.text_columns()
+    rows = model.config.data.rows(source, columns if submission is None else (*columns, submission))
     empty = truncated = 0
     lines: list[list[str]] = [_header(list(rows[0]), model, submission)]
     with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
@@ -118,7 +118,7 @@ def classify_file(model: Saved, source: Path, output: Path, submission: str | No
             for row, found in zip(part, classify(model, part, world), strict=True):
                 empty += not found.chances
                 truncated += found.truncated
-                lines.append(_cells(row, found.chances, model.classes, submission))
+                lines.append(_cells(row, found.chances, model.class_names, submission))
             bar.update(len(part))
     if empty == len(rows):
         raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(columns)})")
@@ -126,15 +126,15 @@ def classify_file(model: Saved, source: Path, output: Path, submission: str | No
         csv.writer(file).writerows(lines)
     remarks = {"empty texts got no class": empty, "were cut to what the encoder reads": truncated}
     said = [f"{number:,} {what}" for what, number in remarks.items() if number]
-    missing = [name for name in model.recipe.data.prefix_columns() if name not in rows[0]]
+    missing = [name for name in model.config.data.prefix_columns() if name not in rows[0]]
     said += [f"there is no column {name}, so that texts go without it" for name in missing]
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
 
 
-def _header(there: list[str], model: Saved, submission: str | None) -> list[str]:
+def _header(there: list[str], model: SavedModel, submission: str | None) -> list[str]:
     if submission is not None:
-        return [submission, model.recipe.data.label_column()]
-    return [*there, "predicted", *(f"probability_{name}" for name in model.classes)]
+        return [submission, model.config.data.label_column()]
+    return [*there, "predicted", *(f"probability_{name}" for name in model.class_names)]
 
 
 def _cells(
@@ -147,8 +147,8 @@ def _cells(
     return [*row.values(), predicted, *shown]
 
 
-def _rows(model: Saved, texts: Sequence[str]) -> list[dict[str, str]]:
-    columns = model.recipe.data.text_columns()
+def _rows(model: SavedModel, texts: Sequence[str]) -> list[dict[str, str]]:
+    columns = model.config.data.text_columns()
     if len(columns) > 1:
         raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
     for text in texts:

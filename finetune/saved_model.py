@@ -20,7 +20,7 @@ DESCRIPTION, ENCODER = "model.json", "encoder"
 
 
 class Description(Config):
-    """What has to be known before the recipe can be read."""
+    """The summary of a model in model.json."""
 
     head: str
     """Kind of head."""
@@ -33,40 +33,41 @@ class Description(Config):
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A fine-tuned model, ready to be used."""
+class SavedModel:
+    """A fine-tuned model, ready to be used and to be saved."""
 
     classifier: Classifier
     """In evaluation mode."""
-    recipe: FinetuneConfig
-    classes: tuple[str, ...]
+    config: FinetuneConfig
+    class_names: tuple[str, ...]
     """Names of the classes, by index."""
     precision: ComputePrecision
-    """What it was trained and judged in."""
+    """Precision that it was trained and judged in."""
+
+    def save(self, run: Path) -> None:
+        """Write the model into a run's directory.
+
+        Raises:
+            OSError: the disk is full or not writable.
+
+        """
+        partial = run / f"{MODEL}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / ENCODER).mkdir(parents=True)
+        weights.write(partial / checkpoint.WEIGHTS, weights.of(self.classifier))
+        self.classifier.encoder.save(partial / ENCODER)
+        (partial / checkpoint.RECIPE).write_text(dump(self.config), encoding="utf-8")
+        description = Description(
+            head=self.config.head.kind,
+            encoder=encoders.kind_of(self.config.encoder),
+            classes=self.class_names,
+            precision=self.precision,
+        )
+        (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+        seal(partial, run / MODEL, 0)
 
 
-def save(
-    run: Path, classifier: Classifier, recipe: FinetuneConfig, classes: tuple[str, ...], precision: ComputePrecision
-) -> None:
-    """Write the model into the run's folder.
-
-    Raises:
-        OSError: the disk is full or not writable.
-
-    """
-    partial = run / f"{MODEL}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / ENCODER).mkdir(parents=True)
-    weights.write(partial / checkpoint.WEIGHTS, weights.of(classifier))
-    classifier.encoder.save(partial / ENCODER)
-    (partial / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
-    kind = encoders.kind_of(recipe.encoder)
-    description = Description(head=recipe.head.kind, encoder=kind, classes=classes, precision=precision)
-    (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
-    seal(partial, run / MODEL, 0)
-
-
-def load(run: Path, device: torch.device) -> Saved:
+def load(run: Path, device: torch.device) -> SavedModel:
     """Load the model of a fine-tuning run.
 
     Raises:
@@ -85,11 +86,11 @@ def load(run: Path, device: torch.device) -> Saved:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
         raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from None
-    recipe = read(FinetuneConfig, folder / checkpoint.RECIPE)
+    config = read(FinetuneConfig, folder / checkpoint.RECIPE)
     encoder = encoders.RESTORE[description.encoder](folder / ENCODER)
-    classifier = Classifier(encoder, recipe.head.build(encoder, len(description.classes)))
+    classifier = Classifier(encoder, config.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
-    return Saved(classifier.to(device).eval(), recipe, description.classes, description.precision)
+    return SavedModel(classifier.to(device).eval(), config, description.classes, description.precision)
 
 
 def newest(runs: Path) -> Path:

@@ -74,7 +74,7 @@ class Bench:
     def classifier(self) -> Classifier:
         """Our side's model, of which each turn trains a copy."""
         torch.manual_seed(0)
-        return Classifier(self.encoder, self.recipe.head.build(self.encoder, len(self.data.classes)))
+        return Classifier(self.encoder, self.recipe.head.build(self.encoder, len(self.data.class_names)))
 
     @cached_property
     def train(self) -> Encoded:
@@ -101,7 +101,7 @@ class Bench:
 
     def their_model(self) -> "BertForSequenceClassification":
         """Return their side's model with the same weights."""
-        return hf_trainer.classifier(self.classifier, self.encoder, len(self.data.classes))
+        return hf_trainer.classifier(self.classifier, self.encoder, len(self.data.class_names))
 
     def their_dataset(self, encoded: Encoded, padding: Padding) -> "datasets.Dataset":
         """Return the same examples for their side."""
@@ -182,7 +182,7 @@ def train_ours(bench: Bench, meter: Meter) -> None:
         longest=bench.longest,
         batch_examples=settings.batch_examples,
         micro_batch_examples=settings.batch_examples,
-        class_weights_C=torch.ones(len(bench.data.classes), device=bench.world.device),
+        class_weights_C=torch.ones(len(bench.data.class_names), device=bench.world.device),
         label_smoothing=settings.label_smoothing,
         augmentation=recipe.augment,
         variants=(),

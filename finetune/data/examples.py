@@ -34,7 +34,7 @@ class Examples:
 class Dataset:
     """A task's examples, before what is missing is split off."""
 
-    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
     """Names of the classes, by index."""
     train: Examples
     validation: Examples | None

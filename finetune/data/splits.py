@@ -41,10 +41,10 @@ class Fractions(Config):
         train, validation, test = dataset.train, dataset.validation, dataset.test
         share = self.validation
         if test is None:
-            train, test = _split_off(train, self.test, self.seed, dataset.classes)
+            train, test = _split_off(train, self.test, self.seed, dataset.class_names)
             share /= 1 - self.test  # it is a share of all that there was
         if validation is None:
-            train, validation = _split_off(train, share, self.seed, dataset.classes)
+            train, validation = _split_off(train, share, self.seed, dataset.class_names)
         return [Split(train, validation, test)]
 
 
@@ -75,14 +75,14 @@ class Folds(Config):
             )
         firsts, units_N = _units(dataset.train)
         labels = dataset.train.labels[firsts]
-        _check_counts(labels, self.folds, dataset.classes, f"{self.folds} folds")
+        _check_counts(labels, self.folds, dataset.class_names, f"{self.folds} folds")
         folds = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed)
         splits = []
         for fold, (_, units) in enumerate(folds.split(firsts, labels)):
             train, test = _divide(dataset.train, np.isin(units_N, units))
             validation = dataset.validation
             if validation is None:
-                train, validation = _split_off(train, self.validation, self.seed, dataset.classes)
+                train, validation = _split_off(train, self.validation, self.seed, dataset.class_names)
             splits.append(Split(train, validation, test, fold))
         return splits
 
@@ -100,7 +100,7 @@ def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return firsts, units_N
 
 
-def _split_off(examples: Examples, share: float, seed: int, classes: tuple[str, ...]) -> tuple[Examples, Examples]:
+def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[str, ...]) -> tuple[Examples, Examples]:
     """Return what is left, and the part of about `share`; at least one text of each class is in both.
 
     Of a share of 0 the part is empty.
@@ -113,7 +113,7 @@ def _split_off(examples: Examples, share: float, seed: int, classes: tuple[str, 
     labels = examples.labels[firsts]
     size = round(share * len(firsts))
     smaller = max(min(size, len(firsts) - size), 1)
-    _check_counts(labels, -(-len(firsts) // smaller), classes, f"a part of {share:.1%}")
+    _check_counts(labels, -(-len(firsts) // smaller), class_names, f"a part of {share:.1%}")
     _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=labels)
     return _divide(examples, np.isin(units_N, units))
 
@@ -122,9 +122,9 @@ def _divide(examples: Examples, is_chosen_N: NDArray[np.bool_]) -> tuple[Example
     return examples.take(np.flatnonzero(~is_chosen_N)), examples.take(np.flatnonzero(is_chosen_N))
 
 
-def _check_counts(labels: NDArray[np.int64], fewest: int, classes: tuple[str, ...], purpose: str) -> None:
+def _check_counts(labels: NDArray[np.int64], fewest: int, class_names: tuple[str, ...], purpose: str) -> None:
     """Refuse to split where a class would be missing on one side."""
-    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+    for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)).tolist(), strict=True):
         if count < fewest:
             raise UserError(
                 f"class {name!r} has {count} texts, and {purpose} takes {fewest} of each class: add some, merge or "

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.examples import Examples, Split
-from finetune.evaluation.metrics import scores
+from finetune.evaluation.metrics import Metric, scores
 
 CHARACTERS = (2, 5)
 FEWEST_TEXTS = 2
@@ -16,12 +16,12 @@ INVERSE_PENALTY = 2.0
 MOST_ITERATIONS = 1_000
 
 
-def majority(split: Split, classes: int) -> dict[str, float | None]:
+def majority(split: Split, num_classes: int) -> dict[Metric, float | None]:
     """Score on the test part the class that is the most frequent one in the rest, always predicted."""
-    return scores(split.test.labels, _shares(_seen(split), classes, len(split.test)))
+    return scores(split.test.labels, _shares(_seen(split), num_classes, len(split.test)))
 
 
-def bag_of_words(split: Split, classes: int) -> dict[str, float | None]:
+def bag_of_words(split: Split, num_classes: int) -> dict[Metric, float | None]:
     """Score TF-IDF of character 2- to 5-grams with logistic regression on the test part.
 
     It has nothing to choose on the validation part, so it gets that as training data too, which the neural model
@@ -34,7 +34,7 @@ def bag_of_words(split: Split, classes: int) -> dict[str, float | None]:
     from sklearn.linear_model import LogisticRegression
 
     labels_N = _seen(split)
-    probabilities_NC = _shares(labels_N, classes, len(split.test))
+    probabilities_NC = _shares(labels_N, num_classes, len(split.test))
     vectorizer = TfidfVectorizer(
         analyzer="char_wb",
         ngram_range=CHARACTERS,
@@ -60,9 +60,9 @@ def _seen(split: Split) -> NDArray[np.int64]:
     return np.concatenate([split.train.labels, split.validation.labels])
 
 
-def _shares(labels_N: NDArray[np.int64], classes: int, examples: int) -> NDArray[np.float64]:
+def _shares(labels_N: NDArray[np.int64], num_classes: int, examples: int) -> NDArray[np.float64]:
     """Return the classes' shares of the labels as the probabilities of each of so many examples."""
-    shares_C = np.bincount(labels_N, minlength=classes) / max(len(labels_N), 1)
+    shares_C = np.bincount(labels_N, minlength=num_classes) / max(len(labels_N), 1)
     return np.tile(shares_C, (examples, 1))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.metrics import METRICS, short
+from finetune.evaluation.metrics import Metric, goodness, short
 
 if TYPE_CHECKING:  # loaded where something is drawn: it takes a while
     from matplotlib.axes import Axes
@@ -28,21 +28,21 @@ def write(figure: "Figure", path: Path) -> None:
     partial.replace(path)
 
 
-def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title: str) -> "Figure":
+def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], title: str) -> "Figure":
     """Draw counts and each true class's shares; the darker, the larger the share.
 
     Args:
         matrix_CC: how many examples of each class (row) were taken for each class (column).
-        classes: their names; one that the font has no letters for is shown as its number.
+        class_names: their names; one that the font has no letters for is shown as its number.
         title: what stands above.
 
     """
     from matplotlib.figure import Figure
 
-    number = len(classes)
+    number = len(class_names)
     totals_C1 = matrix_CC.sum(axis=1, keepdims=True)
     shares_CC = matrix_CC / np.maximum(totals_C1, 1)
-    names = [_drawable(short(name), instead=str(index)) for index, name in enumerate(classes)]
+    names = [_drawable(short(name), instead=str(index)) for index, name in enumerate(class_names)]
     longest = max(map(len, names))
     upright = longest > (13 if number == 2 else 6)  # letters that fit side by side under the columns
     side, beside = max(3.0, 0.9 + 0.62 * number), _LETTER_INCHES * longest
@@ -67,7 +67,7 @@ def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title
     return figure
 
 
-def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> "Figure":
+def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: Metric) -> "Figure":
     """Draw training and validation loss, and the validation metric, over epochs: one thin line a trial.
 
     A dot marks each trial's best evaluation, the one whose weights are kept. Without any evaluation there is the
@@ -142,12 +142,12 @@ def _points(records: Sequence[Mapping[str, Any]], side: str, metric: str) -> tup
     return [record["epoch"] for record in known], [record[metric] for record in known]
 
 
-def _best(records: Sequence[Mapping[str, Any]], metric: str, drawn: str) -> tuple[list[float], list[float]]:
+def _best(records: Sequence[Mapping[str, Any]], metric: Metric, drawn: str) -> tuple[list[float], list[float]]:
     """Return epoch and drawn value of the first best evaluation, as lists: empty where there is none."""
     # What was measured before the first step is no candidate.
     trained = [record for record in records if record["side"] == "validation" and record["epoch"] > 0]
     known = [record for record in trained if record.get(metric) is not None and record.get(drawn) is not None]
-    best = [max(known, key=lambda record: METRICS[metric] * record[metric])] if known else []
+    best = [max(known, key=lambda record: goodness(metric, record[metric]))] if known else []
     return [record["epoch"] for record in best], [record[drawn] for record in best]
 
 

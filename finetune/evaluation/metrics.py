@@ -1,6 +1,6 @@
 """How good a classifier's predictions are; scikit-learn does the arithmetic."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,14 +10,13 @@ Metric = Literal[
     "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"
 ]  # the names in results.json, and of what early stopping may watch
 
-METRICS: Mapping[str, int] = {name: -1 if name == "loss" else 1 for name in get_args(Metric)}
-"""Every metric, with the sign that makes more of it better: `METRICS[name] * value` is to be as large as can be."""
+METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 
 CONFIDENCE = 0.95
 LONGEST_NAME = 24
 
 
-def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[str, float | None]:
+def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[Metric, float | None]:
     """Score probabilities against the true classes; the most probable class is the prediction.
 
     With two classes `f1`, `precision` and `recall` are those of the second one, else means over the classes that
@@ -68,20 +67,9 @@ def _roc_auc(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]
     return float(np.mean([roc_auc_score(labels_N == number, probabilities_NC[:, number]) for number in ranked]))
 
 
-def summary(trials: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float] | None]:
-    """Return each metric's mean and standard deviation over trials (ddof = 1; 0 for one trial).
-
-    What a trial has no value for is left out of the mean; a metric that no trial has a value for is None.
-    """
-    names = list(dict.fromkeys(name for trial in trials for name in trial))
-    return {name: _mean_std([trial.get(name) for trial in trials]) for name in names}
-
-
-def _mean_std(values: Sequence[float | None]) -> dict[str, float] | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return {"mean": float(np.mean(known)), "std": float(np.std(known, ddof=1)) if len(known) > 1 else 0.0}
+def goodness(metric: Metric, value: float) -> float:
+    """Return a metric's value with the sign that makes more of it better."""
+    return -value if metric == "loss" else value
 
 
 def paired_difference(
@@ -120,11 +108,11 @@ def paired_difference(
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
 
-def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: Sequence[str]) -> str:
+def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
     """Return precision, recall, F1 and number of examples of every class, as lines of text."""
     from sklearn.metrics import classification_report
 
-    names = [short(name) for name in classes]
+    names = [short(name) for name in class_names]
     report: str = classification_report(
         labels_N, predictions_N, labels=range(len(names)), target_names=names, digits=3, zero_division=0
     )
@@ -139,15 +127,15 @@ def confusion(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], num
     return matrix
 
 
-def confusion_text(matrix_CC: NDArray[np.int64], classes: Sequence[str]) -> str:
+def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> str:
     """Return the confusion matrix as lines of text.
 
     Columns are numbered and the names stand at the lines' ends, where neither their length nor the width of their
     characters moves anything.
     """
-    width = max(4, len(f"{matrix_CC.max():,}") + 2, len(str(len(classes))) + 2)
-    lines = ["true \\ predicted" + "".join(f"{number:>{width}}" for number in range(len(classes)))]
-    for number, (row, name) in enumerate(zip(matrix_CC.tolist(), classes, strict=True)):
+    width = max(4, len(f"{matrix_CC.max():,}") + 2, len(str(len(class_names))) + 2)
+    lines = ["true \\ predicted" + "".join(f"{number:>{width}}" for number in range(len(class_names)))]
+    for number, (row, name) in enumerate(zip(matrix_CC.tolist(), class_names, strict=True)):
         lines.append(f"{number:>16}" + "".join(f"{count:>{width},}" for count in row) + f"   {number} = {short(name)}")
     return "\n".join(lines)
 

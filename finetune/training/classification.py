@@ -15,6 +15,7 @@ from finetune.data.augment import Augmentation, Variants, augmented
 from finetune.data.examples import Examples
 from finetune.encoders.encoder import TextEncoder, Tokens
 from finetune.evaluation import metrics
+from finetune.evaluation.metrics import Metric
 from mlm.data.batches import IGNORED
 from mlm.distributed.world import World
 
@@ -178,7 +179,7 @@ def predict(model: nn.Module, tokens: Sequence[Tokens], pad_id: int, world: Worl
     return probabilities_NC
 
 
-def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[str, float | None]:
+def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
     """Return the metrics, and the mean cross-entropy in nats as `loss`.
 
     Raises:
@@ -189,13 +190,13 @@ def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) 
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
     chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
     loss = -np.log(np.maximum(chances_N, np.finfo(np.float64).tiny)).mean()
-    return {"loss": float(loss)} | metrics.scores(labels_N, probabilities_NC)
+    return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}
 
 
-def class_weights(labels_N: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+def class_weights(labels_N: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
     """Return weights that give every class the same share of the loss, and are 1 on average over the examples."""
-    counts_C = np.bincount(labels_N, minlength=classes)
-    return len(labels_N) / (classes * np.maximum(counts_C, 1))
+    counts_C = np.bincount(labels_N, minlength=num_classes)
+    return len(labels_N) / (num_classes * np.maximum(counts_C, 1))
 
 
 def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:

@@ -119,7 +119,7 @@ def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
     best = found.trials[int(np.argmin(losses))]
     model = saved_model.load(tuned, torch.device("cpu"))
     assert weights.sha256(weights.of(model.classifier)) == best.weights_sha256
-    assert model.classes == ("0", "1")
+    assert model.class_names == ("0", "1")
     assert manifest["files"]["weights.safetensors"]["sha256"] == best.weights_sha256
 
 
@@ -132,7 +132,7 @@ def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_ke
     found = json.loads((made / "results.json").read_text())
     assert (found["validation"], found["trials"][0]["validation"]) == (None, None)
     assert (found["data"]["train"], found["data"]["validation"], found["trials"][0]["epochs"]) == (81, 0, 2)
-    assert saved_model.load(made, torch.device("cpu")).classes == ("0", "1")
+    assert saved_model.load(made, torch.device("cpu")).class_names == ("0", "1")
     compare([str(made)])
     assert "test; after epoch 2.0" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"^train.early_stopping.patience=1 waits for a better validation part"):

@@ -35,7 +35,7 @@ def load(**settings: object) -> Dataset:
 
 def shown(data: Dataset, part: Examples | None) -> list[tuple[str, str]]:
     assert part is not None
-    return [(text[0], data.classes[label]) for text, label in zip(part.texts, part.labels, strict=True)]
+    return [(text[0], data.class_names[label]) for text, label in zip(part.texts, part.labels, strict=True)]
 
 
 def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
 
 def test_classes_are_sorted_as_numbers_or_as_text_or_as_given(tmp_path: Path) -> None:
     numbers = table(tmp_path, "a", "one,10", "two,9", "three,-1")
-    assert load(train=numbers).classes == ("-1", "9", "10")
-    assert load(train=table(tmp_path, "b", "one,b", "two,10", "three,9")).classes == ("10", "9", "b")
+    assert load(train=numbers).class_names == ("-1", "9", "10")
+    assert load(train=table(tmp_path, "b", "one,b", "two,10", "three,9")).class_names == ("10", "9", "b")
     data = load(train=numbers, classes=("9", "10", "-1"))
     assert data.train.labels.tolist() == [1, 0, 2]
 
@@ -132,14 +132,14 @@ def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the column 'keyword' is not there; there are: text, label"):
         load(train=table(tmp_path, "a", "one,1"), cleaning=Cleaning(prefix=("keyword",)))
     with pytest.raises(UserError, match="classes = a, a: there must be two or more"):
-        read(PretrainConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
+        read(PretrainConfig, None, ["data.kind=labelled", "data.class_names=[a, a]"])
 
 
 def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_path: Path) -> None:
     corpus = files(write_lines(tmp_path / "a.txt", prose(1500)), heldout_share=0.2)
     task = BigramShift(train_sentences=400, test_sentences=100)
     data = task.load(corpus)
-    assert (data.classes, data.validation) == (("kept", "swapped"), None)
+    assert (data.class_names, data.validation) == (("kept", "swapped"), None)
     assert data.test is not None
     assert (len(data.train), len(data.test)) == (400, 100)
     whole = {sentence for text in prose(1500) for sentence in re.split(r"(?<=\d\.) ", text)}
@@ -193,5 +193,5 @@ def test_cola_is_read_from_its_raw_files() -> None:
         header=("source", "label", "mark", "sentence"),
     )
     assert data.test is not None
-    assert (data.classes, len(data.test)) == (("0", "1"), 527)
+    assert (data.class_names, len(data.test)) == (("0", "1"), 527)
     assert len(data.train) + sum(data.counts.values()) == 8551

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
-from finetune.evaluation.results import build, difference_of, read, table
-from tests.finetune.run_results import NAMES, about, every, results, trials
+from finetune.evaluation.results import difference_of, read, table
+from tests.finetune.run_results import NAMES, results, trials
 
 SCORES = {*NAMES, "loss"}
 
@@ -42,9 +42,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_missing_is_null_and_one_that_was_not_asked_for_is_not_there(tmp_path: Path) -> None:
-    made = build(
-        about(), trials([0.8], roc_auc=None), majority=[every(0.5, roc_auc=None)], tfidf=[every(0.6, roc_auc=None)]
-    )
+    made = results([0.8], roc_auc=None)
     made.write(tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["test"]["roc_auc"] is None
