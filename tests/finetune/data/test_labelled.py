@@ -132,7 +132,7 @@ def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the column 'keyword' is not there; there are: text, label"):
         load(train=table(tmp_path, "a", "one,1"), cleaning=Cleaning(prefix=("keyword",)))
     with pytest.raises(UserError, match="classes = a, a: there must be two or more"):
-        read(PretrainConfig, None, ["data.kind=labelled", "data.class_names=[a, a]"])
+        read(PretrainConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
 
 
 def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_path: Path) -> None:
