@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +23,6 @@ from tokenizer.shards import format, partial
 from tokenizer.shards.cutter import EncodedBatch
 from tokenizer.shards.format import SIDES, Counts
 from tokenizer.shards.partial import BuildState
-from tokenizer.shards.parts import UNITS, WHOLE, Journal, Part
 from tokenizer.shards.workers import Workers, default_workers
 from tokenizer.shards.writer import ShardWriter, seal
 
@@ -34,7 +32,6 @@ def build(
     tokenizer: Tokenizer,
     output: Path,
     *,
-    part: Part | None = None,
     fingerprint: str | None = None,
     workers: int | None = None,
     commit_seconds: float = 10.0,
@@ -48,7 +45,6 @@ def build(
         text: what is read, and how it is cleaned.
         tokenizer: a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it.
         output: the folder to make.
-        part: make the part's folder instead, for `merge`.
         fingerprint: `text`'s, where the caller knows it.
         workers: number of other processes to cut and encode in; None: as many as are of use.
         commit_seconds: how much work a kill may cost.
@@ -58,64 +54,25 @@ def build(
         OSError: the disk is full or not writable.
 
     """
-    start = run_identity(text, tokenizer, fingerprint)
-    if part is not None:
-        is_built(output, start)  # what would be in the way of the merge is said now
-        output = part.folder(output)
-        start = start.model_copy(update={"text_fingerprint": part.fingerprint(start.text_fingerprint)})
-
-    def fill(growing: ShardWriter) -> None:
-        cutters = Workers(text, tokenizer, default_workers() if workers is None else workers)
-        with closing(cutters), closing(_Filling(text, growing, cutters, part)) as filling:
-            filling.run(commit_seconds)
-
-    return make(text, tokenizer, output, start, fill, is_part=part is not None)
-
-
-def run_identity(text: Text, tokenizer: Tokenizer, fingerprint: str | None = None) -> BuildState:
-    """Return the state of a build at its start.
-
-    Raises:
-        UserError: the text cannot be read.
-
-    """
-    return BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint or text.fingerprint())
-
-
-def make(
-    text: Text,
-    tokenizer: Tokenizer,
-    output: Path,
-    start: BuildState,
-    fill: Callable[[ShardWriter], None],
-    *,
-    is_part: bool = False,
-) -> bool:
-    """Have `fill` write the folder `output`, or go on where it was killed; return whether it was not there already.
-
-    Raises:
-        UserError: of `fill`; one side of the split is empty, and it is no part; or `output` holds something else.
-        OSError: the disk is full or not writable.
-
-    """
-    if is_built(output, start):
+    start = BuildState(
+        tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint or text.fingerprint()
+    )
+    if _is_built(output, start):
         return False
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial")
-    token_type = format.token_type(tokenizer.get_vocab_size())
     with partial.locked(folder):
-        if is_built(output, start):  # by the process that had the lock before this one
+        if _is_built(output, start):  # by the process that had the lock before this one
             folder.rmdir()
             return False
         try:
             with (
                 partial.opened(folder, start) as (database, state),
-                closing(ShardWriter(folder, database, state, token_type)) as growing,
+                closing(ShardWriter(folder, database, state, format.token_type(tokenizer.get_vocab_size()))) as writer,
             ):
-                fill(growing)
-            if not is_part:
-                _check_sides(growing.state)
-            seal(folder, text, tokenizer, growing.state, [UNITS] if is_part else [])
+                _fill(writer, text, tokenizer, default_workers() if workers is None else workers, commit_seconds)
+            _check_sides(writer.state)
+            seal(folder, text, tokenizer, writer.state)
         except UserError:
             shutil.rmtree(folder)
             raise
@@ -125,7 +82,7 @@ def make(
     return True
 
 
-def is_built(output: Path, start: BuildState) -> bool:
+def _is_built(output: Path, start: BuildState) -> bool:
     """Return whether the folder holds the shards already.
 
     Raises:
@@ -141,56 +98,35 @@ def is_built(output: Path, start: BuildState) -> bool:
     return True
 
 
-class _Filling:
-    """A folder that is being filled: text read, cut, encoded, freed of duplicates and written, a batch at a time."""
+def _fill(writer: ShardWriter, text: Text, tokenizer: Tokenizer, workers: int, commit_seconds: float) -> None:
+    """Read, clean, encode and write every document that the writer's state does not hold yet, a batch at a time."""
+    seen, dropped = SeenHashes(writer.database), Counter(writer.state.dropped)
+    submitted: deque[Future[EncodedBatch]] = deque()
 
-    def __init__(self, text: Text, growing: ShardWriter, cutters: Workers, part: Part | None) -> None:
-        self._text, self._growing, self._cutters = text, growing, cutters
-        self._part = part or WHOLE
-        self._journal = Journal(text, growing) if part else None
-        self._seen, self._dropped = SeenHashes(growing.database), Counter(growing.state.dropped)
-        self._submitted: deque[tuple[range, Future[EncodedBatch]]] = deque()
-
-    def close(self) -> None:
-        if self._journal:
-            self._journal.close()
-
-    def run(self, commit_seconds: float) -> None:
-        """Write every document that the state does not hold yet."""
-        consumed, committed = self._growing.state.consumed_documents, time.monotonic()
-        count, place = self._part.count, self._part.first_place(consumed)
-        dealt = itertools.islice(self._text.source.documents(), place, None, count)
-        for batch in batches(tqdm(dealt, "shards", initial=consumed // count, unit=" documents", disable=None)):
-            places = range(place, place + count * len(batch), count)
-            self._submitted.append((places, self._cutters.submit(batch)))
-            self._write(left=2 * self._cutters.count)
-            place, consumed = places.stop, places[-1] + 1
-            if time.monotonic() - committed > commit_seconds:
-                self._commit(consumed)
-                committed = time.monotonic()
-        self._commit(consumed)
-
-    def _write(self, left: int) -> None:
-        """Write batches in their order until at most `left` are under way."""
-        while len(self._submitted) > left:
-            places, promised = self._submitted.popleft()
-            work = promised.result()
-            stays, left_out = choose(work.cuts, self._text, self._seen)
+    def write(most_left: int) -> None:
+        """Write batches in their order until at most `most_left` are under way."""
+        while len(submitted) > most_left:
+            batch = submitted.popleft().result()
+            stays, left_out = choose(batch.cuts, text, seen)
             for reason, number in zip(REASONS, left_out.sum(axis=0).tolist(), strict=True):
                 if number:
-                    self._dropped[reason] += number
-            if self._journal:
-                self._journal.note(places, work, stays, left_out)
+                    dropped[reason] += number
             for side in SIDES:
-                self._growing.writers[side].write(*_of_side(work, stays, heldout=side == "heldout"))
+                writer.writers[side].write(*_of_side(batch, stays, heldout=side == "heldout"))
 
-    def _commit(self, consumed: int) -> None:
-        self._write(left=0)
-        units = 0
-        if self._journal:
-            self._journal.sync()
-            units = self._journal.units
-        self._growing.commit(consumed, self._dropped, units)
+    consumed, committed = writer.state.consumed_documents, time.monotonic()
+    documents = itertools.islice(text.source.documents(), consumed, None)
+    with closing(Workers(text, tokenizer, workers)) as encoders:
+        for batch in batches(tqdm(documents, "shards", initial=consumed, unit=" documents", disable=None)):
+            submitted.append(encoders.submit(batch))
+            write(most_left=2 * encoders.count)
+            consumed += len(batch)
+            if time.monotonic() - committed > commit_seconds:
+                write(most_left=0)
+                writer.commit(consumed, dropped)
+                committed = time.monotonic()
+        write(most_left=0)
+    writer.commit(consumed, dropped)
 
 
 def _of_side(

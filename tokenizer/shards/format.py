@@ -6,7 +6,7 @@ and `documents` (offsets into sentences).
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,12 +128,11 @@ def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
     return np.asarray(np.memmap(path, kind, "r", shape=(count,))) if count else np.empty(0, kind)
 
 
-def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) -> Shards:
+def open_shards(path: Path, *, checked: bool = False) -> Shards:
     """Map the shards in the folder `path`, once every checksum is right.
 
     Args:
         path: the folder.
-        also: the names of the files that the folder must hold beside those of shards.
         checked: whether another process has just done that, so that the sizes will do and nothing is read.
 
     Raises:
@@ -142,7 +141,7 @@ def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) 
     """
     manifest = read_manifest(path)
     expected = {**_layout(manifest, "train"), **_layout(manifest, "heldout")}
-    if set(manifest.files) != {*expected, TOKENIZER, *also}:
+    if set(manifest.files) != {*expected, TOKENIZER}:
         raise _damaged(path, "its manifest names other files")
     for name, record in manifest.files.items():
         _check(path / name, record, path, content=not checked)

@@ -31,9 +31,10 @@ BUILDER = """
 import sys
 from pathlib import Path
 from tests.tokenizer.samples import files
-from tokenizer import build, text, vocabulary, workers
+from tokenizer import cleaning, vocabulary
+from tokenizer.shards import build, workers
 
-text.BATCH_CHARACTERS = 2_000
+cleaning.BATCH_CHARACTERS = 2_000
 workers._WORTHWHILE_CHARACTERS = 4_000
 corpus, tokenizer, output, settings, count = sys.argv[1:]
 found = files(Path(corpus), **eval(settings))

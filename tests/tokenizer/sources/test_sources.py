@@ -152,7 +152,7 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
     assert newest == same != other
     assert said[0] == repr(list(MIXED))
     for line, fault in zip(said[1:], faults.values(), strict=True):
-        assert line.startswith(("cannot read me/tiny from the Hugging Face hub (", "the hub's me/tiny: "))
+        assert line.startswith(("cannot read me/tiny from the Hugging Face hub (", "the hub's me/tiny, row 1: "))
         assert fault in line
 
 
