@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from configs import Config
 from finetune.data.augment import Augmentation
 from finetune.data.bigram_shift import BigramShift
-from finetune.data.labelled import Task
+from finetune.data.labelled import ClassificationData
 from finetune.data.splits import Fractions, Splitting
 from finetune.encoders import EncoderChoice
 from finetune.evaluation.metrics import Metric
@@ -73,7 +73,7 @@ class FinetuneConfig(Config):
     """Which encoder is fine-tuned."""
     head: Head = CnnHead()
     """The head."""
-    data: Task = BigramShift()
+    data: ClassificationData = BigramShift()
     """The labelled texts."""
     splits: Splitting = Fractions()
     """How the examples are parted into training, validation and test."""

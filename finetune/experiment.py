@@ -13,7 +13,7 @@ from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.data import augment_contextual
 from finetune.data.augment import Variants, require_mask
-from finetune.data.examples import Dataset, Split
+from finetune.data.examples import Dataset, DataSplit
 from finetune.encoders import EncoderChoice
 from finetune.evaluation import baselines, metrics, report, results
 from finetune.evaluation.results import Baselines, ExampleCounts, Results, TrialResult
@@ -48,7 +48,7 @@ class _Experiment:
 
     config: FinetuneConfig
     dataset: Dataset
-    splits: list[Split]
+    splits: list[DataSplit]
     world: World
     path: Path
     observers: Sequence[FinetuneObserver]
@@ -121,7 +121,7 @@ def _check_fit(config: FinetuneConfig, world: World) -> str:
     return sha256
 
 
-def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list[Split]) -> None:
+def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list[DataSplit]) -> None:
     rule = config.train.early_stopping
     if rule.patience is not None and not len(splits[0].validation):
         raise UserError(
@@ -187,7 +187,7 @@ def _run_control(experiment: _Experiment) -> list[TrialResult]:
 
 
 def _trial(
-    experiment: _Experiment, split: Split, seed: int, variants: Variants = (), *, is_control: bool = False
+    experiment: _Experiment, split: DataSplit, seed: int, variants: Variants = (), *, is_control: bool = False
 ) -> Trial:
     return Trial(
         experiment.config,
@@ -200,7 +200,7 @@ def _trial(
     )
 
 
-def _variants(experiment: _Experiment, choice: EncoderChoice, split: Split) -> Variants:
+def _variants(experiment: _Experiment, choice: EncoderChoice, split: DataSplit) -> Variants:
     """Return the training texts with words replaced by the encoder's predictions; empty where none are replaced."""
     augment = experiment.config.augment
     if not augment.replace:

@@ -88,7 +88,7 @@ class Prediction:
 
 def classify(model: SavedModel, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
     """Return what the model says of each row of a table, cleaned as in training."""
-    texts = [model.config.data.example(row) for row in rows]
+    texts = [model.config.data.reader.texts(row) for row in rows]
     whole = [text for text in texts if all(text)]
     encoder = model.classifier.encoder
     tokens = encoder.tokenise(whole, min(model.config.encoder.longest, encoder.longest))
@@ -108,8 +108,8 @@ def classify_file(model: SavedModel, source: Path, output: Path, submission: str
         UserError: the table cannot be read, lacks a column, or holds no text.
 
     """
-    columns = model.config.data.text_columns()
-    rows = model.config.data.rows(source, columns if submission is None else (*columns, submission))
+    reader = model.config.data.reader
+    rows = reader.rows(source, () if submission is None else (submission,))
     empty = truncated = 0
     lines: list[list[str]] = [_header(list(rows[0]), model, submission)]
     with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
@@ -121,19 +121,19 @@ def classify_file(model: SavedModel, source: Path, output: Path, submission: str
                 lines.append(_cells(row, found.chances, model.class_names, submission))
             bar.update(len(part))
     if empty == len(rows):
-        raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(columns)})")
+        raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(reader.columns)})")
     with output.open("x", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(lines)
     remarks = {"empty texts got no class": empty, "were cut to what the encoder reads": truncated}
     said = [f"{number:,} {what}" for what, number in remarks.items() if number]
-    missing = [name for name in model.config.data.prefix_columns() if name not in rows[0]]
+    missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
     said += [f"there is no column {name}, so that texts go without it" for name in missing]
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
 
 
 def _header(there: list[str], model: SavedModel, submission: str | None) -> list[str]:
     if submission is not None:
-        return [submission, model.config.data.label_column()]
+        return [submission, model.config.data.reader.label]
     return [*there, "predicted", *(f"probability_{name}" for name in model.class_names)]
 
 
@@ -148,7 +148,7 @@ def _cells(
 
 
 def _rows(model: SavedModel, texts: Sequence[str]) -> list[dict[str, str]]:
-    columns = model.config.data.text_columns()
+    columns = model.config.data.reader.columns
     if len(columns) > 1:
         raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
     for text in texts:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from configs import Config, UserError, dump, read
 from finetune import encoders
 from finetune.config import FinetuneConfig
-from finetune.encoders import MODEL
+from finetune.encoders import MODEL_FOLDER
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import MANIFEST, seal, verify
@@ -24,7 +24,7 @@ class Description(Config):
 
     head: str
     """Kind of head."""
-    encoder: encoders.Kind
+    encoder: encoders.EncoderKind
     """Kind of encoder."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes, by index."""
@@ -51,7 +51,7 @@ class SavedModel:
             OSError: the disk is full or not writable.
 
         """
-        partial = run / f"{MODEL}.partial"
+        partial = run / f"{MODEL_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         (partial / ENCODER).mkdir(parents=True)
         weights.write(partial / checkpoint.WEIGHTS, weights.of(self.classifier))
@@ -64,7 +64,7 @@ class SavedModel:
             precision=self.precision,
         )
         (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
-        seal(partial, run / MODEL, 0)
+        seal(partial, run / MODEL_FOLDER, 0)
 
 
 def load(run: Path, device: torch.device) -> SavedModel:
@@ -74,7 +74,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
         UserError: there is none, it is damaged, or its parts do not fit each other.
 
     """
-    folder = run / MODEL
+    folder = run / MODEL_FOLDER
     if not folder.is_dir():
         raise UserError(_why_none(run))
     known = verify(folder, (checkpoint.WEIGHTS, checkpoint.RECIPE, DESCRIPTION)).files
@@ -100,10 +100,10 @@ def newest(runs: Path) -> Path:
         UserError: there is none.
 
     """
-    found = [path.parents[1] for path in runs.glob(f"*/{MODEL}/{MANIFEST}")]
+    found = [path.parents[1] for path in runs.glob(f"*/{MODEL_FOLDER}/{MANIFEST}")]
     if not found:
         raise UserError(f"there is no fine-tuned model in {runs}: make one by python -m finetune.cnn_head")
-    return max(found, key=lambda path: (path / MODEL / MANIFEST).stat().st_mtime_ns)
+    return max(found, key=lambda path: (path / MODEL_FOLDER / MANIFEST).stat().st_mtime_ns)
 
 
 def _why_none(run: Path) -> str:

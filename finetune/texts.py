@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.output.exists():
         raise UserError(f"--output {options.output} is there already: remove it, or name another file")
     yaml, overrides = command.split(options.recipe)
-    data = read(FinetuneConfig, yaml, (LABELLED, *overrides)).data
-    examples = [data.example(row) for row in data.rows(options.file, data.text_columns())]
+    reader = read(FinetuneConfig, yaml, (LABELLED, *overrides)).data.reader
+    examples = [reader.texts(row) for row in reader.rows(options.file)]
     lines = [text for example in examples for text in example if text]
     options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{options.output}: {len(lines):,} texts")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.augment import Variants
-from finetune.data.examples import Split
+from finetune.data.examples import DataSplit
 from finetune.encoders.encoder import TextEncoder
 from finetune.evaluation.metrics import goodness
 from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialScores
-from finetune.training.classification import Classification, Encoded, class_weights, measure, predict
+from finetune.training.classification import Classification, EncodedExamples, class_weights, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
 from mlm.distributed.world import World
@@ -39,7 +39,7 @@ class Trial:
     """The settings and the data of a trial."""
 
     config: FinetuneConfig
-    split: Split
+    split: DataSplit
     seed: int
     """Seed of the head's initial weights, the order of the examples, augmentation and dropout."""
     num_classes: int
@@ -239,7 +239,7 @@ def _judge(
 ) -> TrialResult:
     """Measure the classifier on the validation and the test examples."""
     encoder, split = classifier.encoder, trial.split
-    test = Encoded.of(split.test, encoder, task.longest)
+    test = EncodedExamples.of(split.test, encoder, task.longest)
     validation_NC, test_NC = (
         predict(classifier, part.tokens, encoder.pad_id, task.world) for part in (task.validation, test)
     )
@@ -288,8 +288,8 @@ def _task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:
     if settings.class_weights == "balanced":
         weights_C = class_weights(split.train.labels, trial.num_classes)
     return Classification(
-        train=Encoded.of(split.train, encoder, longest),
-        validation=Encoded.of(split.validation, encoder, longest),
+        train=EncodedExamples.of(split.train, encoder, longest),
+        validation=EncodedExamples.of(split.validation, encoder, longest),
         world=world,
         seed=trial.seed,
         encoder=encoder,

@@ -15,7 +15,7 @@ from finetune.benchmark.hf_trainer import Padding
 from finetune.config import FinetuneConfig
 from finetune.data.examples import Dataset, Examples
 from finetune.encoders.published import PublishedEncoder
-from finetune.training.classification import Classification, Encoded, predict
+from finetune.training.classification import Classification, EncodedExamples, predict
 from finetune.training.classifier import Classifier
 from mlm.benchmark.hf_trainer import as_users_run_it
 from mlm.benchmark.measure import Case, Meter, alternate
@@ -77,19 +77,19 @@ class Bench:
         return Classifier(self.encoder, self.recipe.head.build(self.encoder, len(self.data.class_names)))
 
     @cached_property
-    def train(self) -> Encoded:
+    def train(self) -> EncodedExamples:
         """The examples that are trained on."""
         return self.encoded(self.data.train)
 
     @cached_property
-    def predicted(self) -> Encoded:
+    def predicted(self) -> EncodedExamples:
         """The examples whose classes are predicted: of the test part where there is one."""
         examples = self.data.test or self.data.train
         return self.encoded(examples.take(range(min(len(examples), self.scale.predicted))))
 
-    def encoded(self, examples: Examples) -> Encoded:
+    def encoded(self, examples: Examples) -> EncodedExamples:
         """Return examples with our side's tokens."""
-        return Encoded.of(examples, self.encoder, self.longest)
+        return EncodedExamples.of(examples, self.encoder, self.longest)
 
     def meter(self) -> Meter:
         """Return a new meter of training speed."""
@@ -103,7 +103,7 @@ class Bench:
         """Return their side's model with the same weights."""
         return hf_trainer.classifier(self.classifier, self.encoder, len(self.data.class_names))
 
-    def their_dataset(self, encoded: Encoded, padding: Padding) -> "datasets.Dataset":
+    def their_dataset(self, encoded: EncodedExamples, padding: Padding) -> "datasets.Dataset":
         """Return the same examples for their side."""
         return hf_trainer.dataset(self.encoder.tokenizer, encoded.examples, self.longest, padding)
 
@@ -234,7 +234,7 @@ def predict_theirs(bench: Bench) -> float:
     return len(dataset) * _times_a_second(lambda: run(dataset), bench.scale.seconds)
 
 
-def mean_length(encoded: Encoded) -> float:
+def mean_length(encoded: EncodedExamples) -> float:
     """Return the mean number of tokens of an example."""
     return float(np.mean(encoded.lengths))
 

@@ -1,20 +1,17 @@
 """Were two neighbouring words of a sentence swapped? (Conneau et al. 2018, section 2: bigram shift)."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, UserError
-from finetune.data import tables
+from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
-from finetune.data.tables import Reading
 from tokenizer.cleaning import SeenHashes, Side, Text, passages
-from tokenizer.sentences import collapse
+from tokenizer.sources.readers import TableConfig
 
 _FEWEST_SENTENCES = 100
 _POOL = 4
@@ -51,31 +48,10 @@ class BigramShift(Config):
         """Return the same: the encoder's corpus is pinned with the encoder."""
         return self
 
-    def text_columns(self) -> tuple[str, ...]:
-        """Return the column that `example` reads."""
-        return ("text",)
-
-    def prefix_columns(self) -> tuple[str, ...]:
-        """Return none: nothing is put before the text."""
-        return ()
-
-    def label_column(self) -> str:
-        """Return the column of the class."""
-        return "label"
-
-    def rows(self, path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-        """Return the rows of a table that has the `columns`.
-
-        Raises:
-            UserError: it cannot be read, or lacks one of them.
-
-        """
-        found: list[dict[str, str]] = tables.read(path, columns, Reading()).to_dict("records")
-        return found
-
-    def example(self, row: Mapping[str, str]) -> tuple[str, ...]:
-        """Return a row's text, as it is to be tokenised."""
-        return (collapse(row["text"]),)
+    @property
+    def reader(self) -> RowReader:
+        """The reader of tables at prediction, with white space collapsed as in the sentences of training."""
+        return RowReader(("text",), "label", Cleaning(), TableConfig())
 
     def load(self, text: Text) -> Dataset:
         """Make the sentences from `text`, the encoder's corpus.

@@ -3,12 +3,15 @@
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
 from pydantic import Field
 
 from configs import Config, Texts
+from tokenizer.sources.readers import TableConfig, read_table
 
 _URL = re.compile(r"(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?", re.IGNORECASE)
 """Of ASCII, because languages without spaces go on behind it; its last character is no full stop or bracket."""
@@ -50,14 +53,35 @@ class Cleaning(Config):
             text = re.sub(rf"(([^\d\s])\2{{{self.longest_repeat - 1}}})\2+", r"\1", text)
         return " ".join((text.lower() if self.lower_case else text).split())
 
-    def text_of(self, row: Mapping[str, str], columns: Sequence[str]) -> tuple[str, ...]:
-        """Return the cleaned texts of a row's `columns`, the prefix before the first.
+
+@dataclass(frozen=True)
+class RowReader:
+    """Turns the rows of a table into the texts that a classifier reads, the same in training and prediction."""
+
+    columns: tuple[str, ...]
+    """Column of the text, or of the two texts of a pair."""
+    label: str
+    """Column of the class."""
+    cleaning: Cleaning
+    table: TableConfig
+
+    def rows(self, path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+        """Return the rows of the table at `path`, which has the columns of the texts and `columns`.
+
+        Raises:
+            UserError: the table cannot be read, or lacks one of the columns.
+
+        """
+        return read_table(path, list(dict.fromkeys([*self.columns, *columns])), self.table)
+
+    def texts(self, row: Mapping[str, str]) -> tuple[str, ...]:
+        """Return a row's cleaned text or texts, with the prefix before the first.
 
         An empty text stays empty, and a prefix whose column is not there is left out.
         """
-        first, *others = [self.clean(row[column]) for column in columns]
+        first, *others = [self.cleaning.clean(row[column]) for column in self.columns]
         # Kaggle's keywords are quoted as in a web address: forest%20fire
-        before = [self.clean(unquote(row.get(column, ""))) for column in self.prefix]
+        before = [self.cleaning.clean(unquote(row.get(column, ""))) for column in self.cleaning.prefix]
         return (": ".join([*filter(None, before), first]) if first else "", *others)
 
 

@@ -44,7 +44,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Split:
+class DataSplit:
     """The three parts that a trial needs; no text is in two of them."""
 
     train: Examples

@@ -4,18 +4,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from configs import Config, Texts, UserError
-from finetune.data import hub_tables, tables
 from finetune.data.bigram_shift import BigramShift
-from finetune.data.cleaning import Cleaning, identity
+from finetune.data.cleaning import Cleaning, RowReader, identity
 from finetune.data.examples import Dataset
-from finetune.data.part import Part
-from finetune.data.tables import Reading
+from finetune.data.labelled_rows import LabelledRows
 from tokenizer.cleaning import Text
+from tokenizer.sources import hub
+from tokenizer.sources.readers import TableConfig
+
+MEND_COLUMNS = "name the columns in data.text, data.pair and data.label"
 
 
 class HubSplits(Config):
@@ -29,7 +31,7 @@ class HubSplits(Config):
     """The split that the result is measured on; null: a part of the training data. Those of GLUE have no labels."""
 
 
-class Labelled(Reading):
+class Labelled(TableConfig):
     """Labelled texts, or pairs of texts, from .csv, .tsv, .jsonl or .parquet files or the Hugging Face hub."""
 
     kind: Literal["labelled"] = "labelled"
@@ -66,7 +68,7 @@ class Labelled(Reading):
 
     @model_validator(mode="after")
     def _label_is_no_input(self) -> Self:
-        if self.label in (*self.text_columns(), *self.cleaning.prefix):
+        if self.label in (*self._text_columns, *self.cleaning.prefix):
             raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
         return self
 
@@ -91,33 +93,16 @@ class Labelled(Reading):
         """
         if self.hub is None or self.train is not None:
             return self
-        return self.model_copy(update={"revision": hub_tables.commit(self.hub, self.revision)})
+        return self.model_copy(update={"revision": hub.commit_unless_offline(self.hub, self.revision)})
 
-    def text_columns(self) -> tuple[str, ...]:
-        """Return the columns of the text, or of the texts of a pair."""
+    @property
+    def reader(self) -> RowReader:
+        """The reader of this table and of those that are classified later."""
+        return RowReader(self._text_columns, self.label, self.cleaning, self)
+
+    @property
+    def _text_columns(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
-
-    def prefix_columns(self) -> tuple[str, ...]:
-        """Return the columns that are put before the text where they are there."""
-        return self.cleaning.prefix
-
-    def label_column(self) -> str:
-        """Return the column of the class."""
-        return self.label
-
-    def rows(self, path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-        """Return the rows of a table that has the `columns`, read as the training data is.
-
-        Raises:
-            UserError: it cannot be read, or lacks one of them.
-
-        """
-        found: list[dict[str, str]] = tables.read(path, columns, self).to_dict("records")
-        return found
-
-    def example(self, row: Mapping[str, str]) -> tuple[str, ...]:
-        """Return a row's cleaned text or texts, as they are to be tokenised; the row needs no prefix column."""
-        return self.cleaning.text_of(row, self.text_columns())
 
     def load(self, text: Text) -> Dataset:
         """Read, clean and check the data; `text`, the encoder's corpus, is not looked at.
@@ -155,32 +140,33 @@ class Labelled(Reading):
             dict(counts),
         )
 
-    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> Part | None:
+    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> LabelledRows | None:
         path, split = getattr(self, name), getattr(self.hub_splits, name)
-        columns = list(dict.fromkeys([*self.text_columns(), *self.cleaning.prefix, self.label]))
+        columns = [*self.cleaning.prefix, self.label]
         if path is not None:
-            return self._read(tables.read(Path(path), columns, self), path, counts)
+            return self._cleaned(self.reader.rows(Path(path), columns), path, counts)
         if self.hub is None or self.train is not None or split is None:
             return None
-        frame = hub_tables.read_hub(self.hub, self.configuration, split, self.revision, columns)
-        return self._read(frame, f"the hub's {self.hub}, split {split}", counts)
+        columns = list(dict.fromkeys([*self._text_columns, *columns]))
+        rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, MEND_COLUMNS)
+        return self._cleaned(rows, f"the hub's {self.hub}, split {split}", counts)
 
-    def _read(self, frame: Any, where: str, counts: Counter[str]) -> Part:
-        rows = frame.to_dict("records")
-        texts = [self.example(row) for row in rows]
+    def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str]) -> LabelledRows:
+        """Return the rows that hold a text, cleaned; count the others."""
+        texts = [self.reader.texts(row) for row in rows]
         places = [place for place, text in enumerate(texts) if all(text)]
         counts += Counter({"empty texts": len(rows) - len(places)})
         if not places:
             raise UserError(f"{where}: the text in each of the {len(rows)} rows is empty (column {self.text!r})")
-        return Part(
+        return LabelledRows(
             where,
             tuple(place + 1 for place in places),
             tuple(texts[place] for place in places),
-            tuple(identity([rows[place][column] for column in self.text_columns()]) for place in places),
+            tuple(identity([rows[place][column] for column in self._text_columns]) for place in places),
             tuple(rows[place][self.label].strip() for place in places),
         )
 
-    def _without_repeats(self, part: Part, counts: Counter[str]) -> Part:
+    def _without_repeats(self, part: LabelledRows, counts: Counter[str]) -> LabelledRows:
         labels: dict[tuple[str, ...], Counter[str]] = {}
         for text, label in zip(part.identities, part.labels, strict=True):
             labels.setdefault(text, Counter())[label] += 1
@@ -210,4 +196,4 @@ def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(given))
 
 
-Task = Annotated[BigramShift | Labelled, Field(discriminator="kind")]
+ClassificationData = Annotated[BigramShift | Labelled, Field(discriminator="kind")]

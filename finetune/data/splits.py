@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from configs import Config, UserError
 from finetune.data.cleaning import identity
-from finetune.data.examples import Dataset, Examples, Split
+from finetune.data.examples import Dataset, DataSplit, Examples
 
 
 class Fractions(Config):
@@ -31,7 +31,7 @@ class Fractions(Config):
             raise ValueError(f"validation + test is {self.validation + self.test:g}: nothing is left to train on")
         return self
 
-    def splits(self, dataset: Dataset) -> list[Split]:
+    def splits(self, dataset: Dataset) -> list[DataSplit]:
         """Return the one split.
 
         Raises:
@@ -45,7 +45,7 @@ class Fractions(Config):
             share /= 1 - self.test  # it is a share of all that there was
         if validation is None:
             train, validation = _split_off(train, share, self.seed, dataset.class_names)
-        return [Split(train, validation, test)]
+        return [DataSplit(train, validation, test)]
 
 
 class Folds(Config):
@@ -60,7 +60,7 @@ class Folds(Config):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the choice."""
 
-    def splits(self, dataset: Dataset) -> list[Split]:
+    def splits(self, dataset: Dataset) -> list[DataSplit]:
         """Return a split for each fold.
 
         Raises:
@@ -83,7 +83,7 @@ class Folds(Config):
             validation = dataset.validation
             if validation is None:
                 train, validation = _split_off(train, self.validation, self.seed, dataset.class_names)
-            splits.append(Split(train, validation, test, fold))
+            splits.append(DataSplit(train, validation, test, fold))
         return splits
 
 

@@ -16,10 +16,10 @@ from mlm.distributed.world import World
 from mlm.tracking import run_directory
 from tokenizer.cleaning import Text
 
-Kind = Literal["run", "hub"]
+EncoderKind = Literal["run", "hub"]
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-MODEL = "model"
+MODEL_FOLDER = "model"
 """Folder of a fine-tuning run that holds its model."""
 
 
@@ -62,12 +62,12 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
         folder = fetch(choice.hub, choice.revision)
         return choice.model_copy(update={"revision": folder.name if _COMMIT.fullmatch(folder.name) else None})
     path = run_directory.newest(runs) if choice.run is None else Path(choice.run)
-    if (path / MODEL).is_dir():
+    if (path / MODEL_FOLDER).is_dir():
         raise UserError(f"encoder.run: {path} is a fine-tuned model already: name a run of mlm.pretrain")
     return choice.model_copy(update={"run": str(checkpoint.of(path))})
 
 
-def kind_of(choice: EncoderChoice) -> Kind:
+def kind_of(choice: EncoderChoice) -> EncoderKind:
     """Return which kind of encoder it is."""
     return "run" if choice.run is not None else "hub"
 
@@ -93,7 +93,7 @@ def _restore_published(folder: Path) -> TextEncoder:
     return restore_published(folder)
 
 
-RESTORE: dict[Kind, Callable[[Path], TextEncoder]] = {"run": RunEncoder.restore, "hub": _restore_published}
+RESTORE: dict[EncoderKind, Callable[[Path], TextEncoder]] = {"run": RunEncoder.restore, "hub": _restore_published}
 """How to open what `TextEncoder.save` wrote; its weights are still to be filled in."""
 
 

@@ -21,7 +21,7 @@ from tokenizer.vocabulary import CLS, PAD, SEP, SPECIAL_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class EncodedExample:
     """One example as an encoder reads it."""
 
     ids: tuple[int, ...]
@@ -45,7 +45,7 @@ class TextEncoder(nn.Module, ABC):
     """Most tokens of an example, special ones counted."""
 
     @abstractmethod
-    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
+    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens of texts or pairs of texts, each cut to `longest` with special tokens counted."""
 
     @abstractmethod
@@ -112,13 +112,13 @@ class RunEncoder(TextEncoder):
         (folder / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
         (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(self.tokenizer))
 
-    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
+    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens; the two texts of a pair stand in one segment, with [SEP] between them."""
         flat = [text for pair in texts for text in pair]
         encoded = iter(self.tokenizer.encode_batch(flat, add_special_tokens=False))
         return [self._joined([next(encoded).ids for _ in pair], longest) for pair in texts]
 
-    def _joined(self, parts: Sequence[list[int]], longest: int) -> Tokens:
+    def _joined(self, parts: Sequence[list[int]], longest: int) -> EncodedExample:
         room = longest - 2 * int(self._cls_sep) - (len(parts) - 1)
         truncated = sum(map(len, parts)) > room
         if len(parts) == 2:
@@ -134,7 +134,7 @@ class RunEncoder(TextEncoder):
             ids += separator + part
             types += [0] * len(separator) + [number] * len(part)
         last = [SEP] if self._cls_sep else []
-        return Tokens(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)
+        return EncodedExample(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states, (B, L, D); ours know no token types."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.encoders.encoder import TextEncoder, Tokens
+from finetune.encoders.encoder import EncodedExample, TextEncoder
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class PublishedEncoder(TextEncoder):
         self._takes_types = takes_types(model)
         self.train(False)
 
-    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
+    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens; of a pair that is too long, the longer text is cut first."""
         return tokenise(self.tokenizer, texts, longest)
 
@@ -109,7 +109,9 @@ def restore_published(folder: Path) -> PublishedEncoder:
     return PublishedEncoder(_drawn(config, seed=0), read_tokenizer(folder, config))
 
 
-def tokenise(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
+def tokenise(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], longest: int
+) -> list[EncodedExample]:
     """Return the tokens of texts or of pairs, each cut to `longest` with special tokens counted."""
     if not texts:
         return []
@@ -117,7 +119,7 @@ def tokenise(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ..
     long = [index for index, (ids, _) in enumerate(rows) if len(ids) > longest]
     cut = dict(zip(long, _encode(tokenizer, [texts[index] for index in long], longest), strict=True))
     chosen = [(cut.get(index, row), index in cut) for index, row in enumerate(rows)]
-    return [Tokens(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
+    return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
 
 
 def takes_types(model: nn.Module) -> bool:

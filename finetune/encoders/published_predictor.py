@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import UserError
-from finetune.encoders.encoder import Tokens
+from finetune.encoders.encoder import EncodedExample
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights
 from finetune.encoders.published import pad_id, position_limit, takes_types, tokenise
 from mlm.distributed.world import World
@@ -50,7 +50,7 @@ class PublishedPredictor(nn.Module):
             for index, text in enumerate(texts)
         ]
 
-    def encoder_tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
+    def encoder_tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens as `PublishedEncoder.tokenise` does."""
         return tokenise(self.tokenizer, texts, longest)
 

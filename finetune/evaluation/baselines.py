@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.examples import Examples, Split
+from finetune.data.examples import DataSplit, Examples
 from finetune.evaluation.metrics import Metric, scores
 
 CHARACTERS = (2, 5)
@@ -16,12 +16,12 @@ INVERSE_PENALTY = 2.0
 MOST_ITERATIONS = 1_000
 
 
-def majority(split: Split, num_classes: int) -> dict[Metric, float | None]:
+def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
     """Score on the test part the class that is the most frequent one in the rest, always predicted."""
     return scores(split.test.labels, _shares(_seen(split), num_classes, len(split.test)))
 
 
-def bag_of_words(split: Split, num_classes: int) -> dict[Metric, float | None]:
+def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
     """Score TF-IDF of character 2- to 5-grams with logistic regression on the test part.
 
     It has nothing to choose on the validation part, so it gets that as training data too, which the neural model
@@ -55,7 +55,7 @@ def bag_of_words(split: Split, num_classes: int) -> dict[Metric, float | None]:
     return scores(split.test.labels, probabilities_NC)
 
 
-def _seen(split: Split) -> NDArray[np.int64]:
+def _seen(split: DataSplit) -> NDArray[np.int64]:
     """Return the labels that a baseline learns from."""
     return np.concatenate([split.train.labels, split.validation.labels])
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from configs import UserError
 from finetune.data.augment import Augmentation, Variants, augmented
 from finetune.data.examples import Examples
-from finetune.encoders.encoder import TextEncoder, Tokens
+from finetune.encoders.encoder import EncodedExample, TextEncoder
 from finetune.evaluation import metrics
 from finetune.evaluation.metrics import Metric
 from mlm.data.batches import IGNORED
@@ -26,7 +26,7 @@ EVALUATION_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Examples in rows, padded to the longest."""
 
     ids_BL: Tensor
@@ -42,20 +42,20 @@ class Batch:
     tokens: int
     """Number of tokens that are not padding."""
 
-    def without_targets(self) -> "Batch":
+    def without_targets(self) -> "ExampleBatch":
         """Return a batch that is computed and counts for nothing, for a rank that has no examples left of a step."""
         return replace(self, labels_B=torch.full_like(self.labels_B, IGNORED), targets=0, tokens=0)
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExamples:
     """Examples with their tokens."""
 
     examples: Examples
-    tokens: list[Tokens]
+    tokens: list[EncodedExample]
 
     @classmethod
-    def of(cls, examples: Examples, encoder: TextEncoder, longest: int) -> "Encoded":
+    def of(cls, examples: Examples, encoder: TextEncoder, longest: int) -> "EncodedExamples":
         """Return the examples with `encoder`'s tokens, `longest` of each at the most."""
         return cls(examples, encoder.tokenise(examples.texts, longest))
 
@@ -69,8 +69,8 @@ class Encoded:
 class Classification:
     """Tell the class of texts."""
 
-    train: Encoded
-    validation: Encoded
+    train: EncodedExamples
+    validation: EncodedExamples
     world: World
     seed: int
     encoder: TextEncoder
@@ -93,7 +93,7 @@ class Classification:
         """Number of steps of an epoch; the last one may be short."""
         return -(-len(self.train.tokens) // self.batch_examples)
 
-    def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
+    def micro_batches(self, step: int, fraction: float) -> Sequence[ExampleBatch]:
         """Return this rank's micro-batches: a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
@@ -104,7 +104,7 @@ class Classification:
             for part in parts
         ]
 
-    def _batch(self, indices: NDArray[np.int64], epoch: int) -> Batch:
+    def _batch(self, indices: NDArray[np.int64], epoch: int) -> ExampleBatch:
         examples, tokens = self.train.examples, [self.train.tokens[index] for index in indices]
         if self.augmentation.changes:
             replaced = [self.variants[index] if self.variants else () for index in indices]
@@ -115,7 +115,7 @@ class Classification:
             tokens = self.encoder.tokenise(texts, self.longest)
         return batch_of(tokens, examples.labels[indices], self.encoder.pad_id, self.world.device)
 
-    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, batch: ExampleBatch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats, and how many predictions were right."""
         scores_BC = score(model, batch, self.world)
         return {
@@ -140,7 +140,9 @@ class Classification:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def batch_of(tokens: Sequence[Tokens], labels_B: NDArray[np.int64], pad_id: int, device: torch.device) -> Batch:
+def batch_of(
+    tokens: Sequence[EncodedExample], labels_B: NDArray[np.int64], pad_id: int, device: torch.device
+) -> ExampleBatch:
     """Lay examples into rows as long as the longest of them."""
     lengths_B = np.array([len(example.ids) for example in tokens])
     real_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
@@ -148,10 +150,10 @@ def batch_of(tokens: Sequence[Tokens], labels_B: NDArray[np.int64], pad_id: int,
     ids_BL[real_BL] = np.concatenate([example.ids for example in tokens])
     types_BL[real_BL] = np.concatenate([example.types for example in tokens])
     ids, real, types, labels = (torch.from_numpy(a).to(device) for a in (ids_BL, real_BL, types_BL, labels_B))
-    return Batch(ids, real, types, labels, targets=len(tokens), tokens=int(lengths_B.sum()))
+    return ExampleBatch(ids, real, types, labels, targets=len(tokens), tokens=int(lengths_B.sum()))
 
 
-def score(model: nn.Module, batch: Batch, world: World) -> Tensor:
+def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
     """Return the model's scores of the classes, (B, C), computed in the world's precision, in float32."""
     with world.autocast():
         scores_BC: Tensor = model(batch.ids_BL, batch.real_BL, batch.types_BL)
@@ -159,7 +161,7 @@ def score(model: nn.Module, batch: Batch, world: World) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, tokens: Sequence[Tokens], pad_id: int, world: World) -> NDArray[np.float64]:
+def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, world: World) -> NDArray[np.float64]:
     """Return the probability of every class for each example, (N, C); each rank computes some of them."""
     lengths_N = np.array([len(example.ids) for example in tokens])
     order = np.argsort(lengths_N, kind="stable")

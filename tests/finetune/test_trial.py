@@ -13,10 +13,10 @@ from torch import nn
 
 from configs import UserError, read
 from finetune.config import FinetuneConfig
-from finetune.data.examples import Examples, Split
+from finetune.data.examples import DataSplit, Examples
 from finetune.evaluation.metrics import Metric
 from finetune.evaluation.results import Parameters, TrialResult
-from finetune.training.classification import Encoded, measure, predict
+from finetune.training.classification import EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier
 from finetune.training.trainable import Layers
 from finetune.trial import FinetuneObserver, Trial, run_trial
@@ -66,7 +66,7 @@ def recipe_of(*overrides: str) -> FinetuneConfig:
     return read(FinetuneConfig, None, [*tiny, *overrides])
 
 
-def trial(run: Path, *overrides: str, split: Split | None = None, seed: int = 0) -> tuple[Outcome, Recorder]:
+def trial(run: Path, *overrides: str, split: DataSplit | None = None, seed: int = 0) -> tuple[Outcome, Recorder]:
     recorder = Recorder()
     settings = Trial(recipe_of(*overrides), split or samples.split(), seed, num_classes=2)
     outcome = Outcome(*run_trial(settings, samples.encoder(run), samples.CPU, [recorder]))
@@ -78,14 +78,14 @@ def weights_hash(outcome: Outcome) -> str:
     return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()
 
 
-def random_labels(split: Split) -> Split:
+def random_labels(split: DataSplit) -> DataSplit:
     """Return the split with labels that say nothing, on which validation cannot go on getting better."""
     rng = np.random.default_rng(0)
     parts = (
         Examples(part.texts, rng.integers(0, 2, len(part))) for part in (split.train, split.validation, split.test)
     )
     train, validation, test = parts
-    return Split(train, validation, test)
+    return DataSplit(train, validation, test)
 
 
 def test_it_learns_and_tells_what_it_learned(run: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_restored_weights_are_those_of_their_step_by_hash(run: Path) -> None
     whole = samples.split(validation=40)
     # A quarter of the validation labels are wrong: the surer the model gets, the more they cost.
     wrong = np.where(np.arange(40) % 4 == 0, 1 - whole.validation.labels, whole.validation.labels)
-    split = Split(whole.train, Examples(whole.validation.texts, wrong), whole.test)
+    split = DataSplit(whole.train, Examples(whole.validation.texts, wrong), whole.test)
     constant = ("schedule.kind=constant", "schedule.warmup=0", "train.early_stopping.metric=loss")
     outcome, taken = trial(run, "train.epochs=8", *constant, split=split)
     best = int(np.argmin(taken.validation("loss")))
@@ -164,7 +164,7 @@ def test_what_is_reported_is_what_the_kept_weights_predict(run: Path) -> None:
     split = samples.split()
     outcome, _ = trial(run, "train.epochs=1", split=split)
     encoder = outcome.classifier.encoder
-    test = Encoded(split.test, encoder.tokenise(split.test.texts, samples.LONGEST))
+    test = EncodedExamples(split.test, encoder.tokenise(split.test.texts, samples.LONGEST))
     chances = predict(outcome.classifier, test.tokens, encoder.pad_id, samples.CPU)
     assert np.array_equal(chances, outcome.result.probabilities_NC)
     assert measure(split.test.labels, chances) == outcome.test

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import Config, UserError, read
+from configs import UserError, read
+from finetune.config import FinetuneConfig
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.cleaning import Cleaning
 from finetune.data.examples import Dataset, Examples
-from finetune.data.labelled import Labelled, Task
+from finetune.data.labelled import Labelled
 from finetune.data.splits import Folds
 from tests.tokenizer.samples import files, prose, write_lines
 from tokenizer.cleaning import Text
@@ -18,11 +19,6 @@ DATA = Path(os.environ.get("MLM_TEST_DATA", ""))
 needs_data = pytest.mark.skipif(
     "MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data"
 )
-
-
-class PretrainConfig(Config):
-    data: Task = BigramShift()
-    """The task."""
 
 
 def table(folder: Path, name: str, *rows: str) -> str:
@@ -41,7 +37,7 @@ def shown(data: Dataset, part: Examples | None) -> list[tuple[str, str]]:
 def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
     path = table(tmp_path, "a", "one,x", "two,y")
     given = [f"data.train={path}", "data.hub_splits.test=validation", "data.cleaning.urls=replace"]
-    task = read(PretrainConfig, None, ["data.kind=labelled", *given]).data
+    task = read(FinetuneConfig, None, ["data.kind=labelled", *given]).data
     assert isinstance(task, Labelled)
     assert (task.hub_splits.test, task.cleaning.urls) == ("validation", "replace")
     assert shown(task.load(Text()), task.load(Text()).train) == [("one", "x"), ("two", "y")]
@@ -102,8 +98,8 @@ def test_pairs_are_the_same_if_both_texts_are(tmp_path: Path) -> None:
     data = task.load(Text())
     assert data.train.texts == (("a", "b"), ("a", "c"), ("b", "a"))
     assert data.counts == {"duplicated texts": 1, "empty texts": 1}
-    assert task.text_columns() == ("one", "two")
-    assert task.example({"one": " x", "two": "y "}) == ("x", "y")
+    assert task.reader.columns == ("one", "two")
+    assert task.reader.texts({"one": " x", "two": "y "}) == ("x", "y")
 
 
 @pytest.mark.parametrize(
@@ -129,10 +125,10 @@ def test_data_that_cannot_be_learned_from_are_refused(
 def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no training data is named: set data\.train"):
         load()
-    with pytest.raises(UserError, match="the column 'keyword' is not there; there are: text, label"):
+    with pytest.raises(UserError, match=r"'keyword'.* text, label"):
         load(train=table(tmp_path, "a", "one,1"), cleaning=Cleaning(prefix=("keyword",)))
     with pytest.raises(UserError, match="classes = a, a: there must be two or more"):
-        read(PretrainConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
+        read(FinetuneConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
 
 
 def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from finetune.data.examples import Dataset, Examples, Split
+from finetune.data.examples import Dataset, DataSplit, Examples
 from finetune.data.splits import Folds, Fractions
 
 
@@ -18,7 +18,7 @@ def dataset(train: Examples, validation: Examples | None = None, test: Examples 
     return Dataset(tuple("abc"[: train.labels.max() + 1]), train, validation, test, {})
 
 
-def parts(split: Split) -> list[set[tuple[str, ...]]]:
+def parts(split: DataSplit) -> list[set[tuple[str, ...]]]:
     return [set(split.train.texts), set(split.validation.texts), set(split.test.texts)]
 
 

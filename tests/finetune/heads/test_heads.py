@@ -11,7 +11,7 @@ from finetune.encoders.encoder import TextEncoder
 from finetune.heads import Head
 from finetune.heads.cnn import CnnHead, KimCnn
 from finetune.heads.linear import LinearHead, PooledLinear, Pooling
-from finetune.training.classification import Batch, batch_of
+from finetune.training.classification import ExampleBatch, batch_of
 from finetune.training.classifier import Classifier
 from tests.finetune import samples
 
@@ -34,7 +34,7 @@ def build(config: Head, encoder: TextEncoder, classes: int = 3) -> nn.Module:
     return config.build(encoder, classes).eval()
 
 
-def batch(encoder: TextEncoder, count: int = 8) -> Batch:
+def batch(encoder: TextEncoder, count: int = 8) -> ExampleBatch:
     found = samples.examples(count)
     tokens = encoder.tokenise(found.texts, samples.LONGEST)
     return batch_of(tokens, found.labels, encoder.pad_id, torch.device("cpu"))

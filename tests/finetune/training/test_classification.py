@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from finetune.data.augment import Augmentation
 from finetune.data.examples import Examples
-from finetune.encoders.encoder import TextEncoder, Tokens
+from finetune.encoders.encoder import EncodedExample, TextEncoder
 from finetune.heads.cnn import CnnHead
 from finetune.training.classification import (
     POOL_BATCHES,
-    Batch,
     Classification,
-    Encoded,
+    EncodedExamples,
+    ExampleBatch,
     batch_of,
     class_weights,
     measure,
@@ -43,7 +43,9 @@ def task_of(
     encoder: TextEncoder, *, examples: int = 40, batch: int = 16, micro: int | None = None, seed: int = 0
 ) -> Classification:
     found = samples.split(train=examples)
-    parts = [Encoded(part, encoder.tokenise(part.texts, samples.LONGEST)) for part in (found.train, found.validation)]
+    parts = [
+        EncodedExamples(part, encoder.tokenise(part.texts, samples.LONGEST)) for part in (found.train, found.validation)
+    ]
     return Classification(
         train=parts[0],
         validation=parts[1],
@@ -88,7 +90,7 @@ def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[s
     plan = TrainingLength(steps=steps)
     train(
         model,
-        replace(task, validation=Encoded(task.validation.examples.take([0]), task.validation.tokens[:1])),
+        replace(task, validation=EncodedExamples(task.validation.examples.take([0]), task.validation.tokens[:1])),
         LoopSettings(
             OptimizerOf(kept),
             Constant(warmup=0),
@@ -146,7 +148,7 @@ def test_a_step_is_a_function_of_seed_and_step(run: Path) -> None:
 def test_batches_hold_examples_of_like_length(run: Path) -> None:
     encoder, rng = samples.encoder(run), np.random.default_rng(0)
     found = Examples(tuple((f"{'so ' * rng.integers(1, 28)}{n}",) for n in range(400)), np.zeros(400, np.int64))
-    train = Encoded(found, encoder.tokenise(found.texts, samples.LONGEST))
+    train = EncodedExamples(found, encoder.tokenise(found.texts, samples.LONGEST))
     task = replace(task_of(encoder, batch=8), train=train)
     padding = slots = unsorted_slots = 0
     for step in range(50):
@@ -242,7 +244,7 @@ def test_on_a_short_window_ours_is_the_single_batch_and_accelerate_is_not(run: P
     assert largest_difference(theirs, single) > 0.1
 
 
-def part_gradient(model: Classifier, batch: Batch) -> dict[str, Tensor]:
+def part_gradient(model: Classifier, batch: ExampleBatch) -> dict[str, Tensor]:
     model.zero_grad()
     scores_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)
     nn.functional.cross_entropy(scores_BC, batch.labels_B).backward()  # type: ignore[no-untyped-call]
@@ -260,7 +262,7 @@ def test_prediction_keeps_the_order_of_the_examples(run: Path, monkeypatch: pyte
     np.testing.assert_allclose(together.sum(axis=1), 1.0)
 
 
-def alone_prediction(model: Classifier, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+def alone_prediction(model: Classifier, tokens: Sequence[EncodedExample]) -> NDArray[np.float32]:
     batch = batch_of(tokens, np.zeros(1, np.int64), 0, torch.device("cpu"))
     with torch.no_grad():
         chances: NDArray[np.float32] = model(batch.ids_BL, batch.real_BL, batch.types_BL).softmax(dim=1).numpy()

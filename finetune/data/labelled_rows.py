@@ -14,7 +14,7 @@ _SHOWN_CLASSES = 20
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledRows:
     """The rows of a table that hold a text."""
 
     where: str
@@ -28,9 +28,9 @@ class Part:
     labels: tuple[str, ...]
     """As they stand in the table; empty where there is none."""
 
-    def take(self, places: Sequence[int]) -> "Part":
+    def take(self, places: Sequence[int]) -> "LabelledRows":
         """Return the rows at `places`, in that order."""
-        return Part(
+        return LabelledRows(
             self.where,
             tuple(self.rows[place] for place in places),
             tuple(self.texts[place] for place in places),
@@ -38,7 +38,7 @@ class Part:
             tuple(self.labels[place] for place in places),
         )
 
-    def without(self, other: "Part", counts: Counter[str], reason: str) -> "Part":
+    def without(self, other: "LabelledRows", counts: Counter[str], reason: str) -> "LabelledRows":
         """Return the rows whose texts are not in `other`; count those that are under `reason`.
 
         Raises:
