@@ -3,22 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from configs import UserError
 from finetune.data.augment import draw_count, generator
-from mlm.data.batches import IGNORED, Batch
-from mlm.distributed.world import World
-from mlm.model.heads import MaskedLanguageModel
-from mlm.objectives.masked import score
-from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
 
 BATCH_TEXTS = 64
 
@@ -47,47 +39,6 @@ class Predictor(Protocol):
 
         Masks beyond the longest row that the encoder can read are left out.
         """
-
-
-class RunPredictor:
-    """The masked language model of a run of ours; each text of a pair is read by itself, as in pretraining."""
-
-    mask_text = SPECIAL_TOKENS[MASK]
-
-    def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, world: World) -> None:
-        """Predict with `model`, in evaluation mode and on the world's device, in the world's precision."""
-        assert not model.training
-        self.model, self.world = model, world
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # ours to change
-        self.tokenizer.enable_truncation(row_length)
-        self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
-        self.words = [_as_word(tokenizer.decode([token])) for token in range(tokenizer.get_vocab_size())]
-
-    @torch.no_grad()
-    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return for each example the scores of the vocabulary at its masks, in order, (masks, V). float32, on CPU."""
-        if not texts:
-            return []
-        rows = self.tokenizer.encode_batch([text for example in texts for text in example])
-        ids_BL = torch.tensor([row.ids for row in rows])
-        segments_BL = torch.tensor([row.attention_mask for row in rows], dtype=torch.int32)
-        masks_B = (ids_BL == MASK).sum(dim=1)
-        slots = torch.arange(int(masks_B.max()))
-        predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
-        batch = Batch(
-            ids_BL,
-            segments_BL,
-            torch.arange(ids_BL.shape[1]).expand_as(ids_BL),
-            predicted_BM,
-            torch.full_like(predicted_BM, IGNORED),
-            targets=int(masks_B.sum()),
-            tokens=int(segments_BL.sum()),
-        )
-        scores_MV = score(self.model, batch.to(self.world.device), self.world)
-        scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
-        masks = [0, *masks_B.cumsum(dim=0).tolist()]
-        borders = np.cumsum([0, *map(len, texts)]).tolist()
-        return [scores_MV[masks[first] : masks[last]] for first, last in pairwise(borders)]
 
 
 @dataclass(frozen=True)
@@ -177,7 +128,3 @@ def _sample(scores_MW: Tensor, draws_M: NDArray[np.float64]) -> NDArray[np.int64
     thresholds_M = draws_M[: len(cumulative_MW)] * cumulative_MW[:, -1]
     columns_M: NDArray[np.int64] = (cumulative_MW <= thresholds_M[:, None]).sum(axis=1)
     return columns_M
-
-
-def _as_word(decoded: str) -> str | None:
-    return decoded[1:] if decoded.startswith(" ") and decoded[1:].isalpha() else None

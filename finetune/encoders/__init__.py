@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from configs import Config, UserError, read
-from finetune.data.augment_contextual import Predictor, RunPredictor
-from finetune.encoders.encoder import RunEncoder, TextEncoder
+from finetune.data.augment_contextual import Predictor
+from finetune.encoders.encoder import TextEncoder
+from finetune.encoders.run import RunEncoder, RunPredictor
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.distributed.world import World
@@ -107,7 +108,7 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
     if choice.run is not None:
         model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(Path(choice.run)), world.device)
         return RunPredictor(model, tokenizer, recipe.data.row_length, world)
-    from finetune.encoders.published_predictor import load_published_predictor
+    from finetune.encoders.published import load_published_predictor
 
     assert choice.hub is not None
     return load_published_predictor(choice.hub, choice.revision, world)

@@ -1,13 +1,16 @@
-"""What of a classifier is trained, and at which share of the learning rate."""
+"""The trained parameters of a classifier, and their learning rates: whole layers, or low-rank adapters."""
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
+from torch import nn
 
-from configs import Config
-from finetune.training.adapters import LowRank
+from configs import Config, Texts, UserError
+from finetune.encoders.hub import check_installed
+from finetune.encoders.published import PublishedEncoder
 from finetune.training.classifier import Classifier
+from mlm.training.optim import RateFactor
 
 
 class Layers(Config):
@@ -21,7 +24,7 @@ class Layers(Config):
     head_factor: float = Field(1.0, gt=0)
     """The head's learning rate, as a multiple of that of the encoder's last layer."""
 
-    def prepare(self, classifier: Classifier) -> Callable[[str], float]:
+    def prepare(self, classifier: Classifier) -> RateFactor:
         """Freeze what is not trained; return a function from a parameter's name to its share of the rate.
 
         Raises:
@@ -40,4 +43,85 @@ class Layers(Config):
         """Leave the trained classifier as it is."""
 
 
+class LowRank(Config):
+    """Low-rank adapters: each chosen matrix gets the product of two thin ones added, which alone are trained."""
+
+    kind: Literal["low_rank"] = "low_rank"
+    rank: int = Field(8, gt=0)
+    """Inner width of the product."""
+    alpha: float = Field(16.0, gt=0)
+    """The product is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in front of the product."""
+    targets: Texts = Field(("all-linear",), min_length=1)
+    """Which linear layers get one: endings of module names, such as [query, value], or all-linear for all of them."""
+    head_factor: float = Field(1.0, gt=0)
+    """The head's learning rate, as a multiple of the adapters'."""
+
+    def prepare(self, classifier: Classifier) -> RateFactor:
+        """Put adapters into the encoder; return a function from a parameter's name to its share of the rate.
+
+        Raises:
+            UserError: peft is not installed, the encoder is not a published one, or a target is not in it.
+
+        """
+        add_adapters(classifier.encoder, self, seed=torch.initial_seed())
+        classifier.keep_frozen_in_eval()
+        heads = {name for name, _ in classifier.named_parameters() if name.startswith("head.")}
+        return lambda name: self.head_factor if name in heads else 1.0
+
+    def finish(self, classifier: Classifier) -> None:
+        """Fold the trained adapters into the weights."""
+        merge_adapters(classifier.encoder)
+
+
 Trainable = Annotated[Layers | LowRank, Field(discriminator="kind")]
+
+
+def add_adapters(encoder: nn.Module, settings: LowRank, *, seed: int = 0) -> None:
+    """Put adapters into a published encoder, in place; of it, they alone are trained from now on.
+
+    They begin as zero, so that the hidden states are at first what they were.
+
+    Raises:
+        UserError: peft is not installed, the encoder is not a published one, or a target is not in it.
+
+    """
+    check_installed("peft")
+    import peft
+
+    if not isinstance(encoder, PublishedEncoder):
+        raise UserError("low-rank adapters go into published encoders (encoder.hub): set another trainable.kind")
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=_targets(encoder.model, settings.targets),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, encoder.model)
+    encoder.train(encoder.training)  # the adapters too
+
+
+def merge_adapters(encoder: nn.Module) -> None:
+    """Fold the adapters into the weights, in place: what remains is a plain encoder, all of it trainable."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    assert isinstance(encoder, PublishedEncoder)
+    adapted = [(name, m) for name, m in encoder.model.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, module in adapted:
+        module.merge(safe_merge=True)
+        encoder.model.set_submodule(name, module.get_base_layer())
+    encoder.model.requires_grad_(True)
+
+
+def _targets(model: nn.Module, wanted: tuple[str, ...]) -> str | list[str]:
+    if wanted == ("all-linear",):
+        return wanted[0]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for ending in wanted:
+        if not any(name == ending or name.endswith(f".{ending}") for name in linear):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise UserError(f"trainable.targets: the encoder has no linear layer {ending!r}; there are: {known}")
+    return list(wanted)

@@ -9,7 +9,7 @@ import torch
 
 from configs import dump
 from finetune.data.examples import DataSplit, Examples
-from finetune.encoders.encoder import RunEncoder
+from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.corpus import DataConfig

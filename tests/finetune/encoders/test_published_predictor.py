@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from configs import UserError
-from finetune.encoders.published_predictor import load_published_predictor
+from finetune.encoders.published import load_published_predictor
 from mlm.distributed.world import World
 from tests.finetune.tiny_published import KINDS, PAIRS, load, save
 

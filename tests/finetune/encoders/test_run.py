@@ -8,7 +8,7 @@ import torch
 from configs import UserError
 from finetune import encoders
 from finetune.encoders import EncoderChoice
-from finetune.encoders.encoder import RunEncoder
+from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
 from mlm.model.attention import SegmentMask
 from tests.finetune import samples

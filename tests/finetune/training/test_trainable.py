@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from configs import UserError
 from finetune.encoders.published import PublishedEncoder, restore_published
-from finetune.training.adapters import LowRank, add_adapters, merge_adapters
 from finetune.training.classifier import Classifier
+from finetune.training.trainable import LowRank, add_adapters, merge_adapters
 from tests.finetune.tiny_published import TEXTS, load, rows, save
 
 # A layer's six linear layers as (rows, columns): query, key, value, output, and the two of the feed-forward.
