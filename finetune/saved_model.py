@@ -85,7 +85,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
     try:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
-        raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from None
+        raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from error
     config = read(FinetuneConfig, folder / checkpoint.RECIPE)
     encoder = encoders.RESTORE[description.encoder](folder / ENCODER)
     classifier = Classifier(encoder, config.head.build(encoder, len(description.classes)))

@@ -1,4 +1,4 @@
-"""What is to be classified: labelled texts from files or the hub, or what is made of the encoder's own corpus."""
+"""Labelled texts from files or the hub, and the union of all data for classification."""
 
 import re
 from collections import Counter
@@ -21,14 +21,14 @@ MEND_COLUMNS = "name the columns in data.text, data.pair and data.label"
 
 
 class HubSplits(Config):
-    """Which splits of a hub's data set are read."""
+    """The splits of a data set of the hub."""
 
     train: str = "train"
-    """The split to train on."""
+    """The training split."""
     validation: str | None = "validation"
     """The split that chooses the best weights; null: a part of the training data."""
     test: str | None = None
-    """The split that the result is measured on; null: a part of the training data. Those of GLUE have no labels."""
+    """The test split; null: a part of the training data. GLUE's test splits have no labels."""
 
 
 class Labelled(TableConfig):
@@ -36,35 +36,35 @@ class Labelled(TableConfig):
 
     kind: Literal["labelled"] = "labelled"
     train: str | None = None
-    """File to train on; null: `hub`'s."""
+    """Training file; null: the data set `hub`."""
     validation: str | None = None
     """File that chooses the best weights; null: a part of the training data."""
     test: str | None = None
-    """File that the result is measured on; null: a part of the training data."""
+    """Test file; null: a part of the training data."""
     text: str = "text"
-    """Column that holds the text."""
+    """Column of the text."""
     pair: str | None = None
-    """Column that holds a second text; null: there is none."""
+    """Column of a second text; null: there is none."""
     label: str = "label"
-    """Column that holds the class."""
+    """Column of the class."""
     hub: str | None = None
-    """Name of a data set of the Hugging Face hub, such as nyu-mll/glue; read where `train` names no file."""
+    """Name of a data set on the Hugging Face hub, such as nyu-mll/glue; used if `train` names no file."""
     configuration: str | None = None
-    """Which of the hub data set's configurations (its 'subset'), such as cola; null: its default."""
+    """Configuration ('subset') of the hub's data set, such as cola; null: the default one."""
     revision: str | None = None
-    """A commit, branch or tag of the hub data set; null: the newest."""
+    """Commit, branch or tag of the hub's data set; null: the newest."""
     hub_splits: HubSplits = HubSplits()
-    """Which of its splits; a file that is named takes a split's place."""
+    """Splits of the hub's data set; a named file takes the place of a split."""
     classes: Texts = ()
-    """The classes in their order; none named: the labels of the training data, sorted."""
+    """The classes in order; empty: the sorted labels of the training data."""
     duplicates: Literal["drop", "keep"] = "drop"
-    """What happens to training texts that were there before, differences in case, white space, web addresses and
-    mentions aside. Kept or not, the same text is never on both sides of a split."""
+    """Treatment of repeated training texts; case, white space, web addresses and mentions are ignored. Kept or not, a
+    text is never on both sides of a split."""
     contradictions: Literal["drop", "majority"] = "drop"
-    """What happens to training texts that are there with several labels: they are dropped, or those with the most
-    frequent label are kept, where there is one."""
+    """Treatment of training texts with several labels: drop them, or keep those with the most frequent label, if it is
+    unique."""
     cleaning: Cleaning = Cleaning()
-    """What is changed in the texts; stored with the model."""
+    """The changes of the texts; stored with the model."""
 
     @model_validator(mode="after")
     def _label_is_no_input(self) -> Self:
@@ -79,13 +79,13 @@ class Labelled(TableConfig):
         return self
 
     def title(self) -> str:
-        """Return what a run on this is called."""
+        """Return the default name of a run on this data."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.train or self.hub or "labelled").name.split(".")[0]).strip(
             "-."
         )
 
     def pinned(self) -> Self:
-        """Return the task with the hub's data set at the commit that its revision now is.
+        """Return the same data with the hub's data set pinned to the current commit of its revision.
 
         Raises:
             UserError: no network, or no such data set.
@@ -105,10 +105,10 @@ class Labelled(TableConfig):
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
     def load(self, text: Text) -> Dataset:
-        """Read, clean and check the data; `text`, the encoder's corpus, is not looked at.
+        """Read, clean and check the data; `text`, the encoder's corpus, is not used.
 
         Raises:
-            UserError: nothing is named to read, it cannot be read, lacks columns, labels or texts, or has one class.
+            UserError: no data are named; they cannot be read; they lack columns, labels or texts, or have one class.
 
         """
         counts = Counter[str]()
@@ -181,14 +181,14 @@ class Labelled(TableConfig):
 
 
 def _agreed(given: Counter[str], contradictions: str) -> str | None:
-    """Return the label that a text is to have; None where there is none to be had."""
+    """Return the label of a text from those given to it; None if they contradict each other."""
     (label, count), *others = given.most_common()
     is_majority = contradictions == "majority" and all(other < count for _, other in others)
     return label if not others or is_majority else None
 
 
 def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
-    """Sort whole numbers by size, anything else by letters; what is not given comes no further than here."""
+    """Sort labels by value if all are whole numbers, else by letters; drop missing ones."""
     given = [label for label in labels if label]
     try:
         return tuple(sorted(given, key=int))

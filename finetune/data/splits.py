@@ -1,6 +1,6 @@
-"""Split labelled texts into training, validation and test data: by seeded fractions or into folds, class by class.
+"""Split labelled texts into training, validation and test data, stratified by class: seeded fractions or folds.
 
-Texts that are the same are split as one, so that none is on both sides.
+Repeated texts are split as one, so that no text is on both sides.
 """
 
 from typing import Annotated, Literal, Self
@@ -15,13 +15,13 @@ from finetune.data.examples import Dataset, DataSplit, Examples
 
 
 class Fractions(Config):
-    """One split into three parts; validation or test data that the task gives are used as they are."""
+    """One split into three parts; validation or test data of their own are used as they are."""
 
     kind: Literal["fractions"] = "fractions"
     validation: float = Field(0.1, ge=0, lt=1)
-    """Share of the training data that chooses the best weights; 0: none is held back, and the last weights are kept."""
+    """Share of the training data that chooses the best weights; 0: no such part, and the last weights are kept."""
     test: float = Field(0.1, gt=0, lt=1)
-    """Share of the training data that the result is measured on."""
+    """Share of the training data on which the result is measured."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the choice."""
 
@@ -42,21 +42,21 @@ class Fractions(Config):
         share = self.validation
         if test is None:
             train, test = _split_off(train, self.test, self.seed, dataset.class_names)
-            share /= 1 - self.test  # it is a share of all that there was
+            share /= 1 - self.test  # relative to the rest after the test part
         if validation is None:
             train, validation = _split_off(train, share, self.seed, dataset.class_names)
         return [DataSplit(train, validation, test)]
 
 
 class Folds(Config):
-    """As many splits as there are folds; each fold is the test data of one of them."""
+    """One split per fold; each fold is the test data of one of them."""
 
     kind: Literal["folds"] = "folds"
     folds: int = Field(5, ge=2)
     """Number of folds."""
     validation: float = Field(0.1, ge=0, lt=1)
-    """Share of what is not the test fold that chooses the best weights; of no use where the task gives its own.
-    0: none is held back, and the last weights are kept."""
+    """Share of the other folds that chooses the best weights, unless the data have a validation part of their own.
+    0: no part is held back, and the last weights are kept."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the choice."""
 
@@ -91,7 +91,7 @@ Splitting = Annotated[Fractions | Folds, Field(discriminator="kind")]
 
 
 def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first example of each different text, and for each example the number of its text."""
+    """Return the first example of each distinct text, and the number of each example's text, (N,)."""
     groups_N = examples.groups
     if groups_N is None:
         numbers: dict[tuple[str, ...], int] = {}
@@ -101,10 +101,7 @@ def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[str, ...]) -> tuple[Examples, Examples]:
-    """Return what is left, and the part of about `share`; at least one text of each class is in both.
-
-    Of a share of 0 the part is empty.
-    """
+    """Return the rest and a part of about `share`, which is empty for 0; else each has a text of every class."""
     if not share:
         return examples, examples.take([])
     from sklearn.model_selection import train_test_split  # takes a second
@@ -123,7 +120,7 @@ def _divide(examples: Examples, is_chosen_N: NDArray[np.bool_]) -> tuple[Example
 
 
 def _check_counts(labels: NDArray[np.int64], fewest: int, class_names: tuple[str, ...], purpose: str) -> None:
-    """Refuse to split where a class would be missing on one side."""
+    """Check that no class would be missing on one side."""
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)).tolist(), strict=True):
         if count < fewest:
             raise UserError(

@@ -1,4 +1,8 @@
-"""Open the encoder that a recipe chooses: of a pretraining run, or a published one."""
+"""Encoders: of pretraining runs, and published ones of the transformers library.
+
+Here: the choice of an encoder, its interface, and one file for each source.
+Not here: heads, training.
+"""
 
 import re
 from collections.abc import Callable
@@ -21,40 +25,40 @@ EncoderKind = Literal["run", "hub"]
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 MODEL_FOLDER = "model"
-"""Folder of a fine-tuning run that holds its model."""
+"""Folder of the model in a fine-tuning run."""
 
 
 class EncoderChoice(Config):
-    """Which encoder is fine-tuned."""
+    """The choice of the encoder."""
 
     run: str | None = None
-    """A pretraining run, such as runs/x; null, and no hub either: the newest one in `runs`."""
+    """A pretraining run, such as runs/x; null, without `hub`: the newest one in `runs`."""
     hub: str | None = None
-    """A published encoder: a name on the Hugging Face hub, or a folder in its format. Needs the extra `hub`."""
+    """A published encoder: a name on the Hugging Face hub, or a folder in its format; needs the extra `hub`."""
     revision: str | None = None
-    """A commit, branch or tag of the hub's; null: the newest."""
+    """Commit, branch or tag on the hub; null: the newest."""
     random: bool = False
-    """Draw the weights anew, with the same shape and tokenizer: the control that shows what pretraining bought."""
+    """Initialise the weights randomly, with the same shape and tokenizer: the control for pretraining."""
     longest: int = Field(128, ge=8)
-    """Tokens of a text at the most, special ones counted; longer ones are cut and counted. An encoder's own limit
-    holds as well."""
+    """Largest number of tokens of a text, with special tokens; longer texts are truncated and counted. The encoder's
+    own limit holds too."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the encoder; null: as it was pretrained with."""
+    """Dropout inside the encoder; null: that of pretraining."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "EncoderChoice":
         if self.run is not None and self.hub is not None:
             raise ValueError("encoder.run and encoder.hub are both set: choose one")
         if self.revision is not None and self.hub is None:
-            raise ValueError("encoder.revision is of the hub's: set encoder.hub too")
+            raise ValueError("encoder.revision belongs to the hub: set encoder.hub too")
         return self
 
 
 def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
-    """Return the choice pinned to one checkpoint of a run, or one commit of the hub, the same for every trial.
+    """Return the choice pinned to one checkpoint of a run or one commit of the hub, the same for every trial.
 
     Raises:
-        UserError: there is no such run, or it cannot be fetched.
+        UserError: there is no such run, or the encoder cannot be fetched.
 
     """
     if choice.hub is not None:
@@ -69,15 +73,15 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
 
 
 def kind_of(choice: EncoderChoice) -> EncoderKind:
-    """Return which kind of encoder it is."""
+    """Return the kind of the chosen encoder."""
     return "run" if choice.run is not None else "hub"
 
 
 def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
-    """Return the chosen encoder with its weights; random ones are drawn by `seed`.
+    """Return the chosen encoder with its weights; `seed` draws random ones.
 
     Raises:
-        UserError: there is none such, or it cannot be used.
+        UserError: there is no such encoder, or it cannot be used.
 
     """
     if choice.run is not None:
@@ -95,14 +99,14 @@ def _restore_published(folder: Path) -> TextEncoder:
 
 
 RESTORE: dict[EncoderKind, Callable[[Path], TextEncoder]] = {"run": RunEncoder.restore, "hub": _restore_published}
-"""How to open what `TextEncoder.save` wrote; its weights are still to be filled in."""
+"""For each kind of encoder, the function that reads what `TextEncoder.save` wrote; weights are still to be loaded."""
 
 
 def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
-    """Return the masked language model that the chosen encoder was pretrained as.
+    """Return the masked language model that the chosen encoder was pretrained in.
 
     Raises:
-        UserError: it has no head that predicts words.
+        UserError: the encoder has no head that predicts words.
 
     """
     if choice.run is not None:
@@ -115,7 +119,7 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
 
 
 def corpus_of(choice: EncoderChoice) -> Text:
-    """Return the text that a run was pretrained on; the documentation of the installed Python for a published one."""
+    """Return the text of pretraining; for a published encoder, the documentation of the installed Python."""
     if choice.run is None:
         return Text()
     return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.RECIPE).text

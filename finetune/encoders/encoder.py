@@ -10,40 +10,40 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """One example as an encoder reads it."""
+    """The tokens of one example."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...]
-    """0 for the first text and 1 for the second."""
+    """Token types: 0 for the first text and 1 for the second."""
     truncated: bool
-    """Whether the end of the text was cut off."""
+    """True if the text was truncated."""
 
 
 class TextEncoder(nn.Module, ABC):
-    """A pretrained trunk with its tokenizer."""
+    """A pretrained trunk with its tokenizer; a module, so that a classifier holds its parameters."""
 
     width: int
     """Width of the hidden states, D."""
     pad_id: int
     cls_id: int | None
-    """Id of the token that stands for the whole text, if the tokenizer puts one."""
+    """Id of [CLS]; None if the tokenizer adds none."""
     mask_text: str | None
-    """How a hidden word is written in a text; None for an encoder that knows none."""
+    """The mask token as text; None for an encoder without one."""
     longest: int
-    """Most tokens of an example, special ones counted."""
+    """Largest number of tokens of an example, with special tokens."""
 
     @abstractmethod
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
-        """Return the tokens of texts or pairs of texts, each cut to `longest` with special tokens counted."""
+        """Return the tokens of texts or pairs, each truncated to `longest` tokens with special ones."""
 
     @abstractmethod
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
-        """Return the hidden states, (B, L, D); what stands where `real_BL` is false changes none of the others."""
+        """Return the hidden states, (B, L, D); positions where `real_BL` is false do not change the others."""
 
     @abstractmethod
     def layers(self) -> list[list[nn.Parameter]]:
-        """Return every parameter once: those of the embeddings, then of each layer from the first to the last."""
+        """Return every parameter once: the embeddings' parameters, then each layer's from the first to the last."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what `restore` needs but for the weights."""
+        """Write all that restoring the encoder takes except the weights."""

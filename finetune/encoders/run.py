@@ -28,7 +28,7 @@ class RunEncoder(TextEncoder):
     """The encoder of a pretraining run."""
 
     def __init__(self, recipe: PretrainConfig, tokenizer: Tokenizer, dropout: float | None) -> None:
-        """Build the trunk of `recipe`'s shape; `dropout` replaces the one of pretraining."""
+        """Build the trunk of `recipe`'s shape; `dropout`, unless None, replaces that of pretraining."""
         super().__init__()
         self.recipe, self.tokenizer = recipe, tokenizer
         config = recipe.model
@@ -44,7 +44,7 @@ class RunEncoder(TextEncoder):
 
     @classmethod
     def load(cls, run: Path, *, random: bool, seed: int, dropout: float | None) -> "RunEncoder":
-        """Return the encoder of a checkpoint or a run's newest one, or one of its shape with weights drawn anew.
+        """Return the encoder of a checkpoint or of a run's newest one; `random` draws its weights by `seed` instead.
 
         Raises:
             UserError: there is no such run, or its checkpoint is damaged.
@@ -59,7 +59,7 @@ class RunEncoder(TextEncoder):
 
     @classmethod
     def restore(cls, folder: Path) -> "RunEncoder":
-        """Return the encoder that `save` described, its weights still to be filled in.
+        """Return the encoder that `save` described, with weights still to be loaded.
 
         Raises:
             UserError: a file is missing or damaged.
@@ -76,7 +76,7 @@ class RunEncoder(TextEncoder):
         (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(self.tokenizer))
 
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
-        """Return the tokens; the two texts of a pair stand in one segment, with [SEP] between them."""
+        """Return the tokens; the two texts of a pair share one segment, with [SEP] between them."""
         flat = [text for pair in texts for text in pair]
         encoded = iter(self.tokenizer.encode_batch(flat, add_special_tokens=False))
         return [self._joined([next(encoded).ids for _ in pair], longest) for pair in texts]
@@ -86,7 +86,7 @@ class RunEncoder(TextEncoder):
         truncated = sum(map(len, parts)) > room
         if len(parts) == 2:
             first, second = parts
-            kept = min(len(first), max(room - len(second), -(-room // 2)))  # the longer text is cut first
+            kept = min(len(first), max(room - len(second), -(-room // 2)))  # the longer text is truncated first
             parts = [first[:kept], second[: room - kept]]
         else:
             parts = [part[:room] for part in parts]
@@ -100,14 +100,14 @@ class RunEncoder(TextEncoder):
         return EncodedExample(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
-        """Return the hidden states, (B, L, D); ours know no token types."""
+        """Return the hidden states, (B, L, D); token types are ignored."""
         dtype = of_autocast(ids_BL.device, self.encoder.embeddings.tokens.weight.dtype)
         positions_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
         hidden_BLD: Tensor = self.encoder(ids_BL, SegmentMask.of(real_BL.int(), positions_BL, dtype))
         return hidden_BLD
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Return every parameter once, from the embeddings to the last layer and the norm behind it."""
+        """Return every parameter once; the norm after the last layer belongs to that layer."""
         levels = [list(self.encoder.embeddings.parameters())]
         levels += [list(block.parameters()) for block in self.encoder.blocks]
         levels[-1] += self.encoder.final_norm.parameters()
@@ -115,22 +115,22 @@ class RunEncoder(TextEncoder):
 
 
 class RunPredictor:
-    """The masked language model of a run of ours; each text of a pair is read by itself, as in pretraining."""
+    """The masked language model of a pretraining run; it reads the texts of a pair separately, as in pretraining."""
 
     mask_text = SPECIAL_TOKENS[MASK]
 
     def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, world: World) -> None:
-        """Predict with `model`, in evaluation mode and on the world's device, in the world's precision."""
+        """Wrap a model in evaluation mode on the world's device."""
         assert not model.training
         self.model, self.world = model, world
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # ours to change
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: truncation and padding are set
         self.tokenizer.enable_truncation(row_length)
         self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
         self.words = [_as_word(tokenizer.decode([token])) for token in range(tokenizer.get_vocab_size())]
 
     @torch.no_grad()
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return for each example the scores of the vocabulary at its masks, in order, (masks, V). float32, on CPU."""
+        """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
         if not texts:
             return []
         rows = self.tokenizer.encode_batch([text for example in texts for text in example])

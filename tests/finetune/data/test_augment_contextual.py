@@ -163,5 +163,5 @@ def test_the_callers_tokenizer_is_left_as_it_was() -> None:
 
 def test_a_vocabulary_without_words_is_refused() -> None:
     predictor = predictor_of(size=261)
-    with pytest.raises(UserError, match=r"augment\.replace: this encoder's vocabulary has no whole words"):
+    with pytest.raises(UserError, match=r"augment\.replace"):
         variants([("a b",)], predictor, 0.5, 1, 0)

@@ -105,13 +105,13 @@ def test_pairs_are_the_same_if_both_texts_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (["a,0", "b,", *["c,"] * 6], None, "train.csv: no label in row 2, 3, 4, 5, 6 and 2 more .known: 0"),
-        (["a,0", "b,1"], ["c,2", "d,1"], "test.csv: an unknown label in row 1 .known: 0, 1.: .*data.classes"),
-        (["a,0", "b,1"], ["c,"], "test.csv: no label in row 1"),
-        (["a,0", "b,0"], None, "train.csv: every label is '0'"),
-        ([" ,0", " ,1"], None, "train.csv: the text in each of the 2 rows is empty"),
-        (["a,0", "b,1"], ["A,0", "B,1"], "train.csv: every text is in .*test.csv too"),
-        (["a,0", "a,1", "b,1"], None, "no text of class '0' is left to train on .dropped: 2 texts with contradicting"),
+        (["a,0", "b,", *["c,"] * 6], None, "train.csv.*2, 3, 4, 5, 6 and 2 more.*known: 0"),
+        (["a,0", "b,1"], ["c,2", "d,1"], "test.csv.*row 1 .known: 0, 1.*data.classes"),
+        (["a,0", "b,1"], ["c,"], "test.csv.*row 1"),
+        (["a,0", "b,0"], None, "train.csv.*'0'"),
+        ([" ,0", " ,1"], None, "train.csv.*2 rows.*'text'"),
+        (["a,0", "b,1"], ["A,0", "B,1"], "train.csv.*test.csv"),
+        (["a,0", "a,1", "b,1"], None, "train.csv.*class '0'.*2 texts with contradicting"),
     ],
 )
 def test_data_that_cannot_be_learned_from_are_refused(
@@ -123,11 +123,11 @@ def test_data_that_cannot_be_learned_from_are_refused(
 
 
 def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no training data is named: set data\.train"):
+    with pytest.raises(UserError, match=r"data\.train.*data\.hub"):
         load()
     with pytest.raises(UserError, match=r"'keyword'.* text, label"):
         load(train=table(tmp_path, "a", "one,1"), cleaning=Cleaning(prefix=("keyword",)))
-    with pytest.raises(UserError, match="classes = a, a: there must be two or more"):
+    with pytest.raises(UserError, match="classes = a, a"):
         read(FinetuneConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
 
 
@@ -153,7 +153,7 @@ def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_pa
 
 
 def test_bigram_shift_needs_enough_sentences(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the encoder's corpus has \d+ sentences of 5 to 25 words on its heldout side"):
+    with pytest.raises(UserError, match=r"heldout.*data.kind=labelled"):
         BigramShift().load(files(write_lines(tmp_path / "a.txt", prose(300))))
 
 

@@ -81,27 +81,27 @@ def test_the_table_of_a_single_trial_claims_no_interval() -> None:
 
 
 def test_an_unfinished_and_a_pretraining_run_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such run: .*nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         read(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no results.json in .*: the run is not finished"):
+    with pytest.raises(UserError, match=r"results\.json"):
         read(tmp_path)
     (tmp_path / "results.json").write_text('{"heldout": {"loss": 3.0}, "baselines": {}, "tokens": 5}')
-    with pytest.raises(UserError, match=r"is a pretraining run: make a classifier of it by .*encoder.run="):
+    with pytest.raises(UserError, match=r"finetune\.cnn_head encoder\.run="):
         read(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"head": "cnn"', '"head": 3', "results.json, head: .*valid string"),
-        ('"head": "cnn"', '"head": "cnn", "odd\\u001b[2Jkey": 1', r"results.json, odd \[2Jkey: Extra inputs"),
-        ('"seconds": 12.5', '"seconds": "soon"', "results.json, trials.0.seconds: .*valid number"),
-        ('"seconds": 12.5', '"seconds": NaN', "results.json, trials.0.seconds: .*finite number"),
-        ('"fold": 0', '"fold": -1', "results.json, trials.0.fold: .*greater than or equal to 0"),
-        ('"metric": "accuracy"', '"metric": "bleu"', "results.json, metric: .*'accuracy'"),
-        ('"head": "cnn",', "", "results.json, head: Field required"),
-        ('"head": "cnn",', "[" * 10_000, "results.json: Invalid JSON"),
-        ('"head": "cnn"', '"head": "\udcff"', "results.json: Invalid JSON"),
+        ('"head": "cnn"', '"head": 3', "results.json, head:"),
+        ('"head": "cnn"', '"head": "cnn", "odd\\u001b[2Jkey": 1', r"results.json, odd \[2Jkey:"),
+        ('"seconds": 12.5', '"seconds": "soon"', "results.json, trials.0.seconds:"),
+        ('"seconds": 12.5', '"seconds": NaN', "results.json, trials.0.seconds:"),
+        ('"fold": 0', '"fold": -1', "results.json, trials.0.fold:"),
+        ('"metric": "accuracy"', '"metric": "bleu"', "results.json, metric:"),
+        ('"head": "cnn",', "", "results.json, head:"),
+        ('"head": "cnn",', "[" * 10_000, "results.json"),
+        ('"head": "cnn"', '"head": "\udcff"', "results.json"),
     ],
 )
 def test_foreign_results_are_told_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
