@@ -1,3 +1,3 @@
-"""Turn a pretrained encoder into a classifier that can be judged, compared and used."""
+"""Fine-tune a pretrained encoder as a classifier; evaluate, compare and use it."""
 
 import mlm  # noqa: F401 - before torch, which reads once how long a thread spins that waits for another

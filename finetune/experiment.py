@@ -125,8 +125,8 @@ def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list
     rule = config.train.early_stopping
     if rule.patience is not None and not len(splits[0].validation):
         raise UserError(
-            f"train.early_stopping.patience={rule.patience} waits for a better validation part, and splits.validation=0"
-            " holds none back: leave out the one or the other"
+            f"train.early_stopping.patience={rule.patience} needs a validation part, but splits.validation=0 gives"
+            " none: remove one of the two"
         )
     if rule.metric == "roc_auc":
         for split in splits:
@@ -134,7 +134,7 @@ def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list
                 if len(part) and len(np.unique(part.labels)) < len(dataset.class_names):
                     raise UserError(
                         f"train.early_stopping.metric=roc_auc: a class is missing in the {name} part: choose another"
-                        " metric, or split otherwise"
+                        " metric, or change splits"
                     )
 
 

@@ -1,4 +1,4 @@
-"""Classify texts with a fine-tuned model: given as words, as lines of standard input, or as a table."""
+"""Classify texts with a fine-tuned model: from the command line, from standard input, or from a table."""
 
 import argparse
 import csv
@@ -19,7 +19,7 @@ from mlm.config import PretrainConfig
 from mlm.distributed.world import World, init_world
 
 AT_ONCE = 2048
-"""Texts of a file that are tokenised, sorted by length and classified together."""
+"""Number of texts of a file that are tokenised, sorted by length and classified together."""
 
 EXAMPLES = """
 examples:
@@ -28,7 +28,7 @@ examples:
   python -m finetune.predict runs/x --file test.csv --output submission.csv --submission id
   tail -f messages.txt | python -m finetune.predict runs/x --json
 
-A file's columns are those that the model was trained with; texts alone stand for the column of the text.
+A file has the columns that the model was trained with; texts alone stand for the column of the text.
 """
 
 
@@ -53,13 +53,17 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
     if (options.file is None) != (options.output is None):
-        raise UserError("--file and --output go together: name both a table to read and a CSV file to write")
+        raise UserError("--file and --output belong together: name both a table to read and a CSV file to write")
     if options.submission is not None and options.file is None:
-        raise UserError("--submission is made of a table: name it with --file, and --output")
+        raise UserError("--submission needs a table: name it with --file, and --output")
     if options.file is not None and (options.texts or options.json):
-        raise UserError("--file goes without texts and without --json: what it makes is a CSV file")
+        raise UserError("--file excludes texts and --json: it writes a CSV file")
     if options.output is not None and (options.output.exists() or not options.output.parent.is_dir()):
-        fault = "is there already: name another file" if options.output.exists() else "lies in no folder: make it first"
+        fault = (
+            "exists already: name another file"
+            if options.output.exists()
+            else "is in a folder that does not exist: make it"
+        )
         raise UserError(f"{options.output} {fault}")
     model = saved_model.load(options.run or saved_model.newest(Path(PretrainConfig().runs)), torch.device("cpu"))
     world = init_world().with_recorded_precision(model.precision)
@@ -73,21 +77,21 @@ def main(arguments: Sequence[str]) -> None:
         for text, found in zip(texts, classify(model, _rows(model, texts), world), strict=True):
             print(show(text, model.class_names, found), flush=True)
             if found.truncated:
-                print(f"cut to what the encoder reads: {text[:40]!r}...", file=sys.stderr)
+                print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a text."""
+    """The prediction for a text."""
 
     chances: Sequence[float]
-    """Probability of each class; none for a text that is empty once it is cleaned."""
+    """Probability of each class; empty for a text that is empty after cleaning."""
     truncated: bool
-    """Whether the end of the text was cut off."""
+    """True if the text was truncated."""
 
 
 def classify(model: SavedModel, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
-    """Return what the model says of each row of a table, cleaned as in training."""
+    """Return the prediction for each row of a table; texts are cleaned as in training."""
     texts = [model.config.data.reader.texts(row) for row in rows]
     whole = [text for text in texts if all(text)]
     encoder = model.classifier.encoder
@@ -98,14 +102,14 @@ def classify(model: SavedModel, rows: Sequence[Mapping[str, str]], world: World)
 
 
 def classify_file(model: SavedModel, source: Path, output: Path, submission: str | None, world: World) -> str:
-    """Classify every row of a table into a CSV file; return what there is to say about it.
+    """Classify every row of a table into a CSV file; return remarks in one line.
 
-    The file holds the table's columns, the predicted class, and a column of probabilities for each class; with
-    `submission`, that column and the predicted class alone, under the name of the column that was trained on. Rows
+    The file has the table's columns, the predicted class, and a column of probabilities for each class. With
+    `submission` it has that column and the predicted class only, under the name of the training labels' column. Rows
     with an empty text get no class.
 
     Raises:
-        UserError: the table cannot be read, lacks a column, or holds no text.
+        UserError: the table cannot be read, lacks a column, or has no text.
 
     """
     reader = model.config.data.reader
@@ -124,10 +128,10 @@ def classify_file(model: SavedModel, source: Path, output: Path, submission: str
         raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(reader.columns)})")
     with output.open("x", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(lines)
-    remarks = {"empty texts got no class": empty, "were cut to what the encoder reads": truncated}
-    said = [f"{number:,} {what}" for what, number in remarks.items() if number]
+    remarks = {"empty texts got no class": empty, "were truncated to the encoder's limit": truncated}
+    said = [f"{number:,} {remark}" for remark, number in remarks.items() if number]
     missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
-    said += [f"there is no column {name}, so that texts go without it" for name in missing]
+    said += [f"there is no column {name}: texts are classified without it" for name in missing]
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
 
 
@@ -153,13 +157,13 @@ def _rows(model: SavedModel, texts: Sequence[str]) -> list[dict[str, str]]:
         raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
     for text in texts:
         if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-            raise UserError(f"the text {text!a} is not valid text: give it in UTF-8")
+            raise UserError(f"the text {text!a} is not valid text: write it in UTF-8")
     return [{columns[0]: text} for text in texts]
 
 
 def _line(text: str, classes: Sequence[str], found: Prediction) -> str:
     ranked = sorted(zip(found.chances, classes, strict=True), reverse=True) if found.chances else []
-    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked) or "empty once cleaned"
+    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked) or "empty after cleaning"
     return f"{shown}    {text}"
 
 

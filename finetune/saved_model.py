@@ -1,4 +1,4 @@
-"""A fine-tuned model on disk: weights, encoder, head and how its texts are cleaned, in one folder that stands alone."""
+"""A fine-tuned model on disk: weights, encoder, head and the cleaning of its texts, in one folder that stands alone."""
 
 import shutil
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Description(Config):
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes, by index."""
     precision: ComputePrecision = "float32"
-    """What it was trained and judged in; float32 does for models that do not tell."""
+    """Precision of training and evaluation; older models lack it, and float32 suits them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SavedModel:
     class_names: tuple[str, ...]
     """Names of the classes, by index."""
     precision: ComputePrecision
-    """Precision that it was trained and judged in."""
+    """Precision of training and evaluation."""
 
     def save(self, run: Path) -> None:
         """Write the model into a run's directory.
@@ -71,7 +71,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
     """Load the model of a fine-tuning run.
 
     Raises:
-        UserError: there is none, it is damaged, or its parts do not fit each other.
+        UserError: there is no model, it is damaged, or its parts do not fit each other.
 
     """
     folder = run / MODEL_FOLDER
@@ -94,23 +94,23 @@ def load(run: Path, device: torch.device) -> SavedModel:
 
 
 def newest(runs: Path) -> Path:
-    """Return the fine-tuning run that was finished last.
+    """Return the fine-tuning run that finished last.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no fine-tuned model.
 
     """
     found = [path.parents[1] for path in runs.glob(f"*/{MODEL_FOLDER}/{MANIFEST}")]
     if not found:
-        raise UserError(f"there is no fine-tuned model in {runs}: make one by python -m finetune.cnn_head")
+        raise UserError(f"there is no fine-tuned model in {runs}: train one by python -m finetune.cnn_head")
     return max(found, key=lambda path: (path / MODEL_FOLDER / MANIFEST).stat().st_mtime_ns)
 
 
 def _why_none(run: Path) -> str:
     if not run.is_dir():
-        return f"no such run: {run} (the run is named first, then the texts)"
+        return f"no such run: {run} (name the run first, then the texts)"
     if checkpoint.finished(run):
-        return f"{run} is a pretraining run: make a classifier of it by python -m finetune.cnn_head encoder.run={run}"
+        return f"{run} is a pretraining run: train a classifier on it by python -m finetune.cnn_head encoder.run={run}"
     if not (run / checkpoint.RECIPE).is_file():
-        return f"{run} is no run: name the directory of one, such as runs/x"
-    return f"{run} has no fine-tuned model: its training was not finished; start it again"
+        return f"{run} is no run: name the directory of a run, such as runs/x"
+    return f"{run} has no fine-tuned model: its training did not finish: start it again"

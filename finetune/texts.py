@@ -1,6 +1,6 @@
-"""Write a table's texts as a recipe's cleaning leaves them, to pretrain on what will be classified.
+"""Write the texts of a table, cleaned by a recipe, to a file for pretraining.
 
-An encoder that goes on learning from the task's unlabelled texts (`start_from`) is to see them as the classifier will.
+An encoder that is adapted to a task's unlabelled texts (`start_from`) should see them as the classifier does.
 """
 
 import argparse
@@ -28,9 +28,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
-    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | data.key=value", help="how the texts are cleaned")
+    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | data.key=value", help="the cleaning of the texts")
     parser.add_argument("--file", type=Path, required=True, help="a table with the columns of the texts")
-    parser.add_argument("--output", type=Path, required=True, help="the .txt file to make: a text a line")
+    parser.add_argument("--output", type=Path, required=True, help="the .txt file to write: one text per line")
     return parser.parse_args(arguments)
 
 
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
     if options.output.suffix != ".txt":
-        raise UserError(f"--output {options.output}: it holds a text a line, so its name must end in .txt")
+        raise UserError(f"--output {options.output}: it has one text per line, so its name must end in .txt")
     if options.output.exists():
-        raise UserError(f"--output {options.output} is there already: remove it, or name another file")
+        raise UserError(f"--output {options.output} exists already: remove it, or name another file")
     yaml, overrides = command.split(options.recipe)
     reader = read(FinetuneConfig, yaml, (LABELLED, *overrides)).data.reader
     examples = [reader.texts(row) for row in reader.rows(options.file)]

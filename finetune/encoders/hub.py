@@ -207,7 +207,7 @@ def _reading(source: object) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"cannot read {source} ({reason[:300]}): fetch the files again, or take another encoder"
-        ) from None
+        ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.set_tqdm_hook(bars)

@@ -1,4 +1,4 @@
-"""How good a classifier's predictions are; scikit-learn does the arithmetic."""
+"""Metrics of a classifier's predictions, computed by scikit-learn."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Metric = Literal[
     "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"
-]  # the names in results.json, and of what early stopping may watch
+]  # the names in results.json and of early stopping
 
 METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 
@@ -17,12 +17,11 @@ LONGEST_NAME = 24
 
 
 def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[Metric, float | None]:
-    """Score probabilities against the true classes; the most probable class is the prediction.
+    """Return all metrics but the loss; the most probable class is the prediction.
 
-    With two classes `f1`, `precision` and `recall` are those of the second one, else means over the classes that
-    occur among labels or predictions (so `f1` equals `f1_macro`); what would divide by zero is 0. `roc_auc` is that
-    of the second of two classes, else the mean of one class against the rest; None where a class is missing among
-    the labels. The loss is the trainer's to add.
+    With two classes `f1`, `precision` and `recall` are those of the second one; else they are means over the classes
+    that occur in labels or predictions (so `f1` equals `f1_macro`). A division by zero gives 0. `roc_auc` is that of
+    the second of two classes, or else the mean of each class against the rest; None if the labels lack a class.
 
     Raises:
         ValueError: there are no examples.
@@ -43,7 +42,7 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     macro = average("macro")
     precision, recall, f1 = average("macro", only=[1]) if classes == 2 else macro
-    one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn would warn, and return 0 as well
+    one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn returns 0 with a warning
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
         "f1": f1,
@@ -57,7 +56,7 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
 
 def _roc_auc(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> float | None:
-    """Return the mean over classes of one against the rest; of two classes both sides are the same."""
+    """Return the mean over classes of one against the rest; for two classes both sides are equal."""
     from sklearn.metrics import roc_auc_score
 
     classes = range(probabilities_NC.shape[1])
@@ -77,19 +76,19 @@ def paired_difference(
 ) -> dict[str, float | int | None]:
     """Return the mean of ours - theirs over paired trials, with its 95 % t interval.
 
-    The seeds of one fold share its test examples, so they are not independent: taking 5 folds x 3 seeds for 15
-    observations would count the luck of each test part three times and make the interval too narrow. Where there
-    are several folds, the seeds of each are therefore averaged first and the interval is over the folds; with a
-    single fold it is over its seeds, and then says nothing about other test examples. (Folds still share most of
-    their training examples, which no t interval knows of; Bengio & Grandvalet 2004.)
+    The seeds of a fold share its test examples, so they are not independent: as 15 observations, 5 folds x 3 seeds
+    would count the luck of each test part three times, and the interval would be too narrow. With several folds, the
+    seeds of each are averaged first, and the interval is over the folds. With a single fold it is over its seeds, and
+    says nothing about other test examples. (Folds share most of their training examples, which no t interval takes into
+    account; Bengio & Grandvalet 2004.)
 
     Args:
-        ours: a score of each trial.
-        theirs: the other side's score of the same trial (same fold, same seed).
-        folds: each trial's fold.
+        ours: the score of each trial.
+        theirs: the other side's score of the same fold and seed.
+        folds: the fold of each trial.
 
     Returns:
-        `mean`, the bounds `low` and `high` (None where there is but one observation), and the number of `pairs`.
+        `mean`, the bounds `low` and `high` (None for a single observation), and the number of `pairs`.
 
     """
     from scipy import stats
@@ -109,7 +108,7 @@ def paired_difference(
 
 
 def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
-    """Return precision, recall, F1 and number of examples of every class, as lines of text."""
+    """Return precision, recall, F1 and number of examples of every class as lines of text."""
     from sklearn.metrics import classification_report
 
     names = [short(name) for name in class_names]
@@ -120,7 +119,7 @@ def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int6
 
 
 def confusion(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """Return how many examples of each of `number` classes (rows) were taken for each class (columns)."""
+    """Return the number of examples by true class (rows) and predicted class (columns)."""
     from sklearn.metrics import confusion_matrix
 
     matrix: NDArray[np.int64] = confusion_matrix(labels_N, predictions_N, labels=range(number))
@@ -130,8 +129,7 @@ def confusion(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], num
 def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> str:
     """Return the confusion matrix as lines of text.
 
-    Columns are numbered and the names stand at the lines' ends, where neither their length nor the width of their
-    characters moves anything.
+    Columns are numbered, and names come last in a line, so that their width does not break the alignment.
     """
     width = max(4, len(f"{matrix_CC.max():,}") + 2, len(str(len(class_names))) + 2)
     lines = ["true \\ predicted" + "".join(f"{number:>{width}}" for number in range(len(class_names)))]
@@ -141,6 +139,6 @@ def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> 
 
 
 def short(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name fit for a table or a picture: one line, no control characters, at most `longest` characters."""
+    """Return a name for a table or a picture: one line, no control characters, at most `longest` characters."""
     printable = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
     return printable if len(printable) <= longest else printable[: longest - 3].rstrip() + "..."

@@ -15,12 +15,12 @@ from mlm.tracking.run_directory import METRICS, RESULTS
 
 CURVES, CONFUSION, MISTAKES, REPORT = "curves.png", "confusion.png", "mistakes.csv", "report.txt"
 
-# What a spreadsheet may take for the start of a formula and run. Also the wide forms, which some of them fold.
+# A spreadsheet may run a field that starts with one of these as a formula; some fold the wide forms.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def trial_line(trial: TrialScores, metric: metrics.Metric, folds: int, *, control: bool) -> str:
-    """Say what a trial came to."""
+    """Return one line with the scores of a trial."""
 
     def shown(scores: Scores[float]) -> str:
         value = scores.get(metric)
@@ -35,7 +35,7 @@ def trial_line(trial: TrialScores, metric: metrics.Metric, folds: int, *, contro
 
 
 def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
-    """Write report, pictures and mistakes into the run's folder; return what is shown at the end."""
+    """Write report, figures and mistakes into the run's directory; return the text that the command prints."""
     from torch.utils.tensorboard import SummaryWriter
 
     labels_N = np.concatenate([one.test.labels for one in finished])
@@ -69,10 +69,10 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
 
 
 def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
-    """Say what happened to examples and updates that a person would want to know of."""
+    """Return remarks on parameters, dropped examples and skipped updates."""
     parameters = found.parameters
     remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
-    remarks += [f"{number:,} {what}" for what, number in found.data.counts.items() if number]
+    remarks += [f"{number:,} {reason}" for reason, number in found.data.counts.items() if number]
     skipped = sum(one.skipped for one in finished)
     if skipped:
         remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
@@ -80,7 +80,7 @@ def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
 
 
 def _write_mistakes(path: Path, found: Results, finished: Sequence[TrialResult]) -> int:
-    """List the mistakes of the first seed, which saw the test part of every fold once."""
+    """Write the mistakes of the first seed, whose trials test every fold once; return their number."""
     first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
     examples = Examples(
         tuple(text for one in first for text in one.test.texts),
@@ -105,8 +105,8 @@ def write_mistakes(
     """Write all wrongly classified examples as CSV, the most confident mistake first, and return their number.
 
     The columns are confidence (the probability of the predicted class), predicted, true, text, and text_2 for
-    pairs. What a spreadsheet might run as a formula gets an apostrophe before it, which spreadsheets do not show.
-    The file starts with a byte order mark, without which Excel takes UTF-8 for something else.
+    pairs. An apostrophe, which spreadsheets hide, keeps them from running a text as a formula. The file starts with a
+    byte order mark, by which Excel recognises UTF-8.
     """
     predictions_N, confidences_N = probabilities_NC.argmax(axis=1), probabilities_NC.max(axis=1)
     wrong = np.flatnonzero(predictions_N != examples.labels)
@@ -124,6 +124,6 @@ def write_mistakes(
 
 
 def _inert(field: str) -> str:
-    """Return the field as plain text for a spreadsheet, its line breaks all of one kind."""
+    """Return the field as plain text for a spreadsheet, with line feeds as its line breaks."""
     text = field.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA_STARTS) else text

@@ -100,13 +100,13 @@ class TrialScores(Config):
     seed: int
     """Seed of the head's weights and of the order of examples."""
     validation: Scores[float] | None
-    """Scores of the best weights on the validation part; null where none was held back."""
+    """Scores of the best weights on the validation part; null without one."""
     test: Scores[float]
     """Scores of the same weights on the test part."""
     epochs: float = Field(ge=0)
-    """Passes over the training examples after which the best weights were reached."""
+    """Number of epochs after which the best weights were reached."""
     seconds: float = Field(ge=0)
-    """What all of training took, steps alone."""
+    """Duration of all training steps."""
     weights_sha256: str
     """Checksum of the best weights."""
 
@@ -117,7 +117,7 @@ class Parameters(Config):
     all: int = Field(gt=0)
     """Number of parameters."""
     trained: int = Field(ge=0)
-    """Number of those that training changes."""
+    """Number of trained parameters."""
 
 
 @dataclass(frozen=True)
@@ -148,25 +148,25 @@ class Control(Scores[MeanStd]):
 
 
 class Baselines(Config):
-    """Scores of what the encoder has to beat, on the same test parts."""
+    """Scores to beat, on the same test parts."""
 
     majority: Scores[MeanStd]
     """The most frequent class."""
     tfidf: Scores[MeanStd]
     """Character n-grams and logistic regression."""
     random_encoder: Control | None = None
-    """What pretraining is measured against, where it was asked for."""
+    """The control for pretraining; left out if not asked for."""
 
 
 class ExampleCounts(Config):
     """Number of examples."""
 
     train: int = Field(ge=0)
-    """Trained on, in one fold."""
+    """Training examples of one fold."""
     validation: int = Field(ge=0)
-    """To choose by, in one fold."""
+    """Validation examples of one fold."""
     test: int = Field(ge=0)
-    """Tested on, in one fold."""
+    """Test examples of one fold."""
     counts: dict[str, int]
     """Number of dropped examples by reason."""
 
@@ -187,13 +187,13 @@ class Results(Config):
     data: ExampleCounts
     """Number of examples."""
     validation: Scores[MeanStd] | None
-    """Over trials; null where none was held back."""
+    """Over trials; null without a validation part."""
     test: Scores[MeanStd]
     """Over trials."""
     trials: tuple[TrialScores, ...] = Field(min_length=1)
     """Folds x seeds."""
     baselines: Baselines
-    """Scores that the encoder has to beat."""
+    """Scores to beat."""
 
     def write(self, folder: Path) -> None:
         """Write results.json into a run's folder."""
@@ -201,10 +201,10 @@ class Results(Config):
 
 
 def read(folder: Path) -> Results:
-    """Read a run's results.json, whoever wrote it.
+    """Return the results in a run's results.json.
 
     Raises:
-        UserError: there is none, or it is none of a fine-tuning run.
+        UserError: there is no such file, or a fine-tuning run did not write it.
 
     """
     path = folder / RESULTS
@@ -212,18 +212,18 @@ def read(folder: Path) -> Results:
         raise UserError(f"no such run: {folder}")
     try:
         return Results.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"no {RESULTS} in {folder}: the run is not finished, or this is no run's folder") from None
+    except FileNotFoundError as error:
+        raise UserError(f"no {RESULTS} in {folder}: the run is not finished, or this is no run") from error
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         if any(fault["loc"] == ("heldout",) for fault in faults):
             raise UserError(
-                f"{folder} is a pretraining run: make a classifier of it by "
-                f"python -m finetune.cnn_head encoder.run={folder}, and name that one's folder"
-            ) from None
+                f"{folder} is a pretraining run: train a classifier on it by "
+                f"python -m finetune.cnn_head encoder.run={folder}, and name that run"
+            ) from error
         place = short(".".join(map(str, faults[0]["loc"])), 60)
         where = f"{path}, {place}" if place else str(path)
-        raise UserError(f"{where}: {short(faults[0]['msg'], 120)}: not as a fine-tuning run writes it") from None
+        raise UserError(f"{where}: {short(faults[0]['msg'], 120)}: a fine-tuning run does not write this") from error
 
 
 def over_trials(scores: Sequence[Mapping[Metric, float | None]]) -> Scores[MeanStd]:
@@ -241,7 +241,7 @@ def control_of(trials: Sequence[TrialScores], control: Sequence[TrialScores], me
 
 
 def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], metric: Metric) -> Difference | None:
-    """Return the difference on the test parts; None where folds and seeds differ or a trial lacks the metric."""
+    """Return the difference on the test parts; None if folds or seeds differ, or a trial lacks the metric."""
     pairs = {(trial.fold, trial.seed): trial.test.get(metric) for trial in theirs}
     scores = [(trial.test.get(metric), pairs.get((trial.fold, trial.seed))) for trial in ours]
     known = [(mine, other) for mine, other in scores if mine is not None and other is not None]
@@ -252,7 +252,7 @@ def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], me
 
 
 def table(results: Results) -> str:
-    """Return the end of a run's output: test scores beside those of the baselines, and what pretraining bought."""
+    """Return a table of test scores beside those of the baselines and of the control."""
     control = results.baselines.random_encoder
     rows: dict[str, Scores[MeanStd]] = {"this encoder": results.test}
     if control is not None:
@@ -271,7 +271,7 @@ def table(results: Results) -> str:
 
 
 def count_trials(trials: Sequence[TrialScores]) -> str:
-    """Return how many trials there are, such as `15 trials (5 folds, 3 seeds)`."""
+    """Return the number of trials, such as `15 trials (5 folds, 3 seeds)`."""
 
     def plural(number: int, noun: str) -> str:
         return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -16,11 +16,11 @@ class CnnHead(Config):
 
     kind: Literal["cnn"] = "cnn"
     widths: tuple[Annotated[int, Field(gt=0, le=1000)], ...] = Field((3, 4, 5), min_length=1)
-    """Tokens that the filters of each convolution span."""
+    """Width of the filters of each convolution, in tokens."""
     filters: int = Field(100, gt=0)
-    """Filters of each width."""
+    """Number of filters of each width."""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """Probability of dropping a filter's answer before the linear layer."""
+    """Probability of dropping a filter's maximum before the linear layer."""
 
     def build(self, encoder: TextEncoder, num_classes: int) -> "KimCnn":
         """Return the network for hidden states of `encoder`'s width, with freshly drawn weights."""
@@ -40,13 +40,13 @@ class KimCnn(nn.Module):
     def forward(self, hidden_BLD: Tensor, real_BL: Tensor, ids_BL: Tensor) -> Tensor:
         """Return the scores of the classes, (B, C).
 
-        A window counts if its first position is real. What reaches beyond the end of the text reads zeros, whether
-        there is padding or not: a text shorter than a filter still has an answer, and padding changes none.
+        A window counts if its first position is real. Beyond the end of the text it reads zeros, padding or not: a text
+        shorter than a filter still has a maximum, and padding does not change it.
         """
         states_BDL = hidden_BLD.masked_fill(~real_BL[:, :, None], 0.0).transpose(1, 2)
-        answers = []
+        maxima_BF = []
         for convolution, span in zip(self.convolutions, self.spans, strict=True):
             windows_BFL = convolution(F.pad(states_BDL, (0, span - 1)))
-            answers.append(windows_BFL.relu().masked_fill(~real_BL[:, None, :], 0.0).amax(dim=-1))
-        scores_BC: Tensor = self.output(self.dropout(torch.cat(answers, dim=-1)))
+            maxima_BF.append(windows_BFL.relu().masked_fill(~real_BL[:, None, :], 0.0).amax(dim=-1))
+        scores_BC: Tensor = self.output(self.dropout(torch.cat(maxima_BF, dim=-1)))
         return scores_BC

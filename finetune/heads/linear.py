@@ -18,7 +18,7 @@ class LinearHead(Config):
 
     kind: Literal["linear"] = "linear"
     pooling: Pooling = "mean"
-    """What stands for the text: the state of its [CLS], or the mean or the maximum over its tokens."""
+    """The pooled state of a text: that of its [CLS], or the mean or the maximum over its tokens."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Probability of dropping an element of the pooled state."""
 
@@ -26,11 +26,11 @@ class LinearHead(Config):
         """Return the network for hidden states of `encoder`'s width, with freshly drawn weights.
 
         Raises:
-            UserError: [CLS] is asked of an encoder whose tokenizer puts none.
+            UserError: the pooling is cls, and the encoder's tokenizer adds no [CLS].
 
         """
         if self.pooling == "cls" and encoder.cls_id is None:
-            raise UserError("head.pooling=cls: this encoder's tokenizer puts no [CLS]: set head.pooling=mean or max")
+            raise UserError("head.pooling=cls: this encoder's tokenizer adds no [CLS]: set head.pooling=mean or max")
         return PooledLinear(self, encoder.width, encoder.cls_id, num_classes)
 
 

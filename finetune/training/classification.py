@@ -22,19 +22,19 @@ from mlm.distributed.world import World
 POOL_BATCHES = 16
 """Batches whose examples are sorted by length together: enough for little padding, few enough to stay mixed."""
 EVALUATION_TOKENS = 8192
-"""Tokens, padding counted, of a batch in evaluation."""
+"""Number of tokens of a batch in evaluation, with padding."""
 
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """Examples in rows, padded to the longest."""
+    """Examples in rows, padded to the longest of them."""
 
     ids_BL: Tensor
     """Token ids. int64"""
     real_BL: Tensor
-    """Where there is no padding."""
+    """True for tokens, false for padding."""
     types_BL: Tensor
-    """0 for the first text and 1 for the second. int64"""
+    """Token types: 0 for the first text and 1 for the second. int64"""
     labels_B: Tensor
     """Class of each example. int64"""
     targets: int
@@ -43,7 +43,7 @@ class ExampleBatch:
     """Number of tokens that are not padding."""
 
     def without_targets(self) -> "ExampleBatch":
-        """Return a batch that is computed and counts for nothing, for a rank that has no examples left of a step."""
+        """Return a batch without weight in the loss, for a rank that has no examples left in a step."""
         return replace(self, labels_B=torch.full_like(self.labels_B, IGNORED), targets=0, tokens=0)
 
 
@@ -56,7 +56,7 @@ class EncodedExamples:
 
     @classmethod
     def of(cls, examples: Examples, encoder: TextEncoder, longest: int) -> "EncodedExamples":
-        """Return the examples with `encoder`'s tokens, `longest` of each at the most."""
+        """Return the examples with the tokens of `encoder`, at most `longest` each."""
         return cls(examples, encoder.tokenise(examples.texts, longest))
 
     @cached_property
@@ -67,26 +67,26 @@ class EncodedExamples:
 
 @dataclass(frozen=True)
 class Classification:
-    """Tell the class of texts."""
+    """The task of the training loop: to predict the class of texts."""
 
     train: EncodedExamples
     validation: EncodedExamples
     world: World
     seed: int
     encoder: TextEncoder
-    """What makes tokens of texts; its weights are the model's."""
+    """The model's encoder, whose tokenizer is used here."""
     longest: int
-    """Tokens of a text at the most."""
+    """Largest number of tokens of a text."""
     batch_examples: int
-    """Examples of a step, over all ranks and micro-batches."""
+    """Number of examples of a step, over all ranks and micro-batches."""
     micro_batch_examples: int
-    """Examples computed at once on each rank."""
+    """Number of examples of a micro-batch on each rank."""
     class_weights_C: Tensor
     """Weight of each class in the loss; 1 on average over the training examples."""
     label_smoothing: float
     augmentation: Augmentation
     variants: Variants
-    """Of each training example, its texts with words replaced; empty where none are."""
+    """The texts of each training example with words replaced; empty without contextual augmentation."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,7 +94,7 @@ class Classification:
         return -(-len(self.train.tokens) // self.batch_examples)
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[ExampleBatch]:
-        """Return this rank's micro-batches: a function of seed and step alone."""
+        """Return this rank's micro-batches, a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
         mine = chosen[self.world.rank :: self.world.size]
@@ -116,7 +116,7 @@ class Classification:
         return batch_of(tokens, examples.labels[indices], self.encoder.pad_id, self.world.device)
 
     def losses(self, model: nn.Module, batch: ExampleBatch) -> Mapping[str, Tensor]:
-        """Return the summed cross-entropy in nats, and how many predictions were right."""
+        """Return the summed cross-entropy in nats as `loss`, and the number of right predictions as `correct`."""
         scores_BC = score(model, batch, self.world)
         return {
             "loss": F.cross_entropy(
@@ -131,7 +131,7 @@ class Classification:
         }
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the loss in nats and the metrics on the validation part; nothing where that is empty."""
+        """Return the loss in nats and the metrics on the validation examples; nothing if there are none."""
         if not self.validation.tokens:
             return {}
         labels_N = self.validation.examples.labels
@@ -143,7 +143,7 @@ class Classification:
 def batch_of(
     tokens: Sequence[EncodedExample], labels_B: NDArray[np.int64], pad_id: int, device: torch.device
 ) -> ExampleBatch:
-    """Lay examples into rows as long as the longest of them."""
+    """Return examples as a batch, padded to the longest of them."""
     lengths_B = np.array([len(example.ids) for example in tokens])
     real_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
     ids_BL, types_BL = np.full(real_BL.shape, pad_id, np.int64), np.zeros(real_BL.shape, np.int64)
@@ -154,7 +154,7 @@ def batch_of(
 
 
 def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
-    """Return the model's scores of the classes, (B, C), computed in the world's precision, in float32."""
+    """Return the model's scores of the classes, (B, C), in float32; they are computed in the world's precision."""
     with world.autocast():
         scores_BC: Tensor = model(batch.ids_BL, batch.real_BL, batch.types_BL)
     return scores_BC.float()
@@ -162,7 +162,7 @@ def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
 
 @torch.no_grad()
 def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, world: World) -> NDArray[np.float64]:
-    """Return the probability of every class for each example, (N, C); each rank computes some of them."""
+    """Return the probability of every class for each example, (N, C); ranks share the work."""
     lengths_N = np.array([len(example.ids) for example in tokens])
     order = np.argsort(lengths_N, kind="stable")
     cuts = _cuts_of_like_size(lengths_N[order])
@@ -170,7 +170,7 @@ def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, wor
     for number, cut in enumerate(cuts):
         mine = number % world.size == world.rank
         if not mine and number:
-            continue  # the first batch tells every rank how many classes there are
+            continue  # every rank computes the first batch, which tells the number of classes
         batch = batch_of([tokens[i] for i in order[cut]], np.zeros(len(order[cut]), np.int64), pad_id, world.device)
         probabilities_BC = score(model, batch, world).double().softmax(dim=-1).cpu()
         if not number:
@@ -185,7 +185,7 @@ def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) 
     """Return the metrics, and the mean cross-entropy in nats as `loss`.
 
     Raises:
-        UserError: the probabilities are not finite.
+        UserError: a probability is not finite.
 
     """
     if not np.isfinite(probabilities_NC).all():
@@ -196,13 +196,13 @@ def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) 
 
 
 def class_weights(labels_N: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return weights that give every class the same share of the loss, and are 1 on average over the examples."""
+    """Return weights by which every class has the same share of the loss; their mean over the examples is 1."""
     counts_C = np.bincount(labels_N, minlength=num_classes)
     return len(labels_N) / (num_classes * np.maximum(counts_C, 1))
 
 
 def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:
-    """Cut rising lengths so that each part, padded to its longest, has at most EVALUATION_TOKENS, or one example."""
+    """Cut rising lengths into batches of at most EVALUATION_TOKENS tokens with padding, or of one example."""
     cuts, start = [], 0
     for end in range(1, len(lengths) + 1):
         if end == len(lengths) or (end - start + 1) * lengths[end] > EVALUATION_TOKENS:
@@ -215,9 +215,8 @@ def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:
 def _epoch_batches(seed: int, epoch: int, size: int, lengths: bytes) -> list[NDArray[np.int64]]:
     """Return the examples of each step of an epoch.
 
-    A random order is cut into pools, each pool sorted by length and cut into batches, and these are put into a
-    random order again: examples of like length meet, and who meets whom is new each epoch. The batch that is
-    short, where there is one, comes last.
+    A random order is cut into pools; each pool is sorted by length and cut into batches; the batches are shuffled. So
+    the examples of a batch have similar lengths, and its composition differs in each epoch. A short batch comes last.
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     lengths_N = np.frombuffer(lengths, np.int64)

@@ -14,18 +14,18 @@ from mlm.training.optim import RateFactor
 
 
 class Layers(Config):
-    """Everything, the last layers, or the head alone."""
+    """Train all layers, the last ones, or the head alone."""
 
     kind: Literal["layers"] = "layers"
     layers: int | None = Field(None, ge=0)
-    """Number of the encoder's last layers that are trained; 0: the head alone; null: everything, the embeddings too."""
+    """Number of trained layers, from the last one; 0: the head alone; null: all, with the embeddings."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Share of the learning rate that each layer has of the one above it (Howard & Ruder 2018, section 3.2)."""
+    """Ratio of each layer's learning rate to that of the layer above it (Howard & Ruder 2018, section 3.2)."""
     head_factor: float = Field(1.0, gt=0)
-    """The head's learning rate, as a multiple of that of the encoder's last layer."""
+    """Ratio of the head's learning rate to that of the encoder's last layer."""
 
     def prepare(self, classifier: Classifier) -> RateFactor:
-        """Freeze what is not trained; return a function from a parameter's name to its share of the rate.
+        """Freeze the other layers; return a function from a parameter's name to its factor of the learning rate.
 
         Raises:
             UserError: the encoder has fewer layers.
@@ -40,29 +40,29 @@ class Layers(Config):
         return {name: factors.get(id(parameter), self.head_factor) for name, parameter in named}.__getitem__
 
     def finish(self, classifier: Classifier) -> None:
-        """Leave the trained classifier as it is."""
+        """Do nothing."""
 
 
 class LowRank(Config):
-    """Low-rank adapters: each chosen matrix gets the product of two thin ones added, which alone are trained."""
+    """Train low-rank adapters: the product of two thin matrices, added to each chosen one (LoRA, Hu et al. 2021)."""
 
     kind: Literal["low_rank"] = "low_rank"
     rank: int = Field(8, gt=0)
     """Inner width of the product."""
     alpha: float = Field(16.0, gt=0)
-    """The product is multiplied by alpha / rank."""
+    """The product is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout in front of the product."""
+    """Dropout before the product."""
     targets: Texts = Field(("all-linear",), min_length=1)
-    """Which linear layers get one: endings of module names, such as [query, value], or all-linear for all of them."""
+    """Linear layers with adapters: endings of module names, such as [query, value], or all-linear."""
     head_factor: float = Field(1.0, gt=0)
-    """The head's learning rate, as a multiple of the adapters'."""
+    """Ratio of the head's learning rate to that of the adapters."""
 
     def prepare(self, classifier: Classifier) -> RateFactor:
-        """Put adapters into the encoder; return a function from a parameter's name to its share of the rate.
+        """Add adapters to the encoder; return a function from a parameter's name to its factor of the learning rate.
 
         Raises:
-            UserError: peft is not installed, the encoder is not a published one, or a target is not in it.
+            UserError: peft is not installed, the encoder is not a published one, or lacks a target.
 
         """
         add_adapters(classifier.encoder, self, seed=torch.initial_seed())
@@ -71,7 +71,7 @@ class LowRank(Config):
         return lambda name: self.head_factor if name in heads else 1.0
 
     def finish(self, classifier: Classifier) -> None:
-        """Fold the trained adapters into the weights."""
+        """Merge the trained adapters into the weights."""
         merge_adapters(classifier.encoder)
 
 
@@ -79,19 +79,19 @@ Trainable = Annotated[Layers | LowRank, Field(discriminator="kind")]
 
 
 def add_adapters(encoder: nn.Module, settings: LowRank, *, seed: int = 0) -> None:
-    """Put adapters into a published encoder, in place; of it, they alone are trained from now on.
+    """Add adapters to a published encoder, in place, and freeze its other parameters.
 
-    They begin as zero, so that the hidden states are at first what they were.
+    Their products start at zero, so that the hidden states are unchanged at first.
 
     Raises:
-        UserError: peft is not installed, the encoder is not a published one, or a target is not in it.
+        UserError: peft is not installed, the encoder is not a published one, or lacks a target.
 
     """
     check_installed("peft")
     import peft
 
     if not isinstance(encoder, PublishedEncoder):
-        raise UserError("low-rank adapters go into published encoders (encoder.hub): set another trainable.kind")
+        raise UserError("low-rank adapters need a published encoder (encoder.hub): set another trainable.kind")
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
@@ -101,11 +101,11 @@ def add_adapters(encoder: nn.Module, settings: LowRank, *, seed: int = 0) -> Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, encoder.model)
-    encoder.train(encoder.training)  # the adapters too
+    encoder.train(encoder.training)  # the mode of the adapters too
 
 
 def merge_adapters(encoder: nn.Module) -> None:
-    """Fold the adapters into the weights, in place: what remains is a plain encoder, all of it trainable."""
+    """Merge the adapters into the weights, in place: the result is a plain encoder, all of it trainable."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     assert isinstance(encoder, PublishedEncoder)

@@ -291,7 +291,7 @@ MISTAKES = {
     "two encoders": (("encoder.run=a", "encoder.hub=b"), "encoder.run.*encoder.hub"),
     "unknown key": (("head.filter=3",), r"head\.filter\b.*head\.filters"),
     "unknown metric": (("train.early_stopping.metric=acc",), "train.early_stopping.metric.*acc"),
-    "adapters on ours": (("trainable.kind=low_rank",), "published encoders"),
+    "adapters on ours": (("trainable.kind=low_rank",), "encoder.hub.*trainable.kind"),
     "too many layers": (("trainable.layers=9",), "trainable.layers=9.*2 layers"),
 }
 

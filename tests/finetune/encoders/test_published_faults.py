@@ -55,7 +55,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(bert: Path, zippe
     path, mark = to_bin(bert), bert / "attacked"
     state = {**torch.load(path), "more": Attack(mark)}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"bert.*safetensors") as caught:
+    with pytest.raises(UserError, match=r"unpickling.*safetensors") as caught:
         load(bert)
     assert "\n" not in str(caught.value)
     assert not mark.exists()
@@ -84,32 +84,32 @@ def drop_tokenizer(folder: Path) -> None:
 
 REMOTE = {"auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no config": (lambda folder: (folder / "config.json").unlink(), "bert.*config.json"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
     "damaged config": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
     "list as config": (lambda folder: (folder / "config.json").write_text("[1]"), "config.json"),
     "remote code": (lambda folder: change(folder, model_type="new", **REMOTE), "config.json.*new.*code"),
     "unknown model": (lambda folder: change(folder, model_type="new"), "config.json.*model_type 'new'"),
     "decoder": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'),
-        "bert.*t5",
+        "t5",
     ),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "weights in .*bert"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "weights in"),
     "damaged weights": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99),
-        "weights in .*bert",
+        "weights in",
     ),
     "a weight is missing": (
         lambda folder: drop_weight(folder, "layer.1.attention.self.query.weight"),
         r"BertModel \(encoder.layer.1.attention.self.query.weight\)",
     ),
     "a layer is missing": (lambda folder: drop_weight(folder, "layer.1."), r"16 .*, \.\.\.\)"),
-    "another width": (lambda folder: change(folder, hidden_size=32), "weights in .*bert"),
+    "another width": (lambda folder: change(folder, hidden_size=32), "weights in"),
     "no tokenizer": (
         drop_tokenizer,
-        "bert.*tokenizer.json",
+        "tokenizer.json",
     ),
-    "another tokenizer": (lambda folder: change(folder, vocab_size=20), "tokenizer in .*bert.*23 .*20"),
-    "damaged tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer in .*bert"),
+    "another tokenizer": (lambda folder: change(folder, vocab_size=20), "tokenizer in .*23 .*20"),
+    "damaged tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer in"),
 }
 
 
@@ -125,6 +125,7 @@ def test_a_bad_folder_is_named_with_the_fault_in_one_line(
     with pytest.raises(UserError, match=message) as caught:
         load(bert)
     assert "\n" not in str(caught.value)
+    assert str(bert) in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
