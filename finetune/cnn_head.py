@@ -4,10 +4,9 @@ from functools import partial
 
 from configs import command
 from finetune import command_line
-from finetune.heads.cnn import CnnHead
 
-parse = partial(command_line.parse, CnnHead(), __doc__)
-main = partial(command_line.main, CnnHead(), __doc__)
+parse = partial(command_line.parse, "cnn", __doc__)
+main = partial(command_line.main, "cnn", __doc__)
 
 if __name__ == "__main__":
     command.run(main)

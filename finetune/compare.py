@@ -145,7 +145,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _encoder(folder: Path) -> str:
     """Return the source of a run's encoder, such as `runs/x` or `random (runs/x)`."""
-    encoder = configs.read(FinetuneConfig, folder / checkpoint.RECIPE).encoder
+    encoder = configs.read(FinetuneConfig, folder / checkpoint.CONFIG).encoder
     source = short(encoder.hub or encoder.run or "newest run", LONGEST_PATH)
     return f"random ({source})" if encoder.random else source
 

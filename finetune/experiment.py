@@ -1,7 +1,8 @@
 """Fine-tuning as a function: every split with every seed, beside its control and its baselines."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +20,19 @@ from finetune.evaluation import baselines, metrics, report, results
 from finetune.evaluation.results import Baselines, ExampleCounts, Results, TrialResult
 from finetune.saved_model import SavedModel
 from finetune.training.classifier import Classifier
-from finetune.trial import FinetuneObserver, Trial, TrialLogger, run_trial
+from finetune.trial import Trial, TrialLogger, run_trial
 from mlm.checkpoint import checkpoint, weights
-from mlm.distributed.world import World, init_world
+from mlm.distributed.device import precision_of, with_precision
+from mlm.distributed.world import World, joined
 from mlm.tracking import run_directory
+from mlm.training.loop import Observer
 
-KIND = "fine-tuning"
-"""Entry `kind` of a run's environment.json."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FinetuneRun:
-    """A finished fine-tuning run; the same on every rank but for the report."""
+    """A finished fine-tuning run; the same on every rank but for the summary."""
 
     path: Path
     """Directory of the run."""
@@ -38,8 +40,8 @@ class FinetuneRun:
     """Scores of all trials, of the baselines and of the control."""
     model: SavedModel
     """The classifier that validated best, as it is saved in the directory."""
-    report: str
-    """The text that a command prints at the end; empty on ranks other than 0."""
+    summary: str
+    """The report as text; empty on ranks other than 0."""
 
 
 @dataclass(frozen=True)
@@ -51,49 +53,48 @@ class _Experiment:
     splits: list[DataSplit]
     world: World
     path: Path
-    observers: Sequence[FinetuneObserver]
+    observers: Sequence[Observer]
+    stop: Callable[[], int]
 
 
-def finetune(config: FinetuneConfig, observers: Sequence[FinetuneObserver] = ()) -> FinetuneRun:
+def finetune(
+    config: FinetuneConfig, observers: Sequence[Observer] = (), *, stop: Callable[[], int] = lambda: 0
+) -> FinetuneRun:
     """Fine-tune an encoder and write the run's directory: model, results, report, figures, metrics.jsonl, TensorBoard.
 
-    Nothing is printed, and the state of torch's random number generators is restored. Processes that torchrun has
-    started call this together.
+    Nothing is printed; progress is logged by `logging`. The state of torch's random number generators is restored.
+    Processes that torchrun has started, or of a process group that exists already, call this together.
 
     Args:
         config: the settings; `FinetuneConfig()` fine-tunes the newest pretraining run on bigram shift.
-        observers: called on rank 0 as training proceeds, such as a progress bar.
+        observers: receive the events of each trial's training, such as a `ProgressBar`; the run's own files need none.
+        stop: asked after each step; a number other than 0, on any rank, stops training.
 
     Raises:
         UserError: encoder, data or a setting cannot be used, or training diverged; the text is one line.
-        KeyboardInterrupt: Ctrl-C or a scheduler's signal; raised on all ranks after the current step.
+        KeyboardInterrupt: `stop` has stopped training; raised on all ranks.
         ConnectionError: another rank is lost.
         OSError: the disk is full or not writable.
 
     """
     choice = encoders.resolve(config.encoder, Path(config.runs))
     config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
-    world = init_world()
-    with ExitStack() as opened:
-        opened.enter_context(world.watched())
+    with joined() as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
-        world = world.with_precision(config.train.precision)
+        world = with_precision(world, config.train.precision)
         encoder_sha256 = _check_fit(config, world)
         dataset = config.data.load(encoders.corpus_of(choice))
         splits = config.splits.splits(dataset)
         _check_early_stopping(config, dataset, splits)
         path = _make_directory(config, world)
-        called: list[FinetuneObserver] = []
+        experiment = _Experiment(config, dataset, splits, world, path, observers, stop)
         if world.is_main:
             opened.enter_context(run_directory.lock(path))
-            called = [opened.enter_context(TrialLogger(path)), *observers]
-            (path / checkpoint.RECIPE).write_text(dump(config), encoding="utf-8")
+            (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
             source = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": encoder_sha256}
-            environment = run_directory.environment(world) | {"kind": KIND, "started_from": source}
-            run_directory.write_json(path / run_directory.ENVIRONMENT, environment)
-        experiment = _Experiment(config, dataset, splits, world, path, called)
-        for observer in called:
-            observer.run_started(path, _summary(experiment))
+            about = {"kind": run_directory.FINE_TUNING, "started_from": source}
+            run_directory.write_json(path / run_directory.ENVIRONMENT, run_directory.environment(world) | about)
+            logger.info(_summary(experiment))
         trials, model = _run_trials(experiment)
         control = _run_control(experiment) if config.control else []
         found = _results(experiment, trials, control)
@@ -162,9 +163,9 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]
         variants = _variants(experiment, choice, split)
         for seed in config.train.seeds:
             trial = _trial(experiment, split, seed, variants)
-            result, classifier = run_trial(trial, encoders.open_encoder(choice, seed), world, experiment.observers)
+            result, classifier = _run_trial(experiment, trial, choice)
             if best is None or result.goodness > max(one.goodness for one in finished):
-                best = SavedModel(classifier, config, experiment.dataset.class_names, world.precision)
+                best = SavedModel(classifier, config, experiment.dataset.class_names, precision_of(world.dtype))
                 if world.is_main:
                     best.save(experiment.path)
             finished.append(result)
@@ -180,10 +181,19 @@ def _run_control(experiment: _Experiment) -> list[TrialResult]:
         for split in experiment.splits
         for seed in experiment.config.train.seeds
     ]
-    return [
-        run_trial(trial, encoders.open_encoder(choice, trial.seed), experiment.world, experiment.observers)[0]
-        for trial in trials
-    ]
+    return [_run_trial(experiment, trial, choice)[0] for trial in trials]
+
+
+def _run_trial(experiment: _Experiment, trial: Trial, choice: EncoderChoice) -> tuple[TrialResult, Classifier]:
+    """Run a trial on a fresh copy of the chosen encoder, and log it."""
+    world, encoder = experiment.world, encoders.open_encoder(choice, trial.seed)
+    with TrialLogger(experiment.path, trial) if world.is_main else nullcontext(Observer()) as trial_logger:
+        observers = [trial_logger, *experiment.observers]
+        result, classifier = run_trial(trial, encoder, world, observers, experiment.stop)
+    if world.is_main:
+        metric, folds = experiment.config.train.early_stopping.metric, len(experiment.splits)
+        logger.info(report.trial_line(result.scores, metric, folds, control=trial.is_control))
+    return result, classifier
 
 
 def _trial(
@@ -194,7 +204,6 @@ def _trial(
         split,
         seed,
         num_classes=len(experiment.dataset.class_names),
-        num_folds=len(experiment.splits),
         is_control=is_control,
         variants=variants,
     )

@@ -4,10 +4,9 @@ from functools import partial
 
 from configs import command
 from finetune import command_line
-from finetune.heads.linear import LinearHead
 
-parse = partial(command_line.parse, LinearHead(), __doc__)
-main = partial(command_line.main, LinearHead(), __doc__)
+parse = partial(command_line.parse, "linear", __doc__)
+main = partial(command_line.main, "linear", __doc__)
 
 if __name__ == "__main__":
     command.run(main)

@@ -5,18 +5,17 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tqdm import tqdm
 
 from configs import UserError, command
-from finetune import saved_model
-from finetune.saved_model import SavedModel
-from finetune.training.classification import predict
-from mlm.config import PretrainConfig
-from mlm.distributed.world import World, init_world
+from mlm.distributed.process import configure_process
+
+if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
+    from finetune.saved_model import Prediction, SavedModel
+    from mlm.distributed.world import World
 
 AT_ONCE = 2048
 """Number of texts of a file that are tokenised, sorted by length and classified together."""
@@ -65,8 +64,16 @@ def main(arguments: Sequence[str]) -> None:
             else "is in a folder that does not exist: make it"
         )
         raise UserError(f"{options.output} {fault}")
-    model = saved_model.load(options.run or saved_model.newest(Path(PretrainConfig().runs)), torch.device("cpu"))
-    world = init_world().with_recorded_precision(model.precision)
+    configure_process()
+    import torch
+
+    from finetune import saved_model
+    from mlm.config import RUNS
+    from mlm.distributed.device import with_recorded_precision
+    from mlm.distributed.world import init_world
+
+    model = saved_model.load(options.run or saved_model.newest(Path(RUNS)), torch.device("cpu"))
+    world = with_recorded_precision(init_world(), model.precision)
     model.classifier.to(world.device)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)
@@ -74,34 +81,13 @@ def main(arguments: Sequence[str]) -> None:
     show = _json if options.json else _line
     given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
     for texts in given:
-        for text, found in zip(texts, classify(model, _rows(model, texts), world), strict=True):
+        for text, found in zip(texts, model.classify(_rows(model, texts), world), strict=True):
             print(show(text, model.class_names, found), flush=True)
             if found.truncated:
                 print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for a text."""
-
-    chances: Sequence[float]
-    """Probability of each class; empty for a text that is empty after cleaning."""
-    truncated: bool
-    """True if the text was truncated."""
-
-
-def classify(model: SavedModel, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
-    """Return the prediction for each row of a table; texts are cleaned as in training."""
-    texts = [model.config.data.reader.texts(row) for row in rows]
-    whole = [text for text in texts if all(text)]
-    encoder = model.classifier.encoder
-    tokens = encoder.tokenise(whole, min(model.config.encoder.longest, encoder.longest))
-    chances = predict(model.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
-    found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
-    return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
-
-
-def classify_file(model: SavedModel, source: Path, output: Path, submission: str | None, world: World) -> str:
+def classify_file(model: "SavedModel", source: Path, output: Path, submission: str | None, world: "World") -> str:
     """Classify every row of a table into a CSV file; return remarks in one line.
 
     The file has the table's columns, the predicted class, and a column of probabilities for each class. With
@@ -119,7 +105,7 @@ def classify_file(model: SavedModel, source: Path, output: Path, submission: str
     with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
-            for row, found in zip(part, classify(model, part, world), strict=True):
+            for row, found in zip(part, model.classify(part, world), strict=True):
                 empty += not found.chances
                 truncated += found.truncated
                 lines.append(_cells(row, found.chances, model.class_names, submission))
@@ -135,7 +121,7 @@ def classify_file(model: SavedModel, source: Path, output: Path, submission: str
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
 
 
-def _header(there: list[str], model: SavedModel, submission: str | None) -> list[str]:
+def _header(there: list[str], model: "SavedModel", submission: str | None) -> list[str]:
     if submission is not None:
         return [submission, model.config.data.reader.label]
     return [*there, "predicted", *(f"probability_{name}" for name in model.class_names)]
@@ -151,7 +137,7 @@ def _cells(
     return [*row.values(), predicted, *shown]
 
 
-def _rows(model: SavedModel, texts: Sequence[str]) -> list[dict[str, str]]:
+def _rows(model: "SavedModel", texts: Sequence[str]) -> list[dict[str, str]]:
     columns = model.config.data.reader.columns
     if len(columns) > 1:
         raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
@@ -161,13 +147,13 @@ def _rows(model: SavedModel, texts: Sequence[str]) -> list[dict[str, str]]:
     return [{columns[0]: text} for text in texts]
 
 
-def _line(text: str, classes: Sequence[str], found: Prediction) -> str:
+def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:
     ranked = sorted(zip(found.chances, classes, strict=True), reverse=True) if found.chances else []
     shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked) or "empty after cleaning"
     return f"{shown}    {text}"
 
 
-def _json(text: str, classes: Sequence[str], found: Prediction) -> str:
+def _json(text: str, classes: Sequence[str], found: "Prediction") -> str:
     probabilities = dict(zip(classes, found.chances, strict=True)) if found.chances else {}
     predicted = max(probabilities, key=probabilities.__getitem__, default=None)
     return json.dumps({"text": text, "predicted": predicted, "probabilities": probabilities}, ensure_ascii=False)

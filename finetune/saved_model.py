@@ -1,6 +1,7 @@
 """A fine-tuned model on disk: weights, encoder, head and the cleaning of its texts, in one folder that stands alone."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from configs import Config, UserError, dump, read
 from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.encoders import MODEL_FOLDER
+from finetune.training.classification import predict
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import MANIFEST, seal, verify
 from mlm.distributed.device import ComputePrecision
+from mlm.distributed.world import World
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
 
@@ -33,6 +36,16 @@ class Description(Config):
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """The prediction for a text."""
+
+    chances: Sequence[float]
+    """Probability of each class; empty for a text that is empty after cleaning."""
+    truncated: bool
+    """True if the text was truncated."""
+
+
+@dataclass(frozen=True)
 class SavedModel:
     """A fine-tuned model, ready to be used and to be saved."""
 
@@ -43,6 +56,16 @@ class SavedModel:
     """Names of the classes, by index."""
     precision: ComputePrecision
     """Precision of training and evaluation."""
+
+    def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
+        """Return the prediction for each row of a table; texts are cleaned as in training."""
+        texts = [self.config.data.reader.texts(row) for row in rows]
+        whole = [text for text in texts if all(text)]
+        encoder = self.classifier.encoder
+        tokens = encoder.tokenise(whole, min(self.config.encoder.longest, encoder.longest))
+        chances = predict(self.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
+        found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
+        return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
 
     def save(self, run: Path) -> None:
         """Write the model into a run's directory.
@@ -56,7 +79,7 @@ class SavedModel:
         (partial / ENCODER).mkdir(parents=True)
         weights.write(partial / checkpoint.WEIGHTS, weights.of(self.classifier))
         self.classifier.encoder.save(partial / ENCODER)
-        (partial / checkpoint.RECIPE).write_text(dump(self.config), encoding="utf-8")
+        (partial / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
         description = Description(
             head=self.config.head.kind,
             encoder=encoders.kind_of(self.config.encoder),
@@ -77,7 +100,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
     folder = run / MODEL_FOLDER
     if not folder.is_dir():
         raise UserError(_why_none(run))
-    known = verify(folder, (checkpoint.WEIGHTS, checkpoint.RECIPE, DESCRIPTION)).files
+    known = verify(folder, (checkpoint.WEIGHTS, checkpoint.CONFIG, DESCRIPTION)).files
     inside = [path.relative_to(folder).as_posix() for path in (folder / ENCODER).rglob("*") if path.is_file()]
     if added := [name for name in inside if name not in known]:
         raise UserError(f"{folder / added[0]} was added to the model: remove it")
@@ -86,7 +109,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
         raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from error
-    config = read(FinetuneConfig, folder / checkpoint.RECIPE)
+    config = read(FinetuneConfig, folder / checkpoint.CONFIG)
     encoder = encoders.RESTORE[description.encoder](folder / ENCODER)
     classifier = Classifier(encoder, config.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
@@ -111,6 +134,6 @@ def _why_none(run: Path) -> str:
         return f"no such run: {run} (name the run first, then the texts)"
     if checkpoint.finished(run):
         return f"{run} is a pretraining run: train a classifier on it by python -m finetune.cnn_head encoder.run={run}"
-    if not (run / checkpoint.RECIPE).is_file():
+    if not (run / checkpoint.CONFIG).is_file():
         return f"{run} is no run: name the directory of a run, such as runs/x"
     return f"{run} has no fine-tuned model: its training did not finish: start it again"

@@ -2,11 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -23,13 +22,9 @@ from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
 from mlm.distributed.world import World
 from mlm.tracking.run_directory import METRICS, finite
-from mlm.training import interrupt
-from mlm.training.budget import Epochs, TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, Observer, train
-from mlm.training.optim import Optimizer, RateFactor
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from mlm.training.budget import Epochs, TrainingProgress
+from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
+from mlm.training.optim import RateFactor
 
 LOGS_PER_EPOCH = 10
 
@@ -43,11 +38,15 @@ class Trial:
     seed: int
     """Seed of the head's initial weights, the order of the examples, augmentation and dropout."""
     num_classes: int
-    num_folds: int = 1
     is_control: bool = False
     """Whether the encoder is the randomly initialised one."""
     variants: Variants = ()
     """The texts of each training example with words replaced; empty without contextual augmentation."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of an epoch; the last step may be short."""
+        return -(-len(self.split.train) // self.config.train.batch_examples)
 
     @property
     def name(self) -> str:
@@ -55,93 +54,27 @@ class Trial:
         return f"{'random-' if self.is_control else ''}fold{self.split.fold}-seed{self.seed}"
 
 
-class FinetuneObserver(Observer):
-    """An observer of a fine-tuning run: of the events of each trial's training loop, and of the run's own.
+class TrialLogger(Observer):
+    """Logs a trial to metrics.jsonl and TensorBoard; used on rank 0 only, as a context that closes both."""
 
-    `finetune` calls it on rank 0 only. Every method is empty: a subclass overrides those that it needs.
-    """
+    def __init__(self, run: Path, trial: Trial) -> None:
+        """Open the logs in the directory of the run."""
+        from torch.utils.tensorboard import SummaryWriter
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Note the training metrics since the last record."""
-        return
-
-    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Note the validation metrics."""
-        return
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Do nothing: only the best weights are kept, by `BestWeights`."""
-        return
-
-    def run_started(self, path: Path, summary: str) -> None:
-        """Note the directory of the run and a description of encoder, data and device, of a few lines."""
-
-    def trial_started(self, trial: Trial, length: TrainingLength, steps_per_epoch: int) -> None:
-        """Note a trial, before its training loop reports anything."""
-
-    def trial_finished(self, trial: Trial, result: TrialResult) -> None:
-        """Note the result of a trial."""
-
-
-class Observers(Observer):
-    """Several observers as one."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = observers
-
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Pass the training metrics on."""
-        for observer in self.observers:
-            observer.log(progress, metrics)
-
-    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Pass the validation metrics on."""
-        for observer in self.observers:
-            observer.evaluated(progress, metrics, model)
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Pass the event on."""
-        for observer in self.observers:
-            observer.checkpoint(progress, model, optimizer)
-
-
-class TrialLogger(FinetuneObserver):
-    """Logs every trial of a run to metrics.jsonl and TensorBoard."""
-
-    def __init__(self, path: Path) -> None:
-        """Open metrics.jsonl of the run at `path`."""
-        self.path = path
-        self._lines = (path / METRICS).open("w", encoding="utf-8")
-        self._board: SummaryWriter | None = None
+        self.trial = trial
+        self._lines = (run / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run / "trials" / trial.name))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._lines.close()
-        if self._board is not None:
-            self._board.close()
-
-    def trial_started(self, trial: Trial, length: TrainingLength, steps_per_epoch: int) -> None:
-        """Open the trial's folder for TensorBoard."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.steps_per_epoch = steps_per_epoch
-        self._about = {"trial": trial.name, "fold": trial.split.fold, "seed": trial.seed, "control": trial.is_control}
-        self._board = SummaryWriter(str(self.path / "trials" / trial.name))
-
-    def trial_finished(self, trial: Trial, result: TrialResult) -> None:
-        """Close the trial's folder for TensorBoard."""
-        assert self._board is not None
         self._board.close()
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Log loss and accuracy on the training examples since the last record."""
-        targets = max(metrics.targets, 1)
-        values = {"loss": metrics.sums["loss"] / targets, "accuracy": metrics.sums["correct"] / targets}
-        self._write("train", progress, values)
+        self._write("train", progress, {"loss": metrics.mean("loss"), "accuracy": metrics.mean("correct")})
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Log the validation metrics, if there are any."""
@@ -149,9 +82,10 @@ class TrialLogger(FinetuneObserver):
             self._write("validation", progress, metrics)
 
     def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float]) -> None:
-        assert self._board is not None
-        line = self._about | {"side": side, "step": progress.step, "epoch": progress.step / self.steps_per_epoch}
-        self._lines.write(json.dumps(line | finite(values)) + "\n")
+        trial = self.trial
+        record = {"trial": trial.name, "fold": trial.split.fold, "seed": trial.seed, "control": trial.is_control}
+        record |= {"side": side, "step": progress.step, "epoch": progress.step / trial.steps_per_epoch}
+        self._lines.write(json.dumps(record | finite(values)) + "\n")
         self._lines.flush()
         for metric, value in values.items():
             self._board.add_scalar(f"{side}/{metric}", value, progress.step)
@@ -167,7 +101,7 @@ class BestWeights(Observer):
         self.without_better = 0
         self.skipped = 0
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Count skipped updates."""
         self.skipped += len(metrics.skipped)
 
@@ -182,17 +116,17 @@ class BestWeights(Observer):
         else:
             self.without_better += 1
 
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Do nothing: only the best weights are kept, by `BestWeights`."""
-        return
-
     def is_exhausted(self) -> bool:
         """Tell whether as many evaluations as `patience` allows went by without better weights."""
         return self.rule.patience is not None and self.without_better >= self.rule.patience
 
 
 def run_trial(
-    trial: Trial, encoder: TextEncoder, world: World, observers: Sequence[FinetuneObserver] = ()
+    trial: Trial,
+    encoder: TextEncoder,
+    world: World,
+    observers: Sequence[Observer] = (),
+    stop: Callable[[], int] = lambda: 0,
 ) -> tuple[TrialResult, Classifier]:
     """Train a fresh head on `encoder`, and the encoder with it, in place.
 
@@ -201,7 +135,7 @@ def run_trial(
 
     Raises:
         UserError: a setting does not fit the encoder, or training diverged.
-        KeyboardInterrupt: Ctrl-C on any rank; raised on all of them after the current step.
+        KeyboardInterrupt: `stop` returned a number other than 0 on any rank; raised on all after the step.
 
     """
     config = trial.config
@@ -209,29 +143,22 @@ def run_trial(
     classifier = Classifier(encoder, config.head.build(encoder, trial.num_classes)).to(world.device)
     rate_factor = config.trainable.prepare(classifier)
     task = _task(trial, encoder, world)
-    settings = _loop_settings(trial, classifier, rate_factor, task.steps_per_epoch)
     best = BestWeights(config.train.early_stopping)
-    for observer in observers:
-        observer.trial_started(trial, settings.plan, task.steps_per_epoch)
-    with interrupt.noted("finishing the step") as stopped:
-        end = train(
-            classifier,
-            task,
-            settings,
-            world,
-            Observers([best, *observers]),
-            start=TrainingProgress(),
-            stop=lambda: best.is_exhausted() or bool(stopped),
-        )
-    if world.max(len(stopped)):
+    end = train(
+        classifier,
+        task,
+        _loop_settings(trial, classifier, rate_factor),
+        world,
+        [best, *observers],
+        start=TrainingProgress(),
+        stop=lambda: best.is_exhausted() or bool(stop()),
+    )
+    if world.max(stop()):
         raise KeyboardInterrupt
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(best.weights)
     config.trainable.finish(classifier)
-    result = _judge(trial, classifier.eval(), task, best, trained=trained, seconds=end.seconds)
-    for observer in observers:
-        observer.trial_finished(trial, result)
-    return result, classifier
+    return _judge(trial, classifier.eval(), task, best, trained=trained, seconds=end.seconds), classifier
 
 
 def _judge(
@@ -249,7 +176,7 @@ def _judge(
         seed=trial.seed,
         validation=None if validated is None else Scores[float].model_validate(validated),
         test=Scores[float].model_validate(measure(split.test.labels, test_NC)),
-        epochs=best.step / task.steps_per_epoch,
+        epochs=best.step / trial.steps_per_epoch,
         seconds=seconds,
         weights_sha256=weights.sha256(weights.of(classifier)),
     )
@@ -264,14 +191,14 @@ def _judge(
     )
 
 
-def _loop_settings(trial: Trial, classifier: Classifier, rate_factor: RateFactor, steps_per_epoch: int) -> LoopSettings:
-    config = trial.config
-    length = Epochs(epochs=config.train.epochs).plan(0.0, steps_per_epoch)
+def _loop_settings(trial: Trial, classifier: Classifier, rate_factor: RateFactor) -> LoopSettings:
+    config, steps_per_epoch = trial.config, trial.steps_per_epoch
+    length = Epochs(epochs=config.train.epochs).length(0.0, steps_per_epoch)
     return LoopSettings(
         config.optim.build(classifier, rate_factor),
         config.schedule,
         length,
-        intervals=Frequencies(
+        Frequencies(
             log_steps=max(steps_per_epoch // LOGS_PER_EPOCH, 1),
             evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
             checkpoint_steps=length.steps or steps_per_epoch,

@@ -122,4 +122,4 @@ def corpus_of(choice: EncoderChoice) -> Text:
     """Return the text of pretraining; for a published encoder, the documentation of the installed Python."""
     if choice.run is None:
         return Text()
-    return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.RECIPE).text
+    return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.CONFIG).text

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from configs import UserError
 from finetune.encoders.encoder import EncodedExample, TextEncoder
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
+from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class PublishedPredictor(nn.Module):
         into_vocabulary: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         hook = into_vocabulary.register_forward_pre_hook(masked_only)
         try:
-            with self.world.autocast():
+            with autocast(self.world.device, self.world.dtype):
                 scores_MV: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types).logits
         finally:
             hook.remove()

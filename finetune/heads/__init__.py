@@ -4,7 +4,8 @@ Here: one file a head, with its settings and its network, and the union of their
 Not here: encoders, training, commands.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -14,3 +15,6 @@ from finetune.heads.linear import LinearHead
 Head = Annotated[CnnHead | LinearHead, Field(discriminator="kind")]
 """The settings of a head. `build(encoder, num_classes)` returns the network with freshly drawn weights; it maps hidden
 states (B, L, D), where they are real (B, L) and token ids (B, L) to scores (B, C)."""
+
+HEADS: Mapping[str, type[CnnHead | LinearHead]] = {head().kind: head for head in get_args(get_args(Head)[0])}
+"""The settings of each head by its kind."""

@@ -17,6 +17,7 @@ from finetune.encoders.encoder import EncodedExample, TextEncoder
 from finetune.evaluation import metrics
 from finetune.evaluation.metrics import Metric
 from mlm.data.batches import IGNORED
+from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 
 POOL_BATCHES = 16
@@ -155,7 +156,7 @@ def batch_of(
 
 def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
     """Return the model's scores of the classes, (B, C), in float32; they are computed in the world's precision."""
-    with world.autocast():
+    with autocast(world.device, world.dtype):
         scores_BC: Tensor = model(batch.ids_BL, batch.real_BL, batch.types_BL)
     return scores_BC.float()
 

@@ -249,7 +249,7 @@ def train_ours(
     settings = LoopSettings(
         made.optimizer,
         recipe.schedule,
-        made.plan,
+        made.length,
         intervals,
         recipe.train.clip_norm,
         recipe.train.seed,

@@ -122,7 +122,7 @@ def _after_many_steps(bench: Bench, run: Path) -> Path:
     young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimizer)
     times = bench.scale.old_step // young.step
     progress = TrainingProgress(bench.scale.old_step, young.tokens * times, young.seconds * times)
-    recipe = read(PretrainConfig, old / checkpoint.RECIPE)
+    recipe = read(PretrainConfig, old / checkpoint.CONFIG)
     saver = CheckpointWriter(old, recipe, bench.corpus.tokenizer_path, bench.world, print, young)
     saver.save(progress, made.model, made.optimizer, None)
     saver.finish()

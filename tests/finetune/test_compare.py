@@ -1,6 +1,6 @@
 import json
 import re
-import runpy
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,8 @@ from matplotlib.image import imread
 from configs import UserError
 from finetune.compare import main, parse
 from tests.finetune.run_results import results
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, values: Sequence[float], encoder: str = "run: runs/x", **changes: Any) -> str:
@@ -142,12 +144,8 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, shown.splitlines())) <= 120
 
 
-@pytest.mark.filterwarnings("ignore:'finetune.compare' found in sys.modules")
-def test_the_command_ends_with_two_on_a_mistake(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["finetune.compare", str(tmp_path)])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("finetune.compare", run_name="__main__")
-    assert caught.value.code == 2
-    assert re.fullmatch(r"error: .*results\.json.*\n", capsys.readouterr().err)
+def test_the_command_ends_with_two_on_a_mistake(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "finetune.compare", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: .*results\.json.*\n", done.stderr)

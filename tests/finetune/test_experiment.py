@@ -12,13 +12,13 @@ from finetune.config import FinetuneConfig, TrainConfig
 from finetune.data.labelled import Labelled
 from finetune.encoders import EncoderChoice
 from finetune.evaluation import results
-from finetune.evaluation.results import TrialResult
 from finetune.experiment import FinetuneRun, finetune
 from finetune.heads.cnn import CnnHead
 from finetune.heads.linear import LinearHead
-from finetune.trial import FinetuneObserver, Trial
 from mlm.checkpoint import weights
-from mlm.training.budget import TrainingLength
+from mlm.distributed.world import World
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Observer, StepMetrics
 from tests.finetune import samples
 
 
@@ -33,22 +33,21 @@ def config(run: Path, folder: Path, head: CnnHead | LinearHead) -> FinetuneConfi
     )
 
 
-class Events(FinetuneObserver):
-    """Keeps the names of the events of a run and its trials."""
+class Events(Observer):
+    """Keeps the names of the events of training, and the steps."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.steps: list[int] = []
 
-    def run_started(self, path: Path, summary: str) -> None:
-        self.seen.append(path.name)
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        self.seen.append("started")
 
-    def trial_started(self, trial: Trial, length: TrainingLength, steps_per_epoch: int) -> None:
-        assert length.steps == steps_per_epoch
-        self.seen.append(f"start {trial.name}")
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        self.steps.append(progress.step)
 
-    def trial_finished(self, trial: Trial, result: TrialResult) -> None:
-        assert result.scores.seed == trial.seed
-        self.seen.append(f"end {trial.name}")
+    def ended(self, progress: TrainingProgress) -> None:
+        self.seen.append("ended")
 
 
 def sha256(run: FinetuneRun) -> str:
@@ -73,7 +72,7 @@ def test_it_is_called_twice_in_one_process_and_prints_nothing(
 def test_its_result_is_what_lies_in_the_directory(run: Path, tmp_path: Path) -> None:
     made = finetune(config(run, tmp_path, CnnHead(filters=8)))
     assert made.results == results.read(made.path)
-    assert (made.path / "report.txt").read_text().strip() in made.report
+    assert (made.path / "report.txt").read_text().strip() in made.summary
     saved = saved_model.load(made.path, torch.device("cpu"))
     assert (saved.class_names, saved.precision) == (made.model.class_names, made.model.precision)
     assert not made.model.classifier.training
@@ -81,11 +80,25 @@ def test_its_result_is_what_lies_in_the_directory(run: Path, tmp_path: Path) -> 
     assert json.loads((made.path / "environment.json").read_text())["kind"] == "fine-tuning"
 
 
-def test_observers_see_the_run_and_every_trial(run: Path, tmp_path: Path) -> None:
+def test_observers_see_every_trial_and_progress_is_logged(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     events = Events()
-    made = finetune(config(run, tmp_path, CnnHead(filters=8)), [events])
-    trials = ("fold0-seed0", "fold0-seed1")
-    assert events.seen == [made.path.name, *(f"{what} {trial}" for trial in trials for what in ("start", "end"))]
+    with caplog.at_level("INFO", "finetune"):
+        made = finetune(config(run, tmp_path, CnnHead(filters=8)), [events])
+    assert events.seen == ["started", "ended"] * 2
+    assert events.steps == [*range(1, 7), *range(1, 7)]
+    opening, *trials = caplog.messages
+    assert str(made.path) in opening
+    assert ["seed 0" in trials[0], "seed 1" in trials[1], len(trials)] == [True, True, 2]
+
+
+def test_a_stop_is_an_exception_after_the_step(run: Path, tmp_path: Path) -> None:
+    events = Events()
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config(run, tmp_path, CnnHead(filters=8)), [events], stop=lambda: int(len(events.steps) > 2))
+    assert events.seen == ["started", "ended"]
+    assert not list((tmp_path / "runs").glob("*/results.json"))
 
 
 def test_a_mistake_is_an_exception_and_makes_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

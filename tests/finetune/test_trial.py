@@ -19,21 +19,21 @@ from finetune.evaluation.results import Parameters, TrialResult
 from finetune.training.classification import EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier
 from finetune.training.trainable import Layers
-from finetune.trial import FinetuneObserver, Trial, run_trial
+from finetune.trial import Trial, run_trial
 from mlm.training.budget import TrainingProgress
-from mlm.training.loop import LoggedMetrics
+from mlm.training.loop import Observer, StepMetrics
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
 from tests.finetune import samples
 
 
-class Recorder(FinetuneObserver):
+class Recorder(Observer):
     """Keeps the events of a trial."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.validations: list[tuple[int, dict[str, float]]] = []
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         self.steps.append(progress.step)
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:

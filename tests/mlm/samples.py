@@ -1,14 +1,12 @@
 """Small corpora, layouts and models that the tests of this folder share."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from mlm.data.batches import PackedRows
 from mlm.data.masking import Masking
@@ -88,20 +86,12 @@ def segment_mask_of(
     return SegmentMask.of(*rows_of(segment_lengths, length), dtype)
 
 
-class Slow(TorchFunctionMode):
-    """A machine that multiplies matrices of one type slowly."""
+class Lines(logging.Handler):
+    """Appends each logged message to a list."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, lines: list[str]) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.lines = lines
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.Tensor.matmul and args[0].dtype == self.dtype:
-            time.sleep(0.02)
-        return func(*args, **(kwargs or {}))
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())

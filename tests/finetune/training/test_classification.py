@@ -27,7 +27,7 @@ from finetune.training.classification import (
 )
 from finetune.training.classifier import Classifier
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
+from mlm.training.loop import Frequencies, LoopSettings, train
 from mlm.training.optim import AdamW, Optimizer
 from mlm.training.schedule import Constant
 from tests.finetune import samples
@@ -74,33 +74,24 @@ class Gradients:
         self.model.zero_grad()
 
 
-class Silent:
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None: ...
-
-    def evaluated(self, progress: TrainingProgress, metrics: object, model: nn.Module) -> None: ...
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None: ...
-
-
 def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[str, Tensor]]:
     """Return the gradients of the loop's steps, the model staying as it is."""
     kept = Gradients(model)
-    intervals = Frequencies(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
+    frequencies = Frequencies(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
     start = TrainingProgress()
-    plan = TrainingLength(steps=steps)
     train(
         model,
         replace(task, validation=EncodedExamples(task.validation.examples.take([0]), task.validation.tokens[:1])),
         LoopSettings(
             OptimizerOf(kept),
             Constant(warmup=0),
-            plan,
-            intervals=intervals,
+            TrainingLength(steps=steps),
+            frequencies,
             clip_norm=1000000000.0,
             seed=0,
         ),
         samples.CPU,
-        Silent(),
+        [],
         start=start,
     )
     return kept.steps
