@@ -110,7 +110,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
     except (OSError, ValidationError) as error:
         raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from error
     config = read(FinetuneConfig, folder / checkpoint.CONFIG)
-    encoder = encoders.RESTORE[description.encoder](folder / ENCODER)
+    encoder = encoders.restore_encoder(description.encoder, folder / ENCODER)
     classifier = Classifier(encoder, config.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
     return SavedModel(classifier.to(device).eval(), config, description.classes, description.precision)

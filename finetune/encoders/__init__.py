@@ -2,10 +2,11 @@
 
 Here: the choice of an encoder, its interface, and one file for each source.
 Not here: heads, training.
+
+The functions import the file of the chosen source only: --help needs the settings alone, and soon.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,7 @@ from pydantic import Field, model_validator
 from configs import Config, UserError, read
 from finetune.data.augment_contextual import Predictor
 from finetune.encoders.encoder import TextEncoder
-from finetune.encoders.run import RunEncoder, RunPredictor
-from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
 from mlm.distributed.world import World
-from mlm.tracking import run_directory
 from tokenizer.cleaning import Text
 
 EncoderKind = Literal["run", "hub"]
@@ -66,6 +63,9 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
 
         folder = fetch(choice.hub, choice.revision)
         return choice.model_copy(update={"revision": folder.name if _COMMIT.fullmatch(folder.name) else None})
+    from mlm.checkpoint import checkpoint
+    from mlm.tracking import run_directory
+
     path = run_directory.newest(runs) if choice.run is None else Path(choice.run)
     if (path / MODEL_FOLDER).is_dir():
         raise UserError(f"encoder.run: {path} is a fine-tuned model already: name a run of mlm.pretrain")
@@ -84,22 +84,31 @@ def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
         UserError: there is no such encoder, or it cannot be used.
 
     """
+    random, dropout = choice.random, choice.dropout
     if choice.run is not None:
-        return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
+        from finetune.encoders.run import RunEncoder
+
+        return RunEncoder.load(Path(choice.run), random=random, seed=seed, dropout=dropout)
     from finetune.encoders.published import load_published
 
     assert choice.hub is not None
-    return load_published(choice.hub, choice.revision, random=choice.random, seed=seed, dropout=choice.dropout)
+    return load_published(choice.hub, choice.revision, random=random, seed=seed, dropout=dropout)
 
 
-def _restore_published(folder: Path) -> TextEncoder:
+def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
+    """Return the encoder that `TextEncoder.save` described in `folder`, with weights still to be loaded.
+
+    Raises:
+        UserError: a file is missing or damaged.
+
+    """
+    if kind == "run":
+        from finetune.encoders.run import RunEncoder
+
+        return RunEncoder.restore(folder)
     from finetune.encoders.published import restore_published
 
     return restore_published(folder)
-
-
-RESTORE: dict[EncoderKind, Callable[[Path], TextEncoder]] = {"run": RunEncoder.restore, "hub": _restore_published}
-"""For each kind of encoder, the function that reads what `TextEncoder.save` wrote; weights are still to be loaded."""
 
 
 def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
@@ -110,8 +119,9 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
 
     """
     if choice.run is not None:
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(Path(choice.run)), world.device)
-        return RunPredictor(model, tokenizer, recipe.data.row_length, world)
+        from finetune.encoders.run import RunPredictor
+
+        return RunPredictor.load(Path(choice.run), world)
     from finetune.encoders.published import load_published_predictor
 
     assert choice.hub is not None
@@ -122,4 +132,7 @@ def corpus_of(choice: EncoderChoice) -> Text:
     """Return the text of pretraining; for a published encoder, the documentation of the installed Python."""
     if choice.run is None:
         return Text()
+    from mlm.checkpoint import checkpoint
+    from mlm.config import PretrainConfig
+
     return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.CONFIG).text

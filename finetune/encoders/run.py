@@ -128,6 +128,17 @@ class RunPredictor:
         self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
         self.words = [_as_word(tokenizer.decode([token])) for token in range(tokenizer.get_vocab_size())]
 
+    @classmethod
+    def load(cls, run: Path, world: World) -> "RunPredictor":
+        """Return the masked language model of a checkpoint or of a run's newest one.
+
+        Raises:
+            UserError: there is no such run, or its checkpoint is damaged.
+
+        """
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), world.device)
+        return cls(model, tokenizer, recipe.data.row_length, world)
+
     @torch.no_grad()
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
         """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
