@@ -7,10 +7,10 @@ from pathlib import Path
 
 from configs import command
 from tokenizer import command_line, vocabulary
-from tokenizer.command_line import HasText
+from tokenizer.command_line import TextOptions
 from tokenizer.shards import format
 from tokenizer.shards.build import build
-from tokenizer.shards.format import SIDES, Manifest
+from tokenizer.shards.format import SIDES, ShardManifest
 
 _EXAMPLES = """\
   python -m tokenizer.encode --tokenizer tokenizer.json --output shards
@@ -21,7 +21,7 @@ _EXAMPLES = """\
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = command_line.parser("tokenizer.encode", __doc__ or "", _EXAMPLES, HasText)
+    parser = command_line.parser("tokenizer.encode", __doc__ or "", _EXAMPLES, TextOptions)
     parser.add_argument(
         "--tokenizer", type=Path, required=True, metavar="PATH", help="a tokenizer.json, as tokenizer.train writes it"
     )
@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     given = parse(arguments)
-    text = command_line.configuration(HasText, given.files, []).text
+    text = command_line.configuration(TextOptions, given.files, []).text
     start = time.monotonic()
     tokenizer = vocabulary.load(given.tokenizer)
     built = build(text, tokenizer, given.output)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{given.output}: already there, of the same text, tokenizer and settings")
 
 
-def _summary(manifest: Manifest) -> list[str]:
+def _summary(manifest: ShardManifest) -> list[str]:
     lines = [f"{'side':8}{'documents':>13}{'sentences':>13}{'words':>15}{'tokens':>15}{'bytes a token':>15}"]
     for side in SIDES:
         n = getattr(manifest, side)

@@ -28,7 +28,7 @@ from mlm.benchmark import measure
 from mlm.benchmark.measure import Case
 from mlm.distributed.world import init_world
 from mlm.tracking import run_directory
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 
 CASES: dict[str, Callable[[Bench, str], Case]] = {
     "training/padded-to-64": speed.train_padded_to_fixed,
@@ -93,10 +93,10 @@ def prepare(options: argparse.Namespace) -> Bench:
     scale = QUICK if options.quick else FULL
     scale = replace(scale, repeats=options.repeats or scale.repeats, seconds=options.seconds or scale.seconds)
     if options.file is not None:
-        data = Labelled(train=options.file, text=options.text, label=options.label).load(Text())
+        data = Labelled(train=options.file, text=options.text, label=options.label).load(TextConfig())
     else:
         print("making the texts", file=sys.stderr)
-        data = BigramShift().load(Text())
+        data = BigramShift().load(TextConfig())
     if options.encoder is not None:
         encoder = load_published(options.encoder, None, random=False, seed=SEED)
     else:
@@ -117,7 +117,7 @@ def draw_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: int
     from transformers import BertConfig
 
     from tokenizer import vocabulary
-    from tokenizer.vocabulary import Vocabulary
+    from tokenizer.vocabulary import VocabularyConfig
 
     if not vocabulary.MINIMUM_SIZE <= vocabulary_size <= vocabulary.MAXIMUM_SIZE:
         raise UserError(
@@ -126,7 +126,9 @@ def draw_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: int
     texts = (text for texts in data.train.texts for text in texts)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tokenizer.json"
-    path.write_bytes(vocabulary.serialise(vocabulary.learn(texts, Vocabulary(size=vocabulary_size, cls_sep=True))))
+    path.write_bytes(
+        vocabulary.serialise(vocabulary.learn(texts, VocabularyConfig(size=vocabulary_size, cls_sep=True)))
+    )
     pretraining.open_tokenizer(path).save_pretrained(str(folder))
     BertConfig(
         vocab_size=vocabulary_size,

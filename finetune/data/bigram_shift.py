@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from configs import Config, UserError
 from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
-from tokenizer.cleaning import SeenHashes, Side, Text, passages
+from tokenizer.cleaning import SeenHashes, Side, TextConfig, clean_documents
 from tokenizer.sources.readers import TableConfig
 
 _FEWEST_SENTENCES = 100
@@ -53,7 +53,7 @@ class BigramShift(Config):
         """The reader of tables at prediction, with white space collapsed as in the sentences of training."""
         return RowReader(("text",), "label", Cleaning(), TableConfig())
 
-    def load(self, text: Text) -> Dataset:
+    def load(self, text: TextConfig) -> Dataset:
         """Return sentences from `text`, the encoder's corpus.
 
         Raises:
@@ -66,7 +66,7 @@ class BigramShift(Config):
         test = self._examples("heldout", found["heldout"], self.test_sentences, rng)
         return Dataset(("kept", "swapped"), train, None, test, {})
 
-    def _sentences(self, text: Text) -> dict[Side, list[list[str]]]:
+    def _sentences(self, text: TextConfig) -> dict[Side, list[list[str]]]:
         """Return the words of enough distinct sentences of either side."""
         wanted: dict[Side, int] = {"train": self.train_sentences, "heldout": self.test_sentences}
         found: dict[Side, list[list[str]]] = {side: [] for side in wanted}
@@ -74,7 +74,7 @@ class BigramShift(Config):
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
         with closing(sqlite3.connect(":memory:")) as database:
             changed = text.model_copy(update=changes | lengths)
-            for passage in passages(changed, text.source.documents(), SeenHashes(database)):
+            for passage in clean_documents(changed, text.source.documents(), SeenHashes(database)):
                 if len(found[passage.side]) >= _POOL * wanted[passage.side]:
                     continue
                 rows = [sentence.split(" ") for sentence in passage.sentences]

@@ -13,7 +13,7 @@ from finetune.data.bigram_shift import BigramShift
 from finetune.data.cleaning import Cleaning, RowReader, identity
 from finetune.data.examples import Dataset
 from finetune.data.labelled_rows import LabelledRows
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.sources import hub
 from tokenizer.sources.readers import TableConfig
 
@@ -104,7 +104,7 @@ class Labelled(TableConfig):
     def _text_columns(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
-    def load(self, text: Text) -> Dataset:
+    def load(self, text: TextConfig) -> Dataset:
         """Read, clean and check the data; `text`, the encoder's corpus, is not used.
 
         Raises:

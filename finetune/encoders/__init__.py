@@ -16,7 +16,7 @@ from configs import Config, UserError, read
 from finetune.data.augment_contextual import Predictor
 from finetune.encoders.encoder import TextEncoder
 from mlm.distributed.world import World
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 
 EncoderKind = Literal["run", "hub"]
 
@@ -128,10 +128,10 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
     return load_published_predictor(choice.hub, choice.revision, world)
 
 
-def corpus_of(choice: EncoderChoice) -> Text:
+def corpus_of(choice: EncoderChoice) -> TextConfig:
     """Return the text of pretraining; for a published encoder, the documentation of the installed Python."""
     if choice.run is None:
-        return Text()
+        return TextConfig()
     from mlm.checkpoint import checkpoint
     from mlm.config import PretrainConfig
 

@@ -151,7 +151,7 @@ def write(bench: Bench, cases: Sequence[Case]) -> None:
     about: dict[str, Any] = run_directory.environment(bench.world)
     del about["git_diff"]
     about["versions"] |= {name: metadata.version(name) for name in hf_trainer.PACKAGES}
-    manifest = bench.corpus.shards.manifest
+    manifest = bench.corpus.manifest
     about |= {
         "scale": asdict(bench.scale),
         "recipe": bench.recipe.model_dump(mode="json"),

@@ -101,7 +101,7 @@ def their_curve(bench: Bench, rival: Rival, bfloat16: bool, seed: int) -> tuple[
     batch_rows, heldout = rows_of_as_many_tokens(bench, rows), heldout_of(bench, world, HELDOUT_ROWS)
     torch.manual_seed(seed)
     build = getattr(hf_models, rival.model)
-    model = build(recipe.model.encoder, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    model = build(recipe.model.encoder, corpus.manifest.vocabulary_size, recipe.data.row_length)
     model.to(world.device)
     example = collate(hf_trainer.examples(rows[:batch_rows]))
     example = {key: value.to(world.device) for key, value in example.items()}

@@ -50,7 +50,7 @@ def their_wait(bench: Bench) -> float:
         return meter.after_step(tokens)
 
     torch.manual_seed(recipe.train.seed)
-    model = bert(recipe.model.encoder, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    model = bert(recipe.model.encoder, corpus.manifest.vocabulary_size, recipe.data.row_length)
     batch_rows = rows_of_as_many_tokens(bench, rows)
     hf_trainer.train(model, hf_trainer.dataset(rows), timed, batch_rows, bfloat16=False, after_step=after_step)
     return 100 * statistics.mean(waits) / ((ends[-1] - ends[0]) / (len(ends) - 1))

@@ -72,5 +72,5 @@ def _rate(bench: Bench) -> float:
 def _flops(bench: Bench) -> float:
     from mlm.training import flops
 
-    size, rows = bench.corpus.shards.manifest.vocabulary_size, bench.corpus.train.rows
+    size, rows = bench.corpus.manifest.vocabulary_size, bench.corpus.train.rows
     return flops.flops_per_token(bench.recipe.model, size, flops.mean_context(rows), bench.recipe.masking.rate)

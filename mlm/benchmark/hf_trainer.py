@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerFast
 
-    from tokenizer.shards.format import Split
+    from tokenizer.shards.format import ShardArrays
 
 T = TypeVar("T")
 Collate = Callable[[list[Any]], dict[str, Any]]
@@ -54,13 +54,13 @@ def check_installed() -> None:
         raise UserError(f"not installed: {', '.join(missing)}, to compare with: pip install -e '.[bench]'")
 
 
-def sentences(split: "Split", longest: int) -> list[NDArray[np.int64]]:
+def sentences(split: "ShardArrays", longest: int) -> list[NDArray[np.int64]]:
     """Return each sentence as a row of its own, cut off at `longest` tokens."""
     starts, tokens = split.sentences.tolist(), np.asarray(split.tokens, np.int64)
     return [tokens[start : min(end, start + longest)] for start, end in pairwise(starts)]
 
 
-def chunks(split: "Split", length: int) -> list[NDArray[np.int64]]:
+def chunks(split: "ShardArrays", length: int) -> list[NDArray[np.int64]]:
     """Return the concatenated text in rows of `length` tokens without the rest, as run_mlm.py's group_texts does."""
     whole = len(split.tokens) // length
     return list(np.asarray(split.tokens[: whole * length], np.int64).reshape(whole, length))

@@ -67,7 +67,7 @@ def their_loss(bench: Bench, rival: Rival, rate: float, seed: int) -> tuple[floa
 
     def trained(steps: int) -> "tuple[nn.Module, float]":
         torch.manual_seed(seed)
-        model: nn.Module = build(bench.recipe.model.encoder, corpus.shards.manifest.vocabulary_size, row_length)
+        model: nn.Module = build(bench.recipe.model.encoder, corpus.manifest.vocabulary_size, row_length)
         ends: list[float] = []
 
         def after_step(tokens: int) -> bool:

@@ -62,13 +62,13 @@ def build_shards(bench: Bench, name: str) -> list[Case]:
 def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, int]:
     """Build the shards of a file of text; return the seconds, and the bytes that other processes held for it."""
     from tokenizer import vocabulary
-    from tokenizer.cleaning import Text
+    from tokenizer.cleaning import TextConfig
     from tokenizer.shards.build import build
     from tokenizer.sources import Files
 
     tokenizer = vocabulary.load(tokenizer_path)
     began = time.perf_counter()
-    build(Text(source=Files(paths=(str(text),))), tokenizer, folder / "shards")
+    build(TextConfig(source=Files(paths=(str(text),))), tokenizer, folder / "shards")
     return time.perf_counter() - began, default_workers() * largest_child_bytes()
 
 
@@ -92,7 +92,7 @@ def _write_sentences(bench: Bench, path: Path, copies: int) -> int:
 
 def start_up(bench: Bench, name: str) -> list[Case]:
     """Pretrain from the command to the end of the first step, shards cached, beside `import torch` alone."""
-    cache = bench.corpus.shards.path.parent.resolve()
+    cache = bench.corpus.folders[0].parent.resolve()
 
     def ours() -> float:
         with tempfile.TemporaryDirectory(dir=bench.output) as runs:

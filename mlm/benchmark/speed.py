@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlm.training.budget import TrainingProgress
     from mlm.training.loop import LoggedMetrics, Observer
     from mlm.training.optim import Optimizer
-    from tokenizer.shards.format import Split
+    from tokenizer.shards.format import ShardArrays
 
 NEVER = 1_000_000_000
 
@@ -130,7 +130,7 @@ class Bench:
 class Rival:
     """What is trained beside ours, by the Trainer."""
 
-    rows: Callable[["Split", int], "list[NDArray[np.int64]]"]
+    rows: Callable[["ShardArrays", int], "list[NDArray[np.int64]]"]
     """How it cuts the text into rows of a length at the most."""
     model: str
     """Its name in `mlm.benchmark.hf_models`."""
@@ -155,7 +155,7 @@ def training(bench: Bench, name: str) -> list[Case]:
 
     rival, world = RIVALS[name], bench.world
     bfloat16 = rival.bfloat16 and has_bfloat16(world.device)
-    recipe, train, size = bench.recipe, bench.corpus.train, bench.corpus.shards.manifest.vocabulary_size
+    recipe, train, size = bench.recipe, bench.corpus.train, bench.corpus.manifest.vocabulary_size
     encoder, batch_rows, row_length = recipe.model.encoder, recipe.train.batch_rows, recipe.data.row_length
     peaks: list[float] = []
 
@@ -190,7 +190,7 @@ def train_theirs(bench: Bench, rival: Rival, bfloat16: bool) -> float:
     torch.manual_seed(recipe.train.seed)
     build = getattr(hf_models, rival.model)
     hf_trainer.train(
-        build(recipe.model.encoder, corpus.shards.manifest.vocabulary_size, recipe.data.row_length),
+        build(recipe.model.encoder, corpus.manifest.vocabulary_size, recipe.data.row_length),
         hf_trainer.dataset(rows),
         hf_trainer.collator(corpus.tokenizer_path),
         rows_of_as_many_tokens(bench, rows),

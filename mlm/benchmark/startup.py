@@ -74,7 +74,7 @@ def resume(bench: Bench, name: str) -> list[Case]:
     """Go on with a run at its tenth step and at a very late one, from the command to the end of the next step."""
     with tempfile.TemporaryDirectory(dir=bench.output) as folder:
         runs = Path(folder)
-        (runs / "cache").symlink_to(bench.corpus.shards.path.parent.resolve())
+        (runs / "cache").symlink_to(bench.corpus.folders[0].parent.resolve())
         early = _stopped(bench, runs)
         late = _after_many_steps(bench, early)
         seconds = alternate(lambda: _resumed(late), lambda: _resumed(early), bench.scale.repeats)
@@ -165,14 +165,14 @@ def _parameters(bench: Bench, layers: int, width: int) -> int:
     from mlm.model.heads import MaskedLanguageModel
 
     recipe = read(PretrainConfig, None, _overrides(bench, layers, width))
-    model = MaskedLanguageModel(recipe.model, bench.corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
+    model = MaskedLanguageModel(recipe.model, bench.corpus.manifest.vocabulary_size, recipe.data.row_length)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _job(bench: Bench, kind: str, layers: int, width: int) -> tuple[float, float]:
     """Train for a few steps; return the first process's memory in bytes and the speed of the last steps."""
     with tempfile.TemporaryDirectory(dir=bench.output) as runs:
-        (Path(runs) / "cache").symlink_to(bench.corpus.shards.path.parent.resolve())
+        (Path(runs) / "cache").symlink_to(bench.corpus.folders[0].parent.resolve())
         settings = (
             *_overrides(bench, layers, width),
             f"runs={runs}",

