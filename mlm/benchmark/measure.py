@@ -155,7 +155,7 @@ def draw(cases: Sequence[Case], path: Path) -> None:
 
     missing = [case.name for case in cases if not math.isfinite(case.ratio.highest)]
     cases = [case for case in cases if case.name not in missing]
-    figure = Figure(figsize=(9, 1.2 + 0.5 * len(cases)), segment_mask="constrained")
+    figure = Figure(figsize=(9, 1.2 + 0.5 * len(cases)), layout="constrained")
     axes = figure.subplots()
     for height, ratio in enumerate(case.ratio for case in cases):
         reach = [[ratio.median - ratio.lowest], [ratio.highest - ratio.median]]
@@ -184,7 +184,7 @@ def draw_curves(cases: Sequence[Case], path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [(case, case.curves) for case in cases if case.curves is not None]
-    figure = Figure(figsize=(1 + 4.5 * len(shown), 4), segment_mask="constrained")
+    figure = Figure(figsize=(1 + 4.5 * len(shown), 4), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, (case, curves) in zip(panels, shown, strict=True):
         for side, colour in (("theirs", "#b5651d"), ("ours", "#1f5582")):
