@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, command
-from mlm.benchmark import curves, data, growth, hf_trainer, loss, measure, processes, speed, startup
+from mlm.benchmark import curves, data, hf_trainer, loss, measure, processes, speed, startup
 from mlm.benchmark.measure import Case
 from mlm.benchmark.speed import FULL, FULL_ON_GPU, QUICK, RIVALS, Bench
 
@@ -33,9 +33,7 @@ CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
     "data/build-shards": processes.build_shards,
     "start-up": processes.start_up,
     "resume": startup.resume,
-    "growth": growth.growth,
     "saving": startup.saving,
-    "processes": startup.processes,
 }
 """Each returns what it measured, by the case's name or by names that begin with it."""
 

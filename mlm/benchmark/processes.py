@@ -1,7 +1,6 @@
 """The cases of the benchmark that are measured from outside, each side in a process of its own."""
 
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,6 @@ from pathlib import Path
 
 from configs import UserError
 from mlm.benchmark import hf_trainer
-from mlm.benchmark.growth import exponent
 from mlm.benchmark.measure import Case, alternate, in_fresh_process, largest_child_bytes
 from mlm.benchmark.speed import Bench
 from tokenizer.shards.workers import default_workers
@@ -50,13 +48,11 @@ def build_shards(bench: Bench, name: str) -> list[Case]:
             cases.append(Case.of(f"{name}/memory{label}", "MiB", held, *memory))
             for taken, rates in zip(seconds, speeds, strict=True):
                 taken.append([megabytes / rate for rate in rates])
-    exponents = [statistics.median(exponent(sizes, turn) for turn in zip(*taken, strict=True)) for taken in seconds]
     grown = [[most / least for least, most in zip(taken[0], taken[-1], strict=True)] for taken in seconds]
     counted = (
-        f"seconds for the most text over those for the least, of which it is {sizes[-1] / sizes[0]:.1f} times as much."
-        " Fitted exponents: {:.2f} and {:.2f}"
+        f"seconds for the most text over those for the least, of which it is {sizes[-1] / sizes[0]:.1f} times as much"
     )
-    return [*cases, Case.of(f"{name}/growth", "times", counted.format(*exponents), *grown)]
+    return [*cases, Case.of(f"{name}/growth", "times", counted, *grown)]
 
 
 def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, int]:

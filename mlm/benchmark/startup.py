@@ -1,16 +1,14 @@
-"""The cases of the benchmark about long jobs: what saving costs, and what processes that train together cost."""
+"""The cases of the benchmark about long jobs: what saving costs, and resuming."""
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from configs import UserError, read
+from configs import read
 from mlm.benchmark.measure import Case, alternate
 from mlm.benchmark.processes import seconds_until
 from mlm.benchmark.speed import NEVER, Bench
@@ -20,11 +18,6 @@ if TYPE_CHECKING:
 
 YOUNG_STEP = 10
 EVALUATE_STEPS = 250
-PROCESSES = 2
-STEPS = 12
-SMALL, LARGE = (2, 64), (8, 512)
-"""Layers and width of two models: what the larger takes more is for its parameters."""
-FEW_ROWS = ("train.batch_rows=2", "data.row_length=32", "evaluation.window_bytes=24")
 
 
 def saving(bench: Bench, name: str) -> list[Case]:
@@ -133,58 +126,3 @@ def _after_many_steps(bench: Bench, run: Path) -> Path:
                 file.write(json.dumps(newest["heldout"] | {"step": step}) + "\n")
             file.write(json.dumps(newest["train"] | {"step": step}) + "\n")
     return old
-
-
-def processes(bench: Bench, name: str) -> list[Case]:
-    """Train on two processes: sharded against replicated, in memory and speed."""
-    parameters = [_parameters(bench, *size) for size in (SMALL, LARGE)]
-
-    def side(kind: str) -> Callable[[], tuple[float, float]]:
-        def measure() -> tuple[float, float]:
-            (little, _), (much, rate) = (_job(bench, kind, *size) for size in (SMALL, LARGE))
-            return (much - little) / (parameters[1] - parameters[0]), rate
-
-        return measure
-
-    found = alternate(side("sharded_data"), side("replicated_data"), bench.scale.repeats)
-    memory, rates = ([[one[index] for one in turns] for turns in found] for index in (0, 1))
-    model = f"{LARGE[0]} layers of width {LARGE[1]} on {PROCESSES} processes; ours sharded, theirs replicated"
-    return [
-        Case.of(f"{name}/memory", "bytes/param", f"the first process's largest resident memory: {model}", *memory),
-        Case.of(f"{name}/speed", "tokens/s", f"{model}; two rows a step, so that communication is most of it", *rates),
-    ]
-
-
-def _overrides(bench: Bench, layers: int, width: int) -> Sequence[str]:
-    sizes = (f"model.encoder.layers={layers}", f"model.encoder.width={width}", "model.encoder.heads=4")
-    return (*bench.overrides, *sizes, f"model.encoder.feedforward_width={4 * width}", *FEW_ROWS)
-
-
-def _parameters(bench: Bench, layers: int, width: int) -> int:
-    from mlm.config import PretrainConfig
-    from mlm.model.heads import MaskedLanguageModel
-
-    recipe = read(PretrainConfig, None, _overrides(bench, layers, width))
-    model = MaskedLanguageModel(recipe.model, bench.corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _job(bench: Bench, kind: str, layers: int, width: int) -> tuple[float, float]:
-    """Train for a few steps; return the first process's memory in bytes and the speed of the last steps."""
-    with tempfile.TemporaryDirectory(dir=bench.output) as runs:
-        (Path(runs) / "cache").symlink_to(bench.corpus.shards.path.parent.resolve())
-        settings = (
-            *_overrides(bench, layers, width),
-            f"runs={runs}",
-            f"parallel.kind={kind}",
-            f"train.budget.steps={STEPS}",
-            f"train.intervals.log_steps={STEPS // 2}",
-        )
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
-        done = subprocess.run([*launch, "-m", "mlm.pretrain", *settings], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"a job of {PROCESSES} processes failed: {done.stderr.strip()[-500:]}")
-        (path,) = Path(runs).glob("*/metrics.jsonl")
-        records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
-    last = [record for record in records if record["side"] == "train"][-1]
-    return last["memory_bytes"], last["tokens_per_second"]

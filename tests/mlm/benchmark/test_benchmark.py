@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from configs import UserError, read
-from mlm.benchmark import __main__, curves, growth, hf_models, hf_trainer, loss, measure, processes
+from mlm.benchmark import __main__, curves, hf_models, hf_trainer, loss, measure, processes
 from mlm.benchmark.measure import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED
@@ -336,8 +336,3 @@ def test_ours_races_for_as_long_as_theirs_took(goal: float, won: bool, tmp_path:
     seconds = loss.our_seconds(bench, 3.0, goal, 0)
     assert (0 < seconds < 3.0) if won else seconds == math.inf
     assert won or time.monotonic() - began > 3.0
-
-
-def test_the_exponent_is_that_of_the_power_law() -> None:
-    assert growth.exponent([2, 4, 8], [3 * value**1.7 for value in (2, 4, 8)]) == pytest.approx(1.7)
-    assert growth.exponent([64, 512], [5.0, 5.0]) == pytest.approx(0, abs=1e-12)
