@@ -46,7 +46,7 @@ def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title
     longest = max(map(len, names))
     upright = longest > (13 if number == 2 else 6)  # letters that fit side by side under the columns
     side, beside = max(3.0, 0.9 + 0.62 * number), _LETTER_INCHES * longest
-    figure = Figure(figsize=(side + 0.4 + beside, side + 0.4 + upright * beside), segment_mask="constrained")
+    figure = Figure(figsize=(side + 0.4 + beside, side + 0.4 + upright * beside), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(number), names, parse_math=False, rotation=90 if upright else 0)
@@ -85,7 +85,7 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
     evaluated = any(record["side"] == "validation" for records in records_by_trial.values() for record in records)
     shown = list(dict.fromkeys(("loss", metric))) if evaluated else ["loss"]
     alpha = 1.0 if len(records_by_trial) == 1 else 0.6
-    figure = Figure(figsize=(4.6 * len(shown), 3.6), segment_mask="constrained")
+    figure = Figure(figsize=(4.6 * len(shown), 3.6), layout="constrained")
     for axes, drawn in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for index, records in enumerate(records_by_trial.values()):
             if drawn == "loss":
@@ -116,7 +116,7 @@ def comparison_figure(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.4 + 0.5 * len(trials_by_run)), segment_mask="constrained")
+    figure = Figure(figsize=(8, 1.4 + 0.5 * len(trials_by_run)), layout="constrained")
     axes = figure.subplots()
     known = [(height, values) for height, (_, values) in enumerate(trials_by_run) if values]
     for index, (height, values) in enumerate(known):

@@ -177,13 +177,16 @@ class World:
         """
         if self.size == 1 or isinstance(model, FSDPModule):
             return model
-        return DistributedDataParallel(
+        replica = DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             find_unused_parameters=True,  # keeps the buckets' order
         )
+        # Sent once, on making it, and not at each step. The argument for that has one name before torch 2.13 and
+        # another from it on; the attribute has the same.
+        replica.broadcast_buffers = False
+        return replica
 
     def sync_gradients(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
         """Return a context whose backward pass averages gradients over ranks only if it is the `last` of a step."""

@@ -18,7 +18,7 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), segment_mask="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, (metric, label) in zip(
         figure.subplots(1, 2), (("loss", "masked loss (nats)"), ("accuracy", "masked accuracy")), strict=True
     ):

@@ -454,4 +454,4 @@ def test_there_is_one_backward_pass_in_the_tree() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr == "backward"
     ]
-    assert found == ["mlm/loop.py"]
+    assert found == ["mlm/training/loop.py"]

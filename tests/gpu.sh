@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# All that only a CUDA device shows, in one command and under six minutes on an H100: the GPU tests, the benchmark's
+# rows on a GPU, a short pretraining, its blanks, and a classifier made of it. Without such a device the same commands
+# run in miniature, so that the suite tests this script.
+#
+#   tests/gpu.sh [WHEELS [OUTPUT]]
+#
+# Nothing needs to be installed but the dependencies, and no network is there to be. WHEELS is a folder of wheels of
+# those that the machine lacks. OUTPUT is a folder, in which the logs, benchmark.json and the table are left.
+# Every part runs whatever became of the others. The exit code is 0 if all of them did what they should.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/packages" "$work/home"
+
+logs=${2:-$work/logs}
+mkdir -p "$logs" && logs=$(cd "$logs" && pwd) || exit
+if [ -n "${1:-}" ]; then
+    python3 -m pip install --quiet --no-index --no-deps --target "$work/packages" "$1"/*.whl || exit
+fi
+export PYTHONPATH=$root:$work/packages${PYTHONPATH:+:$PYTHONPATH}
+
+# The default text is the documentation of the project's dependencies. Which these are stands in the project's metadata,
+# which only installing it would write.
+if ! python3 -c 'import importlib.metadata as m; m.distribution("mlm")' 2> /dev/null; then
+    (cd "$root" && python3 -c 'import setuptools; setuptools.setup()' -q egg_info --egg-base "$work/packages") || exit
+fi
+
+limit=600 # seconds of a part
+sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1)
+steps=20
+examples=(data.train_sentences=200 data.test_sentences=100)
+if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    limit=240
+    sizes=(--size 12x768 --vocabulary 30000 --row-length 512 --batch-tokens 65536 --repeats 2)
+    steps=300
+    examples=()
+    # The README's figures are of this text.
+    squad=${MLM_TEST_DATA:-}/squad11_wikipedia_paragraphs.txt.gz
+    [ ! -f "$squad" ] || sizes+=(--text "$squad")
+fi
+
+# part NAME COMMAND...: run it, however it ends; what hangs must not keep the others from running.
+part() {
+    local name=$1 began=$SECONDS code=0
+    shift
+    echo "$name: $*" >&2
+    timeout --kill-after=10 $limit "$@" > "$logs/$name.log" 2>&1 || code=$?
+    [ $code -eq 0 ] || tail -n 40 "$logs/$name.log" >&2
+    echo "$name $code $((SECONDS - began))" >> "$work/parts"
+}
+
+# Plugins that happen to be installed there would turn their warnings into errors; the project needs xdist alone.
+cd "$root"
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+part gpu-tests python3 -m pytest -p xdist.plugin -p no:cacheprovider -m gpu --junitxml "$work/gpu-tests.xml"
+
+# One folder for the runs and the benchmark: in miniature both have the same vocabulary, which is learnt once.
+cd "$work/home"
+part benchmark python3 -m mlm.benchmark training/concatenate-and-chunk training/modernbert "${sizes[@]}" --output runs
+cp runs/benchmark.json "$logs"
+part pretraining python3 -m mlm.pretrain "train.budget.steps=$steps" name=pretraining
+part fill-mask python3 -m mlm.fill_mask "Return the [MASK] of the list." --json
+part fine-tuning python3 -m finetune.cnn_head train.epochs=1 name=fine-tuning "${examples[@]}"
+
+python3 -m tests.gpu_table "$work" "$logs" | tee "$logs/table.txt"

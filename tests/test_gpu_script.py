@@ -1,0 +1,84 @@
+"""The command for machines with a CUDA device runs from end to end, in miniature, and does not hide what failed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from tests import gpu_table
+
+SCRIPT = Path(__file__).with_name("gpu.sh")
+PARTS = ("gpu-tests", "benchmark", "pretraining", "fill-mask", "fine-tuning")
+
+
+def test_without_a_gpu_every_part_runs_in_miniature(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = ["bash", str(SCRIPT), "", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out" / "table.txt").read_text(encoding="utf-8") == done.stdout
+    about, parts = done.stdout.split("\n\n")
+    told = dict(line.split(maxsplit=1) for line in about.splitlines())
+    assert told["device"].startswith("no CUDA device")
+    assert (told["torch"], told["transformers"]) == (torch.__version__, transformers.__version__)
+    rows = {name: line for line in parts.splitlines() for name in PARTS if line.startswith(name)}
+    assert tuple(rows) == PARTS
+    for line in rows.values():
+        _, result, seconds, figure = line.split(maxsplit=3)
+        assert (result, seconds.isdigit()) == ("ok", True)
+        assert any(map(str.isdigit, figure))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "table.txt",
+        "benchmark.json",
+        *(f"{name}.log" for name in PARTS),
+    }
+    cases = json.loads((tmp_path / "out" / "benchmark.json").read_text())["cases"]
+    assert all(f"{case['name']}: {case['ours']['median']:,.0f} tokens/s" in parts for case in cases)
+    assert len(cases) == 2
+
+
+def test_wheels_that_are_not_there_end_the_script(tmp_path: Path) -> None:
+    done = subprocess.run(["bash", SCRIPT, tmp_path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    """Return pytest's report on a test that passed and one that was skipped."""
+    (tmp_path / "test_two.py").write_text(
+        "import pytest\n\ndef test_passes(): pass\n\ndef test_is_skipped(): pytest.skip('so')\n"
+    )
+    path = tmp_path / "gpu-tests.xml"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_two.py", f"--junitxml={path}"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False).returncode == 0
+    return path
+
+
+def test_on_a_gpu_no_test_may_be_skipped(report: Path) -> None:
+    assert gpu_table.tests(report, on_gpu=False) == ["1 passed, 1 skipped, 0 failed"]
+    with pytest.raises(ValueError, match=r"^1 passed, 1 skipped, 0 failed: on a GPU all are to run$"):
+        gpu_table.tests(report, on_gpu=True)
+
+
+def test_what_failed_or_left_no_figure_is_told_and_the_other_parts_are_too(report: Path) -> None:
+    work = report.parent
+    (work / "parts").write_text("".join(f"{name} {name == 'fill-mask':d} 7\n" for name in PARTS))
+    guesses = [{"token": " end", "probability": 0.5}]
+    (work / "fill-mask.log").write_text("a warning\n" + json.dumps({"sentence": "The [MASK].", "blanks": [guesses]}))
+    (_, *lines), all_well = gpu_table.rows(work, work, on_gpu=False)
+    assert not all_well
+    assert [line.split(maxsplit=3)[:3] for line in lines] == [
+        [name, "ok" if name == "gpu-tests" else "FAILED", "7"] for name in PARTS
+    ]
+    assert lines[3].endswith("first guess ' end', 50.0%")  # what it did find is shown all the same
+    assert lines[4].endswith("there are no results")
