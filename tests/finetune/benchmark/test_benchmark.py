@@ -1,4 +1,4 @@
-"""The benchmark runs, counts rightly, and measures the same model on both sides; how fast is no test's business."""
+"""The benchmark runs, counts rightly, and measures the same model on both sides; speed itself is not tested."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ def bench(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 class Counts(Meter):
-    """A meter that tells what it was told."""
+    """A meter that keeps the numbers it was given."""
 
     def __init__(self) -> None:
         super().__init__(1e-9, lambda: None)
@@ -169,7 +169,7 @@ def test_a_published_encoder_may_be_named(table: Path, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["trainign/padded-to-64"], "did you mean training/padded-to-64"),
-        (["--repeats", "0"], "--repeats must be 1 or more"),
+        (["--repeats", "0"], "--repeats: '0' is no whole number above 0"),
         (["--seconds", "0"], "--seconds must be over 0"),
         (["--seconds", "nan"], "--seconds must be over 0"),
     ],
