@@ -23,7 +23,7 @@ from finetune.evaluation import results
 from mlm.checkpoint import weights
 from mlm.checkpoint.manifest import seal
 from tests.finetune import samples, tiny_published
-from tests.mlm.samples import Slow
+from tests.mlm.samples import slow_in
 
 ROOT = Path(__file__).parents[2]
 FAST = ("head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.epochs=6", "train.precision=float32")
@@ -165,13 +165,13 @@ def test_a_model_is_used_in_the_precision_that_it_was_judged_in(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    with Slow(torch.float32):
+    with slow_in(torch.float32):
         made = fine_tune(tmp_path, f"encoder.run={run}", "train.precision=auto", "train.epochs=1")
     classify = [str(made), "the storm is near", "--json"]
     said = []
     for slow in (torch.float32, torch.bfloat16):
         capsys.readouterr()
-        with Slow(slow):
+        with slow_in(slow):
             predict.main(classify)
         said.append(capsys.readouterr())
     assert said[0].out == said[1].out

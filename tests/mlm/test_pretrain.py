@@ -273,8 +273,8 @@ def on_a_machine(
 import torch
 torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: {has_bfloat16}
 from {module} import main
-from tests.mlm.samples import Slow
-with Slow(torch.{slow}):
+from tests.mlm.samples import slow_in
+with slow_in(torch.{slow}):
     main({list(arguments)})
 """
     words, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

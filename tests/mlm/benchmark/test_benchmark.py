@@ -1,10 +1,13 @@
 """The benchmark runs and counts rightly; the measured values are not tested."""
 
+import configparser
+import fnmatch
 import importlib.util
 import json
 import math
 import pickle
 import random
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -387,3 +390,18 @@ def test_shards_are_built_without_torch_in_memory() -> None:
     program = "import sys, mlm.benchmark.__main__, mlm.benchmark.data; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_built_package_holds_every_package_but_the_benchmarks() -> None:
+    root = Path(__file__).parents[3]
+    settings = configparser.ConfigParser()
+    settings.read(root / "setup.cfg")
+    found = settings["options.packages.find"]
+    there = {
+        ".".join(path.parent.relative_to(root).parts)
+        for package in ("configs", "tokenizer", "mlm", "finetune")
+        for path in (root / package).rglob("__init__.py")
+    }
+    kept, dropped = (re.compile("|".join(map(fnmatch.translate, found[key].split()))) for key in ("include", "exclude"))
+    packed = {name for name in there if kept.match(name) and not dropped.match(name)}  # as setuptools does
+    assert packed == there - {"mlm.benchmark", "finetune.benchmark"}

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from configs import UserError
 from mlm.distributed.device import ComputePrecision
 from mlm.distributed.world import World, init_world
-from tests.mlm.samples import CPU, Slow
+from tests.mlm.samples import CPU, slow_in
 
 
 def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3, rank: int = 0) -> list[float]:
@@ -74,7 +74,7 @@ def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytes
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with Slow(getattr(torch, slow)):
+        with slow_in(getattr(torch, slow)):
             assert init_world().with_precision("auto").precision == taken
         assert torch.get_num_threads() == 2
     finally:
@@ -85,7 +85,7 @@ def test_what_is_faster_for_the_first_rank_is_taken_by_all(tmp_path: Path, monke
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
     for rank, slow in enumerate((torch.bfloat16, torch.float32)):
-        with Slow(slow):
+        with slow_in(slow):
             world = World(CPU.device, torch.float32, rank=rank, size=2, store=store).with_precision("auto")
         assert world.precision == "float32"
 
