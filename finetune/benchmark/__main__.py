@@ -22,20 +22,23 @@ from finetune.data.bigram_shift import BigramShift
 from finetune.data.examples import Dataset
 from finetune.data.labelled import Labelled
 from finetune.encoders.published import PublishedEncoder, load_published
-from mlm.benchmark import frame
+from mlm.benchmark import frame, hf_models
 from mlm.benchmark.hf_trainer import check_installed, open_tokenizer
 from mlm.benchmark.measure import Case
 from mlm.distributed.world import init_world
+from mlm.model.encoder import EncoderConfig
 from tokenizer import vocabulary
 from tokenizer.cleaning import Text
 from tokenizer.vocabulary import Vocabulary
 
-CASES: dict[str, Callable[[Bench, str], Case]] = {
+CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
     "training/padded-to-64": partial(speed.training, padding="fixed"),
     "training/padded-to-batch": partial(speed.training, padding="batch"),
     "prediction/padded-to-64": speed.prediction,
 }
 SEED = 0
+DROPOUT = 0.1
+"""Dropout of the random encoder, as in BERT."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,21 +47,11 @@ def main(arguments: Sequence[str]) -> None:
     check_installed()
     options.output.mkdir(parents=True, exist_ok=True)
     bench = prepare(options)
-    frame.run(bench, [(name, partial(measured, bench, name)) for name in options.cases or CASES], options.output)
-
-
-def measured(bench: Bench, name: str) -> list[Case]:
-    """Measure the case of that name."""
-    return [CASES[name](bench, name)]
+    frame.run(bench, [(name, partial(CASES[name], bench, name)) for name in options.cases or CASES], options.output)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: an option is wrong, or a case does not exist.
-
-    """
+    """Parse the command line; a wrong option and an unknown case are a UserError."""
     parser = frame.parser("finetune.benchmark", __doc__, CASES, "runs/finetune-benchmark")
     add = parser.add_argument
     add("--encoder", metavar="NAME", help="a published BERT, folder or name on the hub; default: a random one, 4 x 256")
@@ -74,12 +67,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace) -> Bench:
-    """Return the data, the encoder and the recipe that the command line names.
-
-    Raises:
-        UserError: the file or the encoder cannot be used.
-
-    """
+    """Return the data, the encoder and the recipe of the command line; an unusable one is a UserError."""
     scale = frame.with_options(QUICK if options.quick else FULL, options)
     if options.file is not None:
         data = Labelled(train=options.file, text=options.text, label=options.label).load(Text())
@@ -97,14 +85,7 @@ def prepare(options: argparse.Namespace) -> Bench:
 
 
 def random_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: int) -> PublishedEncoder:
-    """Write a BERT of the benchmark's size to `folder` as a published one, and return it with random weights.
-
-    Raises:
-        UserError: the texts are too few for a vocabulary of this size.
-
-    """
-    from transformers import BertConfig
-
+    """Write a BERT of the benchmark's size to `folder` as a published one, and return it with random weights."""
     if not vocabulary.MINIMUM_SIZE <= vocabulary_size <= vocabulary.MAXIMUM_SIZE:
         raise UserError(
             f"--vocabulary {vocabulary_size}: must be {vocabulary.MINIMUM_SIZE} to {vocabulary.MAXIMUM_SIZE}"
@@ -114,14 +95,11 @@ def random_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: i
     path = folder / "tokenizer.json"
     path.write_bytes(vocabulary.serialise(vocabulary.learn(texts, Vocabulary(size=vocabulary_size, cls_sep=True))))
     open_tokenizer(path).save_pretrained(str(folder))
-    BertConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=scale.width,
-        num_hidden_layers=scale.layers,
-        num_attention_heads=max(scale.width // 64, 1),
-        intermediate_size=4 * scale.width,
-        max_position_embeddings=2 * LONGEST,
-    ).save_pretrained(folder)
+    attention_heads, wide = max(scale.width // 64, 1), 4 * scale.width
+    sizes = EncoderConfig(
+        layers=scale.layers, width=scale.width, heads=attention_heads, feedforward_width=wide, dropout=DROPOUT
+    )
+    hf_models.bert(sizes, vocabulary_size, 2 * LONGEST).config.save_pretrained(folder)
     return load_published(str(folder), None, random=True, seed=SEED)
 
 

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from mlm.benchmark import frame
 from mlm.benchmark.frame import NEVER
 from mlm.benchmark.hf_trainer import as_users_run_it
 from mlm.benchmark.measure import Case, Meter, alternate, times_a_second
-from mlm.benchmark.speed import SilentObserver
+from mlm.benchmark.speed import MeterObserver
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
+from mlm.training.loop import Frequencies, LoopSettings, train
 
 if TYPE_CHECKING:
     import datasets
@@ -110,19 +111,7 @@ class Bench:
         }
 
 
-class MeterObserver(SilentObserver):
-    """An observer that passes the number of trained examples to a meter."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter, self.examples = meter, 0
-
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Record a step."""
-        self.examples += metrics.targets
-        self.meter.after_step(self.examples, metrics.steps)
-
-
-def training(bench: Bench, name: str, padding: Padding) -> Case:
+def training(bench: Bench, name: str, padding: Padding) -> list[Case]:
     """Train, beside the Trainer: in float32 where it pads to a fixed length, else in our precision."""
     precision = "float32" if padding == "fixed" else bench.world.precision
 
@@ -139,7 +128,7 @@ def training(bench: Bench, name: str, padding: Padding) -> Case:
         f" and tokenising; ours in {bench.world.precision}, theirs in {precision} and padded to "
         + {"fixed": f"{bench.longest} tokens", "batch": "the longest of each batch"}[padding]
     )
-    return Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+    return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
 
 
 def train_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
@@ -176,11 +165,11 @@ def train_ours(bench: Bench, meter: Meter) -> None:
         settings.clip_norm,
         seed=0,
     )
-    start = TrainingProgress()
-    train(model, task, loop, bench.world, MeterObserver(meter), start=start, stop=lambda: meter.finished)
+    observer, start = MeterObserver(meter, attrgetter("targets")), TrainingProgress()
+    train(model, task, loop, bench.world, observer, start=start, stop=lambda: meter.finished)
 
 
-def prediction(bench: Bench, name: str) -> Case:
+def prediction(bench: Bench, name: str) -> list[Case]:
     """Predict classes, beside the Trainer in float32 on examples padded to a fixed length."""
     encoded, model = bench.predicted, bench.our_model().eval()
 
@@ -198,7 +187,7 @@ def prediction(bench: Bench, name: str) -> Case:
         f" tokenising; ours in {bench.world.precision}, theirs in float32, {bench.scale.batch_examples} a batch and"
         f" padded to {bench.longest} tokens"
     )
-    return Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+    return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
 
 
 def predict_theirs(bench: Bench) -> float:

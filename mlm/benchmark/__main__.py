@@ -57,12 +57,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: an option is wrong, or a case does not exist.
-
-    """
+    """Parse the command line; a wrong option and an unknown case are a UserError."""
     known = cases()
     parser = frame.parser("mlm.benchmark", __doc__, known, "runs/benchmark")
     add = parser.add_argument

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlm.benchmark import hf_trainer
-from mlm.benchmark.frame import NEVER
 from mlm.benchmark.measure import Case, Meter, alternate, in_fresh_process, largest_child_bytes, times_a_second
 
 if TYPE_CHECKING:
@@ -27,11 +26,10 @@ COPIES = (1, 4, 16)
 
 def data_wait(bench: "Bench", name: str) -> list[Case]:
     """Train, and measure the share of the time spent waiting for batches; theirs: the collator's share."""
-    from mlm.benchmark.speed import MeterObserver, train_ours
+    from mlm.benchmark.speed import measure_ours
 
     def ours() -> float:
-        observer = MeterObserver(Meter(bench.scale.seconds))
-        train_ours(bench.recipe, bench.world, observer, NEVER, lambda: observer.meter.finished)
+        observer = measure_ours(bench)
         return 100 * observer.waited_seconds / observer.seconds
 
     def theirs() -> float:

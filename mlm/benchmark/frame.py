@@ -65,12 +65,7 @@ def count(text: str) -> int:
 
 
 def parse(parser: command.Parser, arguments: Sequence[str], cases: Iterable[str]) -> argparse.Namespace:
-    """Parse the command line.
-
-    Raises:
-        UserError: an option is wrong, or a case does not exist.
-
-    """
+    """Parse the command line; a wrong option and an unknown case are a UserError."""
     options, known = parser.parse_intermixed_args(arguments), list(cases)
     for name in options.cases:
         if name not in known:

@@ -45,12 +45,7 @@ def as_users_run_it(function: Callable[..., T], *arguments: object) -> T:
 
 
 def check_installed() -> None:
-    """Check that the libraries of the reference are installed.
-
-    Raises:
-        UserError: one of them is not.
-
-    """
+    """Raise a UserError if a library of the reference is not installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"the benchmark needs {', '.join(missing)}: pip install -e '.[bench]'")

@@ -111,7 +111,7 @@ class TimeToLoss(SilentObserver):
 
     @property
     def reached(self) -> bool:
-        """Whether the loss was as low as the goal."""
+        """True once the loss was as low as the goal."""
         return self.seconds < math.inf
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:

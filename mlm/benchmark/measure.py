@@ -112,14 +112,7 @@ def synchronise() -> None:
 
 
 class Meter:
-    """Training speed over whole steps, without the first ones.
-
-    Args:
-        seconds: shortest time to measure over.
-        synchronise: waits until the device has finished its work.
-        clock: returns the time in seconds.
-
-    """
+    """Training speed over whole steps, without the first ones, and over at least `seconds`."""
 
     def __init__(
         self,
@@ -135,7 +128,7 @@ class Meter:
 
     @property
     def finished(self) -> bool:
-        """Whether `rate` is known."""
+        """True once `rate` is known."""
         return self.rate > 0
 
     def after_step(self, tokens: int, steps: int = 1) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,9 @@ class Scale(frame.Scale):
     """Step at which the late run is resumed."""
 
 
-FULL = Scale(
-    repeats=5,
-    seconds=3.0,
-    batch_tokens=2048,
-    sentences=1_000_000,
-    loss_seconds=30.0,
-    curve_steps=400,
-    old_step=1_000_000,
-)
+FULL = Scale(5, 3.0, batch_tokens=2048, sentences=10**6, loss_seconds=30.0, curve_steps=400, old_step=10**6)
 FULL_ON_GPU = replace(FULL, batch_tokens=32_768)
-QUICK = Scale(
-    repeats=2, seconds=0.4, batch_tokens=512, sentences=5_000, loss_seconds=2.0, curve_steps=8, old_step=1_000
-)
+QUICK = Scale(2, 0.4, batch_tokens=512, sentences=5000, loss_seconds=2.0, curve_steps=8, old_step=1000)
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ class Reference:
     model: Callable[[EncoderConfig, int, int], nn.Module]
     """A function or class of `mlm.benchmark.hf_models`."""
     bfloat16: bool
-    """Whether its speed is measured in bfloat16, on hardware that has it."""
+    """Measure its speed in bfloat16, on hardware that has it."""
 
     def rows(self, bench: Bench) -> list[NDArray[np.int64]]:
         """Return the training text in rows."""
@@ -164,9 +155,7 @@ def training(bench: Bench, name: str) -> list[Case]:
 
     def ours() -> float:
         peaks.append(measure_peak(world.device, world.dtype, *shape))
-        observer = MeterObserver(Meter(bench.scale.seconds))
-        train_ours(recipe, world, observer, NEVER, lambda: observer.meter.finished)
-        return observer.meter.rate
+        return measure_ours(bench).meter.rate
 
     def theirs() -> float:
         return hf_trainer.as_users_run_it(train_theirs, bench, reference, bfloat16)
@@ -218,17 +207,27 @@ class SilentObserver:
 
 @dataclass
 class MeterObserver(SilentObserver):
-    """An observer that passes the tokens read to a meter, and sums the time spent waiting for data."""
+    """An observer that counts on a meter, and sums the time spent waiting for data."""
 
     meter: Meter
+    counted: Callable[[LoggedMetrics], int] = attrgetter("tokens")
+    total: int = 0
     waited_seconds: float = 0.0
     seconds: float = 0.0
 
     def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
         """Record steps."""
-        self.meter.after_step(progress.tokens, metrics.steps)
+        self.total += self.counted(metrics)
+        self.meter.after_step(self.total, metrics.steps)
         self.waited_seconds += metrics.waited_seconds
         self.seconds += metrics.seconds
+
+
+def measure_ours(bench: Bench) -> MeterObserver:
+    """Train our side until its meter is finished."""
+    observer = MeterObserver(Meter(bench.scale.seconds))
+    train_ours(bench.recipe, bench.world, observer, NEVER, lambda: observer.meter.finished)
+    return observer
 
 
 def train_ours(

@@ -44,12 +44,7 @@ def start_up(bench: Bench, name: str) -> list[Case]:
 
 
 def seconds_until(done: Callable[[], bool], *arguments: str) -> float:
-    """Run Python until `done` or its own end, and return the seconds.
-
-    Raises:
-        UserError: the process failed.
-
-    """
+    """Run Python until `done` or its own end, and return the seconds; a failure of it is a UserError."""
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=errors)
