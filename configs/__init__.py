@@ -85,6 +85,14 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def section_names(path: Path) -> set[str]:
+    """Return the names of the sections of a YAML file; none for a file that holds no sections."""
+    try:
+        return set(_load(path))
+    except UserError:
+        return set()
+
+
 def help_text(model: type[Config]) -> str:
     """Describe every option of `model`: its path, type, default, meaning and unit."""
     return "\n".join(_help_lines(model(), ""))

@@ -2,9 +2,11 @@
 
 import argparse
 import io
+import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +17,9 @@ EXIT_MISTAKE = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal by which a run was stopped, with everything saved."""
 EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
+TRACEBACK = "MLM_TRACEBACK"
+"""Environment variable that, set to 1, shows the traceback behind every one-line error."""
+LOGGED_PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,10 +62,28 @@ def lines() -> Iterator[str]:
         raise UserError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from None
 
 
+class _LogLines(logging.Handler):
+    """Writes each record as a line of standard error, without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        if sys.stderr is not None:
+            tqdm.write(self.format(record), file=sys.stderr)
+            sys.stderr.flush()
+
+
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C."""
+    """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C.
+
+    An error is one line of standard error; with MLM_TRACEBACK=1 its traceback, causes included, comes before it.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letter for is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks is no reason to stop
+    handler = _LogLines()
+    for package in LOGGED_PACKAGES:
+        logging.getLogger(package).setLevel(logging.INFO)
+        logging.getLogger(package).addHandler(handler)
     try:
         main(sys.argv[1:])
         if sys.stdout is not None:  # it is None where the command was started with a closed output
@@ -83,5 +106,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
+    """Print the error that is being handled as one line, and exit."""
+    if os.environ.get(TRACEBACK) == "1":
+        traceback.print_exc()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(EXIT_MISTAKE)

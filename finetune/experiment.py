@@ -67,7 +67,7 @@ def start(recipe: FinetuneConfig) -> str:
         if world.is_main:
             opened.enter_context(run_directory.lock(path))
             records = opened.enter_context(TrialLogger(path))
-            (path / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
+            (path / checkpoint.CONFIG).write_text(dump(recipe), encoding="utf-8")
             started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
             about = run_directory.environment(world) | {"started_from": started_from}
             run_directory.write_json(path / run_directory.ENVIRONMENT, about)

@@ -59,7 +59,7 @@ def save(
     (partial / ENCODER).mkdir(parents=True)
     weights.write(partial / checkpoint.WEIGHTS, weights.of(classifier))
     classifier.encoder.save(partial / ENCODER)
-    (partial / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
+    (partial / checkpoint.CONFIG).write_text(dump(recipe), encoding="utf-8")
     kind = encoders.kind_of(recipe.encoder)
     description = Description(head=recipe.head.kind, encoder=kind, classes=classes, precision=precision)
     (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
@@ -76,7 +76,7 @@ def load(run: Path, device: torch.device) -> Saved:
     folder = run / MODEL
     if not folder.is_dir():
         raise UserError(_why_none(run))
-    known = verify(folder, (checkpoint.WEIGHTS, checkpoint.RECIPE, DESCRIPTION)).files
+    known = verify(folder, (checkpoint.WEIGHTS, checkpoint.CONFIG, DESCRIPTION)).files
     inside = [path.relative_to(folder).as_posix() for path in (folder / ENCODER).rglob("*") if path.is_file()]
     if added := [name for name in inside if name not in known]:
         raise UserError(f"{folder / added[0]} was added to the model: remove it")
@@ -85,7 +85,7 @@ def load(run: Path, device: torch.device) -> Saved:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
         raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from None
-    recipe = read(heads.recipe_of(description.head), folder / checkpoint.RECIPE)
+    recipe = read(heads.recipe_of(description.head), folder / checkpoint.CONFIG)
     encoder = encoders.RESTORE[description.encoder](folder / ENCODER)
     classifier = Classifier(encoder, recipe.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
@@ -110,6 +110,6 @@ def _why_none(run: Path) -> str:
         return f"no such run: {run} (the run is named first, then the texts)"
     if checkpoint.finished(run):
         return f"{run} is a pretraining run: make a classifier of it by python -m finetune.cnn_head encoder.run={run}"
-    if not (run / checkpoint.RECIPE).is_file():
+    if not (run / checkpoint.CONFIG).is_file():
         return f"{run} is no run: name the directory of one, such as runs/x"
     return f"{run} has no fine-tuned model: its training was not finished; start it again"

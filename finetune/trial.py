@@ -127,11 +127,11 @@ def run_trial(
     rate_factor = recipe.trainable.prepare(classifier)
     task = _task(recipe, encoder, classes, split, seed, world, variants)
     steps = task.steps_per_epoch
-    plan = Epochs(epochs=recipe.train.epochs).plan(0.0, steps)
+    length = Epochs(epochs=recipe.train.epochs).length(0.0, steps)
     watcher = BestWeights(
-        recipe.train.early_stopping, steps, record, ProgressBar(plan, TrainingProgress(), silent=not world.is_main)
+        recipe.train.early_stopping, steps, record, ProgressBar(length, TrainingProgress(), silent=not world.is_main)
     )
-    end = _fit(recipe, classifier, task, rate_factor, plan, watcher)
+    end = _fit(recipe, classifier, task, rate_factor, length, watcher)
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(watcher.best)
     recipe.trainable.finish(classifier)
@@ -158,7 +158,7 @@ def _fit(
     classifier: Classifier,
     task: Classification,
     rate_factor: RateFactor,
-    plan: TrainingLength,
+    length: TrainingLength,
     watcher: BestWeights,
 ) -> TrainingProgress:
     """Train until the plan or the watcher's patience is at an end; Ctrl-C ends the command after the step."""
@@ -170,11 +170,11 @@ def _fit(
             LoopSettings(
                 recipe.optim.build(classifier, rate_factor),
                 recipe.schedule,
-                plan,
+                length,
                 intervals=Frequencies(
                     log_steps=max(steps // LOGS_PER_EPOCH, 1),
                     evaluate_steps=-(-steps // settings.evaluations_per_epoch),
-                    checkpoint_steps=plan.steps or steps,
+                    checkpoint_steps=length.steps or steps,
                 ),
                 clip_norm=settings.clip_norm,
                 seed=task.seed,

@@ -28,28 +28,28 @@ from tokenizer.shards.format import read_manifest
 class PretrainComponents:
     """All that a recipe's run is made of."""
 
-    recipe: PretrainConfig
+    config: PretrainConfig
     world: World
     corpus: Corpus
     task: MaskedLMTask
     model: MaskedLanguageModel
     optimizer: Optimizer
-    plan: TrainingLength
+    length: TrainingLength
     threads: int
     """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
 
 
-def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
+def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
     """Make data, model and optimizer ready; `tokenizer` stands in for the recipe's, whose file may be gone.
 
     Raises:
         UserError: the corpus is too small for one batch, or a setting does not fit the machine.
 
     """
-    settings, row_length = recipe.train, recipe.data.row_length
+    settings, row_length = config.train, config.data.row_length
 
     def built() -> str:
-        return str(corpus_of(recipe, tokenizer).shards.path)
+        return str(corpus_of(config, tokenizer).shards.path)
 
     corpus = corpus_at(Path(world.from_main("building tokenizer and shards", built)), row_length, checked=True)
     rows = len(corpus.train)
@@ -60,38 +60,38 @@ def build(recipe: PretrainConfig, world: World, tokenizer: Path | None = None) -
         )
     if rows < settings.batch_rows:
         raise UserError(
-            f"a corpus too small for one batch: {rows} rows of {recipe.data.row_length} tokens,"
+            f"a corpus too small for one batch: {rows} rows of {config.data.row_length} tokens,"
             f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
     micro = settings.micro_batch_rows or settings.batch_rows
     wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
     compiled = wanted and _can_compile(world)
-    alone = compiled or recipe.model.encoder.dropout > 0 or not isinstance(recipe.parallel, ReplicatedData)
+    alone = compiled or config.model.encoder.dropout > 0 or not isinstance(config.parallel, ReplicatedData)
     threads = 1 if alone else threads_for(world, micro * row_length)
     heldout = heldout_batches(
-        corpus.heldout, recipe.masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
+        corpus.heldout, config.masking, world, most_rows=config.evaluation.most_rows, micro_batch_rows=micro
     )
     if not any(batch.targets for batch in heldout):
         raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
     task = MaskedLMTask(
         corpus.train,
         heldout,
-        recipe.masking,
+        config.masking,
         world,
         settings.seed,
         settings.batch_rows,
         -(-micro // threads),
         compiled,
     )
-    model = MaskedLanguageModel(recipe.model, corpus.shards.manifest.vocabulary_size, recipe.data.row_length)
-    initialise(model, recipe.model.encoder, settings.seed)
-    recipe.parallel.place(model, world)
-    optimizer = recipe.optim.build(model)
+    model = MaskedLanguageModel(config.model, corpus.shards.manifest.vocabulary_size, config.data.row_length)
+    initialise(model, config.model.encoder, settings.seed)
+    config.parallel.place(model, world)
+    optimizer = config.optim.build(model)
     if compiled:
         compile_blocks(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
-    plan = settings.budget.plan(tokens_per_step, rows / settings.batch_rows)
-    return PretrainComponents(recipe, world, corpus, task, model, optimizer, plan, threads)
+    length = settings.budget.length(tokens_per_step, rows / settings.batch_rows)
+    return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
 
 
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:

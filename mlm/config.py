@@ -16,6 +16,9 @@ from mlm.training.schedule import AnySchedule, Trapezoid
 from tokenizer.cleaning import Text
 from tokenizer.vocabulary import Vocabulary
 
+RUNS = "runs"
+"""Directory of all runs, unless a run's configuration names another."""
+
 
 class Retention(Config):
     """Which checkpoints stay."""
@@ -75,7 +78,7 @@ class PretrainConfig(Config):
 
     name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """What the run is called; its directory is named by the time it started and this."""
-    runs: str = "runs"
+    runs: str = RUNS
     """Directory of all runs and of the cache of tokenizers and shards."""
     start_from: str | None = None
     """A run (its newest checkpoint), or the folder of one checkpoint, whose weights, tokenizer, model shape and row

@@ -1,11 +1,13 @@
-"""Show what a run would cost and read, without training (`--dry-run`)."""
+"""Preview the cost and the first rows of a run, without training (`--dry-run`)."""
 
 import numpy as np
 
-from mlm.build import PretrainComponents
+from mlm.build import PretrainComponents, build
+from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
-from mlm.distributed.device import measure_peak
+from mlm.distributed.device import measure_peak, precision_of, with_precision
+from mlm.distributed.world import init_world
 from mlm.model.attention import SegmentMask
 from mlm.objectives.masked import MaskedLMTask
 from mlm.training import flops
@@ -14,19 +16,27 @@ ROWS_SHOWN = 2
 ASSUMED_PEAK_SHARE = 0.3
 
 
-def preview(made: PretrainComponents) -> str:
-    """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks."""
-    recipe, corpus, task, model, plan = made.recipe, made.corpus, made.task, made.model, made.plan
+def preview(config: PretrainConfig) -> str:
+    """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks.
+
+    Tokenizer and shards are built where the cache has none; nothing is trained.
+    """
+    return describe(build(config, with_precision(init_world(), config.train.precision)))
+
+
+def describe(made: PretrainComponents) -> str:
+    """Return the preview of components that are built already."""
+    config, corpus, task, model, length = made.config, made.corpus, made.task, made.model, made.length
     manifest, rows, world = corpus.shards.manifest, corpus.train, task.world
     parts = flops.parameters_by_part(model)
     batch = task.micro_batches(0, 0.0)[0]
-    tokens_per_step = recipe.train.batch_rows * rows.tokens / len(rows)
+    tokens_per_step = config.train.batch_rows * rows.tokens / len(rows)
     context = flops.mean_context(rows.rows)
-    per_token = flops.flops_per_token(recipe.model, manifest.vocabulary_size, context, recipe.masking.rate)
+    per_token = flops.flops_per_token(config.model, manifest.vocabulary_size, context, config.masking.mean_rate)
     micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
     memory = flops.memory(
-        recipe.model.encoder,
+        config.model.encoder,
         parts["total"],
         micro_tokens,
         _kept_length(task, batch) if world.device.type == "cpu" else 0,
@@ -34,10 +44,10 @@ def preview(made: PretrainComponents) -> str:
         world.dtype.itemsize,
         made.threads,
     )
-    encoder = recipe.model.encoder
+    encoder = config.model.encoder
     peak = measure_peak(world.device, world.dtype, micro_tokens, encoder.width, encoder.feedforward_width)
     step_seconds = per_token * tokens_per_step / (peak * ASSUMED_PEAK_SHARE)
-    steps = plan.steps if plan.steps is not None else round((plan.seconds or 0.0) / step_seconds)
+    steps = length.steps if length.steps is not None else round((length.seconds or 0.0) / step_seconds)
     return "\n".join(
         [
             "parameters",
@@ -46,17 +56,17 @@ def preview(made: PretrainComponents) -> str:
             f"  {'training documents':38}{manifest.train.documents:>14,}",
             f"  {'training words':38}{manifest.train.words:>14,}",
             f"  {'training tokens':38}{manifest.train.tokens:>14,}",
-            f"  {f'rows of {recipe.data.row_length}':38}{len(rows):>14,}",
-            f"  {'slots that are not padding':38}{rows.tokens / (len(rows) * recipe.data.row_length):>14.2%}",
+            f"  {f'rows of {config.data.row_length}':38}{len(rows):>14,}",
+            f"  {'slots that are not padding':38}{rows.tokens / (len(rows) * config.data.row_length):>14.2%}",
             f"  {'tokens that a token attends to':38}{context:>14.1f}",
-            f"cost on {world.device}, matrix products in {world.precision}",
+            f"cost on {world.device}, matrix products in {precision_of(world.dtype)}",
             f"  {'tokens a step':38}{tokens_per_step:>14,.0f}",
             f"  {'FLOPs a step':38}{per_token * tokens_per_step:>14.3g}",
             f"  {'weights and optimizer (estimate)':38}{memory.weights_and_optimizer / 2**20:>10,.0f} MiB",
             f"  {'activations (estimate)':38}{memory.activations / 2**20:>10,.0f} MiB",
             f"  {'scores of the vocabulary (estimate)':38}{memory.scores / 2**20:>10,.0f} MiB",
             f"  {'steps':38}{steps:>14,}",
-            f"  {'epochs':38}{steps * recipe.train.batch_rows / len(rows):>14.2f}",
+            f"  {'epochs':38}{steps * config.train.batch_rows / len(rows):>14.2f}",
             f"  {f'minutes, at {ASSUMED_PEAK_SHARE:.0%} of the measured peak':38}{steps * step_seconds / 60:>14.1f}",
             *_projection(parts["total"], per_token * tokens_per_step),
             "first rows: {hidden token>what the model sees}, | between segments",

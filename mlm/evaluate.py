@@ -3,26 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
 from configs import UserError, command
-from mlm.build import corpus_of
-from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
-from mlm.data.batches import IGNORED, Batch
-from mlm.data.corpus import Corpus
-from mlm.distributed.world import World, init_world
-from mlm.evaluation import results
-from mlm.objectives.masked import heldout_batches, score
-from mlm.tracking import run_directory
-from tokenizer.vocabulary import MASK
-
-UNITS = ("token", "word", "span")
+from mlm.distributed.process import configure_process
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -36,22 +21,31 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    path = options.run or run_directory.newest(Path(PretrainConfig().runs))
+    configure_process()
+    import torch
+
+    from mlm.build import corpus_of
+    from mlm.checkpoint import checkpoint
+    from mlm.distributed.device import with_recorded_precision
+    from mlm.distributed.world import init_world
+    from mlm.evaluation.by_corruption import UNITS, by_corruption, masked_by
+    from mlm.evaluation.results import measure_bits_per_byte
+    from mlm.tracking import run_directory
+
+    path = options.run or run_directory.newest()
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
-    model, _, recipe = checkpoint.load_model(folder, torch.device("cpu"))
-    run_identity = run_directory.run_identity(path)
-    world = init_world().with_recorded_precision(run_identity.precision)
+    model, _, config = checkpoint.load_model(folder, torch.device("cpu"))
+    identity = run_directory.run_identity(path)
+    world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
-    corpus = corpus_of(recipe, folder / checkpoint.TOKENIZER)
-    if run_identity.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
+    corpus = corpus_of(config, folder / checkpoint.TOKENIZER)
+    if identity.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
         raise UserError(
-            f"the text of {path} is not what the run was trained on, so no part of it is known to be held out"
+            f"the text of {path} is not the text that the run was trained on, so no part of it is known to be held out"
         )
-    scores = {unit: by_corruption(model, masked_by(unit, recipe, corpus, world), world) for unit in UNITS}
-    bits = None
-    if recipe.evaluation.words:
-        bits = results.measure_bits_per_byte(recipe, corpus, model, world)
+    scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world) for unit in UNITS}
+    bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else None
     if options.json:
         print(json.dumps({"masks": scores, "bits_per_byte": bits}))
         return
@@ -62,47 +56,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{unit:8}{kind:>10}{s['targets']:>10,}{s['loss']:>13.3f}{s['perplexity']:>12.2f}{s['accuracy']:>10.1%}"
             )
     if bits is not None:
-        print(f"\nbits per byte of hidden words: {bits:.3f} ({recipe.evaluation.words} words)")
-
-
-def masked_by(unit: str, recipe: PretrainConfig, corpus: Corpus, world: World) -> list[Batch]:
-    """Mask the held-out rows by tokens, whole words or spans, otherwise as the run did."""
-    masking = recipe.masking.model_copy(update={"unit": unit})
-    micro = recipe.train.micro_batch_rows or recipe.train.batch_rows
-    return heldout_batches(
-        corpus.heldout, masking, world, most_rows=recipe.evaluation.most_rows, micro_batch_rows=micro
-    )
-
-
-@torch.no_grad()
-def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> Mapping[str, Mapping[str, float]]:
-    """Return targets, loss in nats, perplexity and accuracy: of all targets, then by what the model sees there."""
-    losses, correct, seen, labels = [], [], [], []
-    for batch in batches:
-        scores_MV = score(model, batch, world).float()
-        labels_M = batch.labels_BM.flatten()
-        losses.append(F.cross_entropy(scores_MV, labels_M, reduction="none", ignore_index=IGNORED))
-        correct.append(scores_MV.argmax(dim=-1) == labels_M)
-        seen.append(batch.ids_BL.gather(1, batch.predicted_BM).flatten())
-        labels.append(labels_M)
-    loss_M, correct_M, seen_M, labels_M = (torch.cat(parts).cpu() for parts in (losses, correct, seen, labels))
-    real_M = labels_M != IGNORED
-    kinds = {
-        "all": real_M,
-        "[MASK]": real_M & (seen_M == MASK),
-        "random": real_M & (seen_M != MASK) & (seen_M != labels_M),
-        "itself": real_M & (seen_M == labels_M),
-    }
-    return {
-        kind: {
-            "targets": int(chosen_M.sum()),
-            "loss": loss_M[chosen_M].double().mean().item(),
-            "perplexity": loss_M[chosen_M].double().mean().exp().item(),
-            "accuracy": correct_M[chosen_M].double().mean().item(),
-        }
-        for kind, chosen_M in kinds.items()
-        if chosen_M.any()
-    }
+        print(f"\nbits per byte of hidden words: {bits:.3f} ({config.evaluation.words} words)")
 
 
 if __name__ == "__main__":

@@ -1,123 +1,353 @@
-"""A pretraining run at work: all that its recipe stands for, followed to the end of its plan."""
+"""Pretraining as a function: from a configuration to a trained encoder and its results.
 
+    from mlm.experiment import PretrainConfig, pretrain
+
+    run = pretrain(PretrainConfig(name="mine"))
+    run.path, run.results, run.model, run.tokenizer
+
+The functions print nothing and exit nothing; errors are exceptions. They join the processes that torchrun started, or
+use the process group that is there already, and close only the group that they opened.
+"""
+
+import logging
 import math
-import sys
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from tokenizers import Tokenizer
 from torch import nn
 
-from configs import UserError, command
-from mlm.build import PretrainComponents
+from configs import UserError, dump, read
+from mlm.build import PretrainComponents, build, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
 from mlm.checkpoint.writer import CheckpointWriter
-from mlm.distributed.device import measure_peak
+from mlm.config import PretrainConfig
+from mlm.data.corpus import Corpus
+from mlm.distributed.device import measure_peak, precision_of, with_precision, with_recorded_precision
 from mlm.distributed.rendezvous import leave
+from mlm.distributed.world import World, init_world
 from mlm.evaluation import fill_blanks, results
+from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import plots, run_directory
-from mlm.tracking.metrics_logger import CollectiveObserver, MetricsLogger, Rates
-from mlm.tracking.progress_bar import ProgressBar
-from mlm.training import flops, interrupt
+from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
+from mlm.training import flops
 from mlm.training.budget import TrainingProgress
-from mlm.training.loop import LoopSettings, train
+from mlm.training.loop import LoopSettings, Observer, train
+from tokenizer import vocabulary
+
+__all__ = ["PretrainConfig", "PretrainRun", "pretrain", "resume"]
 
 SENTENCES_SHOWN = 5
 
-
-def follow(pretraining: PretrainComponents, path: Path, begin: TrainingProgress) -> None:
-    """Train from `begin` to the end of the plan, or to Ctrl-C, and write down the results."""
-    recipe, corpus, model, world = pretraining.recipe, pretraining.corpus, pretraining.model, pretraining.world
-
-    def panel(model: nn.Module) -> str:
-        # Not compiled once more for these few sentences.
-        eagerly = torch.compiler.set_stance("force_eager") if pretraining.task.compiled else nullcontext()
-        with eagerly:
-            return "\n\n".join(
-                fill_blanks.show_filled(model, pretraining.task.heldout[0], corpus.tokenizer, world, SENTENCES_SHOWN)
-            )
-
-    progress_bar = ProgressBar(pretraining.plan, begin, silent=not world.is_main)
-    saver = CheckpointWriter(path, recipe, corpus.tokenizer_path, world, progress_bar.say, begin)
-    recorder: MetricsLogger | None = None
-    if world.is_main:
-        recorder = MetricsLogger(
-            path, recipe, saver, _rates(pretraining), progress_bar, panel, pretraining.task.documents, begin
-        )
-        threads = f", {pretraining.threads} threads" if pretraining.threads > 1 else ""
-        print(f"run {path}: {corpus.shards.manifest.train.tokens:,} training tokens, {world}{threads}", file=sys.stderr)
-    with interrupt.noted("finishing the step and saving") as received:
-        end = train(
-            model,
-            pretraining.task,
-            LoopSettings(
-                pretraining.optimizer,
-                recipe.schedule,
-                pretraining.plan,
-                intervals=recipe.train.intervals,
-                clip_norm=recipe.train.clip_norm,
-                seed=recipe.train.seed,
-                threads=pretraining.threads,
-            ),
-            world,
-            recorder or CollectiveObserver(saver, panel),
-            start=begin,
-            stop=lambda: bool(received) or (recorder is not None and recorder.hopeless),
-        )
-        saver.finish()
-    number = world.max(max(received, default=0))
-    leave()  # what follows is the first process's work, and nobody waits for it
-    if recorder is None:
-        sys.exit(command.EXIT_SIGNAL + number if number and not pretraining.plan.finished(end) else 0)
-    if not pretraining.plan.finished(end):
-        recorder.close(None)
-        again = f"step {end.step} is saved; go on: python -m mlm.pretrain --resume {path}"
-        if not number:
-            raise UserError(
-                f"stopped: {recorder.skipped_in_a_row} updates in a row were skipped, because loss or gradient was not"
-                f" finite: start again with a lower optim.lr ({again})"
-            )
-        print(f"stopped: {again}")
-        sys.exit(command.EXIT_SIGNAL + number)
-    _conclude(pretraining, path, end, recorder, panel)
+logger = logging.getLogger(__name__)
 
 
-def _conclude(
-    pretraining: PretrainComponents,
-    path: Path,
-    end: TrainingProgress,
-    recorder: MetricsLogger,
-    panel: Callable[[nn.Module], str],
-) -> None:
-    """Measure what was saved last, and write down the results."""
-    recipe, corpus, world = pretraining.recipe, pretraining.corpus, pretraining.world.single()
-    folder = checkpoint.folder_of(path, end.step)
-    saved = verify(folder, checkpoint.MODEL)
-    model, _, _ = checkpoint.load_model(folder, world.device)
-    scores = results.measure(recipe, corpus, replace(pretraining.task, world=world, compiled=False), model)
-    filled = panel(model)
-    records = list(run_directory.read_metrics(path / run_directory.METRICS))
-    scores |= warm_start.scores_at_start(recipe, records)
-    scores |= results.costs(end) | {"weights_sha256": saved.files[checkpoint.WEIGHTS].sha256}
-    recorder.close(scores)
-    if not math.isfinite(scores["heldout"]["loss"]):
-        print("warning: training diverged, the held-out loss is not finite: lower optim.lr", file=sys.stderr)
-    plots.draw(records, path / "curves.png", scores["baselines"])
-    print(results.summary(path, scores, filled))
+@dataclass(frozen=True)
+class PretrainRun:
+    """A pretraining run, finished or stopped and saved."""
+
+    path: Path
+    """The run's directory."""
+    results: Mapping[str, Any] | None
+    """The content of results.json; None for a run that was stopped, and on ranks other than 0."""
+    summary: str
+    """The results, or the way to resume, as text; empty on ranks other than 0."""
+    stopped_by: int
+    """The largest number that `stop` returned on any rank; 0 for a finished run."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the newest checkpoint."""
+        return checkpoint.newest(self.path)
+
+    @cached_property
+    def model(self) -> MaskedLanguageModel:
+        """The model of the newest checkpoint, on the host, in evaluation mode."""
+        return checkpoint.load_model(self.checkpoint, torch.device("cpu"))[0]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return vocabulary.load(self.checkpoint / checkpoint.TOKENIZER)
 
 
-def _rates(pretraining: PretrainComponents) -> Rates:
-    recipe, task = pretraining.recipe, pretraining.task
-    per_token = flops.flops_per_token(
-        recipe.model,
-        pretraining.corpus.shards.manifest.vocabulary_size,
-        flops.mean_context(pretraining.corpus.train.rows),
-        recipe.masking.rate,
+@dataclass(frozen=True)
+class _Ready:
+    """A run that is about to be trained."""
+
+    path: Path
+    components: PretrainComponents
+    progress: TrainingProgress
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A run whose training has ended; on rank 0 with the logger that its results go to."""
+
+    run: _Ready
+    progress: TrainingProgress
+    stopped_by: int
+    metrics_logger: MetricsLogger | None
+    predict: Callable[[nn.Module], str]
+
+
+def pretrain(
+    config: PretrainConfig, observers: Sequence[Observer] = (), *, stop: Callable[[], int] = lambda: 0
+) -> PretrainRun:
+    """Pretrain an encoder in a new run directory; a job that torchrun or SLURM started again resumes its own run.
+
+    Args:
+        config: every setting of the run.
+        observers: receive the events of training, such as a `ProgressBar`; the run's own files need none.
+        stop: asked after each step; a number other than 0, on any rank, stops training after saving.
+
+    Raises:
+        UserError: data, a setting or the machine cannot be used, or training diverged.
+        ConnectionError: another process was lost.
+        OSError: the last checkpoint could not be written.
+
+    """
+    config = resolve(config)
+    with ExitStack() as opened:
+        with _joined(config) as world:
+            earlier = _earlier_run(config, world)
+            if earlier is None:
+                ready = _start(config, world, opened)
+            elif (finished := _finished(earlier, world)) is not None:
+                return finished
+            else:
+                ready = _restore(earlier, world, opened)
+            trained = _train(ready, observers, stop)
+        return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
+
+
+def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Callable[[], int] = lambda: 0) -> PretrainRun:
+    """Resume a run from its newest undamaged checkpoint; a finished run stays as it is.
+
+    Arguments and errors are those of `pretrain`. A run whose configuration or text was changed raises a UserError.
+    """
+    with ExitStack() as opened:
+        with _joined(config_of(path)) as world:
+            if (finished := _finished(path, world)) is not None:
+                return finished
+            trained = _train(_restore(path, world, opened), observers, stop)
+        return _conclude(trained)
+
+
+def resolve(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with all that the run it starts from and its shards decide.
+
+    Raises:
+        UserError: these cannot be used, or the configuration sets otherwise.
+
+    """
+    return with_text_of_shards(warm_start.resolve(config))
+
+
+def config_of(path: Path) -> PretrainConfig:
+    """Return a run's configuration.
+
+    Raises:
+        UserError: `path` is no run of pretraining.
+
+    """
+    return read(PretrainConfig, run_directory.config_path(path))
+
+
+@contextmanager
+def _joined(config: PretrainConfig) -> Iterator[World]:
+    """Give the job's processes; a process group that is opened inside is closed at the end."""
+    existing = dist.is_initialized()
+    world = init_world(config.train.silence_minutes)
+    try:
+        with world.name_lost_ranks():
+            yield world
+    finally:
+        if not existing:
+            leave()
+
+
+def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
+    """Return the run of `config` that this job saved before torchrun or SLURM started it again, if any."""
+    if not world.restarted:
+        return None
+
+    def is_mine(path: Path) -> bool:
+        try:
+            same = read(PretrainConfig, path / checkpoint.CONFIG) == config
+            return same and run_directory.read_json(path / run_directory.ENVIRONMENT).get("job") == world.job
+        except UserError:  # ignore directories in runs/ that are not pretraining runs
+            return False
+
+    def newest() -> str:
+        mine = filter(is_mine, run_directory.with_checkpoint(Path(config.runs)))
+        return str(max(mine, key=lambda path: path.name, default=""))
+
+    found = world.from_main("looking for this job's run", newest)
+    return Path(found) if found else None
+
+
+def _finished(path: Path, world: World) -> PretrainRun | None:
+    """Return the run at `path` if it is finished."""
+    results_path = path / run_directory.RESULTS
+    if not world.from_main("looking for the run's results", lambda: "yes" if results_path.exists() else ""):
+        return None
+    if not world.is_main:
+        return PretrainRun(path, None, "", 0)
+    return PretrainRun(
+        path, run_directory.read_json(results_path), f"{path} is finished: its results are in {results_path}", 0
     )
-    encoder, rows = recipe.model.encoder, min(task.micro_batch_rows, task.batch_rows)
-    shape = rows * recipe.data.row_length, encoder.width, encoder.feedforward_width
-    peak = measure_peak(pretraining.world.device, pretraining.world.dtype, *shape)
-    return Rates(recipe.optim.lr, per_token, peak)
+
+
+def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
+    """Make the directory and the components of a new run; its lock is held until `opened` closes."""
+    world = with_precision(world, config.train.precision)
+    components = build(config, world)
+    started_from = warm_start.load_start(config, components.model)
+    make = lambda: str(run_directory.create(Path(config.runs), config.name))  # noqa: E731
+    path = Path(world.from_main("making the run's directory", make))
+    if world.is_main:
+        opened.enter_context(run_directory.lock(path))
+        (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
+        environment = run_directory.environment(world) | {"kind": run_directory.PRETRAINING, "job": world.job}
+        run_directory.write_json(
+            path / run_directory.ENVIRONMENT, environment | started_from | _data(components.corpus)
+        )
+    return _Ready(path, components, TrainingProgress())
+
+
+def _restore(path: Path, world: World, opened: ExitStack) -> _Ready:
+    """Restore a run from its newest undamaged checkpoint; its lock is held until `opened` closes."""
+    if world.is_main:
+        opened.enter_context(run_directory.lock(path))
+    config = config_of(path)
+    find = lambda: str(checkpoint.newest_undamaged(path))  # noqa: E731
+    folder = Path(world.from_main("checking the newest checkpoint", find))
+    if config != read(PretrainConfig, folder / checkpoint.CONFIG):
+        raise UserError(f"{path / checkpoint.CONFIG} was changed since the run began: undo that, or start a new run")
+    identity = run_directory.run_identity(path)
+    world = with_recorded_precision(world, identity.precision)
+    components = build(config, world, folder / checkpoint.TOKENIZER)
+    if _data(components.corpus)["data"] != identity.data:
+        raise UserError(f"the text of {path} is not the text that the run began with: put it back, or start a new run")
+    if world.is_main and precision_of(world.dtype) != identity.precision:
+        environment = run_directory.read_json(path / run_directory.ENVIRONMENT)
+        went_on_in = {"went_on_in": precision_of(world.dtype)}
+        run_directory.write_json(path / run_directory.ENVIRONMENT, environment | went_on_in)
+    return _Ready(path, components, checkpoint.load_training(folder, components.model, components.optimizer))
+
+
+def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]) -> _Trained:
+    """Train until the run's length is reached, `stop` says so on any rank, or training has diverged."""
+    components, config, world = ready.components, ready.components.config, ready.components.world
+    corpus, task = components.corpus, components.task
+    predict = _predictor(components)
+    own: list[Observer] = [CheckpointWriter(ready.path, config, corpus.tokenizer_path, world, ready.progress)]
+    metrics_logger: MetricsLogger | None = None
+    if world.is_main:
+        metrics_logger = _metrics_logger(ready)
+        own.append(metrics_logger)
+        threads = f", {components.threads} threads" if components.threads > 1 else ""
+        tokens = corpus.shards.manifest.train.tokens
+        logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
+    own.append(SamplePredictions(predict, metrics_logger))
+    settings = LoopSettings(
+        components.optimizer,
+        config.schedule,
+        components.length,
+        frequencies=config.train.intervals,
+        clip_norm=config.train.clip_norm,
+        seed=config.train.seed,
+        threads=components.threads,
+    )
+    end = train(
+        components.model,
+        task,
+        settings,
+        world,
+        [*own, *observers],
+        start=ready.progress,
+        stop=lambda: bool(stop()) or (metrics_logger is not None and metrics_logger.has_diverged),
+    )
+    stopped_by = 0 if components.length.finished(end) else world.max(stop())
+    return _Trained(ready, end, stopped_by, metrics_logger, predict)
+
+
+def _conclude(trained: _Trained) -> PretrainRun:
+    """Measure the model that was saved last, and write the results, on rank 0; other ranks return at once.
+
+    Raises:
+        UserError: training diverged.
+
+    """
+    path, metrics_logger, end = trained.run.path, trained.metrics_logger, trained.progress
+    components, config = trained.run.components, trained.run.components.config
+    if metrics_logger is None:
+        return PretrainRun(path, None, "", trained.stopped_by)
+    if not components.length.finished(end):
+        metrics_logger.close(None)
+        saved = f"step {end.step} is saved; resume: python -m mlm.pretrain --resume {path}"
+        if not trained.stopped_by:
+            raise UserError(
+                f"stopped: {metrics_logger.consecutive_skips} updates in a row were skipped, because loss or gradient"
+                f" was not finite: start again with a lower optim.lr ({saved})"
+            )
+        return PretrainRun(path, None, f"stopped: {saved}", trained.stopped_by)
+    folder = checkpoint.step_folder(path, end.step)
+    files = verify(folder, checkpoint.MODEL_FILES).files
+    world = components.world.single()
+    model, _, _ = checkpoint.load_model(folder, world.device)
+    task = replace(components.task, world=world, compiled=False)
+    scores = results.measure(config, components.corpus, task, model)
+    filled = trained.predict(model)
+    records = list(run_directory.read_metrics(path / run_directory.METRICS))
+    scores |= warm_start.scores_at_start(config, records)
+    scores |= results.costs(end) | {"weights_sha256": files[checkpoint.WEIGHTS].sha256}
+    metrics_logger.close(scores)
+    if not math.isfinite(scores["heldout"]["loss"]):
+        logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
+    plots.draw(records, path / "curves.png", scores["baselines"])
+    return PretrainRun(path, scores, results.summary(path, scores, filled), 0)
+
+
+def _predictor(components: PretrainComponents) -> Callable[[nn.Module], str]:
+    """Return a function that fills in blanks of the first held-out sentences by a model."""
+    task, tokenizer, world = components.task, components.corpus.tokenizer, components.world
+
+    def predict(model: nn.Module) -> str:
+        # Not compiled once more for these few sentences.
+        eagerly = torch.compiler.set_stance("force_eager") if task.compiled else nullcontext()
+        with eagerly:
+            filled = fill_blanks.sample_predictions(model, task.heldout[0], tokenizer, world, SENTENCES_SHOWN)
+            return "\n\n".join(filled)
+
+    return predict
+
+
+def _metrics_logger(ready: _Ready) -> MetricsLogger:
+    components, config = ready.components, ready.components.config
+    world, task, encoder = components.world, components.task, config.model.encoder
+    vocabulary_size = components.corpus.shards.manifest.vocabulary_size
+    context = flops.mean_context(components.corpus.train.rows)
+    slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
+
+    def flops_per_token(masked_share: float) -> float:
+        return flops.flops_per_token(config.model, vocabulary_size, context, masked_share)
+
+    peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
+    return MetricsLogger(ready.path, config, task.documents, flops_per_token, peak, ready.progress)
+
+
+def _data(corpus: Corpus) -> dict[str, Any]:
+    manifest = corpus.shards.manifest
+    return {
+        "data": {"text_fingerprint": manifest.text_fingerprint, "tokenizer_sha256": manifest.tokenizer_sha256},
+        "packages": [package.model_dump() for package in manifest.packages],
+    }

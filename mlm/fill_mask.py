@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import UserError, command
-from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
-from mlm.distributed.world import init_world
-from mlm.evaluation import fill_blanks
-from mlm.tracking import run_directory
+from mlm.distributed.process import configure_process
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -33,13 +29,19 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if options.top < 1:
         raise UserError(f"--top is {options.top}: it must be 1 or more")
+    configure_process()
+    from mlm.checkpoint import checkpoint
+    from mlm.distributed.world import init_world
+    from mlm.evaluation import fill_blanks
+    from mlm.tracking import run_directory
+
     world = init_world()
-    path = options.run or run_directory.newest(Path(PretrainConfig().runs))
+    path = options.run or run_directory.newest()
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
-    model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
+    model, tokenizer, config = checkpoint.load_model(folder, world.device)
     for sentence in options.sentences or command.lines():
-        batch = fill_blanks.read_blanks(sentence, tokenizer, recipe.data.row_length)
+        batch = fill_blanks.read_blanks(sentence, tokenizer, config.data.row_length)
         guesses = fill_blanks.guess(model, batch, tokenizer, world, options.top)
         if options.json:
             found = [[{"token": g.token, "probability": g.probability} for g in blank] for blank in guesses]

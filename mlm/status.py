@@ -9,7 +9,7 @@ from typing import Any
 
 from configs import UserError, command
 from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
+from mlm.config import RUNS
 from mlm.tracking import run_directory
 
 EXAMPLES = """
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    for path in options.runs or [_newest(Path(PretrainConfig().runs))]:
+    for path in options.runs or [_newest(Path(RUNS))]:
         found = status(path)
         print(json.dumps(found) if options.json else "\n".join(_lines(path, found)))
 
@@ -49,7 +49,7 @@ def status(path: Path) -> dict[str, Any]:
         UserError: it is no run of pretraining, or its records are damaged.
 
     """
-    run_directory.recipe_path(path)  # there is one
+    run_directory.config_path(path)  # there is one
     owner = run_directory.owner(path)
     finished = (path / run_directory.RESULTS).exists()
     records = run_directory.newest_records(path / run_directory.METRICS)
@@ -77,7 +77,7 @@ def _newest(runs: Path) -> Path:
     ]
     if not found:
         raise UserError(f"there is no run of pretraining in {runs}: start one by python -m mlm.pretrain, or name it")
-    return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
+    return max(found, key=lambda path: (path / checkpoint.CONFIG).stat().st_mtime_ns)
 
 
 def _lines(path: Path, found: dict[str, Any]) -> list[str]:

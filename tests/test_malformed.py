@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pickled-tokenizer", checkpoint.TOKENIZER, pickle.dumps(Code())),
         ("no-weights", checkpoint.WEIGHTS, None),
         ("cut-weights", checkpoint.WEIGHTS, b"\x10\0\0\0\0\0\0\0{}"),
-        ("other-config", checkpoint.RECIPE, b"model: {encoder: {width: 32}}"),
+        ("other-config", checkpoint.CONFIG, b"model: {encoder: {width: 32}}"),
     ):
         shutil.copytree(folder / "run", folder / name)
         path = folder / name / step / file

@@ -1,29 +1,42 @@
 """The data, encoder and recipe that the cases share, and the cases: training and predicting classes."""
 
+import argparse
 import copy
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from configs import UserError, read
+from finetune import heads
 from finetune.benchmark import hf_trainer
 from finetune.benchmark.hf_trainer import Padding
 from finetune.config import FinetuneConfig
+from finetune.data.bigram_shift import BigramShift
 from finetune.data.examples import Dataset, Examples
-from finetune.encoders.published import PublishedEncoder
+from finetune.data.labelled import Labelled
+from finetune.encoders.published import PublishedEncoder, load_published
 from finetune.training.classification import Classification, Encoded, predict
 from finetune.training.classifier import Classifier
-from mlm.benchmark import frame
+from mlm.benchmark import frame, hf_models
 from mlm.benchmark.frame import NEVER
-from mlm.benchmark.hf_trainer import as_users_run_it
+from mlm.benchmark.hf_trainer import as_users_run_it, open_tokenizer
 from mlm.benchmark.measure import Case, Meter, alternate, times_a_second
 from mlm.benchmark.speed import MeterObserver
-from mlm.distributed.world import World
+from mlm.distributed.device import precision_of, with_precision
+from mlm.distributed.world import World, init_world
+from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, train
+from tokenizer import vocabulary
+from tokenizer.cleaning import Text
+from tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import datasets
@@ -31,6 +44,9 @@ if TYPE_CHECKING:
 
 RECIPE = ("head.pooling=cls",)
 """Differences of our side from the linear head's default recipe: the pooling of BertForSequenceClassification."""
+SEED = 0
+DROPOUT = 0.1
+"""Dropout of the random encoder, as in BERT."""
 LONGEST = 64
 """Largest number of tokens of an example, and the length that theirs is padded to."""
 
@@ -111,9 +127,46 @@ class Bench:
         }
 
 
+def prepare(options: argparse.Namespace) -> Bench:
+    """Return the data, the encoder and the recipe of the command line; an unusable one is a UserError."""
+    scale = frame.with_options(QUICK if options.quick else FULL, options)
+    if options.file is not None:
+        data = Labelled(train=options.file, text=options.text, label=options.label).load(Text())
+    else:
+        print("making the texts", file=sys.stderr)
+        data = BigramShift().load(Text())
+    if options.encoder is not None:
+        encoder = load_published(options.encoder, None, random=False, seed=SEED)
+    else:
+        encoder = random_encoder(options.output / "encoder", data, scale, options.vocabulary)
+    hf_trainer.check_type(encoder)
+    recipe = read(heads.recipe_of("linear"), None, (*RECIPE, f"train.batch_examples={scale.batch_examples}"))
+    world = with_precision(init_world(), recipe.train.precision)
+    return Bench(scale, recipe, data, encoder, min(encoder.longest, LONGEST), world)
+
+
+def random_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: int) -> PublishedEncoder:
+    """Write a BERT of the benchmark's size to `folder` as a published one, and return it with random weights."""
+    if not vocabulary.MINIMUM_SIZE <= vocabulary_size <= vocabulary.MAXIMUM_SIZE:
+        raise UserError(
+            f"--vocabulary {vocabulary_size}: must be {vocabulary.MINIMUM_SIZE} to {vocabulary.MAXIMUM_SIZE}"
+        )
+    texts = (text for texts in data.train.texts for text in texts)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tokenizer.json"
+    path.write_bytes(vocabulary.serialise(vocabulary.learn(texts, Vocabulary(size=vocabulary_size, cls_sep=True))))
+    open_tokenizer(path).save_pretrained(str(folder))
+    attention_heads, wide = max(scale.width // 64, 1), 4 * scale.width
+    sizes = EncoderConfig(
+        layers=scale.layers, width=scale.width, heads=attention_heads, feedforward_width=wide, dropout=DROPOUT
+    )
+    hf_models.bert(sizes, vocabulary_size, 2 * LONGEST).config.save_pretrained(folder)
+    return load_published(str(folder), None, random=True, seed=SEED)
+
+
 def training(bench: Bench, name: str, padding: Padding) -> list[Case]:
     """Train, beside the Trainer: in float32 where it pads to a fixed length, else in our precision."""
-    precision = "float32" if padding == "fixed" else bench.world.precision
+    precision = "float32" if padding == "fixed" else precision_of(bench.world.dtype)
 
     def ours() -> float:
         meter = Meter(bench.scale.seconds)
@@ -125,7 +178,7 @@ def training(bench: Bench, name: str, padding: Padding) -> list[Case]:
 
     counted = (
         f"trained examples, {bench.scale.batch_examples} a step, over whole steps after a warm-up, without start-up"
-        f" and tokenising; ours in {bench.world.precision}, theirs in {precision} and padded to "
+        f" and tokenising; ours in {precision_of(bench.world.dtype)}, theirs in {precision} and padded to "
         + {"fixed": f"{bench.longest} tokens", "batch": "the longest of each batch"}[padding]
     )
     return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
@@ -166,7 +219,7 @@ def train_ours(bench: Bench, meter: Meter) -> None:
         seed=0,
     )
     observer, start = MeterObserver(meter, attrgetter("targets")), TrainingProgress()
-    train(model, task, loop, bench.world, observer, start=start, stop=lambda: meter.finished)
+    train(model, task, loop, bench.world, [observer], start=start, stop=lambda: meter.finished)
 
 
 def prediction(bench: Bench, name: str) -> list[Case]:
@@ -184,8 +237,8 @@ def prediction(bench: Bench, name: str) -> list[Case]:
 
     counted = (
         f"predicted examples, {len(encoded.tokens)} a call, over whole calls after a warm-up, without loading and"
-        f" tokenising; ours in {bench.world.precision}, theirs in float32, {bench.scale.batch_examples} a batch and"
-        f" padded to {bench.longest} tokens"
+        f" tokenising; ours in {precision_of(bench.world.dtype)}, theirs in float32, {bench.scale.batch_examples} a"
+        f" batch and padded to {bench.longest} tokens"
     )
     return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
 
@@ -198,3 +251,10 @@ def predict_theirs(bench: Bench) -> float:
     )
     run = hf_trainer.predictor(bench.their_model(), collate, bench.scale.batch_examples)
     return len(dataset) * times_a_second(lambda: run(dataset), bench.scale.seconds)
+
+
+CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
+    "training/padded-to-64": partial(training, padding="fixed"),
+    "training/padded-to-batch": partial(training, padding="batch"),
+    "prediction/padded-to-64": prediction,
+}

@@ -90,4 +90,4 @@ def corpus_of(choice: EncoderChoice) -> Text:
     """Return the text that a run was pretrained on; the documentation of the installed Python for a published one."""
     if choice.run is None:
         return Text()
-    return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.RECIPE).text
+    return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.CONFIG).text

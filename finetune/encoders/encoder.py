@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from configs import dump, read
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
-from mlm.distributed.device import of_autocast
+from mlm.distributed.device import autocast_dtype
 from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
@@ -103,13 +103,13 @@ class RunEncoder(TextEncoder):
 
         """
         return cls(
-            read(PretrainConfig, folder / checkpoint.RECIPE), vocabulary.load(folder / checkpoint.TOKENIZER), None
+            read(PretrainConfig, folder / checkpoint.CONFIG), vocabulary.load(folder / checkpoint.TOKENIZER), None
         )
 
     def save(self, folder: Path) -> None:
         """Write the recipe and the tokenizer."""
         recipe = self.recipe.model_copy(update={"model": self._model_config})
-        (folder / checkpoint.RECIPE).write_text(dump(recipe), encoding="utf-8")
+        (folder / checkpoint.CONFIG).write_text(dump(recipe), encoding="utf-8")
         (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(self.tokenizer))
 
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
@@ -138,7 +138,7 @@ class RunEncoder(TextEncoder):
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states, (B, L, D); ours know no token types."""
-        dtype = of_autocast(ids_BL.device, self.encoder.embeddings.tokens.weight.dtype)
+        dtype = autocast_dtype(ids_BL.device, self.encoder.embeddings.tokens.weight.dtype)
         positions_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
         hidden_BLD: Tensor = self.encoder(ids_BL, SegmentMask.of(real_BL.int(), positions_BL, dtype))
         return hidden_BLD

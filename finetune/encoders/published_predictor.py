@@ -11,6 +11,7 @@ from configs import UserError
 from finetune.encoders.encoder import Tokens
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights
 from finetune.encoders.published import pad_id, position_limit, takes_types, tokenise
+from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PublishedPredictor(nn.Module):
         into_vocabulary: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         hook = into_vocabulary.register_forward_pre_hook(masked_only)
         try:
-            with self.world.autocast():
+            with autocast(self.world.device, self.world.dtype):
                 scores_MV: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types).logits
         finally:
             hook.remove()

@@ -16,6 +16,7 @@ from finetune.data.examples import Examples
 from finetune.encoders.encoder import TextEncoder, Tokens
 from finetune.evaluation import metrics
 from mlm.data.batches import IGNORED
+from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 
 POOL_BATCHES = 16
@@ -152,7 +153,7 @@ def batch_of(tokens: Sequence[Tokens], labels_B: NDArray[np.int64], pad_id: int,
 
 def score(model: nn.Module, batch: Batch, world: World) -> Tensor:
     """Return the model's scores of the classes, (B, C), computed in the world's precision, in float32."""
-    with world.autocast():
+    with autocast(world.device, world.dtype):
         scores_BC: Tensor = model(batch.ids_BL, batch.real_BL, batch.types_BL)
     return scores_BC.float()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from configs import command
 from mlm.benchmark import frame, hf_trainer
 from mlm.benchmark.measure import Case
+from mlm.distributed.process import configure_process
 
 if TYPE_CHECKING:
     from mlm.benchmark.speed import Bench
@@ -44,6 +45,7 @@ def cases() -> "dict[str, Callable[[Bench, str], list[Case]]]":
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
+    configure_process()
     options, known = parse(arguments), cases()
     hf_trainer.check_installed()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def assemble_and_mask(bench: "Bench", name: str) -> list[Case]:
     batches = itertools.cycle(range(COLLATED_BATCHES))
 
     def make() -> object:
-        return rows.masked(*numbers[next(batches)], masking, masking.rate_at(0.5), recipe.train.seed)
+        return rows.masked(*numbers[next(batches)], masking, masking.mean_rate, recipe.train.seed)
 
     def ours() -> float:
         return tokens * times_a_second(make, bench.scale.seconds / 2)

@@ -15,15 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlm.benchmark import hf_trainer
 from mlm.benchmark.hf_models import labelled, unpacked
-from mlm.benchmark.measure import WARMUP_STEPS, Case, Curve, alternate
-from mlm.benchmark.speed import REFERENCES, Bench, Reference, SilentObserver, rows_of_as_many_tokens, train_ours
+from mlm.benchmark.measure import WARMUP_STEPS, Case, Curve, alternate, synchronise
+from mlm.benchmark.speed import REFERENCES, Bench, Reference, rows_of_as_many_tokens, train_ours
 from mlm.build import build
 from mlm.config import PretrainConfig
 from mlm.data.batches import Batch
-from mlm.distributed.world import World
+from mlm.distributed.device import precision_of
+from mlm.distributed.world import World, init_world
 from mlm.evaluation.results import measure_baselines
 from mlm.objectives.masked import heldout_batches
 from mlm.training.budget import TrainingProgress
+from mlm.training.loop import Observer
 
 HELDOUT_ROWS, CURVE_HELDOUT_ROWS, ROWS_AT_ONCE = 64, 256, 16
 EVALUATE_STEPS = 2
@@ -67,13 +69,13 @@ def _time_to_loss(bench: Bench, name: str, reference: Reference, rate: float) ->
 def their_loss(bench: Bench, reference: Reference, rate: float, seed: int) -> tuple[float, float]:
     """Train for about `loss_seconds`; return the seconds of the steps, and the held-out loss."""
     rows, collate = hf_trainer.dataset(reference.rows(bench)), hf_trainer.collator(bench.corpus.tokenizer_path)
-    world = their_world()
+    world = init_world()
 
     def trained(steps: int) -> tuple[nn.Module, float]:
         model, ends = reference.build(bench, seed), list[float]()
 
         def after_step(tokens: int) -> bool:
-            world.wait()
+            synchronise()
             ends.append(perf_counter())
             return False
 
@@ -103,7 +105,7 @@ def our_seconds(recipe: PretrainConfig, world: World, goal: float) -> float:
 
 
 @dataclass
-class TimeToLoss(SilentObserver):
+class TimeToLoss(Observer):
     """An observer that records the training time at which the held-out loss first is at most `goal`."""
 
     goal: float
@@ -123,18 +125,18 @@ class TimeToLoss(SilentObserver):
 def loss_curves(bench: Bench, name: str) -> list[Case]:
     """Train both sides on as many tokens with the same optimizer, and record the held-out loss."""
     reference, seeds = REFERENCES[name.replace("loss-curves", "training")], iter(range(2 * bench.scale.repeats))
-    bfloat16 = bench.world.precision == "bfloat16"
+    precision = precision_of(bench.world.dtype)
 
     def ours() -> tuple[Curve, float]:
         return our_curve(bench, next(seeds))
 
     def theirs() -> tuple[Curve, float]:
-        return hf_trainer.as_users_run_it(their_curve, bench, reference, bfloat16, next(seeds))
+        return hf_trainer.as_users_run_it(their_curve, bench, reference, precision == "bfloat16", next(seeds))
 
     mine, others = alternate(ours, theirs, bench.scale.repeats)
     counted = (
         f"held-out masked loss after {bench.scale.curve_steps} steps of about {bench.scale.batch_tokens} tokens; both"
-        f" sides AdamW at {CURVE_RATE:g} falling to 0, in {bench.world.precision}; another seed each turn; FLOPs: the"
+        f" sides AdamW at {CURVE_RATE:g} falling to 0, in {precision}; another seed each turn; FLOPs: the"
         " matrix products computed for a token, forward and backward; ours on CUDA with every block of attention"
     )
     baselines = measure_baselines(bench.recipe, bench.corpus, heldout_of(bench, bench.world, CURVE_HELDOUT_ROWS))
@@ -150,7 +152,7 @@ def loss_curves(bench: Bench, name: str) -> list[Case]:
 
 
 @dataclass
-class LossCurve(SilentObserver):
+class LossCurve(Observer):
     """An observer that records the held-out loss."""
 
     points: Curve = field(default_factory=list)
@@ -172,7 +174,7 @@ def our_curve(bench: Bench, seed: int) -> tuple[Curve, float]:
 
 def their_curve(bench: Bench, reference: Reference, bfloat16: bool, seed: int) -> tuple[Curve, float]:
     """Train a reference in this process; return its curve, and the FLOPs of a token."""
-    steps, rows, world = bench.scale.curve_steps, reference.rows(bench), their_world()
+    steps, rows, world = bench.scale.curve_steps, reference.rows(bench), init_world()
     collate, batch_rows = hf_trainer.collator(bench.corpus.tokenizer_path), rows_of_as_many_tokens(bench, rows)
     model, heldout = reference.build(bench, seed).to(world.device), heldout_of(bench, world, CURVE_HELDOUT_ROWS)
     batch = {key: value.to(world.device) for key, value in collate(hf_trainer.examples(rows[:batch_rows])).items()}
@@ -189,11 +191,6 @@ def their_curve(bench: Bench, reference: Reference, bfloat16: bool, seed: int) -
     dataset, settings = hf_trainer.dataset(rows), {"max_steps": steps, "learning_rate": CURVE_RATE, "seed": seed}
     hf_trainer.train(model, dataset, collate, batch_rows, bfloat16=bfloat16, after_step=after_step, **settings)
     return curve, flops
-
-
-def their_world() -> World:
-    """Return the device without the allocator settings of `init_world`."""
-    return World(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), torch.float32)
 
 
 def heldout_of(bench: Bench, world: World, rows: int) -> list[Batch]:

@@ -1,6 +1,6 @@
 """The corpus, recipe and references that the cases share, and the cases of training speed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from operator import attrgetter
@@ -19,13 +19,12 @@ from mlm.benchmark.measure import WARMUP_STEPS, Case, Meter, alternate
 from mlm.build import build, corpus_of
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
-from mlm.distributed.device import has_bfloat16, measure_peak
+from mlm.distributed.device import has_bfloat16, measure_peak, precision_of, with_precision
 from mlm.distributed.world import World, init_world
 from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingProgress
 from mlm.training.flops import flops_per_token, mean_context
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
-from mlm.training.optim import Optimizer
+from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from tokenizer.shards.format import Split
 
 RECIPE = (
@@ -100,7 +99,7 @@ class Bench:
     @cached_property
     def world(self) -> World:
         """The device and its precision."""
-        return init_world().with_precision(self.recipe.train.precision)
+        return with_precision(init_world(), self.recipe.train.precision)
 
     def describe(self) -> dict[str, Any]:
         """Return the scale, the recipe and the text, for the JSON."""
@@ -162,7 +161,8 @@ def training(bench: Bench, name: str) -> list[Case]:
 
     counted = (
         "tokens without padding, over whole steps after a warm-up, without start-up, reading and tokenising; "
-        f"ours in {world.precision}, theirs {reference.model.__name__} in {'bfloat16' if bfloat16 else 'float32'}; "
+        f"ours in {precision_of(world.dtype)}, theirs {reference.model.__name__} in "
+        f"{'bfloat16' if bfloat16 else 'float32'}; "
         f"{batch_rows} rows a step on our side, as many tokens on theirs"
     )
     case = Case.of(name + bench.label, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
@@ -173,8 +173,8 @@ def training(bench: Bench, name: str) -> list[Case]:
 def needed_flops(bench: Bench) -> float:
     """Return the floating-point operations that our side needs to train on a token, at the mean masking rate."""
     recipe, corpus = bench.recipe, bench.corpus
-    context, rate = mean_context(corpus.train.rows), recipe.masking.rate_at(0.5)  # The rate changes linearly.
-    return flops_per_token(recipe.model, corpus.shards.manifest.vocabulary_size, context, rate)
+    vocabulary_size, context = corpus.shards.manifest.vocabulary_size, mean_context(corpus.train.rows)
+    return flops_per_token(recipe.model, vocabulary_size, context, recipe.masking.mean_rate)
 
 
 def train_theirs(bench: Bench, reference: Reference, bfloat16: bool) -> float:
@@ -192,30 +192,17 @@ def rows_of_as_many_tokens(bench: Bench, their_rows: Sequence[NDArray[np.int64]]
     return max(round(ours * len(their_rows) / sum(map(len, their_rows))), 1)
 
 
-class SilentObserver:
-    """An observer that records nothing."""
-
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Record no step."""
-
-    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Record no evaluation."""
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Save no checkpoint."""
-
-
 @dataclass
-class MeterObserver(SilentObserver):
+class MeterObserver(Observer):
     """An observer that counts on a meter, and sums the time spent waiting for data."""
 
     meter: Meter
-    counted: Callable[[LoggedMetrics], int] = attrgetter("tokens")
+    counted: Callable[[StepMetrics], int] = attrgetter("tokens")
     total: int = 0
     waited_seconds: float = 0.0
     seconds: float = 0.0
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Record steps."""
         self.total += self.counted(metrics)
         self.meter.after_step(self.total, metrics.steps)
@@ -231,7 +218,7 @@ def measure_ours(bench: Bench) -> MeterObserver:
 
 
 def train_ours(
-    recipe: PretrainConfig, world: World, observer: SilentObserver, evaluate_steps: int, stop: Callable[[], bool]
+    recipe: PretrainConfig, world: World, observer: Observer, evaluate_steps: int, stop: Callable[[], bool]
 ) -> None:
     """Train as `mlm.pretrain` does, and write nothing."""
     made = build(recipe, world)
@@ -240,10 +227,10 @@ def train_ours(
     settings = LoopSettings(
         made.optimizer,
         recipe.schedule,
-        made.plan,
+        made.length,
         Frequencies(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER),
         recipe.train.clip_norm,
         recipe.train.seed,
         made.threads,
     )
-    train(made.model, made.task, settings, world, observer, start=TrainingProgress(), stop=stop)
+    train(made.model, made.task, settings, world, [observer], start=TrainingProgress(), stop=stop)

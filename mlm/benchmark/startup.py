@@ -106,10 +106,10 @@ def _after_many_steps(bench: Bench, run: Path) -> Path:
     young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimizer)
     times = bench.scale.old_step // young.step
     progress = TrainingProgress(bench.scale.old_step, young.tokens * times, young.seconds * times)
-    recipe = read(PretrainConfig, old / checkpoint.RECIPE)
-    writer = CheckpointWriter(old, recipe, bench.corpus.tokenizer_path, bench.world, _say, young)
-    writer.save(progress, made.model, made.optimizer, None)
-    writer.finish()
+    recipe = read(PretrainConfig, old / checkpoint.CONFIG)
+    writer = CheckpointWriter(old, recipe, bench.corpus.tokenizer_path, bench.world, young)
+    writer.checkpoint(progress, made.model, made.optimizer)
+    writer.ended(progress)
     newest = newest_records(run / METRICS)
     with (old / METRICS).open("w", encoding="utf-8") as file:
         for step in range(1, bench.scale.old_step + 1):
@@ -121,31 +121,26 @@ def _after_many_steps(bench: Bench, run: Path) -> Path:
 
 def saving(bench: Bench, name: str) -> list[Case]:
     """Save checkpoints: the time that training waits, beside the time until the checkpoint is on the disk."""
-    made, step = build(bench.recipe, bench.world), 0
+    made, progress = build(bench.recipe, bench.world), TrainingProgress()
     for parameter in made.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     made.optimizer.update(1.0, torch.tensor(True, device=bench.world.device))  # gives the optimizer a state
 
     def save(*, wait: bool) -> float:
-        nonlocal step
-        step += 1
+        nonlocal progress
+        progress = TrainingProgress(progress.step + 1)
         began = time.perf_counter()
-        writer.save(TrainingProgress(step=step), made.model, made.optimizer, None)
+        writer.checkpoint(progress, made.model, made.optimizer)
         if wait:
             writer.wait()
         seconds = time.perf_counter() - began
-        writer.finish()
+        writer.ended(progress)
         return seconds
 
     with tempfile.TemporaryDirectory(dir=bench.output) as folder:
-        tokenizer, start = bench.corpus.tokenizer_path, TrainingProgress()
-        writer = CheckpointWriter(Path(folder), bench.recipe, tokenizer, bench.world, _say, start)
+        writer = CheckpointWriter(Path(folder), bench.recipe, bench.corpus.tokenizer_path, bench.world, progress)
         save(wait=True)  # The first save creates folders and loads libraries.
         waits, writes = alternate(lambda: save(wait=False), lambda: save(wait=True), bench.scale.repeats)
     parameters = sum(parameter.numel() for parameter in made.model.parameters())
     counted = f"training waits for a checkpoint of {parameters:,} parameters; theirs: until it is on the disk"
     return [Case.of(name, "s", counted, waits, writes)]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

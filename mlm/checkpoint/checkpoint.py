@@ -5,10 +5,11 @@ state and the position, read with `weights_only=True`. `manifest.json` holds the
 appears under its final name only when it is complete.
 """
 
+import logging
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ from mlm.training.budget import TrainingProgress
 from mlm.training.optim import Optimizer
 from tokenizer import vocabulary
 
-WEIGHTS, RECIPE, TOKENIZER, STATE = "weights.safetensors", "config.yaml", "tokenizer.json", "training_state.pt"
+WEIGHTS, CONFIG, TOKENIZER, STATE = "weights.safetensors", "config.yaml", "tokenizer.json", "training_state.pt"
 NAMES = "step-" + "[0-9]" * 9
 """What the folders of checkpoints are called, as a pattern."""
 SHARES = "shares"
 """Folder of the training state that is divided among processes."""
-MODEL = (WEIGHTS, RECIPE, TOKENIZER)
+MODEL_FILES = (WEIGHTS, CONFIG, TOKENIZER)
 """The files that make a model, without those that only training needs."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress,
 def save(
     folder: Path,
     taken: Snapshot,
-    recipe: PretrainConfig,
+    config: PretrainConfig,
     tokenizer: Path,
     heldout_loss: float | None = None,
     group: dist.ProcessGroup | None = None,
@@ -95,7 +99,7 @@ def save(
                 return
         partial.mkdir(parents=True, exist_ok=True)
         weights.write(partial / WEIGHTS, taken.weights)
-        (partial / RECIPE).write_text(dump(recipe), encoding="utf-8")
+        (partial / CONFIG).write_text(dump(config), encoding="utf-8")
         shutil.copyfile(tokenizer, partial / TOKENIZER)
         with weights.disk_errors(partial / STATE):
             torch.save(taken.training, partial / STATE)
@@ -128,8 +132,8 @@ def newest(run: Path) -> Path:
     return found[-1]
 
 
-def newest_whole(run: Path, say: Callable[[str], None]) -> Path:
-    """Return a run's newest checkpoint of which nothing is damaged, and say what is skipped and why.
+def newest_undamaged(run: Path) -> Path:
+    """Return a run's newest checkpoint of which nothing is damaged, and log which ones are skipped and why.
 
     Raises:
         UserError: there is none.
@@ -138,9 +142,9 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path:
     newest(run)
     for folder in reversed(finished(run)):
         try:
-            verify(folder, (*MODEL, STATE, *manifest_of(folder).files))
+            verify(folder, (*MODEL_FILES, STATE, *manifest_of(folder).files))
         except UserError as error:
-            say(f"skipped: {error}")
+            logger.warning("skipped: %s", error)
             continue
         return folder
     raise UserError(f"every checkpoint in {run} is damaged: start a new run")
@@ -153,12 +157,12 @@ def of(path: Path) -> Path:
         UserError: it is neither, or the run has none.
 
     """
-    if (path / MANIFEST).is_file() and (path / RECIPE).is_file():
+    if (path / MANIFEST).is_file() and (path / CONFIG).is_file():
         return path
     return newest(path)
 
 
-def folder_of(run: Path, step: int) -> Path:
+def step_folder(run: Path, step: int) -> Path:
     """Return where a run's checkpoint of a step is, or would be."""
     return run / "checkpoints" / f"step-{step:09d}"
 
@@ -175,12 +179,12 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
         UserError: the checkpoint is damaged, or its parts do not fit each other.
 
     """
-    verify(folder, (RECIPE, TOKENIZER))
-    recipe = read(PretrainConfig, folder / RECIPE)
+    verify(folder, (CONFIG, TOKENIZER))
+    config = read(PretrainConfig, folder / CONFIG)
     tokenizer = vocabulary.load(folder / TOKENIZER)
-    model = MaskedLanguageModel(recipe.model, tokenizer.get_vocab_size(), recipe.data.row_length)
+    model = MaskedLanguageModel(config.model, tokenizer.get_vocab_size(), config.data.row_length)
     load_weights(folder, model)
-    return model.to(device).eval(), tokenizer, recipe
+    return model.to(device).eval(), tokenizer, config
 
 
 def load_weights(folder: Path, model: nn.Module) -> str:
@@ -203,7 +207,7 @@ def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> Train
         OSError: it cannot be read.
 
     """
-    manifest = verify(folder, (*MODEL, STATE))
+    manifest = verify(folder, (*MODEL_FILES, STATE))
     _check_sizes(folder / STATE)
     try:
         state: dict[str, Any] = torch.load(folder / STATE, weights_only=True, map_location="cpu")

@@ -14,7 +14,7 @@ from mlm.config import PretrainConfig
 from tokenizer import vocabulary
 
 
-def resolve(recipe: PretrainConfig) -> PretrainConfig:
+def resolve(config: PretrainConfig) -> PretrainConfig:
     """Return the recipe with all that the weights it starts from decide; without `start_from`, as it is.
 
     Model, vocabulary, tokenizer and row length become those of the start, and `start_from` the folder of its
@@ -24,47 +24,47 @@ def resolve(recipe: PretrainConfig) -> PretrainConfig:
         UserError: there is no such checkpoint, it is damaged, or the recipe sets otherwise what the start decides.
 
     """
-    if recipe.start_from is None:
-        return recipe
-    folder = _checkpoint(Path(recipe.start_from))
-    verify(folder, checkpoint.MODEL)
-    start, tokenizer = read(PretrainConfig, folder / checkpoint.RECIPE), folder / checkpoint.TOKENIZER
-    data = start.data.model_copy(update={"tokenizer": str(tokenizer), "shards": recipe.data.shards})
-    if recipe.data.tokenizer is not None and _content(Path(recipe.data.tokenizer)) == _content(tokenizer):
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": data.tokenizer})})
+    if config.start_from is None:
+        return config
+    folder = _checkpoint(Path(config.start_from))
+    verify(folder, checkpoint.MODEL_FILES)
+    start, tokenizer = read(PretrainConfig, folder / checkpoint.CONFIG), folder / checkpoint.TOKENIZER
+    data = start.data.model_copy(update={"tokenizer": str(tokenizer), "shards": config.data.shards})
+    if config.data.tokenizer is not None and _content(Path(config.data.tokenizer)) == _content(tokenizer):
+        config = config.model_copy(update={"data": config.data.model_copy(update={"tokenizer": data.tokenizer})})
     taken: dict[str, Config] = {"vocabulary": start.vocabulary, "data": data, "model": start.model}
     usual = PretrainConfig()
     for name, section in taken.items():
-        for path, own, theirs in _set_otherwise(getattr(recipe, name), section, getattr(usual, name), name):
+        for path, own, theirs in _set_otherwise(getattr(config, name), section, getattr(usual, name), name):
             raise UserError(
-                f"{path} = {own} differs from {theirs}, which is taken from start_from = {recipe.start_from} with"
+                f"{path} = {own} differs from {theirs}, which is taken from start_from = {config.start_from} with"
                 f" its weights: leave {path} out, or leave out start_from"
             )
     try:
-        return PretrainConfig(**(dict(recipe) | taken | {"start_from": str(folder)}))
+        return PretrainConfig(**(dict(config) | taken | {"start_from": str(folder)}))
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{reason} (taken from start_from = {recipe.start_from})") from None
+        raise UserError(f"{reason} (taken from start_from = {config.start_from})") from None
 
 
-def load_start(recipe: PretrainConfig, model: nn.Module) -> dict[str, Any]:
+def load_start(config: PretrainConfig, model: nn.Module) -> dict[str, Any]:
     """Give the model of a resolved recipe the weights it starts from, if any; return what is worth recording of them.
 
     Raises:
         UserError: the checkpoint is gone or damaged.
 
     """
-    if recipe.start_from is None:
+    if config.start_from is None:
         return {}
-    folder = Path(recipe.start_from)
+    folder = Path(config.start_from)
     sha256 = checkpoint.load_weights(folder, model)
     return {"started_from": {"checkpoint": str(folder.resolve()), "weights_sha256": sha256}}
 
 
-def scores_at_start(recipe: PretrainConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def scores_at_start(config: PretrainConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the held-out scores of the weights that a run started from, out of its metrics; nothing without these."""
     for record in records:
-        if recipe.start_from is not None and record["side"] == "heldout" and record["step"] == 0:
+        if config.start_from is not None and record["side"] == "heldout" and record["step"] == 0:
             return {"heldout_at_start": {name: record[name] for name in ("loss", "accuracy")}}
     return {}
 

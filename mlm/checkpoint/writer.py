@@ -1,7 +1,8 @@
-"""Saving while training goes on: one checkpoint in flight, a failure said and tried again, old ones removed."""
+"""Save checkpoints while training continues: one in flight, a failure logged and tried again, old ones removed."""
 
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -18,55 +19,47 @@ from mlm.checkpoint.manifest import PARTIAL, Manifest, manifest_of, remove
 from mlm.config import PretrainConfig
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingProgress
+from mlm.training.loop import Observer
 from mlm.training.optim import Optimizer
 
+logger = logging.getLogger(__name__)
 
-class CheckpointWriter:
-    """Writes a run's checkpoints, in a thread of its own."""
+
+class CheckpointWriter(Observer):
+    """Writes a run's checkpoints in a thread of its own, on every rank of the run."""
 
     def __init__(
-        self,
-        run: Path,
-        recipe: PretrainConfig,
-        tokenizer: Path,
-        world: World,
-        say: Callable[[str], None],
-        begin: TrainingProgress,
+        self, run: Path, config: PretrainConfig, tokenizer: Path, world: World, start: TrainingProgress
     ) -> None:
-        """Save into `run`, which goes on from `begin`; every process makes one at the same time.
+        """Save into `run`, which is resumed from `start`; every process makes one at the same time.
 
-        Checkpoints of later steps, which were damaged where there is any, are removed: their steps are trained anew.
-        `say` tells the user of what failed.
+        Checkpoints of later steps, which were damaged where there are any, are removed: their steps are trained again.
         """
-        self.folder, self.recipe, self.tokenizer, self.say = run / "checkpoints", recipe, tokenizer, say
+        self.folder, self.config, self.tokenizer = run / "checkpoints", config, tokenizer
         self.run, self.world = run, world
-        # Of its own, so that what is said while saving never meets what training says.
-        timeout = timedelta(minutes=recipe.train.silence_minutes)
+        # A group of its own, so that messages of saving never meet messages of training.
+        timeout = timedelta(minutes=config.train.silence_minutes)
         self.group = dist.new_group(backend="gloo", timeout=timeout) if dist.is_initialized() else None
         self.thread = Thread()
         self.failure: Exception | None = None
+        self.heldout_losses: dict[int, float] = {}
         if world.is_main:
-            self._sweep(begin.step)
+            self._sweep(start.step)
 
-    def save(
-        self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer, heldout_loss: float | None
-    ) -> None:
-        """Copy the run as it stands, and write that while training goes on; the one before is waited for.
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Keep the held-out loss for a checkpoint of the same step."""
+        self.heldout_losses = {progress.step: metrics["loss"]}
 
-        Args:
-            progress: how far training has come.
-            model: whose weights are saved.
-            optimizer: whose state is saved.
-            heldout_loss: of these weights in nats, where it is known.
-
-        """
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
+        """Copy the state of the run, and write the copy while training continues; wait for the one before."""
         self.wait()
         if not self.world.is_main and not isinstance(model, FSDPModule):
             return
         taken = checkpoint.snapshot(model, optimizer, progress, whole=self.world.is_main)
-        # A daemon: who stops the command by a second Ctrl-C does not wait for the disk. What is half written then has
-        # no final name yet.
-        self.thread = Thread(target=self._write, args=(taken, heldout_loss), name="saver", daemon=True)
+        # A daemon: a user who stops the command by a second Ctrl-C does not wait for the disk. A checkpoint that is
+        # half written then has no final name yet.
+        arguments = (taken, self.heldout_losses.get(progress.step))
+        self.thread = Thread(target=self._write, args=arguments, name="checkpoint writer", daemon=True)
         self.thread.start()
 
     def wait(self) -> None:
@@ -74,12 +67,12 @@ class CheckpointWriter:
         if self.thread.ident is not None:
             self.thread.join()
 
-    def finish(self) -> None:
+    def ended(self, progress: TrainingProgress) -> None:
         """Wait for the last checkpoint of all processes.
 
         Raises:
             OSError: it could not be written, here or by another process.
-            Exception: what else went wrong while it was written.
+            Exception: any other failure of writing it.
 
         """
         self.wait()
@@ -93,13 +86,17 @@ class CheckpointWriter:
         if self.world.device.type == "cuda":
             torch.cuda.set_device(self.world.device)  # each thread has a current one
         try:
-            folder = checkpoint.folder_of(self.run, taken.step)
-            checkpoint.save(folder, taken, self.recipe, self.tokenizer, heldout_loss, self.group)
-        except Exception as error:  # it would be lost with the thread: `finish` raises it
+            folder = checkpoint.step_folder(self.run, taken.step)
+            checkpoint.save(folder, taken, self.config, self.tokenizer, heldout_loss, self.group)
+        except Exception as error:  # it would be lost with the thread: `ended` raises it
             self.failure = error
-            self.say(
-                f"CHECKPOINT OF STEP {taken.step} NOT SAVED ({error}): training goes on, the older ones stay, and the"
-                f" next is tried after {self.recipe.train.intervals.checkpoint_steps} steps: make room in {self.run}"
+            logger.warning(
+                "CHECKPOINT OF STEP %d NOT SAVED (%s): training continues, the older ones stay, and the next is tried"
+                " after %d steps: make room in %s",
+                taken.step,
+                error,
+                self.config.train.intervals.checkpoint_steps,
+                self.run,
             )
         else:
             self.failure = None
@@ -108,7 +105,7 @@ class CheckpointWriter:
 
     def _prune(self) -> None:
         """Remove the checkpoints that need not be kept."""
-        keep, folders = self.recipe.train.keep, checkpoint.finished(self.run)
+        keep, folders = self.config.train.keep, checkpoint.finished(self.run)
         kept = set(folders[-keep.newest :])
         manifests = {folder: _manifest(folder) for folder in folders}
         if keep.every_steps is not None:
@@ -121,12 +118,14 @@ class CheckpointWriter:
             try:
                 remove(folder)
             except OSError as error:
-                self.say(f"{folder} is not needed any more and cannot be removed ({error}): training goes on")
+                logger.warning(
+                    "%s is not needed any more and cannot be removed (%s): training continues", folder, error
+                )
 
     def _sweep(self, step: int) -> None:
         """Remove what killed processes left half written, and what is of later steps."""
         for later in checkpoint.finished(self.run):
-            if later > checkpoint.folder_of(self.run, step):
+            if later > checkpoint.step_folder(self.run, step):
                 remove(later)
         for killed in self.folder.glob(f"{checkpoint.NAMES}*{PARTIAL}"):
             shutil.rmtree(killed)

@@ -47,6 +47,11 @@ class Masking(Config):
         """Return the rate in force at `fraction` of the budget, from 0 to 1."""
         return self.rate + (((self.final_rate or self.rate) - self.rate) * fraction)
 
+    @property
+    def mean_rate(self) -> float:
+        """Mean of the rate over the whole of training."""
+        return self.rate_at(0.5)
+
     def slots(self, row_length: int) -> int:
         """Return how many tokens of a row are predicted at the most, over the whole of training."""
         return _count(max(self.rate, self.final_rate or 0.0), np.array(row_length)).item()

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from mlm.distributed.parallel import wrap
 from mlm.distributed.world import World
 
 SLOTS_WORTH_A_THREAD = 1024
@@ -78,7 +79,7 @@ def threads_for(world: World, slots: int) -> int:
 def replicate_on_threads(model: nn.Module, world: World, threads: int) -> Iterator[ThreadReplicas]:
     """Give a team of so many threads; several of them only on one process whose model draws no random numbers."""
     if threads == 1:
-        yield ThreadReplicas(model, [world.replicate(model)], None)
+        yield ThreadReplicas(model, [wrap(model, world)], None)
         return
     assert world.size == 1, "the gradients of several threads are not averaged over ranks"
     assert world.device.type == "cpu"

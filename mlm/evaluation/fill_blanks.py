@@ -68,7 +68,7 @@ def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, to
     ]
 
 
-def show_filled(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, sentences: int) -> list[str]:
+def sample_predictions(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, sentences: int) -> list[str]:
     """Return the first sentences of a held-out batch as text, each blank as [guess] or, where wrong, [guess|truth].
 
     Words that masking replaced by others are shown as they were.

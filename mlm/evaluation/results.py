@@ -15,31 +15,31 @@ from mlm.objectives.masked import MaskedLMTask
 from mlm.training.budget import TrainingProgress
 
 
-def measure(recipe: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
+def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
     """Return the model's and the baselines' scores on the held-out text."""
     heldout: dict[str, float | None] = dict(task.evaluate(model))
-    if recipe.evaluation.words:
-        heldout["bits_per_byte"] = measure_bits_per_byte(recipe, corpus, model, task.world)
-    return {"heldout": heldout, "baselines": measure_baselines(recipe, corpus, task.heldout)}
+    if config.evaluation.words:
+        heldout["bits_per_byte"] = measure_bits_per_byte(config, corpus, model, task.world)
+    return {"heldout": heldout, "baselines": measure_baselines(config, corpus, task.heldout)}
 
 
 def measure_baselines(
-    recipe: PretrainConfig, corpus: Corpus, heldout: Sequence[Batch]
+    config: PretrainConfig, corpus: Corpus, heldout: Sequence[Batch]
 ) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of what counts words alone, and pairs of them, on held-out batches."""
-    size, most = corpus.shards.manifest.vocabulary_size, recipe.evaluation.baseline_tokens
+    size, most = corpus.shards.manifest.vocabulary_size, config.evaluation.baseline_tokens
     unigram = Unigram(corpus.train.split, size, most)
     bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
     return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}
 
 
 def measure_bits_per_byte(
-    recipe: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
+    config: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
 ) -> float | None:
     """Return the bits per byte of the hidden words that the recipe asks for; None where the text has none."""
     sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
-    words = choose_words(sentences, recipe.evaluation.words, recipe.evaluation.window_bytes)
-    return None if not words else bits_per_byte(model, corpus.tokenizer, words, recipe.data.row_length, world)
+    words = choose_words(sentences, config.evaluation.words, config.evaluation.window_bytes)
+    return None if not words else bits_per_byte(model, corpus.tokenizer, words, config.data.row_length, world)
 
 
 def costs(end: TrainingProgress) -> dict[str, Any]:

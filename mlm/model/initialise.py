@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from mlm.model.attention import Attention
 from mlm.model.encoder import Encoder, EncoderConfig
+from mlm.model.feedforward import FeedForward, GatedFeedForward
 from mlm.model.heads import MaskedLanguageModel
 
 
@@ -29,7 +31,8 @@ def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> 
 
     encoder: Encoder = model.encoder
     depth = (2 * config.layers) ** -0.5 if config.norm == "pre" else 1.0
-    lasts = {module for name, module in encoder.blocks.named_modules() if name.endswith("output")}
+    sublayers = (Attention, FeedForward, GatedFeedForward)
+    lasts = {module.output for module in encoder.blocks.modules() if isinstance(module, sublayers)}
     for module in model.modules():
         if isinstance(module, nn.Linear):
             normal(module.weight, module.in_features**-0.5 * (depth if module in lasts else 1.0))

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.masking import Masking
+from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 
@@ -140,7 +141,7 @@ def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = Fals
 
     `compiled` says whether the model's layers are.
     """
-    with world.autocast():
+    with autocast(world.device, world.dtype):
         segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
         scores_MV: Tensor = model(batch.ids_BL, segment_mask, batch.predicted_BM)
     return scores_MV

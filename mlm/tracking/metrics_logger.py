@@ -1,6 +1,7 @@
-"""What a pretraining run leaves behind while it goes on: metrics.jsonl, TensorBoard, curves, checkpoints, words."""
+"""Metrics of a pretraining run on disk: metrics.jsonl, TensorBoard, and the learning curve."""
 
 import json
+import logging
 import math
 import os
 import resource
@@ -8,7 +9,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,11 +18,9 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
+from mlm.distributed.world import World
 from mlm.tracking import plots
-from mlm.tracking.board import Board
-from mlm.tracking.progress_bar import ProgressBar
 from mlm.tracking.run_directory import (
     METRICS,
     RESULTS,
@@ -32,9 +30,8 @@ from mlm.tracking.run_directory import (
     records_backwards,
     write_json,
 )
-from mlm.training.budget import TrainingProgress
-from mlm.training.loop import LoggedMetrics
-from mlm.training.optim import Optimizer
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Observer, StepMetrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -42,89 +39,126 @@ if TYPE_CHECKING:
 SPIKE_RECORDS = 20
 """Training records that a loss is compared with."""
 SPIKE_DEVIATIONS = 6.0
-"""Standard deviations over their mean from which it is a spike."""
+"""Standard deviations above their mean from which a loss is a spike."""
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What turns counts into the shares that a log shows."""
+class TensorBoard:
+    """Writes TensorBoard's files; after a full disk, with a new writer at the next chance."""
 
-    peak_lr: float
-    flops_per_token: float
-    peak_flops: float
-    """Measured matrix-product rate of the machine, FLOP/s."""
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        """Write into `folder`; TensorBoard hides the events there of `purge_step` and later."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        self.writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, show: Callable[["SummaryWriter"], object]) -> None:
+        """Give the writer to `show`.
+
+        Raises:
+            OSError: the disk is full or not writable, now or when earlier events were written, which are lost.
+
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            if self.writer is None:
+                self.writer = SummaryWriter(str(self.folder))
+            show(self.writer)
+        except OSError:
+            self.writer = None
+            raise
+
+    def close(self) -> None:
+        """Write the events that are still queued.
+
+        Raises:
+            OSError: the disk is full or not writable.
+
+        """
+        if self.writer is not None:
+            self.write(lambda writer: writer.close())
 
 
-class MetricsLogger:
-    """Takes down what the training loop reports: metrics.jsonl, TensorBoard, progress, curves and checkpoints."""
+class MetricsLogger(Observer):
+    """Logs the metrics of rank 0, and warns of skipped updates and loss spikes."""
 
     def __init__(
         self,
         path: Path,
-        recipe: PretrainConfig,
-        saver: CheckpointWriter,
-        rates: Rates,
-        progress_bar: ProgressBar,
-        panel: Callable[[nn.Module], str],
+        config: PretrainConfig,
         documents: Callable[[int], str],
+        flops_per_token: Callable[[float], float],
+        peak_flops: float,
         start: TrainingProgress,
     ) -> None:
-        """Open the records of the run at `path`, cut back to `start`.
+        """Open the metrics of the run at `path`, truncated to `start`.
 
-        `panel` makes a text of filled-in blanks, `documents` names those that a step has read from.
+        Args:
+            path: the run's directory.
+            config: the run's configuration.
+            documents: names the documents that a step reads.
+            flops_per_token: FLOPs of training on a token, by the share of tokens that are masked.
+            peak_flops: measured matrix-product rate of the machine, FLOP/s.
+            start: how far training has come.
+
         """
-        self.path, self.recipe = path, recipe
-        self.rates, self.progress_bar, self.panel = rates, progress_bar, panel
-        self.saver = saver
-        self.heldout: dict[str, float] = {}
-        self.evaluated_at = -1
-        self.skipped_in_a_row = 0
-        self.documents = documents
+        self.path, self.config, self.documents = path, config, documents
+        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+        self.length = TrainingLength()
+        self.consecutive_skips = 0
         keep_records(path / METRICS, start.step)
         trained = (record for record, _ in records_backwards(path / METRICS) if record["side"] == "train")
         earlier = list(islice(trained, SPIKE_RECORDS))[::-1]
         self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
-        self.metrics = (path / METRICS).open("ab", buffering=0)
-        self.board = Board(path, purge_step=start.step + 1 if start.step else None)
+        self.file = (path / METRICS).open("ab", buffering=0)
+        self.board = TensorBoard(path, purge_step=start.step + 1 if start.step else None)
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Take down the training metrics since the last record."""
-        targets = max(metrics.targets, 1)
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        """Keep the length, of which records hold the fraction."""
+        self.length = length
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        """Write the training metrics since the last record."""
         self.skipped_in_all += len(metrics.skipped)
         tokens_per_second = metrics.tokens / metrics.seconds
+        fraction = min(self.length.fraction(progress), 1.0)
+        flops = self.flops_per_token(self.config.masking.rate_at(fraction))
         record = {
-            "loss": metrics.sums["loss"] / targets,
-            "accuracy": metrics.sums["correct"] / targets,
-            "lr": self.rates.peak_lr * metrics.rate_factor,
-            "gradient_norm": metrics.gradient_norm,
+            **{"accuracy" if name == "correct" else name: metrics.mean(name) for name in metrics.sums},
+            **_learning_rates(metrics.learning_rates),
+            "gradient_norm": metrics.gradient_norm.item(),
             "tokens_per_second": tokens_per_second,
-            "mfu": tokens_per_second * self.rates.flops_per_token / self.rates.peak_flops,
+            "mfu": tokens_per_second * flops / self.peak_flops,
             "data_wait_share": metrics.waited_seconds / metrics.seconds,
             "memory_bytes": _peak_memory(),
             "skipped_updates": len(metrics.skipped),
             "skipped_in_all": self.skipped_in_all,
-            "progress": min(self.progress_bar.plan.fraction(progress), 1.0),
+            "progress": fraction,
         }
-        self._take("train", progress, record)
-        self.progress_bar.show(progress, record["loss"], tokens_per_second, self.heldout.get("loss"))
+        self._write("train", progress, record)
         if self._is_spike(record["loss"]):
-            self.progress_bar.say(f"step {progress.step}: loss spike, {record['loss']:.3f} nats")
+            logger.warning("step %d: loss spike, %.3f nats", progress.step, record["loss"])
         first = progress.step - metrics.steps
-        for step in range(first, progress.step):
-            self.skipped_in_a_row = self.skipped_in_a_row + 1 if step in metrics.skipped else 0
-        for step in metrics.skipped:
-            self.progress_bar.say(
-                f"step {step + 1}: update skipped, loss or gradient not finite; documents: {self.documents(step)}"
+        for place in range(metrics.steps):
+            self.consecutive_skips = self.consecutive_skips + 1 if place in metrics.skipped else 0
+        for place in metrics.skipped:
+            logger.warning(
+                "step %d: update skipped, loss or gradient not finite; documents: %s",
+                first + place + 1,
+                self.documents(first + place),
             )
 
     @property
-    def hopeless(self) -> bool:
-        """Whether so many updates in a row were skipped that none can be hoped for."""
-        return self.skipped_in_a_row >= self.recipe.train.most_skipped
+    def has_diverged(self) -> bool:
+        """Whether so many updates in a row were skipped that training cannot recover."""
+        return self.consecutive_skips >= self.config.train.most_skipped
 
     def _is_spike(self, loss: float) -> bool:
-        """Tell whether a loss stands out from the last ones, and count it among them."""
+        """Return whether a loss stands out from the last ones, and count it among them."""
         known = len(self.recent) == SPIKE_RECORDS
         is_spike = known and loss > mean(self.recent) + SPIKE_DEVIATIONS * stdev(self.recent)
         if math.isfinite(loss):
@@ -132,59 +166,75 @@ class MetricsLogger:
         return is_spike
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Take down the held-out metrics and a text of filled-in blanks."""
-        self.heldout, self.evaluated_at = dict(metrics), progress.step
-        filled = self.panel(model)
-        self._take("heldout", progress, self.heldout)
-        with self._unhurt(f"BLANKS OF STEP {progress.step} ON TENSORBOARD"):
-            self.board.write(lambda writer: writer.add_text("filled-in blanks", filled, progress.step))
+        """Write the held-out metrics, and draw the learning curve."""
+        self._write("heldout", progress, metrics)
         if progress.step:  # one point is no curve, and the first step need not wait for the plotting library
-            with self._unhurt(f"CURVES OF STEP {progress.step}"):
+            with self.surviving(f"CURVES OF STEP {progress.step}"):
                 plots.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Save a checkpoint while training goes on."""
-        known = self.evaluated_at == progress.step
-        self.saver.save(progress, model, optimizer, self.heldout.get("loss") if known else None)
 
     def close(self, results: Mapping[str, Any] | None) -> None:
         """Write results.json where there are results, and close all files."""
-        self.saver.wait()
         if results is not None:
             write_json(self.path / RESULTS, results)
-            settings = {name: value for name, value in _flat(self.recipe.model_dump(mode="json")) if value is not None}
+            settings = {name: value for name, value in _flat(self.config.model_dump(mode="json")) if value is not None}
             scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
-            with self._unhurt("SETTINGS AND SCORES ON TENSORBOARD"):
+            with self.surviving("SETTINGS AND SCORES ON TENSORBOARD"):
                 self.board.write(lambda writer: writer.add_hparams(settings, scores, run_name="."))
-        with self._unhurt("LAST RECORDS ON TENSORBOARD"):
+        with self.surviving("LAST RECORDS ON TENSORBOARD"):
             self.board.close()
-        self.metrics.close()
-        self.progress_bar.close()
+        self.file.close()
 
-    def _take(self, side: str, progress: TrainingProgress, record: Mapping[str, float]) -> None:
+    @contextmanager
+    def surviving(self, name: str) -> Iterator[None]:
+        """Give a context in which a failing disk does not stop training; the user is told that `name` is lost."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning("%s NOT WRITTEN (%s): training continues: make room in %s", name, error, self.path)
+
+    def _write(self, side: str, progress: TrainingProgress, record: Mapping[str, float]) -> None:
         where = {"side": side, "step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
-        with self._unhurt(f"RECORD OF STEP {progress.step}"):
+        with self.surviving(f"RECORD OF STEP {progress.step}"):
             self._append(json.dumps(where | finite(record)).encode() + b"\n")
-        with self._unhurt(f"RECORD OF STEP {progress.step} ON TENSORBOARD"):
+        with self.surviving(f"RECORD OF STEP {progress.step} ON TENSORBOARD"):
             self.board.write(lambda writer: _add_scalars(writer, side, progress.step, record))
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all."""
-        end = os.fstat(self.metrics.fileno()).st_size
+        end = os.fstat(self.file.fileno()).st_size
         try:
-            while line:  # a disk that is nearly full takes a part, and then says no
-                line = line[self.metrics.write(line) :]
+            while line:  # a disk that is nearly full takes a part, and then refuses the rest
+                line = line[self.file.write(line) :]
         except OSError:
-            os.ftruncate(self.metrics.fileno(), end)
+            os.ftruncate(self.file.fileno(), end)
             raise
 
-    @contextmanager
-    def _unhurt(self, what: str) -> Iterator[None]:
-        """Let training go on where the disk fails, and say so."""
-        try:
-            yield
-        except OSError as error:
-            self.progress_bar.say(f"{what} NOT WRITTEN ({error}): training goes on: make room in {self.path}")
+
+class SamplePredictions(Observer):
+    """Shows filled-in blanks of the held-out text on TensorBoard after each evaluation; on every rank of the run."""
+
+    def __init__(self, predict: Callable[[nn.Module], str], log: MetricsLogger | None) -> None:
+        """Write the text that `predict` returns to TensorBoard; ranks other than 0 have no `log` and write nothing."""
+        self.predict, self.metrics_logger = predict, log
+
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Predict, on all ranks together where the model is sharded, and write the text on rank 0."""
+        if self.metrics_logger is None:
+            if isinstance(model, FSDPModule):
+                self.predict(model)
+            return
+        text = self.predict(model)
+        with self.metrics_logger.surviving(f"BLANKS OF STEP {progress.step} ON TENSORBOARD"):
+            self.metrics_logger.board.write(lambda writer: writer.add_text("filled-in blanks", text, progress.step))
+
+
+def _learning_rates(rates: Sequence[float]) -> dict[str, float]:
+    """Return the first group's rate as `lr`, and each further one that differs as `lr/` and its group's number."""
+    named = {"lr": rates[0]}
+    for group, rate in enumerate(rates):
+        if rate not in named.values():
+            named[f"lr/{group}"] = rate
+    return named
 
 
 def _add_scalars(writer: "SummaryWriter", side: str, step: int, record: Mapping[str, float]) -> None:
@@ -204,22 +254,3 @@ def _peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-class CollectiveObserver:
-    """What ranks other than the first do where that one takes things down: what takes all of them together."""
-
-    def __init__(self, saver: CheckpointWriter, panel: Callable[[nn.Module], str]) -> None:
-        self.saver, self.panel = saver, panel
-
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Leave it to the first rank."""
-
-    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Compute what the first rank writes, where the model is sharded and computes on all ranks together."""
-        if isinstance(model, FSDPModule):
-            self.panel(model)
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Save this rank's shares."""
-        self.saver.save(progress, model, optimizer, None)

@@ -2,49 +2,57 @@
 
 import sys
 import time
+from collections.abc import Mapping
 
+from torch import nn
 from tqdm import tqdm
 
+from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Observer, StepMetrics
 
 LINE_SECONDS = 10.0
 
 
-class ProgressBar:
-    """Shows how far training has come, with loss, speed and time left."""
+class ProgressBar(Observer):
+    """Shows on rank 0 how far training has come, with loss, speed and time left."""
 
-    def __init__(self, plan: TrainingLength, start: TrainingProgress, *, silent: bool = False) -> None:
-        """Begin at `start`; a `silent` one, of a process that does not lead, shows nothing but what it is to say."""
-        self.plan, self.silent = plan, silent
-        self.terminal = sys.stderr.isatty() and not silent
+    def __init__(self) -> None:
+        self.length = TrainingLength()
+        self.heldout_loss: float | None = None
+        self.silent = True
         self.printed = 0.0
-        unit, total, initial = "step", plan.steps, start.step
-        if plan.seconds is not None:
-            unit, total, initial = "s", round(plan.seconds), int(start.seconds)
-        self.bar = tqdm(total=total, initial=initial, unit=unit, disable=not self.terminal, dynamic_ncols=True)
+        self.bar = tqdm(disable=True)
 
-    def show(
-        self, progress: TrainingProgress, loss: float, tokens_per_second: float, heldout_loss: float | None
-    ) -> None:
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        """Begin a bar at `progress`."""
+        self.length, self.heldout_loss, self.silent = length, None, not world.is_main
+        unit, total, initial = "step", length.steps, progress.step
+        if length.seconds is not None:
+            unit, total, initial = "s", round(length.seconds), int(progress.seconds)
+        disabled = self.silent or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=initial, unit=unit, disable=disabled, dynamic_ncols=True)
+
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Keep the held-out loss, to be shown from now on."""
+        self.heldout_loss = metrics.get("loss")
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Show the training loss in nats, tokens a second and the last held-out loss."""
-        heldout = "" if heldout_loss is None else f", held-out {heldout_loss:.3f}"
-        text = f"loss {loss:.3f}{heldout}, {tokens_per_second:,.0f} tokens/s"
-        done = progress.step if self.plan.steps is not None else int(progress.seconds)
+        heldout = "" if self.heldout_loss is None else f", held-out {self.heldout_loss:.3f}"
+        text = f"loss {metrics.mean('loss'):.3f}{heldout}, {metrics.tokens / metrics.seconds:,.0f} tokens/s"
+        done = progress.step if self.length.steps is not None else int(progress.seconds)
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(done - self.bar.n)
         now = time.monotonic()
-        if self.terminal or self.silent:
+        if self.silent or not self.bar.disable:
             return
-        if now - self.printed > LINE_SECONDS or self.plan.finished(progress):
+        if now - self.printed > LINE_SECONDS or self.length.finished(progress):
             self.printed = now
-            fraction = min(self.plan.fraction(progress), 1.0)
+            fraction = min(self.length.fraction(progress), 1.0)
             left = progress.seconds * (1 - fraction) / fraction if fraction else 0.0
             print(f"step {progress.step} ({fraction:.0%}): {text}, {left:,.0f} s left", file=sys.stderr, flush=True)
 
-    def say(self, line: str) -> None:
-        """Print a line without tearing the bar."""
-        tqdm.write(line, file=sys.stderr)
-
-    def close(self) -> None:
+    def ended(self, progress: TrainingProgress) -> None:
         """End the bar."""
         self.bar.close()

@@ -18,15 +18,18 @@ from typing import IO, Any
 import torch
 from pydantic import ConfigDict, ValidationError
 
-from configs import Config, UserError
+from configs import Config, UserError, section_names
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
-from mlm.distributed.device import ComputePrecision
+from mlm.config import RUNS
+from mlm.distributed.device import ComputePrecision, precision_of
 from mlm.distributed.world import World
 
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 SIDES = ("train", "heldout")
-"""What records are of."""
+"""The sides of the held-out split that records are of."""
+PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
+"""Kinds of runs, in their environment.json."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
 
@@ -45,7 +48,7 @@ def create(runs: Path, name: str) -> Path:
     raise UserError(f"cannot name a new run in {runs}: {stem} and a hundred after it exist")
 
 
-def newest(runs: Path) -> Path:
+def newest(runs: Path = Path(RUNS)) -> Path:
     """Return the run that was started last, of those that have a checkpoint.
 
     Raises:
@@ -55,19 +58,19 @@ def newest(runs: Path) -> Path:
     found = with_checkpoint(runs)
     if not found:
         raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
-    return max(found, key=lambda path: (path / checkpoint.RECIPE).stat().st_mtime_ns)
+    return max(found, key=lambda path: (path / checkpoint.CONFIG).stat().st_mtime_ns)
 
 
-def recipe_path(path: Path) -> Path:
+def config_path(path: Path) -> Path:
     """Return where a pretraining run's recipe lies.
 
     Raises:
         UserError: it is no run, or one of fine-tuning.
 
     """
-    recipe = path / checkpoint.RECIPE
+    recipe = path / checkpoint.CONFIG
     if not recipe.is_file():
-        raise UserError(f"{path} is no run: it has no {checkpoint.RECIPE}")
+        raise UserError(f"{path} is no run: it has no {checkpoint.CONFIG}")
     if is_fine_tuning(path):
         raise UserError(
             f"{path} is a run of fine-tuning, and nothing goes on with it: with a report.txt it is finished, else start"
@@ -77,9 +80,12 @@ def recipe_path(path: Path) -> Path:
 
 
 def is_fine_tuning(path: Path) -> bool:
-    """Tell by its recipe whether a run is one of fine-tuning."""
-    lines = (path / checkpoint.RECIPE).read_text(encoding="utf-8", errors="replace").splitlines()
-    return any(line.startswith("head:") for line in lines)
+    """Return whether a run is one of fine-tuning, by its record; earlier runs have none, and their sections tell."""
+    try:
+        kind = read_json(path / ENVIRONMENT).get("kind")
+    except UserError:
+        kind = None
+    return kind == FINE_TUNING if kind else "head" in section_names(path / checkpoint.CONFIG)
 
 
 def with_checkpoint(runs: Path) -> set[Path]:
@@ -139,7 +145,7 @@ def environment(world: World) -> dict[str, Any]:
         "git_commit": (git("rev-parse", "HEAD") or "").strip() or None,
         "git_diff": git("diff", "HEAD"),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
-        "precision": world.precision,
+        "precision": precision_of(world.dtype),
         "processes": world.size,
         "threads": torch.get_num_threads(),
     }

@@ -1,31 +1,46 @@
-"""Ctrl-C and the signals of schedulers as a wish: training finishes its step; a second Ctrl-C ends it at once.
+"""Ctrl-C and the signals of schedulers as a request to stop: training finishes its step and saves.
 
-An exception out of nowhere may be raised where Python can only ignore it, and would be lost.
+An exception raised by a signal handler may come where Python can only ignore it, and would be lost.
 """
 
+import logging
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
+
+from mlm.distributed.world import World
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Observer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C; what kill and machines that shut down send; what SLURM can be told to send before the time is up."""
+"""Ctrl-C; the signal of kill and of machines that shut down; one that SLURM can send before the time is up."""
+
+logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def noted(meaning: str) -> Iterator[list[int]]:
-    """Give a list of the signals that have come, and say what they mean; afterwards all is as it was before."""
-    received: list[int] = []
+class SignalStop(Observer):
+    """Catches signals while training; its `received` is the `stop` of the loop. A second Ctrl-C raises at once."""
 
-    def note(number: int, frame: object) -> None:
-        received.append(number)
+    def __init__(self, meaning: str) -> None:
+        """Log `meaning` when a signal comes, such as "finishing the step and saving"."""
+        self.meaning = meaning
+        self.numbers: list[int] = []
+        self.before: dict[int, Any] = {}
+
+    def received(self) -> int:
+        """Return the largest number of the signals that came while training; 0 where none did."""
+        return max(self.numbers, default=0)
+
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        """Install the handlers."""
+        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def ended(self, progress: TrainingProgress) -> None:
+        """Put the former handlers back."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.numbers.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"\n{signal.Signals(number).name}: {meaning}; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        logger.info("\n%s: %s; Ctrl-C again stops at once", signal.Signals(number).name, self.meaning)

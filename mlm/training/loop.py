@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -10,6 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from configs import Config
+from mlm.distributed.device import autocast, synchronize
+from mlm.distributed.parallel import clip_gradients, reshard, sync_gradients
 from mlm.distributed.threads import ThreadReplicas, replicate_on_threads
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -33,20 +35,20 @@ AnyBatch = TypeVar("AnyBatch", bound=Countable)
 
 
 class Task(Protocol[AnyBatch]):
-    """What differs between pretraining and fine-tuning."""
+    """The difference between pretraining and fine-tuning."""
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[AnyBatch]:
-        """Return this rank's micro-batches of a step, whose gradients are summed."""
+        """Return this rank's micro-batches of a step, whose gradients are summed; `fraction` is of the budget."""
 
     def losses(self, model: nn.Module, batch: AnyBatch) -> Mapping[str, Tensor]:
-        """Return sums over a micro-batch's targets: `loss`, and what else is worth a curve."""
+        """Return the summed loss under `loss`, and any other per-target sums to be logged, such as `correct`."""
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return the held-out metrics."""
 
 
 class Frequencies(Config):
-    """How often the loop stops to tell, to evaluate and to save."""
+    """Steps between two logs, evaluations and checkpoints."""
 
     log_steps: int = Field(20, gt=0)
     """Steps between two records of the training metrics; there is one at each checkpoint as well."""
@@ -56,52 +58,95 @@ class Frequencies(Config):
     """Steps between two checkpoints; there is one at the end as well."""
 
     def has_record(self, step: int) -> bool:
-        """Tell whether there is a record after so many steps; no record has steps before and after a checkpoint."""
+        """Return whether metrics are logged after `step` steps; no record spans a checkpoint."""
         return step % self.log_steps == 0 or step % self.checkpoint_steps == 0
 
 
 @dataclass(frozen=True)
-class LoggedMetrics:
-    """What happened in the steps since the last record."""
+class StepMetrics:
+    """Metrics of one step, on the device; or of several steps in a row, on the host."""
 
-    sums: Mapping[str, float]
-    """Sums over all targets of all ranks: `loss` and the task's others."""
+    sums: Mapping[str, Tensor]
+    """Sums over the targets, of this rank for one step and of all ranks for several: `loss` and the task's others."""
     targets: int
+    """Targets of all ranks."""
     tokens: int
-    steps: int
+    """Tokens of all ranks that are not padding."""
     seconds: float
+    """Time of rank 0."""
     waited_seconds: float
-    """Of these, the time spent waiting for data."""
-    gradient_norm: float
+    """Time of rank 0 spent waiting for data."""
+    learning_rates: tuple[float, ...]
+    """Learning rate of each parameter group, in the last step."""
+    gradient_norm: Tensor
     """Norm of the last step's gradient before clipping."""
-    skipped: tuple[int, ...]
-    """Steps whose update was left out because the loss or the gradient was not finite, from 0."""
-    rate_factor: float
-    """The schedule's share of the peak rate in the last step."""
+    finite_S: Tensor
+    """Whether loss and gradient of each step were finite, on all ranks; the update of a step is skipped if not."""
+
+    @classmethod
+    def merge(cls, steps: Sequence["StepMetrics"], world: World) -> "StepMetrics":
+        """Return the metrics of `steps` as one record; the only place where the host waits for their values."""
+        last = steps[-1]
+        values = [(step.finite_S[0], step.gradient_norm, *step.sums.values()) for step in steps]
+        rows = torch.stack([torch.stack([value.double() for value in row]) for row in values]).tolist()
+        finite, norms, *columns = zip(*rows, strict=True)
+        totals = world.sum([sum(column) for column in columns])
+        return replace(
+            last,
+            sums={
+                name: torch.tensor(total, dtype=torch.float64) for name, total in zip(last.sums, totals, strict=True)
+            },
+            targets=sum(step.targets for step in steps),
+            tokens=sum(step.tokens for step in steps),
+            seconds=sum(step.seconds for step in steps),
+            waited_seconds=sum(step.waited_seconds for step in steps),
+            gradient_norm=torch.tensor(norms[-1], dtype=torch.float64),
+            finite_S=torch.tensor(finite).bool(),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.finite_S)
+
+    @property
+    def skipped(self) -> list[int]:
+        """Places of the steps whose update was skipped, from 0 for the first of these steps."""
+        skipped: list[int] = (~self.finite_S).nonzero().flatten().tolist()
+        return skipped
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a sum over the targets."""
+        return self.sums[name].item() / max(self.targets, 1)
 
 
-class Observer(Protocol):
-    """Where the loop reports to."""
+class Observer:
+    """Receives the events of training; an observer overrides the methods of those that it is about."""
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Take down what happened since the last record."""
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        """Receive the start of training at `progress`, on every rank."""
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        """Receive the metrics of the steps since the last record, which `progress` ends."""
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Take down the held-out metrics of the model as it would be saved now."""
+        """Receive the held-out metrics of `model`, whose weights are those that would be saved now."""
 
     def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Save the run as it stands."""
+        """Receive the state to be saved."""
+
+    def ended(self, progress: TrainingProgress) -> None:
+        """Receive the end of training, finished or stopped."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How training goes, whatever it is that is trained."""
+    """Settings of the loop, for any task."""
 
     optimizer: Optimizer
     schedule: Schedule
-    plan: TrainingLength
-    """When it ends."""
-    intervals: Frequencies
+    length: TrainingLength
+    frequencies: Frequencies
     clip_norm: float
     """Largest norm of the gradient; longer ones are scaled down to it."""
     seed: int
@@ -110,106 +155,89 @@ class LoopSettings:
     """Micro-batches that are computed at the same time; more than one only on one CPU process, and without dropout."""
 
 
-@dataclass(frozen=True)
-class StepMetrics:
-    """What happened in one step; all but `sums` is the same on every rank."""
-
-    sums: Mapping[str, Tensor]
-    """Sums over this rank's targets: `loss` and the task's others. On the device"""
-    targets: int
-    tokens: int
-    seconds: float
-    waited_seconds: float
-    """Of these, the time spent waiting for data."""
-    gradient_norm: Tensor
-    """Before clipping. On the device"""
-    finite: Tensor
-    """Whether loss and gradient are, so that the weights were changed. On the device"""
-    rate_factor: float
-    """The schedule's share of the peak rate."""
-
-
 def train(
     model: nn.Module,
     task: Task[AnyBatch],
     settings: LoopSettings,
     world: World,
-    observer: Observer,
+    observers: Sequence[Observer],
     *,
     start: TrainingProgress,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainingProgress:
-    """Train until the plan is finished or `stop` says so; return how far training has come.
+    """Train until the length is reached or `stop` returns true on any rank; return how far training has come.
 
-    Before `start.step` nothing is replayed.
+    Nothing before `start.step` is replayed. The step after which training stops is also logged and saved.
     """
-    intervals, plan = settings.intervals, settings.plan
-    progress, buffer, ended = start, MetricsBuffer(world), plan.finished(start)
+    frequencies, length = settings.frequencies, settings.length
+    progress, pending, ended = start, list[StepMetrics](), length.finished(start)
+    for observer in observers:
+        observer.started(world, length, start)
     model.train()
     if start.step == 0:
-        evaluate(model, task, settings.optimizer, world, observer, progress)
+        evaluate(model, task, settings.optimizer, world, observers, progress)
     with replicate_on_threads(model, world, settings.threads) as replicas:
-        while not ended:  # asked once a step, so that the step which is the last is also saved
+        while not ended:
             step = take_step(replicas, task, settings, world, progress)
-            buffer.add(progress.step, step)
-            progress = TrainingProgress(
-                progress.step + 1, progress.tokens + step.tokens, progress.seconds + step.seconds
-            )
-            finished = plan.finished(progress)
-            if finished or progress.step % intervals.evaluate_steps == 0:
-                evaluate(model, task, settings.optimizer, world, observer, progress)
-            (stops,) = world.sum([stop()])  # asked here because an evaluation may be what says so
+            # Rank 0's timings are used by every rank: a broadcast, done as a sum in which the others add zero.
+            clocks = [step.seconds, step.waited_seconds] if world.is_main else [0.0, 0.0]
+            seconds, waited_seconds, stops = world.sum([*clocks, stop()])
+            pending.append(replace(step, seconds=seconds, waited_seconds=waited_seconds))
+            progress = TrainingProgress(progress.step + 1, progress.tokens + step.tokens, progress.seconds + seconds)
+            finished = length.finished(progress)
+            if finished or progress.step % frequencies.evaluate_steps == 0:
+                evaluate(model, task, settings.optimizer, world, observers, progress)
+                stops += world.sum([stop()])[0]  # an evaluation may be the reason to stop
             ended = finished or stops > 0
-            if ended or intervals.has_record(progress.step):
-                observer.log(progress, buffer.take())
-            if ended or progress.step % intervals.checkpoint_steps == 0:
-                observer.checkpoint(progress, model, settings.optimizer)
+            if ended or frequencies.has_record(progress.step):
+                metrics, pending = StepMetrics.merge(pending, world), []
+                for observer in observers:
+                    observer.log(progress, metrics)
+            if ended or progress.step % frequencies.checkpoint_steps == 0:
+                for observer in observers:
+                    observer.checkpoint(progress, model, settings.optimizer)
+    for observer in observers:
+        observer.ended(progress)
     return progress
 
 
 def take_step(
-    replicas: ThreadReplicas, task: Task[AnyBatch], settings: LoopSettings, world: World, progress: TrainingProgress
+    replicas: ThreadReplicas,
+    task: Task[AnyBatch],
+    settings: LoopSettings,
+    world: World,
+    progress: TrainingProgress,
 ) -> StepMetrics:
-    """Change the weights once.
+    """Update the weights once, and return the metrics of the step with this rank's own timings.
 
     The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
-    targets: how the batch was cut changes nothing.
-
-    Args:
-        replicas: the model, once for each thread.
-        task: what it learns.
-        settings: optimizer, schedule, length and the rest.
-        world: the processes.
-        progress: how far training has come.
-
+    targets: the cut into micro-batches changes nothing.
     """
     began = time.perf_counter()
-    fraction = settings.plan.fraction(progress)
+    fraction = settings.length.fraction(progress)
     micro_batches = task.micro_batches(progress.step, fraction)
     waited = time.perf_counter() - began
     counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
     targets, tokens = map(int, counts)
 
     def compute(replica: nn.Module, index: int, batch: AnyBatch) -> Mapping[str, Tensor]:
-        world.seed_dropout(settings.seed, progress.step, index)
-        with world.sync_gradients(replica, last=index == len(micro_batches) - 1):
+        seed_dropout(settings.seed, progress.step, index, world.rank)
+        with sync_gradients(replica, last=index == len(micro_batches) - 1):
             losses = task.losses(replica, batch)
-            # Gradients are averaged over ranks, and it is their sum that is wanted.
+            # Gradients are averaged over ranks, and the step needs their sum.
             (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}
 
     first, *others = replicas.each(compute, micro_batches)
     sums = {name: sum((losses[name] for losses in others), loss) for name, loss in first.items()}
-    norm = world.clip(replicas.model, settings.clip_norm)
+    norm = clip_gradients(replicas.model, settings.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
-    factor = settings.schedule.factor(fraction)
-    with world.autocast():  # for optimizers that multiply matrices
-        settings.optimizer.update(factor, finite)
-    if settings.intervals.has_record(progress.step + 1):
-        world.wait()  # so that the time of what is still queued on the device is counted where it is told
-    leads = float(world.is_main)  # whose clock counts for all
-    seconds, waited = world.sum([leads * (time.perf_counter() - began), leads * waited])
-    return StepMetrics(sums, targets, tokens, seconds, waited, norm, finite, factor)
+    with autocast(world.device, world.dtype):  # for optimizers that multiply matrices
+        settings.optimizer.update(settings.schedule.factor(fraction), finite)
+    if settings.frequencies.has_record(progress.step + 1):
+        synchronize(world.device)  # so that the record holds the time of all work that was queued in its steps
+    rates = settings.optimizer.learning_rates()
+    return StepMetrics(sums, targets, tokens, time.perf_counter() - began, waited, rates, norm, finite[None])
 
 
 def evaluate(
@@ -217,45 +245,19 @@ def evaluate(
     task: Task[AnyBatch],
     optimizer: Optimizer,
     world: World,
-    observer: Observer,
+    observers: Sequence[Observer],
     progress: TrainingProgress,
 ) -> None:
     """Report the held-out metrics of the weights that would be saved now."""
     model.eval()
     with optimizer.averaged():
-        observer.evaluated(progress, task.evaluate(model), model)
-        world.release(model)
+        metrics = task.evaluate(model)
+        for observer in observers:
+            observer.evaluated(progress, metrics, model)
+        reshard(model)
     model.train()
 
 
-class MetricsBuffer:
-    """Keeps what happened on the device, so that the host waits for it only when it is read."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.first = 0
-        self.steps: list[StepMetrics] = []
-
-    def add(self, number: int, step: StepMetrics) -> None:
-        """Add a step; numbers follow each other."""
-        if not self.steps:
-            self.first = number
-        self.steps.append(step)
-
-    def take(self) -> LoggedMetrics:
-        """Return what happened since the last time."""
-        steps, self.steps = self.steps, []
-        kept = [(step.finite, step.gradient_norm, *step.sums.values()) for step in steps]
-        rows = torch.stack([torch.stack([value.double() for value in values]) for values in kept]).tolist()
-        totals = self.world.sum([sum(column) for column in list(zip(*rows, strict=True))[2:]])
-        return LoggedMetrics(
-            sums=dict(zip(steps[-1].sums, totals, strict=True)),
-            targets=sum(step.targets for step in steps),
-            tokens=sum(step.tokens for step in steps),
-            steps=len(steps),
-            seconds=sum(step.seconds for step in steps),
-            waited_seconds=sum(step.waited_seconds for step in steps),
-            gradient_norm=rows[-1][1],
-            skipped=tuple(number for number, (finite, *_) in enumerate(rows, self.first) if not finite),
-            rate_factor=steps[-1].rate_factor,
-        )
+def seed_dropout(seed: int, step: int, micro_batch: int, rank: int) -> None:
+    """Make the random numbers of a micro-batch a function of seed, step, micro-batch and rank."""
+    torch.manual_seed(hash((seed, step, micro_batch, rank)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
-from mlm.distributed.device import of_autocast
+from mlm.distributed.device import autocast_dtype
 
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -28,7 +28,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     flipped = matrix.size(0) > matrix.size(1)  # the smaller of the two products is the cheaper one
-    x = (matrix.T if flipped else matrix).to(of_autocast(matrix.device, matrix.dtype))
+    x = (matrix.T if flipped else matrix).to(autocast_dtype(matrix.device, matrix.dtype))
     x = x / x.norm().clamp(min=SMALLEST_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.T

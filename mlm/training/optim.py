@@ -80,9 +80,11 @@ class Muon(Config):
 
     def build(self, model: nn.Module) -> "Optimizer":
         """Return the optimizer of `model`'s parameters."""
+        embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        embedded = {id(parameter) for module in embeddings for parameter in module.parameters()}
         named = list(model.named_parameters())
-        hidden = [p for name, p in named if p.ndim == 2 and "embeddings" not in name]
-        others = [(name, p) for name, p in named if p.ndim != 2 or "embeddings" in name]
+        hidden = [p for _, p in named if p.ndim == 2 and id(p) not in embedded]
+        others = [(name, p) for name, p in named if p.ndim != 2 or id(p) in embedded]
         rest = self.others
         return Optimizer(
             [
@@ -146,6 +148,10 @@ class Optimizer:
             elif finite.item():
                 part.step()
             part.zero_grad()
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """Return the learning rate of each parameter group, as the last update used it."""
+        return tuple(group["lr"] for group in self._groups())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

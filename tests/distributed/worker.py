@@ -17,8 +17,8 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
-from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
+from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
+from mlm.training.optim import AdamW, Muon, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
 
@@ -39,19 +39,18 @@ CASES = [
 
 
 @dataclass
-class Notebook:
+class Notebook(Observer):
     """Takes down the losses of training and of held-out rows."""
 
     losses: list[float] = field(default_factory=list)
+    steps: int = 0
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        self.losses.append(metrics.sums["loss"] / metrics.targets)
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        self.losses.append(metrics.mean("loss"))
+        self.steps += metrics.steps
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         self.losses.append(metrics["loss"])
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        pass
 
 
 def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int) -> list[float]:
@@ -72,12 +71,12 @@ def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_
             OPTIMIZERS[optimizer].build(model),
             Trapezoid(),
             TrainingLength(steps=STEPS),
-            intervals=Frequencies(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
+            frequencies=Frequencies(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
             clip_norm=1.0,
             seed=0,
         ),
         world,
-        notebook,
+        [notebook],
         start=TrainingProgress(),
     )
     return notebook.losses

@@ -71,7 +71,7 @@ def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: 
     network = MaskedLanguageModel(model, tokenizer.get_vocab_size(), LONGEST)
     initialise(network, model.encoder, 100)  # no seed that a control is drawn by
     recipe = PretrainConfig(name=name, data=DataConfig(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
-    (run / checkpoint.RECIPE).write_text(dump(recipe))
+    (run / checkpoint.CONFIG).write_text(dump(recipe))
     folder_of_step = run / "checkpoints" / "step-000000001"
     taken = checkpoint.snapshot(network, AdamW().build(network), TrainingProgress(1))
     checkpoint.save(folder_of_step, taken, recipe, run / checkpoint.TOKENIZER)

@@ -1,5 +1,6 @@
 """Small corpora, layouts and models that the tests of this folder share."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from unittest import mock
@@ -97,3 +98,14 @@ def slow_in(dtype: torch.dtype) -> Iterator[None]:
 
     with mock.patch.object(device, "measure_peak", measure):
         yield
+
+
+class Lines(logging.Handler):
+    """Appends each logged message to a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())

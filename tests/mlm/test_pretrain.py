@@ -458,7 +458,7 @@ def test_shards_made_before_are_trained_on_without_their_text(home: Path, first:
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "runs").glob("*-sharded")
     assert results(made)["weights_sha256"] == results(first)["weights_sha256"]
-    assert read(PretrainConfig, made / checkpoint.RECIPE).text == read(PretrainConfig, first / checkpoint.RECIPE).text
+    assert read(PretrainConfig, made / checkpoint.CONFIG).text == read(PretrainConfig, first / checkpoint.CONFIG).text
     evaluated = run(tmp_path, module="mlm.evaluate")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "made of another text" in mistake(run(tmp_path, *settings, *trained, "text.heldout_share=0.3"))
@@ -510,7 +510,7 @@ def seal_again(folder: Path, name: str) -> None:
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).sealed().model_dump_json())
 
 
-@pytest.mark.parametrize("name", checkpoint.MODEL)
+@pytest.mark.parametrize("name", checkpoint.MODEL_FILES)
 def test_no_file_of_a_model_from_elsewhere_is_unpickled(home: Path, copied: Path, name: str) -> None:
     folder = checkpoint.newest(copied)
     (folder / name).write_bytes(pickle.dumps(Code()))

@@ -17,7 +17,7 @@ RECORDS = (
 
 def make(folder: Path) -> Path:
     (folder / "checkpoints" / "step-000000020").mkdir(parents=True)
-    (folder / checkpoint.RECIPE).write_text("name: x\n")
+    (folder / checkpoint.CONFIG).write_text("name: x\n")
     lines = [json.dumps(record) + "\n" for record in RECORDS]
     (folder / run_directory.METRICS).write_text(
         "".join(lines) + '{"side": "train", "st'
@@ -56,7 +56,7 @@ def test_a_run_of_fine_tuning_is_told_from_one_of_pretraining(
 ) -> None:
     make(tmp_path / "runs" / "pretrained")
     newer = make(tmp_path / "runs" / "tuned")
-    (newer / checkpoint.RECIPE).write_text("name: y\nhead:\n  kind: cnn\n")
+    (newer / checkpoint.CONFIG).write_text("name: y\nhead:\n  kind: cnn\n")
     monkeypatch.chdir(tmp_path)
     status.main([])
     assert capsys.readouterr().out.startswith("runs/pretrained: stopped")

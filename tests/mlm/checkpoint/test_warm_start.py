@@ -122,7 +122,7 @@ def test_what_it_started_from_is_recorded_and_is_what_it_is_made_like(start: Pat
         "checkpoint": str(folder.resolve()),
         "weights_sha256": results(start)["weights_sha256"],
     }
-    theirs, mine = read(PretrainConfig, start / checkpoint.RECIPE), read(PretrainConfig, adapted / checkpoint.RECIPE)
+    theirs, mine = read(PretrainConfig, start / checkpoint.CONFIG), read(PretrainConfig, adapted / checkpoint.CONFIG)
     assert (mine.model, mine.vocabulary) == (theirs.model, theirs.vocabulary)
     assert mine.data.row_length == theirs.data.row_length == 64
     assert mine.text.segments == "documents"
@@ -232,7 +232,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a fine-tuning run": (finetuned, "", r"^start_from = .*run has no checkpoint: .*the runs of finetune have none"),
     "damaged weights": (damage(checkpoint.WEIGHTS), "", r"weights\.safetensors is truncated or was changed"),
     "damaged tokenizer": (damage(checkpoint.TOKENIZER), "", r"tokenizer\.json is truncated or was changed"),
-    "damaged recipe": (damage(checkpoint.RECIPE), "", r"config\.yaml is truncated or was changed"),
+    "damaged recipe": (damage(checkpoint.CONFIG), "", r"config\.yaml is truncated or was changed"),
     "damaged manifest": (damage(MANIFEST), "", r"manifest\.json is damaged"),
     "another width": (
         leave,

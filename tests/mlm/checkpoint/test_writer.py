@@ -2,13 +2,13 @@
 
 import errno
 import itertools
+import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig, Retention, TrainConfig
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW, Optimizer
-from tests.mlm.samples import CPU
+from tests.mlm.samples import CPU, Lines
 
 
 class Disk:
@@ -73,10 +73,16 @@ class Run:
         self.model = nn.Linear(3, 2)
         self.optimizer: Optimizer = AdamW().build(self.model)
         recipe = PretrainConfig(train=TrainConfig(keep=keep or Retention()))
-        self.saver = CheckpointWriter(folder, recipe, tokenizer, CPU, self.said.append, TrainingProgress(begin))
+        self.writer = CheckpointWriter(folder, recipe, tokenizer, CPU, TrainingProgress(begin))
+        logging.getLogger("mlm.checkpoint").addHandler(Lines(self.said))
 
     def save(self, step: int, heldout_loss: float | None = None) -> None:
-        self.saver.save(TrainingProgress(step), self.model, self.optimizer, heldout_loss)
+        if heldout_loss is not None:
+            self.writer.evaluated(TrainingProgress(step), {"loss": heldout_loss}, self.model)
+        self.writer.checkpoint(TrainingProgress(step), self.model, self.optimizer)
+
+    def finish(self) -> None:
+        self.writer.ended(TrainingProgress())
 
     @property
     def steps(self) -> list[int]:
@@ -94,10 +100,10 @@ def test_whichever_instruction_fails_what_is_saved_stays_and_the_next_is_saved(
         disk.fails_at = -1
         run = Run(tmp_path / f"run{place}")
         run.save(1)
-        run.saver.finish()
+        run.finish()
         disk.calls, disk.fails_at = 0, place
         run.save(2)
-        run.saver.wait()
+        run.writer.wait()
         if disk.calls <= place:
             assert not run.said
             break
@@ -105,10 +111,10 @@ def test_whichever_instruction_fails_what_is_saved_stays_and_the_next_is_saved(
         assert "CHECKPOINT OF STEP 2 NOT SAVED" in run.said[0]
         assert os.strerror(error) in run.said[0]
         with pytest.raises(OSError, match=re.escape(os.strerror(error))):
-            run.saver.finish()
+            run.finish()
         assert run.steps in ([1], [1, 2])  # it is there where only its folder could not be synced in the end
         run.save(3)
-        run.saver.finish()
+        run.finish()
         assert run.steps[-1] == 3
     assert place > 10
 
@@ -128,29 +134,32 @@ def test_training_goes_on_while_the_run_as_it_stood_is_written(tmp_path: Path, m
     with torch.no_grad():
         run.model.weight.add_(1)
     may_write.set()
-    run.saver.finish()
+    run.finish()
     saved = load_file(checkpoint.finished(run.folder)[0] / checkpoint.WEIGHTS)
     assert torch.equal(saved["weight"], before)
 
 
 def test_one_checkpoint_is_in_flight_at_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, writing, most = Run(tmp_path / "run"), 0, 0
+    run, begun, may_write = Run(tmp_path / "run"), list[int](), Event()
     save = torch.save
 
-    def counted(*arguments: Any) -> None:
-        nonlocal writing, most
-        writing += 1
-        most = max(most, writing)
-        time.sleep(0.05)
+    def late(*arguments: Any) -> None:
+        begun.append(len(begun))
+        may_write.wait(10)
         save(*arguments)
-        writing -= 1
 
-    monkeypatch.setattr(torch, "save", counted)
-    for step in range(1, 5):
-        run.save(step)
-    run.saver.finish()
-    assert most == 1
-    assert run.steps == [3, 4]
+    monkeypatch.setattr(torch, "save", late)
+    run.save(1)
+    second = Thread(target=run.save, args=(2,))
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    assert len(begun) <= 1
+    may_write.set()
+    second.join()
+    run.finish()
+    assert len(begun) == 2
+    assert run.steps == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +176,7 @@ def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Retention,
     run = Run(tmp_path / "run", keep)
     for step, loss in enumerate((3.0, 1.0, None, 2.0, 1.5, 4.0), start=1):
         run.save(step, loss)
-    run.saver.finish()
+    run.finish()
     assert run.steps == expected
 
 
@@ -175,11 +184,11 @@ def test_checkpoints_of_later_steps_make_way_when_a_run_goes_on_from_an_earlier_
     first = Run(tmp_path / "run", Retention(newest=3))
     for step in (10, 20, 30):
         first.save(step)
-    first.saver.finish()
+    first.finish()
     second = Run(tmp_path / "run", Retention(newest=1, best=False), begin=10)
     assert second.steps == [10]
     second.save(15)
-    second.saver.finish()
+    second.finish()
     assert second.steps == [15]
 
 
@@ -191,21 +200,21 @@ def test_whatever_goes_wrong_in_the_thread_is_told_in_the_end(tmp_path: Path, mo
     monkeypatch.setattr(torch, "save", broken)
     run.save(1)
     with pytest.raises(MemoryError):
-        run.saver.finish()
+        run.finish()
     assert "NOT SAVED (none left)" in run.said[0]
 
 
 def test_what_cannot_be_removed_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path / "run", Retention(newest=1, best=False))
     run.save(1)
-    run.saver.finish()
+    run.finish()
 
     def held(path: Path, **_: Any) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     monkeypatch.setattr(shutil, "rmtree", held)
     run.save(2)
-    run.saver.finish()
+    run.finish()
     assert "cannot be removed" in run.said[0]
     assert run.steps[-1] == 2
 

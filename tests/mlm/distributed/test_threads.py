@@ -57,15 +57,14 @@ def trained(
     intervals = Frequencies(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
     plan, notebook = TrainingLength(steps=12), Notebook()
     settings = LoopSettings(optimizer, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)
-    remaining = iter(range(steps - first - 1))
     train(
         model,
         task,
         settings,
         world,
-        notebook,
+        [notebook],
         start=TrainingProgress(first),
-        stop=lambda: next(remaining, None) is None,
+        stop=lambda: first + notebook.steps + 1 >= steps,
     )
     return notebook.losses, model, optimizer
 

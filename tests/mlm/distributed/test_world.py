@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,22 @@ import torch
 import torch.distributed as dist
 
 from configs import UserError
-from mlm.distributed.device import ComputePrecision
+from mlm.distributed.device import (
+    ComputePrecision,
+    autocast,
+    fastest,
+    measure_peak,
+    precision_of,
+    with_precision,
+    with_recorded_precision,
+)
 from mlm.distributed.world import World, init_world
-from tests.mlm.samples import CPU, slow_in
+from mlm.training.loop import seed_dropout
+from tests.mlm.samples import CPU
 
 
 def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3, rank: int = 0) -> list[float]:
-    World(CPU.device, CPU.dtype, rank=rank, size=4).seed_dropout(seed, step, micro_batch)
+    seed_dropout(seed, step, micro_batch, rank)
     numbers: list[float] = torch.rand(4).tolist()
     return numbers
 
@@ -44,9 +54,9 @@ def test_one_process_sums_nothing() -> None:
 
 
 def test_autocast_is_for_low_precision_only() -> None:
-    with CPU.autocast():
+    with autocast(CPU.device, torch.float32):
         assert not torch.is_autocast_enabled("cpu")
-    with World(CPU.device, torch.bfloat16).autocast():
+    with autocast(CPU.device, torch.bfloat16):
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
 
@@ -58,36 +68,43 @@ def test_bfloat16_is_for_processors_that_have_it(avx512: bool, amx: bool, monkey
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     world = init_world()
-    assert world == world.with_precision("float32") == CPU
+    assert world == with_precision(world, "float32") == CPU
     if avx512 or amx:
-        assert world.with_precision("bfloat16") == World(CPU.device, torch.bfloat16)
+        assert with_precision(world, "bfloat16") == World(CPU.device, torch.bfloat16)
     else:
-        assert world.with_precision("auto") == CPU
-        with pytest.raises(UserError, match=r"this cpu has no bfloat16 matrix products: set train\.precision to auto"):
-            world.with_precision("bfloat16")
+        assert with_precision(world, "auto") == CPU
+        with pytest.raises(UserError, match=r"train\.precision"):
+            with_precision(world, "bfloat16")
 
 
-@pytest.mark.parametrize(("slow", "taken"), [("bfloat16", "float32"), ("float32", "bfloat16")])
-def test_the_faster_precision_is_taken(slow: str, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def rates_of(slow: torch.dtype) -> Callable[..., float]:
+    """Return a measure by which matrix products of one type are slow."""
+    return lambda device, dtype, *shape, seconds: 1.0 if dtype == slow else 2.0
+
+
+@pytest.mark.parametrize(("slow", "taken"), [(torch.bfloat16, "float32"), (torch.float32, "bfloat16")])
+def test_the_faster_precision_is_taken(slow: torch.dtype, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with slow_in(getattr(torch, slow)):
-            assert init_world().with_precision("auto").precision == taken
+        assert fastest(CPU.device, rates_of(slow)) == taken
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
 
 
-def test_what_is_faster_for_the_first_rank_is_taken_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+def test_a_measured_peak_is_positive() -> None:
+    assert measure_peak(CPU.device, torch.float32, 16, 16, 16, seconds=0.001) > 0
+
+
+def test_the_choice_of_the_first_rank_is_taken_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
-    for rank, slow in enumerate((torch.bfloat16, torch.float32)):
-        with slow_in(slow):
-            world = World(CPU.device, torch.float32, rank=rank, size=2, store=store).with_precision("auto")
-        assert world.precision == "float32"
+    for rank, has in enumerate((False, True)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        world = with_precision(World(CPU.device, torch.float32, rank=rank, size=2, store=store), "auto")
+        assert world.dtype == torch.float32
 
 
 @pytest.mark.parametrize("found_in", [torch.bfloat16, torch.float32])
@@ -99,13 +116,13 @@ def test_a_run_goes_on_in_its_own_precision_on_every_rank_where_the_first_has_it
     has: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
     for rank, here in ((0, has), (1, not has)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda here=here: here)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda here=here: here)
         world = World(CPU.device, found_in, rank=rank, size=2, store=store)
-        assert world.with_recorded_precision(begun_in).precision == (begun_in if has else "float32")
-    warned = "this cpu has no bfloat16 matrix products, which the run began in: computing in float32"
-    assert capsys.readouterr().err.count(warned) == (begun_in == "bfloat16" and not has)
+        assert precision_of(with_recorded_precision(world, begun_in).dtype) == (begun_in if has else "float32")
+    assert len(caplog.messages) == (begun_in == "bfloat16" and not has)
+    assert all("bfloat16" in message for message in caplog.messages)

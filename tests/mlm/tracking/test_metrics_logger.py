@@ -1,82 +1,101 @@
-"""What a run's records say of updates that were skipped, of spikes, and of a disk that fails."""
+"""Metrics on disk: skipped updates, loss spikes, learning rates, FLOPs, and a disk that fails."""
 
 import errno
 import os
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
 
-from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig, TrainConfig
+from mlm.data.masking import Masking
 from mlm.tracking import run_directory
-from mlm.tracking.metrics_logger import SPIKE_RECORDS, MetricsLogger, Rates
-from mlm.tracking.progress_bar import ProgressBar
+from mlm.tracking.metrics_logger import SPIKE_RECORDS, MetricsLogger
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import LoggedMetrics
+from mlm.training.loop import StepMetrics
 from tests.mlm.samples import CPU
 
 
-class Silent(ProgressBar):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(TrainingLength(steps=100), TrainingProgress(), silent=True)
-        self.said = list[str]()
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return a function that returns the lines that were logged so far."""
+    return lambda: caplog.messages
 
 
-def recorder(folder: Path, bar: Silent, start: int = 0) -> MetricsLogger:
+def opened(folder: Path, start: int = 0, masking: Masking | None = None) -> MetricsLogger:
     folder.mkdir(exist_ok=True)
-    recipe = PretrainConfig(train=TrainConfig(most_skipped=3))
-    saver = CheckpointWriter(folder, recipe, folder / "tokenizer.json", CPU, bar.say, TrainingProgress(start))
-    rates = Rates(peak_lr=1.0, flops_per_token=1.0, peak_flops=1.0)
-    return MetricsLogger(
-        folder, recipe, saver, rates, bar, lambda _: "panel", lambda step: f"<{step}>", TrainingProgress(start)
-    )
+    config = PretrainConfig(train=TrainConfig(most_skipped=3), masking=masking or Masking())
+    logger = MetricsLogger(folder, config, lambda step: f"<{step}>", lambda share: share, 1.0, TrainingProgress(start))
+    logger.started(CPU, TrainingLength(steps=100), TrainingProgress(start))
+    return logger
 
 
-def interval(loss: float = 1.0, steps: int = 1, skipped: tuple[int, ...] = ()) -> LoggedMetrics:
-    return LoggedMetrics({"loss": loss, "correct": 0.0}, 1, 10, steps, 1.0, 0.0, 1.0, skipped, 1.0)
+def metrics(
+    loss: float = 1.0, steps: int = 1, skipped: Sequence[int] = (), rates: tuple[float, ...] = (1.0, 1.0)
+) -> StepMetrics:
+    """Return the metrics of `steps` steps, of which those at the places in `skipped` were skipped."""
+    finite_S = torch.tensor([place not in skipped for place in range(steps)])
+    sums = {"loss": torch.tensor(loss, dtype=torch.float64), "correct": torch.tensor(0.0)}
+    return StepMetrics(sums, 1, 10, 1.0, 0.0, rates, torch.tensor(1.0), finite_S)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
     return list(run_directory.read_metrics(folder / run_directory.METRICS))
 
 
-def test_skipped_updates_are_told_with_their_documents_and_end_the_run_when_too_many_in_a_row(tmp_path: Path) -> None:
-    bar = Silent()
-    taken = recorder(tmp_path / "run", bar)
-    taken.log(TrainingProgress(4), interval(steps=4, skipped=(0, 2, 3)))
-    assert [line.partition(":")[0] for line in bar.said] == ["step 1", "step 3", "step 4"]
-    assert bar.said[1].endswith("documents: <2>")
-    assert not taken.hopeless
-    taken.log(TrainingProgress(5), interval(skipped=(4,)))
-    assert taken.hopeless
-    taken.log(TrainingProgress(6), interval())
-    assert not taken.hopeless
-    taken.close(None)
+def test_skipped_updates_are_logged_with_their_documents_and_too_many_in_a_row_are_a_divergence(
+    tmp_path: Path, lines: Callable[[], list[str]]
+) -> None:
+    logger = opened(tmp_path / "run")
+    logger.log(TrainingProgress(4), metrics(steps=4, skipped=(0, 2, 3)))
+    assert [line.partition(":")[0] for line in lines()] == ["step 1", "step 3", "step 4"]
+    assert lines()[1].endswith("documents: <2>")
+    assert not logger.has_diverged
+    logger.log(TrainingProgress(5), metrics(skipped=(0,)))
+    assert logger.has_diverged
+    logger.log(TrainingProgress(6), metrics())
+    assert not logger.has_diverged
+    logger.close(None)
     assert [record["skipped_in_all"] for record in records(tmp_path / "run")] == [3, 4, 4]
 
 
-def test_a_loss_that_stands_out_is_told_also_after_going_on(tmp_path: Path) -> None:
-    bar = Silent()
-    first = recorder(tmp_path / "run", bar)
+def test_a_loss_spike_is_logged_also_after_a_resume(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+    first = opened(tmp_path / "run")
     for step in range(1, SPIKE_RECORDS + 1):
-        first.log(TrainingProgress(step), interval(1.0 + step % 2 / 10))
+        first.log(TrainingProgress(step), metrics(1.0 + step % 2 / 10))
     first.close(None)
-    second = recorder(tmp_path / "run", bar, start=SPIKE_RECORDS)
-    second.log(TrainingProgress(SPIKE_RECORDS + 1), interval(1.2))
-    assert bar.said == []
-    second.log(TrainingProgress(SPIKE_RECORDS + 2), interval(9.0))
-    assert bar.said == [f"step {SPIKE_RECORDS + 2}: loss spike, 9.000 nats"]
+    second = opened(tmp_path / "run", start=SPIKE_RECORDS)
+    second.log(TrainingProgress(SPIKE_RECORDS + 1), metrics(1.2))
+    assert lines() == []
+    second.log(TrainingProgress(SPIKE_RECORDS + 2), metrics(9.0))
+    assert lines() == [f"step {SPIKE_RECORDS + 2}: loss spike, 9.000 nats"]
     second.close(None)
+
+
+def test_flops_follow_the_masked_share_that_is_in_force(tmp_path: Path) -> None:
+    logger = opened(tmp_path / "run", masking=Masking(rate=0.1, final_rate=0.3))
+    for step in (10, 50, 90):
+        logger.log(TrainingProgress(step), metrics())
+    logger.close(None)
+    shares = [0.1 + 0.2 * (step + 0.5) / 100 for step in (10, 50, 90)]
+    found = [record["mfu"] for record in records(tmp_path / "run")]
+    assert found == pytest.approx([10 * share for share in shares])  # 10 tokens a second
+
+
+def test_each_learning_rate_is_logged_once(tmp_path: Path) -> None:
+    logger = opened(tmp_path / "run")
+    logger.log(TrainingProgress(1), metrics(rates=(0.02, 0.001, 0.001)))
+    logger.log(TrainingProgress(2), metrics(rates=(0.5, 0.5)))
+    logger.close(None)
+    found = [
+        {name: rate for name, rate in record.items() if name.startswith("lr")} for record in records(tmp_path / "run")
+    ]
+    assert found == [{"lr": 0.02, "lr/1": 0.001}, {"lr": 0.5}]
 
 
 class FullDisk:
@@ -99,8 +118,10 @@ class FullDisk:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that is how its thread ends
-def test_tensorboard_goes_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bar, is_full, write = Silent(), False, RecordWriter.write
+def test_tensorboard_is_written_again_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
+) -> None:
+    is_full, write = False, RecordWriter.write
 
     def on_disk(self: RecordWriter, content: bytes) -> None:
         if is_full:
@@ -108,34 +129,31 @@ def test_tensorboard_goes_on_when_there_is_room_again(tmp_path: Path, monkeypatc
         write(self, content)
 
     monkeypatch.setattr(RecordWriter, "write", on_disk)
-    taken = recorder(tmp_path / "run", bar)
+    logger = opened(tmp_path / "run")
     step, is_full = 0, True
-    while not bar.said:  # the writer's thread tells of it when it is next asked for something
+    while not lines():  # the writer's thread reports its failure when the next event is handed to it
         step += 1
-        taken.log(TrainingProgress(step), interval())
-        time.sleep(0.01)
-    assert "ON TENSORBOARD NOT WRITTEN" in bar.said[0]
+        logger.log(TrainingProgress(step), metrics())
+    assert "ON TENSORBOARD NOT WRITTEN" in lines()[0]
     is_full = False
     for later in range(step + 1, step + 4):
-        taken.log(TrainingProgress(later), interval())
-    taken.close(None)
-    assert len(bar.said) == 1
+        logger.log(TrainingProgress(later), metrics())
+    logger.close(None)
+    assert len(lines()) == 1
     assert [record["step"] for record in records(tmp_path / "run")] == list(range(1, step + 4))
     board = EventAccumulator(str(tmp_path / "run"))
     board.Reload()
     assert [event.step for event in board.Scalars("train/loss")][-3:] == [step + 1, step + 2, step + 3]
 
 
-def test_a_full_disk_costs_a_record_and_not_the_run(tmp_path: Path) -> None:
-    bar = Silent()
-    taken = recorder(tmp_path / "run", bar)
-    taken.log(TrainingProgress(1), interval())
-    whole = taken.metrics
-    taken.metrics = FullDisk(whole)  # type: ignore[assignment]
-    taken.log(TrainingProgress(2), interval())
-    assert len(bar.said) == 1
-    assert "RECORD OF STEP 2 NOT WRITTEN" in bar.said[0]
-    taken.log(TrainingProgress(3), interval())
-    taken.evaluated(TrainingProgress(3), {"loss": 1.0, "accuracy": 0.5}, nn.Linear(1, 1))
-    taken.close(None)
+def test_a_full_disk_costs_a_record_and_not_the_run(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+    logger = opened(tmp_path / "run")
+    logger.log(TrainingProgress(1), metrics())
+    logger.file = FullDisk(logger.file)  # type: ignore[assignment]
+    logger.log(TrainingProgress(2), metrics())
+    assert len(lines()) == 1
+    assert "RECORD OF STEP 2 NOT WRITTEN" in lines()[0]
+    logger.log(TrainingProgress(3), metrics())
+    logger.evaluated(TrainingProgress(3), {"loss": 1.0, "accuracy": 0.5}, nn.Linear(1, 1))
+    logger.close(None)
     assert [record["step"] for record in records(tmp_path / "run")] == [1, 3, 3]

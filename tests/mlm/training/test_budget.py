@@ -5,7 +5,7 @@ from mlm.training.budget import Epochs, Minutes, Steps, Tokens, TrainingLength, 
 
 
 @pytest.mark.parametrize(
-    ("budget", "plan"),
+    ("budget", "length"),
     [
         (Steps(steps=7), TrainingLength(steps=7)),
         (Tokens(tokens=1000), TrainingLength(steps=10)),
@@ -16,8 +16,8 @@ from mlm.training.budget import Epochs, Minutes, Steps, Tokens, TrainingLength, 
     ],
     ids=str,
 )
-def test_budgets_become_plans(budget: Steps | Tokens | Epochs | Minutes, plan: TrainingLength) -> None:
-    assert budget.plan(tokens_per_step=100.0, steps_per_epoch=12.5) == plan
+def test_budgets_become_plans(budget: Steps | Tokens | Epochs | Minutes, length: TrainingLength) -> None:
+    assert budget.length(tokens_per_step=100.0, steps_per_epoch=12.5) == length
 
 
 def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -> None:

@@ -20,7 +20,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, MetricsBuffer, StepMetrics, train
+from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Constant, Trapezoid
 from tests.mlm.samples import CPU, TINY, model_of, packed, sentences, split_of, task_of
@@ -32,15 +32,15 @@ EACH_STEP = Frequencies(log_steps=1, evaluate_steps=100, checkpoint_steps=1)
 
 
 @dataclass
-class Notebook:
+class Notebook(Observer):
     """Takes down all that the loop reports."""
 
-    logged: list[tuple[TrainingProgress, LoggedMetrics]] = field(default_factory=list)
+    logged: list[tuple[TrainingProgress, StepMetrics]] = field(default_factory=list)
     evaluations: list[tuple[TrainingProgress, Mapping[str, float]]] = field(default_factory=list)
     checkpoints: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     saving: Callable[[TrainingProgress, nn.Module, Optimizer], object] = lambda progress, model, optimizer: None
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         self.logged.append((progress, metrics))
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
@@ -53,7 +53,7 @@ class Notebook:
 
     @property
     def losses(self) -> list[float]:
-        return [metrics.sums["loss"] for _, metrics in self.logged]
+        return [metrics.sums["loss"].item() for _, metrics in self.logged]
 
 
 def run(
@@ -78,12 +78,12 @@ def run(
             optimizer,
             schedule or Trapezoid(warmup=0.2),
             TrainingLength(steps=steps),
-            intervals=intervals,
+            frequencies=intervals,
             clip_norm=clip_norm,
             seed=3,
         ),
         world,
-        notebook,
+        [notebook],
         start=start or TrainingProgress(),
         stop=stop,
     )
@@ -199,7 +199,7 @@ def test_a_batch_that_is_not_a_number_leaves_the_weights_as_they_were(
     states = [initial, *notebook.checkpoints.values()]
     changed = [not same(before, after) for before, after in itertools.pairwise(states)]
     assert changed == [step != bad_step for step in range(4)]
-    assert [metrics.skipped for _, metrics in notebook.logged] == [(step,) * (step == bad_step) for step in range(4)]
+    assert [metrics.skipped for _, metrics in notebook.logged] == [[0] * (step == bad_step) for step in range(4)]
     assert end.step == 4
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -267,12 +267,12 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
                 AdamW().build(model),
                 Constant(),
                 TrainingLength(steps=3),
-                intervals=EACH_STEP,
+                frequencies=EACH_STEP,
                 clip_norm=1.0,
                 seed=dropout_seed,
             ),
             CPU,
-            notebook,
+            [notebook],
             start=TrainingProgress(),
         )
         return notebook.losses
@@ -348,7 +348,9 @@ def test_tokens_are_those_of_the_batches_and_the_rate_that_of_the_schedule() -> 
     assert end.tokens == sum(batch.tokens for step in batches for batch in step)
     assert [metrics.tokens for _, metrics in notebook.logged] == [sum(b.tokens for b in step) for step in batches]
     assert [metrics.targets for _, metrics in notebook.logged] == [sum(b.targets for b in step) for step in batches]
-    assert [metrics.rate_factor for _, metrics in notebook.logged] == pytest.approx([0.25, 0.75, 0.75, 0.25])
+    rates = [metrics.learning_rates for _, metrics in notebook.logged]
+    peak = AdamW().lr
+    assert rates == [pytest.approx([peak * factor] * 2) for factor in (0.25, 0.75, 0.75, 0.25)]
 
 
 @pytest.mark.parametrize("config", [ScheduleFreeAdamW(lr=0.05)], ids=lambda config: config.kind)
@@ -407,12 +409,12 @@ def test_a_budget_of_time_ends_when_it_is_used_up() -> None:
             AdamW().build(model),
             Constant(),
             TrainingLength(seconds=0.05),
-            intervals=EACH_STEP,
+            frequencies=EACH_STEP,
             clip_norm=1.0,
             seed=0,
         ),
         CPU,
-        notebook,
+        [notebook],
         start=TrainingProgress(),
     )
     assert end.seconds >= 0.05
@@ -420,30 +422,24 @@ def test_a_budget_of_time_ends_when_it_is_used_up() -> None:
     assert notebook.evaluations[-1][0] == end
 
 
-def test_a_ledger_sums_until_it_is_read() -> None:
-    ledger = MetricsBuffer(CPU)
-
-    def add(step: int, loss: float, *, finite: bool = True) -> None:
-        ledger.add(
-            step,
-            StepMetrics(
-                {"loss": torch.tensor(loss), "correct": torch.tensor(2)},
-                targets=3,
-                tokens=20,
-                seconds=0.5,
-                waited_seconds=0.25,
-                gradient_norm=torch.tensor(loss),
-                finite=torch.tensor(finite),
-                rate_factor=loss / 8,
-            ),
+def test_steps_are_merged_into_one_record() -> None:
+    def step(loss: float, *, finite: bool = True) -> StepMetrics:
+        return StepMetrics(
+            {"loss": torch.tensor(loss), "correct": torch.tensor(2)},
+            targets=3,
+            tokens=20,
+            seconds=0.5,
+            waited_seconds=0.25,
+            learning_rates=(loss / 8, loss),
+            gradient_norm=torch.tensor(loss),
+            finite_S=torch.tensor([finite]),
         )
 
-    add(4, 1.0)
-    add(5, 2.0, finite=False)
-    add(6, 4.0, finite=False)
-    assert ledger.take() == LoggedMetrics({"loss": 7.0, "correct": 6.0}, 9, 60, 3, 1.5, 0.75, 4.0, (5, 6), 0.5)
-    add(7, 8.0)
-    assert ledger.take() == LoggedMetrics({"loss": 8.0, "correct": 2.0}, 3, 20, 1, 0.5, 0.25, 8.0, (), 1.0)
+    merged = StepMetrics.merge([step(1.0), step(2.0, finite=False), step(4.0, finite=False)], CPU)
+    assert (merged.sums["loss"].item(), merged.sums["correct"].item()) == (7.0, 6.0)
+    assert (merged.targets, merged.tokens, merged.seconds, merged.waited_seconds) == (9, 60, 1.5, 0.75)
+    assert (merged.steps, merged.skipped, merged.mean("loss")) == (3, [1, 2], 7.0 / 9)
+    assert (merged.learning_rates, merged.gradient_norm.item()) == ((0.5, 4.0), 4.0)
 
 
 def test_there_is_one_backward_pass_in_the_tree() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from mlm.build import compile_blocks
 from mlm.data.masking import Masking
+from mlm.distributed.device import with_precision
 from mlm.distributed.threads import ThreadReplicas
 from mlm.distributed.world import init_world
 from mlm.model.encoder import EncoderConfig
@@ -50,7 +51,7 @@ def steps(task: MaskedLMTask, model: MaskedLanguageModel, first: int, count: int
         AdamW().build(model),
         Linear(warmup=0.1),
         TrainingLength(steps=STEPS),
-        intervals=Frequencies(log_steps=NEVER, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+        frequencies=Frequencies(log_steps=NEVER, evaluate_steps=NEVER, checkpoint_steps=NEVER),
         clip_norm=1.0,
         seed=0,
     )
@@ -83,7 +84,7 @@ def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLM
 @pytest.fixture
 def on_gpu(task: MaskedLMTask) -> tuple[MaskedLMTask, MaskedLanguageModel]:
     """Return task and model on a GPU, compiled as they are shipped."""
-    world = init_world().with_precision("auto")
+    world = with_precision(init_world(), "auto")
     task = replace(task, world=world, compiled=True, heldout=[batch.to(world.device) for batch in task.heldout])
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=48, layers=3)))
     model.to(world.device)

@@ -3,7 +3,7 @@ import platform
 import pytest
 
 from mlm.benchmark.measure import in_fresh_process
-from mlm.distributed.allocator import keep_freed_memory
+from mlm.distributed.process import keep_freed_memory
 
 SIZE = 64 * 2**20
 

@@ -1,0 +1,56 @@
+"""Held-out loss by kind of mask, and by the token that the model sees in place of the target."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mlm.config import PretrainConfig
+from mlm.data.batches import IGNORED, Batch
+from mlm.data.corpus import Corpus
+from mlm.distributed.world import World
+from mlm.objectives.masked import heldout_batches, score
+from tokenizer.vocabulary import MASK
+
+UNITS = ("token", "word", "span")
+
+
+def masked_by(unit: str, config: PretrainConfig, corpus: Corpus, world: World) -> list[Batch]:
+    """Mask the held-out rows by tokens, whole words or spans, otherwise as the run did."""
+    masking = config.masking.model_copy(update={"unit": unit})
+    micro = config.train.micro_batch_rows or config.train.batch_rows
+    return heldout_batches(
+        corpus.heldout, masking, world, most_rows=config.evaluation.most_rows, micro_batch_rows=micro
+    )
+
+
+@torch.no_grad()
+def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> Mapping[str, Mapping[str, float]]:
+    """Return targets, loss in nats, perplexity and accuracy: of all targets, then by what the model sees there."""
+    losses, correct, seen, labels = [], [], [], []
+    for batch in batches:
+        scores_MV = score(model, batch, world).float()
+        labels_M = batch.labels_BM.flatten()
+        losses.append(F.cross_entropy(scores_MV, labels_M, reduction="none", ignore_index=IGNORED))
+        correct.append(scores_MV.argmax(dim=-1) == labels_M)
+        seen.append(batch.ids_BL.gather(1, batch.predicted_BM).flatten())
+        labels.append(labels_M)
+    loss_M, correct_M, seen_M, labels_M = (torch.cat(parts).cpu() for parts in (losses, correct, seen, labels))
+    real_M = labels_M != IGNORED
+    kinds = {
+        "all": real_M,
+        "[MASK]": real_M & (seen_M == MASK),
+        "random": real_M & (seen_M != MASK) & (seen_M != labels_M),
+        "itself": real_M & (seen_M == labels_M),
+    }
+    return {
+        kind: {
+            "targets": int(chosen_M.sum()),
+            "loss": loss_M[chosen_M].double().mean().item(),
+            "perplexity": loss_M[chosen_M].double().mean().exp().item(),
+            "accuracy": correct_M[chosen_M].double().mean().item(),
+        }
+        for kind, chosen_M in kinds.items()
+        if chosen_M.any()
+    }
