@@ -93,7 +93,7 @@ def segment_mask_of(
 def slow_in(dtype: torch.dtype) -> Iterator[None]:
     """Compare precisions as a processor does that multiplies matrices of one type at half the rate of the others."""
 
-    def measure(where: torch.device, measured: torch.dtype, *shape: int, seconds: float) -> float:
+    def measure(where: torch.device, measured: torch.dtype, *shape: int, seconds: float = 0.0) -> float:
         return 1e9 if measured == dtype else 2e9
 
     with mock.patch.object(device, "measure_peak", measure):
