@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,6 +74,20 @@ class _LogLines(logging.Handler):
             sys.stderr.flush()
 
 
+@contextmanager
+def _logging_to_standard_error() -> Iterator[None]:
+    """Give a context in which the project's log records of INFO and above are lines of standard error."""
+    handler, loggers = _LogLines(), [logging.getLogger(package) for package in LOGGED_PACKAGES]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C.
 
@@ -80,12 +95,9 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks is no reason to stop
-    handler = _LogLines()
-    for package in LOGGED_PACKAGES:
-        logging.getLogger(package).setLevel(logging.INFO)
-        logging.getLogger(package).addHandler(handler)
     try:
-        main(sys.argv[1:])
+        with _logging_to_standard_error():
+            main(sys.argv[1:])
         if sys.stdout is not None:  # it is None where the command was started with a closed output
             sys.stdout.flush()
     except UserError as error:

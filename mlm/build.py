@@ -1,9 +1,9 @@
 """Turn a configuration into all that a pretraining run is made of: corpus, task, model, optimizer, length."""
 
+import json
+import logging
 import os
 import shutil
-import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,15 @@ from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength
 from mlm.training.optim import Optimizer
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import read_manifest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PretrainComponents:
-    """All that a recipe's run is made of."""
+    """Corpus, task, model, optimizer and length of a run."""
 
     config: PretrainConfig
     world: World
@@ -49,9 +51,10 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
     settings, row_length = config.train, config.data.row_length
 
     def built() -> str:
-        return str(corpus_of(config, tokenizer).shards.path)
+        return json.dumps(list(map(str, corpus_of(config, tokenizer).folders)))
 
-    corpus = corpus_at(Path(world.from_main("building tokenizer and shards", built)), row_length, checked=True)
+    folders = json.loads(world.from_main("building tokenizer and shards", built))
+    corpus = corpus_at(list(map(Path, folders)), row_length, checked=True)
     rows = len(corpus.train)
     if settings.batch_rows < world.size:
         raise UserError(
@@ -83,7 +86,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
         -(-micro // threads),
         compiled,
     )
-    model = MaskedLanguageModel(config.model, corpus.shards.manifest.vocabulary_size, config.data.row_length)
+    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, config.data.row_length)
     initialise(model, config.model.encoder, settings.seed)
     config.parallel.place(model, world)
     optimizer = config.optim.build(model)
@@ -97,16 +100,18 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     """Return the configuration with the text that its shards were made of; without shards, as it is.
 
+    Of several folders of shards it is the text of the first.
+
     Raises:
         UserError: there are no shards, or the configuration sets another text.
 
     """
     if config.data.shards is None:
         return config
-    text = read_manifest(Path(config.data.shards)).text
-    if config.text not in (Text(), text):
+    text = read_manifest(Path(config.data.shards[0])).text
+    if config.text not in (TextConfig(), text):
         raise UserError(
-            f"data.shards = {config.data.shards} was made of another text or by other options than those of text:"
+            f"data.shards = {config.data.shards[0]} was made of another text or by other options than those of text:"
             " leave out text, or leave out data.shards"
         )
     return config.model_copy(update={"text": text})
@@ -123,13 +128,13 @@ def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
 
 
 def _can_compile(world: World) -> bool:
-    """Tell whether there is what torch.compile needs on the device, and warn where there is not."""
+    """Return whether torch.compile has a compiler for the device, and warn where it has none."""
     variable, compilers = ("CC", ["cc", "gcc", "clang"])
     if world.device.type == "cpu":
         variable, compilers = ("CXX", ["c++", "g++", "clang++"])
     if any(map(shutil.which, [os.environ.get(variable, ""), *compilers])):
         return True
-    print(f"warning: torch.compile finds no compiler ({', '.join(compilers)}): going on without", file=sys.stderr)
+    logger.warning("torch.compile finds no compiler (%s): layers are not compiled", ", ".join(compilers))
     return False
 
 
@@ -137,6 +142,5 @@ def compile_blocks(model: MaskedLanguageModel) -> None:
     """Compile each encoder layer in place."""
     # The first, the middle and the last blocks differ, in training and evaluation, and so do short last batches.
     torch._dynamo.config.recompile_limit = 64
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # float32 is what the recipe says
     for block in model.encoder.blocks:
         block.compile(dynamic=False)

@@ -13,8 +13,8 @@ from mlm.training.budget import Budget, Steps
 from mlm.training.loop import Frequencies
 from mlm.training.optim import AdamW, OptimizerConfig
 from mlm.training.schedule import AnySchedule, Trapezoid
-from tokenizer.cleaning import Text
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.cleaning import TextConfig
+from tokenizer.vocabulary import VocabularyConfig
 
 RUNS = "runs"
 """Directory of all runs, unless a run's configuration names another."""
@@ -83,9 +83,9 @@ class PretrainConfig(Config):
     start_from: str | None = None
     """A run (its newest checkpoint), or the folder of one checkpoint, whose weights, tokenizer, model shape and row
     length training starts from, such as runs/x: task-adaptive pretraining (Gururangan et al. 2020)."""
-    text: Text = Text()
+    text: TextConfig = TextConfig()
     """Where the text comes from and how it is cut."""
-    vocabulary: Vocabulary = Vocabulary()
+    vocabulary: VocabularyConfig = VocabularyConfig()
     """The byte-pair encoding."""
     data: DataConfig = DataConfig()
     """How text becomes rows."""

@@ -27,7 +27,7 @@ def preview(config: PretrainConfig) -> str:
 def describe(made: PretrainComponents) -> str:
     """Return the preview of components that are built already."""
     config, corpus, task, model, length = made.config, made.corpus, made.task, made.model, made.length
-    manifest, rows, world = corpus.shards.manifest, corpus.train, task.world
+    manifest, rows, world = corpus.manifest, corpus.train, task.world
     parts = flops.parameters_by_part(model)
     batch = task.micro_batches(0, 0.0)[0]
     tokens_per_step = config.train.batch_rows * rows.tokens / len(rows)

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
     corpus = corpus_of(config, folder / checkpoint.TOKENIZER)
-    if identity.data.get("text_fingerprint") != corpus.shards.manifest.text_fingerprint:
+    if identity.data.get("text_fingerprint") != corpus.manifest.text_fingerprint:
         raise UserError(
             f"the text of {path} is not the text that the run was trained on, so no part of it is known to be held out"
         )

@@ -118,13 +118,11 @@ def pretrain(
     with ExitStack() as opened:
         with _joined(config) as world:
             earlier = _earlier_run(config, world)
-            if earlier is None:
-                ready = _start(config, world, opened)
-            elif (finished := _finished(earlier, world)) is not None:
-                return finished
-            else:
-                ready = _restore(earlier, world, opened)
-            trained = _train(ready, observers, stop)
+            trained = (
+                _train(_start(config, world, opened), observers, stop)
+                if earlier is None
+                else _resume(earlier, world, opened, observers, stop)
+            )
         return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
 
 
@@ -135,9 +133,7 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Callable[[],
     """
     with ExitStack() as opened:
         with _joined(config_of(path)) as world:
-            if (finished := _finished(path, world)) is not None:
-                return finished
-            trained = _train(_restore(path, world, opened), observers, stop)
+            trained = _resume(path, world, opened, observers, stop)
         return _conclude(trained)
 
 
@@ -194,11 +190,15 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
     return Path(found) if found else None
 
 
-def _finished(path: Path, world: World) -> PretrainRun | None:
-    """Return the run at `path` if it is finished."""
+def _resume(
+    path: Path, world: World, opened: ExitStack, observers: Sequence[Observer], stop: Callable[[], int]
+) -> _Trained | PretrainRun:
+    """Train the run at `path` to its end, or return a finished one as it is; `opened` holds its lock."""
+    if world.is_main:
+        opened.enter_context(run_directory.lock(path))
     results_path = path / run_directory.RESULTS
     if not world.from_main("looking for the run's results", lambda: "yes" if results_path.exists() else ""):
-        return None
+        return _train(_restore(path, world), observers, stop)
     if not world.is_main:
         return PretrainRun(path, None, "", 0)
     return PretrainRun(
@@ -211,8 +211,11 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     world = with_precision(world, config.train.precision)
     components = build(config, world)
     started_from = warm_start.load_start(config, components.model)
-    make = lambda: str(run_directory.create(Path(config.runs), config.name))  # noqa: E731
-    path = Path(world.from_main("making the run's directory", make))
+
+    def create() -> str:
+        return str(run_directory.create(Path(config.runs), config.name))
+
+    path = Path(world.from_main("making the run's directory", create))
     if world.is_main:
         opened.enter_context(run_directory.lock(path))
         (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
@@ -223,13 +226,10 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     return _Ready(path, components, TrainingProgress())
 
 
-def _restore(path: Path, world: World, opened: ExitStack) -> _Ready:
-    """Restore a run from its newest undamaged checkpoint; its lock is held until `opened` closes."""
-    if world.is_main:
-        opened.enter_context(run_directory.lock(path))
+def _restore(path: Path, world: World) -> _Ready:
+    """Restore a run from its newest undamaged checkpoint."""
     config = config_of(path)
-    find = lambda: str(checkpoint.newest_undamaged(path))  # noqa: E731
-    folder = Path(world.from_main("checking the newest checkpoint", find))
+    folder = Path(world.from_main("checking the newest checkpoint", lambda: str(checkpoint.newest_undamaged(path))))
     if config != read(PretrainConfig, folder / checkpoint.CONFIG):
         raise UserError(f"{path / checkpoint.CONFIG} was changed since the run began: undo that, or start a new run")
     identity = run_directory.run_identity(path)
@@ -255,7 +255,7 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
         metrics_logger = _metrics_logger(ready)
         own.append(metrics_logger)
         threads = f", {components.threads} threads" if components.threads > 1 else ""
-        tokens = corpus.shards.manifest.train.tokens
+        tokens = corpus.manifest.train.tokens
         logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
     own.append(SamplePredictions(predict, metrics_logger))
     settings = LoopSettings(
@@ -280,13 +280,15 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
     return _Trained(ready, end, stopped_by, metrics_logger, predict)
 
 
-def _conclude(trained: _Trained) -> PretrainRun:
+def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     """Measure the model that was saved last, and write the results, on rank 0; other ranks return at once.
 
     Raises:
         UserError: training diverged.
 
     """
+    if isinstance(trained, PretrainRun):  # finished before
+        return trained
     path, metrics_logger, end = trained.run.path, trained.metrics_logger, trained.progress
     components, config = trained.run.components, trained.run.components.config
     if metrics_logger is None:
@@ -334,7 +336,7 @@ def _predictor(components: PretrainComponents) -> Callable[[nn.Module], str]:
 def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
-    vocabulary_size = components.corpus.shards.manifest.vocabulary_size
+    vocabulary_size = components.corpus.manifest.vocabulary_size
     context = flops.mean_context(components.corpus.train.rows)
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
 
@@ -346,7 +348,7 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:
-    manifest = corpus.shards.manifest
+    manifest = corpus.manifest
     return {
         "data": {"text_fingerprint": manifest.text_fingerprint, "tokenizer_sha256": manifest.tokenizer_sha256},
         "packages": [package.model_dump() for package in manifest.packages],

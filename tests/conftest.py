@@ -8,6 +8,7 @@ from hypothesis import settings
 # Tiny models gain nothing from threads, and threads that wait for a busy core lose much. Commands that tests start
 # inherit it; torch reads it when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["GOMP_SPINCOUNT"] = "1000"
 
 # Examples are drawn from a fixed seed, so that every run of the tests is the same; the time of one proves nothing.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)

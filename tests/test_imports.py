@@ -10,8 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ("configs", "tokenizer", "mlm", "finetune")
 """Each package may import those before it."""
-OWN_CHILDREN = {"tokenizer.shards.workers"}
-"""Started by themselves, as the other end of a pipe; no command of the user's."""
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ORDER
@@ -37,7 +35,7 @@ def own_imports(name: str) -> set[str]:
 
 
 def is_entry_point(name: str) -> bool:
-    return name not in OWN_CHILDREN and any(
+    return any(
         isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in TREES[name].body
     )
 

@@ -12,16 +12,18 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from tokenizer import vocabulary
-from tokenizer.cleaning import SeenHashes, Text, passages
+from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards import format
 from tokenizer.shards.build import build
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import VocabularyConfig
 
 _LEARNING = 1
 """Part of what a learned vocabulary is reused by: raise it whenever the same text would give another one."""
 
 
-def prepare(text: Text, settings: Vocabulary, cache: Path, tokenizer_path: Path | None = None) -> Path:
+def find_or_build_shards(
+    text: TextConfig, settings: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None
+) -> Path:
     """Return the folder of `text`'s token shards in `cache`; only what is not there yet is built.
 
     Args:
@@ -48,7 +50,7 @@ def prepare(text: Text, settings: Vocabulary, cache: Path, tokenizer_path: Path 
     return output
 
 
-def learn_from(text: Text, settings: Vocabulary) -> Tokenizer:
+def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer learned from the training side of `text`.
 
     Raises:
@@ -73,9 +75,9 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _training_sentences(text: Text, seen: SeenHashes) -> Iterator[str]:
+def _training_sentences(text: TextConfig, seen: SeenHashes) -> Iterator[str]:
     documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
-    for passage in passages(text, documents, seen):
+    for passage in clean_documents(text, documents, seen):
         if passage.side == "train":
             yield from passage.sentences
 

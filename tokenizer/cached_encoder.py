@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 _STARTS_WORD = 1 << 31
 """Marks, in a stored token, the first of a word; no id is so large."""
-_LIMIT_CHUNKS = 500_000
+LIMIT_CHUNKS = 500_000
 _LIMIT_CHARACTERS = 25_000_000
 """Beyond either the table is emptied, so that memory stays flat (about 150 MB); it fills again within seconds."""
 _ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
@@ -37,13 +37,13 @@ class Encoded(NamedTuple):
 class CachedEncoder:
     """Encodes as a tokenizer does, but without [CLS] and [SEP], and '[MASK]' and the like as the plain text it is."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Take the merges and the normaliser of `tokenizer`, which stays as it is."""
+    def __init__(self, tokenizer: Tokenizer, limit_chunks: int = LIMIT_CHUNKS) -> None:
+        """Copy the merges and the normaliser of `tokenizer`; remember about `limit_chunks` chunks at most."""
         self._normalizer = tokenizer.normalizer
         plain = Tokenizer.from_str(tokenizer.to_str())
         plain.normalizer = None  # texts are normalised before they are cut into chunks
         plain.encode_special_tokens = True
-        self._chunks = _Chunks(plain)
+        self._chunks = _Chunks(plain, limit_chunks)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return the encoding of each of `texts`."""
@@ -61,8 +61,9 @@ class CachedEncoder:
 class _Chunks(dict[str, bytes]):
     """The tokens of every chunk asked for so far, as uint32 bytes, the first of each word marked."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, limit_chunks: int) -> None:
         self._tokenizer = tokenizer
+        self._limit_chunks = limit_chunks
         self._characters = 0
 
     def __missing__(self, chunk: str) -> bytes:
@@ -85,7 +86,8 @@ class _Chunks(dict[str, bytes]):
         return array("I", tokens).tobytes()  # takes a third of the time of a NumPy array
 
     def limit(self) -> None:
-        if len(self) > _LIMIT_CHUNKS or self._characters > _LIMIT_CHARACTERS:
+        """Forget all chunks if there are too many."""
+        if len(self) > self._limit_chunks or self._characters > _LIMIT_CHARACTERS:
             self.clear()
             self._characters = 0
 

@@ -36,7 +36,7 @@ _ROWS_AT_ONCE = 500
 """Hashes of one statement: older databases take no more than 999."""
 
 
-class Text(Config):
+class TextConfig(Config):
     """Where the text comes from and how it is cut."""
 
     source: Source = Documentation()
@@ -89,7 +89,7 @@ class SentenceTable:
     """Number of sentences of each document."""
     heldout: NDArray[np.bool_]
     """Whether each document is on the held-out side."""
-    left_out: NDArray[np.int64]
+    dropped: NDArray[np.int64]
     """How many sentences of each document are too short or too long, (documents, reasons)."""
     hashes: list[bytes]
     """Of each document, or of each sentence, whichever must not repeat; else none."""
@@ -122,40 +122,42 @@ class SeenHashes:
         return is_new
 
 
-def passages(text: Text, documents: Iterable[Document], seen: SeenHashes) -> Iterator[CleanDocument]:
+def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenHashes) -> Iterator[CleanDocument]:
     """Yield the cleaned documents, without those of which nothing is left; what was read is remembered in `seen`."""
-    for batch in batches(documents):
-        all_sentences, cuts = cut(text, batch)
-        stays, _ = choose(cuts, text, seen)
-        kept = zip(all_sentences, stays.tolist(), strict=True)
-        for length, heldout in zip(cuts.lengths.tolist(), cuts.heldout.tolist(), strict=True):
-            found = [sentence for sentence, is_kept in itertools.islice(kept, length) if is_kept]
+    for batch in batch_documents(documents):
+        all_sentences, table = split_documents(text, batch)
+        kept, _ = drop_duplicates(table, text, seen)
+        sentence_kept = zip(all_sentences, kept.tolist(), strict=True)
+        for length, heldout in zip(table.lengths.tolist(), table.heldout.tolist(), strict=True):
+            found = [sentence for sentence, is_kept in itertools.islice(sentence_kept, length) if is_kept]
             if found:
                 yield CleanDocument(found, "heldout" if heldout else "train")
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yield the documents in lists of about `BATCH_CHARACTERS`."""
+def batch_documents(
+    documents: Iterable[Document], batch_characters: int = BATCH_CHARACTERS
+) -> Iterator[list[Document]]:
+    """Yield the documents in lists of about `batch_characters`."""
     batch: list[Document] = []
     characters = 0
     for document in documents:
         batch.append(document)
         characters += len(document.text)
-        if characters > BATCH_CHARACTERS:
+        if characters > batch_characters:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
 
 
-def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
+def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
     """Cut documents as `text` says; return the sentences of all, end to end, and what is known of them."""
     by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
     lengths: list[int] = []
     heldout: list[bool] = []
-    left_out = np.zeros((len(documents), len(REASONS)), np.int64)
+    dropped = np.zeros((len(documents), len(REASONS)), np.int64)
     for place, document in enumerate(documents):
         whole = sentences.collapse(document.text)
         if by_document:
@@ -164,39 +166,41 @@ def cut(text: Text, documents: Sequence[Document]) -> tuple[list[str], SentenceT
         if text.segments == "sentences":
             found = [sentence.lstrip(" ") for sentence in found]
         if text.minimum_words > 1 or text.maximum_words is not None:
-            found = _of_fitting_length(text, found, left_out[place])
+            found = _of_fitting_length(text, found, dropped[place])
         if by_sentence:
             hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
         sentences_of_all += found
         lengths.append(len(found))
         heldout.append(_is_heldout(text, document.group or whole))
-    return sentences_of_all, SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), left_out, hashes)
+    return sentences_of_all, SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), dropped, hashes)
 
 
-def choose(cuts: SentenceTable, text: Text, seen: SeenHashes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def drop_duplicates(
+    table: SentenceTable, text: TextConfig, seen: SeenHashes
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Tell which sentences stay, and how many were left out of each document, (documents, reasons).
 
     Whatever was there before, as `seen` knows, is left out; what is there now is remembered.
     """
-    stays, left_out = np.ones(cuts.lengths.sum(), np.bool_), cuts.left_out.copy()
+    kept, dropped = np.ones(table.lengths.sum(), np.bool_), table.dropped.copy()
     if text.deduplicate == "documents":
-        is_new = seen.add(cuts.hashes)
-        left_out[~is_new] = 0
-        left_out[~is_new, DUPLICATE_DOCUMENTS] = 1
-        stays = np.repeat(is_new, cuts.lengths)
+        is_new = seen.add(table.hashes)
+        dropped[~is_new] = 0
+        dropped[~is_new, DUPLICATE_DOCUMENTS] = 1
+        kept = np.repeat(is_new, table.lengths)
     elif text.deduplicate == "sentences":
-        stays = seen.add(cuts.hashes)
-        left_out[:, _DUPLICATE_SENTENCES] = cuts.lengths - kept_lengths(cuts, stays)
-    return stays, left_out
+        kept = seen.add(table.hashes)
+        dropped[:, _DUPLICATE_SENTENCES] = table.lengths - kept_lengths(table, kept)
+    return kept, dropped
 
 
-def kept_lengths(cuts: SentenceTable, stays: NDArray[np.bool_]) -> NDArray[np.int64]:
+def kept_lengths(table: SentenceTable, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return how many sentences of each document stay."""
-    owners = np.repeat(np.arange(len(cuts.lengths)), cuts.lengths)
-    return np.bincount(owners[stays], minlength=len(cuts.lengths))
+    owners = np.repeat(np.arange(len(table.lengths)), table.lengths)
+    return np.bincount(owners[kept], minlength=len(table.lengths))
 
 
-def _sentences(text: Text, document: Document, whole: str) -> list[str]:
+def _sentences(text: TextConfig, document: Document, whole: str) -> list[str]:
     """Return the document's sentences, each with the space before it."""
     if not text.split_sentences:
         return [whole]
@@ -205,16 +209,16 @@ def _sentences(text: Text, document: Document, whole: str) -> list[str]:
     return sentences.split(document.text, whole)
 
 
-def _of_fitting_length(text: Text, found: list[str], left_out: NDArray[np.int64]) -> list[str]:
-    """Return the sentences that are neither too short nor too long, and count the others in `left_out`."""
+def _of_fitting_length(text: TextConfig, found: list[str], dropped: NDArray[np.int64]) -> list[str]:
+    """Return the sentences that are neither too short nor too long, and count the others in `dropped`."""
     words = np.array([sentence.lstrip(" ").count(" ") + 1 for sentence in found])
     is_short = words < text.minimum_words
     is_long = words > text.maximum_words if text.maximum_words is not None else np.zeros_like(is_short)
-    left_out[_SHORT], left_out[_LONG] = is_short.sum(), is_long.sum()
+    dropped[_SHORT], dropped[_LONG] = is_short.sum(), is_long.sum()
     return list(itertools.compress(found, ~(is_short | is_long)))
 
 
-def _is_heldout(text: Text, key: str) -> bool:
+def _is_heldout(text: TextConfig, key: str) -> bool:
     return int.from_bytes(_hash(key, 8), "big") / 2**64 < text.heldout_share
 
 

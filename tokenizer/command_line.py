@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs import Config, UserError, command, help_text, read
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.sources import Files
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)+=.*", re.DOTALL)
 
 
-class HasText(Config):
+class TextOptions(Config):
     """The options of a command that reads text."""
 
-    text: Text = Text()
+    text: TextConfig = TextConfig()
     """Where the text comes from and how it is cut."""
 
 
-AnyHasText = TypeVar("AnyHasText", bound=HasText)
+AnyHasText = TypeVar("AnyHasText", bound=TextOptions)
 
 
-def parser(name: str, description: str, examples: str, model: type[HasText]) -> argparse.ArgumentParser:
+def parser(name: str, description: str, examples: str, model: type[TextOptions]) -> argparse.ArgumentParser:
     """Return a parser with the FILES and overrides that `configuration` reads, and help for every option."""
     parser = command.Parser(
         prog=f"python -m {name}",

@@ -8,8 +8,8 @@ from pathlib import Path
 from configs import UserError, command
 from tokenizer import command_line, vocabulary
 from tokenizer.cache import learn_from, save
-from tokenizer.command_line import HasText
-from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, Vocabulary
+from tokenizer.command_line import TextOptions
+from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig
 
 _EXAMPLES = """\
   python -m tokenizer.train --output tokenizer.json
@@ -18,10 +18,10 @@ _EXAMPLES = """\
 """
 
 
-class Options(HasText):
+class Options(TextOptions):
     """The options of this command."""
 
-    vocabulary: Vocabulary = Vocabulary()
+    vocabulary: VocabularyConfig = VocabularyConfig()
     """The vocabulary to learn."""
 
 
@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--vocabulary",
         metavar="SIZE",
         help=f"number of tokens, {MINIMUM_SIZE} (bytes only) to {MAXIMUM_SIZE}: short for vocabulary.size "
-        f"(default {Vocabulary().size})",
+        f"(default {VocabularyConfig().size})",
     )
     return parser.parse_intermixed_args(arguments)
 

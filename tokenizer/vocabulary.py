@@ -26,7 +26,7 @@ MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
 MAXIMUM_SIZE = 131_072
 
 
-class Vocabulary(Config):
+class VocabularyConfig(Config):
     """The vocabulary to learn from the text."""
 
     size: int = Field(default=2048, ge=MINIMUM_SIZE, le=MAXIMUM_SIZE)
@@ -41,7 +41,7 @@ class Vocabulary(Config):
     """Learn the merges from at most so many bytes of the text, its beginning; they change little beyond."""
 
 
-def learn(texts: Iterator[str], vocabulary: Vocabulary) -> Tokenizer:
+def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer with exactly `vocabulary.size` tokens, its merges learned from `texts`.
 
     Raises:
@@ -104,7 +104,7 @@ def sha256(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(serialise(tokenizer)).hexdigest()
 
 
-def _blank(vocabulary: Vocabulary) -> Tokenizer:
+def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer without its bytes, merges and special tokens.
 
     The special tokens come with the training: were they there before, it would take '[MASK]' in a text for one.
@@ -137,7 +137,7 @@ def _is_like_ours(tokenizer: Tokenizer) -> bool:
 
 
 def _empty(cls_sep: bool) -> Tokenizer:
-    tokenizer = _blank(Vocabulary(cls_sep=cls_sep))
+    tokenizer = _blank(VocabularyConfig(cls_sep=cls_sep))
     tokenizer.add_special_tokens(list(_SPECIAL))
     return tokenizer
 

@@ -35,8 +35,8 @@ from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, train
 from tokenizer import vocabulary
-from tokenizer.cleaning import Text
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.cleaning import TextConfig
+from tokenizer.vocabulary import VocabularyConfig
 
 if TYPE_CHECKING:
     import datasets
@@ -131,10 +131,10 @@ def prepare(options: argparse.Namespace) -> Bench:
     """Return the data, the encoder and the recipe of the command line; an unusable one is a UserError."""
     scale = frame.with_options(QUICK if options.quick else FULL, options)
     if options.file is not None:
-        data = Labelled(train=options.file, text=options.text, label=options.label).load(Text())
+        data = Labelled(train=options.file, text=options.text, label=options.label).load(TextConfig())
     else:
         print("making the texts", file=sys.stderr)
-        data = BigramShift().load(Text())
+        data = BigramShift().load(TextConfig())
     if options.encoder is not None:
         encoder = load_published(options.encoder, None, random=False, seed=SEED)
     else:
@@ -154,7 +154,9 @@ def random_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: i
     texts = (text for texts in data.train.texts for text in texts)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tokenizer.json"
-    path.write_bytes(vocabulary.serialise(vocabulary.learn(texts, Vocabulary(size=vocabulary_size, cls_sep=True))))
+    path.write_bytes(
+        vocabulary.serialise(vocabulary.learn(texts, VocabularyConfig(size=vocabulary_size, cls_sep=True)))
+    )
     open_tokenizer(path).save_pretrained(str(folder))
     attention_heads, wide = max(scale.width // 64, 1), 4 * scale.width
     sizes = EncoderConfig(

@@ -13,7 +13,7 @@ from configs import Config, UserError
 from finetune.data import tables
 from finetune.data.examples import Dataset, Examples
 from finetune.data.tables import Reading
-from tokenizer.cleaning import SeenHashes, Side, Text, passages
+from tokenizer.cleaning import SeenHashes, Side, TextConfig, clean_documents
 from tokenizer.sentences import collapse
 
 _FEWEST_SENTENCES = 100
@@ -77,7 +77,7 @@ class BigramShift(Config):
         """Return a row's text, as it is to be tokenised."""
         return (collapse(row["text"]),)
 
-    def load(self, text: Text) -> Dataset:
+    def load(self, text: TextConfig) -> Dataset:
         """Make the sentences from `text`, the encoder's corpus.
 
         Raises:
@@ -90,7 +90,7 @@ class BigramShift(Config):
         test = self._examples("heldout", found["heldout"], self.test_sentences, rng)
         return Dataset(("kept", "swapped"), train, None, test, {})
 
-    def _sentences(self, text: Text) -> dict[Side, list[list[str]]]:
+    def _sentences(self, text: TextConfig) -> dict[Side, list[list[str]]]:
         """Return the words of enough sentences of either side; no sentence is there twice."""
         wanted: dict[Side, int] = {"train": self.train_sentences, "heldout": self.test_sentences}
         found: dict[Side, list[list[str]]] = {side: [] for side in wanted}
@@ -98,7 +98,7 @@ class BigramShift(Config):
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
         with closing(sqlite3.connect(":memory:")) as database:
             changed = text.model_copy(update=changes | lengths)
-            for passage in passages(changed, text.source.documents(), SeenHashes(database)):
+            for passage in clean_documents(changed, text.source.documents(), SeenHashes(database)):
                 if len(found[passage.side]) >= _POOL * wanted[passage.side]:
                     continue
                 rows = [sentence.split(" ") for sentence in passage.sentences]

@@ -15,7 +15,7 @@ from finetune.data.cleaning import Cleaning, identity
 from finetune.data.examples import Dataset
 from finetune.data.part import Part
 from finetune.data.tables import Reading
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 
 
 class HubSplits(Config):
@@ -119,7 +119,7 @@ class Labelled(Reading):
         """Return a row's cleaned text or texts, as they are to be tokenised; the row needs no prefix column."""
         return self.cleaning.text_of(row, self.text_columns())
 
-    def load(self, text: Text) -> Dataset:
+    def load(self, text: TextConfig) -> Dataset:
         """Read, clean and check the data; `text`, the encoder's corpus, is not looked at.
 
         Raises:

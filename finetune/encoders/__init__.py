@@ -13,7 +13,7 @@ from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.distributed.world import World
 from mlm.tracking import run_directory
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 
 Kind = Literal["run", "hub"]
 
@@ -86,8 +86,8 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
     return load_published_predictor(choice.hub, choice.revision, world)
 
 
-def corpus_of(choice: EncoderChoice) -> Text:
+def corpus_of(choice: EncoderChoice) -> TextConfig:
     """Return the text that a run was pretrained on; the documentation of the installed Python for a published one."""
     if choice.run is None:
-        return Text()
+        return TextConfig()
     return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.CONFIG).text

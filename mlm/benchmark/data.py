@@ -137,14 +137,14 @@ def build_shards(bench: "Bench", name: str) -> list[Case]:
 def build_ours(text: Path, tokenizer_path: Path, output: Path) -> tuple[float, int]:
     """Build the shards of a text file; return the seconds, and an upper bound of the workers' memory in bytes."""
     from tokenizer import vocabulary
-    from tokenizer.cleaning import Text
+    from tokenizer.cleaning import TextConfig
     from tokenizer.shards.build import build
     from tokenizer.shards.workers import default_workers
     from tokenizer.sources import Files
 
     tokenizer = vocabulary.load(tokenizer_path)
     began = time.perf_counter()
-    build(Text(source=Files(paths=(str(text),))), tokenizer, output)
+    build(TextConfig(source=Files(paths=(str(text),))), tokenizer, output)
     return time.perf_counter() - began, default_workers() * largest_child_bytes()
 
 

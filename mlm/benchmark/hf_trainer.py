@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerFast
 
-    from tokenizer.shards.format import Split
 
 T = TypeVar("T")
 Collate = Callable[[list[Any]], dict[str, Any]]
@@ -51,13 +50,13 @@ def check_installed() -> None:
         raise UserError(f"the benchmark needs {', '.join(missing)}: pip install -e '.[bench]'")
 
 
-def sentences(split: "Split", longest: int) -> list[NDArray[np.int64]]:
+def sentences(split: "ShardArrays", longest: int) -> list[NDArray[np.int64]]:
     """Return each sentence as a row, truncated to `longest` tokens."""
     starts, tokens = split.sentences.tolist(), np.asarray(split.tokens, np.int64)
     return [tokens[start : min(end, start + longest)] for start, end in pairwise(starts)]
 
 
-def chunks(split: "Split", length: int) -> list[NDArray[np.int64]]:
+def chunks(split: "ShardArrays", length: int) -> list[NDArray[np.int64]]:
     """Return the concatenated text in rows of `length` tokens, without the rest, as group_texts in run_mlm.py."""
     whole = len(split.tokens) // length
     return list(np.asarray(split.tokens[: whole * length], np.int64).reshape(whole, length))

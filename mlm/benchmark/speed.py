@@ -25,7 +25,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingProgress
 from mlm.training.flops import flops_per_token, mean_context
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
-from tokenizer.shards.format import Split
+from tokenizer.shards.format import ShardArrays
 
 RECIPE = (
     "name=benchmark",
@@ -103,7 +103,7 @@ class Bench:
 
     def describe(self) -> dict[str, Any]:
         """Return the scale, the recipe and the text, for the JSON."""
-        manifest = self.corpus.shards.manifest
+        manifest = self.corpus.manifest
         return {
             "scale": asdict(self.scale),
             "recipe": self.recipe.model_dump(mode="json"),
@@ -116,7 +116,7 @@ class Bench:
 class Reference:
     """A model that transformers' Trainer trains beside ours, and the rows it trains on."""
 
-    cut: Callable[[Split, int], list[NDArray[np.int64]]]
+    cut: Callable[[ShardArrays, int], list[NDArray[np.int64]]]
     """Cuts the text into rows of at most a given length."""
     model: Callable[[EncoderConfig, int, int], nn.Module]
     """A function or class of `mlm.benchmark.hf_models`."""
@@ -130,7 +130,7 @@ class Reference:
     def build(self, bench: Bench, seed: int) -> nn.Module:
         """Return a new model of the same size as ours; `seed` also fixes its dropout."""
         torch.manual_seed(seed)
-        vocabulary_size = bench.corpus.shards.manifest.vocabulary_size
+        vocabulary_size = bench.corpus.manifest.vocabulary_size
         return self.model(bench.recipe.model.encoder, vocabulary_size, bench.recipe.data.row_length)
 
 
@@ -173,7 +173,7 @@ def training(bench: Bench, name: str) -> list[Case]:
 def needed_flops(bench: Bench) -> float:
     """Return the floating-point operations that our side needs to train on a token, at the mean masking rate."""
     recipe, corpus = bench.recipe, bench.corpus
-    vocabulary_size, context = corpus.shards.manifest.vocabulary_size, mean_context(corpus.train.rows)
+    vocabulary_size, context = corpus.manifest.vocabulary_size, mean_context(corpus.train.rows)
     return flops_per_token(recipe.model, vocabulary_size, context, recipe.masking.mean_rate)
 
 

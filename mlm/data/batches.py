@@ -1,7 +1,9 @@
 """Training data as a function of (seed, step): rows of the shards in a new order each epoch, masked anew."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
 from mlm.data.packing import Rows
-from tokenizer.shards.format import Split
+from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 
 IGNORED = -100
@@ -73,10 +75,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One side of the shards, packed into rows."""
+    """One side of a corpus, packed into rows."""
 
-    split: Split
+    splits: tuple[ShardArrays, ...]
+    """The side's arrays in each folder of shards, memory-mapped; a row lies in one of them."""
     rows: Rows
+    """The rows of all folders; their runs count through the tokens of all of them, laid end to end."""
     row_length: int
     cls_sep: bool
     """Whether each segment stands between [CLS] and [SEP]."""
@@ -86,10 +90,60 @@ class PackedRows:
         """Return the number of rows."""
         return len(self.rows)
 
+    @classmethod
+    def join(cls, parts: Sequence["PackedRows"]) -> "PackedRows":
+        """Return the rows of several folders as one corpus: their indices are copied, their tokens are not."""
+        if len(parts) == 1:
+            return parts[0]
+        firsts = _begins([len(split.tokens) for part in parts for split in part.splits])
+        first_runs = _begins([len(part.rows.starts) for part in parts])
+        rows = Rows(
+            np.concatenate([part.rows.starts + first for part, first in zip(parts, firsts, strict=True)]),
+            np.concatenate([part.rows.lengths for part in parts]),
+            np.append(
+                np.concatenate([part.rows.borders[:-1] + run for part, run in zip(parts, first_runs, strict=True)]),
+                sum(len(part.rows.starts) for part in parts),
+            ),
+        )
+        return replace(parts[0], splits=tuple(split for part in parts for split in part.splits), rows=rows)
+
+    @property
+    def split(self) -> ShardArrays:
+        """The side's arrays, of a corpus in one folder."""
+        (only,) = self.splits
+        return only
+
     @property
     def tokens(self) -> int:
         """Number of slots that are not padding, special tokens counted."""
-        return int(self.split.tokens.shape[0]) + 2 * self.cls_sep * len(self.rows.starts)
+        return sum(len(split.tokens) for split in self.splits) + 2 * self.cls_sep * len(self.rows.starts)
+
+    def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first tokens of each folder, `most_tokens` at most in all, and where segments begin in them."""
+        sizes = np.array([len(split.tokens) for split in self.splits])
+        shares = sizes * min(most_tokens, int(sizes.sum())) // sizes.sum()
+        parts = zip(self.splits, shares.tolist(), _begins(sizes), _begins(shares), strict=True)
+        tokens, segments = [], []
+        for split, share, first, taken in parts:
+            tokens.append(np.asarray(split.tokens[:share], np.int64))
+            starts = self.rows.starts
+            segments.append(starts[(starts >= first) & (starts < first + share)] - first + taken)
+        return np.concatenate(tokens), np.concatenate(segments)
+
+    def documents(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of the documents that rows read from, counted from 0 through all folders."""
+        starts = np.concatenate(
+            [self.rows.starts[self.rows.borders[row] : self.rows.borders[row + 1]] for row in rows_B]
+        )
+        firsts = _begins([len(split.tokens) for split in self.splits])
+        first_documents = _begins([len(split.documents) - 1 for split in self.splits])
+        owners = np.searchsorted(firsts, starts, side="right") - 1
+        found = []
+        for number, split in enumerate(self.splits):
+            mine = starts[owners == number] - firsts[number]
+            sentences = np.searchsorted(split.sentences, mine, side="right") - 1
+            found.append(np.searchsorted(split.documents, sentences, side="right") - 1 + first_documents[number])
+        return np.unique(np.concatenate(found))
 
     def assemble(self, rows_B: NDArray[np.int64]) -> UnmaskedRows:
         """Lay the runs of tokens of the given rows into their slots."""
@@ -111,11 +165,11 @@ class PackedRows:
 
         read, written = _ranges(starts, lengths), _ranges(begins + special, lengths)
         ids = np.full(B * L, PAD, np.int64)
-        ids[written] = self.split.tokens[read]
+        ids[written] = self._read("tokens", read)
         maskable = np.zeros(B * L, np.bool_)
         maskable[written] = True
         word_starts = np.zeros(B * L, np.bool_)
-        word_starts[written] = self.split.word_starts[read]
+        word_starts[written] = self._read("word_starts", read)
         word_starts[begins + special] = True
         if self.cls_sep:
             ids[begins], ids[begins + slots - 1] = CLS, SEP
@@ -126,6 +180,19 @@ class PackedRows:
             maskable.reshape(B, L),
             word_starts.reshape(B, L),
         )
+
+    def _read(self, name: Literal["tokens", "word_starts"], places: NDArray[np.int64]) -> NDArray[Any]:
+        """Return an array's values at places that count through all folders."""
+        arrays: list[NDArray[Any]] = [getattr(split, name) for split in self.splits]
+        if len(arrays) == 1:
+            return arrays[0][places]
+        firsts = _begins(list(map(len, arrays)))
+        owners = np.searchsorted(firsts, places, side="right") - 1
+        found = np.empty(len(places), arrays[0].dtype)
+        for number, array in enumerate(arrays):
+            mine = owners == number
+            found[mine] = array[places[mine] - firsts[number]]
+        return found
 
     def masked(
         self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], masking: Masking, rate: float, seed: int
@@ -162,6 +229,11 @@ class PackedRows:
             mine_B = epochs_B == epoch
             rows_B[mine_B] = _epoch_order(seed, epoch, len(self))[turns_B[mine_B]]
         return rows_B, epochs_B
+
+
+def _begins(sizes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each of several arrays begins when they are laid end to end."""
+    return np.cumsum(sizes, dtype=np.int64) - np.asarray(sizes, np.int64)
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

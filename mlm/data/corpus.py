@@ -1,23 +1,26 @@
 """Text made ready for a model: built once, packed into rows once, and found again."""
 
+import hashlib
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from configs import Config, UserError
+from configs import Config, Texts, UserError
 from mlm.data.batches import PackedRows
 from mlm.data.packing import Rows, pack
-from tokenizer.cache import prepare
-from tokenizer.cleaning import Side, Text
-from tokenizer.shards.format import SIDES, Shards, Split, open_shards
-from tokenizer.vocabulary import Vocabulary, load, sha256
+from tokenizer.cache import find_or_build_shards
+from tokenizer.cleaning import Reason, Side, TextConfig
+from tokenizer.shards.format import SIDES, TOKENIZER, ShardArrays, ShardManifest, Shards, open_shards
+from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 PACKING = 1
 """Version of the packing, in the name of what is kept of it: to be raised whenever it packs otherwise."""
@@ -30,16 +33,21 @@ class DataConfig(Config):
     """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
     tokenizer: str | None = None
     """A tokenizer.json to use as it is; null learns one from the training text by `vocabulary`."""
-    shards: str | None = None
-    """A folder that tokenizer.encode has made, used as it is with the tokenizer in it: no text is read, and `text` is
-    what the folder says of it. null builds shards from `text`, or finds them in the cache."""
+    shards: Annotated[Texts, Field(min_length=1)] | None = None
+    """One or several folders that tokenizer.encode has made, used as they are with the tokenizer in them and read as
+    one corpus: no text is read, and `text` is what the first folder says of it. Their tokenizer and `text.segments`
+    must be the same. Text that is in two folders is trained on twice, and may be held out in neither: keep it apart.
+    null builds shards from `text`, or finds them in the cache."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text made ready for a model: its tokenizer, its shards, and both sides of these in rows."""
+    """Text made ready for a model: its tokenizer, and both sides of its shards in rows."""
 
-    shards: Shards
+    folders: tuple[Path, ...]
+    """The folders of its shards."""
+    manifest: ShardManifest
+    """What the shards hold: the manifest of the folder, or of several folders the sum of theirs without `files`."""
     tokenizer: Tokenizer
     tokenizer_path: Path
     train: PackedRows
@@ -47,7 +55,7 @@ class Corpus:
 
 
 def open_corpus(
-    data: DataConfig, text: Text, vocabulary: Vocabulary, cache: Path, tokenizer_path: Path | None = None
+    data: DataConfig, text: TextConfig, vocabulary: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None
 ) -> Corpus:
     """Return the corpus of a configuration, building in `cache` what is not there yet.
 
@@ -65,40 +73,79 @@ def open_corpus(
     if tokenizer_path is None and data.tokenizer is not None:
         tokenizer_path = Path(data.tokenizer)
     if data.shards is None:
-        return corpus_at(prepare(text, vocabulary, cache, tokenizer_path), data.row_length)
-    corpus = corpus_at(Path(data.shards), data.row_length)
+        return corpus_at([find_or_build_shards(text, vocabulary, cache, tokenizer_path)], data.row_length)
+    corpus = corpus_at(list(map(Path, data.shards)), data.row_length)
     if tokenizer_path is not None:
         wanted = sha256(load(tokenizer_path))
-        if wanted != corpus.shards.manifest.tokenizer_sha256:
+        if wanted != corpus.manifest.tokenizer_sha256:
             raise UserError(
-                f"data.shards = {data.shards} was encoded with another tokenizer than {tokenizer_path}:"
+                f"data.shards = {', '.join(data.shards)} was encoded with another tokenizer than {tokenizer_path}:"
                 " encode the text with that one"
             )
     return corpus
 
 
-def corpus_at(folder: Path, row_length: int, *, checked: bool = False) -> Corpus:
-    """Return the corpus whose shards are in `folder`, packed into rows of `row_length` slots.
+def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False) -> Corpus:
+    """Return the corpus whose shards are in `folders`, packed into rows of `row_length` slots.
 
     What another process has `checked` a moment ago is not read again.
 
     Raises:
-        UserError: the shards are missing or damaged.
+        UserError: shards are missing or damaged, or those of one folder do not fit those of the first.
 
     """
-    shards = open_shards(folder, checked=checked)
-    path = shards.path / "tokenizer.json"
+    shards = [open_shards(folder, checked=checked) for folder in folders]
+    first, *others = shards
+    for other in others:
+        _check_fit(first, other)
+    path = first.path / TOKENIZER
     tokenizer = load(path)
-    if tokenizer.get_vocab_size() != shards.manifest.vocabulary_size:
-        raise UserError(f"the tokenizer in {shards.path} is not that of its tokens: delete the folder to build it anew")
+    if tokenizer.get_vocab_size() != first.manifest.vocabulary_size:
+        raise UserError(f"the tokenizer in {first.path} is not that of its tokens: delete the folder to build it anew")
     cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
-    train, heldout = (packed_rows(shards, side, row_length, cls_sep=cls_sep) for side in SIDES)
-    return Corpus(shards, tokenizer, path, train, heldout)
+    train, heldout = (
+        PackedRows.join([packed_rows(one, side, row_length, cls_sep=cls_sep) for one in shards]) for side in SIDES
+    )
+    manifest = _joined([one.manifest for one in shards])
+    return Corpus(tuple(one.path for one in shards), manifest, tokenizer, path, train, heldout)
+
+
+def _check_fit(first: Shards, other: Shards) -> None:
+    ours, theirs = first.manifest, other.manifest
+    if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
+        raise UserError(
+            f"data.shards: {other.path} was encoded with another tokenizer than {first.path}: encode its text with"
+            f" --tokenizer {first.path / TOKENIZER}, or leave it out"
+        )
+    if theirs.text.segments != ours.text.segments:
+        raise UserError(
+            f"data.shards: {other.path} has text.segments = {theirs.text.segments}, and {first.path} has"
+            f" {ours.text.segments}: encode one of them anew, or leave it out"
+        )
+
+
+def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
+    """Return the manifest of several folders read as one corpus; that of one folder, as it is."""
+    first, *others = manifests
+    if not others:
+        return first
+    dropped: Counter[Reason] = sum((Counter(manifest.dropped) for manifest in manifests), Counter())
+    fingerprints = "\0".join(manifest.text_fingerprint for manifest in manifests)
+    return first.model_copy(
+        update={
+            "text_fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
+            "train": sum((manifest.train for manifest in others), first.train),
+            "heldout": sum((manifest.heldout for manifest in others), first.heldout),
+            "dropped": dict(dropped),
+            "files": {},
+            "packages": tuple(package for manifest in manifests for package in manifest.packages),
+        }
+    )
 
 
 def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -> PackedRows:
     """Pack one side of the shards into rows; the packing is kept beside the shards and found again."""
-    split: Split = getattr(shards, side)
+    split: ShardArrays = getattr(shards, side)
     folder = shards.path / f"rows-{PACKING}-{side}-{row_length}{'-cls-sep' * cls_sep}"
     if not folder.exists():
         alone = shards.manifest.text.segments == "sentences"
@@ -116,7 +163,7 @@ def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -
     rows = Rows(*(_mapped(folder / f"{name}.npy") for name in ("starts", "lengths", "borders")))
     if not _is_packing(rows, len(split.tokens), row_length, 2 * cls_sep):
         raise UserError(f"{folder} holds no packing of these shards: delete it to build it anew")
-    return PackedRows(split, rows, row_length, cls_sep, shards.manifest.vocabulary_size)
+    return PackedRows((split,), rows, row_length, cls_sep, shards.manifest.vocabulary_size)
 
 
 def _mapped(path: Path) -> NDArray[Any]:

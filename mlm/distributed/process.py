@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import sys
+import warnings
 
 SPIN_COUNT = "1000"
 """Iterations that an OpenMP thread spins for another before it gives its core away."""
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def configure_process() -> None:
-    """Set threads and allocator of this process for training; commands call it before they import torch.
+    """Set threads, warnings and allocator of this process for training; commands call it before they import torch.
 
     Values that the environment already has are kept. After `import torch` the settings of threads have no effect, and a
     warning says so.
@@ -34,6 +35,8 @@ def configure_process() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # DistributedDataParallel warns, on every rank, of the option that keeps the order of summation as it is.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # torch.compile recommends TensorFloat32, which rounds more than the float32 that a recipe asks for.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
     keep_freed_memory()
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from mlm.data.batches import Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
-from tokenizer.shards.format import Split
+from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
 
 BATCH_ROWS = 64
@@ -78,10 +78,13 @@ def _window(pieces: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
     return HiddenWord(" ".join(pieces[first:last]), start, start + len(pieces[index]))
 
 
-def heldout_sentences(split: Split, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the sentences of a split as text."""
-    for first, last in zip(split.sentences[:-1], split.sentences[1:], strict=True):
-        yield str(tokenizer.decode(split.tokens[first:last].tolist())).strip()
+def heldout_sentences(splits: Sequence[ShardArrays], tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the sentences of one or several folders as text, one of each in turn."""
+    for number in range(max(len(split.sentences) for split in splits) - 1):
+        for split in splits:
+            if number < len(split.sentences) - 1:
+                first, last = split.sentences[number : number + 2]
+                yield str(tokenizer.decode(split.tokens[first:last].tolist())).strip()
 
 
 @torch.no_grad()

@@ -6,15 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlm.data.batches import IGNORED, Batch
-from tokenizer.shards.format import Split
 from tokenizer.vocabulary import CLS, MASK
 
 
 class Unigram:
     """Every token by its share of the training tokens, add-one smoothed."""
 
-    def __init__(self, split: Split, vocabulary_size: int, most_tokens: int) -> None:
-        counts_V = np.bincount(split.tokens[:most_tokens], minlength=vocabulary_size) + 1.0
+    def __init__(self, tokens: NDArray[np.int64], vocabulary_size: int) -> None:
+        counts_V = np.bincount(tokens, minlength=vocabulary_size) + 1.0
         self.probabilities_V: NDArray[np.float64] = counts_V / counts_V.sum()
 
     def probabilities(self, left: int) -> NDArray[np.float64]:
@@ -32,12 +31,11 @@ class Bigram:
     START = -1
 
     def __init__(
-        self, split: Split, segments: NDArray[np.int64], unigram: Unigram, vocabulary_size: int, most_tokens: int
+        self, tokens: NDArray[np.int64], segments: NDArray[np.int64], unigram: Unigram, vocabulary_size: int
     ) -> None:
-        """Count the pairs of the training tokens; `segments` is where each segment begins."""
-        tokens = np.asarray(split.tokens[:most_tokens], np.int64)
+        """Count the pairs of training tokens; `segments` is where each segment begins."""
         left = np.concatenate([[self.START], tokens[:-1]])
-        left[segments[segments < len(tokens)]] = self.START
+        left[segments] = self.START
         codes, counts = np.unique((left + 1) * vocabulary_size + tokens, return_counts=True)
         once, twice = (counts == 1).sum(), (counts == 2).sum()
         self.discount = float(once / (once + 2 * twice)) if once and twice else 0.5

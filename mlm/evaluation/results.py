@@ -27,9 +27,10 @@ def measure_baselines(
     config: PretrainConfig, corpus: Corpus, heldout: Sequence[Batch]
 ) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of what counts words alone, and pairs of them, on held-out batches."""
-    size, most = corpus.shards.manifest.vocabulary_size, config.evaluation.baseline_tokens
-    unigram = Unigram(corpus.train.split, size, most)
-    bigram = Bigram(corpus.train.split, corpus.train.rows.starts, unigram, size, most)
+    size = corpus.manifest.vocabulary_size
+    tokens, segments = corpus.train.sample(config.evaluation.baseline_tokens)
+    unigram = Unigram(tokens, size)
+    bigram = Bigram(tokens, segments, unigram, size)
     return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}
 
 
@@ -37,7 +38,7 @@ def measure_bits_per_byte(
     config: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
 ) -> float | None:
     """Return the bits per byte of the hidden words that the recipe asks for; None where the text has none."""
-    sentences = heldout_sentences(corpus.heldout.split, corpus.tokenizer)
+    sentences = heldout_sentences(corpus.heldout.splits, corpus.tokenizer)
     words = choose_words(sentences, config.evaluation.words, config.evaluation.window_bytes)
     return None if not words else bits_per_byte(model, corpus.tokenizer, words, config.data.row_length, world)
 

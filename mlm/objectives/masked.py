@@ -52,12 +52,8 @@ class MaskedLMTask:
 
     def documents(self, step: int) -> str:
         """Name the documents that a step reads from, by their numbers in the training shards."""
-        rows, split = self.train.rows, self.train.split
         rows_B, _ = self.train.step_rows(self.seed, step, self.batch_rows)
-        starts = np.concatenate([rows.starts[rows.borders[row] : rows.borders[row + 1]] for row in rows_B])
-        sentences = np.searchsorted(split.sentences, starts, side="right") - 1
-        found = np.unique(np.searchsorted(split.documents, sentences, side="right") - 1)
-        return ", ".join(map(str, found.tolist()))
+        return ", ".join(map(str, self.train.documents(rows_B).tolist()))
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats, and how many predictions were right."""

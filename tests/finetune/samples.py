@@ -20,7 +20,7 @@ from mlm.model.initialise import initialise
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW
 from tokenizer import vocabulary
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import VocabularyConfig
 
 CPU = World(torch.device("cpu"), torch.float32)
 LONGEST = 64
@@ -64,7 +64,7 @@ def write_csv(path: Path, number: int = 60, seed: int = 0) -> Path:
 
 def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: ModelConfig = TINY) -> Path:
     """Write a pretraining run with a checkpoint of random weights."""
-    tokenizer = vocabulary.learn(iter(texts(200)[0]), Vocabulary(size=300, cls_sep=cls_sep))
+    tokenizer = vocabulary.learn(iter(texts(200)[0]), VocabularyConfig(size=300, cls_sep=cls_sep))
     run = folder / name
     run.mkdir(parents=True)
     (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))

@@ -20,7 +20,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
-from tokenizer.shards.format import Split
+from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import SPECIAL_TOKENS
 
 VOCABULARY = 40
@@ -33,21 +33,25 @@ def offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def split_of(documents: Sequence[Sequence[int]], seed: int = 0, vocabulary_size: int = VOCABULARY) -> Split:
+def split_of(documents: Sequence[Sequence[int]], seed: int = 0, vocabulary_size: int = VOCABULARY) -> ShardArrays:
     """Return random tokens in documents of sentences of the given lengths; every sentence begins with a word."""
     rng = np.random.default_rng(seed)
     sentences = offsets([length for document in documents for length in document])
     tokens = rng.integers(len(SPECIAL_TOKENS), vocabulary_size, sentences[-1])
     word_starts = rng.random(sentences[-1]) < 0.6
     word_starts[sentences[:-1]] = True
-    return Split(tokens.astype(np.uint16), word_starts.astype(np.uint8), sentences, offsets(list(map(len, documents))))
+    return ShardArrays(
+        tokens.astype(np.uint16), word_starts.astype(np.uint8), sentences, offsets(list(map(len, documents)))
+    )
 
 
-def packed(split: Split, row_length: int = ROW_LENGTH, *, cls_sep: bool = False, alone: bool = False) -> PackedRows:
+def packed(
+    split: ShardArrays, row_length: int = ROW_LENGTH, *, cls_sep: bool = False, alone: bool = False
+) -> PackedRows:
     """Pack documents, or each sentence alone."""
     documents = np.arange(len(split.sentences)) if alone else split.documents
     rows = pack(split.sentences, documents, row_length, 2 * cls_sep)
-    return PackedRows(split, rows, row_length, cls_sep, VOCABULARY)
+    return PackedRows((split,), rows, row_length, cls_sep, VOCABULARY)
 
 
 def sentences(count: int, seed: int = 0, longest: int = ROW_LENGTH) -> PackedRows:

@@ -1,5 +1,6 @@
-"""As much of the Hugging Face hub's interface as it takes to stream one small data set from this machine."""
+"""The part of the Hugging Face hub's interface that serves one small data set from this machine."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 COMMIT = "a" * 40
-_OBJECT = "b" * 40
+
+
+def _identity(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 @contextmanager
@@ -23,7 +27,10 @@ def serving(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
                 self.answer({"id": name, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings})
             elif path.startswith(f"api/datasets/{name}/tree/{COMMIT}"):
                 self.answer(
-                    [{"type": "file", "path": f, "size": len(content), "oid": _OBJECT} for f, content in files.items()]
+                    [
+                        {"type": "file", "path": f, "size": len(content), "oid": _identity(content)}
+                        for f, content in files.items()
+                    ]
                 )
             elif path.removeprefix(f"datasets/{name}/resolve/{COMMIT}/") in files:
                 self.send_file(files[path.removeprefix(f"datasets/{name}/resolve/{COMMIT}/")])
@@ -36,7 +43,7 @@ def serving(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
             self.send(json.dumps(value).encode(), 200, {"Content-Type": "application/json"})
 
         def send_file(self, content: bytes) -> None:
-            headers = {"ETag": f'"{_OBJECT}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+            headers = {"ETag": f'"{_identity(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
             wanted = self.headers.get("Range")
             if wanted is None:
                 self.send(content, 200, headers)

@@ -15,9 +15,9 @@ import pyarrow.parquet
 from tokenizers import Tokenizer
 
 from tokenizer import vocabulary
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.sources import Files
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import VocabularyConfig
 
 MIXED = (
     "The cat sat on the mat.",
@@ -51,14 +51,14 @@ def write_lines(path: Path, lines: Sequence[str]) -> Path:
     return path
 
 
-def files(*paths: Path, **settings: Any) -> Text:
+def files(*paths: Path, **settings: Any) -> TextConfig:
     """Return the settings to read `paths`."""
-    return Text(source=Files(paths=tuple(map(str, paths))), **settings)
+    return TextConfig(source=Files(paths=tuple(map(str, paths))), **settings)
 
 
 def tokenizer(lines: Sequence[str], size: int = 300, **settings: Any) -> Tokenizer:
     """Learn a small vocabulary."""
-    return vocabulary.learn(iter(lines), Vocabulary(size=size, **settings))
+    return vocabulary.learn(iter(lines), VocabularyConfig(size=size, **settings))
 
 
 def _txt(texts: Sequence[str]) -> bytes:

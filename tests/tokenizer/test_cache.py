@@ -7,14 +7,14 @@ import pytest
 from configs import UserError
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
-from tokenizer.cache import learn_from, prepare
-from tokenizer.cleaning import SeenHashes, Text, passages
+from tokenizer.cache import find_or_build_shards, learn_from
+from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards.format import open_shards
 from tokenizer.sources import Document
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import VocabularyConfig
 
 LINES = prose(400)
-SMALL = Vocabulary(size=300)
+SMALL = VocabularyConfig(size=300)
 HELDOUT = {"heldout_share": 0.1}
 
 
@@ -25,13 +25,13 @@ def times(folder: Path) -> dict[Path, int]:
 def test_the_same_text_and_settings_are_never_processed_twice(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     text = files(write_lines(tmp_path / "a.txt", LINES), **HELDOUT)
-    folder = prepare(text, SMALL, cache)
+    folder = find_or_build_shards(text, SMALL, cache)
     before = times(cache)
-    assert prepare(text, SMALL, cache) == folder
+    assert find_or_build_shards(text, SMALL, cache) == folder
     (tmp_path / "elsewhere").mkdir()
     again = write_lines(tmp_path / "elsewhere" / "b.txt", LINES)
     os.utime(again, (1, 1))
-    assert prepare(files(again, **HELDOUT), SMALL, cache) == folder
+    assert find_or_build_shards(files(again, **HELDOUT), SMALL, cache) == folder
     assert times(cache) == before
     assert open_shards(folder).manifest.vocabulary_size == 300
     tokenizers = [path.read_bytes() for path in cache.glob("tokenizer-*.json")]
@@ -49,12 +49,12 @@ def test_changed_text_or_settings_are_never_mistaken_for_the_same(tmp_path: Path
     ]
     vocabularies = [
         SMALL,
-        Vocabulary(size=301),
-        Vocabulary(size=300, lowercase=True),
-        Vocabulary(size=300, cls_sep=True),
+        VocabularyConfig(size=301),
+        VocabularyConfig(size=300, lowercase=True),
+        VocabularyConfig(size=300, cls_sep=True),
     ]
     cases = [(text, SMALL) for text in texts] + [(texts[0], settings) for settings in vocabularies[1:]]
-    folders = {prepare(text, settings, tmp_path / "cache") for text, settings in cases}
+    folders = {find_or_build_shards(text, settings, tmp_path / "cache") for text, settings in cases}
     assert len(folders) == len(cases)
     for folder in folders:
         open_shards(folder)
@@ -63,11 +63,11 @@ def test_changed_text_or_settings_are_never_mistaken_for_the_same(tmp_path: Path
 def test_a_text_changed_in_place_is_another(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.txt", LINES)
     status = path.stat()
-    first = prepare(files(path, **HELDOUT), SMALL, tmp_path / "cache")
+    first = find_or_build_shards(files(path, **HELDOUT), SMALL, tmp_path / "cache")
     write_lines(path, LINES[::-1])
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
-    assert prepare(files(path, **HELDOUT), SMALL, tmp_path / "cache") != first
+    assert find_or_build_shards(files(path, **HELDOUT), SMALL, tmp_path / "cache") != first
 
 
 def test_a_given_tokenizer_is_used_and_known_by_its_content(tmp_path: Path) -> None:
@@ -76,16 +76,18 @@ def test_a_given_tokenizer_is_used_and_known_by_its_content(tmp_path: Path) -> N
     pretty, compact = tmp_path / "pretty.json", tmp_path / "compact.json"
     pretty.write_bytes(vocabulary.serialise(learned))
     compact.write_text(learned.to_str())
-    folder = prepare(text, SMALL, tmp_path / "cache", pretty)
+    folder = find_or_build_shards(text, SMALL, tmp_path / "cache", pretty)
     assert open_shards(folder).manifest.vocabulary_size == 280
-    assert prepare(text, Vocabulary(size=261), tmp_path / "cache", compact) == folder
+    assert find_or_build_shards(text, VocabularyConfig(size=261), tmp_path / "cache", compact) == folder
     assert not list((tmp_path / "cache").glob("tokenizer-*"))
 
 
 def test_the_vocabulary_is_learned_from_the_training_side_alone(tmp_path: Path) -> None:
-    text = Text(heldout_share=0.3)
+    text = TextConfig(heldout_share=0.3)
     seen = SeenHashes(sqlite3.connect(":memory:"))
-    training = [line for line in LINES for found in passages(text, [Document(line)], seen) if found.side == "train"]
+    training = [
+        line for line in LINES for found in clean_documents(text, [Document(line)], seen) if found.side == "train"
+    ]
     assert 0 < len(training) < len(LINES)
     learned = []
     for name, lines in (("all", LINES), ("training", training)):
@@ -96,11 +98,11 @@ def test_the_vocabulary_is_learned_from_the_training_side_alone(tmp_path: Path) 
 
 def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     text = files(write_lines(tmp_path / "a.txt", LINES), **HELDOUT)
-    folder = prepare(text, SMALL, tmp_path / "cache")
+    folder = find_or_build_shards(text, SMALL, tmp_path / "cache")
     (folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"damaged or foreign .*: remove the folder"):
-        prepare(text, SMALL, tmp_path / "cache")
+        find_or_build_shards(text, SMALL, tmp_path / "cache")
     (saved,) = (tmp_path / "cache").glob("tokenizer-*.json")
     saved.write_text("{")
     with pytest.raises(UserError, match=r"is no valid tokenizer\.json"):
-        prepare(text, SMALL, tmp_path / "cache")
+        find_or_build_shards(text, SMALL, tmp_path / "cache")

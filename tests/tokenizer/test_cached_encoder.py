@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.tokenizer.samples import MIXED, prose, tokenizer
-from tokenizer import cached_encoder
 from tokenizer.cached_encoder import CachedEncoder, Encoded
 from tokenizer.vocabulary import MASK
 
@@ -61,9 +60,8 @@ def test_special_tokens_in_a_text_are_plain_text() -> None:
         assert LEARNED["plain"].decode(ids) == text
 
 
-def test_the_table_is_emptied_before_it_grows_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached_encoder, "_LIMIT_CHUNKS", 5)
-    small = CachedEncoder(LEARNED["plain"])
+def test_the_table_is_emptied_before_it_grows_too_large() -> None:
+    small = CachedEncoder(LEARNED["plain"], limit_chunks=5)
     for _ in range(2):
         for text in (*MIXED, *LINES[:50]):
             assert unpacked(small.encode([text])) == [reference(LEARNED["plain"], text)]

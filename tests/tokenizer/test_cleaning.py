@@ -7,19 +7,28 @@ import pytest
 
 from configs import UserError, read
 from tests.tokenizer.samples import files, prose, write_lines
-from tokenizer.cleaning import REASONS, CleanDocument, Reason, SeenHashes, Text, choose, cut, passages
-from tokenizer.command_line import HasText
+from tokenizer.cleaning import (
+    REASONS,
+    CleanDocument,
+    Reason,
+    SeenHashes,
+    TextConfig,
+    clean_documents,
+    drop_duplicates,
+    split_documents,
+)
+from tokenizer.command_line import TextOptions
 from tokenizer.sources import Document, Files
 
 
 def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[CleanDocument], dict[Reason, int]]:
     """Clean all documents at once, see that one after the other comes to the same, and count what is dropped."""
-    text = Text(**settings)  # type: ignore[arg-type]
+    text = TextConfig(**settings)  # type: ignore[arg-type]
     given = [Document(d) if isinstance(d, str) else d for d in documents]
-    found = list(passages(text, given, SeenHashes(sqlite3.connect(":memory:"))))
+    found = list(clean_documents(text, given, SeenHashes(sqlite3.connect(":memory:"))))
     seen = SeenHashes(sqlite3.connect(":memory:"))
-    assert [passage for document in given for passage in passages(text, [document], seen)] == found
-    _, left_out = choose(cut(text, given)[1], text, SeenHashes(sqlite3.connect(":memory:")))
+    assert [passage for document in given for passage in clean_documents(text, [document], seen)] == found
+    _, left_out = drop_duplicates(split_documents(text, given)[1], text, SeenHashes(sqlite3.connect(":memory:")))
     dropped = zip(REASONS, left_out.sum(axis=0).tolist(), strict=True)
     return found, {reason: number for reason, number in dropped if number}
 
@@ -46,21 +55,21 @@ def test_sentences_that_the_source_has_cut_stay_as_they_are() -> None:
 
 
 def test_lengths_outside_the_bounds_are_dropped_and_counted() -> None:
-    passages, dropped = clean(["One. Two words. Here are three. And here are four."], minimum_words=2, maximum_words=3)
-    assert [passage.sentences for passage in passages] == [["Two words.", "Here are three."]]
+    cleaned, dropped = clean(["One. Two words. Here are three. And here are four."], minimum_words=2, maximum_words=3)
+    assert [passage.sentences for passage in cleaned] == [["Two words.", "Here are three."]]
     assert dropped == {"short sentences": 1, "long sentences": 1}
     assert clean(["One."], minimum_words=2)[0] == []
 
 
 def test_duplicate_documents_are_dropped_whatever_their_white_space() -> None:
-    passages, dropped = clean(["One. Two.", "Three.", " One.\nTwo. ", "one. Two."])
-    assert [passage.sentences for passage in passages] == [["One.", "Two."], ["Three."], ["one.", "Two."]]
+    cleaned, dropped = clean(["One. Two.", "Three.", " One.\nTwo. ", "one. Two."])
+    assert [passage.sentences for passage in cleaned] == [["One.", "Two."], ["Three."], ["one.", "Two."]]
     assert dropped == {"duplicate documents": 1}
 
 
 def test_duplicate_sentences_are_dropped_within_and_across_documents() -> None:
-    passages, dropped = clean(["One. Two.", "Two. Three. Three.", "One."], deduplicate="sentences")
-    assert [passage.sentences for passage in passages] == [["One.", "Two."], ["Three."]]
+    cleaned, dropped = clean(["One. Two.", "Two. Three. Three.", "One."], deduplicate="sentences")
+    assert [passage.sentences for passage in cleaned] == [["One.", "Two."], ["Three."]]
     assert dropped == {"duplicate sentences": 3}
 
 
@@ -98,7 +107,7 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
         {"heldout_share": 0.02},
     ]
     prints = {files(a).fingerprint(), *(files(a, **settings).fingerprint() for settings in changed)}
-    assert len(prints) == 1 + len(changed) == len(Text.model_fields)
+    assert len(prints) == 1 + len(changed) == len(TextConfig.model_fields)
     write_lines(b, ["two"])
     assert files(a).fingerprint() != files(b).fingerprint()
 
@@ -114,7 +123,7 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_are_refused(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read(HasText, None, ["text.maximum_words=5", override])
+        read(TextOptions, None, ["text.maximum_words=5", override])
 
 
 @pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")

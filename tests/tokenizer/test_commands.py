@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.tokenizer.samples import prose, tokenizer, write_lines
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import open_shards
 from tokenizer.vocabulary import load, serialise
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_from_there(folder: Path) -
 @pytest.mark.parametrize("module", ["train", "encode"])
 def test_help_teaches_every_option(folder: Path, module: str) -> None:
     said = done(folder, module, "--help")
-    default = f"default {Text().heldout_share}"
+    default = f"default {TextConfig().heldout_share}"
     for words in ("--output", "examples:", "text.source.kind", "text.source.paths", "text.heldout_share", default):
         assert words in said
     assert ("vocabulary.lowercase" in said) == (module == "train")

@@ -6,17 +6,17 @@ and `documents` (offsets into sentences).
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
-from tokenizer.cleaning import Reason, Side, Text
+from tokenizer.cleaning import Reason, Side, TextConfig
 
 TokenType = Literal["<u2", "<u4"]
 """NumPy's name of the type of the ids."""
@@ -38,6 +38,10 @@ class Counts(Config):
     text_bytes: int = Field(default=0, ge=0)
     """UTF-8 bytes of the sentences before the tokenizer's own normalisation."""
 
+    def __add__(self, other: Self) -> Self:
+        """Return the counts of both together."""
+        return self.model_validate({name: n + getattr(other, name) for name, n in self})
+
 
 class FileRecord(Config):
     """One file's size and checksum."""
@@ -55,7 +59,7 @@ class PackageRecord(Config):
     modules: int
 
 
-class Manifest(Config):
+class ShardManifest(Config):
     """What a folder of shards holds and was made from."""
 
     format: Literal[1]
@@ -63,7 +67,7 @@ class Manifest(Config):
     vocabulary_size: int
     tokenizer_sha256: str
     text_fingerprint: str
-    text: Text
+    text: TextConfig
     train: Counts
     heldout: Counts
     dropped: dict[Reason, int]
@@ -78,7 +82,7 @@ class Manifest(Config):
 
 
 @dataclass(frozen=True)
-class Split:
+class ShardArrays:
     """One side of the held-out split, memory-mapped read-only."""
 
     tokens: NDArray[Any]
@@ -96,9 +100,9 @@ class Shards:
     """An opened folder of shards."""
 
     path: Path
-    manifest: Manifest
-    train: Split
-    heldout: Split
+    manifest: ShardManifest
+    train: ShardArrays
+    heldout: ShardArrays
 
 
 def token_type(vocabulary_size: int) -> TokenType:
@@ -128,12 +132,11 @@ def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
     return np.asarray(np.memmap(path, kind, "r", shape=(count,))) if count else np.empty(0, kind)
 
 
-def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) -> Shards:
+def open_shards(path: Path, *, checked: bool = False) -> Shards:
     """Map the shards in the folder `path`, once every checksum is right.
 
     Args:
         path: the folder.
-        also: the names of the files that the folder must hold beside those of shards.
         checked: whether another process has just done that, so that the sizes will do and nothing is read.
 
     Raises:
@@ -142,7 +145,7 @@ def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) 
     """
     manifest = read_manifest(path)
     expected = {**_layout(manifest, "train"), **_layout(manifest, "heldout")}
-    if set(manifest.files) != {*expected, TOKENIZER, *also}:
+    if set(manifest.files) != {*expected, TOKENIZER}:
         raise _damaged(path, "its manifest names other files")
     for name, record in manifest.files.items():
         _check(path / name, record, path, content=not checked)
@@ -156,7 +159,7 @@ def open_shards(path: Path, *, also: Sequence[str] = (), checked: bool = False) 
     return found
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> ShardManifest:
     """Return the manifest of the shards in the folder `path`; the files themselves stay unread.
 
     Raises:
@@ -164,7 +167,7 @@ def read_manifest(path: Path) -> Manifest:
 
     """
     try:
-        return Manifest.model_validate_json((path / MANIFEST).read_bytes(), strict=False)
+        return ShardManifest.model_validate_json((path / MANIFEST).read_bytes(), strict=False)
     except FileNotFoundError:
         raise UserError(f"{path} holds no token shards: build them with python -m tokenizer.encode") from None
     except OSError as error:
@@ -173,7 +176,7 @@ def read_manifest(path: Path) -> Manifest:
         raise _damaged(path, f"{MANIFEST}: {error.errors()[0]['msg']}, or it is of another version") from None
 
 
-def _layout(manifest: Manifest, side: Side) -> Mapping[str, tuple[str, int]]:
+def _layout(manifest: ShardManifest, side: Side) -> Mapping[str, tuple[str, int]]:
     return layout(side, manifest.token_type, getattr(manifest, side))
 
 
@@ -189,14 +192,14 @@ def _check(file: Path, record: FileRecord, path: Path, *, content: bool) -> None
         raise _damaged(path, f"{file.name} is missing") from None
 
 
-def _map(path: Path, manifest: Manifest, side: Side) -> Split:
+def _map(path: Path, manifest: ShardManifest, side: Side) -> ShardArrays:
     names = _layout(manifest, side)
-    return Split(*(map_file(path / name, kind, count) for name, (kind, count) in names.items()))
+    return ShardArrays(*(map_file(path / name, kind, count) for name, (kind, count) in names.items()))
 
 
 def _check_ids(shards: Shards, side: Side) -> None:
     """Refuse offsets and ids that lead out of the files or the vocabulary."""
-    split: Split = getattr(shards, side)
+    split: ShardArrays = getattr(shards, side)
     for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
         if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
             raise _damaged(shards.path, f"the offsets of the {side} side do not fit")

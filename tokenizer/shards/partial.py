@@ -28,8 +28,6 @@ class BuildState(Config):
     """What is in each side's files; beyond it they hold the remains of a killed process."""
     dropped: dict[Reason, int] = Field(default={})
     """What cleaning left out, by reason."""
-    units: int = 0
-    """Of a part of the shards: the number of records in its file of units."""
 
     @property
     def inputs(self) -> tuple[str, str]:

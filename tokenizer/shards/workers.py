@@ -1,7 +1,8 @@
-"""Cut and encode documents in other processes, for threads of this one could only take turns.
+"""Split documents into sentences and encode them, in other processes: the threads of one could only take turns.
 
 They are plain child processes, spoken to over their standard input and output. Those of `multiprocessing` would
-either copy a parent that has threads, which can hang, or import its main module, and with it torch, in each.
+either copy a parent that has threads, which can hang, or import its main module, and with it torch, in each. Those of
+loky took a third longer to build 3 to 15 MB of text and outlive a parent that is killed.
 """
 
 import os
@@ -11,97 +12,129 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tokenizer.cleaning import Text
-from tokenizer.shards.cutter import DocumentEncoder, EncodedBatch
+from tokenizer.cached_encoder import CachedEncoder, Encoded
+from tokenizer.cleaning import SentenceTable, TextConfig, split_documents
 from tokenizer.sources import Document
 
 _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
-_WORTHWHILE_CHARACTERS = 1_500_000
-"""Text that is done with in hardly more time than it takes to start a process stays here."""
+LOCAL_CHARACTERS = 1_500_000
+"""Characters that this process encodes itself: it takes hardly longer than starting another."""
 
 _Process = subprocess.Popen[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """Documents split into sentences and encoded, duplicates included."""
+
+    table: SentenceTable
+    encoded: Encoded
+    """The tokens of all sentences."""
+    words: NDArray[np.int64]
+    """White-space-separated words of each sentence."""
+    text_bytes: NDArray[np.int64]
+    """UTF-8 bytes of each sentence."""
+
+
+class DocumentEncoder:
+    """Splits documents into sentences and encodes these."""
+
+    def __init__(self, text: TextConfig, tokenizer: Tokenizer) -> None:
+        self._text, self._encoder = text, CachedEncoder(tokenizer)
+
+    def __call__(self, documents: Sequence[Document]) -> EncodedBatch:
+        """Return the encoded sentences of documents in their order."""
+        sentences, table = split_documents(self._text, documents)
+        count = len(sentences)
+        return EncodedBatch(
+            table,
+            self._encoder.encode(sentences),
+            # a sentence that continues a running text begins with its space
+            np.fromiter((s.count(" ") + (not s.startswith(" ")) for s in sentences), np.int64, count),
+            np.fromiter((len(s.encode()) for s in sentences), np.int64, count),
+        )
+
+
 def default_workers() -> int:
-    """Return how many processes to cut and encode in: none where only one could run."""
+    """Return the number of processes worth starting: none on a single core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MAXIMUM_WORKERS) if cores > 1 else 0
 
 
 class Workers:
-    """Does as a `DocumentEncoder` does: the first megabytes at once, what follows in `count` other processes."""
+    """A `DocumentEncoder` that encodes the first megabytes at once and the rest in other processes."""
 
-    def __init__(self, text: Text, tokenizer: Tokenizer, count: int) -> None:
-        """Cut as `text` says and encode as `tokenizer` does; with no workers all of it is done here."""
+    def __init__(
+        self, text: TextConfig, tokenizer: Tokenizer, count: int, *, local_characters: int = LOCAL_CHARACTERS
+    ) -> None:
+        """Encode the first `local_characters` here and the rest in `count` processes; with 0 processes, all here."""
         self.count = count
         self._text, self._tokenizer = text, tokenizer
-        self._here = DocumentEncoder(text, tokenizer)
-        self._characters = 0
+        self._local = DocumentEncoder(text, tokenizer)
+        self._local_characters = local_characters
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None  # each waits for one process at a time
         self._open = ExitStack()
 
     def submit(self, documents: Sequence[Document]) -> "Future[EncodedBatch]":
-        """Return the promise of what becomes of `documents`."""
-        if not self.count or self._characters < _WORTHWHILE_CHARACTERS:
-            self._characters += sum(len(document.text) for document in documents)
+        """Return the future result of encoding `documents`; its error is ChildProcessError where a process died."""
+        if not self.count or self._local_characters > 0:
+            self._local_characters -= sum(len(document.text) for document in documents)
             done: Future[EncodedBatch] = Future()
-            done.set_result(self._here(documents))
+            done.set_result(self._local(documents))
             return done
         if self._threads is None:
             self._threads = self._start()
-        return self._threads.submit(self._ask, documents)
+        return self._threads.submit(self._encode, documents)
 
     def close(self) -> None:
-        """End the processes, when they have done what they were given."""
+        """End the processes once they have encoded all that was submitted."""
         self._open.close()
 
     def _start(self) -> ThreadPoolExecutor:
-        instructions = pickle.dumps((self._text, self._tokenizer.to_str()))
-        processes = [self._open.enter_context(_process()) for _ in range(self.count)]
+        settings = pickle.dumps((self._text, self._tokenizer.to_str()))
+        processes = [self._open.enter_context(_worker()) for _ in range(self.count)]
         threads = self._open.enter_context(ThreadPoolExecutor(self.count))
         for process in processes:
-            threads.submit(self._instruct, process, instructions)
+            threads.submit(self._configure, process, settings)
         return threads
 
-    def _instruct(self, process: _Process, instructions: bytes) -> None:
+    def _configure(self, process: _Process, settings: bytes) -> None:
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # who asks it next will find out that it died
-            process.stdin.write(instructions)
+        with suppress(BrokenPipeError):  # the death is raised where the first answer is missing
+            process.stdin.write(settings)
         self._idle.put(process)
 
-    def _ask(self, documents: Sequence[Document]) -> EncodedBatch:
+    def _encode(self, documents: Sequence[Document]) -> EncodedBatch:
         process = self._idle.get()
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            return _ask(process, documents)
+            columns = tuple(zip(*documents, strict=True))  # less to pickle than a tuple each
+            pickle.dump(columns, process.stdin, pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            return cast(EncodedBatch, pickle.load(process.stdout))
+        except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
+            code = process.wait()
+            reason = "is there memory left?" if code < 0 else "its error stands above"
+            raise ChildProcessError(f"a process that encodes text died with code {code}: {reason}") from error
         finally:
             self._idle.put(process)
 
 
-def _ask(process: _Process, documents: Sequence[Document]) -> EncodedBatch:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        columns = tuple(zip(*documents, strict=True))  # less to pickle than a tuple each
-        pickle.dump(columns, process.stdin, pickle.HIGHEST_PROTOCOL)
-        process.stdin.flush()
-        return cast(EncodedBatch, pickle.load(process.stdout))
-    except (EOFError, pickle.UnpicklingError, BrokenPipeError):
-        code = process.wait()
-        reason = "is there memory left?" if code < 0 else "its error stands above"
-        raise ChildProcessError(f"a process that cuts and encodes died with code {code}: {reason}") from None
-
-
 @contextmanager
-def _process() -> Iterator[_Process]:
+def _worker() -> Iterator[_Process]:
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-c", f"from {__name__} import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -112,22 +145,18 @@ def _process() -> Iterator[_Process]:
     try:
         yield process
     finally:
-        with suppress(BrokenPipeError):  # of one that died: that was said where its answer was missed
+        with suppress(BrokenPipeError):  # of a dead process: that is raised where its answer is missing
             process.stdin.close()  # the sign to end
         process.stdout.close()
         process.wait()
 
 
-def _serve() -> None:
-    """Cut and encode whatever comes in until the parent closes the pipe or is gone."""
+def serve() -> None:
+    """Encode documents from standard input to standard output, as a worker, until the parent closes it or is gone."""
     with suppress(EOFError, BrokenPipeError):
         text, tokenizer = pickle.load(sys.stdin.buffer)
-        cutter = DocumentEncoder(text, Tokenizer.from_str(tokenizer))
+        encoder = DocumentEncoder(text, Tokenizer.from_str(tokenizer))
         while True:
             documents = list(map(Document, *pickle.load(sys.stdin.buffer)))
-            pickle.dump(cutter(documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(encoder(documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    _serve()

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sqlite3
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import Reason, Side, Text
+from tokenizer.cleaning import Reason, Side, TextConfig
 from tokenizer.shards import format, partial
-from tokenizer.shards.format import SIDES, Counts, Manifest, PackageRecord, TokenType
+from tokenizer.shards.format import SIDES, Counts, PackageRecord, ShardManifest, TokenType
 from tokenizer.shards.partial import BuildState
 
 
@@ -65,7 +65,7 @@ class SideWriter(ColumnFiles):
             old.tokens + np.cumsum(encoded.lengths),
             old.sentences + np.cumsum(document_lengths),
         )
-        self.counts = Counts(**{name: getattr(old, name) + getattr(new, name) for name in Counts.model_fields})
+        self.counts = old + new
 
 
 class ShardWriter:
@@ -80,7 +80,7 @@ class ShardWriter:
             for side, counts in state.counts.items()
         }
 
-    def commit(self, consumed: int, dropped: Mapping[Reason, int], units: int = 0) -> None:
+    def commit(self, consumed: int, dropped: Mapping[Reason, int]) -> None:
         """Save all that was written, and that `consumed` documents of the source, so far, are done with."""
         for writer in self.writers.values():
             writer.sync()
@@ -88,7 +88,6 @@ class ShardWriter:
             "consumed_documents": consumed,
             "counts": {side: writer.counts for side, writer in self.writers.items()},
             "dropped": dict(dropped),
-            "units": units,
         }
         self.state = self.state.model_copy(update=changes)
         partial.commit(self.database, self.state)
@@ -100,13 +99,13 @@ class ShardWriter:
         self._open.close()
 
 
-def seal(folder: Path, text: Text, tokenizer: Tokenizer, state: BuildState, also: Sequence[str] = ()) -> None:
-    """Describe the finished files of `folder`, those named in `also` among them, in its manifest."""
+def seal(folder: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState) -> None:
+    """Describe the finished files of `folder` in its manifest."""
     (folder / format.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
     token_type = format.token_type(tokenizer.get_vocab_size())
     layouts = [format.layout(side, token_type, Counts()) for side in SIDES]
-    names = [format.TOKENIZER, *also, *(name for layout in layouts for name in layout)]
-    manifest = Manifest(
+    names = [format.TOKENIZER, *(name for layout in layouts for name in layout)]
+    manifest = ShardManifest(
         format=format.FORMAT,
         token_type=token_type,
         vocabulary_size=tokenizer.get_vocab_size(),

@@ -1,19 +1,18 @@
 """Where text comes from: the documentation of the installed Python, local files, PyPI packages, the hub."""
 
-import functools
 import glob
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from configs import Config, Texts, UserError
-from tokenizer.sources import documentation, readers
+from tokenizer.sources import documentation, hub, readers
 from tokenizer.sources.documentation import PackageWords
-from tokenizer.sources.readers import Reading
+from tokenizer.sources.readers import TextFileConfig
 
 
 class Document(NamedTuple):
@@ -52,7 +51,7 @@ class Documentation(Config):
         return tuple(documentation.packages())
 
 
-class Files(_Unlisted, Reading):
+class Files(_Unlisted, TextFileConfig):
     """Local files: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
@@ -91,7 +90,7 @@ class Files(_Unlisted, Reading):
         return list(found)
 
 
-class Package(_Unlisted, Reading):
+class Package(_Unlisted, TextFileConfig):
     """A text file inside an installed PyPI package; the package is never imported."""
 
     kind: Literal["package"] = "package"
@@ -154,9 +153,10 @@ class Hub(_Unlisted, Config):
             ConnectionError: the network failed later; what was built so far can be gone on with.
 
         """
-        for row in self._rows():
-            for column in readers.choose_columns(self.columns, list(row), f"the hub's {self.name}"):
-                text = readers.as_text(row[column], column, f"the hub's {self.name}")
+        for row in hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision)):
+            readers.check_columns(self.columns, list(row.values), row.place, "name the text's in columns")
+            for column in self.columns:
+                text = readers.strict_text(row, column)
                 if text and not text.isspace():
                     yield Document(text)
 
@@ -167,56 +167,26 @@ class Hub(_Unlisted, Config):
             UserError: no network or no such data set.
 
         """
-        return _digest(self.model_dump_json(exclude={"revision"}), _commit(self.name, self.revision))
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        import datasets  # takes a second, and most text comes from elsewhere
-
-        commit = _commit(self.name, self.revision)
-        fault: type[ValueError | OSError] = UserError
-        try:
-            for row in datasets.load_dataset(
-                self.name, self.configuration, split=self.split, revision=commit, streaming=True
-            ):
-                fault = ConnectionError
-                yield row
-        except Exception as error:  # it lets through the errors of every library below it
-            raise fault(_hub_failure(self.name, error)) from None
+        return _digest(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
 
 
 Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]
 
 
-def _documents(paths: Sequence[Path], reading: Reading) -> Iterator[Document]:
+def _documents(paths: Sequence[Path], config: TextFileConfig) -> Iterator[Document]:
     for path in paths:
-        for text in readers.texts(path, reading):
+        for text in readers.texts(path, config):
             yield Document(text)
 
 
-def _fingerprint(paths: Sequence[Path], reading: Reading) -> str:
-    settings = reading.model_dump_json(include=set(Reading.model_fields))
+def _fingerprint(paths: Sequence[Path], config: TextFileConfig) -> str:
+    settings = config.model_dump_json(include=set(TextFileConfig.model_fields))
     contents = []
     for path in paths:
         with path.open("rb") as file:
-            contents += [readers.format_of(path), hashlib.file_digest(file, "sha256").hexdigest()]
+            contents += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
     return _digest(settings, *contents)
 
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _commit(name: str, revision: str | None) -> str:
-    """Return the commit that `revision` stands for now; asked once, so that a run reads one version throughout."""
-    import huggingface_hub
-
-    try:
-        return str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
-    except Exception as error:  # it lets through the errors of the HTTP library below it
-        raise UserError(_hub_failure(name, error)) from None
-
-
-def _hub_failure(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"cannot read {name} from the Hugging Face hub ({reason}): check the name and the network, or use files"

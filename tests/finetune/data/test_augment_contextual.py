@@ -14,7 +14,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import score
-from tokenizer.vocabulary import SPECIAL_TOKENS, Vocabulary, learn
+from tokenizer.vocabulary import SPECIAL_TOKENS, VocabularyConfig, learn
 
 CPU = World(torch.device("cpu"), torch.float32)
 CONFIG = ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=2))
@@ -28,7 +28,7 @@ SIZE = 306
 def predictor_of(
     seed: int = 0, *, cls_sep: bool = False, row_length: int = ROW_LENGTH, size: int = SIZE
 ) -> RunPredictor:
-    tokenizer = learn(iter(CORPUS), Vocabulary(size=size, cls_sep=cls_sep))
+    tokenizer = learn(iter(CORPUS), VocabularyConfig(size=size, cls_sep=cls_sep))
     model = MaskedLanguageModel(CONFIG, size, row_length)
     initialise(model, CONFIG.encoder, seed)
     return RunPredictor(model.eval(), tokenizer, row_length, CPU)
@@ -152,7 +152,7 @@ def test_a_text_that_holds_a_mask_itself_is_left_alone() -> None:
 
 
 def test_the_callers_tokenizer_is_left_as_it_was() -> None:
-    tokenizer = learn(iter(CORPUS), Vocabulary(size=SIZE))
+    tokenizer = learn(iter(CORPUS), VocabularyConfig(size=SIZE))
     before = tokenizer.to_str()
     model = MaskedLanguageModel(CONFIG, SIZE, ROW_LENGTH).eval()
     RunPredictor(model, tokenizer, ROW_LENGTH, CPU).predict([("the [MASK]",), ("a",)])

@@ -12,7 +12,7 @@ from finetune.data.examples import Dataset, Examples
 from finetune.data.labelled import Labelled, Task
 from finetune.data.splits import Folds
 from tests.tokenizer.samples import files, prose, write_lines
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 
 DATA = Path(os.environ.get("MLM_TEST_DATA", ""))
 needs_data = pytest.mark.skipif(
@@ -30,7 +30,7 @@ def table(folder: Path, name: str, *rows: str) -> str:
 
 
 def load(**settings: object) -> Dataset:
-    return Labelled(**settings).load(Text())  # type: ignore[arg-type]
+    return Labelled(**settings).load(TextConfig())  # type: ignore[arg-type]
 
 
 def shown(data: Dataset, part: Examples | None) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
     task = read(PretrainConfig, None, ["data.kind=labelled", *given]).data
     assert isinstance(task, Labelled)
     assert (task.hub_splits.test, task.cleaning.urls) == ("validation", "replace")
-    assert shown(task.load(Text()), task.load(Text()).train) == [("one", "x"), ("two", "y")]
+    assert shown(task.load(TextConfig()), task.load(TextConfig()).train) == [("one", "x"), ("two", "y")]
 
 
 def test_classes_are_sorted_as_numbers_or_as_text_or_as_given(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_training_texts_of_the_other_parts_are_dropped_whatever_their_prefix(tmp
 def test_pairs_are_the_same_if_both_texts_are(tmp_path: Path) -> None:
     rows = ["a,b,yes", "a,c,no", "A,B,yes", "b,,no", "b,a,no"]
     task = Labelled(train=str(write_lines(tmp_path / "a.csv", ["one,two,label", *rows])), text="one", pair="two")
-    data = task.load(Text())
+    data = task.load(TextConfig())
     assert data.train.texts == (("a", "b"), ("a", "c"), ("b", "a"))
     assert data.counts == {"duplicated texts": 1, "empty texts": 1}
     assert task.text_columns() == ("one", "two")

@@ -44,7 +44,7 @@ from mlm.training.optim import AdamW
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
 from tokenizer.shards.format import open_shards
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import VocabularyConfig
 
 MEASURED = (
     "training/modernbert",
@@ -163,7 +163,7 @@ def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: P
     lengths = np.random.default_rng(0).integers(1, 2 * ROW_LENGTH, 10).tolist()
     rows = hf_trainer.sentences(split_of([lengths]), ROW_LENGTH)
     path = tmp_path / "tokenizer.json"
-    path.write_bytes(vocabulary.serialise(vocabulary.learn(iter([text(50)]), Vocabulary(size=300))))
+    path.write_bytes(vocabulary.serialise(vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))))
     collate, in_masks, slots, counted = hf_trainer.collator(path), [], [], []
 
     def watched(examples: list[Any]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: P
 
 
 def test_both_sides_tokenise_a_file_of_text(tmp_path: Path) -> None:
-    lines, learned = text(200), vocabulary.learn(iter([text(50)]), Vocabulary(size=300))
+    lines, learned = text(200), vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))
     (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
     (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(learned))
     seconds, workers_bytes = data.build_ours(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "shards")

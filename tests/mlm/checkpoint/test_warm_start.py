@@ -275,7 +275,7 @@ def test_a_mistake_gets_one_line_and_nothing_is_made(
 def test_another_tokenizer_is_refused(home: Path, start: Path, tmp_path: Path) -> None:
     from tokenizer import vocabulary
 
-    other = vocabulary.learn(iter(["another text " * 3]), vocabulary.Vocabulary(size=265))
+    other = vocabulary.learn(iter(["another text " * 3]), vocabulary.VocabularyConfig(size=265))
     (tmp_path / "other.json").write_bytes(vocabulary.serialise(other))
     arguments = [*TEXT, f"data.tokenizer={tmp_path / 'other.json'}", f"start_from={start}"]
     with contextlib.chdir(home), pytest.raises(UserError, match=r"^data\.tokenizer = .*other\.json differs from"):

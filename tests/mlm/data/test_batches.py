@@ -13,8 +13,8 @@ from mlm.data.corpus import packed_rows
 from mlm.data.masking import Masking
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, packed, sentences, split_of
 from tests.test_malformed import Code
-from tokenizer.cleaning import Text
-from tokenizer.shards.format import Counts, Manifest, Shards
+from tokenizer.cleaning import TextConfig
+from tokenizer.shards.format import Counts, ShardManifest, Shards
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 
 
@@ -142,8 +142,8 @@ def test_the_rows_of_a_step_are_a_function_of_seed_and_step() -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Shards:
-    split, text = split_of([[7, 9, 4], [3], [3, 8, 2, 2]]), Text(segments="documents")
-    manifest = Manifest(
+    split, text = split_of([[7, 9, 4], [3], [3, 8, 2, 2]]), TextConfig(segments="documents")
+    manifest = ShardManifest(
         format=1,
         token_type="<u2",
         vocabulary_size=VOCABULARY,
@@ -182,7 +182,7 @@ def test_another_packing_is_kept_beside_the_first(shards: Shards) -> None:
 
 def test_segments_are_sentences_or_runs_of_a_documents_sentences(shards: Shards, tmp_path: Path) -> None:
     together = packed_rows(shards, "train", 24, cls_sep=False)
-    manifest = shards.manifest.model_copy(update={"text": Text(segments="sentences")})
+    manifest = shards.manifest.model_copy(update={"text": TextConfig(segments="sentences")})
     (tmp_path / "alone").mkdir()
     shards = Shards(tmp_path / "alone", manifest, shards.train, shards.heldout)
     alone = packed_rows(shards, "train", 24, cls_sep=False)

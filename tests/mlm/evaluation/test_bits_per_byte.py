@@ -14,8 +14,8 @@ from mlm.model.encoder import EncoderConfig, LearnedPositions
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from tests.mlm.samples import CPU, offsets
 from tokenizer import vocabulary
-from tokenizer.shards.format import Split
-from tokenizer.vocabulary import MASK, Vocabulary
+from tokenizer.shards.format import ShardArrays
+from tokenizer.vocabulary import MASK, VocabularyConfig
 
 ENGLISH = [
     "The encoder reads every sentence of the text twice, and then it waits.",
@@ -28,7 +28,7 @@ ROW_LENGTH = 130
 
 
 def tokenizer_of(size: int, *, cls_sep: bool = False) -> Tokenizer:
-    return vocabulary.learn(iter([*ENGLISH, *KOREAN] * 3), Vocabulary(size=size, cls_sep=cls_sep))
+    return vocabulary.learn(iter([*ENGLISH, *KOREAN] * 3), VocabularyConfig(size=size, cls_sep=cls_sep))
 
 
 def model_of(vocabulary_size: int) -> MaskedLanguageModel:
@@ -130,8 +130,10 @@ def test_the_same_words_are_chosen_whatever_the_vocabulary() -> None:
         tokenizer = tokenizer_of(size)
         ids = [tokenizer.encode(sentence).ids for sentence in [*ENGLISH, *KOREAN]]
         tokens = np.array([token for sentence in ids for token in sentence], np.uint16)
-        split = Split(tokens, np.ones(len(tokens), np.uint8), offsets(list(map(len, ids))), np.arange(len(ids) + 1))
-        return choose_words(heldout_sentences(split, tokenizer), 5, 40)
+        split = ShardArrays(
+            tokens, np.ones(len(tokens), np.uint8), offsets(list(map(len, ids))), np.arange(len(ids) + 1)
+        )
+        return choose_words(heldout_sentences([split], tokenizer), 5, 40)
 
     assert len(chosen(261)) == 5
     assert chosen(261) == chosen(300) == chosen(400)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
-from tests.mlm.samples import offsets
-from tokenizer.shards.format import Split
+from tests.mlm.samples import offsets, packed
+from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP
 
 V = 12
@@ -19,17 +19,17 @@ START = Bigram.START
 SEGMENTS = [[5, 6, 7, 5, 6, 8], [5, 6, 9], [6, 7], [5, 6, 7, 10, 10], [11]]
 
 
-def split_of(segments: Sequence[Sequence[int]]) -> Split:
+def split_of(segments: Sequence[Sequence[int]]) -> ShardArrays:
     """Return a split whose sentences are the segments."""
     tokens = np.array([token for segment in segments for token in segment], np.uint16)
     ends = offsets([len(segment) for segment in segments])
-    return Split(tokens, np.ones(len(tokens), np.uint8), ends, np.arange(len(ends)))
+    return ShardArrays(tokens, np.ones(len(tokens), np.uint8), ends, np.arange(len(ends)))
 
 
 def built(segments: Sequence[Sequence[int]], most_tokens: int = 10**6) -> tuple[Unigram, Bigram]:
-    split = split_of(segments)
-    unigram = Unigram(split, V, most_tokens)
-    return unigram, Bigram(split, split.sentences[:-1], unigram, V, most_tokens)
+    tokens, starts = packed(split_of(segments), alone=True).sample(most_tokens)
+    unigram = Unigram(tokens, V)
+    return unigram, Bigram(tokens, starts, unigram, V)
 
 
 def unigram_written_out(segments: Sequence[Sequence[int]]) -> list[float]:

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from configs import UserError
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards import partial
-from tokenizer.shards.build import build
-from tokenizer.shards.format import SIDES, Split, open_shards
+from tokenizer.shards.build import BuildOptions, build
+from tokenizer.shards.format import SIDES, ShardArrays, open_shards
 
 LINES = [*prose(50), *prose(1500), *prose(300)]  # some of them twice
 LEARNED = tokenizer(LINES, size=400)
@@ -31,13 +31,13 @@ BUILDER = """
 import sys
 from pathlib import Path
 from tests.tokenizer.samples import files
-from tokenizer import build, text, vocabulary, workers
+from tokenizer import vocabulary
+from tokenizer.shards.build import BuildOptions, build
 
-text.BATCH_CHARACTERS = 2_000
-workers._WORTHWHILE_CHARACTERS = 4_000
 corpus, tokenizer, output, settings, count = sys.argv[1:]
 found = files(Path(corpus), **eval(settings))
-build.build(found, vocabulary.load(Path(tokenizer)), Path(output), workers=int(count), commit_seconds=0)
+options = BuildOptions(workers=int(count), commit_seconds=0, batch_characters=2_000, local_characters=4_000)
+build(found, vocabulary.load(Path(tokenizer)), Path(output), options=options)
 """
 
 
@@ -66,7 +66,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def decoded(split: Split, learned: Tokenizer) -> list[list[str]]:
+def decoded(split: ShardArrays, learned: Tokenizer) -> list[list[str]]:
     """Return the sentences of each document."""
     sentences = [
         learned.decode(split.tokens[a:b].tolist(), skip_special_tokens=False)
@@ -103,7 +103,7 @@ def test_tokens_and_word_starts_are_those_of_the_tokenizer(corpus: Path, tmp_pat
     build(files(corpus, **SETTINGS), LEARNED, tmp_path / "shards")
     shards = open_shards(tmp_path / "shards")
     for side in SIDES:
-        split: Split = getattr(shards, side)
+        split: ShardArrays = getattr(shards, side)
         assert len(split.documents) > 50
         for a, b in zip(split.sentences[:200], split.sentences[1:201], strict=True):
             encoding = LEARNED.encode(LEARNED.decode(split.tokens[a:b].tolist()))
@@ -127,7 +127,7 @@ def test_any_documents_come_back_from_shards_whole_and_on_one_side(documents: li
             assert found == [line for line in lines if line in found]
         assert sorted(sides[0] + sides[1]) == sorted(lines)
         for side in SIDES:
-            split: Split = getattr(shards, side)
+            split: ShardArrays = getattr(shards, side)
             assert split.sentences[split.documents[-1]] == len(split.tokens) == len(split.word_starts)
             assert split.word_starts[split.sentences[split.documents[:-1]]].all()
 
@@ -150,7 +150,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     corpus: Path, saved: Path, tmp_path: Path, deduplicate: str, workers: int
 ) -> None:
     settings = {**SETTINGS, "deduplicate": deduplicate}
-    build(files(corpus, **settings), LEARNED, tmp_path / "at once", workers=0)
+    build(files(corpus, **settings), LEARNED, tmp_path / "at once", options=BuildOptions(workers=0))
     output, unfinished = tmp_path / "shards", tmp_path / "shards.partial"
     for commits in (1, 3, 9):
         builder = start(corpus, saved, output, settings, workers)
@@ -229,9 +229,9 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
     (tmp_path / "mine").mkdir()
     assert build(files(corpus, **SETTINGS), LEARNED, tmp_path / "mine")  # an empty folder is as good as none
     write_lines(tmp_path / "file", ["mine"])
-    with pytest.raises(UserError, match="is there already, and holds no token shards"):
+    with pytest.raises(UserError, match="holds no token shards"):
         build(files(corpus, **SETTINGS), LEARNED, tmp_path / "file")
-    with pytest.raises(UserError, match="is there already, and holds no token shards"):
+    with pytest.raises(UserError, match="holds no token shards"):
         build(files(corpus, **SETTINGS), LEARNED, tmp_path)
 
 
@@ -260,7 +260,7 @@ def test_bad_input_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_the_manifest_says_what_each_package_gave(tmp_path: Path) -> None:
-    text = Text(heldout_share=0.1)
+    text = TextConfig(heldout_share=0.1)
     learned = tokenizer(LINES)
     build(text, learned, tmp_path / "shards")
     manifest = open_shards(tmp_path / "shards").manifest

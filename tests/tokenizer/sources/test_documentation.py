@@ -122,7 +122,7 @@ def test_near_duplicates_are_dropped_across_modules_and_the_first_is_kept(tmp_pa
 def test_extraction_does_not_depend_on_the_seed_of_hashes() -> None:
     files = [source for source in documentation.sources() if source.module.startswith(("email", "logging"))]
     code = (
-        "from tokenizer import documentation as d; "
+        "from tokenizer.sources import documentation as d; "
         "print(d.extract([s for s in d.sources() if s.module.startswith(('email', 'logging'))]))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONIOENCODING": "utf-8"}

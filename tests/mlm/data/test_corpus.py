@@ -1,0 +1,158 @@
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import UserError, read
+from mlm.checkpoint import checkpoint
+from mlm.config import PretrainConfig
+from mlm.data.batches import PackedRows
+from mlm.data.corpus import Corpus, DataConfig, corpus_at, open_corpus
+from mlm.evaluation.bits_per_byte import heldout_sentences
+from tests.mlm.samples import packed, split_of
+from tests.mlm.test_pretrain import TINY, mistake, run
+from tests.tokenizer.samples import files, prose, tokenizer, write_lines
+from tokenizer import vocabulary
+from tokenizer.cleaning import TextConfig
+from tokenizer.shards.build import build
+from tokenizer.vocabulary import VocabularyConfig
+
+LINES = prose(600)
+LEARNED = tokenizer(LINES, size=300)
+DOCUMENTS = st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=4), min_size=1, max_size=6)
+
+
+def encode(folder: Path, name: str, lines: Sequence[str], learned: object = LEARNED, **settings: object) -> Path:
+    text = files(write_lines(folder / f"{name}.txt", lines), heldout_share=0.2, **settings)
+    build(text, learned, folder / name)  # type: ignore[arg-type]
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with shards of two texts, and shards of both texts in one folder."""
+    folder = tmp_path_factory.mktemp("shards")
+    encode(folder, "both", LINES)
+    encode(folder, "first", LINES[:200])
+    encode(folder, "second", LINES[200:])
+    return folder
+
+
+def segments(rows: PackedRows) -> Counter[tuple[int, ...]]:
+    """Return the tokens of every segment, with the number of times it occurs."""
+    whole = rows.assemble(np.arange(len(rows)))
+    return Counter(
+        tuple(ids_L[segments_L == number].tolist())
+        for ids_L, segments_L in zip(whole.ids_BL, whole.segments_BL, strict=True)
+        for number in range(1, int(segments_L.max()) + 1)
+    )
+
+
+@given(st.lists(DOCUMENTS, min_size=1, max_size=4), st.booleans(), st.data())
+def test_joined_rows_are_the_rows_of_each_folder_in_turn(
+    folders: list[list[list[int]]], cls_sep: bool, data: st.DataObject
+) -> None:
+    parts = [packed(split_of(documents, seed), cls_sep=cls_sep) for seed, documents in enumerate(folders)]
+    joined = PackedRows.join(parts)
+    assert len(joined) == sum(map(len, parts))
+    assert joined.tokens == sum(part.tokens for part in parts)
+    expected = [part.assemble(np.arange(len(part))) for part in parts]
+    for name, found in vars(joined.assemble(np.arange(len(joined)))).items():
+        np.testing.assert_array_equal(found, np.concatenate([getattr(one, name) for one in expected]))
+    rows_B = np.array(data.draw(st.lists(st.integers(0, len(joined) - 1), min_size=1, max_size=5)))
+    first_rows, first_documents = np.cumsum([0, *map(len, parts)]), np.cumsum([0, *map(len, folders)])
+    documents: set[int] = set()
+    for row in rows_B.tolist():
+        part = int(np.searchsorted(first_rows, row, side="right")) - 1
+        found = parts[part].documents(np.array([row - first_rows[part]]))
+        documents |= set((found + first_documents[part]).tolist())
+    assert joined.documents(rows_B).tolist() == sorted(documents)
+
+
+@given(st.lists(DOCUMENTS, min_size=1, max_size=3), st.integers(1, 80))
+def test_a_sample_takes_as_large_a_share_of_each_folder(folders: list[list[list[int]]], most: int) -> None:
+    parts = [packed(split_of(documents, seed)) for seed, documents in enumerate(folders)]
+    tokens, starts = PackedRows.join(parts).sample(most)
+    sizes = [len(part.split.tokens) for part in parts]
+    shares = [size * min(most, sum(sizes)) // sum(sizes) for size in sizes]
+    found = [part.sample(share) for part, share in zip(parts, shares, strict=True)]
+    assert tokens.tolist() == [token for sampled, _ in found for token in sampled.tolist()]
+    begins = np.cumsum([0, *shares]).tolist()
+    assert sorted(starts.tolist()) == sorted(
+        place + begin for (_, places), begin in zip(found, begins, strict=False) for place in places.tolist()
+    )
+
+
+def test_several_folders_are_one_corpus(home: Path) -> None:
+    one, two = corpus_at([home / "both"], 64), corpus_at([home / "first", home / "second"], 64)
+    for side in ("train", "heldout"):
+        assert segments(getattr(two, side)) == segments(getattr(one, side))
+        assert getattr(two.manifest, side) == getattr(one.manifest, side)
+    sentences = [Counter(heldout_sentences(corpus.heldout.splits, corpus.tokenizer)) for corpus in (one, two)]
+    assert sentences[0] == sentences[1]
+    assert sorted(two.train.sample(10**9)[0].tolist()) == sorted(one.train.split.tokens.tolist())
+
+
+def test_the_fingerprint_of_several_folders_is_of_all_in_their_order(home: Path) -> None:
+    first, second = home / "first", home / "second"
+    orders = [[first], [second], [first, second], [second, first]]
+    prints = [corpus_at(folders, 64).manifest.text_fingerprint for folders in orders]
+    assert len(set(prints)) == len(prints)
+    assert prints[0] == json.loads((first / "manifest.json").read_text())["text_fingerprint"]
+
+
+def test_one_folder_needs_no_list() -> None:
+    for value in ("a", "[a]"):
+        assert read(PretrainConfig, None, [f"data.shards={value}"]).data.shards == ("a",)
+    assert read(PretrainConfig, None, ["data.shards=[a, b]"]).data.shards == ("a", "b")
+    assert PretrainConfig().data.shards is None
+    with pytest.raises(UserError, match=r"data\.shards"):
+        read(PretrainConfig, None, ["data.shards=[]"])
+
+
+def opened(folder: Path, *names: str, tokenizer_path: Path | None = None) -> Corpus:
+    data = DataConfig(row_length=64, shards=tuple(str(folder / name) for name in names))
+    return open_corpus(data, TextConfig(), VocabularyConfig(), folder / "cache", tokenizer_path)
+
+
+def test_a_folder_that_does_not_fit_the_first_is_named(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "first", tmp_path / "first")
+    shutil.copytree(home / "second", tmp_path / "second")
+    encode(tmp_path, "other", LINES[:100], tokenizer(LINES, size=290))
+    encode(tmp_path, "runs", LINES[:100], segments="documents")
+    with pytest.raises(UserError, match=r"data\.shards: \S*other .*tokenizer.* \S*first/tokenizer\.json"):
+        opened(tmp_path, "first", "second", "other")
+    with pytest.raises(UserError, match=r"data\.shards: \S*runs .*text\.segments = documents"):
+        opened(tmp_path, "first", "runs")
+    (tmp_path / "given.json").write_bytes(vocabulary.serialise(tokenizer(LINES, size=290)))
+    with pytest.raises(UserError, match=r"data\.shards = \S*first, \S*second .* \S*given\.json"):
+        opened(tmp_path, "first", "second", tokenizer_path=tmp_path / "given.json")
+    with pytest.raises(UserError, match="none"):
+        opened(tmp_path, "first", "none")
+
+
+def test_a_run_on_several_folders_resumes_to_the_same_weights(home: Path, tmp_path: Path) -> None:
+    for name in ("first", "second", "both"):
+        shutil.copytree(home / name, tmp_path / name)
+    settings = [word for word in TINY if not word.startswith(("text.", "vocabulary."))]
+    settings += ["data.shards=[first, second]", "train.budget.steps=30"]
+    for name in ("whole", "resumed"):
+        done = run(tmp_path, *settings, f"name={name}")
+        assert done.returncode == 0, done.stderr
+    (whole,), (resumed,) = (list((tmp_path / "runs").glob(f"*-{name}")) for name in ("whole", "resumed"))
+    (resumed / "results.json").unlink()
+    shutil.rmtree(checkpoint.newest(resumed))
+    done = run(tmp_path, "--resume", str(resumed))
+    assert done.returncode == 0, done.stderr
+    weights = [json.loads((path / "results.json").read_text())["weights_sha256"] for path in (whole, resumed)]
+    assert weights[0] == weights[1]
+    shutil.rmtree(tmp_path / "second")
+    (tmp_path / "both").rename(tmp_path / "second")
+    (resumed / "results.json").unlink()
+    assert "text" in mistake(run(tmp_path, "--resume", str(resumed)))
