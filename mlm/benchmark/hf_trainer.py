@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerFast
 
+    from tokenizer.shards.format import ShardArrays
 
 T = TypeVar("T")
 Collate = Callable[[list[Any]], dict[str, Any]]
