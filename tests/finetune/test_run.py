@@ -123,8 +123,9 @@ def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
 
 
 def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_kept(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level("INFO", "finetune")
     monkeypatch.chdir(tmp_path)  # where the comparison draws its picture
     settings = (f"encoder.run={run}", "head.filters=8", "train.epochs=2", "splits.validation=0")
     made = fine_tune(tmp_path, *settings)
@@ -133,7 +134,7 @@ def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_ke
     assert (found["data"]["train"], found["data"]["validation"], found["trials"][0]["epochs"]) == (81, 0, 2)
     assert saved_model.load(made, torch.device("cpu")).class_names == ("0", "1")
     compare([str(made)])
-    assert "test; after epoch 2.0" in capsys.readouterr().err
+    assert "after epoch 2.0" in caplog.text
     with pytest.raises(UserError, match=r"train\.early_stopping\.patience.*splits\.validation"):
         fine_tune(tmp_path, *settings, "train.early_stopping.patience=1")
 
