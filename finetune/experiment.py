@@ -1,4 +1,10 @@
-"""Fine-tuning as a function: every split with every seed, beside its control and its baselines."""
+"""Fine-tuning as a function: every split with every seed, beside its control and its baselines.
+
+from finetune.experiment import FinetuneConfig, finetune
+
+run = finetune(FinetuneConfig(name="mine"))
+run.path, run.results, run.model, run.summary
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -26,6 +32,8 @@ from mlm.distributed.device import precision_of, with_precision
 from mlm.distributed.world import World, joined
 from mlm.tracking import run_directory
 from mlm.training.loop import Observer
+
+__all__ = ["FinetuneConfig", "FinetuneRun", "finetune"]
 
 logger = logging.getLogger(__name__)
 

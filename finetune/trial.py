@@ -39,7 +39,7 @@ class Trial:
     """Seed of the head's initial weights, the order of the examples, augmentation and dropout."""
     num_classes: int
     is_control: bool = False
-    """Whether the encoder is the randomly initialised one."""
+    """True if the encoder is the randomly initialised one."""
     variants: Variants = ()
     """The texts of each training example with words replaced; empty without contextual augmentation."""
 

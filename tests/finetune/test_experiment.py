@@ -8,11 +8,11 @@ import torch
 
 from configs import UserError
 from finetune import saved_model
-from finetune.config import FinetuneConfig, TrainConfig
+from finetune.config import TrainConfig
 from finetune.data.labelled import Labelled
 from finetune.encoders import EncoderChoice
 from finetune.evaluation import results
-from finetune.experiment import FinetuneRun, finetune
+from finetune.experiment import FinetuneConfig, FinetuneRun, finetune
 from finetune.heads.cnn import CnnHead
 from finetune.heads.linear import LinearHead
 from mlm.checkpoint import weights
@@ -106,3 +106,13 @@ def test_a_mistake_is_an_exception_and_makes_no_run(tmp_path: Path, capfd: pytes
         finetune(config(tmp_path / "nowhere", tmp_path, CnnHead()))
     assert not (tmp_path / "runs").exists()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_group_that_exists_is_used_and_left_open(run: Path, tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        inside = finetune(config(run, tmp_path, CnnHead(filters=8)))
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sha256(inside) == sha256(finetune(config(run, tmp_path, CnnHead(filters=8))))
