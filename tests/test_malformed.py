@@ -205,7 +205,7 @@ CASES: list[tuple[str, tuple[str, ...], str]] = [
     (
         ENCODE,
         ("short.txt", "--tokenizer", "tokenizer.json", "--output", "not-shards"),
-        "not-shards is there already, and holds no token shards: name another folder",
+        "not-shards exists and holds no token shards: name another folder",
     ),
     (FILL, ("--run", "nowhere", "a [MASK]"), "no such run: nowhere"),
     (FILL, ("--run", "run", "no blank"), "no [MASK] in 'no blank': write [MASK] where a word is to be filled in"),

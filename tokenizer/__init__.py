@@ -1,7 +1,5 @@
-"""Turn text into ids and back: where text comes from, its cleaning, the byte-level vocabulary and the token shards.
+"""Text to ids and back, without torch.
 
-It works without torch. Bottom up: `readers` and `documentation` read text, `sources` gives documents, `text` cleans
-and splits them, `vocabulary` learns the byte-level BPE, `lookup` encodes, `workers` in other processes, `shards` is
-the format on disk, `build` makes it, with `writer` and, for what a killed build left, `partial`; `prepare` reuses what
-was built before; `train` and `encode` are the commands.
+Here: cleaning, the byte-level vocabulary, encoding, the cache of what was built, and the commands `train` and `encode`.
+In `sources`: where documents come from. In `shards`: ids in memory-mapped files. Not here: models and training.
 """

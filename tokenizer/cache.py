@@ -1,4 +1,4 @@
-"""Have a text's vocabulary and shards ready, reusing by content what was built before."""
+"""Build a text's vocabulary and shards, or find them by content where they were built before."""
 
 import hashlib
 import os
@@ -18,19 +18,19 @@ from tokenizer.shards.build import build
 from tokenizer.vocabulary import VocabularyConfig
 
 _LEARNING = 1
-"""Part of what a learned vocabulary is reused by: raise it whenever the same text would give another one."""
+"""Part of the key of a learned vocabulary: raise it whenever the same text would give another one."""
 
 
 def find_or_build_shards(
     text: TextConfig, settings: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None
 ) -> Path:
-    """Return the folder of `text`'s token shards in `cache`; only what is not there yet is built.
+    """Return the folder of `text`'s token shards in `cache`, building vocabulary and shards that are missing.
 
     Args:
-        text: what is read, and how it is cleaned.
+        text: the source and its cleaning.
         settings: of the vocabulary, which is learned from the training side of the text; unused with a tokenizer.
-        cache: the folder in which all is kept, under names that are hashes of what it was made from.
-        tokenizer_path: a tokenizer.json to encode with; None: a vocabulary is learned.
+        cache: the folder of vocabularies and shards, named by hashes of their inputs.
+        tokenizer_path: a tokenizer.json to encode with; None to learn a vocabulary.
 
     Raises:
         UserError: the text or tokenizer cannot be read, or is too small.
@@ -59,7 +59,7 @@ def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
     """
     with (
         tempfile.TemporaryDirectory() as folder,
-        # the library asks for the text from a thread of its own
+        # the library reads the text in a thread of its own
         closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database,
     ):
         return vocabulary.learn(_training_sentences(text, SeenHashes(database)), settings)

@@ -1,8 +1,8 @@
-"""Encode text as the tokenizer would, several times faster: every distinct chunk between spaces goes through it once.
+"""Encode text as the tokenizer would, several times faster: each distinct chunk between spaces is encoded once.
 
-The byte-level pre-tokenizer (Radford et al. 2019) never joins what stands before a lone space with what follows it,
+The byte-level pre-tokenizer (Radford et al. 2019) never joins the characters before a lone space with those after it,
 and byte-pair encoding never looks beyond a pre-token. So the encoding of a text with single spaces is that of its
-chunks, each with the space before it, laid end to end; and natural text repeats few chunks very often.
+chunks end to end, each with the space before it. Natural text repeats few chunks very often.
 """
 
 import re
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 _STARTS_WORD = 1 << 31
-"""Marks, in a stored token, the first of a word; no id is so large."""
+"""Bit of a stored token that is the first of a word; no id is so large."""
 LIMIT_CHUNKS = 500_000
 _LIMIT_CHARACTERS = 25_000_000
-"""Beyond either the table is emptied, so that memory stays flat (about 150 MB); it fills again within seconds."""
+"""The table is emptied beyond either limit, so that memory stays flat (about 150 MB); it fills again in seconds."""
 _ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
 """The byte-level pre-tokenizer's own pattern, as far as printable ASCII goes."""
 
@@ -35,13 +35,13 @@ class Encoded(NamedTuple):
 
 
 class CachedEncoder:
-    """Encodes as a tokenizer does, but without [CLS] and [SEP], and '[MASK]' and the like as the plain text it is."""
+    """Encodes as a tokenizer does, without [CLS] and [SEP]; '[MASK]' and the like in a text are plain characters."""
 
     def __init__(self, tokenizer: Tokenizer, limit_chunks: int = LIMIT_CHUNKS) -> None:
         """Copy the merges and the normaliser of `tokenizer`; remember about `limit_chunks` chunks at most."""
         self._normalizer = tokenizer.normalizer
         plain = Tokenizer.from_str(tokenizer.to_str())
-        plain.normalizer = None  # texts are normalised before they are cut into chunks
+        plain.normalizer = None  # texts are normalised before they are split into chunks
         plain.encode_special_tokens = True
         self._chunks = _Chunks(plain, limit_chunks)
 
@@ -59,7 +59,7 @@ class CachedEncoder:
 
 
 class _Chunks(dict[str, bytes]):
-    """The tokens of every chunk asked for so far, as uint32 bytes, the first of each word marked."""
+    """The tokens of every chunk seen so far, as uint32 bytes, the first of each word marked."""
 
     def __init__(self, tokenizer: Tokenizer, limit_chunks: int) -> None:
         self._tokenizer = tokenizer
@@ -93,7 +93,7 @@ class _Chunks(dict[str, bytes]):
 
 
 def _cut(text: str) -> list[str]:
-    """Cut before every space; a text with other white space, or runs of it, stays whole: there it would not hold."""
+    """Split before every space; a text with other white space, or runs of it, stays whole, as the rule needs."""
     if "  " in text or not text.isprintable():
         return [text]
     return text.replace(" ", "\n ").split("\n")

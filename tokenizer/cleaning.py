@@ -1,6 +1,6 @@
-"""Clean a source's documents: cut into sentences, without duplicates, each on its side of the held-out split.
+"""Clean a source's documents: split into sentences, without duplicates, each on its side of the held-out split.
 
-Cutting looks at one document alone and may be done ahead, anywhere; which texts repeat is known only in their order.
+Splitting looks at one document alone and may run ahead, in any process; duplicates are found in the source's order.
 """
 
 import hashlib
@@ -20,39 +20,39 @@ from tokenizer.sources import Document, Documentation, Source
 
 Side = Literal["train", "heldout"]
 Reason = Literal["duplicate documents", "short sentences", "long sentences", "duplicate sentences"]
-"""Why cleaning left something out."""
+"""Reasons for which cleaning drops text."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
 HASH_BYTES = 16
-"""Of the hash by which a text is known again."""
+"""Size of the hash that stands for a text among those seen."""
 BATCH_CHARACTERS = 1_000_000
-"""Documents that are cleaned together have about so many."""
+"""Characters of the documents that are cleaned together, about."""
 DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
-"""Where a reason stands among them."""
+"""Index of each reason in REASONS."""
 _FIND, _INSERT = "SELECT hash FROM seen WHERE hash IN ({})", "INSERT INTO seen VALUES {}"
 _ROWS_AT_ONCE = 500
-"""Hashes of one statement: older databases take no more than 999."""
+"""Hashes in one statement: older databases take at most 999."""
 
 
 class TextConfig(Config):
-    """Where the text comes from and how it is cut."""
+    """The source of the text and its cleaning."""
 
     source: Source = Documentation()
-    """Where the text comes from."""
+    """The source of the text."""
     segments: Literal["sentences", "documents"] = "sentences"
-    """What the model reads as one text: each sentence alone, or runs of a document's consecutive sentences."""
+    """The texts that the model reads: each sentence alone, or runs of a document's consecutive sentences."""
     split_sentences: bool = True
-    """Cut documents into sentences; false takes each document as one sentence."""
+    """Split documents into sentences; false takes each document as one sentence."""
     minimum_words: int = Field(default=0, ge=0)
     """Drop sentences of fewer white-space-separated words."""
     maximum_words: int | None = Field(default=None, ge=1)
     """Drop sentences of more white-space-separated words; null: none."""
     deduplicate: Literal["none", "documents", "sentences"] = "documents"
-    """Drop every document, or every sentence, that was there before, differences in white space aside."""
+    """Drop each document, or each sentence, that repeats an earlier one, differences in white space aside."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
-    """The share of the documents that is never trained on, chosen by a hash of their text: the same everywhere."""
+    """Share of the documents that is never trained on, chosen by a hash of their text: the same on every machine."""
 
     @model_validator(mode="after")
     def _lengths_leave_something(self) -> Self:
@@ -61,7 +61,7 @@ class TextConfig(Config):
         return self
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides what cleaning makes of this text.
+        """Return a hash of the source's content and all settings.
 
         Raises:
             UserError: the source cannot be read.
@@ -76,34 +76,34 @@ class CleanDocument:
     """A cleaned document."""
 
     sentences: list[str]
-    """As they are to be encoded: at least one, with single spaces for white space and none around them; but in runs
-    of sentences each keeps the space before it, so that end to end they are the running text."""
+    """One or more, ready to be encoded, with single spaces for white space. In runs of sentences each keeps the space
+    before it, so that end to end they are the running text; else there is none around them."""
     side: Side
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceTable:
-    """What is known of documents that were cut into sentences, before any is left out because it repeats."""
+    """The sentences of several documents in numbers, duplicates included."""
 
     lengths: NDArray[np.int64]
     """Number of sentences of each document."""
     heldout: NDArray[np.bool_]
-    """Whether each document is on the held-out side."""
+    """True where a document is on the held-out side."""
     dropped: NDArray[np.int64]
-    """How many sentences of each document are too short or too long, (documents, reasons)."""
+    """Number of sentences of each document dropped as too short or too long, (documents, reasons)."""
     hashes: list[bytes]
-    """Of each document, or of each sentence, whichever must not repeat; else none."""
+    """Hash of each document or each sentence, whichever is deduplicated; else none."""
 
 
 class SeenHashes:
-    """A set of texts on disk: of each its hash, in a table of an SQLite database."""
+    """A set of hashes of texts, in a table of an SQLite database."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
-        """Keep the set in `database`, in transactions that are the caller's to commit."""
+        """Keep the set in `database`; the caller commits its transactions."""
         self._cursor = database.execute("CREATE TABLE IF NOT EXISTS seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, hashes: Sequence[bytes]) -> NDArray[np.bool_]:
-        """Add texts by their hashes, each of `HASH_BYTES`; return which are new: of equal ones the first, at most."""
+        """Add hashes of `HASH_BYTES` each; return True for each new one, of equal ones for the first only."""
         added: set[bytes] = set()
         in_order = sorted(set(hashes))  # neighbours lie on the same page of the database
         for start in range(0, len(in_order), _ROWS_AT_ONCE):
@@ -123,7 +123,7 @@ class SeenHashes:
 
 
 def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenHashes) -> Iterator[CleanDocument]:
-    """Yield the cleaned documents, without those of which nothing is left; what was read is remembered in `seen`."""
+    """Yield the cleaned documents of which a sentence is left, and add their hashes to `seen`."""
     for batch in batch_documents(documents):
         all_sentences, table = split_documents(text, batch)
         kept, _ = drop_duplicates(table, text, seen)
@@ -151,7 +151,7 @@ def batch_documents(
 
 
 def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
-    """Cut documents as `text` says; return the sentences of all, end to end, and what is known of them."""
+    """Split documents as `text` says; return the sentences of all, end to end, and their table."""
     by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
@@ -178,9 +178,11 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
 def drop_duplicates(
     table: SentenceTable, text: TextConfig, seen: SeenHashes
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Tell which sentences stay, and how many were left out of each document, (documents, reasons).
+    """Drop documents or sentences that are in `seen`, and add the others to it.
 
-    Whatever was there before, as `seen` knows, is left out; what is there now is remembered.
+    Returns:
+        True for each sentence that is kept, and the number dropped of each document, (documents, reasons).
+
     """
     kept, dropped = np.ones(table.lengths.sum(), np.bool_), table.dropped.copy()
     if text.deduplicate == "documents":
@@ -195,7 +197,7 @@ def drop_duplicates(
 
 
 def kept_lengths(table: SentenceTable, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return how many sentences of each document stay."""
+    """Return the number of kept sentences of each document."""
     owners = np.repeat(np.arange(len(table.lengths)), table.lengths)
     return np.bincount(owners[kept], minlength=len(table.lengths))
 

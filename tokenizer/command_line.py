@@ -1,4 +1,4 @@
-"""What the commands of this package share: FILES and overrides become a configuration."""
+"""Turn the FILES and overrides of a command of this package into its configuration."""
 
 import argparse
 import re
@@ -17,14 +17,14 @@ class TextOptions(Config):
     """The options of a command that reads text."""
 
     text: TextConfig = TextConfig()
-    """Where the text comes from and how it is cut."""
+    """The source of the text and its cleaning."""
 
 
 AnyHasText = TypeVar("AnyHasText", bound=TextOptions)
 
 
 def parser(name: str, description: str, examples: str, model: type[TextOptions]) -> argparse.ArgumentParser:
-    """Return a parser with the FILES and overrides that `configuration` reads, and help for every option."""
+    """Return a parser of FILES and overrides, with help for every option of `model`."""
     parser = command.Parser(
         prog=f"python -m {name}",
         description=description,
@@ -42,7 +42,7 @@ def parser(name: str, description: str, examples: str, model: type[TextOptions])
 
 
 def configuration(model: type[AnyHasText], arguments: Sequence[str], overrides: Sequence[str]) -> AnyHasText:
-    """Return the configuration that the command line's FILES and overrides stand for.
+    """Return the configuration given by the command line's FILES and overrides.
 
     Raises:
         UserError: an option is unknown or wrong, or both files and another source are named.

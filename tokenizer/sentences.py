@@ -1,4 +1,4 @@
-"""Cut running text into sentences by a few rules, for languages that write . ! ? and for Chinese and Japanese."""
+"""Split running text into sentences by a few rules, for languages that write . ! ? and for Chinese and Japanese."""
 
 import re
 
@@ -36,13 +36,13 @@ _OFTEN_FIRST = _words(
 def collapse(text: str) -> str:
     """Return `text` with single spaces for its white space, and none around it."""
     stripped = text.strip()
-    if "  " not in stripped and stripped.isprintable():  # most often; and no white space but the space is printable
+    if "  " not in stripped and stripped.isprintable():  # the usual case; of white space only the space is printable
         return stripped
     return " ".join(text.split())
 
 
 def split(text: str, whole: str | None = None) -> list[str]:
-    """Return the sentences of `text`, which end to end are `collapse(text)`: they keep the space before them.
+    """Return the sentences of `text`, each with the space before it: end to end they are `collapse(text)`.
 
     A blank line ends a sentence too. `whole` is the collapsed text, where the caller has it.
     """
@@ -55,7 +55,7 @@ def split(text: str, whole: str | None = None) -> list[str]:
 
 
 def _split_running(running: str) -> list[str]:
-    cased = running != running.lower()  # who writes no capitals begins sentences without them too
+    cased = running != running.lower()  # a text without capitals begins sentences without them too
     parts, start = [], 0
     for match in _END.finditer(running):
         mark, end = match.span()
@@ -69,19 +69,19 @@ def _split_running(running: str) -> list[str]:
 
 
 def _wide_ends(running: str, end: int) -> bool:
-    """Say whether a Chinese or Japanese mark ends a sentence: not within a quotation that is part of one."""
+    """Return True if a Chinese or Japanese mark ends a sentence, not just a quotation within one."""
     return running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
 
 
 def _ends(running: str, start: int, mark: int, end: int, cased: bool) -> bool:
-    """Say whether the mark at `mark`, with what closes quotations up to `end`, ends the sentence begun at `start`."""
+    """Return True if the mark at `mark`, with closing quotes up to `end`, ends the sentence begun at `start`."""
     first = running[end + 1]
     if first in _OPENERS:
         first = running[end + 1 : end + _LONGEST_WORD].lstrip(_OPENERS)[:1]
     if cased and first.islower():
         return False
     if running[mark] != "." or (end > mark + 1 and running[mark + 1] not in _CLOSERS):
-        return True  # it is more than a full stop
+        return True  # more than a full stop
     word = running[max(start, running.rfind(" ", start, mark) + 1) : mark].lstrip(_OPENERS)
     if word in _NEVER_LAST:
         return False

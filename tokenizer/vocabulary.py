@@ -13,21 +13,21 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from configs import Config, UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""Their ids are their places: 0 to 4."""
+"""In the order of their ids, 0 to 4."""
 PAD, UNK, CLS, SEP, MASK = range(5)
 _SPECIAL = tuple(
-    # the blank takes in the space before it, for the token that goes there carries its own
+    # [MASK] takes in the space before it: the predicted token carries its own
     AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]")
     for token in SPECIAL_TOKENS
 )
 _LONGEST_WORD = 1000
-"""Characters of a word that merges are learned from."""
+"""Characters; longer words are skipped when merges are learned."""
 MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
 MAXIMUM_SIZE = 131_072
 
 
 class VocabularyConfig(Config):
-    """The vocabulary to learn from the text."""
+    """Settings of the vocabulary to learn."""
 
     size: int = Field(default=2048, ge=MINIMUM_SIZE, le=MAXIMUM_SIZE)
     """Number of tokens: the 5 special ones, the 256 bytes, and the merges learned; 261 has bytes only."""
@@ -38,7 +38,7 @@ class VocabularyConfig(Config):
     cls_sep: bool = False
     """Put [CLS] before and [SEP] behind every text."""
     training_bytes: int = Field(default=500_000_000, ge=1)
-    """Learn the merges from at most so many bytes of the text, its beginning; they change little beyond."""
+    """Bytes at the beginning of the text that the merges are learned from; more text changes them little."""
 
 
 def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
@@ -70,7 +70,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
 
 
 def load(path: Path) -> Tokenizer:
-    """Return the tokenizer saved at `path`, a standard tokenizer.json.
+    """Return the tokenizer saved at `path`, a standard tokenizer.json, without truncation and padding.
 
     Raises:
         UserError: the file is missing or damaged, or no byte-level tokenizer with our special tokens.
@@ -107,7 +107,7 @@ def sha256(tokenizer: Tokenizer) -> str:
 def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer without its bytes, merges and special tokens.
 
-    The special tokens come with the training: were they there before, it would take '[MASK]' in a text for one.
+    Training adds the special tokens. If they were there before, it would take '[MASK]' in a text for one.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -129,7 +129,7 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
 
 
 def _is_like_ours(tokenizer: Tokenizer) -> bool:
-    """Say whether it is a byte-level BPE that can encode any text, with the special tokens in their places."""
+    """Return True for a byte-level BPE that encodes any text and has the special tokens as ids 0 to 4."""
     pieces = tokenizer.get_vocab()
     complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
     dense = max(pieces.values(), default=0) == len(pieces) - 1
@@ -143,7 +143,7 @@ def _empty(cls_sep: bool) -> Tokenizer:
 
 
 def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return all but the normaliser, the tokens and the merges."""
+    """Return a tokenizer's settings without the normaliser, the tokens and the merges."""
     parts = json.loads(tokenizer.to_str())
     model = {name: value for name, value in parts["model"].items() if name not in ("vocab", "merges")}
     shared = {name: parts[name] for name in ("added_tokens", "pre_tokenizer", "post_processor", "decoder")}
@@ -151,7 +151,7 @@ def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _without_long_words(text: str) -> str:
-    """Leave out what is no word: learning takes time quadratic in a word's length, and cannot be interrupted."""
+    """Skip strings too long for words: learning takes time quadratic in a word's length and ignores Ctrl-C."""
     if len(text) <= _LONGEST_WORD:
         return text
     return " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)

@@ -116,7 +116,7 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("text.minimum_words=9", "minimum_words=9 is over maximum_words=5"),
-        ("text.heldout_share=0", "text.heldout_share = '0': input should be greater than 0"),
+        ("text.heldout_share=0", "text.heldout_share = '0'"),
         ("text.segments=lines", "text.segments = 'lines'"),
         ("text.dedup=none", "unknown key text.dedup: did you mean text.deduplicate"),
     ],

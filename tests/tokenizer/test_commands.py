@@ -76,16 +76,16 @@ def test_what_is_there_already_is_kept(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        ("train", ["none.txt"], "none.txt: no such file"),
-        ("train", ["*.csv"], "*.csv: no such file, and no file matches it"),
-        ("train", ["a.txt", "--vocabulary", "99999"], "too small for the vocabulary"),
-        ("train", ["a.txt", "--vocabulary", "100"], "vocabulary.size = '100': input should be greater than or equal"),
-        ("train", ["a.txt", "text.minimum_word=3"], "unknown key text.minimum_word: did you mean text.minimum_words?"),
-        ("train", ["a.txt", "text.source.kind=hub", "text.source.name=x"], "both files (a.txt) and text.source"),
-        ("encode", ["a.txt", "--tokenizer", "none.json"], "no such tokenizer: none.json"),
-        ("encode", ["a.txt", "--tokenizer", "a.txt"], "a.txt is no valid tokenizer.json"),
-        ("encode", ["bad.txt", "--tokenizer", "t.json"], "bad.txt, line 1, byte 3: invalid UTF-8"),
-        ("encode", ["one.txt", "--tokenizer", "t.json"], "fell to one side of the held-out split"),
+        ("train", ["none.txt"], "none.txt"),
+        ("train", ["*.csv"], "*.csv"),
+        ("train", ["a.txt", "--vocabulary", "99999"], "vocabulary.size"),
+        ("train", ["a.txt", "--vocabulary", "100"], "vocabulary.size = '100'"),
+        ("train", ["a.txt", "text.minimum_word=3"], "text.minimum_words?"),
+        ("train", ["a.txt", "text.source.kind=hub", "text.source.name=x"], "text.source"),
+        ("encode", ["a.txt", "--tokenizer", "none.json"], "none.json"),
+        ("encode", ["a.txt", "--tokenizer", "a.txt"], "a.txt"),
+        ("encode", ["bad.txt", "--tokenizer", "t.json"], "bad.txt, line 1, byte 3:"),
+        ("encode", ["one.txt", "--tokenizer", "t.json"], "text.heldout_share"),
     ],
 )
 def test_a_mistake_is_one_line_and_exits_with_2(folder: Path, module: str, arguments: list[str], message: str) -> None:

@@ -50,7 +50,7 @@ def test_the_special_tokens_have_the_first_ids() -> None:
 
 
 def test_too_little_text_for_the_size_is_refused() -> None:
-    with pytest.raises(UserError, match=r"too small for the vocabulary: its text gives 2\d\d tokens, not 5,000"):
+    with pytest.raises(UserError, match=r"2\d\d tokens, not 5,000: .*vocabulary\.size"):
         tokenizer(["one two one two"], size=5000)
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_or_foreign_tokenizer_is_refused(tmp_path: Path, content: str 
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such tokenizer: .*none\.json"):
+    with pytest.raises(UserError, match=r"none\.json"):
         load(tmp_path / "none.json")
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         load(tmp_path)

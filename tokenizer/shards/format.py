@@ -1,6 +1,6 @@
 """Token shards: a folder of flat little-endian files to be memory-mapped, described and sealed by a manifest.
 
-Each side of the held-out split has files of its own, without headers, so that shards merge by concatenation:
+Each side of the held-out split has files of its own, without headers:
 `tokens` (ids), `word_starts` (1 where a token starts a word of the tokenizer's), `sentences` (offsets into tokens)
 and `documents` (offsets into sentences).
 """
@@ -21,14 +21,14 @@ from tokenizer.cleaning import Reason, Side, TextConfig
 TokenType = Literal["<u2", "<u4"]
 """NumPy's name of the type of the ids."""
 FORMAT: Literal[1] = 1
-"""Of the files and the manifest; shards of another are refused."""
+"""Version of the files and the manifest; shards of another version are refused."""
 SIDES: tuple[Side, ...] = ("train", "heldout")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 
 
 class Counts(Config):
-    """What one side of the split holds."""
+    """Sizes of one side of the held-out split."""
 
     documents: int = Field(default=0, ge=0)
     sentences: int = Field(default=0, ge=0)
@@ -51,7 +51,7 @@ class FileRecord(Config):
 
 
 class PackageRecord(Config):
-    """What one Python package contributed to the documentation corpus."""
+    """One Python package's contribution to the documentation corpus."""
 
     name: str
     version: str
@@ -60,7 +60,7 @@ class PackageRecord(Config):
 
 
 class ShardManifest(Config):
-    """What a folder of shards holds and was made from."""
+    """The contents of a folder of shards and their origin."""
 
     format: Literal[1]
     token_type: TokenType
@@ -71,13 +71,13 @@ class ShardManifest(Config):
     train: Counts
     heldout: Counts
     dropped: dict[Reason, int]
-    """What cleaning left out, by reason."""
+    """Documents or sentences that cleaning dropped, by reason."""
     files: dict[str, FileRecord]
     packages: tuple[PackageRecord, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, str]:
-        """Return the hashes of what the shards were built from."""
+        """Return the hashes of the tokenizer and the text that the shards were built from."""
         return self.tokenizer_sha256, self.text_fingerprint
 
 
@@ -127,17 +127,17 @@ def record(path: Path) -> FileRecord:
 
 
 def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
-    """Map a file of `count` values read-only; of none there is nothing to map."""
+    """Map a file of `count` values read-only; an empty file, which cannot be mapped, is an empty array."""
     # As a plain array: every slice of a memmap is made in Python.
     return np.asarray(np.memmap(path, kind, "r", shape=(count,))) if count else np.empty(0, kind)
 
 
 def open_shards(path: Path, *, checked: bool = False) -> Shards:
-    """Map the shards in the folder `path`, once every checksum is right.
+    """Map the shards in the folder `path` after checking every checksum.
 
     Args:
         path: the folder.
-        checked: whether another process has just done that, so that the sizes will do and nothing is read.
+        checked: another process has just checked them: compare the sizes only.
 
     Raises:
         UserError: the folder holds no shards, or truncated, changed or foreign ones.
@@ -160,7 +160,7 @@ def open_shards(path: Path, *, checked: bool = False) -> Shards:
 
 
 def read_manifest(path: Path) -> ShardManifest:
-    """Return the manifest of the shards in the folder `path`; the files themselves stay unread.
+    """Return the manifest of the shards in the folder `path`; the other files are not read.
 
     Raises:
         UserError: there is none, or it is damaged or of another version.
@@ -198,7 +198,7 @@ def _map(path: Path, manifest: ShardManifest, side: Side) -> ShardArrays:
 
 
 def _check_ids(shards: Shards, side: Side) -> None:
-    """Refuse offsets and ids that lead out of the files or the vocabulary."""
+    """Raise a UserError for offsets and ids outside the files or the vocabulary."""
     split: ShardArrays = getattr(shards, side)
     for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
         if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():

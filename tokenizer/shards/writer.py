@@ -1,4 +1,4 @@
-"""Write token shards: one side's files, both sides' with the state of the build, and what seals them."""
+"""Write the files of token shards, commit the state of the build, and seal the folder with its manifest."""
 
 import dataclasses
 import os
@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tokenizer import vocabulary
@@ -20,59 +21,45 @@ from tokenizer.shards.format import SIDES, Counts, PackageRecord, ShardManifest,
 from tokenizer.shards.partial import BuildState
 
 
-class ColumnFiles:
-    """Files of values that grow together."""
+class SideWriter:
+    """Appends documents to the files of one side."""
 
-    def __init__(self, folder: Path, layout: Mapping[str, tuple[DTypeLike, int]]) -> None:
-        """Open the files in `folder` and cut each to its number of values; by name, the type and the number."""
-        self._types = [np.dtype(kind) for kind, _ in layout.values()]
-        self._files = [(folder / name).open("ab") for name in layout]
-        for file, kind, (_, count) in zip(self._files, self._types, layout.values(), strict=True):
-            file.truncate(kind.itemsize * count)  # lengthens new offset files by their first value, 0
+    def __init__(self, folder: Path, side: Side, token_type: TokenType, counts: Counts) -> None:
+        """Open the files and truncate each to the values that `counts` gives it."""
+        (folder / side).mkdir(exist_ok=True)
+        self.counts = counts
+        self._files: list[tuple[BinaryIO, np.dtype[Any]]] = []
+        for name, (kind, count) in format.layout(side, token_type, counts).items():
+            file = (folder / name).open("ab")
+            file.truncate(np.dtype(kind).itemsize * count)  # lengthens new offset files by their first value, 0
+            self._files.append((file, np.dtype(kind)))
 
-    def append(self, *arrays: NDArray[np.generic]) -> None:
-        """Append an array to each file."""
-        for file, kind, array in zip(self._files, self._types, arrays, strict=True):
+    def write(self, encoded: Encoded, document_lengths: NDArray[np.int64], new: Counts) -> None:
+        """Append documents: the tokens of their sentences, the number of sentences of each, and their counts."""
+        old = self.counts
+        sentences, documents = old.tokens + np.cumsum(encoded.lengths), old.sentences + np.cumsum(document_lengths)
+        arrays: tuple[NDArray[Any], ...] = (encoded.tokens, encoded.word_starts, sentences, documents)
+        for (file, kind), array in zip(self._files, arrays, strict=True):
             file.write(array.astype(kind).data)
+        self.counts = old + new
 
     def sync(self) -> None:
-        """Return when what was written has reached the disk."""
-        for file in self._files:
+        """Return when the disk has all that was written."""
+        for file, _ in self._files:
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files:
+        for file, _ in self._files:
             file.close()
 
 
-class SideWriter(ColumnFiles):
-    """Appends what belongs to one side to its files."""
-
-    def __init__(self, folder: Path, side: Side, token_type: TokenType, counts: Counts) -> None:
-        """Open the files and cut them to what `counts` says is in them."""
-        (folder / side).mkdir(exist_ok=True)
-        super().__init__(folder, format.layout(side, token_type, counts))
-        self.counts = counts
-
-    def write(self, encoded: Encoded, document_lengths: ArrayLike, new: Counts) -> None:
-        """Append documents: their sentences' tokens, the number of sentences of each, and what all that comes to."""
-        old = self.counts
-        self.append(
-            encoded.tokens,
-            encoded.word_starts,
-            old.tokens + np.cumsum(encoded.lengths),
-            old.sentences + np.cumsum(document_lengths),
-        )
-        self.counts = old + new
-
-
 class ShardWriter:
-    """A folder of shards that grows: its files, its database, and how far they are."""
+    """The files of both sides, and the database with the state of the build."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection, state: BuildState, token_type: TokenType) -> None:
-        """Go on from `state`: whatever the files hold beyond it is cut off."""
+        """Resume from `state`: the files are truncated to it."""
         self.folder, self.database, self.state = folder, database, state
         self._open = ExitStack()
         self.writers = {
@@ -81,7 +68,7 @@ class ShardWriter:
         }
 
     def commit(self, consumed: int, dropped: Mapping[Reason, int]) -> None:
-        """Save all that was written, and that `consumed` documents of the source, so far, are done with."""
+        """Save all that was written, as the result of the first `consumed` documents of the source."""
         for writer in self.writers.values():
             writer.sync()
         changes = {
@@ -100,7 +87,7 @@ class ShardWriter:
 
 
 def seal(folder: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState) -> None:
-    """Describe the finished files of `folder` in its manifest."""
+    """Write the tokenizer and the manifest, which describes the finished files of `folder`."""
     (folder / format.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
     token_type = format.token_type(tokenizer.get_vocab_size())
     layouts = [format.layout(side, token_type, Counts()) for side in SIDES]

@@ -1,4 +1,8 @@
-"""Where text comes from: the documentation of the installed Python, local files, PyPI packages, the hub."""
+"""Sources of text: the documentation of the installed Python, local files, PyPI packages, the hub.
+
+Here: the union of sources, the one reader of files and tables, and the one module that asks the hub for data.
+Not here: cleaning, encoding, and anything that knows a task.
+"""
 
 import glob
 import hashlib
@@ -22,18 +26,19 @@ class Document(NamedTuple):
     sentences: tuple[str, ...] | None = None
     """The text cut into sentences, where the source has it so."""
     group: str | None = None
-    """What decides its side of the held-out split, such as a module's name; None: its text."""
+    """The key that decides its side of the held-out split, such as a module's name; None: its text."""
 
 
 class _Unlisted:
-    """A source that does not tell what each of its packages contributes."""
+    """A source without Python packages."""
 
     def packages(self) -> tuple[PackageWords, ...]:
+        """Return the contribution of each Python package: none."""
         return ()
 
 
 class Documentation(Config):
-    """Docstrings of the Python standard library and of this project's dependencies: there without a network."""
+    """Docstrings of the Python standard library and of this project's dependencies; needs no network."""
 
     kind: Literal["documentation"] = "documentation"
 
@@ -43,11 +48,11 @@ class Documentation(Config):
             yield Document(" ".join(module.sentences), module.sentences, f"{module.package} {module.name}")
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides what `documents` yields."""
+        """Return a hash of the files that the documents are made of."""
         return documentation.fingerprint()
 
     def packages(self) -> tuple[PackageWords, ...]:
-        """Return what each Python package contributes."""
+        """Return the contribution of each Python package."""
         return tuple(documentation.packages())
 
 
@@ -68,7 +73,7 @@ class Files(_Unlisted, TextFileConfig):
         return _documents(self._files(), self)
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides what `documents` yields: the files' contents, not where they lie.
+        """Return a hash of the files' contents and formats and the settings, not of their places.
 
         Raises:
             UserError: a file is missing.
@@ -109,7 +114,7 @@ class Package(_Unlisted, TextFileConfig):
         return _documents([self._path()], self)
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides what `documents` yields.
+        """Return a hash of the file's content and format and the settings.
 
         Raises:
             UserError: the package is not installed or has no such file.
@@ -137,9 +142,9 @@ class Hub(_Unlisted, Config):
     name: str
     """The data set's name, such as Salesforce/wikitext."""
     configuration: str | None = None
-    """Which of the data set's configurations (its 'subset'); null: its default."""
+    """Name of one of the data set's configurations (its 'subset'); null: its default."""
     split: str = "train"
-    """Which of the data set's splits."""
+    """Name of one of the data set's splits."""
     columns: Texts = ("text",)
     """Names of the columns that hold the text; each column's text is a document of its own."""
     revision: str | None = None
@@ -150,7 +155,7 @@ class Hub(_Unlisted, Config):
 
         Raises:
             UserError: no network, no such data set, configuration, split or column.
-            ConnectionError: the network failed later; what was built so far can be gone on with.
+            ConnectionError: the network failed later; the build can be resumed.
 
         """
         for row in hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision)):
@@ -161,7 +166,7 @@ class Hub(_Unlisted, Config):
                     yield Document(text)
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides what `documents` yields: the resolved commit, not the content.
+        """Return a hash of the resolved commit and the settings; the content is not read.
 
         Raises:
             UserError: no network or no such data set.

@@ -1,4 +1,4 @@
-"""Gather the prose that every installation of this project already has: the documentation in Python source files.
+"""Gather the prose in the documentation of Python source files: every installation of this project has it.
 
 It is the default corpus: the docstrings of the Python standard library and of the project's required dependencies,
 and the standard library's help topics, as clean sentences. Files are read as text, never imported or executed.
@@ -23,7 +23,7 @@ from configs import UserError
 from tokenizer.sources import prose
 
 _FORMAT = 1
-"""Part of the fingerprint: to be raised whenever the same files give other sentences."""
+"""Part of the fingerprint: raise it whenever the same files give other sentences."""
 
 _PROJECT = "mlm"
 _STANDARD_LIBRARY = "python"
@@ -51,7 +51,7 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class PackageWords:
-    """What one package gives: words between white space, and modules that hold at least one sentence."""
+    """One package's contribution: words between white space, and modules with at least one sentence."""
 
     name: str
     version: str
@@ -61,7 +61,7 @@ class PackageWords:
 
 @functools.cache
 def modules() -> list[Module]:
-    """Return every module that holds prose, sorted by package and name; one shared list, not to be changed.
+    """Return every module that holds prose, sorted by package and name; one shared list: do not change it.
 
     No sentence occurs twice in it, nor nearly so: split it by modules, and no part repeats another.
 
@@ -73,7 +73,7 @@ def modules() -> list[Module]:
 
 
 def packages() -> list[PackageWords]:
-    """Return what the standard library ("python") and each dependency give to `modules`, sorted by name.
+    """Return the contributions of the standard library ("python") and each dependency, sorted by name.
 
     Raises:
         UserError: the project or one of its dependencies is not installed.
@@ -124,7 +124,7 @@ def sources() -> list[Source]:
 
 
 def extract(files: Iterable[Source]) -> list[Module]:
-    """Return the prose of `files` in their order, without what nearly repeats an earlier sentence of any of them.
+    """Return the prose of `files` in their order, without sentences that nearly repeat an earlier one of any file.
 
     A file's documentation is each of its triple-quoted strings that begins a line: the docstrings of modules,
     classes, functions and attributes, and those given to a function such as NumPy's `add_newdoc`. A file that is

@@ -1,6 +1,6 @@
 """Turn documentation markup (reStructuredText, NumPy, Google and Markdown styles) into clean English sentences.
 
-What counts as prose follows the quality rules of Rae et al. 2021 (Gopher, appendix A.1); near-duplicates are found by
+The test of a sentence follows the quality rules of Rae et al. 2021 (Gopher, appendix A.1); near-duplicates are found by
 shared word shingles (Broder 1997, "On the resemblance and containment of documents").
 """
 
@@ -22,7 +22,7 @@ _NOT_PROSE = [
         (r"^\ *(?:\#+\ .*|!!!.*|[A-Z][\w\ ]{0,30}:)$", ""),  # a Markdown heading, or a header such as "Args:"
     )
 ]
-"""What is removed from a docstring before it is cut into paragraphs, in this order."""
+"""Patterns removed from a docstring before it is split into paragraphs, in this order."""
 
 _MARKER = re.compile(
     rf"""\.\.\ *(?:{_ADMONITIONS})::\ *(?:[\d.]+:?(?:\ +|$))?  # the markup of a directive that holds prose
@@ -52,7 +52,7 @@ _INLINE = [
 ]
 """Inline markup and the plain text that replaces it, in this order."""
 _HAS_INLINE = re.compile(r"[`*$\\\]]|_(?!\w)|://|www\.")
-"""What every such markup holds some of; two paragraphs in three hold none."""
+"""A character of every inline markup: two paragraphs in three have none and skip the replacements."""
 
 _END = re.compile(r"[.!?][\"')\]”’]*(?:\s+|$)")
 _ABBREVIATION = re.compile(
@@ -88,7 +88,7 @@ def sentences(documentation: str) -> Iterator[str]:
 
 
 def is_new(sentence: str, seen: set[int]) -> bool:
-    """Tell whether most of a sentence's shingles of four words are not in `seen`; if so, add them to it.
+    """Return True and add the sentence's shingles of four words to `seen` if most of them are not in it.
 
     Case and punctuation do not count, and one identifier, number or acronym is as good as another. Shingles are kept
     as 64-bit hashes: among a million of them, two are mistaken for each other with a probability below 1e-7.
@@ -139,7 +139,7 @@ def _split(paragraph: str) -> Iterator[str]:
 
 
 def _is_prose(sentence: str) -> bool:
-    """Tell whether a sentence is complete, balanced, and made of English words, some of them function words."""
+    """Return True for a complete, balanced sentence of English words, some of them function words."""
     words = sentence.split()
     if not 4 <= len(words) <= 80 or not _SHAPE.fullmatch(sentence) or _BROKEN.search(sentence):
         return False

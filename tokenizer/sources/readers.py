@@ -36,19 +36,19 @@ _RULES = {".tsv": "2"}
 
 
 class TextFileConfig(Config):
-    """How the text of a file is read."""
+    """Settings of the text files of a source."""
 
     columns: Texts = ()
     """Names of the columns that hold the text, in a file that has columns; each column's text is a document of its
     own. None named: the column 'text'."""
     document: Literal["line", "paragraph"] = "line"
-    """What one document of a .txt file is: a line, or a paragraph (blank lines separate them)."""
+    """The documents of a .txt file: its lines, or its paragraphs (blank lines separate them)."""
     invalid_utf8: Literal["error", "replace"] = "error"
-    """What bytes that are no UTF-8 do: end the command with their place, or be replaced by U+FFFD."""
+    """Treatment of bytes that are no UTF-8: an error that names their place, or U+FFFD in their stead."""
 
 
 class TableConfig(Config):
-    """How a table of labelled texts is read."""
+    """Settings of a table of labelled texts."""
 
     header: Texts = ()
     """Names of all the columns, for .csv and .tsv files whose first line does not name those that are needed."""
@@ -72,7 +72,7 @@ class _Options:
     columns: tuple[str, ...]
     """The columns that must be there."""
     all_columns: bool
-    """Whether the other columns are read too."""
+    """True to read the other columns too."""
     header: tuple[str, ...]
     encoding: str
     replace_invalid: bool
@@ -96,7 +96,7 @@ def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
         encoding="utf-8",
         replace_invalid=config.invalid_utf8 == "replace",
         mend_columns="name the text's in columns",
-        mend_bytes="convert the file, or set text.source.invalid_utf8=replace to read what is bad as U+FFFD",
+        mend_bytes="convert the file, or set text.source.invalid_utf8=replace to read bad bytes as U+FFFD",
     )
     if _suffixes(path)[0] == ".txt":
         found = _plain_texts(path, options, config.document)
@@ -197,7 +197,7 @@ def format_of(path: Path) -> str:
 
 
 def fingerprint_of_format(path: Path) -> str:
-    """Return what decides, beside the settings, how the bytes of the file become texts."""
+    """Return the format of a file and the version of the rules by which it is read, for fingerprints."""
     return format_of(path) + _RULES.get(_suffixes(path)[0], "")
 
 
@@ -226,7 +226,7 @@ def _unknown_format(path: Path) -> UserError:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file for reading its decompressed bytes; a damaged one is the user's mistake."""
+    """Open the file for reading its decompressed bytes; damage found while reading is a UserError."""
     kind, compression = _suffixes(path)
     if kind not in _FORMATS:
         raise _unknown_format(path)

@@ -221,7 +221,7 @@ def test_what_is_built_is_left_alone(corpus: Path, tmp_path: Path) -> None:
         (files(corpus, heldout_share=0.2), LEARNED),
         (files(corpus, **SETTINGS), tokenizer(LINES, size=300)),
     ):
-        with pytest.raises(UserError, match="shards holds the shards of another text or tokenizer"):
+        with pytest.raises(UserError, match=r"shards .* another text or tokenizer"):
             build(text, learned, tmp_path / "shards")
 
 
@@ -238,9 +238,9 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("lines", "settings", "message"),
     [
-        ([" ", ""], {}, "the text is empty"),
-        (["One."], {"minimum_words": 5}, "the text is empty"),
-        (["One.", "Two."], {}, "all 2 documents fell to one side .* none to heldout: change text.heldout_share"),
+        ([" ", ""], {}, "empty"),
+        (["One."], {"minimum_words": 5}, "empty"),
+        (["One.", "Two."], {}, "none to heldout: .*text.heldout_share"),
         (["One.", "Two."], {"heldout_share": 0.999999}, "none to train"),
     ],
 )
@@ -254,7 +254,7 @@ def test_an_empty_side_is_refused(tmp_path: Path, lines: list[str], settings: di
 def test_bad_input_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.txt", LINES)
     (tmp_path / "b.txt").write_bytes(b"one\n\xff\n")
-    with pytest.raises(UserError, match=r"b\.txt, line 2, byte 4: invalid UTF-8"):
+    with pytest.raises(UserError, match=r"b\.txt, line 2, byte 4:"):
         build(files(tmp_path / "a.txt", tmp_path / "b.txt", **SETTINGS), LEARNED, tmp_path / "shards")
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.txt"}
 
