@@ -1,9 +1,12 @@
 """Fine-tuning as a function: every split with every seed, beside its control and its baselines.
 
-from finetune.experiment import FinetuneConfig, finetune
+    from finetune.experiment import FinetuneConfig, finetune
 
-run = finetune(FinetuneConfig(name="mine"))
-run.path, run.results, run.model, run.summary
+    run = finetune(FinetuneConfig(name="mine"))
+    run.path, run.results, run.model, run.summary
+
+The function prints nothing and exits nothing; errors are exceptions. Like `mlm.experiment.pretrain` it joins the
+processes that torchrun started, or uses the process group that is there already.
 """
 
 import logging
