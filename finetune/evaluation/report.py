@@ -62,7 +62,7 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
         [
             text,
             f"\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}",
-            f"{wrong:,} wrong ones, the surest first: {path / MISTAKES}    all results: {path / RESULTS}",
+            f"{wrong:,} mistakes, the most confident first: {path / MISTAKES}    all results: {path / RESULTS}",
             f'next: python -m finetune.predict {path} "a text"',
         ]
     )
