@@ -1,1 +1,1 @@
-"""Turn a pretrained encoder into a classifier that can be judged, compared and used."""
+"""Fine-tune a pretrained encoder as a classifier; evaluate, compare and use it."""

@@ -1,70 +1,12 @@
-"""Convolutions over an encoder's outputs, each filter's strongest answer kept: the head of Kim 2014."""
+"""Fine-tune an encoder with the head of Kim 2014: convolutions, each filter's strongest answer, linear."""
 
 from functools import partial
-from typing import Annotated, Literal
-
-import torch
-import torch.nn.functional as F
-from pydantic import Field
-from torch import Tensor, nn
 
 from configs import command
 from finetune import command_line
-from finetune.config import FinetuneConfig
-from finetune.encoders.encoder import TextEncoder
-from finetune.heads import HeadConfig
 
-
-class CnnHead(HeadConfig):
-    """Parallel convolutions, ReLU, maximum over the text, dropout, linear (Kim 2014, section 2)."""
-
-    kind: Literal["cnn"] = "cnn"
-    widths: tuple[Annotated[int, Field(gt=0, le=1000)], ...] = Field((3, 4, 5), min_length=1)
-    """Tokens that the filters of each convolution span."""
-    filters: int = Field(100, gt=0)
-    """Filters of each width."""
-    dropout: float = Field(0.5, ge=0, lt=1)
-    """Probability of dropping a filter's answer before the linear layer."""
-
-    def build(self, encoder: TextEncoder, classes: int) -> nn.Module:
-        """Return the head for `encoder`'s hidden states, with freshly drawn weights."""
-        return Cnn(self, encoder.width, classes)
-
-
-class Cnn(nn.Module):
-    """The head's network."""
-
-    def __init__(self, config: CnnHead, width: int, classes: int) -> None:
-        super().__init__()
-        self.convolutions = nn.ModuleList(nn.Conv1d(width, config.filters, span) for span in config.widths)
-        self.spans = config.widths
-        self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(config.filters * len(config.widths), classes)
-
-    def forward(self, hidden_BLD: Tensor, real_BL: Tensor, ids_BL: Tensor) -> Tensor:
-        """Return the scores of the classes, (B, C).
-
-        A window counts if its first position is real. What reaches beyond the end of the text reads zeros, whether
-        there is padding or not: a text shorter than a filter still has an answer, and padding changes none.
-        """
-        states_BDL = hidden_BLD.masked_fill(~real_BL[:, :, None], 0.0).transpose(1, 2)
-        answers = []
-        for convolution, span in zip(self.convolutions, self.spans, strict=True):
-            windows_BFL = convolution(F.pad(states_BDL, (0, span - 1)))
-            answers.append(windows_BFL.relu().masked_fill(~real_BL[:, None, :], 0.0).amax(dim=-1))
-        scores_BC: Tensor = self.output(self.dropout(torch.cat(answers, dim=-1)))
-        return scores_BC
-
-
-class Recipe(FinetuneConfig):
-    """Every setting of fine-tuning with this head."""
-
-    head: CnnHead = CnnHead()
-    """The head."""
-
-
-parse = partial(command_line.parse, "cnn_head", __doc__, Recipe)
-main = partial(command_line.main, "cnn_head", __doc__, Recipe)
+parse = partial(command_line.parse, "cnn", __doc__)
+main = partial(command_line.main, "cnn", __doc__)
 
 if __name__ == "__main__":
     command.run(main)

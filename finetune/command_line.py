@@ -1,11 +1,14 @@
-"""What the entry points of all heads share: a recipe and overrides become a run."""
+"""The command line of fine-tuning, shared by the commands of all heads."""
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from configs import command, dump, help_text, read
-from finetune import experiment
-from finetune.config import FinetuneConfig
+from mlm.distributed.process import configure_process
+
+if TYPE_CHECKING:  # imported by the functions below, because configure_process comes before torch
+    from finetune.config import FinetuneConfig
 
 USAGE = """
 examples:
@@ -19,29 +22,50 @@ Defaults, then the YAML file, then the overrides; every option can stand in eith
 """
 
 
-def parse(
-    name: str, description: str | None, recipe: type[FinetuneConfig], arguments: Sequence[str]
-) -> argparse.Namespace:
-    """Parse the command line of the head in the file `name`."""
+def main(kind: str, description: str | None, arguments: Sequence[str]) -> None:
+    """Run `python -m finetune.<kind>_head`.
+
+    Raises:
+        UserError: a setting is wrong, or names another kind of head than the command.
+
+    """
+    configure_process()
+    options = parse(kind, description, arguments)
+    from finetune.experiment import finetune
+    from mlm.tracking.progress_bar import ProgressBar
+    from mlm.training.interrupt import SignalStop
+
+    config = read(config_of(kind), *command.split(options.recipe))
+    if options.print_config:
+        print(dump(config), end="")
+        return
+    signals = SignalStop("finishing the step")
+    run = finetune(config, [signals, ProgressBar()], stop=signals.received)
+    if run.summary:
+        print(run.summary)
+
+
+def parse(kind: str, description: str | None, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of `python -m finetune.<kind>_head`."""
+    name = f"{kind}_head"
     parser = command.Parser(
         prog=f"python -m finetune.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=USAGE.format(head=name) + help_text(recipe),
+        epilog=USAGE.format(head=name) + help_text(config_of(kind)),
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")
     return parser.parse_args(arguments)
 
 
-def main(name: str, description: str | None, recipe: type[FinetuneConfig], arguments: Sequence[str]) -> None:
-    """Run the command line of the head in the file `name`."""
-    options = parse(name, description, recipe, arguments)
-    yaml, overrides = command.split(options.recipe)
-    settings = read(recipe, yaml, overrides)
-    if options.print_config:
-        print(dump(settings), end="")
-    else:
-        shown = experiment.start(settings)
-        if shown:
-            print(shown)
+def config_of(kind: str) -> "type[FinetuneConfig]":
+    """Return FinetuneConfig with a head of this kind as its default, and no other kind allowed."""
+    from pydantic import Field, create_model
+
+    from finetune.config import FinetuneConfig
+    from finetune.heads import HEADS
+
+    head = HEADS[kind]
+    field = head, Field(head(), description="The head.")
+    return create_model("FinetuneConfig", __base__=FinetuneConfig, head=field)

@@ -1,4 +1,4 @@
-"""Compare finished fine-tuning runs: a table, and a picture of means, spreads and single trials."""
+"""Compare finished fine-tuning runs: a table, and a figure of means, deviations and single trials."""
 
 import argparse
 import json
@@ -7,23 +7,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
-
 import configs
-from configs import Config, UserError, command
+from configs import UserError, command
+from finetune.config import FinetuneConfig
 from finetune.evaluation import figures, results
-from finetune.evaluation.metrics import METRICS, Metric, short
-from finetune.evaluation.results import Results
-from finetune.evaluation.scores import Difference, MeanStd
+from finetune.evaluation.metrics import METRIC_NAMES, Metric, short
+from finetune.evaluation.results import Difference, MeanStd, Results
+from mlm.checkpoint import checkpoint
 
-CONFIGURATION = "config.yaml"
 LONGEST_PATH = 100
 
 EXPLANATION = """\
-The first run is the one that the others are compared with. Where a run has the folds and seeds of the first one, the
-table shows its difference to the first run on the test parts (plus: its number is the higher one) with a 95 % interval;
-the seeds of a fold share their test examples and are averaged before. An interval that holds 0 shows no difference.
-TF-IDF and the majority class are those of the first run: what any encoder has to beat.
+The other runs are compared with the first one. If a run has the folds and seeds of the first run, the table shows its
+difference to the first run on the test parts (plus: its score is higher) with a 95 % interval; the seeds of a fold
+share their test examples and are averaged first. An interval that contains 0 shows no difference. TF-IDF and the
+majority class are the baselines of the first run.
 
 examples:
   python -m finetune.compare runs/a runs/b runs/c
@@ -32,18 +30,9 @@ examples:
 """
 
 
-class _Configuration(Config):
-    """The part of a run's configuration that the table shows; the other sections are nothing to us."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    encoder: dict[str, Any] = Field(default_factory=dict)
-    """Where the encoder came from."""
-
-
 @dataclass(frozen=True)
 class Row:
-    """What the table shows of a run."""
+    """A run in the table."""
 
     run: str
     head: str
@@ -54,7 +43,7 @@ class Row:
     validation: MeanStd | None
     test: MeanStd | None
     difference: Difference | None
-    """To the first run; None for the first run itself and where trials do not pair."""
+    """Difference to the first run; None for the first run itself, and if trials do not pair."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,9 +56,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished fine-tuning run")
     parser.add_argument(
-        "--metric", help=f"one of {', '.join(METRICS)} (default: what the first run's best weights were chosen by)"
+        "--metric", help=f"one of {', '.join(METRIC_NAMES)} (default: the metric of the first run's early stopping)"
     )
-    parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the picture (default: compare.png)")
+    parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the figure (default: compare.png)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     return parser.parse_args(arguments)
 
@@ -77,10 +66,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    if options.metric is not None and options.metric not in METRICS:
-        raise UserError(f"unknown metric {options.metric!r}: choose one of {', '.join(METRICS)}")
+    if options.metric is not None and options.metric not in METRIC_NAMES:
+        raise UserError(f"unknown metric {options.metric!r}: choose one of {', '.join(METRIC_NAMES)}")
     if options.output.suffix.lower() != ".png":
-        raise UserError(f"--output {options.output}: the picture is a PNG file, so its name must end in .png")
+        raise UserError(f"--output {options.output}: the figure is a PNG file, so its name must end in .png")
     if not options.output.parent.is_dir():
         raise UserError(f"--output {options.output}: there is no folder {options.output.parent}: make it first")
     names = _names(options.runs)
@@ -110,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> str:
-    """Return the rows as lines of text, the baselines under them."""
+    """Return the rows as lines of text, followed by the baselines."""
     head = (
         "run",
         "head",
@@ -143,7 +132,7 @@ def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> st
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the runs' names: as many of the last parts of their paths as tell them apart."""
+    """Return the runs' names: as many last parts of their paths as tell them apart."""
     whole = [folder.resolve() for folder in folders]
     for folder in folders:
         if whole.count(folder.resolve()) > 1:
@@ -155,10 +144,10 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _encoder(folder: Path) -> str:
-    """Return where the encoder of a run came from, such as `runs/x` or `random (runs/x)`."""
-    settings = configs.read(_Configuration, folder / CONFIGURATION).encoder
-    source = short(str(settings.get("hub") or settings.get("run") or "newest run"), LONGEST_PATH)
-    return f"random ({source})" if settings.get("random") in ("true", True) else source
+    """Return the source of a run's encoder, such as `runs/x` or `random (runs/x)`."""
+    encoder = configs.read(FinetuneConfig, folder / checkpoint.CONFIG).encoder
+    source = short(encoder.hub or encoder.run or "newest run", LONGEST_PATH)
+    return f"random ({source})" if encoder.random else source
 
 
 def _row(name: str, encoder: str, run: Results, first: Results, metric: Metric) -> Row:
@@ -181,16 +170,14 @@ def _baselines(first: Results, metric: Metric) -> dict[str, MeanStd]:
 
 
 def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str]:
-    """Return what speaks against comparing a run with the first one."""
+    """Return warnings against a comparison of a run with the first one."""
     notes = []
     if run.classes != first.classes:
-        notes.append(f"{name} has other classes than {first_name}: another task, nothing here can be compared")
+        notes.append(f"{name} has other classes than {first_name}: the scores of different tasks cannot be compared")
     sizes = [(part, getattr(first.data, part), getattr(run.data, part)) for part in ("train", "validation", "test")]
     differing = [f"{part} {there:,} against {here:,}" for part, here, there in sizes if here != there]
     if differing:
-        notes.append(
-            f"{name} has other data than {first_name} ({', '.join(differing)} examples): mind what you compare"
-        )
+        notes.append(f"{name} has other data than {first_name} ({', '.join(differing)} examples): compare with care")
     if {(t.fold, t.seed) for t in run.trials} != {(t.fold, t.seed) for t in first.trials}:
         notes.append(
             f"{name} has {results.count_trials(run.trials)}, {first_name} {results.count_trials(first.trials)}: "

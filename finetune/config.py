@@ -1,4 +1,4 @@
-"""A fine-tuning recipe: every setting of a run but for its head, section by section."""
+"""Every setting of a fine-tuning run, section by section."""
 
 from typing import Annotated, Literal
 
@@ -7,74 +7,50 @@ from pydantic import Field, model_validator
 from configs import Config
 from finetune.data.augment import Augmentation
 from finetune.data.bigram_shift import BigramShift
-from finetune.data.labelled import Task
+from finetune.data.labelled import ClassificationData
 from finetune.data.splits import Fractions, Splitting
+from finetune.encoders import EncoderChoice
 from finetune.evaluation.metrics import Metric
-from finetune.heads import HeadConfig
+from finetune.heads import Head
+from finetune.heads.cnn import CnnHead
 from finetune.training.trainable import Layers, Trainable
 from mlm.distributed.device import Precision
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
 from mlm.training.schedule import AnySchedule, Linear
 
 
-class EncoderChoice(Config):
-    """Which encoder is fine-tuned."""
-
-    run: str | None = None
-    """A pretraining run, such as runs/x; null, and no hub either: the newest one in `runs`."""
-    hub: str | None = None
-    """A published encoder: a name on the Hugging Face hub, or a folder in its format. Needs the extra `hub`."""
-    revision: str | None = None
-    """A commit, branch or tag of the hub's; null: the newest."""
-    random: bool = False
-    """Draw the weights anew, with the same shape and tokenizer: the control that shows what pretraining bought."""
-    longest: int = Field(128, ge=8)
-    """Tokens of a text at the most, special ones counted; longer ones are cut and counted. An encoder's own limit
-    holds as well."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the encoder; null: as it was pretrained with."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "EncoderChoice":
-        if self.run is not None and self.hub is not None:
-            raise ValueError("encoder.run and encoder.hub are both set: choose one")
-        if self.revision is not None and self.hub is None:
-            raise ValueError("encoder.revision is of the hub's: set encoder.hub too")
-        return self
-
-
 class EarlyStopping(Config):
-    """Which weights of a training are kept, and when it ends before its time."""
+    """The choice of the best weights, and the end of training without better ones."""
 
     metric: Metric = "accuracy"
-    """What is best on the validation part decides; of equals, the first."""
+    """Metric on the validation part by which the best weights are chosen; of equals, the first."""
     patience: int | None = Field(None, gt=0)
-    """Evaluations without a better one after which training ends; null: it goes on to its last epoch."""
+    """Number of evaluations without better weights after which training ends; null: never."""
 
 
 class TrainConfig(Config):
-    """How long and how the weights are changed."""
+    """Length, batches and rules of training."""
 
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0,), min_length=1)
-    """Each split is trained on once with each seed: of the head's initial weights, the order, and dropout."""
+    """Seeds of the head's initial weights, the order and dropout; each split is trained on once with each."""
     epochs: float = Field(4.0, gt=0, le=10_000)
-    """Passes over the training part."""
+    """Number of passes over the training part."""
     batch_examples: int = Field(32, gt=0)
-    """Examples of a step (the effective batch size), over all processes and micro-batches."""
+    """Number of examples of a step (the effective batch size), over all processes and micro-batches."""
     micro_batch_examples: int | None = Field(None, gt=0)
-    """Examples computed at once, to fit memory; null takes the whole batch. The gradient is the same."""
+    """Number of examples of a micro-batch, to fit memory; null: the whole batch. The gradient is the same."""
     clip_norm: float = Field(1.0, gt=0)
-    """Largest norm of the gradient; longer ones are scaled down to it."""
+    """Largest norm of the gradient; longer gradients are scaled down to it."""
     precision: Precision = "auto"
-    """What matrix products are computed in; auto measures which is faster. Weights are float32."""
+    """Precision of matrix products; auto measures the faster one. Weights are float32."""
     evaluations_per_epoch: int = Field(1, gt=0)
-    """How often the validation part is evaluated."""
+    """Number of evaluations on the validation part in an epoch."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: every class has the same share of the loss, however many examples it has."""
+    """balanced: every class has the same share of the loss, whatever its number of examples."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Probability mass taken from the true class and shared among all (Szegedy et al. 2016, section 7)."""
+    """Probability mass taken from the true class and spread over all (Szegedy et al. 2016, section 7)."""
     early_stopping: EarlyStopping = EarlyStopping()
-    """Which weights are kept, and when training ends before its time."""
+    """The choice of the best weights, and the end of training without better ones."""
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "TrainConfig":
@@ -87,39 +63,39 @@ FinetuneOptimizer = Annotated[AdamW | ScheduleFreeAdamW, Field(discriminator="ki
 
 
 class FinetuneConfig(Config):
-    """Every setting of a fine-tuning run; each head's own recipe fills in the head."""
+    """Every setting of a fine-tuning run."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What the run is called; its directory is named by the time it started and this. null: as its data is."""
+    """Name of the run; its directory is named by the time of its start and this name. null: the name of the data."""
     runs: str = "runs"
     """Directory of all runs."""
     encoder: EncoderChoice = EncoderChoice()
-    """Which encoder is fine-tuned."""
-    head: HeadConfig
+    """The choice of the encoder."""
+    head: Head = CnnHead()
     """The head."""
-    data: Task = BigramShift()
+    data: ClassificationData = BigramShift()
     """The labelled texts."""
     splits: Splitting = Fractions()
-    """How the examples are parted into training, validation and test."""
+    """The split into training, validation and test parts."""
     trainable: Trainable = Layers()
-    """What is trained, and at which share of the learning rate."""
+    """The trained parameters, and their learning rates."""
     augment: Augmentation = Augmentation()
-    """How training texts are changed anew each epoch."""
+    """The changes of training texts in each epoch."""
     optim: FinetuneOptimizer = AdamW(lr=5e-4)
-    """What changes the weights."""
+    """The optimizer."""
     schedule: AnySchedule = Linear(warmup=0.1)
-    """How the learning rate goes up and down with progress through the epochs."""
+    """The schedule of the learning rate over the epochs."""
     train: TrainConfig = TrainConfig()
-    """How long and how the weights are changed."""
+    """Length, batches and rules of training."""
     control: bool = False
-    """Train a randomly initialised encoder of the same shape as well, on the same splits with the same seeds."""
+    """Also train a randomly initialised encoder of the same shape, on the same splits with the same seeds."""
 
     @model_validator(mode="after")
     def _control_is_another(self) -> "FinetuneConfig":
         if self.encoder.random and self.control:
-            raise ValueError("encoder.random=true is the control itself: leave out control")
+            raise ValueError("encoder.random=true is the control itself: remove control=true")
         if self.encoder.random and self.augment.replace:
             raise ValueError(
-                "augment.replace asks the pretrained encoder, which encoder.random leaves out: set it to 0"
+                "augment.replace needs the pretrained encoder, but encoder.random=true: set augment.replace=0"
             )
         return self

@@ -1,189 +1,271 @@
-"""A fine-tuning run: every split with every seed, beside its control and its baselines, and what is left on disk."""
+"""Fine-tuning as a function: every split with every seed, beside its control and its baselines.
 
-import sys
-from collections.abc import Iterator, Mapping
+    from finetune.experiment import FinetuneConfig, finetune
+
+    run = finetune(FinetuneConfig(name="mine"))
+    run.path, run.results, run.model, run.summary
+
+The function prints nothing and exits nothing; errors are exceptions. Like `mlm.experiment.pretrain` it joins the
+processes that torchrun started, or uses the process group that is there already.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from configs import UserError, dump
-from finetune import encoders, saved_model
-from finetune.config import EncoderChoice, FinetuneConfig
+from finetune import encoders
+from finetune.config import FinetuneConfig
 from finetune.data import augment_contextual
 from finetune.data.augment import Variants, require_mask
-from finetune.data.examples import Dataset, Split
-from finetune.evaluation import baselines, report, results
-from finetune.evaluation.report import Judged
-from finetune.records import TrialLogger
-from finetune.training.classifier import Classifier, count
-from finetune.trial import Outcome, run_trial
+from finetune.data.examples import Dataset, DataSplit
+from finetune.encoders import EncoderChoice
+from finetune.evaluation import baselines, metrics, report, results
+from finetune.evaluation.results import Baselines, ExampleCounts, Results, TrialResult
+from finetune.saved_model import SavedModel
+from finetune.training.classifier import Classifier
+from finetune.trial import Trial, TrialLogger, run_trial
 from mlm.checkpoint import checkpoint, weights
-from mlm.distributed.world import World, init_world
+from mlm.distributed.device import precision_of, with_precision
+from mlm.distributed.world import World, joined
 from mlm.tracking import run_directory
+from mlm.training.loop import Observer
+
+__all__ = ["FinetuneConfig", "FinetuneRun", "finetune"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What all trials of a run share."""
+class FinetuneRun:
+    """A finished fine-tuning run; the same on every rank but for the summary."""
 
-    recipe: FinetuneConfig
+    path: Path
+    """Directory of the run."""
+    results: Results
+    """Scores of all trials, of the baselines and of the control."""
+    model: SavedModel
+    """The classifier that validated best, as it is saved in the directory."""
+    summary: str
+    """The report as text; empty on ranks other than 0."""
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """The settings and the data that all trials of a run share."""
+
+    config: FinetuneConfig
     dataset: Dataset
-    splits: list[Split]
+    splits: list[DataSplit]
     world: World
     path: Path
-    """The run's directory."""
-    records: TrialLogger | None
-    """Where metrics are taken down; None on the ranks that do not lead."""
-
-    def say(self, line: str) -> None:
-        """Tell the user how things go, once for all ranks."""
-        if self.world.is_main:
-            print(line, file=sys.stderr)
+    observers: Sequence[Observer]
+    stop: Callable[[], int]
 
 
-def start(recipe: FinetuneConfig) -> str:
-    """Run a recipe from its data to its results; return what there is to read at the end, on the first rank.
+def finetune(
+    config: FinetuneConfig, observers: Sequence[Observer] = (), *, stop: Callable[[], int] = lambda: 0
+) -> FinetuneRun:
+    """Fine-tune an encoder and write the run's directory: model, results, report, figures, metrics.jsonl, TensorBoard.
+
+    Nothing is printed; progress is logged by `logging`. The state of torch's random number generators is restored.
+    Processes that torchrun has started, or of a process group that exists already, call this together.
+
+    Args:
+        config: the settings; `FinetuneConfig()` fine-tunes the newest pretraining run on bigram shift.
+        observers: receive the events of each trial's training, such as a `ProgressBar`; the run's own files need none.
+        stop: asked after each step; a number other than 0, on any rank, stops training.
 
     Raises:
-        UserError: encoder, data or a setting cannot be used.
+        UserError: encoder, data or a setting cannot be used, or training diverged; the text is one line.
+        KeyboardInterrupt: `stop` has stopped training; raised on all ranks.
+        ConnectionError: another rank is lost.
+        OSError: the disk is full or not writable.
 
     """
-    choice = encoders.resolve(recipe.encoder, Path(recipe.runs))
-    recipe = recipe.model_copy(update={"encoder": choice, "data": recipe.data.pinned()})
-    world = init_world().with_precision(recipe.train.precision)
-    start_weights = _check_fit(recipe, choice, world)
-    dataset = recipe.data.load(encoders.corpus_of(choice))
-    splits = recipe.splits.splits(dataset)
-    _check_early_stopping(recipe, dataset, splits)
-    name = recipe.name or recipe.data.title()
-    path = Path(
-        world.from_main("making the run's directory", lambda: str(run_directory.create(Path(recipe.runs), name)))
-    )
-    with ExitStack() as opened:
-        opened.enter_context(world.watched())
-        records = None
+    choice = encoders.resolve(config.encoder, Path(config.runs))
+    config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
+    with joined() as world, ExitStack() as opened:
+        opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
+        world = with_precision(world, config.train.precision)
+        encoder_sha256 = _check_fit(config, world)
+        dataset = config.data.load(encoders.corpus_of(choice))
+        splits = config.splits.splits(dataset)
+        _check_early_stopping(config, dataset, splits)
+        path = _make_directory(config, world)
+        experiment = _Experiment(config, dataset, splits, world, path, observers, stop)
         if world.is_main:
             opened.enter_context(run_directory.lock(path))
-            records = opened.enter_context(TrialLogger(path))
-            (path / checkpoint.CONFIG).write_text(dump(recipe), encoding="utf-8")
-            started_from = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": start_weights}
-            about = run_directory.environment(world) | {"started_from": started_from}
-            run_directory.write_json(path / run_directory.ENVIRONMENT, about)
-        setup = Setup(recipe, dataset, splits, world, path, records)
-        setup.say(report.opening(path, recipe, dataset, splits, world))
-        ours = _follow(setup, choice, keep=True)
-        control = _follow(setup, choice.model_copy(update={"random": True}), keep=False) if recipe.control else []
-        if not world.is_main:
-            return ""
-        found = _results(recipe, dataset, splits, ours, control)
-        found.write(path)
-        return report.write(path, found, ours)
+            (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
+            source = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": encoder_sha256}
+            about = {"kind": run_directory.FINE_TUNING, "started_from": source}
+            run_directory.write_json(path / run_directory.ENVIRONMENT, run_directory.environment(world) | about)
+            logger.info(_summary(experiment))
+        trials, model = _run_trials(experiment)
+        control = _run_control(experiment) if config.control else []
+        found = _results(experiment, trials, control)
+        text = ""
+        if world.is_main:
+            found.write(path)
+            text = report.write(path, found, trials)
+        return FinetuneRun(path, found, model, text)
 
 
-def _check_fit(recipe: FinetuneConfig, choice: EncoderChoice, world: World) -> str:
-    """Tell what does not fit before data is read and a run made; return the SHA-256 of the encoder's weights."""
-    encoder = encoders.open_encoder(choice, seed=0)
+def _make_directory(config: FinetuneConfig, world: World) -> Path:
+    name = config.name or config.data.title()
+    made = world.from_main("making the run's directory", lambda: str(run_directory.create(Path(config.runs), name)))
+    return Path(made)
+
+
+def _check_fit(config: FinetuneConfig, world: World) -> str:
+    """Check settings and encoder before data is read and a run made; return the SHA-256 of the encoder's weights."""
+    encoder = encoders.open_encoder(config.encoder, seed=0)
     sha256 = weights.sha256(weights.of(encoder))
-    require_mask(recipe.augment, encoder.mask_text)
-    if recipe.augment.replace:
-        encoders.open_predictor(choice, world)
-    recipe.trainable.prepare(Classifier(encoder, recipe.head.build(encoder, classes=2)))
+    require_mask(config.augment, encoder.mask_text)
+    if config.augment.replace:
+        encoders.open_predictor(config.encoder, world)
+    config.trainable.prepare(Classifier(encoder, config.head.build(encoder, num_classes=2)))
     return sha256
 
 
-def _check_early_stopping(recipe: FinetuneConfig, dataset: Dataset, splits: list[Split]) -> None:
-    rule = recipe.train.early_stopping
+def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list[DataSplit]) -> None:
+    rule = config.train.early_stopping
     if rule.patience is not None and not len(splits[0].validation):
         raise UserError(
-            f"train.early_stopping.patience={rule.patience} waits for a better validation part, and splits.validation=0"
-            " holds none back: leave out the one or the other"
+            f"train.early_stopping.patience={rule.patience} needs a validation part, but splits.validation=0 gives"
+            " none: remove one of the two"
         )
     if rule.metric == "roc_auc":
         for split in splits:
             for name, part in (("validation", split.validation), ("test", split.test)):
-                if len(part) and len(np.unique(part.labels)) < len(dataset.classes):
+                if len(part) and len(np.unique(part.labels)) < len(dataset.class_names):
                     raise UserError(
                         f"train.early_stopping.metric=roc_auc: a class is missing in the {name} part: choose another"
-                        " metric, or split otherwise"
+                        " metric, or change splits"
                     )
 
 
-def _follow(setup: Setup, choice: EncoderChoice, *, keep: bool) -> list[Judged]:
-    """Train on every split with every seed; keep on disk the model that validates best, or none."""
-    recipe, rule = setup.recipe, setup.recipe.train.early_stopping.metric
-    finished: list[Judged] = []
-    best = -np.inf
-    for split, seed, outcome in _outcomes(setup, choice, control=not keep):
-        trial = results.Trial.model_validate(
-            {
-                "fold": split.fold,
-                "seed": seed,
-                "validation": outcome.validation,
-                "test": outcome.test,
-                "epochs": outcome.epochs,
-                "seconds": outcome.seconds,
-                "weights_sha256": weights.sha256(weights.of(outcome.classifier)),
-            }
-        )
-        if keep and outcome.best > best:
-            if setup.world.is_main:
-                saved_model.save(setup.path, outcome.classifier, recipe, setup.dataset.classes, setup.world.precision)
-            best = outcome.best
-        parameters = results.Parameters(all=count(outcome.classifier.parameters()), trained=outcome.trained)
-        finished.append(Judged(trial, split, outcome.probabilities_NC, parameters, outcome.truncated, outcome.skipped))
-        setup.say(report.trial_line(trial, rule, len(setup.splits), control=not keep))
-    return finished
+def _summary(experiment: _Experiment) -> str:
+    """Describe encoder, examples, classes and device."""
+    config, dataset, splits = experiment.config, experiment.dataset, experiment.splits
+    first = splits[0]
+    sizes = f"{len(first.train):,} for training, {len(first.validation):,} for validation, {len(first.test):,} for test"
+    folds = f" in each of {len(splits)} folds" if len(splits) > 1 else ""
+    encoder = config.encoder.run or config.encoder.hub
+    lines = [
+        f"run {experiment.path}: {config.head.kind} head on {encoder}, {experiment.world}",
+        f"examples: {sizes}{folds}; classes: {', '.join(map(metrics.short, dataset.class_names))}",
+    ]
+    dropped = ", ".join(f"{number:,} {reason}" for reason, number in dataset.counts.items() if number)
+    return "\n".join([*lines, f"dropped: {dropped}"] if dropped else lines)
 
 
-def _outcomes(setup: Setup, choice: EncoderChoice, *, control: bool) -> Iterator[tuple[Split, int, Outcome]]:
-    recipe, world, classes = setup.recipe, setup.world, len(setup.dataset.classes)
-    for split in setup.splits:
-        variants = _variants(setup, choice, split)
-        for seed in recipe.train.seeds:
-            encoder = encoders.open_encoder(choice, seed)
-            records = setup.records
-            taken_down = records.of_trial(split.fold, seed, control=control) if records else nullcontext(_unrecorded)
-            with taken_down as record:
-                outcome = run_trial(recipe, encoder, classes, split, seed, world, variants, record)
-            yield split, seed, outcome
+def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:
+    """Train on every split with every seed; save and return the model that validates best."""
+    config, world, choice = experiment.config, experiment.world, experiment.config.encoder
+    finished: list[TrialResult] = []
+    best: SavedModel | None = None
+    for split in experiment.splits:
+        variants = _variants(experiment, choice, split)
+        for seed in config.train.seeds:
+            trial = _trial(experiment, split, seed, variants)
+            result, classifier = _run_trial(experiment, trial, choice)
+            if best is None or result.goodness > max(one.goodness for one in finished):
+                best = SavedModel(classifier, config, experiment.dataset.class_names, precision_of(world.dtype))
+                if world.is_main:
+                    best.save(experiment.path)
+            finished.append(result)
+    assert best is not None
+    return finished, best
 
 
-def _unrecorded(side: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
-    """Leave it to the first rank."""
+def _run_control(experiment: _Experiment) -> list[TrialResult]:
+    """Train a randomly initialised encoder of the same shape on every split with every seed."""
+    choice = experiment.config.encoder.model_copy(update={"random": True})
+    trials = [
+        _trial(experiment, split, seed, is_control=True)
+        for split in experiment.splits
+        for seed in experiment.config.train.seeds
+    ]
+    return [_run_trial(experiment, trial, choice)[0] for trial in trials]
 
 
-def _variants(setup: Setup, choice: EncoderChoice, split: Split) -> Variants:
-    """Return the training texts with words replaced by the encoder's guesses; none for the control, which has none."""
-    augment = setup.recipe.augment
-    if not augment.replace or choice.random:
-        return []
-    predictor = encoders.open_predictor(choice, setup.world)
+def _run_trial(experiment: _Experiment, trial: Trial, choice: EncoderChoice) -> tuple[TrialResult, Classifier]:
+    """Run a trial on a fresh copy of the chosen encoder, and log it."""
+    world, encoder = experiment.world, encoders.open_encoder(choice, trial.seed)
+    with TrialLogger(experiment.path, trial) if world.is_main else nullcontext(Observer()) as trial_logger:
+        observers = [trial_logger, *experiment.observers]
+        result, classifier = run_trial(trial, encoder, world, observers, experiment.stop)
+    if world.is_main:
+        metric, folds = experiment.config.train.early_stopping.metric, len(experiment.splits)
+        logger.info(report.trial_line(result.scores, metric, folds, control=trial.is_control))
+    return result, classifier
+
+
+def _trial(
+    experiment: _Experiment, split: DataSplit, seed: int, variants: Variants = (), *, is_control: bool = False
+) -> Trial:
+    return Trial(
+        experiment.config,
+        split,
+        seed,
+        num_classes=len(experiment.dataset.class_names),
+        is_control=is_control,
+        variants=variants,
+    )
+
+
+def _variants(experiment: _Experiment, choice: EncoderChoice, split: DataSplit) -> Variants:
+    """Return the training texts with words replaced by the encoder's predictions; empty where none are replaced."""
+    augment = experiment.config.augment
+    if not augment.replace:
+        return ()
+    predictor = encoders.open_predictor(choice, experiment.world)
     return augment_contextual.variants(split.train.texts, predictor, augment.replace, augment.variants, seed=split.fold)
 
 
-def _results(
-    recipe: FinetuneConfig, dataset: Dataset, splits: list[Split], ours: list[Judged], control: list[Judged]
-) -> results.Results:
-    classes, first = len(dataset.classes), splits[0]
-    about = results.About(
-        name=recipe.name or recipe.data.title(),
-        head=recipe.head.kind,
-        classes=dataset.classes,
-        metric=recipe.train.early_stopping.metric,
-        parameters=ours[0].parameters,
-        data=results.Data(
+def _results(experiment: _Experiment, trials: list[TrialResult], control: list[TrialResult]) -> Results:
+    config, dataset, first = experiment.config, experiment.dataset, experiment.splits[0]
+    scores = [trial.scores for trial in trials]
+    metric = config.train.early_stopping.metric
+    beaten = experiment.world.from_main(
+        "scoring the baselines", lambda: _baselines(experiment).model_dump_json(exclude_unset=True)
+    )
+    to_beat = Baselines.model_validate_json(beaten)
+    if control:
+        random_encoder = results.control_of(scores, [trial.scores for trial in control], metric)
+        to_beat = to_beat.model_copy(update={"random_encoder": random_encoder})
+    validation = [trial.validation.measured() for trial in scores if trial.validation is not None]
+    return Results(
+        name=config.name or config.data.title(),
+        head=config.head.kind,
+        classes=dataset.class_names,
+        metric=metric,
+        parameters=trials[0].parameters,
+        data=ExampleCounts(
             train=len(first.train),
             validation=len(first.validation),
             test=len(first.test),
-            counts=dict(dataset.counts) | {"texts cut to the encoder's length": max(one.truncated for one in ours)},
+            counts={
+                **dataset.counts,
+                "texts cut to the encoder's length": max(trial.truncated for trial in trials),
+            },
         ),
+        validation=results.over_trials(validation) if validation else None,
+        test=results.over_trials([trial.test.measured() for trial in scores]),
+        trials=tuple(scores),
+        baselines=to_beat,
     )
-    return results.build(
-        about,
-        [one.trial for one in ours],
-        majority=[baselines.majority(split, classes) for split in splits],
-        tfidf=[baselines.bag_of_words(split, classes) for split in splits],
-        control=[one.trial for one in control],
+
+
+def _baselines(experiment: _Experiment) -> Baselines:
+    splits, num_classes = experiment.splits, len(experiment.dataset.class_names)
+    return Baselines(
+        majority=results.over_trials([baselines.majority(split, num_classes) for split in splits]),
+        tfidf=results.over_trials([baselines.bag_of_words(split, num_classes) for split in splits]),
     )

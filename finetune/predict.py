@@ -1,25 +1,24 @@
-"""Classify texts with a fine-tuned model: given as words, as lines of standard input, or as a table."""
+"""Classify texts with a fine-tuned model: from the command line, from standard input, or from a table."""
 
 import argparse
 import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tqdm import tqdm
 
 from configs import UserError, command
-from finetune import saved_model
-from finetune.saved_model import Saved
-from finetune.training.classification import predict
-from mlm.config import PretrainConfig
-from mlm.distributed.world import World, init_world
+from mlm.distributed.process import configure_process
+
+if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
+    from finetune.saved_model import Prediction, SavedModel
+    from mlm.distributed.world import World
 
 AT_ONCE = 2048
-"""Texts of a file that are tokenised, sorted by length and classified together."""
+"""Number of texts of a file that are tokenised, sorted by length and classified together."""
 
 EXAMPLES = """
 examples:
@@ -28,7 +27,7 @@ examples:
   python -m finetune.predict runs/x --file test.csv --output submission.csv --submission id
   tail -f messages.txt | python -m finetune.predict runs/x --json
 
-A file's columns are those that the model was trained with; texts alone stand for the column of the text.
+A file has the columns that the model was trained with; texts alone stand for the column of the text.
 """
 
 
@@ -53,16 +52,28 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
     if (options.file is None) != (options.output is None):
-        raise UserError("--file and --output go together: name both a table to read and a CSV file to write")
+        raise UserError("--file and --output belong together: name both a table to read and a CSV file to write")
     if options.submission is not None and options.file is None:
-        raise UserError("--submission is made of a table: name it with --file, and --output")
+        raise UserError("--submission needs a table: name it with --file, and --output")
     if options.file is not None and (options.texts or options.json):
-        raise UserError("--file goes without texts and without --json: what it makes is a CSV file")
+        raise UserError("--file excludes texts and --json: it writes a CSV file")
     if options.output is not None and (options.output.exists() or not options.output.parent.is_dir()):
-        fault = "is there already: name another file" if options.output.exists() else "lies in no folder: make it first"
+        fault = (
+            "exists already: name another file"
+            if options.output.exists()
+            else "is in a folder that does not exist: make it"
+        )
         raise UserError(f"{options.output} {fault}")
-    model = saved_model.load(options.run or saved_model.newest(Path(PretrainConfig().runs)), torch.device("cpu"))
-    world = init_world().with_recorded_precision(model.precision)
+    configure_process()
+    import torch
+
+    from finetune import saved_model
+    from mlm.config import RUNS
+    from mlm.distributed.device import with_recorded_precision
+    from mlm.distributed.world import init_world
+
+    model = saved_model.load(options.run or saved_model.newest(Path(RUNS)), torch.device("cpu"))
+    world = with_recorded_precision(init_world(), model.precision)
     model.classifier.to(world.device)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)
@@ -70,71 +81,50 @@ def main(arguments: Sequence[str]) -> None:
     show = _json if options.json else _line
     given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
     for texts in given:
-        for text, found in zip(texts, classify(model, _rows(model, texts), world), strict=True):
-            print(show(text, model.classes, found), flush=True)
+        for text, found in zip(texts, model.classify(_rows(model, texts), world), strict=True):
+            print(show(text, model.class_names, found), flush=True)
             if found.truncated:
-                print(f"cut to what the encoder reads: {text[:40]!r}...", file=sys.stderr)
+                print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of a text."""
+def classify_file(model: "SavedModel", source: Path, output: Path, submission: str | None, world: "World") -> str:
+    """Classify every row of a table into a CSV file; return remarks in one line.
 
-    chances: Sequence[float]
-    """Probability of each class; none for a text that is empty once it is cleaned."""
-    truncated: bool
-    """Whether the end of the text was cut off."""
-
-
-def classify(model: Saved, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
-    """Return what the model says of each row of a table, cleaned as in training."""
-    texts = [model.recipe.data.example(row) for row in rows]
-    whole = [text for text in texts if all(text)]
-    encoder = model.classifier.encoder
-    tokens = encoder.tokenise(whole, min(model.recipe.encoder.longest, encoder.longest))
-    chances = predict(model.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
-    found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
-    return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
-
-
-def classify_file(model: Saved, source: Path, output: Path, submission: str | None, world: World) -> str:
-    """Classify every row of a table into a CSV file; return what there is to say about it.
-
-    The file holds the table's columns, the predicted class, and a column of probabilities for each class; with
-    `submission`, that column and the predicted class alone, under the name of the column that was trained on. Rows
+    The file has the table's columns, the predicted class, and a column of probabilities for each class. With
+    `submission` it has that column and the predicted class only, under the name of the training labels' column. Rows
     with an empty text get no class.
 
     Raises:
-        UserError: the table cannot be read, lacks a column, or holds no text.
+        UserError: the table cannot be read, lacks a column, or has no text.
 
     """
-    columns = model.recipe.data.text_columns()
-    rows = model.recipe.data.rows(source, columns if submission is None else (*columns, submission))
+    reader = model.config.data.reader
+    rows = reader.rows(source, () if submission is None else (submission,))
     empty = truncated = 0
     lines: list[list[str]] = [_header(list(rows[0]), model, submission)]
     with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
-            for row, found in zip(part, classify(model, part, world), strict=True):
+            for row, found in zip(part, model.classify(part, world), strict=True):
                 empty += not found.chances
                 truncated += found.truncated
-                lines.append(_cells(row, found.chances, model.classes, submission))
+                lines.append(_cells(row, found.chances, model.class_names, submission))
             bar.update(len(part))
     if empty == len(rows):
-        raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(columns)})")
+        raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(reader.columns)})")
     with output.open("x", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(lines)
-    remarks = {"empty texts got no class": empty, "were cut to what the encoder reads": truncated}
-    said = [f"{number:,} {what}" for what, number in remarks.items() if number]
-    missing = [name for name in model.recipe.data.prefix_columns() if name not in rows[0]]
-    said += [f"there is no column {name}, so that texts go without it" for name in missing]
+    remarks = {"empty texts got no class": empty, "were truncated to the encoder's limit": truncated}
+    said = [f"{number:,} {remark}" for remark, number in remarks.items() if number]
+    missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
+    said += [f"there is no column {name}: texts are classified without it" for name in missing]
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
 
 
-def _header(there: list[str], model: Saved, submission: str | None) -> list[str]:
+def _header(there: list[str], model: "SavedModel", submission: str | None) -> list[str]:
     if submission is not None:
-        return [submission, model.recipe.data.label_column()]
-    return [*there, "predicted", *(f"probability_{name}" for name in model.classes)]
+        return [submission, model.config.data.reader.label]
+    return [*there, "predicted", *(f"probability_{name}" for name in model.class_names)]
 
 
 def _cells(
@@ -147,23 +137,23 @@ def _cells(
     return [*row.values(), predicted, *shown]
 
 
-def _rows(model: Saved, texts: Sequence[str]) -> list[dict[str, str]]:
-    columns = model.recipe.data.text_columns()
+def _rows(model: "SavedModel", texts: Sequence[str]) -> list[dict[str, str]]:
+    columns = model.config.data.reader.columns
     if len(columns) > 1:
         raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
     for text in texts:
         if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-            raise UserError(f"the text {text!a} is not valid text: give it in UTF-8")
+            raise UserError(f"the text {text!a} is not valid text: write it in UTF-8")
     return [{columns[0]: text} for text in texts]
 
 
-def _line(text: str, classes: Sequence[str], found: Prediction) -> str:
+def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:
     ranked = sorted(zip(found.chances, classes, strict=True), reverse=True) if found.chances else []
-    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked) or "empty once cleaned"
+    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked) or "empty after cleaning"
     return f"{shown}    {text}"
 
 
-def _json(text: str, classes: Sequence[str], found: Prediction) -> str:
+def _json(text: str, classes: Sequence[str], found: "Prediction") -> str:
     probabilities = dict(zip(classes, found.chances, strict=True)) if found.chances else {}
     predicted = max(probabilities, key=probabilities.__getitem__, default=None)
     return json.dumps({"text": text, "predicted": predicted, "probabilities": probabilities}, ensure_ascii=False)

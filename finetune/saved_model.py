@@ -1,6 +1,7 @@
-"""A fine-tuned model on disk: weights, encoder, head and how its texts are cleaned, in one folder that stands alone."""
+"""A fine-tuned model on disk: weights, encoder, head and the cleaning of its texts, in one folder that stands alone."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,72 +9,95 @@ import torch
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError, dump, read
-from finetune import encoders, heads
+from finetune import encoders
 from finetune.config import FinetuneConfig
-from finetune.encoders import MODEL
+from finetune.encoders import MODEL_FOLDER
+from finetune.training.classification import predict
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import MANIFEST, seal, verify
 from mlm.distributed.device import ComputePrecision
+from mlm.distributed.world import World
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
 
 
 class Description(Config):
-    """What has to be known before the recipe can be read."""
+    """The summary of a model in model.json."""
 
     head: str
     """Kind of head."""
-    encoder: encoders.Kind
+    encoder: encoders.EncoderKind
     """Kind of encoder."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes, by index."""
     precision: ComputePrecision = "float32"
-    """What it was trained and judged in; float32 does for models that do not tell."""
+    """Precision of training and evaluation; older models lack it, and float32 suits them."""
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A fine-tuned model, ready to be used."""
+class Prediction:
+    """The prediction for a text."""
+
+    chances: Sequence[float]
+    """Probability of each class; empty for a text that is empty after cleaning."""
+    truncated: bool
+    """True if the text was truncated."""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A fine-tuned model, ready to be used and to be saved."""
 
     classifier: Classifier
     """In evaluation mode."""
-    recipe: FinetuneConfig
-    classes: tuple[str, ...]
+    config: FinetuneConfig
+    class_names: tuple[str, ...]
     """Names of the classes, by index."""
     precision: ComputePrecision
-    """What it was trained and judged in."""
+    """Precision of training and evaluation."""
+
+    def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
+        """Return the prediction for each row of a table; texts are cleaned as in training."""
+        texts = [self.config.data.reader.texts(row) for row in rows]
+        whole = [text for text in texts if all(text)]
+        encoder = self.classifier.encoder
+        tokens = encoder.tokenise(whole, min(self.config.encoder.longest, encoder.longest))
+        chances = predict(self.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
+        found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
+        return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
+
+    def save(self, run: Path) -> None:
+        """Write the model into a run's directory.
+
+        Raises:
+            OSError: the disk is full or not writable.
+
+        """
+        partial = run / f"{MODEL_FOLDER}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / ENCODER).mkdir(parents=True)
+        weights.write(partial / checkpoint.WEIGHTS, weights.of(self.classifier))
+        self.classifier.encoder.save(partial / ENCODER)
+        (partial / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
+        description = Description(
+            head=self.config.head.kind,
+            encoder=encoders.kind_of(self.config.encoder),
+            classes=self.class_names,
+            precision=self.precision,
+        )
+        (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+        seal(partial, run / MODEL_FOLDER, 0)
 
 
-def save(
-    run: Path, classifier: Classifier, recipe: FinetuneConfig, classes: tuple[str, ...], precision: ComputePrecision
-) -> None:
-    """Write the model into the run's folder.
-
-    Raises:
-        OSError: the disk is full or not writable.
-
-    """
-    partial = run / f"{MODEL}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / ENCODER).mkdir(parents=True)
-    weights.write(partial / checkpoint.WEIGHTS, weights.of(classifier))
-    classifier.encoder.save(partial / ENCODER)
-    (partial / checkpoint.CONFIG).write_text(dump(recipe), encoding="utf-8")
-    kind = encoders.kind_of(recipe.encoder)
-    description = Description(head=recipe.head.kind, encoder=kind, classes=classes, precision=precision)
-    (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
-    seal(partial, run / MODEL, 0)
-
-
-def load(run: Path, device: torch.device) -> Saved:
+def load(run: Path, device: torch.device) -> SavedModel:
     """Load the model of a fine-tuning run.
 
     Raises:
-        UserError: there is none, it is damaged, or its parts do not fit each other.
+        UserError: there is no model, it is damaged, or its parts do not fit each other.
 
     """
-    folder = run / MODEL
+    folder = run / MODEL_FOLDER
     if not folder.is_dir():
         raise UserError(_why_none(run))
     known = verify(folder, (checkpoint.WEIGHTS, checkpoint.CONFIG, DESCRIPTION)).files
@@ -84,32 +108,32 @@ def load(run: Path, device: torch.device) -> Saved:
     try:
         description = Description.model_validate_json((folder / DESCRIPTION).read_bytes(), strict=False)
     except (OSError, ValidationError) as error:
-        raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from None
-    recipe = read(heads.recipe_of(description.head), folder / checkpoint.CONFIG)
-    encoder = encoders.RESTORE[description.encoder](folder / ENCODER)
-    classifier = Classifier(encoder, recipe.head.build(encoder, len(description.classes)))
+        raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from error
+    config = read(FinetuneConfig, folder / checkpoint.CONFIG)
+    encoder = encoders.restore_encoder(description.encoder, folder / ENCODER)
+    classifier = Classifier(encoder, config.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
-    return Saved(classifier.to(device).eval(), recipe, description.classes, description.precision)
+    return SavedModel(classifier.to(device).eval(), config, description.classes, description.precision)
 
 
 def newest(runs: Path) -> Path:
-    """Return the fine-tuning run that was finished last.
+    """Return the fine-tuning run that finished last.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no fine-tuned model.
 
     """
-    found = [path.parents[1] for path in runs.glob(f"*/{MODEL}/{MANIFEST}")]
+    found = [path.parents[1] for path in runs.glob(f"*/{MODEL_FOLDER}/{MANIFEST}")]
     if not found:
-        raise UserError(f"there is no fine-tuned model in {runs}: make one by python -m finetune.cnn_head")
-    return max(found, key=lambda path: (path / MODEL / MANIFEST).stat().st_mtime_ns)
+        raise UserError(f"there is no fine-tuned model in {runs}: train one by python -m finetune.cnn_head")
+    return max(found, key=lambda path: (path / MODEL_FOLDER / MANIFEST).stat().st_mtime_ns)
 
 
 def _why_none(run: Path) -> str:
     if not run.is_dir():
-        return f"no such run: {run} (the run is named first, then the texts)"
+        return f"no such run: {run} (name the run first, then the texts)"
     if checkpoint.finished(run):
-        return f"{run} is a pretraining run: make a classifier of it by python -m finetune.cnn_head encoder.run={run}"
+        return f"{run} is a pretraining run: train a classifier on it by python -m finetune.cnn_head encoder.run={run}"
     if not (run / checkpoint.CONFIG).is_file():
-        return f"{run} is no run: name the directory of one, such as runs/x"
-    return f"{run} has no fine-tuned model: its training was not finished; start it again"
+        return f"{run} is no run: name the directory of a run, such as runs/x"
+    return f"{run} has no fine-tuned model: its training did not finish: start it again"

@@ -1,31 +1,23 @@
-"""Write a table's texts as a recipe's cleaning leaves them, to pretrain on what will be classified.
+"""Write the texts of a table, cleaned by a recipe, to a file for pretraining.
 
-An encoder that goes on learning from the task's unlabelled texts (`start_from`) is to see them as the classifier will.
+An encoder that is adapted to a task's unlabelled texts (`start_from`) should see them as the classifier does.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ConfigDict
+from configs import UserError, command, read
+from finetune.config import FinetuneConfig
 
-from configs import Config, UserError, command, read
-from finetune.data.labelled import Labelled, Task
+LABELLED = "data.kind=labelled"
+"""The default of this command, whose texts come from a file."""
 
 EXAMPLES = """
 examples:
   python -m finetune.texts configs/finetune/disaster_tweets.yaml --file test.csv --output tweets.txt
   python -m mlm.pretrain configs/pretrain/disaster_messages.yaml start_from=runs/x text.source.paths=tweets.txt
 """
-
-
-class Recipe(Config):
-    """The part of any head's recipe that says what the texts are and how they are cleaned."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    data: Task = Labelled()
-    """The labelled texts."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -36,9 +28,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
-    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | data.key=value", help="how the texts are cleaned")
+    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | data.key=value", help="the cleaning of the texts")
     parser.add_argument("--file", type=Path, required=True, help="a table with the columns of the texts")
-    parser.add_argument("--output", type=Path, required=True, help="the .txt file to make: a text a line")
+    parser.add_argument("--output", type=Path, required=True, help="the .txt file to write: one text per line")
     return parser.parse_args(arguments)
 
 
@@ -46,12 +38,12 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
     if options.output.suffix != ".txt":
-        raise UserError(f"--output {options.output}: it holds a text a line, so its name must end in .txt")
+        raise UserError(f"--output {options.output}: it has one text per line, so its name must end in .txt")
     if options.output.exists():
-        raise UserError(f"--output {options.output} is there already: remove it, or name another file")
+        raise UserError(f"--output {options.output} exists already: remove it, or name another file")
     yaml, overrides = command.split(options.recipe)
-    data = read(Recipe, yaml, overrides).data
-    examples = [data.example(row) for row in data.rows(options.file, data.text_columns())]
+    reader = read(FinetuneConfig, yaml, (LABELLED, *overrides)).data.reader
+    examples = [reader.texts(row) for row in reader.rows(options.file)]
     lines = [text for example in examples for text in example if text]
     options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{options.output}: {len(lines):,} texts")

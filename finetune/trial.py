@@ -1,217 +1,230 @@
-"""One trial: a classifier trained on one split with one seed, its best weights judged on the test part."""
+"""A trial: a classifier trained on one split with one seed, and its best weights judged on the test examples."""
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.augment import Variants
-from finetune.data.examples import Split
+from finetune.data.examples import DataSplit
 from finetune.encoders.encoder import TextEncoder
-from finetune.evaluation import metrics
-from finetune.training.classification import Classification, Encoded, class_weights, measure, predict
+from finetune.evaluation.metrics import goodness
+from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialScores
+from finetune.training.classification import Classification, EncodedExamples, class_weights, measure, predict
 from finetune.training.classifier import Classifier, count
+from mlm.checkpoint import weights
 from mlm.distributed.world import World
-from mlm.tracking.progress_bar import ProgressBar
-from mlm.training import interrupt
-from mlm.training.budget import Epochs, TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
-from mlm.training.optim import Optimizer, RateFactor
+from mlm.tracking.run_directory import METRICS, finite
+from mlm.training.budget import Epochs, TrainingProgress
+from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
+from mlm.training.optim import RateFactor
 
 LOGS_PER_EPOCH = 10
 
-Record = Callable[[str, int, float, Mapping[str, float]], None]
-"""Takes down metrics: the side they are of, the step, the epoch, their values."""
+
+@dataclass(frozen=True)
+class Trial:
+    """The settings and the data of a trial."""
+
+    config: FinetuneConfig
+    split: DataSplit
+    seed: int
+    """Seed of the head's initial weights, the order of the examples, augmentation and dropout."""
+    num_classes: int
+    is_control: bool = False
+    """True if the encoder is the randomly initialised one."""
+    variants: Variants = ()
+    """The texts of each training example with words replaced; empty without contextual augmentation."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of an epoch; the last step may be short."""
+        return -(-len(self.split.train) // self.config.train.batch_examples)
+
+    @property
+    def name(self) -> str:
+        """The name in metrics.jsonl and of the folder for TensorBoard."""
+        return f"{'random-' if self.is_control else ''}fold{self.split.fold}-seed{self.seed}"
 
 
-class BestWeights:
-    """Takes down what the loop reports, keeps the best weights, and says when there is no hope of better ones."""
+class TrialLogger(Observer):
+    """Logs a trial to metrics.jsonl and TensorBoard; used on rank 0 only, as a context that closes both."""
 
-    def __init__(self, rule: EarlyStopping, steps_per_epoch: int, record: Record, progress_bar: ProgressBar) -> None:
-        self.rule, self.steps_per_epoch, self.record, self.progress_bar = rule, steps_per_epoch, record, progress_bar
-        self.best: dict[str, Tensor] = {}
-        self.best_value, self.best_step = -math.inf, 0
+    def __init__(self, run: Path, trial: Trial) -> None:
+        """Open the logs in the directory of the run."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.trial = trial
+        self._lines = (run / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run / "trials" / trial.name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lines.close()
+        self._board.close()
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        """Log loss and accuracy on the training examples since the last record."""
+        self._write("train", progress, {"loss": metrics.mean("loss"), "accuracy": metrics.mean("correct")})
+
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Log the validation metrics, if there are any."""
+        if metrics:
+            self._write("validation", progress, metrics)
+
+    def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float]) -> None:
+        trial = self.trial
+        record = {"trial": trial.name, "fold": trial.split.fold, "seed": trial.seed, "control": trial.is_control}
+        record |= {"side": side, "step": progress.step, "epoch": progress.step / trial.steps_per_epoch}
+        self._lines.write(json.dumps(record | finite(values)) + "\n")
+        self._lines.flush()
+        for metric, value in values.items():
+            self._board.add_scalar(f"{side}/{metric}", value, progress.step)
+
+
+class BestWeights(Observer):
+    """Keeps the weights that validate best, and tells when patience is exhausted."""
+
+    def __init__(self, rule: EarlyStopping) -> None:
+        self.rule = rule
+        self.weights: dict[str, Tensor] = {}
+        self.goodness, self.step = -math.inf, 0
         self.without_better = 0
-        self.last: Mapping[str, float] = {}
         self.skipped = 0
 
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Take down the training loss since the last record."""
-        targets = max(metrics.targets, 1)
-        loss = metrics.sums["loss"] / targets
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        """Count skipped updates."""
         self.skipped += len(metrics.skipped)
-        self._take("train", progress, {"loss": loss, "accuracy": metrics.sums["correct"] / targets})
-        self.progress_bar.show(progress, loss, metrics.tokens / metrics.seconds, self.last.get("loss"))
 
-    def evaluated(self, progress: TrainingProgress, found: Mapping[str, float], model: nn.Module) -> None:
-        """Take down the validation metrics, and keep the weights if they are the best yet."""
-        self.last = found
-        if found:
-            self._take("validation", progress, found)
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Keep the weights if they are the best so far; without validation examples the latest are the best."""
         if progress.step == 0:
             return  # an untrained head is no candidate
-        # Without a validation part the latest weights are the best.
-        value = metrics.METRICS[self.rule.metric] * found[self.rule.metric] if found else progress.step
-        if value > self.best_value:
-            self.best_value, self.best_step, self.without_better = value, progress.step, 0
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        value = goodness(self.rule.metric, metrics[self.rule.metric]) if metrics else progress.step
+        if value > self.goodness:
+            self.goodness, self.step, self.without_better = value, progress.step, 0
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         else:
             self.without_better += 1
 
-    def hopeless(self) -> bool:
-        """Tell whether the patience is at an end."""
+    def is_exhausted(self) -> bool:
+        """Tell whether as many evaluations as `patience` allows went by without better weights."""
         return self.rule.patience is not None and self.without_better >= self.rule.patience
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Keep nothing more: what is worth keeping was kept when it was evaluated."""
-
-    def _take(self, side: str, progress: TrainingProgress, values: Mapping[str, float]) -> None:
-        self.record(side, progress.step, progress.step / self.steps_per_epoch, values)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial came to."""
-
-    classifier: Classifier
-    """With its best weights."""
-    validation: Mapping[str, float | None] | None
-    """None where the split has no validation part."""
-    test: Mapping[str, float | None]
-    probabilities_NC: NDArray[np.float64]
-    """Of the test part's examples."""
-    trained: int
-    """Number of parameters that were trained."""
-    epochs: float
-    """Epochs after which the best weights were reached."""
-    seconds: float
-    """Time spent in training steps."""
-    truncated: int
-    """Examples that were longer than the encoder reads."""
-    best: float
-    """The metric of early stopping on the validation part; the larger, the better. Without one, the steps."""
-    skipped: int
-    """Updates left out because loss or gradient was not finite."""
 
 
 def run_trial(
-    recipe: FinetuneConfig,
+    trial: Trial,
     encoder: TextEncoder,
-    classes: int,
-    split: Split,
-    seed: int,
     world: World,
-    variants: Variants,
-    record: Record,
-) -> Outcome:
-    """Train a fresh head on `encoder`, and the encoder with it, which is changed in place.
+    observers: Sequence[Observer] = (),
+    stop: Callable[[], int] = lambda: 0,
+) -> tuple[TrialResult, Classifier]:
+    """Train a fresh head on `encoder`, and the encoder with it, in place.
 
-    Args:
-        recipe: the settings.
-        encoder: with the weights to start from.
-        classes: number of classes.
-        split: the examples.
-        seed: of the head's initial weights, the order of the examples, what augmentation draws, and dropout.
-        world: device and precision.
-        variants: of each training example, its texts with words replaced; empty where none are.
-        record: where metrics are taken down.
+    Returns:
+        The result, and the classifier with its best weights, in evaluation mode.
+
+    Raises:
+        UserError: a setting does not fit the encoder, or training diverged.
+        KeyboardInterrupt: `stop` returned a number other than 0 on any rank; raised on all after the step.
 
     """
-    torch.manual_seed(seed)
-    classifier = Classifier(encoder, recipe.head.build(encoder, classes)).to(world.device)
-    rate_factor = recipe.trainable.prepare(classifier)
-    task = _task(recipe, encoder, classes, split, seed, world, variants)
-    steps = task.steps_per_epoch
-    length = Epochs(epochs=recipe.train.epochs).length(0.0, steps)
-    watcher = BestWeights(
-        recipe.train.early_stopping, steps, record, ProgressBar(length, TrainingProgress(), silent=not world.is_main)
-    )
-    end = _fit(recipe, classifier, task, rate_factor, length, watcher)
-    trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
-    classifier.load_state_dict(watcher.best)
-    recipe.trainable.finish(classifier)
-    classifier.eval()
-    test = Encoded.of(split.test, encoder, task.longest)
-    validation_NC, test_NC = (predict(classifier, p.tokens, encoder.pad_id, world) for p in (task.validation, test))
-    validation = measure(split.validation.labels, validation_NC) if len(split.validation) else None
-    return Outcome(
+    config = trial.config
+    torch.manual_seed(trial.seed)
+    classifier = Classifier(encoder, config.head.build(encoder, trial.num_classes)).to(world.device)
+    rate_factor = config.trainable.prepare(classifier)
+    task = _task(trial, encoder, world)
+    best = BestWeights(config.train.early_stopping)
+    end = train(
         classifier,
-        validation=validation,
-        test=measure(split.test.labels, test_NC),
-        probabilities_NC=test_NC,
-        trained=trained,
-        epochs=watcher.best_step / steps,
-        seconds=end.seconds,
+        task,
+        _loop_settings(trial, classifier, rate_factor),
+        world,
+        [best, *observers],
+        start=TrainingProgress(),
+        stop=lambda: best.is_exhausted() or bool(stop()),
+    )
+    if world.max(stop()):
+        raise KeyboardInterrupt
+    trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
+    classifier.load_state_dict(best.weights)
+    config.trainable.finish(classifier)
+    return _judge(trial, classifier.eval(), task, best, trained=trained, seconds=end.seconds), classifier
+
+
+def _judge(
+    trial: Trial, classifier: Classifier, task: Classification, best: BestWeights, *, trained: int, seconds: float
+) -> TrialResult:
+    """Measure the classifier on the validation and the test examples."""
+    encoder, split = classifier.encoder, trial.split
+    test = EncodedExamples.of(split.test, encoder, task.longest)
+    validation_NC, test_NC = (
+        predict(classifier, part.tokens, encoder.pad_id, task.world) for part in (task.validation, test)
+    )
+    validated = measure(split.validation.labels, validation_NC) if len(split.validation) else None
+    scores = TrialScores(
+        fold=split.fold,
+        seed=trial.seed,
+        validation=None if validated is None else Scores[float].model_validate(validated),
+        test=Scores[float].model_validate(measure(split.test.labels, test_NC)),
+        epochs=best.step / trial.steps_per_epoch,
+        seconds=seconds,
+        weights_sha256=weights.sha256(weights.of(classifier)),
+    )
+    return TrialResult(
+        scores,
+        split.test,
+        test_NC,
+        Parameters(all=count(classifier.parameters()), trained=trained),
         truncated=sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens),
-        skipped=watcher.skipped,
-        best=watcher.best_value,
+        skipped=best.skipped,
+        goodness=best.goodness,
     )
 
 
-def _fit(
-    recipe: FinetuneConfig,
-    classifier: Classifier,
-    task: Classification,
-    rate_factor: RateFactor,
-    length: TrainingLength,
-    watcher: BestWeights,
-) -> TrainingProgress:
-    """Train until the plan or the watcher's patience is at an end; Ctrl-C ends the command after the step."""
-    settings, steps = recipe.train, task.steps_per_epoch
-    with interrupt.noted("finishing the step") as stopped:
-        end = train(
-            classifier,
-            task,
-            LoopSettings(
-                recipe.optim.build(classifier, rate_factor),
-                recipe.schedule,
-                length,
-                intervals=Frequencies(
-                    log_steps=max(steps // LOGS_PER_EPOCH, 1),
-                    evaluate_steps=-(-steps // settings.evaluations_per_epoch),
-                    checkpoint_steps=length.steps or steps,
-                ),
-                clip_norm=settings.clip_norm,
-                seed=task.seed,
-            ),
-            task.world,
-            watcher,
-            start=TrainingProgress(),
-            stop=lambda: watcher.hopeless() or bool(stopped),
-        )
-    watcher.progress_bar.close()
-    if task.world.max(len(stopped)):
-        raise KeyboardInterrupt
-    return end
+def _loop_settings(trial: Trial, classifier: Classifier, rate_factor: RateFactor) -> LoopSettings:
+    config, steps_per_epoch = trial.config, trial.steps_per_epoch
+    length = Epochs(epochs=config.train.epochs).length(0.0, steps_per_epoch)
+    return LoopSettings(
+        config.optim.build(classifier, rate_factor),
+        config.schedule,
+        length,
+        Frequencies(
+            log_steps=max(steps_per_epoch // LOGS_PER_EPOCH, 1),
+            evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
+            checkpoint_steps=length.steps or steps_per_epoch,
+        ),
+        clip_norm=config.train.clip_norm,
+        seed=trial.seed,
+    )
 
 
-def _task(
-    recipe: FinetuneConfig,
-    encoder: TextEncoder,
-    classes: int,
-    split: Split,
-    seed: int,
-    world: World,
-    variants: Variants,
-) -> Classification:
-    settings, longest = recipe.train, min(recipe.encoder.longest, encoder.longest)
-    weights_C = class_weights(split.train.labels, classes) if settings.class_weights == "balanced" else np.ones(classes)
+def _task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:
+    config, split = trial.config, trial.split
+    settings, longest = config.train, min(config.encoder.longest, encoder.longest)
+    weights_C = np.ones(trial.num_classes)
+    if settings.class_weights == "balanced":
+        weights_C = class_weights(split.train.labels, trial.num_classes)
     return Classification(
-        train=Encoded.of(split.train, encoder, longest),
-        validation=Encoded.of(split.validation, encoder, longest),
+        train=EncodedExamples.of(split.train, encoder, longest),
+        validation=EncodedExamples.of(split.validation, encoder, longest),
         world=world,
-        seed=seed,
+        seed=trial.seed,
         encoder=encoder,
         longest=longest,
         batch_examples=settings.batch_examples,
         micro_batch_examples=settings.micro_batch_examples or settings.batch_examples,
         class_weights_C=torch.tensor(weights_C, dtype=torch.float32, device=world.device),
         label_smoothing=settings.label_smoothing,
-        augmentation=recipe.augment,
-        variants=variants,
+        augmentation=config.augment,
+        variants=trial.variants,
     )

@@ -11,15 +11,14 @@ use the process group that is there already, and close only the group that they 
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -31,8 +30,7 @@ from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision, with_recorded_precision
-from mlm.distributed.rendezvous import leave
-from mlm.distributed.world import World, init_world
+from mlm.distributed.world import World, joined
 from mlm.evaluation import fill_blanks, results
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import plots, run_directory
@@ -116,7 +114,7 @@ def pretrain(
     """
     config = resolve(config)
     with ExitStack() as opened:
-        with _joined(config) as world:
+        with joined(config.train.silence_minutes) as world:
             earlier = _earlier_run(config, world)
             trained = (
                 _train(_start(config, world, opened), observers, stop)
@@ -132,7 +130,7 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Callable[[],
     Arguments and errors are those of `pretrain`. A run whose configuration or text was changed raises a UserError.
     """
     with ExitStack() as opened:
-        with _joined(config_of(path)) as world:
+        with joined(config_of(path).train.silence_minutes) as world:
             trained = _resume(path, world, opened, observers, stop)
         return _conclude(trained)
 
@@ -155,19 +153,6 @@ def config_of(path: Path) -> PretrainConfig:
 
     """
     return read(PretrainConfig, run_directory.config_path(path))
-
-
-@contextmanager
-def _joined(config: PretrainConfig) -> Iterator[World]:
-    """Give the job's processes; a process group that is opened inside is closed at the end."""
-    existing = dist.is_initialized()
-    world = init_world(config.train.silence_minutes)
-    try:
-        with world.name_lost_ranks():
-            yield world
-    finally:
-        if not existing:
-            leave()
 
 
 def _earlier_run(config: PretrainConfig, world: World) -> Path | None:

@@ -1,4 +1,4 @@
-"""The competition: a BERT classifier as transformers has it, trained and asked by the library's own Trainer."""
+"""The reference: the BERT classifier of transformers, trained and used for prediction by the library's Trainer."""
 
 import copy
 import tempfile
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedTokenizerBase
 
 Padding = Literal["fixed", "batch"]
-"""Every example padded to the same length when it is tokenised, or to the longest of its batch when that is made."""
+"""Padding of each example to one fixed length when it is tokenised, or to the longest of its batch."""
 
 
 class FirstState(nn.Module):
-    """Hands on the state of [CLS] as it is, in place of BERT's pooler."""
+    """A replacement of BERT's pooler that returns the unchanged state of [CLS]."""
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         """Return the first position's state, (B, D)."""
@@ -31,7 +31,7 @@ class FirstState(nn.Module):
 
 
 def check_type(encoder: PublishedEncoder) -> None:
-    """Check that transformers' classifier of this encoder can be made the same model as ours.
+    """Check that transformers' classifier of this encoder can be the same model as ours.
 
     Raises:
         UserError: it cannot.
@@ -45,15 +45,9 @@ def check_type(encoder: PublishedEncoder) -> None:
 
 
 def classifier(ours: Classifier, encoder: PublishedEncoder, classes: int) -> "BertForSequenceClassification":
-    """Return transformers' classifier with a copy of our weights.
+    """Return transformers' classifier with a copy of our weights, without the dense layer of its pooler.
 
-    The pooler's dense layer, which our head does not have, is left out, so that both compute the same.
-
-    Args:
-        ours: a linear head on the state of [CLS].
-        encoder: the encoder inside it.
-        classes: number of classes.
-
+    The head of `ours` is a linear layer on the state of [CLS]; `encoder` is the encoder inside `ours`.
     """
     from transformers import BertForSequenceClassification
 
@@ -69,7 +63,7 @@ def classifier(ours: Classifier, encoder: PublishedEncoder, classes: int) -> "Be
 def dataset(
     tokenizer: "PreTrainedTokenizerBase", examples: Examples, longest: int, padding: Padding
 ) -> "datasets.Dataset":
-    """Return labelled texts as the library's tutorial makes them: tokenised beforehand, cut to `longest`."""
+    """Return labelled texts in the form of the library's tutorial: tokenised beforehand, truncated to `longest`."""
     import datasets
 
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
@@ -84,7 +78,7 @@ def dataset(
 
 
 def collator(tokenizer: "PreTrainedTokenizerBase", padding: Padding) -> hf_trainer.Collate:
-    """Return what makes a batch of examples."""
+    """Return a function that makes a batch of examples."""
     import transformers
 
     if padding == "batch":
@@ -102,23 +96,19 @@ def train(
     bfloat16: bool,
     after_step: Callable[[int], bool],
 ) -> None:
-    """Train by the Trainer's own loop and defaults until `after_step`, told the examples seen so far, says so."""
+    """Train by the Trainer's loop until `after_step`, called with the examples trained so far, returns true."""
     seen = 0
 
     def count(module: nn.Module, inputs: tuple[object, ...], named: Mapping[str, Any]) -> None:
         nonlocal seen
         seen += len(named["labels"])
 
-    hook = model.register_forward_pre_hook(count, with_kwargs=True)  # the Trainer fetches batches before it needs them
-    with hook:
-        hf_trainer.train(
-            model,
-            examples,
-            collate,
-            batch_examples,
-            bfloat16=bfloat16,
-            after_step=lambda _tokens: after_step(seen),
-        )
+    def stop(tokens: int) -> bool:
+        return after_step(seen)
+
+    # Examples are counted in the forward pass, because the Trainer fetches batches before it needs them.
+    with model.register_forward_pre_hook(count, with_kwargs=True):
+        hf_trainer.train(model, examples, collate, batch_examples, bfloat16=bfloat16, after_step=stop)
 
 
 def predictor(
@@ -127,7 +117,7 @@ def predictor(
     """Return the Trainer's `predict`."""
     import transformers
 
-    folder = tempfile.gettempdir()  # in which it writes nothing
+    folder = tempfile.gettempdir()  # a required argument; prediction writes nothing
     settings = transformers.TrainingArguments(
         folder,
         per_device_eval_batch_size=batch_examples,

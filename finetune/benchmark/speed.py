@@ -1,56 +1,67 @@
-"""What the fine-tuning benchmark is made on, and its cases: training, and predicting the classes of texts."""
+"""The data, encoder and recipe that the cases share, and the cases: training and predicting classes."""
 
+import argparse
 import copy
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from configs import UserError, read
 from finetune.benchmark import hf_trainer
 from finetune.benchmark.hf_trainer import Padding
 from finetune.config import FinetuneConfig
+from finetune.data.bigram_shift import BigramShift
 from finetune.data.examples import Dataset, Examples
-from finetune.encoders.published import PublishedEncoder
-from finetune.training.classification import Classification, Encoded, predict
+from finetune.data.labelled import Labelled
+from finetune.encoders.published import PublishedEncoder, load_published
+from finetune.training.classification import Classification, EncodedExamples, predict
 from finetune.training.classifier import Classifier
-from mlm.benchmark.hf_trainer import as_users_run_it
-from mlm.benchmark.measure import Case, Meter, alternate
-from mlm.distributed.world import World
+from mlm.benchmark import frame, hf_models
+from mlm.benchmark.frame import NEVER
+from mlm.benchmark.hf_trainer import as_users_run_it, open_tokenizer
+from mlm.benchmark.measure import Case, Meter, alternate, times_a_second
+from mlm.benchmark.speed import MeterObserver
+from mlm.distributed.device import precision_of, with_precision
+from mlm.distributed.world import World, init_world
+from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
-from mlm.training.optim import Optimizer
+from mlm.training.loop import Frequencies, LoopSettings, train
+from tokenizer import vocabulary
+from tokenizer.cleaning import TextConfig
+from tokenizer.vocabulary import VocabularyConfig
 
 if TYPE_CHECKING:
     import datasets
-    from torch import nn
     from transformers import BertForSequenceClassification
 
-RECIPE = ("head.pooling=cls",)
-"""Our side, where it differs from the linear head's default recipe: what BertForSequenceClassification pools."""
+RECIPE = ("head.kind=linear", "head.pooling=cls")
+"""Differences of our side from the default recipe: the pooling of BertForSequenceClassification."""
+SEED = 0
+DROPOUT = 0.1
+"""Dropout of the random encoder, as in BERT."""
 LONGEST = 64
-"""Tokens of an example at the most; to so many theirs is padded."""
-NEVER = 1_000_000_000
+"""Largest number of tokens of an example, and the length that theirs is padded to."""
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How much is measured."""
+class Scale(frame.Scale):
+    """Size of the measurements."""
 
-    repeats: int
-    seconds: float
-    """How long each side trains or predicts in a turn, at least."""
     layers: int
-    """Of the default encoder."""
+    """Layers of the random encoder."""
     width: int
-    """Of the default encoder."""
+    """Width of the random encoder."""
     batch_examples: int
-    """Examples of a training step, and of theirs in prediction."""
+    """Examples of a training step, and of their batches in prediction."""
     predicted: int
-    """Examples whose classes are predicted at once."""
+    """Examples of one call of prediction."""
 
 
 FULL = Scale(repeats=5, seconds=4.0, layers=4, width=256, batch_examples=32, predicted=1000)
@@ -59,118 +70,131 @@ QUICK = Scale(repeats=2, seconds=0.3, layers=2, width=32, batch_examples=8, pred
 
 @dataclass(frozen=True)
 class Bench:
-    """What the cases share."""
+    """The objects that the cases share."""
 
     scale: Scale
     recipe: FinetuneConfig
-    """Our side."""
+    """The recipe of our side."""
     data: Dataset
     encoder: PublishedEncoder
     longest: int
-    """Tokens of an example at the most, and what theirs is padded to where that is fixed."""
+    """Largest number of tokens of an example, and the length of theirs where it is fixed."""
     world: World
 
     @cached_property
     def classifier(self) -> Classifier:
-        """Our side's model, of which each turn trains a copy."""
+        """The model of our side; each turn trains a copy."""
         torch.manual_seed(0)
-        return Classifier(self.encoder, self.recipe.head.build(self.encoder, len(self.data.classes)))
+        return Classifier(self.encoder, self.recipe.head.build(self.encoder, len(self.data.class_names)))
 
     @cached_property
-    def train(self) -> Encoded:
-        """The examples that are trained on."""
+    def train(self) -> EncodedExamples:
+        """The training examples."""
         return self.encoded(self.data.train)
 
     @cached_property
-    def predicted(self) -> Encoded:
-        """The examples whose classes are predicted: of the test part where there is one."""
+    def predicted(self) -> EncodedExamples:
+        """The examples to predict, from the test part if there is one."""
         examples = self.data.test or self.data.train
         return self.encoded(examples.take(range(min(len(examples), self.scale.predicted))))
 
-    def encoded(self, examples: Examples) -> Encoded:
-        """Return examples with our side's tokens."""
-        return Encoded.of(examples, self.encoder, self.longest)
-
-    def meter(self) -> Meter:
-        """Return a new meter of training speed."""
-        return Meter(self.scale.seconds, self.world.wait)
+    def encoded(self, examples: Examples) -> EncodedExamples:
+        """Return examples with the tokens of our side."""
+        return EncodedExamples.of(examples, self.encoder, self.longest)
 
     def our_model(self) -> Classifier:
-        """Return our side's model with the weights that both sides begin with."""
+        """Return our model with the initial weights."""
         return copy.deepcopy(self.classifier).to(self.world.device)
 
     def their_model(self) -> "BertForSequenceClassification":
-        """Return their side's model with the same weights."""
-        return hf_trainer.classifier(self.classifier, self.encoder, len(self.data.classes))
+        """Return their model with the same weights."""
+        return hf_trainer.classifier(self.classifier, self.encoder, len(self.data.class_names))
 
-    def their_dataset(self, encoded: Encoded, padding: Padding) -> "datasets.Dataset":
+    def their_dataset(self, encoded: EncodedExamples, padding: Padding) -> "datasets.Dataset":
         """Return the same examples for their side."""
         return hf_trainer.dataset(self.encoder.tokenizer, encoded.examples, self.longest, padding)
 
-
-class Observer:
-    """Tells a meter how many examples were trained on, and keeps nothing else."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter, self.examples = meter, 0
-
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None:
-        """Take note of a step."""
-        self.examples += metrics.targets
-        self.meter.after_step(self.examples)
-
-    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: "nn.Module") -> None:
-        """Take no note."""
-
-    def checkpoint(self, progress: TrainingProgress, model: "nn.Module", optimizer: Optimizer) -> None:
-        """Save nothing."""
+    def describe(self) -> dict[str, Any]:
+        """Return the scale, the recipe, the encoder and the data, for the JSON."""
+        return {
+            "scale": asdict(self.scale),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "encoder": self.encoder.model.config.to_dict(),
+            "training_examples": len(self.data.train),
+            "mean_tokens": float(np.mean(self.train.lengths)),
+            "longest": self.longest,
+        }
 
 
-def train_padded_to_fixed(bench: Bench, name: str) -> Case:
-    """Train, against the Trainer in float32 on examples that are all padded to the same length."""
-    return _training(bench, name, "fixed", bfloat16=False)
+def prepare(options: argparse.Namespace) -> Bench:
+    """Return the data, the encoder and the recipe of the command line; an unusable one is a UserError."""
+    scale = frame.with_options(QUICK if options.quick else FULL, options)
+    if options.file is not None:
+        data = Labelled(train=options.file, text=options.text, label=options.label).load(TextConfig())
+    else:
+        print("making the texts", file=sys.stderr)
+        data = BigramShift().load(TextConfig())
+    if options.encoder is not None:
+        encoder = load_published(options.encoder, None, random=False, seed=SEED)
+    else:
+        encoder = random_encoder(options.output / "encoder", data, scale, options.vocabulary)
+    hf_trainer.check_type(encoder)
+    recipe = read(FinetuneConfig, None, (*RECIPE, f"train.batch_examples={scale.batch_examples}"))
+    world = with_precision(init_world(), recipe.train.precision)
+    return Bench(scale, recipe, data, encoder, min(encoder.longest, LONGEST), world)
 
 
-def train_padded_to_batch(bench: Bench, name: str) -> Case:
-    """Train, against the Trainer in our precision on examples padded to the longest of their batch."""
-    return _training(bench, name, "batch", bfloat16=bench.world.dtype == torch.bfloat16)
+def random_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: int) -> PublishedEncoder:
+    """Write a BERT of the benchmark's size to `folder` as a published one, and return it with random weights."""
+    if not vocabulary.MINIMUM_SIZE <= vocabulary_size <= vocabulary.MAXIMUM_SIZE:
+        raise UserError(
+            f"--vocabulary {vocabulary_size}: must be {vocabulary.MINIMUM_SIZE} to {vocabulary.MAXIMUM_SIZE}"
+        )
+    texts = (text for texts in data.train.texts for text in texts)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tokenizer.json"
+    path.write_bytes(
+        vocabulary.serialise(vocabulary.learn(texts, VocabularyConfig(size=vocabulary_size, cls_sep=True)))
+    )
+    open_tokenizer(path).save_pretrained(str(folder))
+    attention_heads, wide = max(scale.width // 64, 1), 4 * scale.width
+    sizes = EncoderConfig(
+        layers=scale.layers, width=scale.width, heads=attention_heads, feedforward_width=wide, dropout=DROPOUT
+    )
+    hf_models.bert(sizes, vocabulary_size, 2 * LONGEST).config.save_pretrained(folder)
+    return load_published(str(folder), None, random=True, seed=SEED)
 
 
-def _training(bench: Bench, name: str, padding: Padding, *, bfloat16: bool) -> Case:
-    batch = bench.scale.batch_examples
+def training(bench: Bench, name: str, padding: Padding) -> list[Case]:
+    """Train, beside the Trainer: in float32 where it pads to a fixed length, else in our precision."""
+    precision = "float32" if padding == "fixed" else precision_of(bench.world.dtype)
 
     def ours() -> float:
-        meter = bench.meter()
+        meter = Meter(bench.scale.seconds)
         train_ours(bench, meter)
         return meter.rate
 
     def theirs() -> float:
-        return as_users_run_it(train_theirs, bench, padding, bfloat16)
+        return as_users_run_it(train_theirs, bench, padding, precision == "bfloat16")
 
     counted = (
-        f"examples trained on, {batch} a step, over whole steps after a warm-up; start-up and tokenising are not; "
-        f"ours in {_written(bench.world.dtype == torch.bfloat16)}, theirs in {_written(bfloat16)} and padded to "
+        f"trained examples, {bench.scale.batch_examples} a step, over whole steps after a warm-up, without start-up"
+        f" and tokenising; ours in {precision_of(bench.world.dtype)}, theirs in {precision} and padded to "
         + {"fixed": f"{bench.longest} tokens", "batch": "the longest of each batch"}[padding]
     )
-    return Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+    return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
 
 
 def train_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
     """Train by the Trainer in this process; return examples a second."""
-    meter = bench.meter()
-    hf_trainer.train(
-        bench.their_model(),
-        bench.their_dataset(bench.train, padding),
-        hf_trainer.collator(bench.encoder.tokenizer, padding),
-        bench.scale.batch_examples,
-        bfloat16=bfloat16,
-        after_step=meter.after_step,
-    )
+    meter, collate = Meter(bench.scale.seconds), hf_trainer.collator(bench.encoder.tokenizer, padding)
+    model, dataset, batch = bench.their_model(), bench.their_dataset(bench.train, padding), bench.scale.batch_examples
+    hf_trainer.train(model, dataset, collate, batch, bfloat16=bfloat16, after_step=meter.after_step)
     return meter.rate
 
 
 def train_ours(bench: Bench, meter: Meter) -> None:
-    """Train as `finetune.linear_head` does, until the meter has measured enough."""
+    """Train as `finetune.linear_head` does, until the meter is finished."""
     recipe, settings, model = bench.recipe, bench.recipe.train, bench.our_model()
     few = replace(bench.predicted, tokens=bench.predicted.tokens[:2], examples=bench.predicted.examples.take(range(2)))
     task = Classification(
@@ -182,71 +206,56 @@ def train_ours(bench: Bench, meter: Meter) -> None:
         longest=bench.longest,
         batch_examples=settings.batch_examples,
         micro_batch_examples=settings.batch_examples,
-        class_weights_C=torch.ones(len(bench.data.classes), device=bench.world.device),
+        class_weights_C=torch.ones(len(bench.data.class_names), device=bench.world.device),
         label_smoothing=settings.label_smoothing,
         augmentation=recipe.augment,
         variants=(),
     )
-    train(
-        model,
-        task,
-        LoopSettings(
-            recipe.optim.build(model, recipe.trainable.prepare(model)),
-            recipe.schedule,
-            TrainingLength(steps=NEVER),
-            intervals=Frequencies(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
-            clip_norm=settings.clip_norm,
-            seed=0,
-        ),
-        bench.world,
-        Observer(meter),
-        start=TrainingProgress(),
-        stop=lambda: meter.finished,
+    loop = LoopSettings(
+        recipe.optim.build(model, recipe.trainable.prepare(model)),
+        recipe.schedule,
+        TrainingLength(steps=NEVER),
+        Frequencies(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+        settings.clip_norm,
+        seed=0,
     )
+    observer, start = MeterObserver(meter, attrgetter("targets")), TrainingProgress()
+    train(model, task, loop, bench.world, [observer], start=start, stop=lambda: meter.finished)
 
 
-def predict_padded_to_fixed(bench: Bench, name: str) -> Case:
-    """Predict classes, against the Trainer in float32 on examples that are all padded to the same length."""
+def prediction(bench: Bench, name: str) -> list[Case]:
+    """Predict classes, beside the Trainer in float32 on examples padded to a fixed length."""
     encoded, model = bench.predicted, bench.our_model().eval()
 
-    def ours() -> float:
-        def run() -> object:
-            return predict(model, encoded.tokens, bench.encoder.pad_id, bench.world)
+    def run() -> object:
+        return predict(model, encoded.tokens, bench.encoder.pad_id, bench.world)
 
-        return len(encoded.tokens) * _times_a_second(run, bench.scale.seconds)
+    def ours() -> float:
+        return len(encoded.tokens) * times_a_second(run, bench.scale.seconds)
 
     def theirs() -> float:
         return as_users_run_it(predict_theirs, bench)
 
     counted = (
-        f"examples whose classes were predicted, {len(encoded.tokens)} in a call, over whole calls after a warm-up; "
-        f"loading and tokenising are not; ours in {_written(bench.world.dtype == torch.bfloat16)}, theirs in float32, "
-        f"{bench.scale.batch_examples} in a batch and padded to {bench.longest} tokens"
+        f"predicted examples, {len(encoded.tokens)} a call, over whole calls after a warm-up, without loading and"
+        f" tokenising; ours in {precision_of(bench.world.dtype)}, theirs in float32, {bench.scale.batch_examples} a"
+        f" batch and padded to {bench.longest} tokens"
     )
-    return Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+    return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
 
 
 def predict_theirs(bench: Bench) -> float:
     """Predict classes by the Trainer in this process; return examples a second."""
-    dataset = bench.their_dataset(bench.predicted, "fixed")
-    collate = hf_trainer.collator(bench.encoder.tokenizer, "fixed")
+    dataset, collate = (
+        bench.their_dataset(bench.predicted, "fixed"),
+        hf_trainer.collator(bench.encoder.tokenizer, "fixed"),
+    )
     run = hf_trainer.predictor(bench.their_model(), collate, bench.scale.batch_examples)
-    return len(dataset) * _times_a_second(lambda: run(dataset), bench.scale.seconds)
+    return len(dataset) * times_a_second(lambda: run(dataset), bench.scale.seconds)
 
 
-def mean_length(encoded: Encoded) -> float:
-    """Return the mean number of tokens of an example."""
-    return float(np.mean(encoded.lengths))
-
-
-def _written(bfloat16: bool) -> str:
-    return "bfloat16" if bfloat16 else "float32"
-
-
-def _times_a_second(run: Callable[[], object], seconds: float) -> float:
-    run()
-    count, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds or not count:
-        run()
-        count += 1
-    return count / elapsed
+CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
+    "training/padded-to-64": partial(training, padding="fixed"),
+    "training/padded-to-batch": partial(training, padding="batch"),
+    "prediction/padded-to-64": prediction,
+}

@@ -1,7 +1,7 @@
-"""Change training texts by their words: drop, swap and mask them (EDA: Wei & Zou 2019).
+"""Augment training texts by words: drop, swap and mask them (EDA, Wei & Zou 2019).
 
-What becomes of an example is a hash of (seed, epoch, index of the example): the same whatever the batch size and
-the order of the examples, and new in each epoch.
+The changes of an example are a hash of (seed, epoch, index of the example): they do not depend on the batch size or
+the order of the examples, and differ in each epoch.
 """
 
 from collections.abc import Sequence
@@ -12,28 +12,28 @@ from pydantic import Field, model_validator
 from configs import Config, UserError
 
 _STREAM = 1
-"""Part of the hash, so that no other random choices of the same seed are drawn from the same numbers."""
+"""Part of the hash that keeps these random numbers apart from other ones of the same seed."""
 
 Variants = Sequence[tuple[tuple[str, ...], ...]]
-"""Of each training example, its texts with words replaced, several times over; empty where none are."""
+"""Several variants of each training example, in which words are replaced; empty without contextual augmentation."""
 
 
 class Augmentation(Config):
-    """How training texts are changed, by white-space-separated words; all shares 0: not at all."""
+    """The changes of training texts, as shares of white-space-separated words; no change if all shares are 0."""
 
     drop: float = Field(0.0, ge=0, lt=1)
-    """Share of the words that are dropped; one is always left."""
+    """Share of the words that are dropped; at least one word stays."""
     swap: float = Field(0.0, ge=0, le=1)
-    """Share of the words that change places with another one (EDA's random swap; a swap moves two words)."""
+    """Share of the words that change places with another word (EDA's random swap; a swap moves two words)."""
     mask: float = Field(0.0, ge=0, lt=1)
-    """Share of the words that the encoder's mask token takes the place of."""
+    """Share of the words that are replaced by the encoder's mask token."""
     replace: float = Field(0.0, ge=0, lt=1)
-    """Share of the replaceable words that are replaced by what the encoder itself predicts in their place (Kobayashi
-    2018). Numbers, URLs, mentions, hashtags and a text's first word are not replaceable."""
+    """Share of the replaceable words that are replaced by a prediction of the encoder itself (Kobayashi 2018). Numbers,
+    URLs, mentions, hashtags and a text's first word are not replaceable."""
     probability: float = Field(0.5, ge=0, le=1)
-    """Share of the examples that are changed at all in an epoch; the others stay as they are."""
+    """Share of the examples that are changed in an epoch."""
     variants: int = Field(4, ge=1)
-    """How many texts with replaced words are drawn for each example before training; epoch e reads the one numbered
+    """Number of variants with replaced words that are drawn for each example before training; epoch e reads variant
     e % variants."""
 
     @model_validator(mode="after")
@@ -44,21 +44,21 @@ class Augmentation(Config):
 
     @property
     def changes(self) -> bool:
-        """Whether any text is changed at all."""
+        """True if any text is changed."""
         return self.probability > 0 and max(self.drop, self.swap, self.mask, self.replace) > 0
 
 
 def require_mask(augmentation: Augmentation, mask_text: str | None) -> None:
-    """Check that the encoder has a mask token if one is needed.
+    """Check that the encoder has a mask token if the augmentation needs one.
 
     Raises:
-        UserError: it has none.
+        UserError: the encoder has no mask token.
 
     """
     for name, share in (("mask", augmentation.mask), ("replace", augmentation.replace)):
         if share > 0 and mask_text is None:
             raise UserError(
-                f"augment.{name} is {share:g}, but this encoder has no mask token: set it to 0, or take one "
+                f"augment.{name} is {share:g}, but this encoder has no mask token: set it to 0, or take an encoder "
                 "that was pretrained by masked language modelling"
             )
 
@@ -70,20 +70,20 @@ def augmented(
     mask_text: str | None,
     replaced: Sequence[tuple[str, ...]] = (),
 ) -> tuple[str, ...]:
-    """Return the texts of an example as an epoch reads them.
+    """Return the augmented texts of an example in an epoch.
 
-    In a changed text of n words, floor(share * n + u) are changed, u uniform in [0, 1): share * n on average. Its words
-    are then separated by single spaces.
+    In a changed text of n words, floor(share * n + u) words are changed, u uniform in [0, 1): share * n on average.
+    Single spaces separate the words of a changed text.
 
     Args:
-        texts: one text, or the two of a pair; each is changed by itself.
+        texts: one text, or the two of a pair, which are changed independently.
         augmentation: the shares.
         key: seed, epoch, and index of the example.
-        mask_text: the mask token as it is written in a text; None for an encoder without one.
-        replaced: the example's variants as `augment_contextual.variants` draws them; one of them is changed further.
+        mask_text: the mask token as text; None for an encoder without one.
+        replaced: the example's variants from `augment_contextual.variants`; one of them is changed further.
 
     Raises:
-        UserError: words are to be masked, and there is no mask token.
+        UserError: words are to be masked, and the encoder has no mask token.
 
     """
     moves = augmentation.drop > 0 or augmentation.swap > 0 or augmentation.mask > 0
@@ -100,19 +100,19 @@ def augmented(
 
 
 def generator(stream: int, key: tuple[int, int, int]) -> np.random.Generator:
-    """Return the random numbers of an example; `key` is the seed, the epoch or variant, and the example's index."""
+    """Return the random number generator of an example; `key` is seed, epoch or variant, and the example's index."""
     seed, *rest = key
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream, *rest))))
 
 
 def draw_count(share: float, number: int, rng: np.random.Generator) -> int:
-    """Draw how many of `number` are changed: one of the two integers around share * number, on average just that."""
-    return min(int(share * number + rng.random()), number)  # the sum may round up to the next integer
+    """Draw one of the two integers around share * number, whose mean is share * number."""
+    return min(int(share * number + rng.random()), number)  # the sum may round up
 
 
 def _changed(text: str, augmentation: Augmentation, mask_text: str, rng: np.random.Generator) -> str:
     words = text.split()
-    # Every count is drawn whatever the others are, so that one share's words do not depend on another share.
+    # Every count is drawn, even if another one is 0, so that the words of one share do not depend on another share.
     pairs = min(draw_count(augmentation.swap / 2, len(words), rng), len(words) // 2)
     drops = min(draw_count(augmentation.drop, len(words), rng), max(len(words) - 1, 0))
     masks = draw_count(augmentation.mask, len(words), rng)
@@ -122,7 +122,7 @@ def _changed(text: str, augmentation: Augmentation, mask_text: str, rng: np.rand
         return text
     for first, second in swapped.reshape(-1, 2).tolist():
         words[first], words[second] = words[second], words[first]
-    # What is dropped is not masked as well: both shares are those of the words that were there.
+    # Dropped words are not masked as well, because both shares refer to the words of the original text.
     for place in order[drops : drops + masks].tolist():
         words[place] = mask_text
     dropped = set(order[:drops].tolist())

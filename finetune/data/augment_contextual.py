@@ -1,109 +1,61 @@
-"""Replace words by what a pretrained encoder predicts in their place (Kobayashi 2018, section 2)."""
+"""Replace words of training texts by predictions of a pretrained encoder (Kobayashi 2018, section 2)."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from configs import UserError
 from finetune.data.augment import draw_count, generator
-from mlm.data.batches import IGNORED, Batch
-from mlm.distributed.world import World
-from mlm.model.heads import MaskedLanguageModel
-from mlm.objectives.masked import score
-from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
 
 BATCH_TEXTS = 64
 
 _STREAM = 2
 _REPLACEABLE = re.compile(r"(?<=\s)[^\W\d_]+(?=[^\w\s]*(?!\S))")
-"""Letters between white space and punctuation or white space: no number, URL, mention, hashtag or abbreviation. Nor
-what opens a text or follows a bracket: without a space before it, many vocabularies write a word as another token."""
+"""Letters between white space and punctuation or white space: no number, URL, mention, hashtag or abbreviation. A word
+at the start of a text or after a bracket does not match: without a space before it, many vocabularies use another token
+for it."""
 
 
 class Predictor(Protocol):
-    """A pretrained encoder that fills in blanks."""
+    """A pretrained encoder with the head that predicts masked words."""
 
     @property
     def mask_text(self) -> str:
-        """The mask token as it is written in a text."""
+        """The mask token as text."""
 
     @property
     def words(self) -> Sequence[str | None]:
-        """What each vocabulary entry is as a whole word, without white space; None if it is no word of letters.
+        """The whole word of each vocabulary entry, without white space; None if the entry is no word of letters.
 
-        Special tokens are none, nor are those that go on with a word instead of beginning one.
+        Special tokens and tokens inside a word have None.
         """
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return for each example the scores of the vocabulary at its masks, in order, (masks, V).
+        """Return the scores of the vocabulary at the masks of each example, in order, (masks, V).
 
-        Masks beyond the longest row that the encoder can read are left out.
+        Masks beyond the longest row that the encoder reads are skipped.
         """
-
-
-class RunPredictor:
-    """The masked language model of a run of ours; each text of a pair is read by itself, as in pretraining."""
-
-    mask_text = SPECIAL_TOKENS[MASK]
-
-    def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, world: World) -> None:
-        """Predict with `model`, in evaluation mode and on the world's device, in the world's precision."""
-        assert not model.training
-        self.model, self.world = model, world
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # ours to change
-        self.tokenizer.enable_truncation(row_length)
-        self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
-        self.words = [_as_word(tokenizer.decode([token])) for token in range(tokenizer.get_vocab_size())]
-
-    @torch.no_grad()
-    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return for each example the scores of the vocabulary at its masks, in order, (masks, V). float32, on CPU."""
-        if not texts:
-            return []
-        rows = self.tokenizer.encode_batch([text for example in texts for text in example])
-        ids_BL = torch.tensor([row.ids for row in rows])
-        segments_BL = torch.tensor([row.attention_mask for row in rows], dtype=torch.int32)
-        masks_B = (ids_BL == MASK).sum(dim=1)
-        slots = torch.arange(int(masks_B.max()))
-        predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
-        batch = Batch(
-            ids_BL,
-            segments_BL,
-            torch.arange(ids_BL.shape[1]).expand_as(ids_BL),
-            predicted_BM,
-            torch.full_like(predicted_BM, IGNORED),
-            targets=int(masks_B.sum()),
-            tokens=int(segments_BL.sum()),
-        )
-        scores_MV = score(self.model, batch.to(self.world.device), self.world)
-        scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
-        masks = [0, *masks_B.cumsum(dim=0).tolist()]
-        borders = np.cumsum([0, *map(len, texts)]).tolist()
-        return [scores_MV[masks[first] : masks[last]] for first, last in pairwise(borders)]
 
 
 @dataclass(frozen=True)
 class _Blanks:
-    """The words to replace in a text."""
+    """The words to be replaced in a text."""
 
     text: str
     spans: Sequence[tuple[int, int]]
-    """Where they begin and end, in order."""
+    """Start and end of each word, in order."""
     draws_M: NDArray[np.float64]
-    """A number in [0, 1) for each, that chooses its replacement."""
+    """A number in [0, 1) for each word, which chooses the replacement."""
     place: tuple[int, int, int]
-    """Example, variant, and which of the example's texts it is."""
+    """Indices of the example, the variant and the text within the example."""
 
     def filled(self, words: Sequence[str]) -> str:
-        """Return the text with the first blanks filled; those that there is no word for stay as they were."""
+        """Return the text with its first blanks replaced by `words`; further blanks keep their words."""
         parts, rest = list[str](), 0
         for word, (begin, end) in zip(words, self.spans, strict=False):
             parts += self.text[rest:begin], word
@@ -116,16 +68,16 @@ def variants(
 ) -> list[tuple[tuple[str, ...], ...]]:
     """Return `number` variants of every example, each with other words replaced by samples of the predictions.
 
-    In a text with n replaceable words, floor(share * n + u) are masked at once, u uniform in [0, 1), and each is
-    replaced by a word drawn from the softmax over whole words; that may be the word that stood there. All else stays
-    as it is, and so do words beyond the longest row.
+    In a text with n replaceable words, floor(share * n + u) are masked at once, with u uniform in [0, 1). Each is
+    replaced by a word drawn from the softmax over whole words, possibly the original one. Words beyond the longest row
+    stay unchanged.
 
     Args:
-        texts: one text an example, or the two of a pair.
-        predictor: what fills in the blanks.
+        texts: one text per example, or the two of a pair.
+        predictor: the pretrained encoder.
         share: share of the replaceable words that are replaced.
         number: variants of each example.
-        seed: seed of all choices; those of an example do not depend on the other examples.
+        seed: seed of all choices; the choices of an example do not depend on other examples.
 
     Raises:
         UserError: the vocabulary has no whole words.
@@ -144,7 +96,7 @@ def variants(
         for index, example in enumerate(texts)
         for found in _choose(example, predictor.mask_text, share, (seed, variant, index))
     ]
-    blanks.sort(key=lambda found: len(found.text))  # so that little of a batch is padding
+    blanks.sort(key=lambda found: len(found.text))  # texts of like length need little padding
     for start in range(0, len(blanks), BATCH_TEXTS):
         batch = blanks[start : start + BATCH_TEXTS]
         masked = [(found.filled([predictor.mask_text] * len(found.spans)),) for found in batch]
@@ -156,11 +108,11 @@ def variants(
 
 
 def _choose(example: tuple[str, ...], mask_text: str, share: float, key: tuple[int, int, int]) -> list[_Blanks]:
-    """Choose the words of an example's texts that are replaced; texts in which none are chosen are left out."""
+    """Choose the words to be replaced in an example's texts; skip texts without any."""
     rng, chosen = generator(_STREAM, key), list[_Blanks]()
     _, variant, index = key
     for part, text in enumerate(example):
-        # A mask that the text brings along would be taken for one of ours.
+        # A mask token in the original text cannot be told from ours.
         places = [] if mask_text in text else [match.span() for match in _REPLACEABLE.finditer(text)]
         count = draw_count(share, len(places), rng)
         blanks = sorted(rng.permutation(len(places))[:count].tolist())
@@ -171,13 +123,9 @@ def _choose(example: tuple[str, ...], mask_text: str, share: float, key: tuple[i
 
 
 def _sample(scores_MW: Tensor, draws_M: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Draw one column for each row from the softmax of its scores; W is the number of words to choose from."""
+    """Draw a column for each row from the softmax of its scores; W is the number of candidate words."""
     cumulative_MW = scores_MW.double().softmax(dim=-1).cumsum(dim=-1).numpy()
-    # Rounding may leave the last sum a little off 1, and the draw above it.
+    # Rounding may leave the last sum slightly below 1, and a draw above it.
     thresholds_M = draws_M[: len(cumulative_MW)] * cumulative_MW[:, -1]
     columns_M: NDArray[np.int64] = (cumulative_MW <= thresholds_M[:, None]).sum(axis=1)
     return columns_M
-
-
-def _as_word(decoded: str) -> str | None:
-    return decoded[1:] if decoded.startswith(" ") and decoded[1:].isalpha() else None

@@ -1,39 +1,36 @@
-"""Were two neighbouring words of a sentence swapped? (Conneau et al. 2018, section 2: bigram shift)."""
+"""Bigram shift: tell sentences with two neighbouring words swapped from others (Conneau et al. 2018, section 2)."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, UserError
-from finetune.data import tables
+from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
-from finetune.data.tables import Reading
 from tokenizer.cleaning import SeenHashes, Side, TextConfig, clean_documents
-from tokenizer.sentences import collapse
+from tokenizer.sources.readers import TableConfig
 
 _FEWEST_SENTENCES = 100
 _POOL = 4
-"""So many times the sentences that are needed are looked at where they are there, for a corpus begins with few
-documents."""
+"""Read this many times the needed number of sentences before choosing, so that the sample does not come from the first
+few documents only."""
 
 
 class BigramShift(Config):
-    """Find swapped words in sentences of the encoder's own corpus, tested on its held-out documents."""
+    """Sentences of the encoder's own corpus, half of them with two words swapped; the test uses held-out documents."""
 
     kind: Literal["bigram_shift"] = "bigram_shift"
     train_sentences: int = Field(8000, ge=_FEWEST_SENTENCES)
-    """Most sentences to train on, validation included; half of them are changed."""
+    """Largest number of sentences for training and validation; half of them are changed."""
     test_sentences: int = Field(2000, ge=_FEWEST_SENTENCES)
-    """Most sentences of the test."""
+    """Largest number of test sentences."""
     minimum_words: int = Field(5, ge=4)
-    """Leave out sentences of fewer white-space-separated words."""
+    """Skip sentences of fewer white-space-separated words."""
     maximum_words: int = Field(25, ge=4)
-    """Leave out sentences of more white-space-separated words."""
+    """Skip sentences of more white-space-separated words."""
     seed: int = Field(0, ge=0)
     """Seed of the choice of sentences and words."""
 
@@ -44,41 +41,20 @@ class BigramShift(Config):
         return self
 
     def title(self) -> str:
-        """Return what a run on this is called."""
+        """Return the default name of a run on this data."""
         return self.kind
 
     def pinned(self) -> Self:
         """Return the same: the encoder's corpus is pinned with the encoder."""
         return self
 
-    def text_columns(self) -> tuple[str, ...]:
-        """Return the column that `example` reads."""
-        return ("text",)
-
-    def prefix_columns(self) -> tuple[str, ...]:
-        """Return none: nothing is put before the text."""
-        return ()
-
-    def label_column(self) -> str:
-        """Return the column of the class."""
-        return "label"
-
-    def rows(self, path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-        """Return the rows of a table that has the `columns`.
-
-        Raises:
-            UserError: it cannot be read, or lacks one of them.
-
-        """
-        found: list[dict[str, str]] = tables.read(path, columns, Reading()).to_dict("records")
-        return found
-
-    def example(self, row: Mapping[str, str]) -> tuple[str, ...]:
-        """Return a row's text, as it is to be tokenised."""
-        return (collapse(row["text"]),)
+    @property
+    def reader(self) -> RowReader:
+        """The reader of tables at prediction, with white space collapsed as in the sentences of training."""
+        return RowReader(("text",), "label", Cleaning(), TableConfig())
 
     def load(self, text: TextConfig) -> Dataset:
-        """Make the sentences from `text`, the encoder's corpus.
+        """Return sentences from `text`, the encoder's corpus.
 
         Raises:
             UserError: the corpus cannot be read, or has too few sentences of these lengths.
@@ -91,7 +67,7 @@ class BigramShift(Config):
         return Dataset(("kept", "swapped"), train, None, test, {})
 
     def _sentences(self, text: TextConfig) -> dict[Side, list[list[str]]]:
-        """Return the words of enough sentences of either side; no sentence is there twice."""
+        """Return the words of enough distinct sentences of either side."""
         wanted: dict[Side, int] = {"train": self.train_sentences, "heldout": self.test_sentences}
         found: dict[Side, list[list[str]]] = {side: [] for side in wanted}
         changes = {"segments": "sentences", "split_sentences": True, "deduplicate": "sentences"}
@@ -122,7 +98,7 @@ class BigramShift(Config):
 
 
 def _places(words: list[str]) -> list[int]:
-    """Return where a word may be swapped with the next: not at the ends, whose capital or full stop would tell."""
+    """Return the places of words to be swapped with the next; capital and full stop would give the ends away."""
     return [place for place in range(1, len(words) - 2) if words[place] != words[place + 1]]
 
 

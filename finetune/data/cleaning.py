@@ -1,45 +1,48 @@
-"""Clean short messages before they are classified, and tell when two of them are the same text."""
+"""Clean short messages, read them from tables, and recognise repeated texts."""
 
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
 from pydantic import Field
 
 from configs import Config, Texts
+from tokenizer.sources.readers import TableConfig, read_table
 
 _URL = re.compile(r"(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?", re.IGNORECASE)
-"""Of ASCII, because languages without spaces go on behind it; its last character is no full stop or bracket."""
+"""ASCII only, because languages without spaces continue right after a URL; it ends before a full stop or bracket."""
 _MENTION = re.compile(r"(?<![\w@])@\w+")
 _HASHTAG = re.compile(r"(?<![\w&])#(\w+)")
 _JOINT = re.compile(r"_+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
-"""Where one word ends and the next begins within a hashtag."""
+"""The borders of words within a hashtag."""
 
 Treatment = Literal["keep", "replace", "remove"]
 
 
 class Cleaning(Config):
-    """What is changed in a text, at training and at prediction alike; white space is always collapsed."""
+    """The changes of a text, the same in training and prediction; white space is always collapsed."""
 
     html_entities: bool = False
-    """Turn what is written as in HTML, such as &amp; or &gt;, into the characters that it stands for."""
+    """Decode HTML entities such as &amp; and &gt;."""
     urls: Treatment = "keep"
-    """What happens to web addresses; 'replace' writes URL."""
+    """Treatment of web addresses; 'replace' writes URL."""
     mentions: Treatment = "keep"
-    """What happens to names such as @someone; 'replace' writes @user."""
+    """Treatment of names such as @someone; 'replace' writes @user."""
     hashtags: Literal["keep", "split"] = "keep"
     """'split' writes #ForestFire as Forest Fire."""
     longest_repeat: int | None = Field(None, ge=1, le=1000)
-    """How often a letter or sign may follow itself: 3 turns 'sooooo!!!!!!' into 'sooo!!!'; null: without bound."""
+    """Longest repetition of a letter or sign: 3 turns 'sooooo!!!!!!' into 'sooo!!!'; null: no limit."""
     lower_case: bool = False
-    """Write everything in lower case."""
+    """Turn all letters into lower case."""
     prefix: Texts = ()
-    """Columns that are put before the (first) text where they are not empty, as in 'forest fire: Run!'."""
+    """Columns put before the (first) text where they are not empty, as in 'forest fire: Run!'."""
 
     def clean(self, text: str) -> str:
-        """Return `text` as the settings want it."""
+        """Return the cleaned text."""
         if self.html_entities:
             text = html.unescape(text)
         text = _TREATMENTS[self.urls](_URL, "URL", text)
@@ -50,22 +53,43 @@ class Cleaning(Config):
             text = re.sub(rf"(([^\d\s])\2{{{self.longest_repeat - 1}}})\2+", r"\1", text)
         return " ".join((text.lower() if self.lower_case else text).split())
 
-    def text_of(self, row: Mapping[str, str], columns: Sequence[str]) -> tuple[str, ...]:
-        """Return the cleaned texts of a row's `columns`, the prefix before the first.
+
+@dataclass(frozen=True)
+class RowReader:
+    """Turns the rows of a table into the texts that a classifier reads, the same in training and prediction."""
+
+    columns: tuple[str, ...]
+    """Column of the text, or of the two texts of a pair."""
+    label: str
+    """Column of the class."""
+    cleaning: Cleaning
+    table: TableConfig
+
+    def rows(self, path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+        """Return the rows of the table at `path`, which has the columns of the texts and `columns`.
+
+        Raises:
+            UserError: the table cannot be read, or lacks one of the columns.
+
+        """
+        return read_table(path, list(dict.fromkeys([*self.columns, *columns])), self.table)
+
+    def texts(self, row: Mapping[str, str]) -> tuple[str, ...]:
+        """Return a row's cleaned text or texts, with the prefix before the first.
 
         An empty text stays empty, and a prefix whose column is not there is left out.
         """
-        first, *others = [self.clean(row[column]) for column in columns]
-        # Kaggle's keywords are quoted as in a web address: forest%20fire
-        before = [self.clean(unquote(row.get(column, ""))) for column in self.prefix]
+        first, *others = [self.cleaning.clean(row[column]) for column in self.columns]
+        # Keywords of Kaggle's data are quoted as in a URL: forest%20fire
+        before = [self.cleaning.clean(unquote(row.get(column, ""))) for column in self.cleaning.prefix]
         return (": ".join([*filter(None, before), first]) if first else "", *others)
 
 
 def identity(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return what equal texts have in common, whatever their cleaning: use it on the texts without prefix.
+    """Return a key that repeated texts share, whatever their cleaning; `texts` come without prefix.
 
-    Upper and lower case, white space, HTML entities, web addresses and mentions make no difference, for messages are
-    passed on with a new address or to somebody else; unless nothing else is left.
+    Case, white space, HTML entities, web addresses and mentions are ignored, because messages are passed on with a new
+    address or to somebody else. A text of nothing else keeps them.
     """
     return tuple(_bare(text) for text in texts)
 

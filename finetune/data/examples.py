@@ -1,4 +1,4 @@
-"""Labelled texts, as tasks give them and everything else takes them."""
+"""Labelled examples, the data sets that hold them, and their splits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,11 @@ class Examples:
     """Labelled texts."""
 
     texts: tuple[tuple[str, ...], ...]
-    """One text an example, or the two of a pair; cleaned."""
+    """One cleaned text per example, or the two of a pair."""
     labels: NDArray[np.int64]
     """Class of each example, (N,)."""
     groups: NDArray[np.int64] | None = None
-    """Number of each example's text, (N,): the same where texts are the same but for what cleaning and prefixes make of
-    them, so that splits keep them together; None: to be told by `texts`."""
+    """Group of each example, (N,): repeated texts share one, and splits keep a group together. None: `texts` tell."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -32,24 +31,24 @@ class Examples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A task's examples, before what is missing is split off."""
+    """The examples of a task before they are split."""
 
-    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
     """Names of the classes, by index."""
     train: Examples
     validation: Examples | None
     test: Examples | None
     counts: Mapping[str, int]
-    """What was dropped, and why."""
+    """Number of dropped examples by reason."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """The three parts that a trial needs; no text is in two of them."""
+class DataSplit:
+    """The three parts of a trial; no text is in two of them."""
 
     train: Examples
     validation: Examples
-    """May be empty: then nothing chooses among the weights, and the last ones are kept."""
+    """May be empty: then the last weights are kept."""
     test: Examples
     fold: int = 0
     """Number of the fold, from 0."""

@@ -1,72 +1,74 @@
-"""What is to be classified: labelled texts from files or the hub, or what is made of the encoder's own corpus."""
+"""Labelled texts from files or the hub, and the union of all data for classification."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from configs import Config, Texts, UserError
-from finetune.data import hub_tables, tables
 from finetune.data.bigram_shift import BigramShift
-from finetune.data.cleaning import Cleaning, identity
+from finetune.data.cleaning import Cleaning, RowReader, identity
 from finetune.data.examples import Dataset
-from finetune.data.part import Part
-from finetune.data.tables import Reading
+from finetune.data.labelled_rows import LabelledRows
 from tokenizer.cleaning import TextConfig
+from tokenizer.sources import hub
+from tokenizer.sources.readers import TableConfig
+
+MEND_COLUMNS = "name the columns in data.text, data.pair and data.label"
 
 
 class HubSplits(Config):
-    """Which splits of a hub's data set are read."""
+    """The splits of a data set of the hub."""
 
     train: str = "train"
-    """The split to train on."""
+    """The training split."""
     validation: str | None = "validation"
     """The split that chooses the best weights; null: a part of the training data."""
     test: str | None = None
-    """The split that the result is measured on; null: a part of the training data. Those of GLUE have no labels."""
+    """The test split; null: a part of the training data. GLUE's test splits have no labels."""
 
 
-class Labelled(Reading):
+class Labelled(TableConfig):
     """Labelled texts, or pairs of texts, from .csv, .tsv, .jsonl or .parquet files or the Hugging Face hub."""
 
     kind: Literal["labelled"] = "labelled"
     train: str | None = None
-    """File to train on; null: `hub`'s."""
+    """Training file; null: the data set `hub`."""
     validation: str | None = None
     """File that chooses the best weights; null: a part of the training data."""
     test: str | None = None
-    """File that the result is measured on; null: a part of the training data."""
+    """Test file; null: a part of the training data."""
     text: str = "text"
-    """Column that holds the text."""
+    """Column of the text."""
     pair: str | None = None
-    """Column that holds a second text; null: there is none."""
+    """Column of a second text; null: there is none."""
     label: str = "label"
-    """Column that holds the class."""
+    """Column of the class."""
     hub: str | None = None
-    """Name of a data set of the Hugging Face hub, such as nyu-mll/glue; read where `train` names no file."""
+    """Name of a data set on the Hugging Face hub, such as nyu-mll/glue; used if `train` names no file."""
     configuration: str | None = None
-    """Which of the hub data set's configurations (its 'subset'), such as cola; null: its default."""
+    """Configuration ('subset') of the hub's data set, such as cola; null: the default one."""
     revision: str | None = None
-    """A commit, branch or tag of the hub data set; null: the newest."""
+    """Commit, branch or tag of the hub's data set; null: the newest."""
     hub_splits: HubSplits = HubSplits()
-    """Which of its splits; a file that is named takes a split's place."""
+    """Splits of the hub's data set; a named file takes the place of a split."""
     classes: Texts = ()
-    """The classes in their order; none named: the labels of the training data, sorted."""
+    """The classes in order; empty: the sorted labels of the training data."""
     duplicates: Literal["drop", "keep"] = "drop"
-    """What happens to training texts that were there before, differences in case, white space, web addresses and
-    mentions aside. Kept or not, the same text is never on both sides of a split."""
+    """Treatment of repeated training texts; case, white space, web addresses and mentions are ignored. Kept or not, a
+    text is never on both sides of a split."""
     contradictions: Literal["drop", "majority"] = "drop"
-    """What happens to training texts that are there with several labels: they are dropped, or those with the most
-    frequent label are kept, where there is one."""
+    """Treatment of training texts with several labels: drop them, or keep those with the most frequent label, if it is
+    unique."""
     cleaning: Cleaning = Cleaning()
-    """What is changed in the texts; stored with the model."""
+    """The changes of the texts; stored with the model."""
 
     @model_validator(mode="after")
     def _label_is_no_input(self) -> Self:
-        if self.label in (*self.text_columns(), *self.cleaning.prefix):
+        if self.label in (*self._text_columns, *self.cleaning.prefix):
             raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
         return self
 
@@ -77,13 +79,13 @@ class Labelled(Reading):
         return self
 
     def title(self) -> str:
-        """Return what a run on this is called."""
+        """Return the default name of a run on this data."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.train or self.hub or "labelled").name.split(".")[0]).strip(
             "-."
         )
 
     def pinned(self) -> Self:
-        """Return the task with the hub's data set at the commit that its revision now is.
+        """Return the same data with the hub's data set pinned to the current commit of its revision.
 
         Raises:
             UserError: no network, or no such data set.
@@ -91,39 +93,22 @@ class Labelled(Reading):
         """
         if self.hub is None or self.train is not None:
             return self
-        return self.model_copy(update={"revision": hub_tables.commit(self.hub, self.revision)})
+        return self.model_copy(update={"revision": hub.commit_unless_offline(self.hub, self.revision)})
 
-    def text_columns(self) -> tuple[str, ...]:
-        """Return the columns of the text, or of the texts of a pair."""
+    @property
+    def reader(self) -> RowReader:
+        """The reader of this table and of those that are classified later."""
+        return RowReader(self._text_columns, self.label, self.cleaning, self)
+
+    @property
+    def _text_columns(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
-    def prefix_columns(self) -> tuple[str, ...]:
-        """Return the columns that are put before the text where they are there."""
-        return self.cleaning.prefix
-
-    def label_column(self) -> str:
-        """Return the column of the class."""
-        return self.label
-
-    def rows(self, path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-        """Return the rows of a table that has the `columns`, read as the training data is.
-
-        Raises:
-            UserError: it cannot be read, or lacks one of them.
-
-        """
-        found: list[dict[str, str]] = tables.read(path, columns, self).to_dict("records")
-        return found
-
-    def example(self, row: Mapping[str, str]) -> tuple[str, ...]:
-        """Return a row's cleaned text or texts, as they are to be tokenised; the row needs no prefix column."""
-        return self.cleaning.text_of(row, self.text_columns())
-
     def load(self, text: TextConfig) -> Dataset:
-        """Read, clean and check the data; `text`, the encoder's corpus, is not looked at.
+        """Read, clean and check the data; `text`, the encoder's corpus, is not used.
 
         Raises:
-            UserError: nothing is named to read, it cannot be read, lacks columns, labels or texts, or has one class.
+            UserError: no data are named; they cannot be read; they lack columns, labels or texts, or have one class.
 
         """
         counts = Counter[str]()
@@ -155,32 +140,33 @@ class Labelled(Reading):
             dict(counts),
         )
 
-    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> Part | None:
+    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> LabelledRows | None:
         path, split = getattr(self, name), getattr(self.hub_splits, name)
-        columns = list(dict.fromkeys([*self.text_columns(), *self.cleaning.prefix, self.label]))
+        columns = [*self.cleaning.prefix, self.label]
         if path is not None:
-            return self._read(tables.read(Path(path), columns, self), path, counts)
+            return self._cleaned(self.reader.rows(Path(path), columns), path, counts)
         if self.hub is None or self.train is not None or split is None:
             return None
-        frame = hub_tables.read_hub(self.hub, self.configuration, split, self.revision, columns)
-        return self._read(frame, f"the hub's {self.hub}, split {split}", counts)
+        columns = list(dict.fromkeys([*self._text_columns, *columns]))
+        rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, MEND_COLUMNS)
+        return self._cleaned(rows, f"the hub's {self.hub}, split {split}", counts)
 
-    def _read(self, frame: Any, where: str, counts: Counter[str]) -> Part:
-        rows = frame.to_dict("records")
-        texts = [self.example(row) for row in rows]
+    def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str]) -> LabelledRows:
+        """Return the rows that hold a text, cleaned; count the others."""
+        texts = [self.reader.texts(row) for row in rows]
         places = [place for place, text in enumerate(texts) if all(text)]
         counts += Counter({"empty texts": len(rows) - len(places)})
         if not places:
             raise UserError(f"{where}: the text in each of the {len(rows)} rows is empty (column {self.text!r})")
-        return Part(
+        return LabelledRows(
             where,
             tuple(place + 1 for place in places),
             tuple(texts[place] for place in places),
-            tuple(identity([rows[place][column] for column in self.text_columns()]) for place in places),
+            tuple(identity([rows[place][column] for column in self._text_columns]) for place in places),
             tuple(rows[place][self.label].strip() for place in places),
         )
 
-    def _without_repeats(self, part: Part, counts: Counter[str]) -> Part:
+    def _without_repeats(self, part: LabelledRows, counts: Counter[str]) -> LabelledRows:
         labels: dict[tuple[str, ...], Counter[str]] = {}
         for text, label in zip(part.identities, part.labels, strict=True):
             labels.setdefault(text, Counter())[label] += 1
@@ -195,14 +181,14 @@ class Labelled(Reading):
 
 
 def _agreed(given: Counter[str], contradictions: str) -> str | None:
-    """Return the label that a text is to have; None where there is none to be had."""
+    """Return the label of a text from those given to it; None if they contradict each other."""
     (label, count), *others = given.most_common()
     is_majority = contradictions == "majority" and all(other < count for _, other in others)
     return label if not others or is_majority else None
 
 
 def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
-    """Sort whole numbers by size, anything else by letters; what is not given comes no further than here."""
+    """Sort labels by value if all are whole numbers, else by letters; drop missing ones."""
     given = [label for label in labels if label]
     try:
         return tuple(sorted(given, key=int))
@@ -210,4 +196,4 @@ def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(given))
 
 
-Task = Annotated[BigramShift | Labelled, Field(discriminator="kind")]
+ClassificationData = Annotated[BigramShift | Labelled, Field(discriminator="kind")]

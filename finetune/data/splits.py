@@ -1,6 +1,6 @@
-"""Split labelled texts into training, validation and test data: by seeded fractions or into folds, class by class.
+"""Split labelled texts into training, validation and test data, stratified by class: seeded fractions or folds.
 
-Texts that are the same are split as one, so that none is on both sides.
+Repeated texts are split as one, so that no text is on both sides.
 """
 
 from typing import Annotated, Literal, Self
@@ -11,17 +11,17 @@ from pydantic import Field, model_validator
 
 from configs import Config, UserError
 from finetune.data.cleaning import identity
-from finetune.data.examples import Dataset, Examples, Split
+from finetune.data.examples import Dataset, DataSplit, Examples
 
 
 class Fractions(Config):
-    """One split into three parts; validation or test data that the task gives are used as they are."""
+    """One split into three parts; validation or test data of their own are used as they are."""
 
     kind: Literal["fractions"] = "fractions"
     validation: float = Field(0.1, ge=0, lt=1)
-    """Share of the training data that chooses the best weights; 0: none is held back, and the last weights are kept."""
+    """Share of the training data that chooses the best weights; 0: no such part, and the last weights are kept."""
     test: float = Field(0.1, gt=0, lt=1)
-    """Share of the training data that the result is measured on."""
+    """Share of the training data on which the result is measured."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the choice."""
 
@@ -31,7 +31,7 @@ class Fractions(Config):
             raise ValueError(f"validation + test is {self.validation + self.test:g}: nothing is left to train on")
         return self
 
-    def splits(self, dataset: Dataset) -> list[Split]:
+    def splits(self, dataset: Dataset) -> list[DataSplit]:
         """Return the one split.
 
         Raises:
@@ -41,26 +41,26 @@ class Fractions(Config):
         train, validation, test = dataset.train, dataset.validation, dataset.test
         share = self.validation
         if test is None:
-            train, test = _split_off(train, self.test, self.seed, dataset.classes)
-            share /= 1 - self.test  # it is a share of all that there was
+            train, test = _split_off(train, self.test, self.seed, dataset.class_names)
+            share /= 1 - self.test  # relative to the rest after the test part
         if validation is None:
-            train, validation = _split_off(train, share, self.seed, dataset.classes)
-        return [Split(train, validation, test)]
+            train, validation = _split_off(train, share, self.seed, dataset.class_names)
+        return [DataSplit(train, validation, test)]
 
 
 class Folds(Config):
-    """As many splits as there are folds; each fold is the test data of one of them."""
+    """One split per fold; each fold is the test data of one of them."""
 
     kind: Literal["folds"] = "folds"
     folds: int = Field(5, ge=2)
     """Number of folds."""
     validation: float = Field(0.1, ge=0, lt=1)
-    """Share of what is not the test fold that chooses the best weights; of no use where the task gives its own.
-    0: none is held back, and the last weights are kept."""
+    """Share of the other folds that chooses the best weights, unless the data have a validation part of their own.
+    0: no part is held back, and the last weights are kept."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the choice."""
 
-    def splits(self, dataset: Dataset) -> list[Split]:
+    def splits(self, dataset: Dataset) -> list[DataSplit]:
         """Return a split for each fold.
 
         Raises:
@@ -75,15 +75,15 @@ class Folds(Config):
             )
         firsts, units_N = _units(dataset.train)
         labels = dataset.train.labels[firsts]
-        _check_counts(labels, self.folds, dataset.classes, f"{self.folds} folds")
+        _check_counts(labels, self.folds, dataset.class_names, f"{self.folds} folds")
         folds = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed)
         splits = []
         for fold, (_, units) in enumerate(folds.split(firsts, labels)):
             train, test = _divide(dataset.train, np.isin(units_N, units))
             validation = dataset.validation
             if validation is None:
-                train, validation = _split_off(train, self.validation, self.seed, dataset.classes)
-            splits.append(Split(train, validation, test, fold))
+                train, validation = _split_off(train, self.validation, self.seed, dataset.class_names)
+            splits.append(DataSplit(train, validation, test, fold))
         return splits
 
 
@@ -91,7 +91,7 @@ Splitting = Annotated[Fractions | Folds, Field(discriminator="kind")]
 
 
 def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first example of each different text, and for each example the number of its text."""
+    """Return the first example of each distinct text, and the number of each example's text, (N,)."""
     groups_N = examples.groups
     if groups_N is None:
         numbers: dict[tuple[str, ...], int] = {}
@@ -100,11 +100,8 @@ def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return firsts, units_N
 
 
-def _split_off(examples: Examples, share: float, seed: int, classes: tuple[str, ...]) -> tuple[Examples, Examples]:
-    """Return what is left, and the part of about `share`; at least one text of each class is in both.
-
-    Of a share of 0 the part is empty.
-    """
+def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[str, ...]) -> tuple[Examples, Examples]:
+    """Return the rest and a part of about `share`, which is empty for 0; else each has a text of every class."""
     if not share:
         return examples, examples.take([])
     from sklearn.model_selection import train_test_split  # takes a second
@@ -113,7 +110,7 @@ def _split_off(examples: Examples, share: float, seed: int, classes: tuple[str, 
     labels = examples.labels[firsts]
     size = round(share * len(firsts))
     smaller = max(min(size, len(firsts) - size), 1)
-    _check_counts(labels, -(-len(firsts) // smaller), classes, f"a part of {share:.1%}")
+    _check_counts(labels, -(-len(firsts) // smaller), class_names, f"a part of {share:.1%}")
     _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=labels)
     return _divide(examples, np.isin(units_N, units))
 
@@ -122,9 +119,9 @@ def _divide(examples: Examples, is_chosen_N: NDArray[np.bool_]) -> tuple[Example
     return examples.take(np.flatnonzero(~is_chosen_N)), examples.take(np.flatnonzero(is_chosen_N))
 
 
-def _check_counts(labels: NDArray[np.int64], fewest: int, classes: tuple[str, ...], purpose: str) -> None:
-    """Refuse to split where a class would be missing on one side."""
-    for name, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+def _check_counts(labels: NDArray[np.int64], fewest: int, class_names: tuple[str, ...], purpose: str) -> None:
+    """Check that no class would be missing on one side."""
+    for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)).tolist(), strict=True):
         if count < fewest:
             raise UserError(
                 f"class {name!r} has {count} texts, and {purpose} takes {fewest} of each class: add some, merge or "

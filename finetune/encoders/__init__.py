@@ -1,32 +1,61 @@
-"""Open the encoder that a recipe chooses: of a pretraining run, or a published one."""
+"""Encoders: of pretraining runs, and published ones of the transformers library.
+
+Here: the choice of an encoder, its interface, and one file for each source.
+Not here: heads, training.
+
+The functions import the file of the chosen source only: --help needs the settings alone, and soon.
+"""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from configs import UserError, read
-from finetune.config import EncoderChoice
-from finetune.data.augment_contextual import Predictor, RunPredictor
-from finetune.encoders.encoder import RunEncoder, TextEncoder
-from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
+from pydantic import Field, model_validator
+
+from configs import Config, UserError, read
+from finetune.data.augment_contextual import Predictor
+from finetune.encoders.encoder import TextEncoder
 from mlm.distributed.world import World
-from mlm.tracking import run_directory
 from tokenizer.cleaning import TextConfig
 
-Kind = Literal["run", "hub"]
+EncoderKind = Literal["run", "hub"]
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-MODEL = "model"
-"""Folder of a fine-tuning run that holds its model."""
+MODEL_FOLDER = "model"
+"""Folder of the model in a fine-tuning run."""
+
+
+class EncoderChoice(Config):
+    """The choice of the encoder."""
+
+    run: str | None = None
+    """A pretraining run, such as runs/x; null, without `hub`: the newest one in `runs`."""
+    hub: str | None = None
+    """A published encoder: a name on the Hugging Face hub, or a folder in its format; needs the extra `hub`."""
+    revision: str | None = None
+    """Commit, branch or tag on the hub; null: the newest."""
+    random: bool = False
+    """Initialise the weights randomly, with the same shape and tokenizer: the control for pretraining."""
+    longest: int = Field(128, ge=8)
+    """Largest number of tokens of a text, with special tokens; longer texts are truncated and counted. The encoder's
+    own limit holds too."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the encoder; null: that of pretraining."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "EncoderChoice":
+        if self.run is not None and self.hub is not None:
+            raise ValueError("encoder.run and encoder.hub are both set: choose one")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("encoder.revision belongs to the hub: set encoder.hub too")
+        return self
 
 
 def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
-    """Return the choice pinned to one checkpoint of a run, or one commit of the hub, the same for every trial.
+    """Return the choice pinned to one checkpoint of a run or one commit of the hub, the same for every trial.
 
     Raises:
-        UserError: there is no such run, or it cannot be fetched.
+        UserError: there is no such run, or the encoder cannot be fetched.
 
     """
     if choice.hub is not None:
@@ -34,60 +63,76 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
 
         folder = fetch(choice.hub, choice.revision)
         return choice.model_copy(update={"revision": folder.name if _COMMIT.fullmatch(folder.name) else None})
+    from mlm.checkpoint import checkpoint
+    from mlm.tracking import run_directory
+
     path = run_directory.newest(runs) if choice.run is None else Path(choice.run)
-    if (path / MODEL).is_dir():
+    if (path / MODEL_FOLDER).is_dir():
         raise UserError(f"encoder.run: {path} is a fine-tuned model already: name a run of mlm.pretrain")
     return choice.model_copy(update={"run": str(checkpoint.of(path))})
 
 
-def kind_of(choice: EncoderChoice) -> Kind:
-    """Return which kind of encoder it is."""
+def kind_of(choice: EncoderChoice) -> EncoderKind:
+    """Return the kind of the chosen encoder."""
     return "run" if choice.run is not None else "hub"
 
 
 def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
-    """Return the chosen encoder with its weights; random ones are drawn by `seed`.
+    """Return the chosen encoder with its weights; `seed` draws random ones.
 
     Raises:
-        UserError: there is none such, or it cannot be used.
+        UserError: there is no such encoder, or it cannot be used.
 
     """
+    random, dropout = choice.random, choice.dropout
     if choice.run is not None:
-        return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
+        from finetune.encoders.run import RunEncoder
+
+        return RunEncoder.load(Path(choice.run), random=random, seed=seed, dropout=dropout)
     from finetune.encoders.published import load_published
 
     assert choice.hub is not None
-    return load_published(choice.hub, choice.revision, random=choice.random, seed=seed, dropout=choice.dropout)
+    return load_published(choice.hub, choice.revision, random=random, seed=seed, dropout=dropout)
 
 
-def _restore_published(folder: Path) -> TextEncoder:
+def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
+    """Return the encoder that `TextEncoder.save` described in `folder`, with weights still to be loaded.
+
+    Raises:
+        UserError: a file is missing or damaged.
+
+    """
+    if kind == "run":
+        from finetune.encoders.run import RunEncoder
+
+        return RunEncoder.restore(folder)
     from finetune.encoders.published import restore_published
 
     return restore_published(folder)
 
 
-RESTORE: dict[Kind, Callable[[Path], TextEncoder]] = {"run": RunEncoder.restore, "hub": _restore_published}
-"""How to open what `TextEncoder.save` wrote; its weights are still to be filled in."""
-
-
 def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
-    """Return the masked language model that the chosen encoder was pretrained as.
+    """Return the masked language model that the chosen encoder was pretrained in.
 
     Raises:
-        UserError: it has no head that predicts words.
+        UserError: the encoder has no head that predicts words.
 
     """
     if choice.run is not None:
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(Path(choice.run)), world.device)
-        return RunPredictor(model, tokenizer, recipe.data.row_length, world)
-    from finetune.encoders.published_predictor import load_published_predictor
+        from finetune.encoders.run import RunPredictor
+
+        return RunPredictor.load(Path(choice.run), world)
+    from finetune.encoders.published import load_published_predictor
 
     assert choice.hub is not None
     return load_published_predictor(choice.hub, choice.revision, world)
 
 
 def corpus_of(choice: EncoderChoice) -> TextConfig:
-    """Return the text that a run was pretrained on; the documentation of the installed Python for a published one."""
+    """Return the text of pretraining; for a published encoder, the documentation of the installed Python."""
     if choice.run is None:
         return TextConfig()
+    from mlm.checkpoint import checkpoint
+    from mlm.config import PretrainConfig
+
     return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.CONFIG).text

@@ -1,7 +1,7 @@
-"""Open published encoders: fetch them from the Hugging Face hub, read their files, trust nothing in them.
+"""Fetch published encoders from the Hugging Face hub and read their files without trusting them.
 
-No code that a checkpoint brings along is run, weights are never unpickled freely, and none that should have been in
-the file is drawn at random instead.
+Code in a checkpoint is never run, weights are never unpickled freely, and weights missing in the file are an error
+instead of being random.
 """
 
 import importlib.util
@@ -25,14 +25,14 @@ SECONDS_TO_CONNECT = 10
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _WEIGHTS = (re.compile(r"model.*\.safetensors(\.index\.json)?"), re.compile(r"pytorch_model.*\.bin(\.index\.json)?"))
 _SMALL_FILES = re.compile(r"[^/]+\.(json|txt|model|codes|bpe)")
-_NAMED = 3  # missing weights that an error names
+_NAMED = 3  # missing weights listed in an error
 
 
 def check_installed(*packages: str) -> None:
-    """Check that packages of the extra `hub` are there.
+    """Check that packages of the extra `hub` are installed.
 
     Raises:
-        UserError: one of them is not.
+        UserError: one of them is not installed.
 
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -41,46 +41,45 @@ def check_installed(*packages: str) -> None:
 
 
 def fetch(name: str, revision: str | None) -> Path:
-    """Return the folder of a published encoder: `name` itself, or what the hub or its cache on this machine has.
+    """Return the folder of a published encoder: `name` itself, or the copy fetched from the hub or in its cache.
 
     Raises:
-        UserError: there is neither such a folder nor such a name that can be reached.
+        UserError: there is no such folder, and no such name on the hub or in its cache.
 
     """
     check_installed("transformers")
     folder = Path(name)
     if not folder.is_dir():
         if not _HUB_NAME.fullmatch(name):
-            raise UserError(f"no such folder: {name}: give a folder with a {CONFIG}, or a name of the Hugging Face hub")
+            raise UserError(f"no such folder: {name}: give a folder with a {CONFIG}, or a name on the Hugging Face hub")
         folder = _download(name, revision)
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{name} is no published encoder: it has no {CONFIG} (a run of ours is given by encoder.run)")
+        raise UserError(f"{name} is no published encoder: it has no {CONFIG} (name a pretraining run by encoder.run)")
     return folder
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """Bring the files that are needed here, weights in one format only.
+    """Fetch the needed files, with weights in one format only.
 
-    One request that is not repeated goes first: transformers by itself would try for a minute and more to reach a
-    hub that is not there.
+    A single request without retries comes first: transformers itself retries for over a minute without a network.
     """
     import huggingface_hub
 
     try:
         found = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_CONNECT)
-    except Exception as error:  # it lets through the errors of the HTTP library below it
+    except Exception as error:  # errors of the HTTP library pass through
         reason = " ".join(str(error).split()) or type(error).__name__
         try:
-            # Only some of the files were fetched, so that no more than the configuration can be asked for.
+            # The cache holds some of the files only, so ask for no more than the configuration.
             kept = huggingface_hub.snapshot_download(
                 name, revision=revision, local_files_only=True, allow_patterns=CONFIG
             )
             return Path(kept)
         except (OSError, ValueError):
             raise UserError(
-                f"{name} is no folder, and cannot be had from the Hugging Face hub ({reason}): check the name and the "
-                "network, or give a folder"
-            ) from None
+                f"{name} is no folder, and cannot be fetched from the Hugging Face hub ({reason}): check the name and "
+                "the network, or give a folder"
+            ) from error
     files = [file.rfilename for file in found.siblings or ()]
     weights = next((some for kind in _WEIGHTS if (some := [file for file in files if kind.fullmatch(file)])), [])
     wanted = [*weights, *filter(_SMALL_FILES.fullmatch, files)]
@@ -88,18 +87,18 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # as above
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} could not be fetched from the Hugging Face hub ({reason}): try again") from None
+        raise UserError(f"{name} could not be fetched from the Hugging Face hub ({reason}): try again") from error
 
 
 def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig":
-    """Return the shape that a folder's `config.json` describes.
+    """Return the configuration in a folder's `config.json`.
 
     Args:
-        folder: what `fetch` returns.
-        dropout: every dropout inside the encoder; None leaves them.
+        folder: the folder from `fetch`.
+        dropout: every dropout inside the encoder; None: unchanged.
 
     Raises:
-        UserError: the file is damaged, needs code of its own, or describes no encoder of text.
+        UserError: the file is damaged, needs code of its own, or describes no text encoder.
 
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
@@ -108,7 +107,7 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        code = ", and the code that the checkpoint brings along is never run" if "auto_map" in values else ""
+        code = ", and code in a checkpoint is never run" if "auto_map" in values else ""
         raise UserError(f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another")
     with _reading(folder / CONFIG):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -124,7 +123,7 @@ def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedToken
     """Return a folder's own tokenizer.
 
     Raises:
-        UserError: its files are missing, damaged, or those of another encoder.
+        UserError: its files are missing, damaged, or belong to another encoder.
 
     """
     from transformers import AutoTokenizer
@@ -134,18 +133,18 @@ def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedToken
             folder, trust_remote_code=False, local_files_only=True
         )
     files = list(tokenizer.vocab_files_names.values())
-    if not any((folder / name).is_file() for name in files):  # transformers would go on with an empty vocabulary
+    if not any((folder / name).is_file() for name in files):  # transformers would use an empty vocabulary
         raise UserError(f"{folder} has no tokenizer: there is none of {', '.join(files)}: put it beside the weights")
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, over the encoder's {config.vocab_size}: it is "
-            "another encoder's, or grown without it: put the right one there"
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, over the encoder's {config.vocab_size}: it "
+            "belongs to another encoder: put the right one there"
         )
     return tokenizer
 
 
 def without_pooler(model_class: "type[PreTrainedModel]") -> dict[str, bool]:
-    """Return the arguments that keep `model_class` from creating a pooler, whose weights nothing here would use."""
+    """Return the arguments that keep `model_class` from creating a pooler, which is not used here."""
     import inspect
 
     known = inspect.signature(model_class.__init__).parameters
@@ -155,10 +154,10 @@ def without_pooler(model_class: "type[PreTrainedModel]") -> dict[str, bool]:
 def read_weights(
     model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig", **settings: bool
 ) -> "PreTrainedModel":
-    """Return a model of `model_class` with the weights of a folder, in float32; other heads in the file are dropped.
+    """Return a model of `model_class` with the weights of a folder, in float32; weights of other heads are dropped.
 
     Raises:
-        UserError: the file is missing or damaged, would need free unpickling, or lacks weights of the model.
+        UserError: the file is missing or damaged, needs free unpickling, or lacks weights of the model.
 
     """
     import torch
@@ -179,7 +178,7 @@ def read_weights(
     if missing:
         named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise UserError(
-            f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would have been left "
+            f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "
             "random: take a checkpoint that has them"
         )
     checked: PreTrainedModel = model
@@ -187,8 +186,8 @@ def read_weights(
 
 
 @contextmanager
-def _reading(what: object) -> Iterator[None]:
-    """Turn what transformers raises, which may be anything, into one line, and keep its own reports quiet."""
+def _reading(source: object) -> Iterator[None]:
+    """Turn any error of transformers into one line, and silence its own reports."""
     import transformers
 
     def hidden(create: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -199,14 +198,16 @@ def _reading(what: object) -> Iterator[None]:
     transformers.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
         raise UserError(
-            f"refused {what}: the .bin file is damaged or holds more than tensors, and unpickling that could run any "
+            f"refused {source}: the .bin file is damaged or holds more than tensors, and unpickling that could run any "
             "code: get the checkpoint as .safetensors"
-        ) from None
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {what} ({reason[:300]}): get the files anew, or take another encoder") from None
+        raise UserError(
+            f"cannot read {source} ({reason[:300]}): fetch the files again, or take another encoder"
+        ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.set_tqdm_hook(bars)

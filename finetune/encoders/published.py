@@ -1,21 +1,27 @@
-"""Published encoders, through the transformers library and with their own tokenizers."""
+"""Published encoders and masked language models of the transformers library, with their own tokenizers."""
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from finetune.encoders.encoder import TextEncoder, Tokens
+from configs import UserError
+from finetune.encoders.encoder import EncodedExample, TextEncoder
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
+from mlm.distributed.device import autocast
+from mlm.distributed.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_WORD_BEGINS = ("Ġ", "▁")
+_CONTINUATION = "##"
 LONGEST_WITHOUT_LIMIT = 8192
-"""Most tokens of an example for an encoder that declares no limit."""
+"""Largest number of tokens of an example for an encoder that declares no limit."""
 
 
 class PublishedEncoder(TextEncoder):
@@ -30,13 +36,13 @@ class PublishedEncoder(TextEncoder):
         self.pad_id = pad_id(model, tokenizer)
         self.mask_text = tokenizer.mask_token
         self.longest = min(position_limit(model), tokenizer.model_max_length)
-        put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not put
+        put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
         self.cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id in put else None
         self._takes_types = takes_types(model)
         self.train(False)
 
-    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
-        """Return the tokens; of a pair that is too long, the longer text is cut first."""
+    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
+        """Return the tokens; in a pair that is too long, the longer text is truncated first."""
         return tokenise(self.tokenizer, texts, longest)
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ class PublishedEncoder(TextEncoder):
         return hidden_BLD
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Return every parameter once: what stands before the layers, then each layer; what follows goes with the last.
+        """Return every parameter once: embeddings, then each layer; parameters after the layers belong to the last one.
 
         Layers that share their weights (ALBERT) are one level.
         """
@@ -72,20 +78,85 @@ class PublishedEncoder(TextEncoder):
         self.tokenizer.save_pretrained(str(folder))
 
 
+class PublishedPredictor(nn.Module):
+    """A masked language model of the transformers library, in evaluation mode."""
+
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", world: World) -> None:
+        """Move the model to the world's device; the tokenizer has a mask token."""
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.mask_text, self._mask_id = str(tokenizer.mask_token), int(tokenizer.mask_token_id)
+        self.longest = int(min(position_limit(model), tokenizer.model_max_length))
+        self._takes_types, self._pad_id = takes_types(model), pad_id(model, tokenizer)
+        self.world = world
+        self.train(False)
+        self.to(world.device)
+
+    @cached_property
+    def words(self) -> Sequence[str | None]:
+        """The whole word of each vocabulary entry, without white space; None if the entry is no word of letters."""
+        size = len(self.tokenizer)
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(size)))
+        special = set(self.tokenizer.all_special_ids)
+        # Vocabularies mark either beginnings of words (byte-level, SentencePiece) or continuations (WordPiece).
+        marked = [token is not None and token.startswith(_WORD_BEGINS) for token in tokens]
+        continues = [token is None or token.startswith(_CONTINUATION) for token in tokens]
+        begins = marked if sum(marked) > sum(continues) else [not rest for rest in continues]
+        texts = [text.strip() for text in self.tokenizer.batch_decode([[index] for index in range(size)])]
+        return [
+            text if begins[index] and index not in special and text.isalpha() else None
+            for index, text in enumerate(texts)
+        ]
+
+    def encoder_tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
+        """Return the tokens as `PublishedEncoder.tokenise` does."""
+        return tokenise(self.tokenizer, texts, longest)
+
+    @torch.no_grad()
+    def masked_scores(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
+        """Return the scores of the vocabulary at the masks only, row by row, (M, V)."""
+        masked_BL = ids_BL == self._mask_id
+        types = {"token_type_ids": types_BL} if self._takes_types else {}
+
+        def masked_only(_: nn.Module, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (hidden[0][masked_BL],)
+
+        into_vocabulary: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        hook = into_vocabulary.register_forward_pre_hook(masked_only)
+        try:
+            with autocast(self.world.device, self.world.dtype):
+                scores_MV: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types).logits
+        finally:
+            hook.remove()
+        return scores_MV
+
+    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
+        """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
+        if not texts:
+            return []
+        rows = self.encoder_tokenise(texts, self.longest)
+        ids_BL = _padded([row.ids for row in rows], self._pad_id)
+        real_BL = _padded([(1,) * len(row.ids) for row in rows], 0).bool()
+        types_BL = _padded([row.types for row in rows], 0)
+        scores_MV = self.masked_scores(*(part.to(self.world.device) for part in (ids_BL, real_BL, types_BL)))
+        masks = (ids_BL == self._mask_id).sum(dim=1).tolist()
+        return list(torch.split(scores_MV.float().cpu(), masks))
+
+
 def load_published(
     name_or_folder: str, revision: str | None, random: bool, seed: int, *, dropout: float | None = None
 ) -> PublishedEncoder:
-    """Return a published encoder, without the head that it was published with.
+    """Return a published encoder without its head.
 
     Args:
-        name_or_folder: a folder in transformers' format, or a name of the hub.
-        revision: a commit, branch or tag of the hub's; None: the newest.
-        random: whether to draw the weights anew, in the same shape and as the architecture wants them.
-        seed: what they are drawn by.
-        dropout: every dropout inside the encoder; None: as it was published.
+        name_or_folder: a folder in transformers' format, or a name on the hub.
+        revision: commit, branch or tag on the hub; None: the newest.
+        random: initialise the weights as the architecture does, in the same shape.
+        seed: seed of random weights.
+        dropout: every dropout inside the encoder; None: the published ones.
 
     Raises:
-        UserError: it is not there, is damaged or lacks weights, or would have code of its own run.
+        UserError: the encoder is not found, is damaged, lacks weights, or needs code of its own.
 
     """
     folder = fetch(name_or_folder, revision)
@@ -97,8 +168,29 @@ def load_published(
     return PublishedEncoder(read_weights(model_class, folder, config, **without_pooler(model_class)), tokenizer)
 
 
+def load_published_predictor(name_or_folder: str, revision: str | None, world: World) -> PublishedPredictor:
+    """Return a published masked language model with its pretrained head.
+
+    Raises:
+        UserError: as `load_published`; or the checkpoint has no such head, or its tokenizer no mask token.
+
+    """
+    folder = fetch(name_or_folder, revision)
+    config = read_config(folder)
+    tokenizer = read_tokenizer(folder, config)
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or tokenizer.mask_token is None:
+        raise UserError(
+            f"{name_or_folder} predicts no hidden words ({config.model_type}): take a masked language model such as "
+            "BERT, or do without contextual replacement"
+        )
+    model_class = cast("type[PreTrainedModel]", MODEL_FOR_MASKED_LM_MAPPING[type(config)])
+    return PublishedPredictor(read_weights(model_class, folder, config), tokenizer, world)
+
+
 def restore_published(folder: Path) -> PublishedEncoder:
-    """Return the encoder that `PublishedEncoder.save` described, its weights still to be filled in.
+    """Return the encoder that `PublishedEncoder.save` described, with weights still to be loaded.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -109,32 +201,34 @@ def restore_published(folder: Path) -> PublishedEncoder:
     return PublishedEncoder(_drawn(config, seed=0), read_tokenizer(folder, config))
 
 
-def tokenise(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], longest: int) -> list[Tokens]:
-    """Return the tokens of texts or of pairs, each cut to `longest` with special tokens counted."""
+def tokenise(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], longest: int
+) -> list[EncodedExample]:
+    """Return the tokens of texts or pairs, each truncated to `longest` tokens with special ones."""
     if not texts:
         return []
     rows = _encode(tokenizer, texts, None)
     long = [index for index, (ids, _) in enumerate(rows) if len(ids) > longest]
     cut = dict(zip(long, _encode(tokenizer, [texts[index] for index in long], longest), strict=True))
     chosen = [(cut.get(index, row), index in cut) for index, row in enumerate(rows)]
-    return [Tokens(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
+    return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
 
 
 def takes_types(model: nn.Module) -> bool:
-    """Return whether a model tells a pair's texts apart by token types (RoBERTa's has one type only)."""
+    """Tell if a model has token types for the two texts of a pair (RoBERTa has one type only)."""
     types = getattr(model.config, "type_vocab_size", None)
     return "token_type_ids" in inspect.signature(model.forward).parameters and types not in (0, 1)
 
 
 def pad_id(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the id that fills up rows: the model's, by which RoBERTa counts its positions, or the tokenizer's."""
+    """Return the id of padding: the model's, by which RoBERTa counts positions, or else the tokenizer's."""
     configured = getattr(model.config, "pad_token_id", None)
     pad = configured if configured is not None else tokenizer.pad_token_id
     return int(pad) if pad is not None else 0
 
 
 def position_limit(model: nn.Module) -> int:
-    """Return how many positions a model knows; where one is padding's, those up to it are not for tokens (RoBERTa)."""
+    """Return the number of positions for tokens; RoBERTa reserves those up to the padding's."""
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
     learned = [m.num_embeddings - (-1 if m.padding_idx is None else m.padding_idx) - 1 for m in tables]
     declared = getattr(model.config, "max_position_embeddings", None) or 0
@@ -175,7 +269,13 @@ def _drawn(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers: the list of modules that holds most of the weights, and of equals the outermost."""
+    """Return the layers, which have another name in each architecture: the module list with most weights."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    # Of equal lists, the outermost comes first.
     weights = [sum(parameter.numel() for parameter in found.parameters()) for found in lists]
     return list(lists[weights.index(max(weights))]) if lists else []
+
+
+def _padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)

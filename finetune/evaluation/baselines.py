@@ -1,12 +1,12 @@
-"""What needs no encoder: the majority class, and a bag of character n-grams with logistic regression."""
+"""Baselines without an encoder: the majority class, and character n-grams with logistic regression."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.examples import Examples, Split
-from finetune.evaluation.metrics import scores
+from finetune.data.examples import DataSplit, Examples
+from finetune.evaluation.metrics import Metric, scores
 
 CHARACTERS = (2, 5)
 FEWEST_TEXTS = 2
@@ -16,25 +16,24 @@ INVERSE_PENALTY = 2.0
 MOST_ITERATIONS = 1_000
 
 
-def majority(split: Split, classes: int) -> dict[str, float | None]:
-    """Score on the test part the class that is the most frequent one in the rest, always predicted."""
-    return scores(split.test.labels, _shares(_seen(split), classes, len(split.test)))
+def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
+    """Return the scores of always predicting the most frequent class of training and validation, on the test part."""
+    return scores(split.test.labels, _shares(_seen(split), num_classes, len(split.test)))
 
 
-def bag_of_words(split: Split, classes: int) -> dict[str, float | None]:
-    """Score TF-IDF of character 2- to 5-grams with logistic regression on the test part.
+def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
+    """Return the scores of TF-IDF over character 2- to 5-grams with logistic regression, on the test part.
 
-    It has nothing to choose on the validation part, so it gets that as training data too, which the neural model
-    does not: the baseline is not made weak. The n-grams stay within words (with a space at either end), count
-    logarithmically, and stand in at least two texts. Of long texts the first 2,000 characters are read and of the
-    n-grams the 200,000 most frequent are kept, which bounds time and memory. Where the texts leave nothing to learn
-    (a single class, no n-gram that two texts share) it is the majority class.
+    The validation part is training data as well, because nothing is chosen on it: the baseline is not made weak. The
+    n-grams stay within words (with a space at either end), count logarithmically, and occur in at least two texts. To
+    bound time and memory, the first 2,000 characters of a text are read, and the 200,000 most frequent n-grams kept. If
+    there is nothing to learn (a single class, or no n-gram that two texts share) the majority class is predicted.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     labels_N = _seen(split)
-    probabilities_NC = _shares(labels_N, classes, len(split.test))
+    probabilities_NC = _shares(labels_N, num_classes, len(split.test))
     vectorizer = TfidfVectorizer(
         analyzer="char_wb",
         ngram_range=CHARACTERS,
@@ -46,7 +45,7 @@ def bag_of_words(split: Split, classes: int) -> dict[str, float | None]:
     texts = [*_joined(split.train), *_joined(split.validation)]
     try:
         features_NF = vectorizer.fit_transform(texts) if len(np.unique(labels_N)) > 1 else None
-    except ValueError:  # scikit-learn's answer to a vocabulary of nothing
+    except ValueError:  # scikit-learn raises it for an empty vocabulary
         features_NF = None
     if features_NF is not None:
         model = LogisticRegression(C=INVERSE_PENALTY, max_iter=MOST_ITERATIONS).fit(features_NF, labels_N)
@@ -55,17 +54,17 @@ def bag_of_words(split: Split, classes: int) -> dict[str, float | None]:
     return scores(split.test.labels, probabilities_NC)
 
 
-def _seen(split: Split) -> NDArray[np.int64]:
-    """Return the labels that a baseline learns from."""
+def _seen(split: DataSplit) -> NDArray[np.int64]:
+    """Return the labels of training and validation."""
     return np.concatenate([split.train.labels, split.validation.labels])
 
 
-def _shares(labels_N: NDArray[np.int64], classes: int, examples: int) -> NDArray[np.float64]:
-    """Return the classes' shares of the labels as the probabilities of each of so many examples."""
-    shares_C = np.bincount(labels_N, minlength=classes) / max(len(labels_N), 1)
+def _shares(labels_N: NDArray[np.int64], num_classes: int, examples: int) -> NDArray[np.float64]:
+    """Return the classes' shares of the labels as the probabilities of each example, (examples, C)."""
+    shares_C = np.bincount(labels_N, minlength=num_classes) / max(len(labels_N), 1)
     return np.tile(shares_C, (examples, 1))
 
 
 def _joined(examples: Examples) -> Iterator[str]:
-    """Yield one text for each example; the space between those of a pair is one that no n-gram crosses."""
+    """Yield one text per example; no n-gram crosses the space between the texts of a pair."""
     return (" ".join(texts)[:LONGEST_TEXT] for texts in examples.texts)

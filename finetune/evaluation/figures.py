@@ -1,4 +1,4 @@
-"""Pictures of a classifier's training and of its mistakes."""
+"""Figures of a classifier's training, its confusions, and comparisons of runs."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,41 +10,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.metrics import METRICS, short
+from finetune.evaluation.metrics import Metric, goodness, short
 
-if TYPE_CHECKING:  # loaded where something is drawn: it takes a while
+if TYPE_CHECKING:  # imported by the functions that draw, because it takes a while
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TITLE_LETTERS_PER_INCH = 8
 LIGHT, DARK, OTHER = "#9db4c8", "#1f5582", "#b5651d"
-_LETTER_INCHES = 0.09  # of a name beside the matrix
+_LETTER_INCHES = 0.09  # width of a letter beside the matrix
 
 
 def write(figure: "Figure", path: Path) -> None:
-    """Write the figure as PNG into a file, which is whole at every moment."""
+    """Write the figure as a PNG file, atomically."""
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(path)
 
 
-def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title: str) -> "Figure":
+def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], title: str) -> "Figure":
     """Draw counts and each true class's shares; the darker, the larger the share.
 
     Args:
-        matrix_CC: how many examples of each class (row) were taken for each class (column).
-        classes: their names; one that the font has no letters for is shown as its number.
-        title: what stands above.
+        matrix_CC: number of examples by true class (rows) and predicted class (columns).
+        class_names: names of the classes; a name with letters that the font lacks is shown as its number.
+        title: the title.
 
     """
     from matplotlib.figure import Figure
 
-    number = len(classes)
+    number = len(class_names)
     totals_C1 = matrix_CC.sum(axis=1, keepdims=True)
     shares_CC = matrix_CC / np.maximum(totals_C1, 1)
-    names = [_drawable(short(name), instead=str(index)) for index, name in enumerate(classes)]
+    names = [_drawable(short(name), instead=str(index)) for index, name in enumerate(class_names)]
     longest = max(map(len, names))
-    upright = longest > (13 if number == 2 else 6)  # letters that fit side by side under the columns
+    upright = longest > (13 if number == 2 else 6)  # number of letters that fit under a column
     side, beside = max(3.0, 0.9 + 0.62 * number), _LETTER_INCHES * longest
     figure = Figure(figsize=(side + 0.4 + beside, side + 0.4 + upright * beside), layout="constrained")
     axes = figure.subplots()
@@ -67,16 +67,15 @@ def confusion_figure(matrix_CC: NDArray[np.int64], classes: Sequence[str], title
     return figure
 
 
-def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> "Figure":
-    """Draw training and validation loss, and the validation metric, over epochs: one thin line a trial.
+def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: Metric) -> "Figure":
+    """Draw training and validation loss, and the validation metric, over epochs: one thin line per trial.
 
-    A dot marks each trial's best evaluation, the one whose weights are kept. Without any evaluation there is the
-    training loss alone.
+    A dot marks each trial's best evaluation, whose weights are kept. Without evaluations the training loss alone is
+    drawn.
 
     Args:
-        records_by_trial: each trial's records under its name; a record has `epoch`, `side` ('train' or
-            'validation') and numbers under `loss` and, for validation, under the metric's name; what it has no
-            number for is not drawn.
+        records_by_trial: each trial's records by its name; a record has `epoch`, `side` ('train' or 'validation'),
+            `loss` and, for validation, the metrics; missing values are skipped.
         metric: the metric that chose the best weights.
 
     """
@@ -109,9 +108,9 @@ def comparison_figure(
     """Draw each run's mean, standard deviation and single trials; baselines are vertical lines.
 
     Args:
-        trials_by_run: each run's name with the scores of its trials, of which there may be none.
-        baselines: names and scores.
-        metric: what the scores are.
+        trials_by_run: each run's name with the scores of its trials, possibly none.
+        baselines: scores by name.
+        metric: the metric of the scores.
 
     """
     from matplotlib.figure import Figure
@@ -142,17 +141,17 @@ def _points(records: Sequence[Mapping[str, Any]], side: str, metric: str) -> tup
     return [record["epoch"] for record in known], [record[metric] for record in known]
 
 
-def _best(records: Sequence[Mapping[str, Any]], metric: str, drawn: str) -> tuple[list[float], list[float]]:
-    """Return epoch and drawn value of the first best evaluation, as lists: empty where there is none."""
-    # What was measured before the first step is no candidate.
+def _best(records: Sequence[Mapping[str, Any]], metric: Metric, drawn: str) -> tuple[list[float], list[float]]:
+    """Return epoch and drawn value of the first best evaluation, as lists that may be empty."""
+    # The evaluation before the first step is no candidate.
     trained = [record for record in records if record["side"] == "validation" and record["epoch"] > 0]
     known = [record for record in trained if record.get(metric) is not None and record.get(drawn) is not None]
-    best = [max(known, key=lambda record: METRICS[metric] * record[metric])] if known else []
+    best = [max(known, key=lambda record: goodness(metric, record[metric]))] if known else []
     return [record["epoch"] for record in best], [record[drawn] for record in best]
 
 
 def _first(index: int, label: str) -> str:
-    """Return the label for the legend on the first of several like lines; a leading underscore keeps one out."""
+    """Return the label on the first of several like lines; a leading underscore hides the others from the legend."""
     return "_" if index else label
 
 
@@ -165,7 +164,7 @@ def _finish(axes: "Axes", across: str, up: str | None) -> None:
 
 
 def _drawable(text: str, instead: str) -> str:
-    """Return the text where the font has all its letters, else what to show instead of empty boxes."""
+    """Return the text if the font has all its letters, else `instead`."""
     letters = _letters()
     return text if all(ord(letter) in letters for letter in text) else instead
 

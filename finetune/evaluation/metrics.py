@@ -1,6 +1,6 @@
-"""How good a classifier's predictions are; scikit-learn does the arithmetic."""
+"""Metrics of a classifier's predictions, computed by scikit-learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -8,22 +8,20 @@ from numpy.typing import NDArray
 
 Metric = Literal[
     "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"
-]  # the names in results.json, and of what early stopping may watch
+]  # the names in results.json and of early stopping
 
-METRICS: Mapping[str, int] = {name: -1 if name == "loss" else 1 for name in get_args(Metric)}
-"""Every metric, with the sign that makes more of it better: `METRICS[name] * value` is to be as large as can be."""
+METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 
 CONFIDENCE = 0.95
 LONGEST_NAME = 24
 
 
-def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[str, float | None]:
-    """Score probabilities against the true classes; the most probable class is the prediction.
+def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[Metric, float | None]:
+    """Return all metrics but the loss; the most probable class is the prediction.
 
-    With two classes `f1`, `precision` and `recall` are those of the second one, else means over the classes that
-    occur among labels or predictions (so `f1` equals `f1_macro`); what would divide by zero is 0. `roc_auc` is that
-    of the second of two classes, else the mean of one class against the rest; None where a class is missing among
-    the labels. The loss is the trainer's to add.
+    With two classes `f1`, `precision` and `recall` are those of the second one; else they are means over the classes
+    that occur in labels or predictions (so `f1` equals `f1_macro`). A division by zero gives 0. `roc_auc` is that of
+    the second of two classes, or else the mean of each class against the rest; None if the labels lack a class.
 
     Raises:
         ValueError: there are no examples.
@@ -44,7 +42,7 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     macro = average("macro")
     precision, recall, f1 = average("macro", only=[1]) if classes == 2 else macro
-    one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn would warn, and return 0 as well
+    one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn returns 0 with a warning
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
         "f1": f1,
@@ -58,7 +56,7 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
 
 def _roc_auc(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> float | None:
-    """Return the mean over classes of one against the rest; of two classes both sides are the same."""
+    """Return the mean over classes of one against the rest; for two classes both sides are equal."""
     from sklearn.metrics import roc_auc_score
 
     classes = range(probabilities_NC.shape[1])
@@ -68,20 +66,9 @@ def _roc_auc(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]
     return float(np.mean([roc_auc_score(labels_N == number, probabilities_NC[:, number]) for number in ranked]))
 
 
-def summary(trials: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float] | None]:
-    """Return each metric's mean and standard deviation over trials (ddof = 1; 0 for one trial).
-
-    What a trial has no value for is left out of the mean; a metric that no trial has a value for is None.
-    """
-    names = list(dict.fromkeys(name for trial in trials for name in trial))
-    return {name: _mean_std([trial.get(name) for trial in trials]) for name in names}
-
-
-def _mean_std(values: Sequence[float | None]) -> dict[str, float] | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return {"mean": float(np.mean(known)), "std": float(np.std(known, ddof=1)) if len(known) > 1 else 0.0}
+def goodness(metric: Metric, value: float) -> float:
+    """Return a metric's value with the sign that makes more of it better."""
+    return -value if metric == "loss" else value
 
 
 def paired_difference(
@@ -89,19 +76,19 @@ def paired_difference(
 ) -> dict[str, float | int | None]:
     """Return the mean of ours - theirs over paired trials, with its 95 % t interval.
 
-    The seeds of one fold share its test examples, so they are not independent: taking 5 folds x 3 seeds for 15
-    observations would count the luck of each test part three times and make the interval too narrow. Where there
-    are several folds, the seeds of each are therefore averaged first and the interval is over the folds; with a
-    single fold it is over its seeds, and then says nothing about other test examples. (Folds still share most of
-    their training examples, which no t interval knows of; Bengio & Grandvalet 2004.)
+    The seeds of a fold share its test examples, so they are not independent: as 15 observations, 5 folds x 3 seeds
+    would count the luck of each test part three times, and the interval would be too narrow. With several folds, the
+    seeds of each are averaged first, and the interval is over the folds. With a single fold it is over its seeds, and
+    says nothing about other test examples. (Folds share most of their training examples, which no t interval takes into
+    account; Bengio & Grandvalet 2004.)
 
     Args:
-        ours: a score of each trial.
-        theirs: the other side's score of the same trial (same fold, same seed).
-        folds: each trial's fold.
+        ours: the score of each trial.
+        theirs: the other side's score of the same fold and seed.
+        folds: the fold of each trial.
 
     Returns:
-        `mean`, the bounds `low` and `high` (None where there is but one observation), and the number of `pairs`.
+        `mean`, the bounds `low` and `high` (None for a single observation), and the number of `pairs`.
 
     """
     from scipy import stats
@@ -120,11 +107,11 @@ def paired_difference(
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
 
-def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: Sequence[str]) -> str:
-    """Return precision, recall, F1 and number of examples of every class, as lines of text."""
+def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
+    """Return precision, recall, F1 and number of examples of every class as lines of text."""
     from sklearn.metrics import classification_report
 
-    names = [short(name) for name in classes]
+    names = [short(name) for name in class_names]
     report: str = classification_report(
         labels_N, predictions_N, labels=range(len(names)), target_names=names, digits=3, zero_division=0
     )
@@ -132,27 +119,26 @@ def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int6
 
 
 def confusion(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """Return how many examples of each of `number` classes (rows) were taken for each class (columns)."""
+    """Return the number of examples by true class (rows) and predicted class (columns)."""
     from sklearn.metrics import confusion_matrix
 
     matrix: NDArray[np.int64] = confusion_matrix(labels_N, predictions_N, labels=range(number))
     return matrix
 
 
-def confusion_text(matrix_CC: NDArray[np.int64], classes: Sequence[str]) -> str:
+def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> str:
     """Return the confusion matrix as lines of text.
 
-    Columns are numbered and the names stand at the lines' ends, where neither their length nor the width of their
-    characters moves anything.
+    Columns are numbered, and names come last in a line, so that their width does not break the alignment.
     """
-    width = max(4, len(f"{matrix_CC.max():,}") + 2, len(str(len(classes))) + 2)
-    lines = ["true \\ predicted" + "".join(f"{number:>{width}}" for number in range(len(classes)))]
-    for number, (row, name) in enumerate(zip(matrix_CC.tolist(), classes, strict=True)):
+    width = max(4, len(f"{matrix_CC.max():,}") + 2, len(str(len(class_names))) + 2)
+    lines = ["true \\ predicted" + "".join(f"{number:>{width}}" for number in range(len(class_names)))]
+    for number, (row, name) in enumerate(zip(matrix_CC.tolist(), class_names, strict=True)):
         lines.append(f"{number:>16}" + "".join(f"{count:>{width},}" for count in row) + f"   {number} = {short(name)}")
     return "\n".join(lines)
 
 
 def short(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name fit for a table or a picture: one line, no control characters, at most `longest` characters."""
+    """Return a name for a table or a picture: one line, no control characters, at most `longest` characters."""
     printable = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
     return printable if len(printable) <= longest else printable[: longest - 3].rstrip() + "..."

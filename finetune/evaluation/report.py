@@ -1,56 +1,26 @@
-"""What a person reads of a fine-tuning run: lines while it goes on, and at the end tables, pictures and mistakes."""
+"""The report of a fine-tuning run: a line for each trial, and at the end tables, pictures and a list of mistakes."""
 
+import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.config import FinetuneConfig
-from finetune.data.examples import Dataset, Examples, Split
-from finetune.evaluation import figures, metrics, mistakes, results
-from finetune.evaluation.scores import Scores
-from finetune.records import METRICS
-from mlm.distributed.world import World
+from finetune.data.examples import Examples
+from finetune.evaluation import figures, metrics, results
+from finetune.evaluation.results import Results, Scores, TrialResult, TrialScores
+from mlm.tracking.run_directory import METRICS, RESULTS
 
 CURVES, CONFUSION, MISTAKES, REPORT = "curves.png", "confusion.png", "mistakes.csv", "report.txt"
 
-
-@dataclass(frozen=True)
-class Judged:
-    """A finished trial and what it predicted."""
-
-    trial: results.Trial
-    split: Split
-    probabilities_NC: NDArray[np.float64]
-    """Of the test part's examples."""
-    parameters: results.Parameters
-    truncated: int
-    """Examples that were longer than the encoder reads."""
-    skipped: int
-    """Updates left out because loss or gradient was not finite."""
+# A spreadsheet may run a field that starts with one of these as a formula; some fold the wide forms.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def opening(path: Path, recipe: FinetuneConfig, dataset: Dataset, splits: Sequence[Split], world: World) -> str:
-    """Say what is about to be done."""
-    first = splits[0]
-    dropped = ", ".join(f"{number:,} {what}" for what, number in dataset.counts.items() if number)
-    sizes = f"{len(first.train):,} for training, {len(first.validation):,} for validation, {len(first.test):,} for test"
-    folds = f" in each of {len(splits)} folds" if len(splits) > 1 else ""
-    encoder = recipe.encoder.run or recipe.encoder.hub
-    return "\n".join(
-        [
-            f"run {path}: {recipe.head.kind} head on {encoder}, {world}",
-            f"examples: {sizes}{folds}; classes: {', '.join(map(metrics.short, dataset.classes))}",
-            *([f"dropped: {dropped}"] if dropped else []),
-        ]
-    )
-
-
-def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, *, control: bool) -> str:
-    """Say what a trial came to."""
+def trial_line(trial: TrialScores, metric: metrics.Metric, folds: int, *, control: bool) -> str:
+    """Return one line with the scores of a trial."""
 
     def shown(scores: Scores[float]) -> str:
         value = scores.get(metric)
@@ -64,11 +34,11 @@ def trial_line(trial: results.Trial, metric: metrics.Metric, folds: int, *, cont
     )
 
 
-def write(path: Path, found: results.Results, finished: Sequence[Judged]) -> str:
-    """Write report, pictures and mistakes into the run's folder; return what is shown at the end."""
+def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
+    """Write report, figures and mistakes into the run's directory; return the text that the command prints."""
     from torch.utils.tensorboard import SummaryWriter
 
-    labels_N = np.concatenate([one.split.test.labels for one in finished])
+    labels_N = np.concatenate([one.test.labels for one in finished])
     predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
     matrix_CC = metrics.confusion(labels_N, predictions_N, len(found.classes))
     title = f"{found.name}: test,\n{results.count_trials(found.trials)}"
@@ -92,32 +62,32 @@ def write(path: Path, found: results.Results, finished: Sequence[Judged]) -> str
         [
             text,
             f"\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}",
-            f"{wrong:,} wrong ones, the surest first: {path / MISTAKES}    all results: {path / 'results.json'}",
+            f"{wrong:,} mistakes, the most confident first: {path / MISTAKES}    all results: {path / RESULTS}",
             f'next: python -m finetune.predict {path} "a text"',
         ]
     )
 
 
-def _remarks(found: results.Results, finished: Sequence[Judged]) -> list[str]:
-    """Say what happened to examples and updates that a person would want to know of."""
+def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
+    """Return remarks on parameters, dropped examples and skipped updates."""
     parameters = found.parameters
     remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
-    remarks += [f"{number:,} {what}" for what, number in found.data.counts.items() if number]
+    remarks += [f"{number:,} {reason}" for reason, number in found.data.counts.items() if number]
     skipped = sum(one.skipped for one in finished)
     if skipped:
         remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
     return remarks
 
 
-def _write_mistakes(path: Path, found: results.Results, finished: Sequence[Judged]) -> int:
-    """List the mistakes of the first seed, which saw the test part of every fold once."""
-    first = [one for one in finished if one.trial.seed == finished[0].trial.seed]
+def _write_mistakes(path: Path, found: Results, finished: Sequence[TrialResult]) -> int:
+    """Write the mistakes of the first seed, whose trials test every fold once; return their number."""
+    first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
     examples = Examples(
-        tuple(text for one in first for text in one.split.test.texts),
-        np.concatenate([one.split.test.labels for one in first]),
+        tuple(text for one in first for text in one.test.texts),
+        np.concatenate([one.test.labels for one in first]),
     )
     probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
-    return mistakes.write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
+    return write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
 
 
 def _records_by_trial(path: Path) -> dict[str, list[dict[str, object]]]:
@@ -127,3 +97,33 @@ def _records_by_trial(path: Path) -> dict[str, list[dict[str, object]]]:
         if not record["control"]:
             found.setdefault(record["trial"], []).append(record)
     return found
+
+
+def write_mistakes(
+    path: Path, examples: Examples, probabilities_NC: NDArray[np.floating], class_names: Sequence[str]
+) -> int:
+    """Write all wrongly classified examples as CSV, the most confident mistake first, and return their number.
+
+    The columns are confidence (the probability of the predicted class), predicted, true, text, and text_2 for
+    pairs. An apostrophe, which spreadsheets hide, keeps them from running a text as a formula. The file starts with a
+    byte order mark, by which Excel recognises UTF-8.
+    """
+    predictions_N, confidences_N = probabilities_NC.argmax(axis=1), probabilities_NC.max(axis=1)
+    wrong = np.flatnonzero(predictions_N != examples.labels)
+    wrong = wrong[np.argsort(-confidences_N[wrong], kind="stable")]
+    columns = max((len(texts) for texts in examples.texts), default=1)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_MINIMAL)
+        writer.writerow(["confidence", "predicted", "true", "text", *(f"text_{i}" for i in range(2, columns + 1))])
+        for index in wrong.tolist():
+            fields = (class_names[predictions_N[index]], class_names[examples.labels[index]], *examples.texts[index])
+            writer.writerow([f"{confidences_N[index]:.4f}", *(_inert(field) for field in fields)])
+    partial.replace(path)
+    return len(wrong)
+
+
+def _inert(field: str) -> str:
+    """Return the field as plain text for a spreadsheet, with line feeds as its line breaks."""
+    text = field.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA_STARTS) else text

@@ -1,57 +1,114 @@
-"""The results of a fine-tuning run, as results.json holds them: written by runs, read by comparisons."""
+"""The results of a fine-tuning run as results.json holds them: runs write them, comparisons read them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
-from finetune.evaluation.metrics import Metric, paired_difference, short, summary
-from finetune.evaluation.scores import Difference, MeanStd, Scores
-from mlm.tracking.run_directory import write_json
+from finetune.data.examples import Examples
+from finetune.evaluation.metrics import METRIC_NAMES, Metric, paired_difference, short
+from mlm.tracking.run_directory import RESULTS, write_json
 
-RESULTS = "results.json"
 COLUMNS: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc")
 
 
-class Trial(Config):
-    """One training on one fold with one seed."""
+class MeanStd(Config):
+    """A score over trials."""
+
+    mean: float
+    """Mean over folds x seeds."""
+    std: float = Field(ge=0)
+    """Standard deviation (ddof = 1); 0 for one trial."""
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Self | None:
+        """Return mean and standard deviation of the values that are not None; None if all are."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(mean=float(np.mean(known)), std=float(np.std(known, ddof=1)) if len(known) > 1 else 0.0)
+
+    def __str__(self) -> str:
+        """Return `0.815 ± 0.004`."""
+        return f"{self.mean:.3f} ± {self.std:.3f}"
+
+
+Value = TypeVar("Value", float, MeanStd)
+
+
+class Scores(Config, Generic[Value]):
+    """A value for every metric; a metric that was not measured is left out of the file."""
+
+    accuracy: Value
+    """Share of right predictions."""
+    f1: Value
+    """F1 of the second of two classes, else the mean over classes."""
+    f1_macro: Value
+    """Mean F1 over classes."""
+    f1_weighted: Value
+    """Mean F1 over examples."""
+    mcc: Value
+    """Matthews correlation."""
+    precision: Value
+    """Precision of the second of two classes, else the mean over classes."""
+    recall: Value
+    """Recall of the second of two classes, else the mean over classes."""
+    roc_auc: Value | None
+    """Area under the ROC curve, one against the rest; null where a class is missing."""
+    loss: Value | None = None
+    """Cross-entropy in nats; baselines have none."""
+
+    def get(self, metric: Metric) -> Value | None:
+        """Return the value of a metric."""
+        value: Value | None = getattr(self, metric)
+        return value
+
+    def measured(self) -> dict[Metric, Value | None]:
+        """Return the values of the metrics that were measured."""
+        return {metric: self.get(metric) for metric in METRIC_NAMES if metric in self.model_fields_set}
+
+
+class Difference(Config):
+    """Ours minus theirs over paired trials; see `metrics.paired_difference`."""
+
+    mean: float
+    """Mean difference."""
+    low: float | None
+    """Lower bound of the 95 % interval; null where one fold and one seed leave none."""
+    high: float | None
+    """Upper bound."""
+    pairs: int = Field(gt=0)
+    """Number of paired trials."""
+
+    def __str__(self) -> str:
+        """Return `+0.021 (+0.010 to +0.032)`."""
+        if self.low is None or self.high is None:
+            return f"{self.mean:+.3f}"
+        return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+class TrialScores(Config):
+    """One training on one fold with one seed, as the file holds it."""
 
     fold: int = Field(ge=0)
     """Number of the fold."""
     seed: int
     """Seed of the head's weights and of the order of examples."""
     validation: Scores[float] | None
-    """Scores of the best weights on the validation part; null where none was held back."""
+    """Scores of the best weights on the validation part; null without one."""
     test: Scores[float]
     """Scores of the same weights on the test part."""
     epochs: float = Field(ge=0)
-    """Passes over the training examples after which the best weights were reached."""
+    """Number of epochs after which the best weights were reached."""
     seconds: float = Field(ge=0)
-    """What all of training took, steps alone."""
+    """Duration of all training steps."""
     weights_sha256: str
     """Checksum of the best weights."""
-
-
-class Control(Scores[MeanStd]):
-    """The randomly initialised encoder's scores on the test part."""
-
-    difference: Difference
-    """This encoder minus the control, by the run's metric."""
-    trials: tuple[Trial, ...] = ()
-    """Folds x seeds."""
-
-
-class Baselines(Config):
-    """Scores of what the encoder has to beat, on the same test parts."""
-
-    majority: Scores[MeanStd]
-    """The most frequent class."""
-    tfidf: Scores[MeanStd]
-    """Character n-grams and logistic regression."""
-    random_encoder: Control | None = None
-    """What pretraining is measured against, where it was asked for."""
 
 
 class Parameters(Config):
@@ -60,50 +117,83 @@ class Parameters(Config):
     all: int = Field(gt=0)
     """Number of parameters."""
     trained: int = Field(ge=0)
-    """Number of those that training changes."""
+    """Number of trained parameters."""
 
 
-class Data(Config):
+@dataclass(frozen=True)
+class TrialResult:
+    """A finished trial: its scores, and what the report needs besides."""
+
+    scores: TrialScores
+    test: Examples
+    """The test examples."""
+    probabilities_NC: NDArray[np.float64]
+    """Probabilities of the classes for the test examples."""
+    parameters: Parameters
+    truncated: int
+    """Number of examples that were longer than the encoder reads."""
+    skipped: int
+    """Number of updates skipped because loss or gradient was not finite."""
+    goodness: float
+    """Goodness of the best weights by the metric of early stopping; without a validation part, the number of steps."""
+
+
+class Control(Scores[MeanStd]):
+    """The randomly initialised encoder's scores on the test part."""
+
+    difference: Difference
+    """This encoder minus the control, by the run's metric."""
+    trials: tuple[TrialScores, ...] = ()
+    """Folds x seeds."""
+
+
+class Baselines(Config):
+    """Scores to beat, on the same test parts."""
+
+    majority: Scores[MeanStd]
+    """The most frequent class."""
+    tfidf: Scores[MeanStd]
+    """Character n-grams and logistic regression."""
+    random_encoder: Control | None = None
+    """The control for pretraining; left out if not asked for."""
+
+
+class ExampleCounts(Config):
     """Number of examples."""
 
     train: int = Field(ge=0)
-    """Trained on, in one fold."""
+    """Training examples of one fold."""
     validation: int = Field(ge=0)
-    """To choose by, in one fold."""
+    """Validation examples of one fold."""
     test: int = Field(ge=0)
-    """Tested on, in one fold."""
+    """Test examples of one fold."""
     counts: dict[str, int]
-    """What was dropped, and why."""
+    """Number of dropped examples by reason."""
 
 
-class About(Config):
-    """What was trained on what."""
+class Results(Config):
+    """All of results.json."""
 
     name: str
-    """The run's name."""
+    """Name of the run."""
     head: str
     """Kind of head."""
     classes: tuple[str, ...] = Field(min_length=1)
     """Names of the classes, by index."""
     metric: Metric
-    """What the best weights were chosen by."""
+    """Metric by which the best weights were chosen."""
     parameters: Parameters
     """Size of the model."""
-    data: Data
+    data: ExampleCounts
     """Number of examples."""
-
-
-class Results(About):
-    """All of results.json."""
-
     validation: Scores[MeanStd] | None
-    """Over trials; null where none was held back."""
+    """Over trials; null without a validation part."""
     test: Scores[MeanStd]
     """Over trials."""
-    trials: tuple[Trial, ...] = Field(min_length=1)
+    trials: tuple[TrialScores, ...] = Field(min_length=1)
     """Folds x seeds."""
     baselines: Baselines
-    """What the encoder has to beat."""
+    """Scores to beat."""
 
     def write(self, folder: Path) -> None:
         """Write results.json into a run's folder."""
@@ -111,10 +201,10 @@ class Results(About):
 
 
 def read(folder: Path) -> Results:
-    """Read a run's results.json, whoever wrote it.
+    """Return the results in a run's results.json.
 
     Raises:
-        UserError: there is none, or it is none of a fine-tuning run.
+        UserError: there is no such file, or a fine-tuning run did not write it.
 
     """
     path = folder / RESULTS
@@ -122,62 +212,36 @@ def read(folder: Path) -> Results:
         raise UserError(f"no such run: {folder}")
     try:
         return Results.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"no {RESULTS} in {folder}: the run is not finished, or this is no run's folder") from None
+    except FileNotFoundError as error:
+        raise UserError(f"no {RESULTS} in {folder}: the run is not finished, or this is no run") from error
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         if any(fault["loc"] == ("heldout",) for fault in faults):
             raise UserError(
-                f"{folder} is a pretraining run: make a classifier of it by "
-                f"python -m finetune.cnn_head encoder.run={folder}, and name that one's folder"
-            ) from None
+                f"{folder} is a pretraining run: train a classifier on it by "
+                f"python -m finetune.cnn_head encoder.run={folder}, and name that run"
+            ) from error
         place = short(".".join(map(str, faults[0]["loc"])), 60)
         where = f"{path}, {place}" if place else str(path)
-        raise UserError(f"{where}: {short(faults[0]['msg'], 120)}: not as a fine-tuning run writes it") from None
+        raise UserError(f"{where}: {short(faults[0]['msg'], 120)}: a fine-tuning run does not write this") from error
 
 
-def build(
-    about: About,
-    trials: Sequence[Trial],
-    *,
-    majority: Sequence[Mapping[str, float | None]],
-    tfidf: Sequence[Mapping[str, float | None]],
-    control: Sequence[Trial] = (),
-) -> Results:
-    """Summarise a run.
-
-    Args:
-        about: what was trained on what.
-        trials: of this encoder, all folds x seeds.
-        majority: the majority class's scores on each fold's test part.
-        tfidf: the bag of words' scores on each fold's test part.
-        control: the random encoder's trials, of the same folds and seeds; none where it was not asked for.
-
-    """
-    baselines = {"majority": summary(majority), "tfidf": summary(tfidf)}
-    values: dict[str, Any] = {
-        **about.model_dump(),
-        "validation": None if trials[0].validation is None else _over(trials, "validation"),
-        "test": _over(trials, "test"),
-        "trials": [trial.model_dump(exclude_unset=True) for trial in trials],
-        "baselines": baselines,
-    }
-    if control:
-        difference = difference_of(trials, control, about.metric)
-        assert difference is not None, "the control has the folds and seeds of the trials, and the metric"
-        values["baselines"] = {
-            **baselines,
-            "random_encoder": {
-                **_over(control, "test"),
-                "difference": difference.model_dump(),
-                "trials": [trial.model_dump(exclude_unset=True) for trial in control],
-            },
-        }
-    return Results.model_validate(values, strict=False)
+def over_trials(scores: Sequence[Mapping[Metric, float | None]]) -> Scores[MeanStd]:
+    """Return each metric's mean and standard deviation over the scores of trials, or of baselines on folds."""
+    metrics = [metric for metric in METRIC_NAMES if any(metric in one for one in scores)]
+    return Scores[MeanStd].model_validate({name: MeanStd.of([one.get(name) for one in scores]) for name in metrics})
 
 
-def difference_of(ours: Sequence[Trial], theirs: Sequence[Trial], metric: Metric) -> Difference | None:
-    """Return the difference on the test parts; None where folds and seeds differ or a trial lacks the metric."""
+def control_of(trials: Sequence[TrialScores], control: Sequence[TrialScores], metric: Metric) -> Control:
+    """Return the scores of the random encoder beside the `trials` of the same folds and seeds."""
+    difference = difference_of(trials, control, metric)
+    assert difference is not None, "the control has the folds and seeds of the trials, and the metric"
+    test = over_trials([trial.test.measured() for trial in control])
+    return Control.model_validate({**test.measured(), "difference": difference, "trials": tuple(control)})
+
+
+def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], metric: Metric) -> Difference | None:
+    """Return the difference on the test parts; None if folds or seeds differ, or a trial lacks the metric."""
     pairs = {(trial.fold, trial.seed): trial.test.get(metric) for trial in theirs}
     scores = [(trial.test.get(metric), pairs.get((trial.fold, trial.seed))) for trial in ours]
     known = [(mine, other) for mine, other in scores if mine is not None and other is not None]
@@ -188,7 +252,7 @@ def difference_of(ours: Sequence[Trial], theirs: Sequence[Trial], metric: Metric
 
 
 def table(results: Results) -> str:
-    """Return the end of a run's output: test scores beside those of the baselines, and what pretraining bought."""
+    """Return a table of test scores beside those of the baselines and of the control."""
     control = results.baselines.random_encoder
     rows: dict[str, Scores[MeanStd]] = {"this encoder": results.test}
     if control is not None:
@@ -206,18 +270,14 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def count_trials(trials: Sequence[Trial]) -> str:
-    """Return how many trials there are, such as `15 trials (5 folds, 3 seeds)`."""
+def count_trials(trials: Sequence[TrialScores]) -> str:
+    """Return the number of trials, such as `15 trials (5 folds, 3 seeds)`."""
 
     def plural(number: int, noun: str) -> str:
         return f"{number} {noun}{'s' if number != 1 else ''}"
 
     folds, seeds = len({trial.fold for trial in trials}), len({trial.seed for trial in trials})
     return f"{plural(len(trials), 'trial')} ({plural(folds, 'fold')}, {plural(seeds, 'seed')})"
-
-
-def _over(trials: Sequence[Trial], part: str) -> dict[str, dict[str, float] | None]:
-    return summary([getattr(trial, part).model_dump(exclude_unset=True) for trial in trials])
 
 
 def _shown(score: MeanStd | None) -> str:

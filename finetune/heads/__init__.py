@@ -1,41 +1,20 @@
-"""What every head is, and how the one of a saved model is found: a head is one file, `finetune/<kind>_head.py`."""
+"""Heads: networks that turn an encoder's hidden states into scores of the classes.
 
-import importlib
-from pathlib import Path
-from typing import TYPE_CHECKING
+Here: one file a head, with its settings and its network, and the union of their settings, which is the registry.
+Not here: encoders, training, commands.
+"""
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Annotated, get_args
 
-from configs import Config, UserError
-from finetune.encoders.encoder import TextEncoder
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from finetune.config import FinetuneConfig
+from finetune.heads.cnn import CnnHead
+from finetune.heads.linear import LinearHead
 
-_SUFFIX = "_head"
+Head = Annotated[CnnHead | LinearHead, Field(discriminator="kind")]
+"""The settings of a head. `build(encoder, num_classes)` returns the network with freshly drawn weights; it maps hidden
+states (B, L, D), where they are real (B, L) and token ids (B, L) to scores (B, C)."""
 
-
-class HeadConfig(Config):
-    """The settings of a head; its file holds beside them the network, and `Recipe`, a recipe with this head."""
-
-    kind: str
-
-    def build(self, encoder: TextEncoder, classes: int) -> nn.Module:
-        """Return a network that turns (hidden_BLD, real_BL, ids_BL) into scores_BC, with freshly drawn weights."""
-        raise NotImplementedError
-
-
-def recipe_of(kind: str) -> "type[FinetuneConfig]":
-    """Return the recipe class of the heads of this kind.
-
-    Raises:
-        UserError: there is no such head.
-
-    """
-    known = sorted(path.stem.removesuffix(_SUFFIX) for path in Path(__file__).parents[1].glob(f"*{_SUFFIX}.py"))
-    if kind not in known:  # so that no name from a file ever decides what else is imported
-        raise UserError(
-            f"there is no head {kind!r} (known: {', '.join(known)}): was the model made by a newer version?"
-        )
-    recipe: type[FinetuneConfig] = importlib.import_module(f"finetune.{kind}{_SUFFIX}").Recipe
-    return recipe
+HEADS: Mapping[str, type[CnnHead | LinearHead]] = {head().kind: head for head in get_args(get_args(Head)[0])}
+"""The settings of each head by its kind."""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from configs import UserError
 from finetune.data.augment import Augmentation, Variants, augmented
 from finetune.data.examples import Examples
-from finetune.encoders.encoder import TextEncoder, Tokens
+from finetune.encoders.encoder import EncodedExample, TextEncoder
 from finetune.evaluation import metrics
+from finetune.evaluation.metrics import Metric
 from mlm.data.batches import IGNORED
 from mlm.distributed.device import autocast
 from mlm.distributed.world import World
@@ -22,19 +23,19 @@ from mlm.distributed.world import World
 POOL_BATCHES = 16
 """Batches whose examples are sorted by length together: enough for little padding, few enough to stay mixed."""
 EVALUATION_TOKENS = 8192
-"""Tokens, padding counted, of a batch in evaluation."""
+"""Number of tokens of a batch in evaluation, with padding."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Examples in rows, padded to the longest."""
+class ExampleBatch:
+    """Examples in rows, padded to the longest of them."""
 
     ids_BL: Tensor
     """Token ids. int64"""
     real_BL: Tensor
-    """Where there is no padding."""
+    """True for tokens, false for padding."""
     types_BL: Tensor
-    """0 for the first text and 1 for the second. int64"""
+    """Token types: 0 for the first text and 1 for the second. int64"""
     labels_B: Tensor
     """Class of each example. int64"""
     targets: int
@@ -42,21 +43,21 @@ class Batch:
     tokens: int
     """Number of tokens that are not padding."""
 
-    def without_targets(self) -> "Batch":
-        """Return a batch that is computed and counts for nothing, for a rank that has no examples left of a step."""
+    def without_targets(self) -> "ExampleBatch":
+        """Return a batch without weight in the loss, for a rank that has no examples left in a step."""
         return replace(self, labels_B=torch.full_like(self.labels_B, IGNORED), targets=0, tokens=0)
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExamples:
     """Examples with their tokens."""
 
     examples: Examples
-    tokens: list[Tokens]
+    tokens: list[EncodedExample]
 
     @classmethod
-    def of(cls, examples: Examples, encoder: TextEncoder, longest: int) -> "Encoded":
-        """Return the examples with `encoder`'s tokens, `longest` of each at the most."""
+    def of(cls, examples: Examples, encoder: TextEncoder, longest: int) -> "EncodedExamples":
+        """Return the examples with the tokens of `encoder`, at most `longest` each."""
         return cls(examples, encoder.tokenise(examples.texts, longest))
 
     @cached_property
@@ -67,34 +68,34 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Classification:
-    """Tell the class of texts."""
+    """The task of the training loop: to predict the class of texts."""
 
-    train: Encoded
-    validation: Encoded
+    train: EncodedExamples
+    validation: EncodedExamples
     world: World
     seed: int
     encoder: TextEncoder
-    """What makes tokens of texts; its weights are the model's."""
+    """The model's encoder, whose tokenizer is used here."""
     longest: int
-    """Tokens of a text at the most."""
+    """Largest number of tokens of a text."""
     batch_examples: int
-    """Examples of a step, over all ranks and micro-batches."""
+    """Number of examples of a step, over all ranks and micro-batches."""
     micro_batch_examples: int
-    """Examples computed at once on each rank."""
+    """Number of examples of a micro-batch on each rank."""
     class_weights_C: Tensor
     """Weight of each class in the loss; 1 on average over the training examples."""
     label_smoothing: float
     augmentation: Augmentation
     variants: Variants
-    """Of each training example, its texts with words replaced; empty where none are."""
+    """The texts of each training example with words replaced; empty without contextual augmentation."""
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps of an epoch; the last one may be short."""
         return -(-len(self.train.tokens) // self.batch_examples)
 
-    def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
-        """Return this rank's micro-batches: a function of seed and step alone."""
+    def micro_batches(self, step: int, fraction: float) -> Sequence[ExampleBatch]:
+        """Return this rank's micro-batches, a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
         mine = chosen[self.world.rank :: self.world.size]
@@ -104,7 +105,7 @@ class Classification:
             for part in parts
         ]
 
-    def _batch(self, indices: NDArray[np.int64], epoch: int) -> Batch:
+    def _batch(self, indices: NDArray[np.int64], epoch: int) -> ExampleBatch:
         examples, tokens = self.train.examples, [self.train.tokens[index] for index in indices]
         if self.augmentation.changes:
             replaced = [self.variants[index] if self.variants else () for index in indices]
@@ -115,8 +116,8 @@ class Classification:
             tokens = self.encoder.tokenise(texts, self.longest)
         return batch_of(tokens, examples.labels[indices], self.encoder.pad_id, self.world.device)
 
-    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Return the summed cross-entropy in nats, and how many predictions were right."""
+    def losses(self, model: nn.Module, batch: ExampleBatch) -> Mapping[str, Tensor]:
+        """Return the summed cross-entropy in nats as `loss`, and the number of right predictions as `correct`."""
         scores_BC = score(model, batch, self.world)
         return {
             "loss": F.cross_entropy(
@@ -131,7 +132,7 @@ class Classification:
         }
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the loss in nats and the metrics on the validation part; nothing where that is empty."""
+        """Return the loss in nats and the metrics on the validation examples; nothing if there are none."""
         if not self.validation.tokens:
             return {}
         labels_N = self.validation.examples.labels
@@ -140,27 +141,29 @@ class Classification:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def batch_of(tokens: Sequence[Tokens], labels_B: NDArray[np.int64], pad_id: int, device: torch.device) -> Batch:
-    """Lay examples into rows as long as the longest of them."""
+def batch_of(
+    tokens: Sequence[EncodedExample], labels_B: NDArray[np.int64], pad_id: int, device: torch.device
+) -> ExampleBatch:
+    """Return examples as a batch, padded to the longest of them."""
     lengths_B = np.array([len(example.ids) for example in tokens])
     real_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
     ids_BL, types_BL = np.full(real_BL.shape, pad_id, np.int64), np.zeros(real_BL.shape, np.int64)
     ids_BL[real_BL] = np.concatenate([example.ids for example in tokens])
     types_BL[real_BL] = np.concatenate([example.types for example in tokens])
     ids, real, types, labels = (torch.from_numpy(a).to(device) for a in (ids_BL, real_BL, types_BL, labels_B))
-    return Batch(ids, real, types, labels, targets=len(tokens), tokens=int(lengths_B.sum()))
+    return ExampleBatch(ids, real, types, labels, targets=len(tokens), tokens=int(lengths_B.sum()))
 
 
-def score(model: nn.Module, batch: Batch, world: World) -> Tensor:
-    """Return the model's scores of the classes, (B, C), computed in the world's precision, in float32."""
+def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
+    """Return the model's scores of the classes, (B, C), in float32; they are computed in the world's precision."""
     with autocast(world.device, world.dtype):
         scores_BC: Tensor = model(batch.ids_BL, batch.real_BL, batch.types_BL)
     return scores_BC.float()
 
 
 @torch.no_grad()
-def predict(model: nn.Module, tokens: Sequence[Tokens], pad_id: int, world: World) -> NDArray[np.float64]:
-    """Return the probability of every class for each example, (N, C); each rank computes some of them."""
+def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, world: World) -> NDArray[np.float64]:
+    """Return the probability of every class for each example, (N, C); ranks share the work."""
     lengths_N = np.array([len(example.ids) for example in tokens])
     order = np.argsort(lengths_N, kind="stable")
     cuts = _cuts_of_like_size(lengths_N[order])
@@ -168,7 +171,7 @@ def predict(model: nn.Module, tokens: Sequence[Tokens], pad_id: int, world: Worl
     for number, cut in enumerate(cuts):
         mine = number % world.size == world.rank
         if not mine and number:
-            continue  # the first batch tells every rank how many classes there are
+            continue  # every rank computes the first batch, which tells the number of classes
         batch = batch_of([tokens[i] for i in order[cut]], np.zeros(len(order[cut]), np.int64), pad_id, world.device)
         probabilities_BC = score(model, batch, world).double().softmax(dim=-1).cpu()
         if not number:
@@ -179,28 +182,28 @@ def predict(model: nn.Module, tokens: Sequence[Tokens], pad_id: int, world: Worl
     return probabilities_NC
 
 
-def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[str, float | None]:
+def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
     """Return the metrics, and the mean cross-entropy in nats as `loss`.
 
     Raises:
-        UserError: the probabilities are not finite.
+        UserError: a probability is not finite.
 
     """
     if not np.isfinite(probabilities_NC).all():
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
     chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
     loss = -np.log(np.maximum(chances_N, np.finfo(np.float64).tiny)).mean()
-    return {"loss": float(loss)} | metrics.scores(labels_N, probabilities_NC)
+    return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}
 
 
-def class_weights(labels_N: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """Return weights that give every class the same share of the loss, and are 1 on average over the examples."""
-    counts_C = np.bincount(labels_N, minlength=classes)
-    return len(labels_N) / (classes * np.maximum(counts_C, 1))
+def class_weights(labels_N: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Return weights by which every class has the same share of the loss; their mean over the examples is 1."""
+    counts_C = np.bincount(labels_N, minlength=num_classes)
+    return len(labels_N) / (num_classes * np.maximum(counts_C, 1))
 
 
 def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:
-    """Cut rising lengths so that each part, padded to its longest, has at most EVALUATION_TOKENS, or one example."""
+    """Cut rising lengths into batches of at most EVALUATION_TOKENS tokens with padding, or of one example."""
     cuts, start = [], 0
     for end in range(1, len(lengths) + 1):
         if end == len(lengths) or (end - start + 1) * lengths[end] > EVALUATION_TOKENS:
@@ -213,9 +216,8 @@ def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:
 def _epoch_batches(seed: int, epoch: int, size: int, lengths: bytes) -> list[NDArray[np.int64]]:
     """Return the examples of each step of an epoch.
 
-    A random order is cut into pools, each pool sorted by length and cut into batches, and these are put into a
-    random order again: examples of like length meet, and who meets whom is new each epoch. The batch that is
-    short, where there is one, comes last.
+    A random order is cut into pools; each pool is sorted by length and cut into batches; the batches are shuffled. So
+    the examples of a batch have similar lengths, and its composition differs in each epoch. A short batch comes last.
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     lengths_N = np.frombuffer(lengths, np.int64)

@@ -1,4 +1,4 @@
-"""A classifier: an encoder and a head on it, part of which may be frozen."""
+"""A classifier: an encoder with a head, parts of which may be frozen."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from finetune.encoders.encoder import TextEncoder
 
 
 class Classifier(nn.Module):
-    """Scores the classes of texts."""
+    """An encoder with a head that scores classes."""
 
     def __init__(self, encoder: TextEncoder, head: nn.Module) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
         self.keep_frozen_in_eval()
 
     def keep_frozen_in_eval(self) -> None:
-        """Keep every part of the encoder without a trained parameter in evaluation mode from now on."""
+        """Keep every frozen part of the encoder in evaluation mode, without dropout."""
         self.frozen = tuple(
             inner
             for module in self.encoder.modules()
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set the mode; what is frozen stays in evaluation mode, without dropout."""
+        """Set the mode of all parts except the frozen ones."""
         super().train(mode)
         if mode:
             for module in self.frozen:
@@ -59,7 +59,7 @@ class Classifier(nn.Module):
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """Return how many numbers the parameters hold."""
+    """Return the number of elements of the parameters."""
     return sum(parameter.numel() for parameter in parameters)
 
 

@@ -1,28 +1,31 @@
-"""What of a classifier is trained, and at which share of the learning rate."""
+"""The trained parameters of a classifier, and their learning rates: whole layers, or low-rank adapters."""
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
+from torch import nn
 
-from configs import Config
-from finetune.training.adapters import LowRank
+from configs import Config, Texts, UserError
+from finetune.encoders.hub import check_installed
+from finetune.encoders.published import PublishedEncoder
 from finetune.training.classifier import Classifier
+from mlm.training.optim import RateFactor
 
 
 class Layers(Config):
-    """Everything, the last layers, or the head alone."""
+    """Train all layers, the last ones, or the head alone."""
 
     kind: Literal["layers"] = "layers"
     layers: int | None = Field(None, ge=0)
-    """Number of the encoder's last layers that are trained; 0: the head alone; null: everything, the embeddings too."""
+    """Number of trained layers, from the last one; 0: the head alone; null: all, with the embeddings."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Share of the learning rate that each layer has of the one above it (Howard & Ruder 2018, section 3.2)."""
+    """Ratio of each layer's learning rate to that of the layer above it (Howard & Ruder 2018, section 3.2)."""
     head_factor: float = Field(1.0, gt=0)
-    """The head's learning rate, as a multiple of that of the encoder's last layer."""
+    """Ratio of the head's learning rate to that of the encoder's last layer."""
 
-    def prepare(self, classifier: Classifier) -> Callable[[str], float]:
-        """Freeze what is not trained; return a function from a parameter's name to its share of the rate.
+    def prepare(self, classifier: Classifier) -> RateFactor:
+        """Freeze the other layers; return a function from a parameter's name to its factor of the learning rate.
 
         Raises:
             UserError: the encoder has fewer layers.
@@ -37,7 +40,88 @@ class Layers(Config):
         return {name: factors.get(id(parameter), self.head_factor) for name, parameter in named}.__getitem__
 
     def finish(self, classifier: Classifier) -> None:
-        """Leave the trained classifier as it is."""
+        """Do nothing."""
+
+
+class LowRank(Config):
+    """Train low-rank adapters: the product of two thin matrices, added to each chosen one (LoRA, Hu et al. 2021)."""
+
+    kind: Literal["low_rank"] = "low_rank"
+    rank: int = Field(8, gt=0)
+    """Inner width of the product."""
+    alpha: float = Field(16.0, gt=0)
+    """The product is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the product."""
+    targets: Texts = Field(("all-linear",), min_length=1)
+    """Linear layers with adapters: endings of module names, such as [query, value], or all-linear."""
+    head_factor: float = Field(1.0, gt=0)
+    """Ratio of the head's learning rate to that of the adapters."""
+
+    def prepare(self, classifier: Classifier) -> RateFactor:
+        """Add adapters to the encoder; return a function from a parameter's name to its factor of the learning rate.
+
+        Raises:
+            UserError: peft is not installed, the encoder is not a published one, or lacks a target.
+
+        """
+        add_adapters(classifier.encoder, self, seed=torch.initial_seed())
+        classifier.keep_frozen_in_eval()
+        heads = {name for name, _ in classifier.named_parameters() if name.startswith("head.")}
+        return lambda name: self.head_factor if name in heads else 1.0
+
+    def finish(self, classifier: Classifier) -> None:
+        """Merge the trained adapters into the weights."""
+        merge_adapters(classifier.encoder)
 
 
 Trainable = Annotated[Layers | LowRank, Field(discriminator="kind")]
+
+
+def add_adapters(encoder: nn.Module, settings: LowRank, *, seed: int = 0) -> None:
+    """Add adapters to a published encoder, in place, and freeze its other parameters.
+
+    Their products start at zero, so that the hidden states are unchanged at first.
+
+    Raises:
+        UserError: peft is not installed, the encoder is not a published one, or lacks a target.
+
+    """
+    check_installed("peft")
+    import peft
+
+    if not isinstance(encoder, PublishedEncoder):
+        raise UserError("low-rank adapters need a published encoder (encoder.hub): set another trainable.kind")
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=_targets(encoder.model, settings.targets),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, encoder.model)
+    encoder.train(encoder.training)  # the mode of the adapters too
+
+
+def merge_adapters(encoder: nn.Module) -> None:
+    """Merge the adapters into the weights, in place: the result is a plain encoder, all of it trainable."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    assert isinstance(encoder, PublishedEncoder)
+    adapted = [(name, m) for name, m in encoder.model.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, module in adapted:
+        module.merge(safe_merge=True)
+        encoder.model.set_submodule(name, module.get_base_layer())
+    encoder.model.requires_grad_(True)
+
+
+def _targets(model: nn.Module, wanted: tuple[str, ...]) -> str | list[str]:
+    if wanted == ("all-linear",):
+        return wanted[0]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for ending in wanted:
+        if not any(name == ending or name.endswith(f".{ending}") for name in linear):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise UserError(f"trainable.targets: the encoder has no linear layer {ending!r}; there are: {known}")
+    return list(wanted)

@@ -1,5 +1,5 @@
 """Speed and loss beside other trainers, measured in turns.
 
-Here: `python -m mlm.benchmark`, its cases and the reference implementations.
-Not here: anything that another package imports; the wheel leaves this one out.
+Here: `python -m mlm.benchmark`, its cases, the reference implementations, and the frame of both benchmarks.
+Not here: anything that another package imports; the wheel leaves this package out.
 """

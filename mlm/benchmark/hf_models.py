@@ -1,6 +1,6 @@
-"""The models that the benchmark trains beside ours: of the same size, with the defaults of those who wrote them."""
+"""The reference models: as large as ours, with the defaults of their authors."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,13 @@ if TYPE_CHECKING:
 
 
 def bert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> "BertForMaskedLM":
-    """Return BERT in the size of `encoder`, with its dropout, and all else as is the library's default."""
+    """Return BERT in the size of `encoder` and with its dropout; other settings are the library's defaults."""
     from transformers import BertConfig, BertForMaskedLM
 
     return BertForMaskedLM(
         BertConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=encoder.width,
-            num_hidden_layers=encoder.layers,
-            num_attention_heads=encoder.heads,
+            **_sizes(encoder, vocabulary_size, row_length),
             intermediate_size=encoder.feedforward_width,
-            max_position_embeddings=row_length,
             hidden_dropout_prob=encoder.dropout,
             attention_probs_dropout_prob=encoder.dropout,
         )
@@ -32,32 +28,35 @@ def bert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> "Bert
 
 
 def modernbert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> "ModernBertForMaskedLM":
-    """Return ModernBERT in the size of `encoder`, scoring only what is predicted, all else the library's default.
+    """Return ModernBERT in the size of `encoder`, scoring predicted tokens only, else with the library's defaults.
 
-    Its feed-forward layers are gated, with a third matrix: they are made narrower by a third.
+    Its feed-forward layers are gated: a third matrix makes up for a width that is smaller by a third.
     """
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
+    ids: dict[str, Any] = {"pad": PAD, "bos": CLS, "cls": CLS, "eos": SEP, "sep": SEP}
     return ModernBertForMaskedLM(
         ModernBertConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=encoder.width,
-            num_hidden_layers=encoder.layers,
-            num_attention_heads=encoder.heads,
+            **_sizes(encoder, vocabulary_size, row_length),
             intermediate_size=2 * encoder.feedforward_width // 3,
-            max_position_embeddings=row_length,
             sparse_prediction=True,
-            pad_token_id=PAD,
-            bos_token_id=CLS,
-            cls_token_id=CLS,
-            eos_token_id=SEP,
-            sep_token_id=SEP,
+            **{f"{name}_token_id": number for name, number in ids.items()},
         )
     )
 
 
+def _sizes(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary_size,
+        "hidden_size": encoder.width,
+        "num_hidden_layers": encoder.layers,
+        "num_attention_heads": encoder.heads,
+        "max_position_embeddings": row_length,
+    }
+
+
 class TorchEncoder(nn.Module):
-    """BERT of torch's own encoder layers, which scores the vocabulary at every position."""
+    """BERT made of torch's encoder layers; it scores the vocabulary at every position."""
 
     def __init__(self, encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class TorchEncoder(nn.Module):
 
 
 def labelled(batch: Batch) -> dict[str, Tensor]:
-    """Return a batch as those models read it, with a label at every position; they attend to the whole row."""
+    """Return a batch with a label at every position, as those models read it; they attend to the whole row."""
     labels_BL = torch.full_like(batch.ids_BL, IGNORED)
     rows, slots = (batch.labels_BM != IGNORED).nonzero(as_tuple=True)
     labels_BL[rows, batch.predicted_BM[rows, slots]] = batch.labels_BM[rows, slots]

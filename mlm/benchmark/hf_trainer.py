@@ -1,4 +1,4 @@
-"""The competition: the standard recipe of the transformers library, run by its own Trainer as its users run it."""
+"""The standard recipe of the transformers library, run by its Trainer with the settings of its users."""
 
 import importlib.util
 import logging
@@ -32,42 +32,39 @@ STEPS_AT_MOST = 1_000_000
 
 
 def as_users_run_it(function: Callable[..., T], *arguments: object) -> T:
-    """Call `function` in a process of its own, without what this package asks of the C library and of OpenMP."""
-    name = "GOMP_SPINCOUNT"  # libgomp reads it when torch is imported, here long ago
-    ours = os.environ[name]
-    os.environ[name] = "300000"  # its own default
+    """Call `function` in a new process, with the default settings of the C library and of OpenMP."""
+    name = "GOMP_SPINCOUNT"  # libgomp reads it when torch is imported, in this process long ago.
+    ours = os.environ.get(name)
+    os.environ[name] = "300000"  # libgomp's default
     try:
         return in_fresh_process(function, *arguments)[0]
     finally:
-        os.environ[name] = ours
+        del os.environ[name]
+        if ours is not None:
+            os.environ[name] = ours
 
 
 def check_installed() -> None:
-    """Check that the libraries to compare with are there.
-
-    Raises:
-        UserError: one of them is not.
-
-    """
+    """Raise a UserError if a library of the reference is not installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"not installed: {', '.join(missing)}, to compare with: pip install -e '.[bench]'")
+        raise UserError(f"the benchmark needs {', '.join(missing)}: pip install -e '.[bench]'")
 
 
 def sentences(split: "ShardArrays", longest: int) -> list[NDArray[np.int64]]:
-    """Return each sentence as a row of its own, cut off at `longest` tokens."""
+    """Return each sentence as a row, truncated to `longest` tokens."""
     starts, tokens = split.sentences.tolist(), np.asarray(split.tokens, np.int64)
     return [tokens[start : min(end, start + longest)] for start, end in pairwise(starts)]
 
 
 def chunks(split: "ShardArrays", length: int) -> list[NDArray[np.int64]]:
-    """Return the concatenated text in rows of `length` tokens without the rest, as run_mlm.py's group_texts does."""
+    """Return the concatenated text in rows of `length` tokens, without the rest, as group_texts in run_mlm.py."""
     whole = len(split.tokens) // length
     return list(np.asarray(split.tokens[: whole * length], np.int64).reshape(whole, length))
 
 
 def examples(rows: Iterable[NDArray[np.int64]]) -> "list[dict[str, list[int]]]":
-    """Return rows as run_mlm.py hands them to the collator."""
+    """Return rows in the form that run_mlm.py gives to the collator."""
     return [
         {"input_ids": row.tolist(), "attention_mask": [1] * len(row), "special_tokens_mask": [0] * len(row)}
         for row in rows
@@ -75,7 +72,7 @@ def examples(rows: Iterable[NDArray[np.int64]]) -> "list[dict[str, list[int]]]":
 
 
 def dataset(rows: Iterable[NDArray[np.int64]]) -> "datasets.Dataset":
-    """Return rows as run_mlm.py hands them to the Trainer."""
+    """Return rows in the form that run_mlm.py gives to the Trainer."""
     import datasets
 
     return datasets.Dataset.from_list(examples(rows))
@@ -91,7 +88,7 @@ def open_tokenizer(path: Path) -> "PreTrainedTokenizerFast":
 
 
 def collator(tokenizer_path: Path) -> Collate:
-    """Return what pads rows to the longest of the batch and masks 15 % of their tokens."""
+    """Return a function that pads rows to the longest of the batch and masks 15 % of their tokens."""
     from transformers import DataCollatorForLanguageModeling
 
     return DataCollatorForLanguageModeling(open_tokenizer(tokenizer_path))
@@ -107,17 +104,9 @@ def train(
     after_step: Callable[[int], bool],
     **settings: object,
 ) -> None:
-    """Train by the Trainer's own loop and defaults until `after_step` says so.
+    """Train by the Trainer's loop until `after_step`, called with the tokens read so far, returns true.
 
-    Args:
-        model: what is trained.
-        rows: what `dataset` returns.
-        collate: what `collator` returns.
-        batch_rows: rows of a step.
-        bfloat16: whether to run under bfloat16 autocast.
-        after_step: called with the number of tokens read so far that are not padding.
-        settings: other TrainingArguments than the library's own defaults.
-
+    Padding does not count as read. `settings` replace the defaults of TrainingArguments.
     """
     import torch
     import transformers
@@ -125,14 +114,8 @@ def train(
     transformers.logging.set_verbosity(logging.ERROR)
 
     class Stop(transformers.TrainerCallback):
-        def on_step_end(
-            self,
-            args: transformers.TrainingArguments,
-            state: transformers.TrainerState,
-            control: transformers.TrainerControl,
-            **_: object,
-        ) -> None:
-            if after_step(int(state.num_input_tokens_seen)):  # else the Trainer may itself have said so
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+            if after_step(int(state.num_input_tokens_seen)):  # Never set to False: the Trainer may have set it.
                 control.should_training_stop = True
 
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +137,7 @@ def train(
 
 
 def map_text(text: Path, tokenizer_path: Path, folder: Path) -> float:
-    """Tokenise the lines of `text` by datasets.map in this process; return the seconds that the mapping took."""
+    """Tokenise the lines of `text` by datasets.map in this process; return the seconds of the mapping."""
     import datasets
 
     datasets.disable_progress_bars()

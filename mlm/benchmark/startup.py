@@ -1,4 +1,4 @@
-"""The cases of the benchmark about long jobs: what saving costs, and what processes that train together cost."""
+"""The cases of long runs: start-up, resuming, and saving."""
 
 import json
 import shutil
@@ -6,101 +6,93 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import torch
 
 from configs import UserError, read
+from mlm.benchmark.frame import NEVER
 from mlm.benchmark.measure import Case, alternate
-from mlm.benchmark.processes import seconds_until
-from mlm.benchmark.speed import NEVER, Bench
+from mlm.benchmark.speed import Bench
+from mlm.build import build
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.manifest import manifest_of
+from mlm.checkpoint.writer import CheckpointWriter
+from mlm.config import PretrainConfig
+from mlm.tracking.run_directory import METRICS, keep_records, newest_records
+from mlm.training.budget import TrainingProgress
 
-if TYPE_CHECKING:
-    from mlm.checkpoint.writer import CheckpointWriter
-
+POLL_SECONDS = 0.01
 YOUNG_STEP = 10
 EVALUATE_STEPS = 250
-PROCESSES = 2
-STEPS = 12
-SMALL, LARGE = (2, 64), (8, 512)
-"""Layers and width of two models: what the larger takes more is for its parameters."""
-FEW_ROWS = ("train.batch_rows=2", "data.row_length=32", "evaluation.window_bytes=24")
 
 
-def saving(bench: Bench, name: str) -> list[Case]:
-    """Save checkpoints: how long training waits, against how long it takes until one is on the disk."""
-    import torch
+def start_up(bench: Bench, name: str) -> list[Case]:
+    """Run `mlm.pretrain` to the end of its first step, beside `import torch` alone."""
 
-    from mlm.build import build
-    from mlm.training.budget import TrainingProgress
+    def ours() -> float:
+        with tempfile.TemporaryDirectory(dir=bench.output) as folder:
+            settings = (*bench.overrides, f"runs={_with_cache(bench, folder)}", "train.intervals.log_steps=1")
+            return seconds_until(lambda: _has_trained(Path(folder)), "-m", "mlm.pretrain", *settings)
 
-    made = build(bench.recipe, bench.world)
-    for parameter in made.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    made.optimizer.update(1.0, torch.tensor(True, device=bench.world.device))  # so that it has a state to be saved
-    parameters = sum(parameter.numel() for parameter in made.model.parameters())
-    step = 0
+    def theirs() -> float:
+        return seconds_until(lambda: False, "-c", "import torch")
 
-    def save(*, wait: bool) -> float:
-        nonlocal step
-        step += 1
+    counted = "from the command to the log of the first step, with cached shards; theirs: to the end of the import"
+    return [Case.of(name, "s", counted, *alternate(ours, theirs, bench.scale.repeats))]
+
+
+def seconds_until(done: Callable[[], bool], *arguments: str) -> float:
+    """Run Python until `done` or its own end, and return the seconds; a failure of it is a UserError."""
+    with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
-        saver.save(TrainingProgress(step=step), made.model, made.optimizer, None)
-        if wait:
-            saver.wait()
-        seconds = time.perf_counter() - began
-        saver.finish()
-        return seconds
+        process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=errors)
+        try:
+            while not done() and process.poll() is None:
+                time.sleep(POLL_SECONDS)
+            seconds = time.perf_counter() - began
+        finally:
+            process.kill()
+            failed = process.wait() > 0
+        errors.seek(0)
+        if failed:
+            raise UserError(f"python {' '.join(arguments)} failed: {errors.read().strip()}")
+    return seconds
 
-    with tempfile.TemporaryDirectory(dir=bench.output) as folder:
-        saver = _saver(bench, Path(folder))
-        save(wait=True)  # the first one makes folders and finds the libraries
-        waits, writes = alternate(lambda: save(wait=False), lambda: save(wait=True), bench.scale.repeats)
-    counted = f"training waits for a checkpoint of {parameters:,} parameters; theirs: until it is on the disk"
-    return [Case.of(name, "s", counted, waits, writes)]
+
+def _with_cache(bench: Bench, runs: str) -> Path:
+    """Give a folder of runs the benchmark's shards."""
+    (Path(runs) / "cache").symlink_to(bench.corpus.folders[0].parent.resolve())
+    return Path(runs)
 
 
-def _saver(bench: Bench, run: Path) -> "CheckpointWriter":
-    from mlm.checkpoint.writer import CheckpointWriter
-    from mlm.training.budget import TrainingProgress
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    return CheckpointWriter(run, bench.recipe, bench.corpus.tokenizer_path, bench.world, say, TrainingProgress())
+def _has_trained(runs: Path) -> bool:
+    return any('"side": "train"' in path.read_text() for path in runs.glob(f"*/{METRICS}"))
 
 
 def resume(bench: Bench, name: str) -> list[Case]:
-    """Go on with a run at its tenth step and at a very late one, from the command to the end of the next step."""
+    """Resume a run at its tenth step and at a very late one, from the command to the end of the next step."""
     with tempfile.TemporaryDirectory(dir=bench.output) as folder:
-        runs = Path(folder)
-        (runs / "cache").symlink_to(bench.corpus.folders[0].parent.resolve())
-        early = _stopped(bench, runs)
+        early = _stopped(bench, _with_cache(bench, folder))
         late = _after_many_steps(bench, early)
         seconds = alternate(lambda: _resumed(late), lambda: _resumed(early), bench.scale.repeats)
     counted = (
-        f"from the command to the record of the next step: ours from step {bench.scale.old_step:,}; theirs is ours as"
-        " well, after some ten steps"
+        f"from the command to the log of the next step: ours resumes at step {bench.scale.old_step:,};"
+        f" theirs is ours as well, at about step {YOUNG_STEP}"
     )
     return [Case.of(name, "s", counted, *seconds)]
 
 
 def _resumed(run: Path) -> float:
-    from mlm.checkpoint import checkpoint
-    from mlm.checkpoint.manifest import manifest_of
-    from mlm.tracking.run_directory import METRICS, keep_records, newest_records
-
     step = manifest_of(checkpoint.newest(run)).step
-    keep_records(run / METRICS, step)  # of the turn before
-    return seconds_until(
-        lambda: newest_records(run / METRICS)["train"]["step"] > step, "-m", "mlm.pretrain", "--resume", str(run)
-    )
+    keep_records(run / METRICS, step)  # Drop the records of the turn before.
+    resumed = "-m", "mlm.pretrain", "--resume", str(run)
+    return seconds_until(lambda: newest_records(run / METRICS)["train"]["step"] > step, *resumed)
 
 
 def _stopped(bench: Bench, runs: Path) -> Path:
-    """Return a run that was saved after ten steps or a little more, and killed in a later one."""
-    from mlm.checkpoint import checkpoint
-
+    """Return a run that was saved at about step ten, and killed at a later step."""
     intervals = f"train.intervals={{log_steps: 1, checkpoint_steps: {YOUNG_STEP}, evaluate_steps: {NEVER}}}"
     saved = f"*/checkpoints/{checkpoint.NAMES}/manifest.json"
     settings = (*bench.overrides, f"runs={runs}", intervals)
@@ -109,23 +101,15 @@ def _stopped(bench: Bench, runs: Path) -> Path:
 
 
 def _after_many_steps(bench: Bench, run: Path) -> Path:
-    """Return a copy of a run as it would be after very many steps, with the records of all of them."""
-    from mlm.build import build
-    from mlm.checkpoint import checkpoint
-    from mlm.checkpoint.writer import CheckpointWriter
-    from mlm.config import PretrainConfig
-    from mlm.tracking.run_directory import METRICS, newest_records
-    from mlm.training.budget import TrainingProgress
-
-    old = Path(shutil.copytree(run, run.with_name(run.name + "-old")))
-    made = build(bench.recipe, bench.world)
+    """Return a copy of a run with the checkpoint and the records that it would have after very many steps."""
+    old, made = Path(shutil.copytree(run, run.with_name(run.name + "-old"))), build(bench.recipe, bench.world)
     young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimizer)
     times = bench.scale.old_step // young.step
     progress = TrainingProgress(bench.scale.old_step, young.tokens * times, young.seconds * times)
     recipe = read(PretrainConfig, old / checkpoint.CONFIG)
-    saver = CheckpointWriter(old, recipe, bench.corpus.tokenizer_path, bench.world, print, young)
-    saver.save(progress, made.model, made.optimizer, None)
-    saver.finish()
+    writer = CheckpointWriter(old, recipe, bench.corpus.tokenizer_path, bench.world, young)
+    writer.checkpoint(progress, made.model, made.optimizer)
+    writer.ended(progress)
     newest = newest_records(run / METRICS)
     with (old / METRICS).open("w", encoding="utf-8") as file:
         for step in range(1, bench.scale.old_step + 1):
@@ -135,56 +119,28 @@ def _after_many_steps(bench: Bench, run: Path) -> Path:
     return old
 
 
-def processes(bench: Bench, name: str) -> list[Case]:
-    """Train on two processes: sharded against replicated, in memory and speed."""
-    parameters = [_parameters(bench, *size) for size in (SMALL, LARGE)]
+def saving(bench: Bench, name: str) -> list[Case]:
+    """Save checkpoints: the time that training waits, beside the time until the checkpoint is on the disk."""
+    made, progress = build(bench.recipe, bench.world), TrainingProgress()
+    for parameter in made.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    made.optimizer.update(1.0, torch.tensor(True, device=bench.world.device))  # gives the optimizer a state
 
-    def side(kind: str) -> Callable[[], tuple[float, float]]:
-        def measure() -> tuple[float, float]:
-            (little, _), (much, rate) = (_job(bench, kind, *size) for size in (SMALL, LARGE))
-            return (much - little) / (parameters[1] - parameters[0]), rate
+    def save(*, wait: bool) -> float:
+        nonlocal progress
+        progress = TrainingProgress(progress.step + 1)
+        began = time.perf_counter()
+        writer.checkpoint(progress, made.model, made.optimizer)
+        if wait:
+            writer.wait()
+        seconds = time.perf_counter() - began
+        writer.ended(progress)
+        return seconds
 
-        return measure
-
-    found = alternate(side("sharded_data"), side("replicated_data"), bench.scale.repeats)
-    memory, rates = ([[one[index] for one in turns] for turns in found] for index in (0, 1))
-    model = f"{LARGE[0]} layers of width {LARGE[1]} on {PROCESSES} processes; ours sharded, theirs replicated"
-    return [
-        Case.of(f"{name}/memory", "bytes/param", f"the first process's largest resident memory: {model}", *memory),
-        Case.of(f"{name}/speed", "tokens/s", f"{model}; two rows a step, so that communication is most of it", *rates),
-    ]
-
-
-def _overrides(bench: Bench, layers: int, width: int) -> Sequence[str]:
-    sizes = (f"model.encoder.layers={layers}", f"model.encoder.width={width}", "model.encoder.heads=4")
-    return (*bench.overrides, *sizes, f"model.encoder.feedforward_width={4 * width}", *FEW_ROWS)
-
-
-def _parameters(bench: Bench, layers: int, width: int) -> int:
-    from mlm.config import PretrainConfig
-    from mlm.model.heads import MaskedLanguageModel
-
-    recipe = read(PretrainConfig, None, _overrides(bench, layers, width))
-    model = MaskedLanguageModel(recipe.model, bench.corpus.manifest.vocabulary_size, recipe.data.row_length)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _job(bench: Bench, kind: str, layers: int, width: int) -> tuple[float, float]:
-    """Train for a few steps; return the first process's memory in bytes and the speed of the last steps."""
-    with tempfile.TemporaryDirectory(dir=bench.output) as runs:
-        (Path(runs) / "cache").symlink_to(bench.corpus.folders[0].parent.resolve())
-        settings = (
-            *_overrides(bench, layers, width),
-            f"runs={runs}",
-            f"parallel.kind={kind}",
-            f"train.budget.steps={STEPS}",
-            f"train.intervals.log_steps={STEPS // 2}",
-        )
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
-        done = subprocess.run([*launch, "-m", "mlm.pretrain", *settings], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"a job of {PROCESSES} processes failed: {done.stderr.strip()[-500:]}")
-        (path,) = Path(runs).glob("*/metrics.jsonl")
-        records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
-    last = [record for record in records if record["side"] == "train"][-1]
-    return last["memory_bytes"], last["tokens_per_second"]
+    with tempfile.TemporaryDirectory(dir=bench.output) as folder:
+        writer = CheckpointWriter(Path(folder), bench.recipe, bench.corpus.tokenizer_path, bench.world, progress)
+        save(wait=True)  # The first save creates folders and loads libraries.
+        waits, writes = alternate(lambda: save(wait=False), lambda: save(wait=True), bench.scale.repeats)
+    parameters = sum(parameter.numel() for parameter in made.model.parameters())
+    counted = f"training waits for a checkpoint of {parameters:,} parameters; theirs: until it is on the disk"
+    return [Case.of(name, "s", counted, waits, writes)]

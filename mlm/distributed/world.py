@@ -191,6 +191,19 @@ def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
     return World(device, torch.float32, found.rank, found.size, found.store, found.job, found.restarted, host)
 
 
+@contextmanager
+def joined(silence_minutes: float = SILENCE_MINUTES) -> Iterator[World]:
+    """Give the job's processes as `init_world`; a process group that is opened inside is closed at the end."""
+    existing = dist.is_initialized()
+    world = init_world(silence_minutes)
+    try:
+        with world.name_lost_ranks():
+            yield world
+    finally:
+        if not existing:
+            leave()
+
+
 def _membership() -> Membership:
     """Return this process's place in the process group that exists already, with a part of its store of its own."""
     rank, size = dist.get_rank(), dist.get_world_size()

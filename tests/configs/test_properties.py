@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import Config, UserError, dump, read
-from finetune import cnn_head
+from finetune.config import FinetuneConfig
 from mlm.config import PretrainConfig
 
 
@@ -77,7 +77,7 @@ def recipe_of(model: type[Config], path: Path | None, overrides: Sequence[str] =
     return None
 
 
-@pytest.mark.parametrize("model", [PretrainConfig, cnn_head.Recipe])
+@pytest.mark.parametrize("model", [PretrainConfig, FinetuneConfig])
 def test_any_file_is_a_recipe_or_a_mistake_told_in_one_line(model: type[Config]) -> None:
     read_well = []
 

@@ -3,50 +3,61 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.evaluation.results import About, Results, Trial, build
+from finetune.evaluation.metrics import Metric
+from finetune.evaluation.results import Baselines, Results, TrialScores, control_of, over_trials
 
-NAMES = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc")
-
-
-def about(**changes: Any) -> About:
-    values: dict[str, Any] = {
-        "name": "disaster_tweets",
-        "head": "cnn",
-        "classes": ["calm", "disaster"],
-        "metric": "accuracy",
-        "parameters": {"all": 4_000_000, "trained": 4_000_000},
-        "data": {"train": 4000, "validation": 800, "test": 1200, "counts": {"duplicates": 12}},
-    }
-    return About.model_validate(values | changes, strict=False)
+NAMES: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc")
 
 
-def every(value: float, *, roc_auc: float | None = 0.75) -> dict[str, float | None]:
+def every(value: float, *, roc_auc: float | None = 0.75) -> dict[Metric, float | None]:
     """Return a value for every metric but the loss."""
-    return dict.fromkeys(NAMES, value) | {"roc_auc": roc_auc}
+    return {**dict.fromkeys(NAMES, value), "roc_auc": roc_auc}
 
 
-def trials(values: Sequence[float], seeds: int = 1, *, roc_auc: float | None = 0.75) -> list[Trial]:
+def trials(values: Sequence[float], seeds: int = 1, *, roc_auc: float | None = 0.75) -> list[TrialScores]:
     """Return trials of as many folds as the seeds leave, with these values on the test part."""
     made = [
         {
             "fold": number // seeds,
             "seed": number % seeds,
-            "validation": every(value + 0.01, roc_auc=roc_auc) | {"loss": 0.5},
-            "test": every(value, roc_auc=roc_auc) | {"loss": 1 - value},
+            "validation": {**every(value + 0.01, roc_auc=roc_auc), "loss": 0.5},
+            "test": {**every(value, roc_auc=roc_auc), "loss": 1 - value},
             "epochs": 3.0,
             "seconds": 12.5,
             "weights_sha256": f"{number:064x}",
         }
         for number, value in enumerate(values)
     ]
-    return [Trial.model_validate(values) for values in made]
+    return [TrialScores.model_validate(values) for values in made]
 
 
-def results(values: Sequence[float], seeds: int = 1, control: Sequence[float] = (), **changes: Any) -> Results:
-    return build(
-        about(**changes),
-        trials(values, seeds),
-        majority=[every(0.5), every(0.6)],
-        tfidf=[every(0.8)],
-        control=trials(control, seeds),
+def results(
+    values: Sequence[float],
+    seeds: int = 1,
+    control: Sequence[float] = (),
+    *,
+    roc_auc: float | None = 0.75,
+    **changes: Any,
+) -> Results:
+    """Return the results of a run on two folds whose trials have these values on the test part."""
+    made = trials(values, seeds, roc_auc=roc_auc)
+    baselines = Baselines(
+        majority=over_trials([every(0.5, roc_auc=roc_auc), every(0.6, roc_auc=roc_auc)]),
+        tfidf=over_trials([every(0.8, roc_auc=roc_auc)]),
     )
+    if control:
+        random_encoder = control_of(made, trials(control, seeds), "accuracy")
+        baselines = baselines.model_copy(update={"random_encoder": random_encoder})
+    fields: dict[str, Any] = {
+        "name": "disaster_tweets",
+        "head": "cnn",
+        "classes": ["calm", "disaster"],
+        "metric": "accuracy",
+        "parameters": {"all": 4_000_000, "trained": 4_000_000},
+        "data": {"train": 4000, "validation": 800, "test": 1200, "counts": {"duplicates": 12}},
+        "validation": over_trials([trial.validation.measured() for trial in made if trial.validation]),
+        "test": over_trials([trial.test.measured() for trial in made]),
+        "trials": made,
+        "baselines": baselines,
+    }
+    return Results.model_validate(fields | changes, strict=False)

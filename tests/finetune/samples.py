@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from configs import dump
-from finetune.data.examples import Examples, Split
-from finetune.encoders.encoder import RunEncoder
+from finetune.data.examples import DataSplit, Examples
+from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.corpus import DataConfig
@@ -48,10 +48,10 @@ def examples(number: int, seed: int = 0) -> Examples:
     return Examples(tuple((sentence,) for sentence in sentences), np.array(labels, np.int64))
 
 
-def split(train: int = 40, validation: int = 16, test: int = 16) -> Split:
+def split(train: int = 40, validation: int = 16, test: int = 16) -> DataSplit:
     whole = examples(train + validation + test)
     end = train + validation
-    return Split(whole.take(range(train)), whole.take(range(train, end)), whole.take(range(end, end + test)))
+    return DataSplit(whole.take(range(train)), whole.take(range(train, end)), whole.take(range(end, end + test)))
 
 
 def write_csv(path: Path, number: int = 60, seed: int = 0) -> Path:

@@ -38,8 +38,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     table, output = tmp_path / "test.csv", tmp_path / "texts.txt"
     table.write_text(TABLE)
     output.write_text("mine")
-    with pytest.raises(UserError, match="is there already: remove it, or name another file"):
+    with pytest.raises(UserError, match=r"texts\.txt"):
         texts.main([*CLEANING, "--file", str(table), "--output", str(output)])
     assert output.read_text() == "mine"
-    with pytest.raises(UserError, match=r"must end in \.txt"):
+    with pytest.raises(UserError, match=r"texts\.csv"):
         texts.main([*CLEANING, "--file", str(table), "--output", str(tmp_path / "texts.csv")])

@@ -1,7 +1,9 @@
 """Small corpora, layouts and models that the tests of this folder share."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from mlm.data.batches import PackedRows
 from mlm.data.masking import Masking
 from mlm.data.packing import pack
+from mlm.distributed import device
 from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
@@ -88,6 +91,17 @@ def segment_mask_of(
     segment_lengths: Sequence[Sequence[int]], length: int, dtype: torch.dtype = torch.float32
 ) -> SegmentMask:
     return SegmentMask.of(*rows_of(segment_lengths, length), dtype)
+
+
+@contextmanager
+def slow_in(dtype: torch.dtype) -> Iterator[None]:
+    """Compare precisions as a processor does that multiplies matrices of one type at half the rate of the others."""
+
+    def measure(where: torch.device, measured: torch.dtype, *shape: int, seconds: float = 0.0) -> float:
+        return 1e9 if measured == dtype else 2e9
+
+    with mock.patch.object(device, "measure_peak", measure):
+        yield
 
 
 class Lines(logging.Handler):

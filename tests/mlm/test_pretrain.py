@@ -270,12 +270,14 @@ def on_a_machine(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on a processor that is slow in one precision, or that has no bfloat16."""
     program = f"""
-import torch
+import sys, torch
 torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: {has_bfloat16}
+from configs import command
 from {module} import main
-from tests.mlm.samples import Slow
-with Slow(torch.{slow}):
-    main({list(arguments)})
+from tests.mlm.samples import slow_in
+sys.argv[1:] = {list(arguments)}
+with slow_in(torch.{slow}):
+    command.run(main)
 """
     words, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment)

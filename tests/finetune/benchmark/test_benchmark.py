@@ -1,4 +1,4 @@
-"""The benchmark runs, counts rightly, and measures the same model on both sides; how fast is no test's business."""
+"""The benchmark runs, counts rightly, and measures the same model on both sides; speed itself is not tested."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ import torch
 
 from configs import UserError
 from finetune.benchmark import __main__, hf_trainer
-from finetune.benchmark.speed import Bench, train_ours
+from finetune.benchmark.speed import CASES, Bench, prepare, train_ours
 from finetune.training.classification import batch_of, predict
 from mlm.benchmark.measure import COUNTED_STEPS, WARMUP_STEPS, Meter
 from tests.finetune import samples, tiny_published
@@ -33,7 +33,7 @@ def bench(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Return what the command prepares, with ten examples of different lengths in batches of four."""
     folder = tmp_path_factory.mktemp("bench")
     words = ["--quick", "--file", str(table), "--label", "target", "--vocabulary", "300", "--output", str(folder)]
-    made = __main__.prepare(__main__.parse(words))
+    made = prepare(__main__.parse(words))
     recipe = made.recipe.model_copy(update={"train": made.recipe.train.model_copy(update={"batch_examples": BATCH})})
     train = made.data.train.take(range(TEXTS))
     scale = replace(made.scale, seconds=1e-9, batch_examples=BATCH)
@@ -41,7 +41,7 @@ def bench(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 class Counts(Meter):
-    """A meter that tells what it was told."""
+    """A meter that keeps the numbers it was given."""
 
     def __init__(self) -> None:
         super().__init__(1e-9, lambda: None)
@@ -72,7 +72,7 @@ def test_the_command_writes_what_was_measured_and_on_what(
     assert {"torch", "transformers", "accelerate"} <= set(found["versions"])
     assert (found["encoder"]["model_type"], found["encoder"]["vocab_size"]) == ("bert", 300)
     assert (found["training_examples"], found["longest"]) == (60, 64)
-    assert [case["name"] for case in found["cases"]] == list(__main__.CASES)
+    assert [case["name"] for case in found["cases"]] == list(CASES)
     printed = capsys.readouterr().out
     for case in found["cases"]:
         assert case["unit"] == "examples/s"
@@ -155,21 +155,21 @@ def test_both_sides_predict_the_same(bench: Bench) -> None:
 def test_a_published_encoder_may_be_named(table: Path, tmp_path: Path) -> None:
     folder = tiny_published.save(tmp_path / "bert", "bert")
     words = ["--quick", "--file", str(table), "--label", "target", "--encoder", str(folder), "--output", str(tmp_path)]
-    bench = __main__.prepare(__main__.parse(words))
+    bench = prepare(__main__.parse(words))
     assert bench.longest == tiny_published.LONGEST  # its positions end before 64
     own = tiny_published.weights(tiny_published.load(folder))
     assert tiny_published.equal(tiny_published.weights(bench.our_model().encoder), own)
     other = tiny_published.save(tmp_path / "electra", "electra")
     words[words.index(str(folder))] = str(other)
     with pytest.raises(UserError, match=r"'electra'.*take one of type 'bert'"):
-        __main__.prepare(__main__.parse(words))
+        prepare(__main__.parse(words))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["trainign/padded-to-64"], "did you mean training/padded-to-64"),
-        (["--repeats", "0"], "--repeats must be 1 or more"),
+        (["--repeats", "0"], "--repeats: '0' is no whole number above 0"),
         (["--seconds", "0"], "--seconds must be over 0"),
         (["--seconds", "nan"], "--seconds must be over 0"),
     ],

@@ -143,11 +143,11 @@ def test_each_epoch_reads_its_variant_and_changes_it_further() -> None:
 @pytest.mark.parametrize("share", ["mask", "replace"])
 def test_an_encoder_without_a_mask_token_is_refused(share: str) -> None:
     augmentation = read(Augmentation, None, [f"{share}=0.1"])
-    with pytest.raises(UserError, match=rf"augment\.{share} is 0.1, but this encoder has no mask token: set it to 0"):
+    with pytest.raises(UserError, match=rf"augment\.{share}\b"):
         require_mask(augmentation, None)
     require_mask(augmentation, MASK)
     require_mask(Augmentation(drop=0.1), None)
-    with pytest.raises(UserError, match="no mask token"):
+    with pytest.raises(UserError, match=r"augment\.mask"):
         augmented(("a b",), Augmentation(mask=0.1, probability=0), (0, 0, 0), None)
 
 
@@ -158,5 +158,5 @@ def test_shares_that_are_none_are_refused(wrong: dict[str, float]) -> None:
 
 
 def test_shares_that_do_not_fit_together_are_refused() -> None:
-    with pytest.raises(UserError, match=r"drop \+ mask is 1.3, over 1"):
+    with pytest.raises(UserError, match=r"drop \+ mask"):
         read(Augmentation, None, ["drop=0.7", "mask=0.6"])

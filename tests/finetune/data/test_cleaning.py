@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from configs import read
-from finetune.data.cleaning import Cleaning, identity
+from finetune.data.cleaning import Cleaning, RowReader, identity
+from tokenizer.sources.readers import TableConfig
 
 
 @pytest.mark.parametrize(
@@ -28,10 +31,11 @@ def test_each_setting_changes_what_it_names(settings: list[str], text: str, clea
 def test_prefixes_stand_before_the_first_text_where_there_are_any() -> None:
     cleaning = Cleaning(prefix=("keyword", "location"), urls="replace")
     row = {"text": "Run!  http://a.b", "keyword": "forest%20fire", "location": "", "other": "x"}
-    assert cleaning.text_of(row, ("text",)) == ("forest fire: Run! URL",)
-    assert cleaning.text_of(row, ("text", "other")) == ("forest fire: Run! URL", "x")
-    assert cleaning.text_of({"text": "Run!"}, ("text",)) == ("Run!",)
-    assert cleaning.text_of(row | {"text": " "}, ("text",)) == ("",)
+    one = RowReader(("text",), "label", cleaning, TableConfig())
+    assert one.texts(row) == ("forest fire: Run! URL",)
+    assert replace(one, columns=("text", "other")).texts(row) == ("forest fire: Run! URL", "x")
+    assert one.texts({"text": "Run!"}) == ("Run!",)
+    assert one.texts(row | {"text": " "}) == ("",)
 
 
 def test_texts_are_the_same_whatever_their_addresses_mentions_and_case() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import Config, UserError, read
+from configs import UserError, read
+from finetune.config import FinetuneConfig
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.cleaning import Cleaning
 from finetune.data.examples import Dataset, Examples
-from finetune.data.labelled import Labelled, Task
+from finetune.data.labelled import Labelled
 from finetune.data.splits import Folds
 from tests.tokenizer.samples import files, prose, write_lines
 from tokenizer.cleaning import TextConfig
@@ -18,11 +19,6 @@ DATA = Path(os.environ.get("MLM_TEST_DATA", ""))
 needs_data = pytest.mark.skipif(
     "MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data"
 )
-
-
-class PretrainConfig(Config):
-    data: Task = BigramShift()
-    """The task."""
 
 
 def table(folder: Path, name: str, *rows: str) -> str:
@@ -35,13 +31,13 @@ def load(**settings: object) -> Dataset:
 
 def shown(data: Dataset, part: Examples | None) -> list[tuple[str, str]]:
     assert part is not None
-    return [(text[0], data.classes[label]) for text, label in zip(part.texts, part.labels, strict=True)]
+    return [(text[0], data.class_names[label]) for text, label in zip(part.texts, part.labels, strict=True)]
 
 
 def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
     path = table(tmp_path, "a", "one,x", "two,y")
     given = [f"data.train={path}", "data.hub_splits.test=validation", "data.cleaning.urls=replace"]
-    task = read(PretrainConfig, None, ["data.kind=labelled", *given]).data
+    task = read(FinetuneConfig, None, ["data.kind=labelled", *given]).data
     assert isinstance(task, Labelled)
     assert (task.hub_splits.test, task.cleaning.urls) == ("validation", "replace")
     assert shown(task.load(TextConfig()), task.load(TextConfig()).train) == [("one", "x"), ("two", "y")]
@@ -49,8 +45,8 @@ def test_tasks_are_chosen_by_kind(tmp_path: Path) -> None:
 
 def test_classes_are_sorted_as_numbers_or_as_text_or_as_given(tmp_path: Path) -> None:
     numbers = table(tmp_path, "a", "one,10", "two,9", "three,-1")
-    assert load(train=numbers).classes == ("-1", "9", "10")
-    assert load(train=table(tmp_path, "b", "one,b", "two,10", "three,9")).classes == ("10", "9", "b")
+    assert load(train=numbers).class_names == ("-1", "9", "10")
+    assert load(train=table(tmp_path, "b", "one,b", "two,10", "three,9")).class_names == ("10", "9", "b")
     data = load(train=numbers, classes=("9", "10", "-1"))
     assert data.train.labels.tolist() == [1, 0, 2]
 
@@ -102,20 +98,20 @@ def test_pairs_are_the_same_if_both_texts_are(tmp_path: Path) -> None:
     data = task.load(TextConfig())
     assert data.train.texts == (("a", "b"), ("a", "c"), ("b", "a"))
     assert data.counts == {"duplicated texts": 1, "empty texts": 1}
-    assert task.text_columns() == ("one", "two")
-    assert task.example({"one": " x", "two": "y "}) == ("x", "y")
+    assert task.reader.columns == ("one", "two")
+    assert task.reader.texts({"one": " x", "two": "y "}) == ("x", "y")
 
 
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (["a,0", "b,", *["c,"] * 6], None, "train.csv: no label in row 2, 3, 4, 5, 6 and 2 more .known: 0"),
-        (["a,0", "b,1"], ["c,2", "d,1"], "test.csv: an unknown label in row 1 .known: 0, 1.: .*data.classes"),
-        (["a,0", "b,1"], ["c,"], "test.csv: no label in row 1"),
-        (["a,0", "b,0"], None, "train.csv: every label is '0'"),
-        ([" ,0", " ,1"], None, "train.csv: the text in each of the 2 rows is empty"),
-        (["a,0", "b,1"], ["A,0", "B,1"], "train.csv: every text is in .*test.csv too"),
-        (["a,0", "a,1", "b,1"], None, "no text of class '0' is left to train on .dropped: 2 texts with contradicting"),
+        (["a,0", "b,", *["c,"] * 6], None, "train.csv.*2, 3, 4, 5, 6 and 2 more.*known: 0"),
+        (["a,0", "b,1"], ["c,2", "d,1"], "test.csv.*row 1 .known: 0, 1.*data.classes"),
+        (["a,0", "b,1"], ["c,"], "test.csv.*row 1"),
+        (["a,0", "b,0"], None, "train.csv.*'0'"),
+        ([" ,0", " ,1"], None, "train.csv.*2 rows.*'text'"),
+        (["a,0", "b,1"], ["A,0", "B,1"], "train.csv.*test.csv"),
+        (["a,0", "a,1", "b,1"], None, "train.csv.*class '0'.*2 texts with contradicting"),
     ],
 )
 def test_data_that_cannot_be_learned_from_are_refused(
@@ -127,19 +123,19 @@ def test_data_that_cannot_be_learned_from_are_refused(
 
 
 def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no training data is named: set data\.train"):
+    with pytest.raises(UserError, match=r"data\.train.*data\.hub"):
         load()
-    with pytest.raises(UserError, match="the column 'keyword' is not there; there are: text, label"):
+    with pytest.raises(UserError, match=r"'keyword'.* text, label"):
         load(train=table(tmp_path, "a", "one,1"), cleaning=Cleaning(prefix=("keyword",)))
-    with pytest.raises(UserError, match="classes = a, a: there must be two or more"):
-        read(PretrainConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
+    with pytest.raises(UserError, match="classes = a, a"):
+        read(FinetuneConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
 
 
 def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_path: Path) -> None:
     corpus = files(write_lines(tmp_path / "a.txt", prose(1500)), heldout_share=0.2)
     task = BigramShift(train_sentences=400, test_sentences=100)
     data = task.load(corpus)
-    assert (data.classes, data.validation) == (("kept", "swapped"), None)
+    assert (data.class_names, data.validation) == (("kept", "swapped"), None)
     assert data.test is not None
     assert (len(data.train), len(data.test)) == (400, 100)
     whole = {sentence for text in prose(1500) for sentence in re.split(r"(?<=\d\.) ", text)}
@@ -157,7 +153,7 @@ def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_pa
 
 
 def test_bigram_shift_needs_enough_sentences(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the encoder's corpus has \d+ sentences of 5 to 25 words on its heldout side"):
+    with pytest.raises(UserError, match=r"heldout.*data.kind=labelled"):
         BigramShift().load(files(write_lines(tmp_path / "a.txt", prose(300))))
 
 
@@ -193,5 +189,5 @@ def test_cola_is_read_from_its_raw_files() -> None:
         header=("source", "label", "mark", "sentence"),
     )
     assert data.test is not None
-    assert (data.classes, len(data.test)) == (("0", "1"), 527)
+    assert (data.class_names, len(data.test)) == (("0", "1"), 527)
     assert len(data.train) + sum(data.counts.values()) == 8551

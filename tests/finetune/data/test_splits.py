@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from finetune.data.examples import Dataset, Examples, Split
+from finetune.data.examples import Dataset, DataSplit, Examples
 from finetune.data.splits import Folds, Fractions
 
 
@@ -18,7 +18,7 @@ def dataset(train: Examples, validation: Examples | None = None, test: Examples 
     return Dataset(tuple("abc"[: train.labels.max() + 1]), train, validation, test, {})
 
 
-def parts(split: Split) -> list[set[tuple[str, ...]]]:
+def parts(split: DataSplit) -> list[set[tuple[str, ...]]]:
     return [set(split.train.texts), set(split.validation.texts), set(split.test.texts)]
 
 
@@ -88,17 +88,17 @@ def test_given_parts_are_used_as_they_are() -> None:
     (split,) = Fractions().splits(dataset(train, None, test))
     assert (len(split.train), len(split.validation), split.test) == (90, 10, test)
     assert all(split.validation is validation for split in Folds().splits(dataset(train, validation)))
-    with pytest.raises(UserError, match="the data have a test part, and folds make their own"):
+    with pytest.raises(UserError, match=r"splits.kind=fractions"):
         Folds().splits(dataset(train, None, test))
 
 
 @pytest.mark.parametrize(
     ("splits", "counts", "message"),
     [
-        (Fractions(), (100, 5), "class 'b' has 5 texts, and a part of 10.0% takes 11 of each class"),
-        (Folds(), (100, 4), "class 'b' has 4 texts, and 5 folds takes 5 of each class"),
-        (Folds(), (100, 6), "class 'b' has . texts, and a part of 10.0% takes 11"),
-        (Fractions(), (2, 2), "class 'a' has 2 texts"),
+        (Fractions(), (100, 5), "'b' has 5 .*11.*splits"),
+        (Folds(), (100, 4), "'b' has 4 .*5 folds.*splits"),
+        (Folds(), (100, 6), "'b' has . .*11.*splits"),
+        (Fractions(), (2, 2), "'a' has 2 .*splits"),
     ],
 )
 def test_a_class_with_too_few_texts_is_named(splits: Fractions | Folds, counts: tuple[int, ...], message: str) -> None:
@@ -107,5 +107,5 @@ def test_a_class_with_too_few_texts_is_named(splits: Fractions | Folds, counts: 
 
 
 def test_fractions_that_leave_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="nothing is left to train on"):
+    with pytest.raises(ValueError, match=r"validation \+ test"):
         Fractions(validation=0.5, test=0.5)

@@ -55,7 +55,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(bert: Path, zippe
     path, mark = to_bin(bert), bert / "attacked"
     state = {**torch.load(path), "more": Attack(mark)}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"refused .*unpickling that could run any code: .*safetensors") as caught:
+    with pytest.raises(UserError, match=r"unpickling.*safetensors") as caught:
         load(bert)
     assert "\n" not in str(caught.value)
     assert not mark.exists()
@@ -84,32 +84,32 @@ def drop_tokenizer(folder: Path) -> None:
 
 REMOTE = {"auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no config": (lambda folder: (folder / "config.json").unlink(), "is no published encoder: it has no config.json"),
-    "damaged config": (lambda folder: (folder / "config.json").write_text("{"), r"cannot read .*config.json"),
-    "list as config": (lambda folder: (folder / "config.json").write_text("[1]"), r"cannot read .*config.json"),
-    "remote code": (lambda folder: change(folder, model_type="new", **REMOTE), "brings along is never run"),
-    "unknown model": (lambda folder: change(folder, model_type="new"), "knows no model_type 'new': take another"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json"),
+    "damaged config": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+    "list as config": (lambda folder: (folder / "config.json").write_text("[1]"), "config.json"),
+    "remote code": (lambda folder: change(folder, model_type="new", **REMOTE), "config.json.*new.*code"),
+    "unknown model": (lambda folder: change(folder, model_type="new"), "config.json.*model_type 'new'"),
     "decoder": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'),
-        "holds no encoder of text, but 't5'",
+        "t5",
     ),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "cannot read the weights in"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "weights in"),
     "damaged weights": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99),
-        "cannot read the weights",
+        "weights in",
     ),
     "a weight is missing": (
         lambda folder: drop_weight(folder, "layer.1.attention.self.query.weight"),
-        r"lacks 1 weights of BertModel \(encoder.layer.1.attention.self.query.weight\), .*left random",
+        r"BertModel \(encoder.layer.1.attention.self.query.weight\)",
     ),
-    "a layer is missing": (lambda folder: drop_weight(folder, "layer.1."), r"lacks 16 weights .*, \.\.\.\)"),
-    "another width": (lambda folder: change(folder, hidden_size=32), "cannot read the weights"),
+    "a layer is missing": (lambda folder: drop_weight(folder, "layer.1."), r"16 .*, \.\.\.\)"),
+    "another width": (lambda folder: change(folder, hidden_size=32), "weights in"),
     "no tokenizer": (
         drop_tokenizer,
-        r"has no tokenizer: .*tokenizer.json",
+        "tokenizer.json",
     ),
-    "another tokenizer": (lambda folder: change(folder, vocab_size=20), "has 23 tokens, over the encoder's 20"),
-    "damaged tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot read the tokenizer"),
+    "another tokenizer": (lambda folder: change(folder, vocab_size=20), "tokenizer in .*23 .*20"),
+    "damaged tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer in"),
 }
 
 
@@ -125,6 +125,7 @@ def test_a_bad_folder_is_named_with_the_fault_in_one_line(
     with pytest.raises(UserError, match=message) as caught:
         load(bert)
     assert "\n" not in str(caught.value)
+    assert str(bert) in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
@@ -138,14 +139,14 @@ def test_loading_a_classifier_says_nothing_of_its_dropped_head(
 
 
 def test_a_name_that_cannot_be_had_is_said_in_one_line_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="no such folder: none/there"):
+    with pytest.raises(UserError, match="none/there"):
         load_published("none/there/x", None, random=False, seed=0)
-    with pytest.raises(UserError, match=r"nobody/nothing is no folder, .*offline mode is enabled.*: check the name"):
+    with pytest.raises(UserError, match="nobody/nothing"):
         load_published("nobody/nothing", None, random=False, seed=0)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    with pytest.raises(UserError, match="nobody/nothing is no folder") as caught:
+    with pytest.raises(UserError, match="nobody/nothing") as caught:
         load_published("nobody/nothing", None, random=False, seed=0)
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
@@ -153,5 +154,5 @@ def test_a_name_that_cannot_be_had_is_said_in_one_line_and_soon(monkeypatch: pyt
 
 def test_a_missing_library_is_named_with_the_command(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"not installed: transformers, .*: pip install -e '.\[hub\]'"):
+    with pytest.raises(UserError, match=r"transformers.*pip install -e '.\[hub\]'"):
         load(bert)

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from finetune.data.examples import Examples, Split
+from finetune.data.examples import DataSplit, Examples
 from finetune.evaluation.baselines import LONGEST_TEXT, bag_of_words, majority
 
 FIRST, SECOND = ["storm", "flood", "wildfire", "quake", "rescue"], ["music", "lunch", "holiday", "football", "garden"]
@@ -22,21 +22,21 @@ def sentences(number: int, seed: int) -> Examples:
 
 
 def test_the_majority_of_what_is_not_tested_is_always_predicted() -> None:
-    split = Split(examples(["a"] * 3, [0, 0, 1]), examples(["b"] * 2, [1, 1]), examples(["c"] * 4, [0, 1, 1, 1]))
+    split = DataSplit(examples(["a"] * 3, [0, 0, 1]), examples(["b"] * 2, [1, 1]), examples(["c"] * 4, [0, 1, 1, 1]))
     found = majority(split, 2)
     assert (found["accuracy"], found["mcc"], found["recall"], found["roc_auc"]) == (0.75, 0.0, 1.0, 0.5)
     assert found["f1"] == pytest.approx(2 * 0.75 / 1.75)
 
 
 def test_the_majority_of_three_classes_may_miss_one() -> None:
-    split = Split(examples(["a"] * 3, [1, 1, 0]), examples(["b"], [1]), examples(["c"] * 2, [0, 1]))
+    split = DataSplit(examples(["a"] * 3, [1, 1, 0]), examples(["b"], [1]), examples(["c"] * 2, [0, 1]))
     found = majority(split, 3)
     assert (found["accuracy"], found["roc_auc"]) == (0.5, None)
     assert found["f1"] == found["f1_macro"] == pytest.approx((2 / 3) / 2)
 
 
 def test_words_that_tell_the_class_are_learnt_and_the_result_is_repeatable() -> None:
-    split = Split(sentences(60, 0), sentences(20, 1), sentences(40, 2))
+    split = DataSplit(sentences(60, 0), sentences(20, 1), sentences(40, 2))
     found = bag_of_words(split, 2)
     assert found["accuracy"] == 1.0
     assert found["roc_auc"] == 1.0
@@ -45,15 +45,15 @@ def test_words_that_tell_the_class_are_learnt_and_the_result_is_repeatable() -> 
 
 def test_the_validation_part_is_learnt_from_too() -> None:
     silent = examples(["nothing here"] * 4, [0, 1, 0, 1])
-    assert bag_of_words(Split(silent, silent, sentences(40, 2)), 2)["accuracy"] == 0.5
-    assert bag_of_words(Split(silent, sentences(60, 0), sentences(40, 2)), 2)["accuracy"] == 1.0
+    assert bag_of_words(DataSplit(silent, silent, sentences(40, 2)), 2)["accuracy"] == 0.5
+    assert bag_of_words(DataSplit(silent, sentences(60, 0), sentences(40, 2)), 2)["accuracy"] == 1.0
 
 
 def test_the_second_text_of_a_pair_is_read() -> None:
     def pairs(part: Examples) -> Examples:
         return Examples(tuple(("the same", *texts) for texts in part.texts), part.labels)
 
-    split = Split(pairs(sentences(60, 0)), pairs(sentences(20, 1)), pairs(sentences(40, 2)))
+    split = DataSplit(pairs(sentences(60, 0)), pairs(sentences(20, 1)), pairs(sentences(40, 2)))
     assert bag_of_words(split, 2)["accuracy"] == 1.0
 
 
@@ -64,7 +64,7 @@ def test_of_a_long_text_the_beginning_is_read() -> None:
     near, far = LONGEST_TEXT // 8, LONGEST_TEXT // 4 + 1
     for before, accuracy in ((near, 1.0), (far, 0.5)):
         train, validation, test = (long(sentences(number, seed), before) for seed, number in enumerate((60, 20, 40)))
-        assert bag_of_words(Split(train, validation, test), 2)["accuracy"] == accuracy
+        assert bag_of_words(DataSplit(train, validation, test), 2)["accuracy"] == accuracy
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,21 @@ def test_of_a_long_text_the_beginning_is_read() -> None:
     ],
 )
 def test_where_nothing_can_be_learnt_it_is_the_majority(texts: list[str], labels: list[int]) -> None:
-    split = Split(examples(texts[:2], labels[:2]), examples(texts[2:], labels[2:]), examples(["one", "two"], [0, 1]))
+    split = DataSplit(
+        examples(texts[:2], labels[:2]), examples(texts[2:], labels[2:]), examples(["one", "two"], [0, 1])
+    )
     assert bag_of_words(split, 2) == majority(split, 2)
 
 
 def test_a_class_that_was_never_seen_is_never_predicted() -> None:
     parts = [sentences(number, seed) for seed, number in enumerate((60, 20, 40))]
     test = Examples(parts[2].texts, np.where(np.arange(40) < 10, 2, parts[2].labels))
-    found = bag_of_words(Split(parts[0], parts[1], test), 3)
+    found = bag_of_words(DataSplit(parts[0], parts[1], test), 3)
     assert found["accuracy"] == 0.75
 
 
 def test_thousands_of_short_texts_take_seconds() -> None:
-    split = Split(sentences(2000, 0), sentences(100, 1), sentences(100, 2))
+    split = DataSplit(sentences(2000, 0), sentences(100, 1), sentences(100, 2))
     start = time.process_time()
     assert bag_of_words(split, 2)["accuracy"] == 1.0
     assert time.process_time() - start < 10

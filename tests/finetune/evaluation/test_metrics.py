@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 
 from finetune.evaluation.metrics import (
-    METRICS,
+    METRIC_NAMES,
     confusion,
     confusion_text,
     paired_difference,
     per_class_report,
     scores,
     short,
-    summary,
 )
+from finetune.evaluation.results import MeanStd, Scores, over_trials
+from tests.finetune.run_results import every
 
 # Ten examples of two classes, by the probability of the second. Predicted positive at 0.5 and above: 5, of which 3 are.
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
@@ -42,7 +43,7 @@ def test_two_classes_score_as_counted_by_hand() -> None:
     }
     assert found == pytest.approx(expected, abs=1e-12)
     assert [type(value) for value in found.values()] == [float] * 8
-    assert {*found, "loss"} == set(METRICS)
+    assert {*found, "loss"} == set(METRIC_NAMES) == set(Scores.model_fields)
 
 
 def test_three_classes_score_as_counted_by_hand() -> None:
@@ -80,10 +81,11 @@ def test_nothing_to_score_is_an_error() -> None:
 
 
 def test_a_summary_is_mean_and_sample_standard_deviation_of_what_is_known() -> None:
-    found = summary([{"accuracy": 0.7, "roc_auc": None}, {"accuracy": 0.9, "roc_auc": 0.8}])
-    assert found["accuracy"] == pytest.approx({"mean": 0.8, "std": 0.02**0.5})  # (0.1^2 + 0.1^2) / (2 - 1)
-    assert found["roc_auc"] == {"mean": 0.8, "std": 0.0}
-    assert summary([{"accuracy": 0.7, "roc_auc": None}]) == {"accuracy": {"mean": 0.7, "std": 0.0}, "roc_auc": None}
+    found = over_trials([every(0.7, roc_auc=None), every(0.9, roc_auc=0.8)])
+    assert found.accuracy.model_dump() == pytest.approx({"mean": 0.8, "std": 0.02**0.5})  # (0.1^2 + 0.1^2) / (2 - 1)
+    assert found.roc_auc == MeanStd(mean=0.8, std=0.0)
+    alone = over_trials([every(0.7, roc_auc=None)])
+    assert (alone.accuracy, alone.roc_auc) == (MeanStd(mean=0.7, std=0.0), None)
 
 
 def test_seeds_of_one_fold_give_the_t_interval_of_their_differences() -> None:

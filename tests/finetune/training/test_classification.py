@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.cnn_head import CnnHead
 from finetune.data.augment import Augmentation
 from finetune.data.examples import Examples
-from finetune.encoders.encoder import TextEncoder, Tokens
+from finetune.encoders.encoder import EncodedExample, TextEncoder
+from finetune.heads.cnn import CnnHead
 from finetune.training.classification import (
     POOL_BATCHES,
-    Batch,
     Classification,
-    Encoded,
+    EncodedExamples,
+    ExampleBatch,
     batch_of,
     class_weights,
     measure,
@@ -27,7 +27,7 @@ from finetune.training.classification import (
 )
 from finetune.training.classifier import Classifier
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoggedMetrics, LoopSettings, train
+from mlm.training.loop import Frequencies, LoopSettings, train
 from mlm.training.optim import AdamW, Optimizer
 from mlm.training.schedule import Constant
 from tests.finetune import samples
@@ -43,7 +43,9 @@ def task_of(
     encoder: TextEncoder, *, examples: int = 40, batch: int = 16, micro: int | None = None, seed: int = 0
 ) -> Classification:
     found = samples.split(train=examples)
-    parts = [Encoded(part, encoder.tokenise(part.texts, samples.LONGEST)) for part in (found.train, found.validation)]
+    parts = [
+        EncodedExamples(part, encoder.tokenise(part.texts, samples.LONGEST)) for part in (found.train, found.validation)
+    ]
     return Classification(
         train=parts[0],
         validation=parts[1],
@@ -72,33 +74,24 @@ class Gradients:
         self.model.zero_grad()
 
 
-class Silent:
-    def log(self, progress: TrainingProgress, metrics: LoggedMetrics) -> None: ...
-
-    def evaluated(self, progress: TrainingProgress, metrics: object, model: nn.Module) -> None: ...
-
-    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None: ...
-
-
 def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[str, Tensor]]:
     """Return the gradients of the loop's steps, the model staying as it is."""
     kept = Gradients(model)
-    intervals = Frequencies(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
+    frequencies = Frequencies(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
     start = TrainingProgress()
-    plan = TrainingLength(steps=steps)
     train(
         model,
-        replace(task, validation=Encoded(task.validation.examples.take([0]), task.validation.tokens[:1])),
+        replace(task, validation=EncodedExamples(task.validation.examples.take([0]), task.validation.tokens[:1])),
         LoopSettings(
             OptimizerOf(kept),
             Constant(warmup=0),
-            plan,
-            intervals=intervals,
+            TrainingLength(steps=steps),
+            frequencies,
             clip_norm=1000000000.0,
             seed=0,
         ),
         samples.CPU,
-        Silent(),
+        [],
         start=start,
     )
     return kept.steps
@@ -146,7 +139,7 @@ def test_a_step_is_a_function_of_seed_and_step(run: Path) -> None:
 def test_batches_hold_examples_of_like_length(run: Path) -> None:
     encoder, rng = samples.encoder(run), np.random.default_rng(0)
     found = Examples(tuple((f"{'so ' * rng.integers(1, 28)}{n}",) for n in range(400)), np.zeros(400, np.int64))
-    train = Encoded(found, encoder.tokenise(found.texts, samples.LONGEST))
+    train = EncodedExamples(found, encoder.tokenise(found.texts, samples.LONGEST))
     task = replace(task_of(encoder, batch=8), train=train)
     padding = slots = unsorted_slots = 0
     for step in range(50):
@@ -242,7 +235,7 @@ def test_on_a_short_window_ours_is_the_single_batch_and_accelerate_is_not(run: P
     assert largest_difference(theirs, single) > 0.1
 
 
-def part_gradient(model: Classifier, batch: Batch) -> dict[str, Tensor]:
+def part_gradient(model: Classifier, batch: ExampleBatch) -> dict[str, Tensor]:
     model.zero_grad()
     scores_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)
     nn.functional.cross_entropy(scores_BC, batch.labels_B).backward()  # type: ignore[no-untyped-call]
@@ -260,7 +253,7 @@ def test_prediction_keeps_the_order_of_the_examples(run: Path, monkeypatch: pyte
     np.testing.assert_allclose(together.sum(axis=1), 1.0)
 
 
-def alone_prediction(model: Classifier, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+def alone_prediction(model: Classifier, tokens: Sequence[EncodedExample]) -> NDArray[np.float32]:
     batch = batch_of(tokens, np.zeros(1, np.int64), 0, torch.device("cpu"))
     with torch.no_grad():
         chances: NDArray[np.float32] = model(batch.ids_BL, batch.real_BL, batch.types_BL).softmax(dim=1).numpy()

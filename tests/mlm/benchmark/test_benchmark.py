@@ -1,13 +1,16 @@
-"""The benchmark runs and counts rightly; what it measures is no test's business."""
+"""The benchmark runs and counts rightly; the measured values are not tested."""
 
+import configparser
+import fnmatch
 import importlib.util
 import json
 import math
+import pickle
 import random
+import re
 import subprocess
 import sys
-import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,18 @@ import torch
 import transformers
 
 from configs import UserError, read
-from mlm.benchmark import __main__, curves, growth, hf_models, hf_trainer, loss, measure, processes
-from mlm.benchmark.measure import COUNTED_STEPS, WARMUP_STEPS, Case, Meter, Spread, alternate, in_fresh_process
+from mlm.benchmark import __main__, data, hf_models, hf_trainer, loss, measure
+from mlm.benchmark.measure import (
+    COUNTED_STEPS,
+    WARMUP_STEPS,
+    Case,
+    Meter,
+    Spread,
+    alternate,
+    in_fresh_process,
+    times_a_second,
+)
+from mlm.benchmark.speed import Bench, needed_flops
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED
 from mlm.model.encoder import EncoderConfig
@@ -74,8 +87,8 @@ def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) 
     for case in cases.values():
         for side in ("ours", "theirs", "ratio"):
             assert set(case[side]) == {"median", "lowest", "highest"}
-            races = case["name"].startswith("time-to-loss/") and side != "theirs"
-            assert all((value is None and races) or 0 < value < math.inf for value in case[side].values())
+            may_be_late = case["name"].startswith("time-to-loss/") and side != "theirs"
+            assert all((value is None and may_be_late) or 0 < value < math.inf for value in case[side].values())
         assert case["counted"]
         trains = case["name"].startswith("training/")
         assert (case["peak_flops"] is not None) == (case["peak_share"] is not None) == trains
@@ -103,8 +116,8 @@ def test_both_sides_learn_from_as_many_tokens_and_are_judged_at_the_same_steps(r
 
 
 def test_both_sides_of_the_loss_curves_have_the_trainers_optimizer() -> None:
-    recipe = read(PretrainConfig, None, curves.OPTIMIZER)
-    theirs = transformers.TrainingArguments(max_steps=10, learning_rate=curves.RATE)
+    recipe = read(PretrainConfig, None, loss.CURVE_OPTIMIZER)
+    theirs = transformers.TrainingArguments(max_steps=10, learning_rate=loss.CURVE_RATE)
     assert isinstance(recipe.optim, AdamW)
     assert recipe.optim.betas == (theirs.adam_beta1, theirs.adam_beta2)
     assert (recipe.optim.lr, recipe.optim.epsilon) == (theirs.learning_rate, theirs.adam_epsilon)
@@ -124,7 +137,7 @@ def test_flops_are_counted_as_the_formula_has_them() -> None:
     rows = torch.ones(3, ROW_LENGTH, dtype=torch.long)
     batch = {"input_ids": rows, "attention_mask": rows, "labels": rows}
     needed = flops.flops_per_token(config, VOCABULARY, context=ROW_LENGTH, predicted_share=1.0)
-    assert curves.computed_flops(model, lambda: model(**batch)["loss"]) == needed * rows.numel()
+    assert loss.computed_flops(model, lambda: model(**batch)["loss"]) == needed * rows.numel()
 
 
 def test_nothing_is_written_but_into_the_output_folder(report: tuple[Path, str]) -> None:
@@ -173,11 +186,11 @@ def test_both_sides_tokenise_a_file_of_text(tmp_path: Path) -> None:
     lines, learned = text(200), vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))
     (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
     (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(learned))
-    for side in (processes.build_ours, processes.map_theirs):
-        seconds, others = side(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / side.__name__)
-        assert seconds > 0
-        assert others >= 0
-    manifest = open_shards(tmp_path / "build_ours" / "shards").manifest
+    seconds, workers_bytes = data.build_ours(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "shards")
+    assert seconds > 0
+    assert workers_bytes >= 0
+    assert hf_trainer.map_text(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "theirs") > 0
+    manifest = open_shards(tmp_path / "shards").manifest
     assert manifest.train.documents + manifest.heldout.documents == len(set(lines.splitlines()))
 
 
@@ -189,12 +202,9 @@ def test_both_ways_of_making_rows_keep_the_text() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "more_steps"), [(10.0, 4), (0.0, 0)])
-def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(
-    seconds: float, more_steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(seconds: float, more_steps: int) -> None:
     now, tokens = 0.0, 0
-    monkeypatch.setattr("mlm.benchmark.measure.time.perf_counter", lambda: now)
-    meter = Meter(seconds=seconds, synchronise=lambda: None)
+    meter = Meter(seconds, synchronise=lambda: None, clock=lambda: now)
     for _ in range(WARMUP_STEPS):
         now, tokens = now + 1000.0, tokens + 7
         assert not meter.after_step(tokens)
@@ -207,16 +217,27 @@ def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(
     assert meter.rate == 30.0
 
 
-def test_the_meter_counts_steps_that_are_told_of_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_meter_counts_steps_that_are_logged_together() -> None:
     now = 1.0
-    monkeypatch.setattr("mlm.benchmark.measure.time.perf_counter", lambda: now)
-    meter = Meter(seconds=0.0, synchronise=lambda: None)
+    meter = Meter(0.0, synchronise=lambda: None, clock=lambda: now)
     assert not meter.after_step(100, WARMUP_STEPS + 1)  # counted from here on
     now = 3.0
     assert not meter.after_step(300, COUNTED_STEPS - 2)
     now = 6.0
     assert meter.after_step(700, 1)
     assert meter.rate == 600 / 5
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(5.0, 3), (0.0, 1)])
+def test_calls_are_counted_whole_and_without_the_first(seconds: float, calls: int) -> None:
+    now = 0.0
+
+    def call() -> None:
+        nonlocal now
+        now += 2.0 if now else 100.0
+
+    assert times_a_second(call, seconds, clock=lambda: now) == 0.5
+    assert now == 100.0 + 2.0 * calls
 
 
 def test_sides_take_turns_and_the_ratio_is_of_each_turn() -> None:
@@ -306,38 +327,81 @@ def test_their_heldout_loss_weighs_every_target_alike() -> None:
     assert found == pytest.approx(min(nats) / sum(targets), rel=1e-5)
 
 
-def test_a_race_is_won_when_the_loss_is_first_as_low_as_the_goal() -> None:
-    race, model = loss.Race(goal=3.0), torch.nn.Identity()
+def test_the_time_to_a_loss_is_that_of_the_first_evaluation_at_the_goal() -> None:
+    observer, model = loss.TimeToLoss(goal=3.0), torch.nn.Identity()
     for progress, nats in ((TrainingProgress(), 2.0), (TrainingProgress(step=1, seconds=10.0), 3.5)):
-        race.evaluated(progress, {"loss": nats}, model)
-        assert (race.won, race.seconds) == (False, math.inf)
+        observer.evaluated(progress, {"loss": nats}, model)
+        assert (observer.reached, observer.seconds) == (False, math.inf)
     for seconds, nats in ((20.0, 3.0), (30.0, 2.0)):
-        race.evaluated(TrainingProgress(step=2, seconds=seconds), {"loss": nats}, model)
-        assert (race.won, race.seconds) == (True, 20.0)
+        observer.evaluated(TrainingProgress(step=2, seconds=seconds), {"loss": nats}, model)
+        assert (observer.reached, observer.seconds) == (True, 20.0)
 
 
-def test_a_race_that_was_lost_has_no_time(tmp_path: Path) -> None:
-    lost = Case.of("lost", "s", "a race", [math.inf, 2.0, math.inf], [1.0, 1.0, 1.0])
-    even = Case.of("even", "s", "a race", [1.0], [1.0])
-    write_json(tmp_path / "lost.json", {"cases": [asdict(lost)]})
-    (found,) = json.loads((tmp_path / "lost.json").read_text())["cases"]
+def test_a_loss_that_was_not_reached_has_no_time(tmp_path: Path) -> None:
+    late = Case.of("late", "s", "seconds", [math.inf, 2.0, math.inf], [1.0, 1.0, 1.0])
+    even = Case.of("even", "s", "seconds", [1.0], [1.0])
+    write_json(tmp_path / "late.json", {"cases": [asdict(late)]})
+    (found,) = json.loads((tmp_path / "late.json").read_text())["cases"]
     assert found["ours"] == found["ratio"] == {"median": None, "lowest": 2.0, "highest": None}
-    assert "inf" in measure.table([lost])
-    measure.draw([lost, even], tmp_path / "both.png")
+    assert "inf" in measure.table([late])
+    measure.draw([late, even], tmp_path / "both.png")
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
-@pytest.mark.parametrize(("goal", "won"), [(1e3, True), (0.0, False)])
-def test_ours_races_for_as_long_as_theirs_took(goal: float, won: bool, tmp_path: Path) -> None:
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
     (tmp_path / "corpus.txt").write_text(text(2000), encoding="utf-8")
     options = ["--quick", "--text", str(tmp_path / "corpus.txt"), "--vocabulary", "400", "--output", str(tmp_path)]
-    (bench,) = __main__.prepare(__main__.parse(options))
-    began = time.monotonic()
-    seconds = loss.our_seconds(bench, 3.0, goal, 0)
-    assert (0 < seconds < 3.0) if won else seconds == math.inf
-    assert won or time.monotonic() - began > 3.0
+    (made,) = __main__.prepare(__main__.parse(options))
+    return made
 
 
-def test_the_exponent_is_that_of_the_power_law() -> None:
-    assert growth.exponent([2, 4, 8], [3 * value**1.7 for value in (2, 4, 8)]) == pytest.approx(1.7)
-    assert growth.exponent([64, 512], [5.0, 5.0]) == pytest.approx(0, abs=1e-12)
+def test_ours_trains_for_at_most_as_long_as_theirs(bench: Bench) -> None:
+    recipe = loss.our_recipe(bench, 3.0, seed=7)
+    assert recipe.train.seed == 7
+    length = recipe.train.budget.length(1.0, 1.0)
+    assert length.steps is None
+    assert length.seconds == pytest.approx(3.0)
+
+
+def test_ours_stops_at_the_goal_and_has_no_time_where_the_budget_ends_first(bench: Bench) -> None:
+    forever, one_step = loss.our_recipe(bench, 1e9, seed=0), loss.our_recipe(bench, 1e-9, seed=0)
+    assert 0 < loss.our_seconds(forever, bench.world, goal=1e3) < math.inf
+    assert loss.our_seconds(one_step, bench.world, goal=0.0) == math.inf
+
+
+def test_the_needed_flops_follow_the_mean_masking_rate(bench: Bench) -> None:
+    def needed(*overrides: str) -> float:
+        return needed_flops(replace(bench, sizes=(*bench.sizes, *overrides)))
+
+    assert needed("masking.rate=0.1", "masking.final_rate=0.5") == pytest.approx(needed("masking.rate=0.3"))
+    assert needed("masking.rate=0.1") < needed("masking.rate=0.3")
+
+
+def test_a_bench_is_sent_without_its_corpus(bench: Bench) -> None:
+    assert len(bench.corpus.train)
+    sent = pickle.loads(pickle.dumps(bench))
+    assert sent == bench
+    assert "corpus" in vars(bench)
+    assert "corpus" not in vars(sent)
+
+
+def test_shards_are_built_without_torch_in_memory() -> None:
+    program = "import sys, mlm.benchmark.__main__, mlm.benchmark.data; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_built_package_holds_every_package_but_the_benchmarks() -> None:
+    root = Path(__file__).parents[3]
+    settings = configparser.ConfigParser()
+    settings.read(root / "setup.cfg")
+    found = settings["options.packages.find"]
+    there = {
+        ".".join(path.parent.relative_to(root).parts)
+        for package in ("configs", "tokenizer", "mlm", "finetune")
+        for path in (root / package).rglob("__init__.py")
+    }
+    kept, dropped = (re.compile("|".join(map(fnmatch.translate, found[key].split()))) for key in ("include", "exclude"))
+    packed = {name for name in there if kept.match(name) and not dropped.match(name)}  # as setuptools does
+    assert packed == there - {"mlm.benchmark", "finetune.benchmark"}

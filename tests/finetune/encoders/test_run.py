@@ -7,8 +7,8 @@ import torch
 
 from configs import UserError
 from finetune import encoders
-from finetune.config import EncoderChoice
-from finetune.encoders.encoder import RunEncoder
+from finetune.encoders import EncoderChoice
+from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
 from mlm.model.attention import SegmentMask
 from tests.finetune import samples
@@ -104,5 +104,5 @@ def test_the_newest_run_is_taken_where_none_is_named(run: Path) -> None:
     assert encoders.resolve(EncoderChoice(), run.parent).run == pinned
     assert encoders.resolve(EncoderChoice(run=str(run)), run.parent).run == pinned
     assert encoders.resolve(EncoderChoice(run=pinned), run.parent).run == pinned
-    with pytest.raises(UserError, match="there is no run with a checkpoint"):
+    with pytest.raises(UserError, match=r"mlm.pretrain"):
         encoders.resolve(EncoderChoice(), run)

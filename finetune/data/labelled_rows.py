@@ -1,4 +1,4 @@
-"""The rows of a labelled table on their way to examples: which of them are kept, and what is wrong with them."""
+"""The rows of a labelled table: checked, filtered, and turned into examples."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ _SHOWN_CLASSES = 20
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledRows:
     """The rows of a table that hold a text."""
 
     where: str
-    """What the table is called in messages."""
+    """Name of the table in messages."""
     rows: tuple[int, ...]
     """Number of each row in the table, from 1."""
     texts: tuple[tuple[str, ...], ...]
-    """Cleaned: one text a row, or the two of a pair."""
+    """One cleaned text per row, or the two of a pair."""
     identities: tuple[tuple[str, ...], ...]
-    """What the texts are known again by."""
+    """Keys of the texts, from `cleaning.identity`."""
     labels: tuple[str, ...]
-    """As they stand in the table; empty where there is none."""
+    """Labels of the table; empty where one is missing."""
 
-    def take(self, places: Sequence[int]) -> "Part":
+    def take(self, places: Sequence[int]) -> "LabelledRows":
         """Return the rows at `places`, in that order."""
-        return Part(
+        return LabelledRows(
             self.where,
             tuple(self.rows[place] for place in places),
             tuple(self.texts[place] for place in places),
@@ -38,11 +38,11 @@ class Part:
             tuple(self.labels[place] for place in places),
         )
 
-    def without(self, other: "Part", counts: Counter[str], reason: str) -> "Part":
-        """Return the rows whose texts are not in `other`; count those that are under `reason`.
+    def without(self, other: "LabelledRows", counts: Counter[str], reason: str) -> "LabelledRows":
+        """Return the rows whose texts are not in `other`, and count the others under `reason`.
 
         Raises:
-            UserError: none is left.
+            UserError: no row is left.
 
         """
         known = set(other.identities)
@@ -56,7 +56,7 @@ class Part:
         """Check that every row has one of the classes.
 
         Raises:
-            UserError: some have none, or another; it names the rows.
+            UserError: a row has no label or another one; the message names the rows.
 
         """
         missing = [row for row, label in zip(self.rows, self.labels, strict=True) if not label]
@@ -71,7 +71,7 @@ class Part:
                 )
 
     def examples(self, classes: Sequence[str]) -> Examples:
-        """Return the rows as examples, labels as indices into `classes`; texts of one identity are one group."""
+        """Return the rows as examples: labels are indices into `classes`, and texts of one identity are one group."""
         numbers = {name: number for number, name in enumerate(classes)}
         groups: dict[tuple[str, ...], int] = {}
         return Examples(

@@ -1,0 +1,170 @@
+"""The encoder and the masked language model of a pretraining run."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from configs import dump, read
+from finetune.encoders.encoder import EncodedExample, TextEncoder
+from mlm.checkpoint import checkpoint
+from mlm.config import PretrainConfig
+from mlm.data.batches import IGNORED, Batch
+from mlm.distributed.device import autocast_dtype
+from mlm.distributed.world import World
+from mlm.model.attention import SegmentMask
+from mlm.model.heads import MaskedLanguageModel
+from mlm.model.initialise import initialise
+from mlm.objectives.masked import score
+from tokenizer import vocabulary
+from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
+
+
+class RunEncoder(TextEncoder):
+    """The encoder of a pretraining run."""
+
+    def __init__(self, recipe: PretrainConfig, tokenizer: Tokenizer, dropout: float | None) -> None:
+        """Build the trunk of `recipe`'s shape; `dropout`, unless None, replaces that of pretraining."""
+        super().__init__()
+        self.recipe, self.tokenizer = recipe, tokenizer
+        config = recipe.model
+        if dropout is not None:
+            config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"dropout": dropout})})
+        self._model_config = config
+        self.encoder = MaskedLanguageModel(config, tokenizer.get_vocab_size(), recipe.data.row_length).encoder
+        self.width = config.encoder.width
+        self._cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
+        self.pad_id, self.cls_id = PAD, CLS if self._cls_sep else None
+        self.mask_text = SPECIAL_TOKENS[-1]
+        self.longest = recipe.data.row_length
+
+    @classmethod
+    def load(cls, run: Path, *, random: bool, seed: int, dropout: float | None) -> "RunEncoder":
+        """Return the encoder of a checkpoint or of a run's newest one; `random` draws its weights by `seed` instead.
+
+        Raises:
+            UserError: there is no such run, or its checkpoint is damaged.
+
+        """
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), torch.device("cpu"))
+        encoder = cls(recipe, tokenizer, dropout)
+        if random:
+            initialise(model, recipe.model.encoder, seed)
+        encoder.encoder.load_state_dict(model.encoder.state_dict())
+        return encoder
+
+    @classmethod
+    def restore(cls, folder: Path) -> "RunEncoder":
+        """Return the encoder that `save` described, with weights still to be loaded.
+
+        Raises:
+            UserError: a file is missing or damaged.
+
+        """
+        return cls(
+            read(PretrainConfig, folder / checkpoint.CONFIG), vocabulary.load(folder / checkpoint.TOKENIZER), None
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the recipe and the tokenizer."""
+        recipe = self.recipe.model_copy(update={"model": self._model_config})
+        (folder / checkpoint.CONFIG).write_text(dump(recipe), encoding="utf-8")
+        (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(self.tokenizer))
+
+    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
+        """Return the tokens; the two texts of a pair share one segment, with [SEP] between them."""
+        flat = [text for pair in texts for text in pair]
+        encoded = iter(self.tokenizer.encode_batch(flat, add_special_tokens=False))
+        return [self._joined([next(encoded).ids for _ in pair], longest) for pair in texts]
+
+    def _joined(self, parts: Sequence[list[int]], longest: int) -> EncodedExample:
+        room = longest - 2 * int(self._cls_sep) - (len(parts) - 1)
+        truncated = sum(map(len, parts)) > room
+        if len(parts) == 2:
+            first, second = parts
+            kept = min(len(first), max(room - len(second), -(-room // 2)))  # the longer text is truncated first
+            parts = [first[:kept], second[: room - kept]]
+        else:
+            parts = [part[:room] for part in parts]
+        ids = [CLS] if self._cls_sep else []
+        types = [0] * len(ids)
+        for number, part in enumerate(parts):
+            separator = [SEP] if number else []
+            ids += separator + part
+            types += [0] * len(separator) + [number] * len(part)
+        last = [SEP] if self._cls_sep else []
+        return EncodedExample(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)
+
+    def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
+        """Return the hidden states, (B, L, D); token types are ignored."""
+        dtype = autocast_dtype(ids_BL.device, self.encoder.embeddings.tokens.weight.dtype)
+        positions_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
+        hidden_BLD: Tensor = self.encoder(ids_BL, SegmentMask.of(real_BL.int(), positions_BL, dtype))
+        return hidden_BLD
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Return every parameter once; the norm after the last layer belongs to that layer."""
+        levels = [list(self.encoder.embeddings.parameters())]
+        levels += [list(block.parameters()) for block in self.encoder.blocks]
+        levels[-1] += self.encoder.final_norm.parameters()
+        return levels
+
+
+class RunPredictor:
+    """The masked language model of a pretraining run; it reads the texts of a pair separately, as in pretraining."""
+
+    mask_text = SPECIAL_TOKENS[MASK]
+
+    def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, world: World) -> None:
+        """Wrap a model in evaluation mode on the world's device."""
+        assert not model.training
+        self.model, self.world = model, world
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: truncation and padding are set
+        self.tokenizer.enable_truncation(row_length)
+        self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
+        self.words = [_as_word(tokenizer.decode([token])) for token in range(tokenizer.get_vocab_size())]
+
+    @classmethod
+    def load(cls, run: Path, world: World) -> "RunPredictor":
+        """Return the masked language model of a checkpoint or of a run's newest one.
+
+        Raises:
+            UserError: there is no such run, or its checkpoint is damaged.
+
+        """
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), world.device)
+        return cls(model, tokenizer, recipe.data.row_length, world)
+
+    @torch.no_grad()
+    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
+        """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
+        if not texts:
+            return []
+        rows = self.tokenizer.encode_batch([text for example in texts for text in example])
+        ids_BL = torch.tensor([row.ids for row in rows])
+        segments_BL = torch.tensor([row.attention_mask for row in rows], dtype=torch.int32)
+        masks_B = (ids_BL == MASK).sum(dim=1)
+        slots = torch.arange(int(masks_B.max()))
+        predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
+        batch = Batch(
+            ids_BL,
+            segments_BL,
+            torch.arange(ids_BL.shape[1]).expand_as(ids_BL),
+            predicted_BM,
+            torch.full_like(predicted_BM, IGNORED),
+            targets=int(masks_B.sum()),
+            tokens=int(segments_BL.sum()),
+        )
+        scores_MV = score(self.model, batch.to(self.world.device), self.world)
+        scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
+        masks = [0, *masks_B.cumsum(dim=0).tolist()]
+        borders = np.cumsum([0, *map(len, texts)]).tolist()
+        return [scores_MV[masks[first] : masks[last]] for first, last in pairwise(borders)]
+
+
+def _as_word(decoded: str) -> str | None:
+    return decoded[1:] if decoded.startswith(" ") and decoded[1:].isalpha() else None

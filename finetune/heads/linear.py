@@ -1,0 +1,66 @@
+"""One linear layer over an encoder's pooled hidden states (Devlin et al. 2019, section 4.1)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from configs import Config, UserError
+from finetune.encoders.encoder import TextEncoder
+
+Pooling = Literal["cls", "mean", "max"]
+
+
+class LinearHead(Config):
+    """Pool the hidden states, dropout, linear."""
+
+    kind: Literal["linear"] = "linear"
+    pooling: Pooling = "mean"
+    """The pooled state of a text: that of its [CLS], or the mean or the maximum over its tokens."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Probability of dropping an element of the pooled state."""
+
+    def build(self, encoder: TextEncoder, num_classes: int) -> "PooledLinear":
+        """Return the network for hidden states of `encoder`'s width, with freshly drawn weights.
+
+        Raises:
+            UserError: the pooling is cls, and the encoder's tokenizer adds no [CLS].
+
+        """
+        if self.pooling == "cls" and encoder.cls_id is None:
+            raise UserError("head.pooling=cls: this encoder's tokenizer adds no [CLS]: set head.pooling=mean or max")
+        return PooledLinear(self, encoder.width, encoder.cls_id, num_classes)
+
+
+class PooledLinear(nn.Module):
+    """The network of `LinearHead`."""
+
+    def __init__(self, config: LinearHead, width: int, cls_id: int | None, num_classes: int) -> None:
+        super().__init__()
+        self.pool, self.cls_id = POOLINGS[config.pooling], cls_id
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(width, num_classes)
+
+    def forward(self, hidden_BLD: Tensor, real_BL: Tensor, ids_BL: Tensor) -> Tensor:
+        """Return the scores of the classes, (B, C)."""
+        pooled_BD = self.pool(hidden_BLD, real_BL, ids_BL.eq(-1 if self.cls_id is None else self.cls_id))
+        scores_BC: Tensor = self.output(self.dropout(pooled_BD))
+        return scores_BC
+
+
+def _cls(hidden_BLD: Tensor, real_BL: Tensor, cls_BL: Tensor) -> Tensor:
+    first_B = (cls_BL & real_BL).int().argmax(dim=1)
+    return hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), first_B]
+
+
+def _mean(hidden_BLD: Tensor, real_BL: Tensor, cls_BL: Tensor) -> Tensor:
+    return hidden_BLD.masked_fill(~real_BL[:, :, None], 0.0).sum(dim=1) / real_BL.sum(dim=1, keepdim=True)
+
+
+def _max(hidden_BLD: Tensor, real_BL: Tensor, cls_BL: Tensor) -> Tensor:
+    return hidden_BLD.masked_fill(~real_BL[:, :, None], float("-inf")).amax(dim=1)
+
+
+POOLINGS: dict[Pooling, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cls": _cls, "mean": _mean, "max": _max}

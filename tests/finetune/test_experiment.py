@@ -1,0 +1,118 @@
+"""Fine-tuning as a function: what a notebook or a sweep calls."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs import UserError
+from finetune import saved_model
+from finetune.config import TrainConfig
+from finetune.data.labelled import Labelled
+from finetune.encoders import EncoderChoice
+from finetune.evaluation import results
+from finetune.experiment import FinetuneConfig, FinetuneRun, finetune
+from finetune.heads.cnn import CnnHead
+from finetune.heads.linear import LinearHead
+from mlm.checkpoint import weights
+from mlm.distributed.world import World
+from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.loop import Observer, StepMetrics
+from tests.finetune import samples
+
+
+def config(run: Path, folder: Path, head: CnnHead | LinearHead) -> FinetuneConfig:
+    return FinetuneConfig(
+        name="called",
+        runs=str(folder / "runs"),
+        encoder=EncoderChoice(run=str(run)),
+        head=head,
+        data=Labelled(train=str(samples.write_csv(folder / "train.csv", 60)), label="target"),
+        train=TrainConfig(epochs=1, batch_examples=8, precision="float32", seeds=(0, 1)),
+    )
+
+
+class Events(Observer):
+    """Keeps the names of the events of training, and the steps."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.steps: list[int] = []
+
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        self.seen.append("started")
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        self.steps.append(progress.step)
+
+    def ended(self, progress: TrainingProgress) -> None:
+        self.seen.append("ended")
+
+
+def sha256(run: FinetuneRun) -> str:
+    return weights.sha256(weights.of(run.model.classifier))
+
+
+def test_it_is_called_twice_in_one_process_and_prints_nothing(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = finetune(config(run, tmp_path, CnnHead(filters=8)))
+    again = finetune(config(run, tmp_path, CnnHead(filters=8)))
+    other = finetune(config(run, tmp_path, LinearHead()))
+    assert capfd.readouterr() == ("", "")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len({first.path, again.path, other.path}) == 3
+    assert first.results.model_dump(exclude={"trials"}) == again.results.model_dump(exclude={"trials"})
+    assert sha256(first) == sha256(again) != sha256(other)
+
+
+def test_its_result_is_what_lies_in_the_directory(run: Path, tmp_path: Path) -> None:
+    made = finetune(config(run, tmp_path, CnnHead(filters=8)))
+    assert made.results == results.read(made.path)
+    assert (made.path / "report.txt").read_text().strip() in made.summary
+    saved = saved_model.load(made.path, torch.device("cpu"))
+    assert (saved.class_names, saved.precision) == (made.model.class_names, made.model.precision)
+    assert not made.model.classifier.training
+    assert weights.sha256(weights.of(saved.classifier)) == sha256(made)
+    assert json.loads((made.path / "environment.json").read_text())["kind"] == "fine-tuning"
+
+
+def test_observers_see_every_trial_and_progress_is_logged(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = Events()
+    with caplog.at_level("INFO", "finetune"):
+        made = finetune(config(run, tmp_path, CnnHead(filters=8)), [events])
+    assert events.seen == ["started", "ended"] * 2
+    assert events.steps == [*range(1, 7), *range(1, 7)]
+    opening, *trials = caplog.messages
+    assert str(made.path) in opening
+    assert ["seed 0" in trials[0], "seed 1" in trials[1], len(trials)] == [True, True, 2]
+
+
+def test_a_stop_is_an_exception_after_the_step(run: Path, tmp_path: Path) -> None:
+    events = Events()
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config(run, tmp_path, CnnHead(filters=8)), [events], stop=lambda: int(len(events.steps) > 2))
+    assert events.seen == ["started", "ended"]
+    assert not list((tmp_path / "runs").glob("*/results.json"))
+
+
+def test_a_mistake_is_an_exception_and_makes_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        finetune(config(tmp_path / "nowhere", tmp_path, CnnHead()))
+    assert not (tmp_path / "runs").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_group_that_exists_is_used_and_left_open(run: Path, tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        inside = finetune(config(run, tmp_path, CnnHead(filters=8)))
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sha256(inside) == sha256(finetune(config(run, tmp_path, CnnHead(filters=8))))
