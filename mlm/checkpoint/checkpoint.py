@@ -12,22 +12,25 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from configs import UserError, dump, read
 from mlm.checkpoint import sharded_state, weights
 from mlm.checkpoint.manifest import MANIFEST, PARTIAL, manifest_of, seal, verify
 from mlm.config import PretrainConfig
+from mlm.distributed.parallel import is_share
 from mlm.model.heads import MaskedLanguageModel
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import Optimizer
 from tokenizer import vocabulary
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 WEIGHTS, CONFIG, TOKENIZER, STATE = "weights.safetensors", "config.yaml", "tokenizer.json", "training_state.pt"
 NAMES = "step-" + "[0-9]" * 9
@@ -49,7 +52,7 @@ class Snapshot:
     """What the model is evaluated with."""
     training: Mapping[str, Any]
     """Position, optimizer state, and the weights that are trained on, but for what is among the shares."""
-    shares: Mapping[str, DTensor]
+    shares: "Mapping[str, DTensor]"
     """This process's part of the training state of a sharded model."""
     step: int
 
@@ -62,7 +65,7 @@ def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress,
     evaluated: dict[str, Tensor] = {}
     with optimizer.averaged():
         for name, tensor in model.state_dict().items():
-            gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            gathered = tensor.full_tensor() if is_share(tensor) else tensor
             if whole:
                 evaluated[name] = _copied(gathered)
     shares: dict[str, DTensor] = {}

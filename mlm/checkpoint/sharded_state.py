@@ -7,23 +7,25 @@ whole.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor
 
+from mlm.distributed.parallel import is_share
 from mlm.training.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 ELSEWHERE = "sharded"
 """What stands in the whole state for a tensor that is among the shares."""
 
 
-def split(state: Any, shares: dict[str, DTensor], name: str = "") -> Any:
+def split(state: Any, shares: "dict[str, DTensor]", name: str = "") -> Any:
     """Return `state` without its sharded tensors, which are put into `shares` under their paths in it."""
-    if isinstance(state, DTensor):
+    if is_share(state):
         shares[name] = state
         return ELSEWHERE
     if isinstance(state, Mapping):
@@ -33,9 +35,14 @@ def split(state: Any, shares: dict[str, DTensor], name: str = "") -> Any:
     return state
 
 
-def on_host(shares: Mapping[str, DTensor]) -> dict[str, DTensor]:
+def on_host(shares: "Mapping[str, DTensor]") -> "dict[str, DTensor]":
     """Copy this process's shares into the host's memory."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),)) if shares else None
+    if not shares:
+        return {}
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     return {
         name: DTensor.from_local(
             tensor.to_local().to("cpu", copy=True),
@@ -49,7 +56,7 @@ def on_host(shares: Mapping[str, DTensor]) -> dict[str, DTensor]:
     }
 
 
-def save(folder: Path, shares: Mapping[str, DTensor], group: dist.ProcessGroup | None) -> None:
+def save(folder: Path, shares: "Mapping[str, DTensor]", group: dist.ProcessGroup | None) -> None:
     """Write the shares of all processes into `folder`; called by all of them.
 
     Raises:

@@ -10,13 +10,13 @@ from threading import Thread
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from configs import UserError
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.checkpoint import Snapshot
 from mlm.checkpoint.manifest import PARTIAL, Manifest, manifest_of, remove
 from mlm.config import PretrainConfig
+from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingProgress
 from mlm.training.loop import Observer
@@ -53,7 +53,7 @@ class CheckpointWriter(Observer):
     def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Copy the state of the run, and write the copy while training continues; wait for the one before."""
         self.wait()
-        if not self.world.is_main and not isinstance(model, FSDPModule):
+        if not self.world.is_main and not is_sharded(model):
             return
         taken = checkpoint.snapshot(model, optimizer, progress, whole=self.world.is_main)
         # A daemon: a user who stops the command by a second Ctrl-C does not wait for the disk. A checkpoint that is

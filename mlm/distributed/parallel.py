@@ -1,21 +1,26 @@
-"""Models on several processes: each holds the whole model or a share of every layer; gradients are averaged."""
+"""Models on several processes: each holds the whole model or a share of every layer; gradients are averaged.
 
+FSDP and DTensor are imported only by runs that are sharded: with them comes sympy, which takes a second.
+"""
+
+import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from configs import Config
 from mlm.distributed.rendezvous import backend_of
 from mlm.distributed.world import World
 from mlm.model.heads import MaskedLanguageModel
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 
 class ReplicatedData(Config):
@@ -38,6 +43,9 @@ class ShardedData(Config):
 
         Each layer is moved to the device by itself, and only this process's share of it stays there.
         """
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
         if not dist.is_initialized():  # a single process, which holds all shares
             store = dist.HashStore()  # type: ignore[attr-defined]
             dist.init_process_group(backend_of(world.device), store=store, rank=0, world_size=1)
@@ -52,6 +60,18 @@ class ShardedData(Config):
 Parallel = Annotated[ReplicatedData | ShardedData, Field(discriminator="kind")]
 
 
+def is_sharded(model: nn.Module) -> "TypeGuard[FSDPModule]":
+    """Return whether the model's weights are divided among the processes."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(model, fsdp.FSDPModule)
+
+
+def is_share(value: Any) -> "TypeGuard[DTensor]":
+    """Return whether a value is this process's share of a tensor."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(value, tensors.DTensor)
+
+
 def wrap(model: nn.Module, world: World) -> nn.Module:
     """Return the module to call in training, whose backward pass averages gradients over ranks; it holds `model`.
 
@@ -59,7 +79,7 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
     it the order of summation: DistributedDataParallel's usual reordering after the first step would make a resumed run
     differ in the last bits.
     """
-    if world.size == 1 or isinstance(model, FSDPModule):
+    if world.size == 1 or is_sharded(model):
         return model
     replica = DistributedDataParallel(
         model,
@@ -74,7 +94,7 @@ def wrap(model: nn.Module, world: World) -> nn.Module:
 
 def sync_gradients(model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
     """Return a context whose backward pass averages gradients over ranks only in the `last` micro-batch of a step."""
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.set_requires_gradient_sync(last)
     elif isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
@@ -84,7 +104,7 @@ def sync_gradients(model: nn.Module, *, last: bool) -> AbstractContextManager[ob
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """Scale the gradient down to `max_norm` where it is longer; return its norm before, a scalar on the device."""
     total = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return total.full_tensor() if isinstance(total, DTensor) else total
+    return total.full_tensor() if is_share(total) else total
 
 
 def reshard(model: nn.Module) -> None:
@@ -93,5 +113,5 @@ def reshard(model: nn.Module) -> None:
     FSDP leaves the root module's parameters unsharded after a forward pass without a backward pass; the next step would
     then train on the evaluation weights.
     """
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.reshard()

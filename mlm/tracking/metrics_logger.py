@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from mlm.config import PretrainConfig
+from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
 from mlm.tracking import plots
 from mlm.tracking.run_directory import (
@@ -220,7 +220,8 @@ class SamplePredictions(Observer):
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Predict, on all ranks together where the model is sharded, and write the text on rank 0."""
         if self.metrics_logger is None:
-            if isinstance(model, FSDPModule):
+            needed = is_sharded(model)
+            if needed:
                 self.predict(model)
             return
         text = self.predict(model)

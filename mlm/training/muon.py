@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
 
 from mlm.distributed.device import autocast_dtype
+from mlm.distributed.parallel import is_share
 
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -58,7 +58,9 @@ class OrthogonalMomentum(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(matrix)
         state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
         direction = matrix.grad.lerp(state["momentum_buffer"], momentum)
-        if isinstance(direction, DTensor):
+        if is_share(direction):
+            from torch.distributed.tensor import DTensor, Replicate
+
             mesh, placements = direction.device_mesh, direction.placements
             whole = orthogonalised(direction.full_tensor())
             everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
