@@ -17,7 +17,7 @@ from mlm.data.packing import pack
 from mlm.model.attention import SegmentMask
 from tokenizer import sentences, vocabulary
 from tokenizer.cached_encoder import CachedEncoder
-from tokenizer.shards.format import Split
+from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import MASK, Vocabulary
 
 OUTPUT = Path(__file__).with_name("batch.png")
@@ -77,9 +77,9 @@ def packed_text() -> tuple[Tokenizer, PackedRows]:
     encoded = CachedEncoder(tokenizer).encode(found)
     starts = np.concatenate([[0], encoded.lengths.cumsum()])
     alone = np.arange(len(starts))  # each sentence is a segment of its own, the default of `text.segments`
-    split = Split(encoded.tokens, encoded.word_starts, starts, alone)
+    split = ShardArrays(encoded.tokens, encoded.word_starts, starts, alone)
     packed = pack(starts, alone, ROW_LENGTH)
-    return tokenizer, PackedRows(split, packed, ROW_LENGTH, cls_sep=False, vocabulary_size=VOCABULARY_SIZE)
+    return tokenizer, PackedRows((split,), packed, ROW_LENGTH, cls_sep=False, vocabulary_size=VOCABULARY_SIZE)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
 import ast
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,9 +163,29 @@ for name in {sorted(MODULES)}:
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("package", ["mlm", "finetune"])
-def test_how_long_threads_spin_is_set_before_torch_reads_it(package: str) -> None:
-    program = f"import os, sys, {package}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert process.stdout.split() == ["1000", "False"], process.stderr
+COMMANDS = [name for name in MODULES if is_entry_point(name) and "mlm.distributed.process" in own_imports(name)]
+"""Those that compute; they set up the threads of their process."""
+
+
+def test_the_commands_that_compute_are_found() -> None:
+    assert {"mlm.pretrain", "mlm.evaluate", "mlm.fill_mask", "finetune.predict"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_imports_no_torch_before_it_has_set_up_its_threads(name: str) -> None:
+    program = f"import sys, {name}; print('torch' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.split() == ["False"], process.stderr
+
+
+def test_importing_changes_no_environment() -> None:
+    program = f"""
+import importlib, os, torch
+before = dict(os.environ)
+for name in {sorted(MODULES)}:
+    importlib.import_module(name)
+changed = [name for name in os.environ if os.environ[name] != before.get(name) and not name.startswith("TORCH")]
+print(changed, os.environ.keys() >= before.keys())
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.split("\n")[0] == "[] True", process.stderr

@@ -1,4 +1,7 @@
+import os
 import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -26,3 +29,26 @@ def pages_cleared(keep: bool) -> int:
     for _ in range(10):
         torch.ones(SIZE, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def configured(program: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program in a process whose environment says nothing of threads but what is given."""
+    kept = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    kept["PYTHONPATH"] = os.pathsep.join(sys.path)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=kept | environment)
+
+
+CONFIGURE = "from mlm.distributed.process import configure_process; configure_process()"
+
+
+def test_threads_are_set_before_torch_reads_how_they_spin() -> None:
+    program = f"import os, sys; {CONFIGURE}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    done = configured(program)
+    assert (done.stdout.split(), done.stderr) == (["1000", "False"], "")
+    assert configured(program, GOMP_SPINCOUNT="7").stdout.split() == ["7", "False"]
+
+
+def test_settings_that_come_after_torch_warn() -> None:
+    done = configured(f"import torch; {CONFIGURE}")
+    assert "GOMP_SPINCOUNT" in done.stderr
+    assert configured(f"import torch; {CONFIGURE}", GOMP_SPINCOUNT="1000").stderr == ""
