@@ -28,11 +28,13 @@ if ! python3 -c 'import importlib.metadata as m; m.distribution("mlm")' 2> /dev/
 fi
 
 limit=600 # seconds of a part
+workers=0
 sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1)
 steps=20
 examples=(data.train_sentences=200 data.test_sentences=100)
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     limit=240
+    workers=6 # most of the tests' time is compiling, each kernel on one core
     sizes=(--size 12x768 --vocabulary 30000 --row-length 512 --batch-tokens 65536 --repeats 2)
     steps=300
     examples=()
@@ -54,7 +56,7 @@ part() {
 # Plugins that happen to be installed there would turn their warnings into errors; the project needs xdist alone.
 cd "$root"
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
-part gpu-tests python3 -m pytest -p xdist.plugin -p no:cacheprovider -m gpu --junitxml "$work/gpu-tests.xml"
+part gpu-tests python3 -m pytest -p xdist.plugin -p no:cacheprovider -n $workers -m gpu --junitxml "$work/gpu-tests.xml"
 
 # One folder for the runs and the benchmark: in miniature both have the same vocabulary, which is learnt once.
 cd "$work/home"
