@@ -37,6 +37,7 @@ from mlm.tracking import plots, run_directory
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
 from mlm.training import flops
 from mlm.training.budget import TrainingProgress
+from mlm.training.divergence import DivergenceStop
 from mlm.training.loop import LoopSettings, Observer, train
 from tokenizer import vocabulary
 
@@ -93,6 +94,7 @@ class _Trained:
     progress: TrainingProgress
     stopped_by: int
     metrics_logger: MetricsLogger | None
+    divergence: DivergenceStop
     predict: Callable[[nn.Module], str]
 
 
@@ -233,8 +235,9 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
     """Train until the run's length is reached, `stop` says so on any rank, or training has diverged."""
     components, config, world = ready.components, ready.components.config, ready.components.world
     corpus, task = components.corpus, components.task
-    predict = _predictor(components)
-    own: list[Observer] = [CheckpointWriter(ready.path, config, corpus.tokenizer_path, world, ready.progress)]
+    predict, divergence = _predictor(components), DivergenceStop(config.train.most_skipped)
+    writer = CheckpointWriter(ready.path, config, corpus.tokenizer_path, world, ready.progress)
+    own: list[Observer] = [writer, divergence]
     metrics_logger: MetricsLogger | None = None
     if world.is_main:
         metrics_logger = _metrics_logger(ready)
@@ -259,10 +262,10 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
         world,
         [*own, *observers],
         start=ready.progress,
-        stop=lambda: bool(stop()) or (metrics_logger is not None and metrics_logger.has_diverged),
+        stop=lambda: bool(stop()) or divergence.has_diverged,
     )
     stopped_by = 0 if components.length.finished(end) else world.max(stop())
-    return _Trained(ready, end, stopped_by, metrics_logger, predict)
+    return _Trained(ready, end, stopped_by, metrics_logger, divergence, predict)
 
 
 def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
@@ -283,7 +286,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
         saved = f"step {end.step} is saved; resume: python -m mlm.pretrain --resume {path}"
         if not trained.stopped_by:
             raise UserError(
-                f"stopped: {metrics_logger.consecutive_skips} updates in a row were skipped, because loss or gradient"
+                f"stopped: {trained.divergence.consecutive_skips} updates in a row were skipped, because loss or gradient"
                 f" was not finite: start again with a lower optim.lr ({saved})"
             )
         return PretrainRun(path, None, f"stopped: {saved}", trained.stopped_by)

@@ -108,7 +108,6 @@ class MetricsLogger(Observer):
         self.path, self.config, self.documents = path, config, documents
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.length = TrainingLength()
-        self.consecutive_skips = 0
         keep_records(path / METRICS, start.step)
         trained = (record for record, _ in records_backwards(path / METRICS) if record["side"] == "train")
         earlier = list(islice(trained, SPIKE_RECORDS))[::-1]
@@ -143,19 +142,12 @@ class MetricsLogger(Observer):
         if self._is_spike(record["loss"]):
             logger.warning("step %d: loss spike, %.3f nats", progress.step, record["loss"])
         first = progress.step - metrics.steps
-        for place in range(metrics.steps):
-            self.consecutive_skips = self.consecutive_skips + 1 if place in metrics.skipped else 0
         for place in metrics.skipped:
             logger.warning(
                 "step %d: update skipped, loss or gradient not finite; documents: %s",
                 first + place + 1,
                 self.documents(first + place),
             )
-
-    @property
-    def has_diverged(self) -> bool:
-        """Whether so many updates in a row were skipped that training cannot recover."""
-        return self.consecutive_skips >= self.config.train.most_skipped
 
     def _is_spike(self, loss: float) -> bool:
         """Return whether a loss stands out from the last ones, and count it among them."""

@@ -12,11 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
 
-from mlm.config import PretrainConfig, TrainConfig
+from mlm.config import PretrainConfig
 from mlm.data.masking import Masking
 from mlm.tracking import run_directory
 from mlm.tracking.metrics_logger import SPIKE_RECORDS, MetricsLogger
 from mlm.training.budget import TrainingLength, TrainingProgress
+from mlm.training.divergence import DivergenceStop
 from mlm.training.loop import StepMetrics
 from tests.mlm.samples import CPU
 
@@ -29,7 +30,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 def opened(folder: Path, start: int = 0, masking: Masking | None = None) -> MetricsLogger:
     folder.mkdir(exist_ok=True)
-    config = PretrainConfig(train=TrainConfig(most_skipped=3), masking=masking or Masking())
+    config = PretrainConfig(masking=masking or Masking())
     logger = MetricsLogger(folder, config, lambda step: f"<{step}>", lambda share: share, 1.0, TrainingProgress(start))
     logger.started(CPU, TrainingLength(steps=100), TrainingProgress(start))
     return logger
@@ -48,20 +49,21 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return list(run_directory.read_metrics(folder / run_directory.METRICS))
 
 
-def test_skipped_updates_are_logged_with_their_documents_and_too_many_in_a_row_are_a_divergence(
-    tmp_path: Path, lines: Callable[[], list[str]]
-) -> None:
+def test_skipped_updates_are_logged_with_their_documents(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
     logger = opened(tmp_path / "run")
     logger.log(TrainingProgress(4), metrics(steps=4, skipped=(0, 2, 3)))
     assert [line.partition(":")[0] for line in lines()] == ["step 1", "step 3", "step 4"]
     assert lines()[1].endswith("documents: <2>")
-    assert not logger.has_diverged
     logger.log(TrainingProgress(5), metrics(skipped=(0,)))
-    assert logger.has_diverged
-    logger.log(TrainingProgress(6), metrics())
-    assert not logger.has_diverged
     logger.close(None)
-    assert [record["skipped_in_all"] for record in records(tmp_path / "run")] == [3, 4, 4]
+    assert [record["skipped_in_all"] for record in records(tmp_path / "run")] == [3, 4]
+
+
+def test_too_many_skipped_updates_in_a_row_are_a_divergence() -> None:
+    divergence = DivergenceStop(3)
+    for skipped, has_diverged in (((0, 2, 3), False), ((0,), True), ((), False)):
+        divergence.log(TrainingProgress(), metrics(steps=4 if len(skipped) == 3 else 1, skipped=skipped))
+        assert divergence.has_diverged == has_diverged
 
 
 def test_a_loss_spike_is_logged_also_after_a_resume(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
