@@ -73,8 +73,9 @@ class TrialLogger(Observer):
         self._board.close()
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
-        """Log loss and accuracy on the training examples since the last record."""
-        self._write("train", progress, {"loss": metrics.mean("loss"), "accuracy": metrics.mean("correct")})
+        """Log the means over the training examples since the last record."""
+        means = {"accuracy" if name == "correct" else name: metrics.mean(name) for name in metrics.sums}
+        self._write("train", progress, means)
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Log the validation metrics, if there are any."""

@@ -286,8 +286,8 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
         saved = f"step {end.step} is saved; resume: python -m mlm.pretrain --resume {path}"
         if not trained.stopped_by:
             raise UserError(
-                f"stopped: {trained.divergence.consecutive_skips} updates in a row were skipped, because loss or gradient"
-                f" was not finite: start again with a lower optim.lr ({saved})"
+                f"stopped: {trained.divergence.consecutive_skips} updates in a row were skipped, because loss or"
+                f" gradient was not finite: start again with a lower optim.lr ({saved})"
             )
         return PretrainRun(path, None, f"stopped: {saved}", trained.stopped_by)
     folder = checkpoint.step_folder(path, end.step)
