@@ -158,12 +158,8 @@ class Hub(_Unlisted, Config):
             ConnectionError: the network failed later; the build can be resumed.
 
         """
-        for row in hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision)):
-            readers.check_columns(self.columns, list(row.values), row.place, "name the text's in columns")
-            for column in self.columns:
-                text = readers.strict_text(row, column)
-                if text and not text.isspace():
-                    yield Document(text)
+        rows = hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision))
+        return map(Document, readers.texts_of_rows(rows, self.columns))
 
     def fingerprint(self) -> str:
         """Return a hash of the resolved commit and the settings; the content is not read.
