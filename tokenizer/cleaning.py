@@ -61,12 +61,7 @@ class TextConfig(Config):
         return self
 
     def fingerprint(self) -> str:
-        """Return a hash of the source's content and all settings.
-
-        Raises:
-            UserError: the source cannot be read.
-
-        """
+        """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""
         settings = self.model_dump_json(exclude={"source"})
         return hashlib.sha256(f"{_FORMAT}\0{settings}\0{self.source.fingerprint()}".encode()).hexdigest()
 
@@ -104,8 +99,9 @@ class SeenHashes:
 
     def add(self, hashes: Sequence[bytes]) -> NDArray[np.bool_]:
         """Add hashes of `HASH_BYTES` each; return True for each new one, of equal ones for the first only."""
-        added: set[bytes] = set()
-        in_order = sorted(set(hashes))  # neighbours lie on the same page of the database
+        is_new = np.zeros(len(hashes), np.bool_)
+        first_place = {digest: place for place, digest in reversed(list(enumerate(hashes)))}
+        in_order = sorted(first_place)  # neighbours lie on the same page of the database
         for start in range(0, len(in_order), _ROWS_AT_ONCE):
             rows = in_order[start : start + _ROWS_AT_ONCE]
             found = self._cursor.execute(_FIND.format(",".join("?" * len(rows))), rows)
@@ -113,12 +109,7 @@ class SeenHashes:
             unknown = [digest for digest in rows if digest not in known]
             if unknown:
                 self._cursor.execute(_INSERT.format(",".join(["(?)"] * len(unknown))), unknown)
-            added.update(unknown)
-        is_new = np.zeros(len(hashes), np.bool_)
-        for place, digest in enumerate(hashes):
-            if digest in added:
-                added.remove(digest)
-                is_new[place] = True
+                is_new[[first_place[digest] for digest in unknown]] = True
         return is_new
 
 
@@ -152,7 +143,6 @@ def batch_documents(
 
 def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
     """Split documents as `text` says; return the sentences of all, end to end, and their table."""
-    by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
     lengths: list[int] = []
@@ -160,18 +150,18 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
     dropped = np.zeros((len(documents), len(REASONS)), np.int64)
     for place, document in enumerate(documents):
         whole = sentences.collapse(document.text)
-        if by_document:
+        if text.deduplicate == "documents":
             hashes.append(_hash(whole, HASH_BYTES))
         found = _sentences(text, document, whole)
         if text.segments == "sentences":
             found = [sentence.lstrip(" ") for sentence in found]
         if text.minimum_words > 1 or text.maximum_words is not None:
             found = _of_fitting_length(text, found, dropped[place])
-        if by_sentence:
+        if text.deduplicate == "sentences":
             hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
         sentences_of_all += found
         lengths.append(len(found))
-        heldout.append(_is_heldout(text, document.group or whole))
+        heldout.append(int.from_bytes(_hash(document.group or whole, 8), "big") / 2**64 < text.heldout_share)
     return sentences_of_all, SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), dropped, hashes)
 
 
@@ -218,10 +208,6 @@ def _of_fitting_length(text: TextConfig, found: list[str], dropped: NDArray[np.i
     is_long = words > text.maximum_words if text.maximum_words is not None else np.zeros_like(is_short)
     dropped[_SHORT], dropped[_LONG] = is_short.sum(), is_long.sum()
     return list(itertools.compress(found, ~(is_short | is_long)))
-
-
-def _is_heldout(text: TextConfig, key: str) -> bool:
-    return int.from_bytes(_hash(key, 8), "big") / 2**64 < text.heldout_share
 
 
 def _hash(text: str, size_bytes: int) -> bytes:

@@ -28,11 +28,10 @@ from tokenizer.cleaning import (
     drop_duplicates,
     kept_lengths,
 )
-from tokenizer.shards import format, partial
+from tokenizer.shards import format
 from tokenizer.shards.format import SIDES, Counts
-from tokenizer.shards.partial import BuildState
 from tokenizer.shards.workers import LOCAL_CHARACTERS, EncodedBatch, Workers, default_workers
-from tokenizer.shards.writer import ShardWriter, seal
+from tokenizer.shards.writer import BuildState, ShardWriter, finish, locked, opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,34 +79,25 @@ def build(
         return False
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial")
-    with partial.locked(folder):
+    with locked(folder):
         if _is_built(output, start):  # by the process that had the lock before this one
             folder.rmdir()
             return False
         try:
-            with (
-                partial.opened(folder, start) as (database, state),
-                closing(ShardWriter(folder, database, state, format.token_type(tokenizer.get_vocab_size()))) as writer,
-            ):
+            with opened(folder, start, format.token_type(tokenizer.get_vocab_size())) as writer:
                 _fill(writer, text, tokenizer, options or BuildOptions())
             _check_sides(writer.state)
-            seal(folder, text, tokenizer, writer.state)
+            finish(folder, output, text, tokenizer, writer.state)
         except UserError:
             shutil.rmtree(folder)
             raise
         except sqlite3.OperationalError as error:
             raise OSError(errno.ENOSPC, f"cannot write ({error})", str(folder)) from error
-        partial.finish(folder, output)
     return True
 
 
 def _is_built(output: Path, start: BuildState) -> bool:
-    """Return True if the folder holds the shards already.
-
-    Raises:
-        UserError: it holds something else.
-
-    """
+    """Return True if the folder holds the shards already; a UserError says that it holds something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     if not (output / format.MANIFEST).exists():
@@ -131,7 +121,7 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
                 if number:
                     dropped[reason] += number
             for side in SIDES:
-                writer.writers[side].write(*_select_side(batch, kept, heldout=side == "heldout"))
+                writer.write(side, *_select_side(batch, kept, heldout=side == "heldout"))
 
     consumed, committed = writer.state.consumed_documents, time.monotonic()
     remaining = itertools.islice(text.source.documents(), consumed, None)

