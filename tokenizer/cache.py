@@ -1,9 +1,7 @@
 """Build a text's vocabulary and shards, or find them by content where they were built before."""
 
-import hashlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,10 +13,12 @@ from tokenizer import vocabulary
 from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards import format
 from tokenizer.shards.build import build
+from tokenizer.sources import hash_texts
 from tokenizer.vocabulary import VocabularyConfig
 
 _LEARNING = 1
 """Part of the key of a learned vocabulary: raise it whenever the same text would give another one."""
+_KEY_LETTERS = 16
 
 
 def find_or_build_shards(
@@ -40,28 +40,21 @@ def find_or_build_shards(
     fingerprint = text.fingerprint()
     cache.mkdir(parents=True, exist_ok=True)
     if tokenizer_path is None:
-        key = _key(str(_LEARNING), settings.model_dump_json(), fingerprint)
-        tokenizer_path = cache / f"tokenizer-{key}.json"
+        key = hash_texts(str(_LEARNING), settings.model_dump_json(), fingerprint)
+        tokenizer_path = cache / f"tokenizer-{key[:_KEY_LETTERS]}.json"
         if not tokenizer_path.exists():
             save(learn_from(text, settings), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
-    output = cache / f"shards-{_key(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)}"
+    key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)
+    output = cache / f"shards-{key[:_KEY_LETTERS]}"
     build(text, tokenizer, output, fingerprint=fingerprint)
     return output
 
 
 def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer learned from the training side of `text`.
-
-    Raises:
-        UserError: the text cannot be read, or is too small.
-
-    """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        # the library reads the text in a thread of its own
-        closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database,
-    ):
+    """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be."""
+    # A database without a name is a temporary file. The library reads the text in a thread of its own.
+    with closing(sqlite3.connect("", check_same_thread=False)) as database:
         return vocabulary.learn(_training_sentences(text, SeenHashes(database)), settings)
 
 
@@ -80,7 +73,3 @@ def _training_sentences(text: TextConfig, seen: SeenHashes) -> Iterator[str]:
     for passage in clean_documents(text, documents, seen):
         if passage.side == "train":
             yield from passage.sentences
-
-
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

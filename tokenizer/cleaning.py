@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from configs import Config
 from tokenizer import sentences
-from tokenizer.sources import Document, Documentation, Source
+from tokenizer.sources import Document, Documentation, Source, hash_texts
 
 Side = Literal["train", "heldout"]
 Reason = Literal["duplicate documents", "short sentences", "long sentences", "duplicate sentences"]
@@ -62,8 +62,7 @@ class TextConfig(Config):
 
     def fingerprint(self) -> str:
         """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""
-        settings = self.model_dump_json(exclude={"source"})
-        return hashlib.sha256(f"{_FORMAT}\0{settings}\0{self.source.fingerprint()}".encode()).hexdigest()
+        return hash_texts(str(_FORMAT), self.model_dump_json(exclude={"source"}), self.source.fingerprint())
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from configs import Config, UserError
 from tokenizer.cleaning import Reason, Side, TextConfig
+from tokenizer.sources.documentation import PackageWords
 
 TokenType = Literal["<u2", "<u4"]
 """NumPy's name of the type of the ids."""
@@ -50,15 +51,6 @@ class FileRecord(Config):
     sha256: str
 
 
-class PackageRecord(Config):
-    """One Python package's contribution to the documentation corpus."""
-
-    name: str
-    version: str
-    words: int
-    modules: int
-
-
 class ShardManifest(Config):
     """The contents of a folder of shards and their origin."""
 
@@ -73,7 +65,7 @@ class ShardManifest(Config):
     dropped: dict[Reason, int]
     """Documents or sentences that cleaning dropped, by reason."""
     files: dict[str, FileRecord]
-    packages: tuple[PackageRecord, ...] = ()
+    packages: tuple[PackageWords, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """The folder in which one process at a time builds shards, and the state from which it resumes after a kill."""
 
-import dataclasses
 import fcntl
 import itertools
 import logging
@@ -23,7 +22,8 @@ from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, Side, TextConfig
 from tokenizer.shards import format
-from tokenizer.shards.format import SIDES, Counts, PackageRecord, ShardManifest, TokenType
+from tokenizer.shards.format import SIDES, Counts, ShardManifest, TokenType
+from tokenizer.sources import Documentation
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +50,17 @@ class BuildState(Config):
 class ShardWriter:
     """The files of both sides, and the database with the state of the build."""
 
-    def __init__(self, folder: Path, database: sqlite3.Connection, state: BuildState, token_type: TokenType) -> None:
-        """Open the files, and truncate each to the values that `state` gives it."""
+    def __init__(
+        self, folder: Path, database: sqlite3.Connection, state: BuildState, token_type: TokenType, opened: ExitStack
+    ) -> None:
+        """Open the files, which `opened` closes, and truncate each to the values that `state` gives it."""
         self.database, self.state = database, state
         self._counts = dict(state.counts)
-        self._open = ExitStack()
         self._files: dict[Side, list[tuple[BinaryIO, np.dtype[Any]]]] = {side: [] for side in SIDES}
         for side, files in self._files.items():
             (folder / side).mkdir(exist_ok=True)
             for name, (kind, count) in format.layout(side, token_type, state.counts[side]).items():
-                file = self._open.enter_context((folder / name).open("ab"))
+                file = opened.enter_context((folder / name).open("ab"))
                 file.truncate(np.dtype(kind).itemsize * count)  # lengthens new offset files by their first value, 0
                 files.append((file, np.dtype(kind)))
 
@@ -84,10 +85,6 @@ class ShardWriter:
         self.database.commit()
         if sys.stderr is None or not sys.stderr.isatty():  # a terminal has a progress bar
             logger.info("shards: %s documents", f"{consumed:,}")
-
-    def close(self) -> None:
-        """Close the files."""
-        self._open.close()
 
 
 @contextmanager
@@ -120,12 +117,11 @@ def opened(folder: Path, start: BuildState, token_type: TokenType) -> Iterator[S
     if state is None:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with closing(_connected(folder)) as database:
+    with closing(_connected(folder)) as database, ExitStack() as files:
         database.execute("PRAGMA journal_mode = WAL")  # pages beyond the cache reach the disk without a wait
         database.execute("PRAGMA cache_size = -8192")  # 8 MB
         database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
-        with closing(ShardWriter(folder, database, state or start, token_type)) as writer:
-            yield writer
+        yield ShardWriter(folder, database, state or start, token_type, files)
 
 
 def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState) -> None:
@@ -144,7 +140,7 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
         heldout=state.counts["heldout"],
         dropped=dict(sorted(state.dropped.items())),
         files={name: format.record(folder / name) for name in names},
-        packages=tuple(PackageRecord(**dataclasses.asdict(package)) for package in text.source.packages()),
+        packages=text.source.packages() if isinstance(text.source, Documentation) else (),
     )
     (folder / format.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for path in folder.glob(f"{_DATABASE}*"):  # and its journal

@@ -30,15 +30,7 @@ class Document(NamedTuple):
     """The key that decides its side of the held-out split, such as a module's name; None: its text."""
 
 
-class _Unlisted:
-    """A source without Python packages."""
-
-    def packages(self) -> tuple[PackageWords, ...]:
-        """Return the contribution of each Python package: none."""
-        return ()
-
-
-class _TextFiles(_Unlisted, TextFileConfig):
+class _TextFiles(TextFileConfig):
     """A source of files, which all may be missing, empty or no text: a UserError says so."""
 
     def documents(self) -> Iterator[Document]:
@@ -51,7 +43,7 @@ class _TextFiles(_Unlisted, TextFileConfig):
         for path in self._files():
             with path.open("rb") as file:
                 parts += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
-        return _digest(*parts)
+        return hash_texts(*parts)
 
     @abstractmethod
     def _files(self) -> list[Path]: ...
@@ -119,7 +111,7 @@ class Package(_TextFiles):
         raise UserError(f"the package {self.package} has {fault}; files of a known format: {known or 'none'}")
 
 
-class Hub(_Unlisted, Config):
+class Hub(Config):
     """A data set of the Hugging Face hub, streamed."""
 
     kind: Literal["hub"] = "hub"
@@ -141,11 +133,12 @@ class Hub(_Unlisted, Config):
 
     def fingerprint(self) -> str:
         """Return a hash of the resolved commit and the settings; the content is not read."""
-        return _digest(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
+        return hash_texts(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
 
 
 Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]
 
 
-def _digest(*parts: str) -> str:
+def hash_texts(*parts: str) -> str:
+    """Return a hash of texts, in hexadecimal."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
