@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -55,7 +54,10 @@ def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be."""
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
     with closing(sqlite3.connect("", check_same_thread=False)) as database:
-        return vocabulary.learn(_training_sentences(text, SeenHashes(database)), settings)
+        documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
+        cleaned = clean_documents(text, documents, SeenHashes(database))
+        sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
+        return vocabulary.learn(sentences, settings)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
@@ -66,10 +68,3 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _training_sentences(text: TextConfig, seen: SeenHashes) -> Iterator[str]:
-    documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
-    for passage in clean_documents(text, documents, seen):
-        if passage.side == "train":
-            yield from passage.sentences

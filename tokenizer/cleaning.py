@@ -87,6 +87,10 @@ class SentenceTable:
     """Number of sentences of each document dropped as too short or too long, (documents, reasons)."""
     hashes: list[bytes]
     """Hash of each document or each sentence, whichever is deduplicated; else none."""
+    words: NDArray[np.int64]
+    """White-space-separated words of each sentence."""
+    text_bytes: NDArray[np.int64]
+    """UTF-8 bytes of each sentence."""
 
 
 class SeenHashes:
@@ -161,7 +165,10 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
         sentences_of_all += found
         lengths.append(len(found))
         heldout.append(int.from_bytes(_hash(document.group or whole, 8), "big") / 2**64 < text.heldout_share)
-    return sentences_of_all, SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), dropped, hashes)
+    words = np.array([*map(_words, sentences_of_all)], np.int64)
+    text_bytes = np.array([len(sentence.encode()) for sentence in sentences_of_all], np.int64)
+    table = SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), dropped, hashes, words, text_bytes)
+    return sentences_of_all, table
 
 
 def drop_duplicates(
@@ -202,11 +209,15 @@ def _sentences(text: TextConfig, document: Document, whole: str) -> list[str]:
 
 def _of_fitting_length(text: TextConfig, found: list[str], dropped: NDArray[np.int64]) -> list[str]:
     """Return the sentences that are neither too short nor too long, and count the others in `dropped`."""
-    words = np.array([sentence.lstrip(" ").count(" ") + 1 for sentence in found])
+    words = np.array([*map(_words, found)])
     is_short = words < text.minimum_words
     is_long = words > text.maximum_words if text.maximum_words is not None else np.zeros_like(is_short)
     dropped[_SHORT], dropped[_LONG] = is_short.sum(), is_long.sum()
     return list(itertools.compress(found, ~(is_short | is_long)))
+
+
+def _words(sentence: str) -> int:
+    return sentence.count(" ") + (not sentence.startswith(" "))  # one of a running text begins with its space
 
 
 def _hash(text: str, size_bytes: int) -> bytes:

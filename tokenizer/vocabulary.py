@@ -42,12 +42,7 @@ class VocabularyConfig(Config):
 
 
 def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer with exactly `vocabulary.size` tokens, its merges learned from `texts`.
-
-    Raises:
-        UserError: there is too little text for so many tokens.
-
-    """
+    """Return a tokenizer of exactly `vocabulary.size` tokens learned from `texts`; a UserError asks for more text."""
     tokenizer = _blank(vocabulary)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary.size,
@@ -72,9 +67,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
 def load(path: Path) -> Tokenizer:
     """Return the tokenizer saved at `path`, a standard tokenizer.json, without truncation and padding.
 
-    Raises:
-        UserError: the file is missing or damaged, or no byte-level tokenizer with our special tokens.
-
+    A missing or damaged file, and any but a byte-level tokenizer with our special tokens, is a UserError.
     """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))

@@ -17,17 +17,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from configs import UserError
-from tokenizer import vocabulary
+from tokenizer import cleaning, vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import (
-    BATCH_CHARACTERS,
-    REASONS,
-    SeenHashes,
-    TextConfig,
-    batch_documents,
-    drop_duplicates,
-    kept_lengths,
-)
+from tokenizer.cleaning import REASONS, SeenHashes, SentenceTable, TextConfig
 from tokenizer.shards import format
 from tokenizer.shards.format import SIDES, Counts
 from tokenizer.shards.workers import LOCAL_CHARACTERS, EncodedBatch, Workers, default_workers
@@ -42,7 +34,7 @@ class BuildOptions:
     """Number of other processes that encode; None: as many as pay on this machine."""
     commit_seconds: float = 10.0
     """Seconds of work that a kill may cost."""
-    batch_characters: int = BATCH_CHARACTERS
+    batch_characters: int = cleaning.BATCH_CHARACTERS
     """Characters of the documents that are cleaned and encoded together."""
     local_characters: int = LOCAL_CHARACTERS
     """Characters that are encoded before other processes are started."""
@@ -115,20 +107,21 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     def write(most_left: int) -> None:
         """Write batches in their order until at most `most_left` are under way."""
         while len(submitted) > most_left:
-            batch = submitted.popleft().result()
-            kept, dropped_of_each = drop_duplicates(batch.table, text, seen)
+            table, encoded = submitted.popleft().result()
+            kept, dropped_of_each = cleaning.drop_duplicates(table, text, seen)
             for reason, number in zip(REASONS, dropped_of_each.sum(axis=0).tolist(), strict=True):
                 if number:
                     dropped[reason] += number
             for side in SIDES:
-                writer.write(side, *_select_side(batch, kept, heldout=side == "heldout"))
+                in_side = table.heldout == (side == "heldout")
+                writer.write(side, *_select(table, encoded, kept & np.repeat(in_side, table.lengths)))
 
     consumed, committed = writer.state.consumed_documents, time.monotonic()
     remaining = itertools.islice(text.source.documents(), consumed, None)
     documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None)
     count = default_workers() if options.workers is None else options.workers
     with closing(Workers(text, tokenizer, count, local_characters=options.local_characters)) as workers:
-        for batch in batch_documents(documents, options.batch_characters):
+        for batch in cleaning.batch_documents(documents, options.batch_characters):
             submitted.append(workers.submit(batch))
             write(most_left=2 * workers.count)
             consumed += len(batch)
@@ -140,22 +133,20 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     writer.commit(consumed, dropped)
 
 
-def _select_side(
-    batch: EncodedBatch, kept: NDArray[np.bool_], *, heldout: bool
+def _select(
+    table: SentenceTable, encoded: Encoded, kept: NDArray[np.bool_]
 ) -> tuple[Encoded, NDArray[np.int64], Counts]:
-    """Return the kept sentences of one side, the number of them in each document, and their counts."""
-    table, encoded = batch.table, batch.encoded
-    kept = kept & np.repeat(table.heldout == heldout, table.lengths)
+    """Return the kept sentences, the number of them in each document, and their counts."""
     tokens = np.repeat(kept, encoded.lengths)
-    document_lengths = kept_lengths(table, kept)
-    document_lengths = document_lengths[document_lengths > 0]
+    lengths = cleaning.kept_lengths(table, kept)
+    document_lengths = lengths[lengths > 0]
     selected = Encoded(encoded.tokens[tokens], encoded.word_starts[tokens], encoded.lengths[kept])
     counts = Counts(
         documents=len(document_lengths),
         sentences=len(selected.lengths),
-        words=int(batch.words[kept].sum()),
+        words=int(table.words[kept].sum()),
         tokens=len(selected.tokens),
-        text_bytes=int(batch.text_bytes[kept].sum()),
+        text_bytes=int(table.text_bytes[kept].sum()),
     )
     return selected, document_lengths, counts
 

@@ -119,15 +119,9 @@ def record(path: Path) -> FileRecord:
 
 
 def open_shards(path: Path, *, checked: bool = False) -> Shards:
-    """Map the shards in the folder `path` after checking every checksum.
+    """Map the shards in the folder `path` after checking every checksum; none, changed or foreign ones are a UserError.
 
-    Args:
-        path: the folder.
-        checked: another process has just checked them: compare the sizes only.
-
-    Raises:
-        UserError: the folder holds no shards, or truncated, changed or foreign ones.
-
+    Another process has just `checked` them: compare the sizes only.
     """
     manifest = read_manifest(path)
     train, heldout = (layout(side, manifest.token_type, getattr(manifest, side)) for side in SIDES)
@@ -146,12 +140,7 @@ def open_shards(path: Path, *, checked: bool = False) -> Shards:
 
 
 def read_manifest(path: Path) -> ShardManifest:
-    """Return the manifest of the shards in the folder `path`; the other files are not read.
-
-    Raises:
-        UserError: there is none, or it is damaged or of another version.
-
-    """
+    """Return the manifest of the shards in the folder `path`; a missing, damaged or foreign one is a UserError."""
     try:
         return ShardManifest.model_validate_json((path / MANIFEST).read_bytes(), strict=False)
     except FileNotFoundError:

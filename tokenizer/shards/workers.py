@@ -12,12 +12,9 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import IO, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tokenizer.cached_encoder import CachedEncoder, Encoded
@@ -32,36 +29,14 @@ LOCAL_CHARACTERS = 1_500_000
 _Process = subprocess.Popen[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedBatch:
-    """Documents split into sentences and encoded, duplicates included."""
-
-    table: SentenceTable
-    encoded: Encoded
-    """The tokens of all sentences."""
-    words: NDArray[np.int64]
-    """White-space-separated words of each sentence."""
-    text_bytes: NDArray[np.int64]
-    """UTF-8 bytes of each sentence."""
+EncodedBatch = tuple[SentenceTable, Encoded]
+"""Documents split into sentences, and the tokens of all sentences, duplicates included."""
 
 
-class DocumentEncoder:
-    """Splits documents into sentences and encodes these."""
-
-    def __init__(self, text: TextConfig, tokenizer: Tokenizer) -> None:
-        self._text, self._encoder = text, CachedEncoder(tokenizer)
-
-    def __call__(self, documents: Sequence[Document]) -> EncodedBatch:
-        """Return the encoded sentences of documents in their order."""
-        sentences, table = split_documents(self._text, documents)
-        count = len(sentences)
-        return EncodedBatch(
-            table,
-            self._encoder.encode(sentences),
-            # a sentence that continues a running text begins with its space
-            np.fromiter((s.count(" ") + (not s.startswith(" ")) for s in sentences), np.int64, count),
-            np.fromiter((len(s.encode()) for s in sentences), np.int64, count),
-        )
+def encode_documents(text: TextConfig, encoder: CachedEncoder, documents: Sequence[Document]) -> EncodedBatch:
+    """Split documents into sentences and encode these, in their order."""
+    sentences, table = split_documents(text, documents)
+    return table, encoder.encode(sentences)
 
 
 def default_workers() -> int:
@@ -71,7 +46,7 @@ def default_workers() -> int:
 
 
 class Workers:
-    """A `DocumentEncoder` that encodes the first megabytes at once and the rest in other processes."""
+    """Encode documents: the first megabytes at once, and the rest in other processes."""
 
     def __init__(
         self, text: TextConfig, tokenizer: Tokenizer, count: int, *, local_characters: int = LOCAL_CHARACTERS
@@ -79,7 +54,7 @@ class Workers:
         """Encode the first `local_characters` here and the rest in `count` processes; with 0 processes, all here."""
         self.count = count
         self._text, self._tokenizer = text, tokenizer
-        self._local = DocumentEncoder(text, tokenizer)
+        self._encoder = CachedEncoder(tokenizer)
         self._local_characters = local_characters
         self._processes: list[_Process] = []
         self._idle: SimpleQueue[_Process] = SimpleQueue()
@@ -90,7 +65,7 @@ class Workers:
         if not self.count or self._local_characters > 0:
             self._local_characters -= sum(len(document.text) for document in documents)
             done: Future[EncodedBatch] = Future()
-            done.set_result(self._local(documents))
+            done.set_result(encode_documents(self._text, self._encoder, documents))
             return done
         if not self._processes:
             self._start()
@@ -150,8 +125,8 @@ def serve() -> None:
     """Encode documents from standard input to standard output, as a worker, until the parent closes it or is gone."""
     with suppress(EOFError, BrokenPipeError):
         text, tokenizer = pickle.load(sys.stdin.buffer)
-        encoder = DocumentEncoder(text, Tokenizer.from_str(tokenizer))
+        encoder = CachedEncoder(Tokenizer.from_str(tokenizer))
         while True:
             documents = list(map(Document, *pickle.load(sys.stdin.buffer)))
-            pickle.dump(encoder(documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(encode_documents(text, encoder, documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()

@@ -23,7 +23,7 @@ from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, Side, TextConfig
 from tokenizer.shards import format
 from tokenizer.shards.format import SIDES, Counts, ShardManifest, TokenType
-from tokenizer.sources import Documentation
+from tokenizer.sources import Documentation, documentation
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
         heldout=state.counts["heldout"],
         dropped=dict(sorted(state.dropped.items())),
         files={name: format.record(folder / name) for name in names},
-        packages=text.source.packages() if isinstance(text.source, Documentation) else (),
+        packages=tuple(documentation.packages()) if isinstance(text.source, Documentation) else (),
     )
     (folder / format.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for path in folder.glob(f"{_DATABASE}*"):  # and its journal

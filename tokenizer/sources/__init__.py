@@ -16,7 +16,6 @@ from pydantic import Field
 
 from configs import Config, Texts, UserError
 from tokenizer.sources import documentation, hub, readers
-from tokenizer.sources.documentation import PackageWords
 from tokenizer.sources.readers import TextFileConfig
 
 
@@ -62,10 +61,6 @@ class Documentation(Config):
     def fingerprint(self) -> str:
         """Return a hash of the files that the documents are made of."""
         return documentation.fingerprint()
-
-    def packages(self) -> tuple[PackageWords, ...]:
-        """Return the contribution of each Python package."""
-        return tuple(documentation.packages())
 
 
 class Files(_TextFiles):

@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub: the one place that asks it for data.
 
-With HF_HUB_OFFLINE=1 in the environment nothing is fetched, and `read_split` uses what was fetched before.
+A missing network, data set, configuration, split, revision or column is a UserError. With HF_HUB_OFFLINE=1 in the
+environment nothing is fetched, and `read_split` uses what was fetched before.
 """
 
 import functools
@@ -13,12 +14,7 @@ from tokenizer.sources.readers import Row, check_columns, text_rows
 
 @functools.cache
 def commit(name: str, revision: str | None) -> str:
-    """Return the commit that `revision` of a data set stands for now, null for its newest; asked once a process.
-
-    Raises:
-        UserError: no network, or no such data set or revision.
-
-    """
+    """Return the commit that `revision` of a data set stands for now, None for its newest; asked once a process."""
     import huggingface_hub
 
     try:
@@ -35,16 +31,13 @@ def commit_unless_offline(name: str, revision: str | None) -> str | None:
 
 
 def stream(name: str, configuration: str | None, split: str, revision: str | None) -> Iterator[Row]:
-    """Yield the rows of a data set's split while they are fetched.
-
-    Raises:
-        UserError: no network, or no such data set, configuration, split or revision.
-        ConnectionError: the network failed after the first row; the build can be resumed.
-
-    """
+    """Yield the rows of a data set's split while they are fetched; a failure after the first is a ConnectionError."""
     fault: type[ValueError | OSError] = UserError
     try:
-        for number, row in enumerate(_load(name, configuration, split, revision, streaming=True), start=1):
+        import datasets  # takes a second, and most text comes from elsewhere
+
+        rows = datasets.load_dataset(name, configuration, split=split, revision=revision, streaming=True)
+        for number, row in enumerate(rows, start=1):
             fault = ConnectionError
             yield Row(f"the hub's {name}, row {number}", row)
     except Exception as error:  # it lets through the errors of every library below it
@@ -58,15 +51,11 @@ def read_split(
 
     Only `columns` are read; one of classes gives their names, and -1, a label not given, is missing. `mend_columns`
     says where to name the right column.
-
-    Raises:
-        UserError: no network, no such data set, configuration, split, revision or column, or no rows.
-
     """
     import datasets
 
     try:
-        table = _load(name, configuration, split, revision, streaming=False)
+        table: Any = datasets.load_dataset(name, configuration, split=split, revision=revision)
     except Exception as error:  # it lets through the errors of every library below it
         raise UserError(failure(name, error)) from error
     where = f"the hub's {name}, split {split}"
@@ -87,9 +76,3 @@ def failure(name: str, error: Exception) -> str:
     """Return one line on a failure to read `name` from the hub: the reason, and how to mend it."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"cannot read {name} from the Hugging Face hub ({reason}): check the name and the network, or name files"
-
-
-def _load(name: str, configuration: str | None, split: str, revision: str | None, *, streaming: bool) -> Any:
-    import datasets  # takes a second, and most text comes from elsewhere
-
-    return datasets.load_dataset(name, configuration, split=split, revision=revision, streaming=streaming)

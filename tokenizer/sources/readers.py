@@ -1,7 +1,8 @@
 """Read texts and tables out of local files: the one reader of pretraining text and of labelled data.
 
 The name of a file tells its format: .txt, .jsonl, .csv, .tsv or .parquet, alone or followed by .gz, .xz or .zst.
-Errors name the file, the line or row, and the column.
+A missing, empty, damaged or binary file, an unknown format or encoding, a missing or repeated column, a row of another
+length, a line that is no JSON: each is a UserError that names the file, the line or row, and the column.
 """
 
 import codecs
@@ -82,13 +83,7 @@ class _Options:
 
 
 def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
-    """Yield the texts of the file at `path` in order, without blank ones.
-
-    Raises:
-        UserError: the file is missing, empty, damaged, binary, of an unknown format, or lacks a column; a value is no
-            text.
-
-    """
+    """Yield the texts of the file at `path` in order, without blank ones."""
     options = _Options(config.columns or ("text",), replace_invalid=config.invalid_utf8 == "replace")
     if _suffixes(path)[0] == ".txt":
         return _plain_texts(path, options, config.document)
@@ -96,7 +91,7 @@ def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
 
 
 def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
-    """Yield the texts of the columns, row by row, without blank ones; a column's fault is a UserError."""
+    """Yield the texts of the columns, row by row, without blank ones."""
     for row in rows:
         check_columns(columns, row.values, row.place, _MEND_COLUMNS)
         found = (_strict_text(row, column) for column in columns)
@@ -111,11 +106,6 @@ def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[
             file tells its separator: comma, semicolon or tab.
         columns: names of the columns that must be there and hold single values; the others are returned too.
         config: names of the columns, and the encoding.
-
-    Raises:
-        UserError: the file is missing, empty, damaged, binary or of an unknown format, has no rows, lacks a column,
-            names one twice, has a row of another length, a line that is no JSON, or bytes that are not text in its
-            encoding.
 
     """
     try:
@@ -141,12 +131,9 @@ def text_rows(rows: Iterable[Row], columns: Sequence[str], where: str, mend: str
 
     Args:
         rows: of a table; a row may lack columns that others have.
-        columns: names of the columns that some row must have, and that hold single values.
+        columns: names of the columns that some row must have; a UserError says that one holds no single values.
         where: the table, for messages.
         mend: the words for a missing column: where to name the right one.
-
-    Raises:
-        UserError: there are no rows, a column is missing, or one of `columns` holds a list, a mapping or bytes.
 
     """
     found = list(rows)
