@@ -25,11 +25,8 @@ def find_or_build_shards(
 ) -> Path:
     """Return the folder of `text`'s token shards in `cache`, building vocabulary and shards that are missing.
 
-    Args:
-        text: the source and its cleaning.
-        settings: of the vocabulary, which is learned from the training side of the text; unused with a tokenizer.
-        cache: the folder of vocabularies and shards, named by hashes of their inputs.
-        tokenizer_path: a tokenizer.json to encode with; None to learn a vocabulary.
+    Both are named by hashes of their inputs. Without a tokenizer.json to encode with, at `tokenizer_path`, the
+    vocabulary is learned from the training side of the text.
 
     Raises:
         UserError: the text or tokenizer cannot be read, or is too small.

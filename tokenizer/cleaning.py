@@ -31,9 +31,7 @@ BATCH_CHARACTERS = 1_000_000
 """Characters of the documents that are cleaned together, about."""
 DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
 """Index of each reason in REASONS."""
-_FIND, _INSERT = "SELECT hash FROM seen WHERE hash IN ({})", "INSERT INTO seen VALUES {}"
-_ROWS_AT_ONCE = 500
-"""Hashes in one statement: older databases take at most 999."""
+_INSERT = "INSERT OR IGNORE INTO seen VALUES (?)"
 
 
 class TextConfig(Config):
@@ -104,15 +102,8 @@ class SeenHashes:
         """Add hashes of `HASH_BYTES` each; return True for each new one, of equal ones for the first only."""
         is_new = np.zeros(len(hashes), np.bool_)
         first_place = {digest: place for place, digest in reversed(list(enumerate(hashes)))}
-        in_order = sorted(first_place)  # neighbours lie on the same page of the database
-        for start in range(0, len(in_order), _ROWS_AT_ONCE):
-            rows = in_order[start : start + _ROWS_AT_ONCE]
-            found = self._cursor.execute(_FIND.format(",".join("?" * len(rows))), rows)
-            known = set(itertools.chain.from_iterable(found))
-            unknown = [digest for digest in rows if digest not in known]
-            if unknown:
-                self._cursor.execute(_INSERT.format(",".join(["(?)"] * len(unknown))), unknown)
-                is_new[[first_place[digest] for digest in unknown]] = True
+        for digest in sorted(first_place):  # neighbours lie on the same page of the database
+            is_new[first_place[digest]] = self._cursor.execute(_INSERT, (digest,)).rowcount
         return is_new
 
 
@@ -173,13 +164,8 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
 
 def drop_duplicates(
     table: SentenceTable, text: TextConfig, seen: SeenHashes
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Drop documents or sentences that are in `seen`, and add the others to it.
-
-    Returns:
-        True for each sentence that is kept, and the number dropped of each document, (documents, reasons).
-
-    """
+) -> tuple[NDArray[np.bool_], dict[Reason, int]]:
+    """Return True for each sentence that is kept, not being in `seen`, and the numbers dropped; add it to `seen`."""
     kept, dropped = np.ones(table.lengths.sum(), np.bool_), table.dropped.copy()
     if text.deduplicate == "documents":
         is_new = seen.add(table.hashes)
@@ -189,7 +175,7 @@ def drop_duplicates(
     elif text.deduplicate == "sentences":
         kept = seen.add(table.hashes)
         dropped[:, _DUPLICATE_SENTENCES] = table.lengths - kept_lengths(table, kept)
-    return kept, dropped
+    return kept, dict(zip(REASONS, dropped.sum(axis=0).tolist(), strict=True))
 
 
 def kept_lengths(table: SentenceTable, kept: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from configs import UserError
 from tokenizer import cleaning, vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import REASONS, SeenHashes, SentenceTable, TextConfig
+from tokenizer.cleaning import SeenHashes, SentenceTable, TextConfig
 from tokenizer.shards import format
 from tokenizer.shards.format import SIDES, Counts
 from tokenizer.shards.workers import LOCAL_CHARACTERS, EncodedBatch, Workers, default_workers
@@ -53,12 +53,8 @@ def build(
     The files grow in `output` + '.partial'. After a kill at any time the next call resumes from the last commit, and
     the result is the same byte for byte. A second process waits for the first.
 
-    Args:
-        text: the source and its cleaning.
-        tokenizer: a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it.
-        output: the folder to make.
-        fingerprint: `text.fingerprint()`, where the caller has it.
-        options: the course of the build.
+    `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
+    `text`, where the caller has it.
 
     Raises:
         UserError: the text cannot be read, one side of the split is empty, or `output` holds something else.
@@ -108,10 +104,8 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
         """Write batches in their order until at most `most_left` are under way."""
         while len(submitted) > most_left:
             table, encoded = submitted.popleft().result()
-            kept, dropped_of_each = cleaning.drop_duplicates(table, text, seen)
-            for reason, number in zip(REASONS, dropped_of_each.sum(axis=0).tolist(), strict=True):
-                if number:
-                    dropped[reason] += number
+            kept, newly_dropped = cleaning.drop_duplicates(table, text, seen)
+            dropped.update(newly_dropped)
             for side in SIDES:
                 in_side = table.heldout == (side == "heldout")
                 writer.write(side, *_select(table, encoded, kept & np.repeat(in_side, table.lengths)))
@@ -127,10 +121,10 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
             consumed += len(batch)
             if time.monotonic() - committed > options.commit_seconds:
                 write(most_left=0)
-                writer.commit(consumed, dropped)
+                writer.commit(consumed, +dropped)
                 committed = time.monotonic()
         write(most_left=0)
-    writer.commit(consumed, dropped)
+    writer.commit(consumed, +dropped)  # without zeros
 
 
 def _select(

@@ -101,12 +101,8 @@ def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
 def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[dict[str, str]]:
     """Return the rows of the table at `path`: each value as text, a missing one as the empty text.
 
-    Args:
-        path: a .csv, .tsv, .jsonl or .parquet file, alone or followed by .gz, .xz or .zst. The first line of a .csv
-            file tells its separator: comma, semicolon or tab.
-        columns: names of the columns that must be there and hold single values; the others are returned too.
-        config: names of the columns, and the encoding.
-
+    The named columns must be there and hold single values; the others are returned too. The first line of a .csv file
+    tells its separator: comma, semicolon or tab.
     """
     try:
         "".encode(config.encoding)
@@ -129,12 +125,8 @@ def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[
 def text_rows(rows: Iterable[Row], columns: Sequence[str], where: str, mend: str) -> list[dict[str, str]]:
     """Return rows with each value as text and a missing one as the empty text; all of them have the same columns.
 
-    Args:
-        rows: of a table; a row may lack columns that others have.
-        columns: names of the columns that some row must have; a UserError says that one holds no single values.
-        where: the table, for messages.
-        mend: the words for a missing column: where to name the right one.
-
+    Some row must have each of `columns`, which hold single values. Messages name the table, `where`, and say how to
+    `mend` a missing column.
     """
     found = list(rows)
     if not found:
@@ -324,16 +316,14 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options)
         raise UserError(f"{path} is empty: name a file with text")
     is_header = not options.header or set(options.columns) <= set(first)
     names = first if is_header else options.header
-    if len(names) != len(first):
-        raise UserError(f"{path}: {len(first)} columns where header names {len(names)}: name all of them in header")
     _check_names(names, f"{path}, line {start}", options)
     for number, fields in rows if is_header else itertools.chain([(start, first)], rows):
         if not fields and len(names) > 1:
             continue
         if len(fields or [""]) != len(names):
             raise UserError(
-                f"{path}, line {number}: {len(fields)} columns where the first line has {len(names)}: mend the line, "
-                "or quote the fields that hold separators or line breaks and save the file as .csv"
+                f"{path}, line {number}: {len(fields)} columns where {'the first line' if is_header else 'header'} has "
+                f"{len(names)}: mend that, or quote the fields that hold separators or line breaks and save it as .csv"
             )
         yield Row(f"{path}, line {number}", dict(zip(names, fields or [""], strict=True)))
 
