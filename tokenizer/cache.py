@@ -17,7 +17,6 @@ from tokenizer.vocabulary import VocabularyConfig
 
 _LEARNING = 1
 """Part of the key of a learned vocabulary: raise it whenever the same text would give another one."""
-_KEY_LETTERS = 16
 
 
 def find_or_build_shards(
@@ -25,8 +24,8 @@ def find_or_build_shards(
 ) -> Path:
     """Return the folder of `text`'s token shards in `cache`, building vocabulary and shards that are missing.
 
-    Both are named by hashes of their inputs. Without a tokenizer.json to encode with, at `tokenizer_path`, the
-    vocabulary is learned from the training side of the text.
+    Both are named by the start of a hash of their inputs. The vocabulary is learned from the training side of the text,
+    unless `tokenizer_path` names a tokenizer.json to encode with.
 
     Raises:
         UserError: the text or tokenizer cannot be read, or is too small.
@@ -37,12 +36,12 @@ def find_or_build_shards(
     cache.mkdir(parents=True, exist_ok=True)
     if tokenizer_path is None:
         key = hash_texts(str(_LEARNING), settings.model_dump_json(), fingerprint)
-        tokenizer_path = cache / f"tokenizer-{key[:_KEY_LETTERS]}.json"
+        tokenizer_path = cache / f"tokenizer-{key:.16}.json"
         if not tokenizer_path.exists():
             save(learn_from(text, settings), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
     key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)
-    output = cache / f"shards-{key[:_KEY_LETTERS]}"
+    output = cache / f"shards-{key:.16}"
     build(text, tokenizer, output, fingerprint=fingerprint)
     return output
 

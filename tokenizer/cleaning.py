@@ -31,7 +31,6 @@ BATCH_CHARACTERS = 1_000_000
 """Characters of the documents that are cleaned together, about."""
 DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
 """Index of each reason in REASONS."""
-_INSERT = "INSERT OR IGNORE INTO seen VALUES (?)"
 
 
 class TextConfig(Config):
@@ -103,7 +102,8 @@ class SeenHashes:
         is_new = np.zeros(len(hashes), np.bool_)
         first_place = {digest: place for place, digest in reversed(list(enumerate(hashes)))}
         for digest in sorted(first_place):  # neighbours lie on the same page of the database
-            is_new[first_place[digest]] = self._cursor.execute(_INSERT, (digest,)).rowcount
+            inserted = self._cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,))
+            is_new[first_place[digest]] = inserted.rowcount
         return is_new
 
 
@@ -112,10 +112,9 @@ def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenH
     for batch in batch_documents(documents):
         all_sentences, table = split_documents(text, batch)
         kept, _ = drop_duplicates(table, text, seen)
-        sentence_kept = zip(all_sentences, kept.tolist(), strict=True)
-        for length, heldout in zip(table.lengths.tolist(), table.heldout.tolist(), strict=True):
-            found = [sentence for sentence, is_kept in itertools.islice(sentence_kept, length) if is_kept]
-            if found:
+        kept_sentences = itertools.compress(all_sentences, kept)
+        for length, heldout in zip(kept_lengths(table, kept).tolist(), table.heldout.tolist(), strict=True):
+            if found := list(itertools.islice(kept_sentences, length)):
                 yield CleanDocument(found, "heldout" if heldout else "train")
 
 
@@ -139,8 +138,7 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
     """Split documents as `text` says; return the sentences of all, end to end, and their table."""
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
-    lengths: list[int] = []
-    heldout: list[bool] = []
+    lengths, heldout = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.bool_)
     dropped = np.zeros((len(documents), len(REASONS)), np.int64)
     for place, document in enumerate(documents):
         whole = sentences.collapse(document.text)
@@ -154,12 +152,11 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
         if text.deduplicate == "sentences":
             hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
         sentences_of_all += found
-        lengths.append(len(found))
-        heldout.append(int.from_bytes(_hash(document.group or whole, 8), "big") / 2**64 < text.heldout_share)
+        lengths[place] = len(found)
+        heldout[place] = int.from_bytes(_hash(document.group or whole, 8), "big") / 2**64 < text.heldout_share
     words = np.array([*map(_words, sentences_of_all)], np.int64)
     text_bytes = np.array([len(sentence.encode()) for sentence in sentences_of_all], np.int64)
-    table = SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), dropped, hashes, words, text_bytes)
-    return sentences_of_all, table
+    return sentences_of_all, SentenceTable(lengths, heldout, dropped, hashes, words, text_bytes)
 
 
 def drop_duplicates(

@@ -21,8 +21,7 @@ from tokenizer import cleaning, vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import SeenHashes, SentenceTable, TextConfig
 from tokenizer.shards import format
-from tokenizer.shards.format import SIDES, Counts
-from tokenizer.shards.workers import LOCAL_CHARACTERS, EncodedBatch, Workers, default_workers
+from tokenizer.shards.workers import EncodedBatch, Workers, default_workers
 from tokenizer.shards.writer import BuildState, ShardWriter, finish, locked, opened
 
 
@@ -36,17 +35,12 @@ class BuildOptions:
     """Seconds of work that a kill may cost."""
     batch_characters: int = cleaning.BATCH_CHARACTERS
     """Characters of the documents that are cleaned and encoded together."""
-    local_characters: int = LOCAL_CHARACTERS
-    """Characters that are encoded before other processes are started."""
+    local_characters: int = 1_500_000
+    """Characters that are encoded before other processes are started: it takes hardly longer than starting one."""
 
 
 def build(
-    text: TextConfig,
-    tokenizer: Tokenizer,
-    output: Path,
-    *,
-    fingerprint: str | None = None,
-    options: BuildOptions | None = None,
+    text: TextConfig, tokenizer: Tokenizer, output: Path, *, fingerprint: str = "", options: BuildOptions | None = None
 ) -> bool:
     """Write the shards of `text` to the folder `output`; return False if they were there already.
 
@@ -90,7 +84,7 @@ def _is_built(output: Path, start: BuildState) -> bool:
         return False
     if not (output / format.MANIFEST).exists():
         raise UserError(f"{output} exists and holds no token shards: name another folder")
-    if format.read_manifest(output).inputs != start.inputs:
+    if not start.has_inputs_of(format.read_manifest(output)):
         raise UserError(f"{output} holds the shards of another text or tokenizer: name another folder, or remove it")
     return True
 
@@ -106,7 +100,7 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
             table, encoded = submitted.popleft().result()
             kept, newly_dropped = cleaning.drop_duplicates(table, text, seen)
             dropped.update(newly_dropped)
-            for side in SIDES:
+            for side in format.SIDES:
                 in_side = table.heldout == (side == "heldout")
                 writer.write(side, *_select(table, encoded, kept & np.repeat(in_side, table.lengths)))
 
@@ -114,7 +108,7 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     remaining = itertools.islice(text.source.documents(), consumed, None)
     documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None)
     count = default_workers() if options.workers is None else options.workers
-    with closing(Workers(text, tokenizer, count, local_characters=options.local_characters)) as workers:
+    with closing(Workers(text, tokenizer, count, options.local_characters)) as workers:
         for batch in cleaning.batch_documents(documents, options.batch_characters):
             submitted.append(workers.submit(batch))
             write(most_left=2 * workers.count)
@@ -129,13 +123,13 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
 
 def _select(
     table: SentenceTable, encoded: Encoded, kept: NDArray[np.bool_]
-) -> tuple[Encoded, NDArray[np.int64], Counts]:
+) -> tuple[Encoded, NDArray[np.int64], format.Counts]:
     """Return the kept sentences, the number of them in each document, and their counts."""
     tokens = np.repeat(kept, encoded.lengths)
     lengths = cleaning.kept_lengths(table, kept)
     document_lengths = lengths[lengths > 0]
     selected = Encoded(encoded.tokens[tokens], encoded.word_starts[tokens], encoded.lengths[kept])
-    counts = Counts(
+    counts = format.Counts(
         documents=len(document_lengths),
         sentences=len(selected.lengths),
         words=int(table.words[kept].sum()),

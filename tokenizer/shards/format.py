@@ -67,11 +67,6 @@ class ShardManifest(Config):
     files: dict[str, FileRecord]
     packages: tuple[PackageWords, ...] = ()
 
-    @property
-    def inputs(self) -> tuple[str, str]:
-        """Return the hashes of the tokenizer and the text that the shards were built from."""
-        return self.tokenizer_sha256, self.text_fingerprint
-
 
 @dataclass(frozen=True)
 class ShardArrays:
@@ -166,12 +161,11 @@ def _check(path: Path, name: str, expected: FileRecord, *, content: bool) -> Non
 def _map(path: Path, files: Mapping[str, tuple[str, int]]) -> ShardArrays:
     """Map a side's files read-only; an empty one, which cannot be mapped, is an empty array."""
     # As plain arrays: every slice of a memmap is made in Python.
-    return ShardArrays(
-        *(
-            np.asarray(np.memmap(path / name, kind, "r", shape=(count,))) if count else np.empty(0, kind)
-            for name, (kind, count) in files.items()
-        )
+    arrays = (
+        np.asarray(np.memmap(path / name, kind, "r", shape=(count,))) if count else np.empty(0, kind)
+        for name, (kind, count) in files.items()
     )
+    return ShardArrays(*arrays)
 
 
 def _check_ids(shards: Shards, side: Side) -> None:

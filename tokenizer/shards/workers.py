@@ -23,8 +23,6 @@ from tokenizer.sources import Document
 
 _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
-LOCAL_CHARACTERS = 1_500_000
-"""Characters that this process encodes itself: it takes hardly longer than starting another."""
 
 _Process = subprocess.Popen[bytes]
 
@@ -48,9 +46,7 @@ def default_workers() -> int:
 class Workers:
     """Encode documents: the first megabytes at once, and the rest in other processes."""
 
-    def __init__(
-        self, text: TextConfig, tokenizer: Tokenizer, count: int, *, local_characters: int = LOCAL_CHARACTERS
-    ) -> None:
+    def __init__(self, text: TextConfig, tokenizer: Tokenizer, count: int, local_characters: int) -> None:
         """Encode the first `local_characters` here and the rest in `count` processes; with 0 processes, all here."""
         self.count = count
         self._text, self._tokenizer = text, tokenizer

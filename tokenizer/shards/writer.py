@@ -41,26 +41,24 @@ class BuildState(Config):
     dropped: dict[Reason, int] = Field(default={})
     """Documents or sentences that cleaning dropped, by reason."""
 
-    @property
-    def inputs(self) -> tuple[str, str]:
-        """Return the hashes of the tokenizer and the text that are built from."""
-        return self.tokenizer_sha256, self.text_fingerprint
+    def has_inputs_of(self, other: "BuildState | ShardManifest") -> bool:
+        """Return True if both are of the same tokenizer and text."""
+        return (self.tokenizer_sha256, self.text_fingerprint) == (other.tokenizer_sha256, other.text_fingerprint)
 
 
-class ShardWriter:
-    """The files of both sides, and the database with the state of the build."""
+class ShardWriter(ExitStack):
+    """The files of both sides, which it closes as a context, and the database with the state of the build."""
 
-    def __init__(
-        self, folder: Path, database: sqlite3.Connection, state: BuildState, token_type: TokenType, opened: ExitStack
-    ) -> None:
-        """Open the files, which `opened` closes, and truncate each to the values that `state` gives it."""
+    def __init__(self, folder: Path, database: sqlite3.Connection, state: BuildState, token_type: TokenType) -> None:
+        """Open the files, and truncate each to the values that `state` gives it."""
+        super().__init__()
         self.database, self.state = database, state
         self._counts = dict(state.counts)
         self._files: dict[Side, list[tuple[BinaryIO, np.dtype[Any]]]] = {side: [] for side in SIDES}
         for side, files in self._files.items():
             (folder / side).mkdir(exist_ok=True)
             for name, (kind, count) in format.layout(side, token_type, state.counts[side]).items():
-                file = opened.enter_context((folder / name).open("ab"))
+                file = self.enter_context((folder / name).open("ab"))
                 file.truncate(np.dtype(kind).itemsize * count)  # lengthens new offset files by their first value, 0
                 files.append((file, np.dtype(kind)))
 
@@ -117,11 +115,11 @@ def opened(folder: Path, start: BuildState, token_type: TokenType) -> Iterator[S
     if state is None:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with closing(_connected(folder)) as database, ExitStack() as files:
+    with closing(_connected(folder)) as database, ShardWriter(folder, database, state or start, token_type) as writer:
         database.execute("PRAGMA journal_mode = WAL")  # pages beyond the cache reach the disk without a wait
         database.execute("PRAGMA cache_size = -8192")  # 8 MB
         database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
-        yield ShardWriter(folder, database, state or start, token_type, files)
+        yield writer
 
 
 def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState) -> None:
@@ -155,7 +153,7 @@ def _saved(folder: Path, start: BuildState) -> BuildState | None:
             state = BuildState.model_validate_json(saved[0]) if saved else start
         except (sqlite3.DatabaseError, ValidationError):  # killed before there was a state; of another version; damaged
             return None
-    return state if state.inputs == start.inputs else None
+    return state if state.has_inputs_of(start) else None
 
 
 def _connected(folder: Path) -> sqlite3.Connection:

@@ -52,21 +52,20 @@ def read_split(
     Only `columns` are read; one of classes gives their names, and -1, a label not given, is missing. `mend_columns`
     says where to name the right column.
     """
-    import datasets
+    from datasets import ClassLabel, load_dataset
 
     try:
-        table: Any = datasets.load_dataset(name, configuration, split=split, revision=revision)
+        table: Any = load_dataset(name, configuration, split=split, revision=revision)
     except Exception as error:  # it lets through the errors of every library below it
         raise UserError(failure(name, error)) from error
     where = f"the hub's {name}, split {split}"
     check_columns(columns, table.column_names, where, mend_columns)
+    table = table.select_columns(list(columns))
     classes = {
-        column: dict(enumerate(table.features[column].names))
-        for column in columns
-        if isinstance(table.features[column], datasets.ClassLabel)
+        name: dict(enumerate(kind.names)) for name, kind in table.features.items() if isinstance(kind, ClassLabel)
     }
     rows = []
-    for number, row in enumerate(table.select_columns(list(columns)), start=1):
+    for number, row in enumerate(table, start=1):
         named = {column: names.get(row[column], "") for column, names in classes.items()}
         rows.append(Row(f"{where}, row {number}", {**row, **named}))
     return text_rows(rows, columns, where, mend_columns)

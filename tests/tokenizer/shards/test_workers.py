@@ -59,6 +59,6 @@ def test_a_process_that_dies_is_an_error_and_no_wait(started: list[subprocess.Po
 
 
 def test_a_small_text_starts_no_process(started: list[subprocess.Popen[bytes]]) -> None:
-    with closing(Workers(TEXT, LEARNED, 2)) as workers:
+    with closing(Workers(TEXT, LEARNED, 2, local_characters=1_000_000)) as workers:
         assert workers.submit(DOCUMENTS).done()
     assert not started
