@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -339,5 +339,5 @@ def _data(corpus: Corpus) -> dict[str, Any]:
     manifest = corpus.manifest
     return {
         "data": {"text_fingerprint": manifest.text_fingerprint, "tokenizer_sha256": manifest.tokenizer_sha256},
-        "packages": [package.model_dump() for package in manifest.packages],
+        "packages": [asdict(package) for package in manifest.packages],
     }

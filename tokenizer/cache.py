@@ -1,10 +1,7 @@
 """Build a text's vocabulary and shards, or find them by content where they were built before."""
 
-import hashlib
 import os
 import sqlite3
-import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from tokenizer import vocabulary
 from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards import format
 from tokenizer.shards.build import build
+from tokenizer.sources import hash_texts
 from tokenizer.vocabulary import VocabularyConfig
 
 _LEARNING = 1
@@ -26,11 +24,8 @@ def find_or_build_shards(
 ) -> Path:
     """Return the folder of `text`'s token shards in `cache`, building vocabulary and shards that are missing.
 
-    Args:
-        text: the source and its cleaning.
-        settings: of the vocabulary, which is learned from the training side of the text; unused with a tokenizer.
-        cache: the folder of vocabularies and shards, named by hashes of their inputs.
-        tokenizer_path: a tokenizer.json to encode with; None to learn a vocabulary.
+    Both are named by the start of a hash of their inputs. The vocabulary is learned from the training side of the text,
+    unless `tokenizer_path` names a tokenizer.json to encode with.
 
     Raises:
         UserError: the text or tokenizer cannot be read, or is too small.
@@ -40,29 +35,25 @@ def find_or_build_shards(
     fingerprint = text.fingerprint()
     cache.mkdir(parents=True, exist_ok=True)
     if tokenizer_path is None:
-        key = _key(str(_LEARNING), settings.model_dump_json(), fingerprint)
-        tokenizer_path = cache / f"tokenizer-{key}.json"
+        key = hash_texts(str(_LEARNING), settings.model_dump_json(), fingerprint)
+        tokenizer_path = cache / f"tokenizer-{key:.16}.json"
         if not tokenizer_path.exists():
             save(learn_from(text, settings), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
-    output = cache / f"shards-{_key(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)}"
+    key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)
+    output = cache / f"shards-{key:.16}"
     build(text, tokenizer, output, fingerprint=fingerprint)
     return output
 
 
 def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer learned from the training side of `text`.
-
-    Raises:
-        UserError: the text cannot be read, or is too small.
-
-    """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        # the library reads the text in a thread of its own
-        closing(sqlite3.connect(Path(folder) / "seen.sqlite", check_same_thread=False)) as database,
-    ):
-        return vocabulary.learn(_training_sentences(text, SeenHashes(database)), settings)
+    """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be."""
+    # A database without a name is a temporary file. The library reads the text in a thread of its own.
+    with closing(sqlite3.connect("", check_same_thread=False)) as database:
+        documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
+        cleaned = clean_documents(text, documents, SeenHashes(database))
+        sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
+        return vocabulary.learn(sentences, settings)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
@@ -73,14 +64,3 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _training_sentences(text: TextConfig, seen: SeenHashes) -> Iterator[str]:
-    documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
-    for passage in clean_documents(text, documents, seen):
-        if passage.side == "train":
-            yield from passage.sentences
-
-
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 _STARTS_WORD = 1 << 31
 """Bit of a stored token that is the first of a word; no id is so large."""
-LIMIT_CHUNKS = 500_000
+_LIMIT_CHUNKS = 500_000
 _LIMIT_CHARACTERS = 25_000_000
 """The table is emptied beyond either limit, so that memory stays flat (about 150 MB); it fills again in seconds."""
 _ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
 class CachedEncoder:
     """Encodes as a tokenizer does, without [CLS] and [SEP]; '[MASK]' and the like in a text are plain characters."""
 
-    def __init__(self, tokenizer: Tokenizer, limit_chunks: int = LIMIT_CHUNKS) -> None:
+    def __init__(self, tokenizer: Tokenizer, limit_chunks: int = _LIMIT_CHUNKS) -> None:
         """Copy the merges and the normaliser of `tokenizer`; remember about `limit_chunks` chunks at most."""
         self._normalizer = tokenizer.normalizer
         plain = Tokenizer.from_str(tokenizer.to_str())
@@ -68,10 +68,8 @@ class _Chunks(dict[str, bytes]):
 
     def __missing__(self, chunk: str) -> bytes:
         words = _ASCII_WORDS.findall(chunk) if chunk.isascii() and chunk.isprintable() else []
-        if len(words) > 1 and "".join(words) == chunk:
-            stored = b"".join(map(self.__getitem__, words))
-        else:
-            stored = self._encoded(chunk)
+        has_words = len(words) > 1 and "".join(words) == chunk
+        stored = b"".join(map(self.__getitem__, words)) if has_words else self._encoded(chunk)
         self[chunk] = stored
         self._characters += len(chunk)
         return stored

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from configs import Config
 from tokenizer import sentences
-from tokenizer.sources import Document, Documentation, Source
+from tokenizer.sources import Document, Documentation, Source, hash_texts
 
 Side = Literal["train", "heldout"]
 Reason = Literal["duplicate documents", "short sentences", "long sentences", "duplicate sentences"]
@@ -31,9 +31,6 @@ BATCH_CHARACTERS = 1_000_000
 """Characters of the documents that are cleaned together, about."""
 DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
 """Index of each reason in REASONS."""
-_FIND, _INSERT = "SELECT hash FROM seen WHERE hash IN ({})", "INSERT INTO seen VALUES {}"
-_ROWS_AT_ONCE = 500
-"""Hashes in one statement: older databases take at most 999."""
 
 
 class TextConfig(Config):
@@ -61,14 +58,8 @@ class TextConfig(Config):
         return self
 
     def fingerprint(self) -> str:
-        """Return a hash of the source's content and all settings.
-
-        Raises:
-            UserError: the source cannot be read.
-
-        """
-        settings = self.model_dump_json(exclude={"source"})
-        return hashlib.sha256(f"{_FORMAT}\0{settings}\0{self.source.fingerprint()}".encode()).hexdigest()
+        """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""
+        return hash_texts(str(_FORMAT), self.model_dump_json(exclude={"source"}), self.source.fingerprint())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +84,10 @@ class SentenceTable:
     """Number of sentences of each document dropped as too short or too long, (documents, reasons)."""
     hashes: list[bytes]
     """Hash of each document or each sentence, whichever is deduplicated; else none."""
+    words: NDArray[np.int64]
+    """White-space-separated words of each sentence."""
+    text_bytes: NDArray[np.int64]
+    """UTF-8 bytes of each sentence."""
 
 
 class SeenHashes:
@@ -104,21 +99,11 @@ class SeenHashes:
 
     def add(self, hashes: Sequence[bytes]) -> NDArray[np.bool_]:
         """Add hashes of `HASH_BYTES` each; return True for each new one, of equal ones for the first only."""
-        added: set[bytes] = set()
-        in_order = sorted(set(hashes))  # neighbours lie on the same page of the database
-        for start in range(0, len(in_order), _ROWS_AT_ONCE):
-            rows = in_order[start : start + _ROWS_AT_ONCE]
-            found = self._cursor.execute(_FIND.format(",".join("?" * len(rows))), rows)
-            known = set(itertools.chain.from_iterable(found))
-            unknown = [digest for digest in rows if digest not in known]
-            if unknown:
-                self._cursor.execute(_INSERT.format(",".join(["(?)"] * len(unknown))), unknown)
-            added.update(unknown)
         is_new = np.zeros(len(hashes), np.bool_)
-        for place, digest in enumerate(hashes):
-            if digest in added:
-                added.remove(digest)
-                is_new[place] = True
+        first_place = {digest: place for place, digest in reversed(list(enumerate(hashes)))}
+        for digest in sorted(first_place):  # neighbours lie on the same page of the database
+            inserted = self._cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,))
+            is_new[first_place[digest]] = inserted.rowcount
         return is_new
 
 
@@ -127,10 +112,9 @@ def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenH
     for batch in batch_documents(documents):
         all_sentences, table = split_documents(text, batch)
         kept, _ = drop_duplicates(table, text, seen)
-        sentence_kept = zip(all_sentences, kept.tolist(), strict=True)
-        for length, heldout in zip(table.lengths.tolist(), table.heldout.tolist(), strict=True):
-            found = [sentence for sentence, is_kept in itertools.islice(sentence_kept, length) if is_kept]
-            if found:
+        kept_sentences = itertools.compress(all_sentences, kept)
+        for length, heldout in zip(kept_lengths(table, kept).tolist(), table.heldout.tolist(), strict=True):
+            if found := list(itertools.islice(kept_sentences, length)):
                 yield CleanDocument(found, "heldout" if heldout else "train")
 
 
@@ -152,38 +136,33 @@ def batch_documents(
 
 def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
     """Split documents as `text` says; return the sentences of all, end to end, and their table."""
-    by_document, by_sentence = (text.deduplicate == what for what in ("documents", "sentences"))
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
-    lengths: list[int] = []
-    heldout: list[bool] = []
+    lengths, heldout = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.bool_)
     dropped = np.zeros((len(documents), len(REASONS)), np.int64)
     for place, document in enumerate(documents):
         whole = sentences.collapse(document.text)
-        if by_document:
+        if text.deduplicate == "documents":
             hashes.append(_hash(whole, HASH_BYTES))
         found = _sentences(text, document, whole)
         if text.segments == "sentences":
             found = [sentence.lstrip(" ") for sentence in found]
         if text.minimum_words > 1 or text.maximum_words is not None:
             found = _of_fitting_length(text, found, dropped[place])
-        if by_sentence:
+        if text.deduplicate == "sentences":
             hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
         sentences_of_all += found
-        lengths.append(len(found))
-        heldout.append(_is_heldout(text, document.group or whole))
-    return sentences_of_all, SentenceTable(np.array(lengths, np.int64), np.array(heldout, np.bool_), dropped, hashes)
+        lengths[place] = len(found)
+        heldout[place] = int.from_bytes(_hash(document.group or whole, 8), "big") / 2**64 < text.heldout_share
+    words = np.array([*map(_words, sentences_of_all)], np.int64)
+    text_bytes = np.array([len(sentence.encode()) for sentence in sentences_of_all], np.int64)
+    return sentences_of_all, SentenceTable(lengths, heldout, dropped, hashes, words, text_bytes)
 
 
 def drop_duplicates(
     table: SentenceTable, text: TextConfig, seen: SeenHashes
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Drop documents or sentences that are in `seen`, and add the others to it.
-
-    Returns:
-        True for each sentence that is kept, and the number dropped of each document, (documents, reasons).
-
-    """
+) -> tuple[NDArray[np.bool_], dict[Reason, int]]:
+    """Return True for each sentence that is kept, not being in `seen`, and the numbers dropped; add it to `seen`."""
     kept, dropped = np.ones(table.lengths.sum(), np.bool_), table.dropped.copy()
     if text.deduplicate == "documents":
         is_new = seen.add(table.hashes)
@@ -193,7 +172,7 @@ def drop_duplicates(
     elif text.deduplicate == "sentences":
         kept = seen.add(table.hashes)
         dropped[:, _DUPLICATE_SENTENCES] = table.lengths - kept_lengths(table, kept)
-    return kept, dropped
+    return kept, dict(zip(REASONS, dropped.sum(axis=0).tolist(), strict=True))
 
 
 def kept_lengths(table: SentenceTable, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -213,15 +192,15 @@ def _sentences(text: TextConfig, document: Document, whole: str) -> list[str]:
 
 def _of_fitting_length(text: TextConfig, found: list[str], dropped: NDArray[np.int64]) -> list[str]:
     """Return the sentences that are neither too short nor too long, and count the others in `dropped`."""
-    words = np.array([sentence.lstrip(" ").count(" ") + 1 for sentence in found])
+    words = np.array([*map(_words, found)])
     is_short = words < text.minimum_words
     is_long = words > text.maximum_words if text.maximum_words is not None else np.zeros_like(is_short)
     dropped[_SHORT], dropped[_LONG] = is_short.sum(), is_long.sum()
     return list(itertools.compress(found, ~(is_short | is_long)))
 
 
-def _is_heldout(text: TextConfig, key: str) -> bool:
-    return int.from_bytes(_hash(key, 8), "big") / 2**64 < text.heldout_share
+def _words(sentence: str) -> int:
+    return sentence.count(" ") + (not sentence.startswith(" "))  # one of a running text begins with its space
 
 
 def _hash(text: str, size_bytes: int) -> bytes:

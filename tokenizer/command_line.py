@@ -42,12 +42,7 @@ def parser(name: str, description: str, examples: str, model: type[TextOptions])
 
 
 def configuration(model: type[AnyHasText], arguments: Sequence[str], overrides: Sequence[str]) -> AnyHasText:
-    """Return the configuration given by the command line's FILES and overrides.
-
-    Raises:
-        UserError: an option is unknown or wrong, or both files and another source are named.
-
-    """
+    """Return the configuration given by the command line's FILES and overrides; a UserError names a wrong one."""
     given = [argument for argument in arguments if _OVERRIDE.fullmatch(argument) and not Path(argument).exists()]
     files = tuple(argument for argument in arguments if argument not in given)
     config = read(model, None, [*(["text.source.kind=files"] if files else []), *overrides, *given])

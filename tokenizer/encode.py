@@ -7,10 +7,8 @@ from pathlib import Path
 
 from configs import command
 from tokenizer import command_line, vocabulary
-from tokenizer.command_line import TextOptions
-from tokenizer.shards import format
 from tokenizer.shards.build import build
-from tokenizer.shards.format import SIDES, ShardManifest
+from tokenizer.shards.format import SIDES, ShardManifest, read_manifest
 
 _EXAMPLES = """\
   python -m tokenizer.encode --tokenizer tokenizer.json --output shards
@@ -21,7 +19,7 @@ _EXAMPLES = """\
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = command_line.parser("tokenizer.encode", __doc__ or "", _EXAMPLES, TextOptions)
+    parser = command_line.parser("tokenizer.encode", __doc__ or "", _EXAMPLES, command_line.TextOptions)
     parser.add_argument(
         "--tokenizer", type=Path, required=True, metavar="PATH", help="a tokenizer.json, as tokenizer.train writes it"
     )
@@ -32,11 +30,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     given = parse(arguments)
-    text = command_line.configuration(TextOptions, given.files, []).text
+    text = command_line.configuration(command_line.TextOptions, given.files, []).text
     start = time.monotonic()
     tokenizer = vocabulary.load(given.tokenizer)
     built = build(text, tokenizer, given.output)
-    manifest = format.read_manifest(given.output)
+    manifest = read_manifest(given.output)
     print("\n".join(_summary(manifest)))
     if built:
         seconds = time.monotonic() - start

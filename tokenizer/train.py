@@ -8,7 +8,6 @@ from pathlib import Path
 from configs import UserError, command
 from tokenizer import command_line, vocabulary
 from tokenizer.cache import learn_from, save
-from tokenizer.command_line import TextOptions
 from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig
 
 _EXAMPLES = """\
@@ -18,7 +17,7 @@ _EXAMPLES = """\
 """
 
 
-class Options(TextOptions):
+class Options(command_line.TextOptions):
     """The options of this command."""
 
     vocabulary: VocabularyConfig = VocabularyConfig()

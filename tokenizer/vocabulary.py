@@ -21,7 +21,7 @@ _SPECIAL = tuple(
     for token in SPECIAL_TOKENS
 )
 _LONGEST_WORD = 1000
-"""Characters; longer words are skipped when merges are learned."""
+"""Characters; longer words are skipped when merges are learned, which takes time quadratic in a word's length."""
 MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
 MAXIMUM_SIZE = 131_072
 
@@ -42,12 +42,7 @@ class VocabularyConfig(Config):
 
 
 def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer with exactly `vocabulary.size` tokens, its merges learned from `texts`.
-
-    Raises:
-        UserError: there is too little text for so many tokens.
-
-    """
+    """Return a tokenizer of exactly `vocabulary.size` tokens learned from `texts`; a UserError asks for more text."""
     tokenizer = _blank(vocabulary)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary.size,
@@ -56,7 +51,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    head = map(_without_long_words, _head(texts, vocabulary.training_bytes))
+    head = _head(texts, vocabulary.training_bytes)
     first = next(head, "")
     tokenizer.train_from_iterator(itertools.chain([first], head), trainer)
     if tokenizer.get_vocab_size() != vocabulary.size:
@@ -72,9 +67,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
 def load(path: Path) -> Tokenizer:
     """Return the tokenizer saved at `path`, a standard tokenizer.json, without truncation and padding.
 
-    Raises:
-        UserError: the file is missing or damaged, or no byte-level tokenizer with our special tokens.
-
+    A missing or damaged file, and any but a byte-level tokenizer with our special tokens, is a UserError.
     """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -131,15 +124,12 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
 def _is_like_ours(tokenizer: Tokenizer) -> bool:
     """Return True for a byte-level BPE that encodes any text and has the special tokens as ids 0 to 4."""
     pieces = tokenizer.get_vocab()
+    blanks = [_blank(VocabularyConfig(cls_sep=cls_sep)) for cls_sep in (False, True)]
+    for blank in blanks:
+        blank.add_special_tokens(list(_SPECIAL))
     complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
     dense = max(pieces.values(), default=0) == len(pieces) - 1
-    return complete and dense and _frame(tokenizer) in [_frame(_empty(cls_sep)) for cls_sep in (False, True)]
-
-
-def _empty(cls_sep: bool) -> Tokenizer:
-    tokenizer = _blank(VocabularyConfig(cls_sep=cls_sep))
-    tokenizer.add_special_tokens(list(_SPECIAL))
-    return tokenizer
+    return complete and dense and _frame(tokenizer) in map(_frame, blanks)
 
 
 def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -150,16 +140,11 @@ def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
     return {**shared, "model": model}
 
 
-def _without_long_words(text: str) -> str:
-    """Skip strings too long for words: learning takes time quadratic in a word's length and ignores Ctrl-C."""
-    if len(text) <= _LONGEST_WORD:
-        return text
-    return " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)
-
-
 def _head(texts: Iterator[str], limit_bytes: int) -> Iterator[str]:
+    """Yield texts of about `limit_bytes`, without words so long that learning would be slow and ignore Ctrl-C."""
     for text in texts:
-        yield text
+        fits = len(text) <= _LONGEST_WORD
+        yield text if fits else " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)
         limit_bytes -= len(text.encode())
         if limit_bytes <= 0:
             return

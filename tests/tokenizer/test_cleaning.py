@@ -8,7 +8,6 @@ import pytest
 from configs import UserError, read
 from tests.tokenizer.samples import files, prose, write_lines
 from tokenizer.cleaning import (
-    REASONS,
     CleanDocument,
     Reason,
     SeenHashes,
@@ -28,9 +27,8 @@ def clean(documents: list[str] | list[Document], **settings: object) -> tuple[li
     found = list(clean_documents(text, given, SeenHashes(sqlite3.connect(":memory:"))))
     seen = SeenHashes(sqlite3.connect(":memory:"))
     assert [passage for document in given for passage in clean_documents(text, [document], seen)] == found
-    _, left_out = drop_duplicates(split_documents(text, given)[1], text, SeenHashes(sqlite3.connect(":memory:")))
-    dropped = zip(REASONS, left_out.sum(axis=0).tolist(), strict=True)
-    return found, {reason: number for reason, number in dropped if number}
+    _, dropped = drop_duplicates(split_documents(text, given)[1], text, SeenHashes(sqlite3.connect(":memory:")))
+    return found, {reason: number for reason, number in dropped.items() if number}
 
 
 def sentences(documents: list[str] | list[Document], **settings: object) -> list[list[str]]:

@@ -17,22 +17,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from configs import UserError
-from tokenizer import vocabulary
+from tokenizer import cleaning, vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import (
-    BATCH_CHARACTERS,
-    REASONS,
-    SeenHashes,
-    TextConfig,
-    batch_documents,
-    drop_duplicates,
-    kept_lengths,
-)
-from tokenizer.shards import format, partial
-from tokenizer.shards.format import SIDES, Counts
-from tokenizer.shards.partial import BuildState
-from tokenizer.shards.workers import LOCAL_CHARACTERS, EncodedBatch, Workers, default_workers
-from tokenizer.shards.writer import ShardWriter, seal
+from tokenizer.cleaning import SeenHashes, SentenceTable, TextConfig
+from tokenizer.shards import format
+from tokenizer.shards.workers import EncodedBatch, Workers, default_workers
+from tokenizer.shards.writer import BuildState, ShardWriter, finish, locked, opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +33,22 @@ class BuildOptions:
     """Number of other processes that encode; None: as many as pay on this machine."""
     commit_seconds: float = 10.0
     """Seconds of work that a kill may cost."""
-    batch_characters: int = BATCH_CHARACTERS
+    batch_characters: int = cleaning.BATCH_CHARACTERS
     """Characters of the documents that are cleaned and encoded together."""
-    local_characters: int = LOCAL_CHARACTERS
-    """Characters that are encoded before other processes are started."""
+    local_characters: int = 1_500_000
+    """Characters that are encoded before other processes are started: it takes hardly longer than starting one."""
 
 
 def build(
-    text: TextConfig,
-    tokenizer: Tokenizer,
-    output: Path,
-    *,
-    fingerprint: str | None = None,
-    options: BuildOptions | None = None,
+    text: TextConfig, tokenizer: Tokenizer, output: Path, *, fingerprint: str = "", options: BuildOptions | None = None
 ) -> bool:
     """Write the shards of `text` to the folder `output`; return False if they were there already.
 
     The files grow in `output` + '.partial'. After a kill at any time the next call resumes from the last commit, and
     the result is the same byte for byte. A second process waits for the first.
 
-    Args:
-        text: the source and its cleaning.
-        tokenizer: a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it.
-        output: the folder to make.
-        fingerprint: `text.fingerprint()`, where the caller has it.
-        options: the course of the build.
+    `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
+    `text`, where the caller has it.
 
     Raises:
         UserError: the text cannot be read, one side of the split is empty, or `output` holds something else.
@@ -80,39 +61,30 @@ def build(
         return False
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial")
-    with partial.locked(folder):
+    with locked(folder):
         if _is_built(output, start):  # by the process that had the lock before this one
             folder.rmdir()
             return False
         try:
-            with (
-                partial.opened(folder, start) as (database, state),
-                closing(ShardWriter(folder, database, state, format.token_type(tokenizer.get_vocab_size()))) as writer,
-            ):
+            with opened(folder, start, format.token_type(tokenizer.get_vocab_size())) as writer:
                 _fill(writer, text, tokenizer, options or BuildOptions())
             _check_sides(writer.state)
-            seal(folder, text, tokenizer, writer.state)
+            finish(folder, output, text, tokenizer, writer.state)
         except UserError:
             shutil.rmtree(folder)
             raise
         except sqlite3.OperationalError as error:
             raise OSError(errno.ENOSPC, f"cannot write ({error})", str(folder)) from error
-        partial.finish(folder, output)
     return True
 
 
 def _is_built(output: Path, start: BuildState) -> bool:
-    """Return True if the folder holds the shards already.
-
-    Raises:
-        UserError: it holds something else.
-
-    """
+    """Return True if the folder holds the shards already; a UserError says that it holds something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     if not (output / format.MANIFEST).exists():
         raise UserError(f"{output} exists and holds no token shards: name another folder")
-    if format.read_manifest(output).inputs != start.inputs:
+    if not start.has_inputs_of(format.read_manifest(output)):
         raise UserError(f"{output} holds the shards of another text or tokenizer: name another folder, or remove it")
     return True
 
@@ -125,47 +97,44 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     def write(most_left: int) -> None:
         """Write batches in their order until at most `most_left` are under way."""
         while len(submitted) > most_left:
-            batch = submitted.popleft().result()
-            kept, dropped_of_each = drop_duplicates(batch.table, text, seen)
-            for reason, number in zip(REASONS, dropped_of_each.sum(axis=0).tolist(), strict=True):
-                if number:
-                    dropped[reason] += number
-            for side in SIDES:
-                writer.writers[side].write(*_select_side(batch, kept, heldout=side == "heldout"))
+            table, encoded = submitted.popleft().result()
+            kept, newly_dropped = cleaning.drop_duplicates(table, text, seen)
+            dropped.update(newly_dropped)
+            for side in format.SIDES:
+                in_side = table.heldout == (side == "heldout")
+                writer.write(side, *_select(table, encoded, kept & np.repeat(in_side, table.lengths)))
 
     consumed, committed = writer.state.consumed_documents, time.monotonic()
     remaining = itertools.islice(text.source.documents(), consumed, None)
     documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None)
     count = default_workers() if options.workers is None else options.workers
-    with closing(Workers(text, tokenizer, count, local_characters=options.local_characters)) as workers:
-        for batch in batch_documents(documents, options.batch_characters):
+    with closing(Workers(text, tokenizer, count, options.local_characters)) as workers:
+        for batch in cleaning.batch_documents(documents, options.batch_characters):
             submitted.append(workers.submit(batch))
             write(most_left=2 * workers.count)
             consumed += len(batch)
             if time.monotonic() - committed > options.commit_seconds:
                 write(most_left=0)
-                writer.commit(consumed, dropped)
+                writer.commit(consumed, +dropped)
                 committed = time.monotonic()
         write(most_left=0)
-    writer.commit(consumed, dropped)
+    writer.commit(consumed, +dropped)  # without zeros
 
 
-def _select_side(
-    batch: EncodedBatch, kept: NDArray[np.bool_], *, heldout: bool
-) -> tuple[Encoded, NDArray[np.int64], Counts]:
-    """Return the kept sentences of one side, the number of them in each document, and their counts."""
-    table, encoded = batch.table, batch.encoded
-    kept = kept & np.repeat(table.heldout == heldout, table.lengths)
+def _select(
+    table: SentenceTable, encoded: Encoded, kept: NDArray[np.bool_]
+) -> tuple[Encoded, NDArray[np.int64], format.Counts]:
+    """Return the kept sentences, the number of them in each document, and their counts."""
     tokens = np.repeat(kept, encoded.lengths)
-    document_lengths = kept_lengths(table, kept)
-    document_lengths = document_lengths[document_lengths > 0]
+    lengths = cleaning.kept_lengths(table, kept)
+    document_lengths = lengths[lengths > 0]
     selected = Encoded(encoded.tokens[tokens], encoded.word_starts[tokens], encoded.lengths[kept])
-    counts = Counts(
+    counts = format.Counts(
         documents=len(document_lengths),
         sentences=len(selected.lengths),
-        words=int(batch.words[kept].sum()),
+        words=int(table.words[kept].sum()),
         tokens=len(selected.tokens),
-        text_bytes=int(batch.text_bytes[kept].sum()),
+        text_bytes=int(table.text_bytes[kept].sum()),
     )
     return selected, document_lengths, counts
 

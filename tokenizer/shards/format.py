@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
 from tokenizer.cleaning import Reason, Side, TextConfig
+from tokenizer.sources.documentation import PackageWords
 
 TokenType = Literal["<u2", "<u4"]
 """NumPy's name of the type of the ids."""
@@ -50,15 +51,6 @@ class FileRecord(Config):
     sha256: str
 
 
-class PackageRecord(Config):
-    """One Python package's contribution to the documentation corpus."""
-
-    name: str
-    version: str
-    words: int
-    modules: int
-
-
 class ShardManifest(Config):
     """The contents of a folder of shards and their origin."""
 
@@ -73,12 +65,7 @@ class ShardManifest(Config):
     dropped: dict[Reason, int]
     """Documents or sentences that cleaning dropped, by reason."""
     files: dict[str, FileRecord]
-    packages: tuple[PackageRecord, ...] = ()
-
-    @property
-    def inputs(self) -> tuple[str, str]:
-        """Return the hashes of the tokenizer and the text that the shards were built from."""
-        return self.tokenizer_sha256, self.text_fingerprint
+    packages: tuple[PackageWords, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,33 +113,21 @@ def record(path: Path) -> FileRecord:
         return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def map_file(path: Path, kind: DTypeLike, count: int) -> NDArray[Any]:
-    """Map a file of `count` values read-only; an empty file, which cannot be mapped, is an empty array."""
-    # As a plain array: every slice of a memmap is made in Python.
-    return np.asarray(np.memmap(path, kind, "r", shape=(count,))) if count else np.empty(0, kind)
-
-
 def open_shards(path: Path, *, checked: bool = False) -> Shards:
-    """Map the shards in the folder `path` after checking every checksum.
+    """Map the shards in the folder `path` after checking every checksum; none, changed or foreign ones are a UserError.
 
-    Args:
-        path: the folder.
-        checked: another process has just checked them: compare the sizes only.
-
-    Raises:
-        UserError: the folder holds no shards, or truncated, changed or foreign ones.
-
+    Another process has just `checked` them: compare the sizes only.
     """
     manifest = read_manifest(path)
-    expected = {**_layout(manifest, "train"), **_layout(manifest, "heldout")}
-    if set(manifest.files) != {*expected, TOKENIZER}:
+    train, heldout = (layout(side, manifest.token_type, getattr(manifest, side)) for side in SIDES)
+    if set(manifest.files) != {*train, *heldout, TOKENIZER}:
         raise _damaged(path, "its manifest names other files")
-    for name, record in manifest.files.items():
-        _check(path / name, record, path, content=not checked)
-    for name, (kind, count) in expected.items():
+    for name, expected in manifest.files.items():
+        _check(path, name, expected, content=not checked)
+    for name, (kind, count) in (*train.items(), *heldout.items()):
         if manifest.files[name].size_bytes != np.dtype(kind).itemsize * count:
             raise _damaged(path, f"{name} does not have the size that its counts give")
-    found = Shards(path, manifest, _map(path, manifest, "train"), _map(path, manifest, "heldout"))
+    found = Shards(path, manifest, _map(path, train), _map(path, heldout))
     if not checked:
         _check_ids(found, "train")
         _check_ids(found, "heldout")
@@ -160,12 +135,7 @@ def open_shards(path: Path, *, checked: bool = False) -> Shards:
 
 
 def read_manifest(path: Path) -> ShardManifest:
-    """Return the manifest of the shards in the folder `path`; the other files are not read.
-
-    Raises:
-        UserError: there is none, or it is damaged or of another version.
-
-    """
+    """Return the manifest of the shards in the folder `path`; a missing, damaged or foreign one is a UserError."""
     try:
         return ShardManifest.model_validate_json((path / MANIFEST).read_bytes(), strict=False)
     except FileNotFoundError:
@@ -176,25 +146,26 @@ def read_manifest(path: Path) -> ShardManifest:
         raise _damaged(path, f"{MANIFEST}: {error.errors()[0]['msg']}, or it is of another version") from None
 
 
-def _layout(manifest: ShardManifest, side: Side) -> Mapping[str, tuple[str, int]]:
-    return layout(side, manifest.token_type, getattr(manifest, side))
-
-
-def _check(file: Path, record: FileRecord, path: Path, *, content: bool) -> None:
+def _check(path: Path, name: str, expected: FileRecord, *, content: bool) -> None:
+    file = path / name
     try:
         size = file.stat().st_size
-        if size != record.size_bytes:
-            raise _damaged(path, f"{file.name} has {size:,} bytes instead of {record.size_bytes:,}")
-        with file.open("rb") as opened:
-            if content and hashlib.file_digest(opened, "sha256").hexdigest() != record.sha256:
-                raise _damaged(path, f"the checksum of {file.name} is wrong")
+        if size != expected.size_bytes:
+            raise _damaged(path, f"{file.name} has {size:,} bytes instead of {expected.size_bytes:,}")
+        if content and record(file).sha256 != expected.sha256:
+            raise _damaged(path, f"the checksum of {file.name} is wrong")
     except FileNotFoundError:
         raise _damaged(path, f"{file.name} is missing") from None
 
 
-def _map(path: Path, manifest: ShardManifest, side: Side) -> ShardArrays:
-    names = _layout(manifest, side)
-    return ShardArrays(*(map_file(path / name, kind, count) for name, (kind, count) in names.items()))
+def _map(path: Path, files: Mapping[str, tuple[str, int]]) -> ShardArrays:
+    """Map a side's files read-only; an empty one, which cannot be mapped, is an empty array."""
+    # As plain arrays: every slice of a memmap is made in Python.
+    arrays = (
+        np.asarray(np.memmap(path / name, kind, "r", shape=(count,))) if count else np.empty(0, kind)
+        for name, (kind, count) in files.items()
+    )
+    return ShardArrays(*arrays)
 
 
 def _check_ids(shards: Shards, side: Side) -> None:

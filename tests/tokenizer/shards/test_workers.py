@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 from contextlib import closing
 from typing import Any
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.tokenizer.samples import prose, tokenizer
+from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.cleaning import TextConfig
-from tokenizer.shards.workers import DocumentEncoder, Workers
+from tokenizer.shards.workers import Workers, encode_documents
 from tokenizer.sources import Document
 
 LINES = prose(200)
@@ -32,18 +34,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_other_processes_encode_as_this_one_does(started: list[subprocess.Popen[bytes]], count: int) -> None:
-    local = DocumentEncoder(TEXT, LEARNED)
+    encoder = CachedEncoder(LEARNED)
     with closing(Workers(TEXT, LEARNED, count, local_characters=0)) as workers:
         submitted = [(DOCUMENTS[a : a + 20], workers.submit(DOCUMENTS[a : a + 20])) for a in range(0, 200, 20)]
         for documents, future in submitted:
-            theirs, ours = future.result(), local(documents)
-            assert theirs.table.hashes == ours.table.hashes
-            for name in ("lengths", "heldout", "dropped"):
-                np.testing.assert_array_equal(getattr(theirs.table, name), getattr(ours.table, name))
-            for found, expected in zip(theirs.encoded, ours.encoded, strict=True):
+            (their_table, theirs), (table, ours) = future.result(), encode_documents(TEXT, encoder, documents)
+            for field in dataclasses.fields(table):
+                np.testing.assert_array_equal(getattr(their_table, field.name), getattr(table, field.name))
+            for found, expected in zip(theirs, ours, strict=True):
                 np.testing.assert_array_equal(found, expected)
-            np.testing.assert_array_equal(theirs.words, ours.words)
-            np.testing.assert_array_equal(theirs.text_bytes, ours.text_bytes)
     assert len(started) == count
     assert all(process.returncode == 0 for process in started)
 
@@ -60,6 +59,6 @@ def test_a_process_that_dies_is_an_error_and_no_wait(started: list[subprocess.Po
 
 
 def test_a_small_text_starts_no_process(started: list[subprocess.Popen[bytes]]) -> None:
-    with closing(Workers(TEXT, LEARNED, 2)) as workers:
+    with closing(Workers(TEXT, LEARNED, 2, local_characters=1_000_000)) as workers:
         assert workers.submit(DOCUMENTS).done()
     assert not started

@@ -161,7 +161,6 @@ def test_the_documentation_gives_whole_modules_as_groups() -> None:
     assert document.sentences
     assert document.text == " ".join(document.sentences)
     assert document.group is not None
-    assert Documentation().packages()
 
 
 def test_sources_are_chosen_by_kind() -> None:
