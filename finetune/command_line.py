@@ -27,7 +27,6 @@ def main(kind: str, description: str | None, arguments: Sequence[str]) -> None:
 
     Raises:
         UserError: a setting is wrong, or names another kind of head than the command.
-
     """
     configure_process()
     options = parse(kind, description, arguments)

@@ -86,7 +86,6 @@ def finetune(
         KeyboardInterrupt: `stop` has stopped training; raised on all ranks.
         ConnectionError: another rank is lost.
         OSError: the disk is full or not writable.
-
     """
     choice = encoders.resolve(config.encoder, Path(config.runs))
     config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})

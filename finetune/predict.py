@@ -96,7 +96,6 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
 
     Raises:
         UserError: the table cannot be read, lacks a column, or has no text.
-
     """
     reader = model.config.data.reader
     rows = reader.rows(source, () if submission is None else (submission,))

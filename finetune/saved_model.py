@@ -72,7 +72,6 @@ class SavedModel:
 
         Raises:
             OSError: the disk is full or not writable.
-
         """
         partial = run / f"{MODEL_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -95,7 +94,6 @@ def load(run: Path, device: torch.device) -> SavedModel:
 
     Raises:
         UserError: there is no model, it is damaged, or its parts do not fit each other.
-
     """
     folder = run / MODEL_FOLDER
     if not folder.is_dir():
@@ -121,7 +119,6 @@ def newest(runs: Path) -> Path:
 
     Raises:
         UserError: there is no fine-tuned model.
-
     """
     found = [path.parents[1] for path in runs.glob(f"*/{MODEL_FOLDER}/{MANIFEST}")]
     if not found:

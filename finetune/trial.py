@@ -136,7 +136,6 @@ def run_trial(
     Raises:
         UserError: a setting does not fit the encoder, or training diverged.
         KeyboardInterrupt: `stop` returned a number other than 0 on any rank; raised on all after the step.
-
     """
     config = trial.config
     torch.manual_seed(trial.seed)

@@ -53,7 +53,6 @@ def require_mask(augmentation: Augmentation, mask_text: str | None) -> None:
 
     Raises:
         UserError: the encoder has no mask token.
-
     """
     for name, share in (("mask", augmentation.mask), ("replace", augmentation.replace)):
         if share > 0 and mask_text is None:
@@ -84,7 +83,6 @@ def augmented(
 
     Raises:
         UserError: words are to be masked, and the encoder has no mask token.
-
     """
     moves = augmentation.drop > 0 or augmentation.swap > 0 or augmentation.mask > 0
     if not moves and not replaced:

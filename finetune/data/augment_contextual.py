@@ -81,7 +81,6 @@ def variants(
 
     Raises:
         UserError: the vocabulary has no whole words.
-
     """
     candidates = np.array([token for token, word in enumerate(predictor.words) if word is not None], np.int64)
     if not len(candidates):

@@ -58,7 +58,6 @@ class BigramShift(Config):
 
         Raises:
             UserError: the corpus cannot be read, or has too few sentences of these lengths.
-
         """
         rng = np.random.default_rng(self.seed)
         found = self._sentences(text)

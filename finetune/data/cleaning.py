@@ -70,7 +70,6 @@ class RowReader:
 
         Raises:
             UserError: the table cannot be read, or lacks one of the columns.
-
         """
         return read_table(path, list(dict.fromkeys([*self.columns, *columns])), self.table)
 

@@ -89,7 +89,6 @@ class Labelled(TableConfig):
 
         Raises:
             UserError: no network, or no such data set.
-
         """
         if self.hub is None or self.train is not None:
             return self
@@ -109,7 +108,6 @@ class Labelled(TableConfig):
 
         Raises:
             UserError: no data are named; they cannot be read; they lack columns, labels or texts, or have one class.
-
         """
         counts = Counter[str]()
         train = self._part("train", counts)

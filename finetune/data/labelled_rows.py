@@ -43,7 +43,6 @@ class LabelledRows:
 
         Raises:
             UserError: no row is left.
-
         """
         known = set(other.identities)
         kept = [place for place, text in enumerate(self.identities) if text not in known]
@@ -57,7 +56,6 @@ class LabelledRows:
 
         Raises:
             UserError: a row has no label or another one; the message names the rows.
-
         """
         missing = [row for row, label in zip(self.rows, self.labels, strict=True) if not label]
         unknown = [row for row, label in zip(self.rows, self.labels, strict=True) if label not in classes]

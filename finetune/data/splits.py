@@ -36,7 +36,6 @@ class Fractions(Config):
 
         Raises:
             UserError: a class has too few texts.
-
         """
         train, validation, test = dataset.train, dataset.validation, dataset.test
         share = self.validation
@@ -65,7 +64,6 @@ class Folds(Config):
 
         Raises:
             UserError: the data have a test part of their own, or a class has too few texts.
-
         """
         from sklearn.model_selection import StratifiedKFold  # see _split_off
 

@@ -56,7 +56,6 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
 
     Raises:
         UserError: there is no such run, or the encoder cannot be fetched.
-
     """
     if choice.hub is not None:
         from finetune.encoders.hub import fetch
@@ -82,7 +81,6 @@ def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
 
     Raises:
         UserError: there is no such encoder, or it cannot be used.
-
     """
     random, dropout = choice.random, choice.dropout
     if choice.run is not None:
@@ -100,7 +98,6 @@ def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
 
     Raises:
         UserError: a file is missing or damaged.
-
     """
     if kind == "run":
         from finetune.encoders.run import RunEncoder
@@ -116,7 +113,6 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
 
     Raises:
         UserError: the encoder has no head that predicts words.
-
     """
     if choice.run is not None:
         from finetune.encoders.run import RunPredictor

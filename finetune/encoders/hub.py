@@ -33,7 +33,6 @@ def check_installed(*packages: str) -> None:
 
     Raises:
         UserError: one of them is not installed.
-
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -45,7 +44,6 @@ def fetch(name: str, revision: str | None) -> Path:
 
     Raises:
         UserError: there is no such folder, and no such name on the hub or in its cache.
-
     """
     check_installed("transformers")
     folder = Path(name)
@@ -99,7 +97,6 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
 
     Raises:
         UserError: the file is damaged, needs code of its own, or describes no text encoder.
-
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
 
@@ -124,7 +121,6 @@ def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedToken
 
     Raises:
         UserError: its files are missing, damaged, or belong to another encoder.
-
     """
     from transformers import AutoTokenizer
 
@@ -158,7 +154,6 @@ def read_weights(
 
     Raises:
         UserError: the file is missing or damaged, needs free unpickling, or lacks weights of the model.
-
     """
     import torch
 

@@ -157,7 +157,6 @@ def load_published(
 
     Raises:
         UserError: the encoder is not found, is damaged, lacks weights, or needs code of its own.
-
     """
     folder = fetch(name_or_folder, revision)
     config = read_config(folder, dropout)
@@ -173,7 +172,6 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
 
     Raises:
         UserError: as `load_published`; or the checkpoint has no such head, or its tokenizer no mask token.
-
     """
     folder = fetch(name_or_folder, revision)
     config = read_config(folder)
@@ -194,7 +192,6 @@ def restore_published(folder: Path) -> PublishedEncoder:
 
     Raises:
         UserError: a file is missing or damaged.
-
     """
     folder = fetch(str(folder.absolute()), None)
     config = read_config(folder)

@@ -48,7 +48,6 @@ class RunEncoder(TextEncoder):
 
         Raises:
             UserError: there is no such run, or its checkpoint is damaged.
-
         """
         model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), torch.device("cpu"))
         encoder = cls(recipe, tokenizer, dropout)
@@ -63,7 +62,6 @@ class RunEncoder(TextEncoder):
 
         Raises:
             UserError: a file is missing or damaged.
-
         """
         return cls(
             read(PretrainConfig, folder / checkpoint.CONFIG), vocabulary.load(folder / checkpoint.TOKENIZER), None
@@ -134,7 +132,6 @@ class RunPredictor:
 
         Raises:
             UserError: there is no such run, or its checkpoint is damaged.
-
         """
         model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), world.device)
         return cls(model, tokenizer, recipe.data.row_length, world)

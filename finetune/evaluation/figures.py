@@ -35,7 +35,6 @@ def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], t
         matrix_CC: number of examples by true class (rows) and predicted class (columns).
         class_names: names of the classes; a name with letters that the font lacks is shown as its number.
         title: the title.
-
     """
     from matplotlib.figure import Figure
 
@@ -77,7 +76,6 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
         records_by_trial: each trial's records by its name; a record has `epoch`, `side` ('train' or 'validation'),
             `loss` and, for validation, the metrics; missing values are skipped.
         metric: the metric that chose the best weights.
-
     """
     from matplotlib.figure import Figure
 
@@ -111,7 +109,6 @@ def comparison_figure(
         trials_by_run: each run's name with the scores of its trials, possibly none.
         baselines: scores by name.
         metric: the metric of the scores.
-
     """
     from matplotlib.figure import Figure
 

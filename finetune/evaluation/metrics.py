@@ -25,7 +25,6 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     Raises:
         ValueError: there are no examples.
-
     """
     from sklearn import metrics
 
@@ -89,7 +88,6 @@ def paired_difference(
 
     Returns:
         `mean`, the bounds `low` and `high` (None for a single observation), and the number of `pairs`.
-
     """
     from scipy import stats
 

@@ -205,7 +205,6 @@ def read(folder: Path) -> Results:
 
     Raises:
         UserError: there is no such file, or a fine-tuning run did not write it.
-
     """
     path = folder / RESULTS
     if not folder.is_dir():

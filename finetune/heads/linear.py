@@ -27,7 +27,6 @@ class LinearHead(Config):
 
         Raises:
             UserError: the pooling is cls, and the encoder's tokenizer adds no [CLS].
-
         """
         if self.pooling == "cls" and encoder.cls_id is None:
             raise UserError("head.pooling=cls: this encoder's tokenizer adds no [CLS]: set head.pooling=mean or max")

@@ -187,7 +187,6 @@ def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) 
 
     Raises:
         UserError: a probability is not finite.
-
     """
     if not np.isfinite(probabilities_NC).all():
         raise UserError("training diverged, the scores are not finite: lower optim.lr")

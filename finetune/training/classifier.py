@@ -27,7 +27,6 @@ class Classifier(nn.Module):
 
         Raises:
             UserError: the encoder has fewer layers.
-
         """
         levels = self.encoder.layers()
         if layers >= len(levels):

@@ -29,7 +29,6 @@ class Layers(Config):
 
         Raises:
             UserError: the encoder has fewer layers.
-
         """
         if self.layers is not None:
             classifier.freeze(self.layers)
@@ -63,7 +62,6 @@ class LowRank(Config):
 
         Raises:
             UserError: peft is not installed, the encoder is not a published one, or lacks a target.
-
         """
         add_adapters(classifier.encoder, self, seed=torch.initial_seed())
         classifier.keep_frozen_in_eval()
@@ -85,7 +83,6 @@ def add_adapters(encoder: nn.Module, settings: LowRank, *, seed: int = 0) -> Non
 
     Raises:
         UserError: peft is not installed, the encoder is not a published one, or lacks a target.
-
     """
     check_installed("peft")
     import peft
