@@ -5,6 +5,7 @@ instead of being random.
 """
 
 import importlib.util
+import inspect
 import json
 import logging
 import pickle
@@ -12,7 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from configs import UserError
 
@@ -141,15 +142,11 @@ def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedToken
 
 def without_pooler(model_class: "type[PreTrainedModel]") -> dict[str, bool]:
     """Return the arguments that keep `model_class` from creating a pooler, which is not used here."""
-    import inspect
-
     known = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
 
-def read_weights(
-    model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig", **settings: bool
-) -> "PreTrainedModel":
+def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
     """Return a model of `model_class` with the weights of a folder, in float32; weights of other heads are dropped.
 
     Raises:
@@ -167,7 +164,7 @@ def read_weights(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            **settings,
+            **without_pooler(model_class),
         )
     missing = sorted(found["missing_keys"])
     if missing:
@@ -176,8 +173,7 @@ def read_weights(
             f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "
             "random: take a checkpoint that has them"
         )
-    checked: PreTrainedModel = model
-    return checked
+    return cast("PreTrainedModel", model)
 
 
 @contextmanager
