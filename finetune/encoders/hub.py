@@ -11,11 +11,12 @@ import logging
 import pickle
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from configs import UserError
+from tokenizer.sources.hub import failure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -62,39 +63,26 @@ def _download(name: str, revision: str | None) -> Path:
 
     A single request without retries comes first: transformers itself retries for over a minute without a network.
     """
-    import huggingface_hub
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
-        found = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_CONNECT)
+        found = HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_CONNECT)
     except Exception as error:  # errors of the HTTP library pass through
-        reason = " ".join(str(error).split()) or type(error).__name__
-        try:
+        with suppress(OSError, ValueError):
             # The cache holds some of the files only, so ask for no more than the configuration.
-            kept = huggingface_hub.snapshot_download(
-                name, revision=revision, local_files_only=True, allow_patterns=CONFIG
-            )
-            return Path(kept)
-        except (OSError, ValueError):
-            raise UserError(
-                f"{name} is no folder, and cannot be fetched from the Hugging Face hub ({reason}): check the name and "
-                "the network, or give a folder"
-            ) from error
+            return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=CONFIG))
+        raise UserError(failure(name, error)) from error
     files = [file.rfilename for file in found.siblings or ()]
     weights = next((some for kind in _WEIGHTS if (some := [file for file in files if kind.fullmatch(file)])), [])
     wanted = [*weights, *filter(_SMALL_FILES.fullmatch, files)]
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # as above
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} could not be fetched from the Hugging Face hub ({reason}): try again") from error
+        raise UserError(failure(name, error)) from error
 
 
 def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig":
-    """Return the configuration in a folder's `config.json`.
-
-    Args:
-        folder: the folder from `fetch`.
-        dropout: every dropout inside the encoder; None: unchanged.
+    """Return the configuration in a folder's `config.json`, with every `dropout` inside the encoder unless None.
 
     Raises:
         UserError: the file is damaged, needs code of its own, or describes no text encoder.

@@ -152,14 +152,7 @@ class PublishedPredictor(PublishedEncoder):
 def load_published(
     name_or_folder: str, revision: str | None, random: bool, seed: int, *, dropout: float | None = None
 ) -> PublishedEncoder:
-    """Return a published encoder without its head.
-
-    Args:
-        name_or_folder: a folder in transformers' format, or a name on the hub.
-        revision: commit, branch or tag on the hub; None: the newest.
-        random: initialise the weights as the architecture does, in the same shape.
-        seed: seed of random weights.
-        dropout: every dropout inside the encoder; None: the published ones.
+    """Return a published encoder without its head; the arguments are the fields of `EncoderChoice`.
 
     Raises:
         UserError: the encoder is not found, is damaged, lacks weights, or needs code of its own.
