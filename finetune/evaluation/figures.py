@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +18,6 @@ if TYPE_CHECKING:  # imported by the functions that draw, because it takes a whi
 _TITLE_LETTERS_PER_INCH = 8
 LIGHT, DARK, OTHER = "#9db4c8", "#1f5582", "#b5651d"
 _LETTER_INCHES = 0.09  # width of a letter beside the matrix
-
-
-def write(figure: "Figure", path: Path) -> None:
-    """Write the figure as a PNG file, atomically."""
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
 
 
 def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], title: str) -> "Figure":

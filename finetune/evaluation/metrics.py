@@ -41,6 +41,8 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     macro = average("macro")
     precision, recall, f1 = average("macro", only=[1]) if classes == 2 else macro
+    ranked = probabilities_NC[:, 1] if classes == 2 else probabilities_NC
+    has_all_classes = len(np.unique(labels_N)) == max(classes, 2)
     one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn returns 0 with a warning
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
@@ -50,19 +52,8 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
         "mcc": 0.0 if one_class else float(metrics.matthews_corrcoef(labels_N, predictions_N)),
         "precision": precision,
         "recall": recall,
-        "roc_auc": _roc_auc(labels_N, probabilities_NC),
+        "roc_auc": float(metrics.roc_auc_score(labels_N, ranked, multi_class="ovr")) if has_all_classes else None,
     }
-
-
-def _roc_auc(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> float | None:
-    """Return the mean over classes of one against the rest; for two classes both sides are equal."""
-    from sklearn.metrics import roc_auc_score
-
-    classes = range(probabilities_NC.shape[1])
-    if len(np.unique(labels_N)) < max(len(classes), 2):
-        return None
-    ranked = classes[1:] if len(classes) == 2 else classes
-    return float(np.mean([roc_auc_score(labels_N == number, probabilities_NC[:, number]) for number in ranked]))
 
 
 def goodness(metric: Metric, value: float) -> float:

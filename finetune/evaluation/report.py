@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finetune.data.examples import Examples
 from finetune.evaluation import figures, metrics, results
 from finetune.evaluation.results import Results, Scores, TrialResult, TrialScores
+from mlm.tracking import plots
 from mlm.tracking.run_directory import METRICS, RESULTS
 
 CURVES, CONFUSION, MISTAKES, REPORT = "curves.png", "confusion.png", "mistakes.csv", "report.txt"
@@ -43,10 +44,10 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     matrix_CC = metrics.confusion(labels_N, predictions_N, len(found.classes))
     title = f"{found.name}: test,\n{results.count_trials(found.trials)}"
     picture = figures.confusion_figure(matrix_CC, found.classes, title)
-    figures.write(picture, path / CONFUSION)
+    plots.write(picture, path / CONFUSION)
     with SummaryWriter(str(path)) as board:
         board.add_figure("confusion", picture)
-    figures.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
+    plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
     wrong = _write_mistakes(path, found, finished)
     text = "\n\n".join(
         [

@@ -192,12 +192,6 @@ def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) 
     return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}
 
 
-def class_weights(labels_N: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return weights by which every class has the same share of the loss; their mean over the examples is 1."""
-    counts_C = np.bincount(labels_N, minlength=num_classes)
-    return len(labels_N) / (num_classes * np.maximum(counts_C, 1))
-
-
 def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:
     """Cut rising lengths into batches of at most EVALUATION_TOKENS tokens with padding, or of one example."""
     cuts, start = [], 0
