@@ -110,10 +110,10 @@ def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> st
             short(row.head),
             row.encoder,
             f"{row.trained:,} of {row.parameters:,}",
-            _shown(row.test),
+            results.shown(row.test),
             str(row.trials),
-            _shown(row.validation),
-            _shown(row.difference),
+            results.shown(row.validation),
+            results.shown(row.difference),
         )
         for row in rows
     ]
@@ -178,10 +178,6 @@ def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str
             "folds or seeds differ, so there is no paired difference"
         )
     return notes
-
-
-def _shown(value: object) -> str:
-    return "-" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -128,10 +128,7 @@ def run_trial(
     observers: Sequence[Observer] = (),
     stop: Callable[[], int] = lambda: 0,
 ) -> tuple[TrialResult, Classifier]:
-    """Train a fresh head on `encoder`, and the encoder with it, in place.
-
-    Returns:
-        The result, and the classifier with its best weights, in evaluation mode.
+    """Train a fresh head on `encoder`, in place; return the result and the classifier with its best weights.
 
     Raises:
         UserError: a setting does not fit the encoder, or training diverged.

@@ -70,14 +70,7 @@ def variants(
 
     In a text with n replaceable words, floor(share * n + u) are masked at once, with u uniform in [0, 1). Each is
     replaced by a word drawn from the softmax over whole words, possibly the original one. Words beyond the longest row
-    stay unchanged.
-
-    Args:
-        texts: one text per example, or the two of a pair.
-        predictor: the pretrained encoder.
-        share: share of the replaceable words that are replaced.
-        number: variants of each example.
-        seed: seed of all choices; the choices of an example do not depend on other examples.
+    stay unchanged. The choices of an example do not depend on other examples.
 
     Raises:
         UserError: the vocabulary has no whole words.

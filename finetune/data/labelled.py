@@ -80,16 +80,11 @@ class Labelled(TableConfig):
 
     def title(self) -> str:
         """Return the default name of a run on this data."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.train or self.hub or "labelled").name.split(".")[0]).strip(
-            "-."
-        )
+        name = Path(self.train or self.hub or "labelled").name.split(".")[0]
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
 
     def pinned(self) -> Self:
-        """Return the same data with the hub's data set pinned to the current commit of its revision.
-
-        Raises:
-            UserError: no network, or no such data set.
-        """
+        """Return the same data with the hub's data set pinned to the current commit of its revision."""
         if self.hub is None or self.train is not None:
             return self
         return self.model_copy(update={"revision": hub.commit_unless_offline(self.hub, self.revision)})

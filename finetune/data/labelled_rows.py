@@ -36,11 +36,7 @@ class LabelledRows:
     rows: tuple[LabelledRow, ...]
 
     def without(self, other: "LabelledRows", counts: Counter[str], reason: str) -> "LabelledRows":
-        """Return the rows whose texts are not in `other`, and count the others under `reason`.
-
-        Raises:
-            UserError: no row is left.
-        """
+        """Return the rows without texts of `other`, and count those under `reason`; a UserError if none is left."""
         known = {row.identity for row in other.rows}
         kept = tuple(row for row in self.rows if row.identity not in known)
         counts += Counter({reason: len(self.rows) - len(kept)})
@@ -49,11 +45,7 @@ class LabelledRows:
         return LabelledRows(self.where, kept)
 
     def check_labels(self, classes: Sequence[str]) -> None:
-        """Check that every row has one of the classes.
-
-        Raises:
-            UserError: a row has no label or another one; the message names the rows.
-        """
+        """Raise a UserError that names the rows without a label or with one that is not among the classes."""
         missing = [row.number for row in self.rows if not row.label]
         unknown = [row.number for row in self.rows if row.label not in classes]
         for fault, rows in (("no label", missing), ("an unknown label", unknown)):

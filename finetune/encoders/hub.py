@@ -30,23 +30,14 @@ _SMALL_FILES = re.compile(r"[^/]+\.(json|txt|model|codes|bpe)")
 _NAMED = 3  # missing weights listed in an error
 
 
-def check_installed(*packages: str) -> None:
-    """Check that packages of the extra `hub` are installed.
-
-    Raises:
-        UserError: one of them is not installed.
-    """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"not installed: {', '.join(missing)}, for published encoders: pip install -e '.[hub]'")
+def check_installed(package: str) -> None:
+    """Raise a UserError if a package of the extra `hub` is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"not installed: {package}, for published encoders: pip install -e '.[hub]'")
 
 
 def fetch(name: str, revision: str | None) -> Path:
-    """Return the folder of a published encoder: `name` itself, or the copy fetched from the hub or in its cache.
-
-    Raises:
-        UserError: there is no such folder, and no such name on the hub or in its cache.
-    """
+    """Return the folder of a published encoder: `name` itself, or the copy fetched from the hub or in its cache."""
     check_installed("transformers")
     folder = Path(name)
     if not folder.is_dir():
@@ -82,10 +73,9 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig":
-    """Return the configuration in a folder's `config.json`, with every `dropout` inside the encoder unless None.
+    """Return the configuration of a published encoder, with every dropout inside it set to `dropout` unless None.
 
-    Raises:
-        UserError: the file is damaged, needs code of its own, or describes no text encoder.
+    A UserError if it is damaged, needs code of its own, or describes no text encoder.
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
 
@@ -106,11 +96,7 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
 
 
 def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedTokenizerBase":
-    """Return a folder's own tokenizer.
-
-    Raises:
-        UserError: its files are missing, damaged, or belong to another encoder.
-    """
+    """Return a folder's own tokenizer; a UserError if it is missing, damaged, or belongs to another encoder."""
     from transformers import AutoTokenizer
 
     with _reading(f"the tokenizer in {folder}"):
@@ -137,8 +123,7 @@ def without_pooler(model_class: "type[PreTrainedModel]") -> dict[str, bool]:
 def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
     """Return a model of `model_class` with the weights of a folder, in float32; weights of other heads are dropped.
 
-    Raises:
-        UserError: the file is missing or damaged, needs free unpickling, or lacks weights of the model.
+    A UserError if the file is missing or damaged, needs free unpickling, or lacks weights of the model.
     """
     import torch
 

@@ -78,20 +78,16 @@ class PublishedEncoder(TextEncoder):
 
         Layers that share their weights (ALBERT) are one level.
         """
-        inside: dict[int, int] = {}
         layers = _layers(self.model)
-        for number, layer in enumerate(layers, start=1):
-            for parameter in layer.parameters():
-                inside.setdefault(id(parameter), number)
-        embeddings = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        level_of = {id(p): 0 for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        for number, layer in reversed(list(enumerate(layers, start=1))):
+            level_of |= {id(parameter): number for parameter in layer.parameters()}
         levels: list[list[nn.Parameter]] = [[] for _ in range(len(layers) + 1)]
-        current = 0
+        otherwise = 0
         for parameter in self.model.parameters():
-            if id(parameter) in inside:
-                levels[inside[id(parameter)]].append(parameter)
-                current = len(layers)
-            else:
-                levels[0 if id(parameter) in embeddings else current].append(parameter)
+            level = level_of.get(id(parameter), otherwise)
+            levels[level].append(parameter)
+            otherwise = len(layers) if level else otherwise
         return [level for level in levels if level]
 
     def save(self, folder: Path) -> None:
@@ -154,8 +150,7 @@ def load_published(
 ) -> PublishedEncoder:
     """Return a published encoder without its head; the arguments are the fields of `EncoderChoice`.
 
-    Raises:
-        UserError: the encoder is not found, is damaged, lacks weights, or needs code of its own.
+    A UserError if it is not found, is damaged, lacks weights, or needs code of its own.
     """
     folder = fetch(name_or_folder, revision)
     config = read_config(folder, dropout)
@@ -166,11 +161,7 @@ def load_published(
 
 
 def load_published_predictor(name_or_folder: str, revision: str | None, world: World) -> PublishedPredictor:
-    """Return a published masked language model with its pretrained head.
-
-    Raises:
-        UserError: as `load_published`; or the checkpoint has no such head, or its tokenizer no mask token.
-    """
+    """Return a published masked language model with its pretrained head; a UserError if there is none."""
     folder = fetch(name_or_folder, revision)
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
@@ -186,11 +177,7 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
 
 
 def restore_published(folder: Path) -> PublishedEncoder:
-    """Return the encoder that `PublishedEncoder.save` described, with weights still to be loaded.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
+    """Return the encoder that `PublishedEncoder.save` described, with weights still to be loaded."""
     folder = fetch(str(folder.absolute()), None)
     config = read_config(folder)
     return PublishedEncoder(_drawn(config, seed=0), read_tokenizer(folder, config))

@@ -21,12 +21,9 @@ _LETTER_INCHES = 0.09  # width of a letter beside the matrix
 
 
 def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], title: str) -> "Figure":
-    """Draw counts and each true class's shares; the darker, the larger the share.
+    """Draw counts, true classes in rows and predicted ones in columns, and each true class's shares, darker if larger.
 
-    Args:
-        matrix_CC: number of examples by true class (rows) and predicted class (columns).
-        class_names: names of the classes; a name with letters that the font lacks is shown as its number.
-        title: the title.
+    A name with letters that the font lacks is shown as its number.
     """
     from matplotlib.figure import Figure
 
@@ -61,13 +58,9 @@ def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], t
 def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: Metric) -> "Figure":
     """Draw training and validation loss, and the validation metric, over epochs: one thin line per trial.
 
-    A dot marks each trial's best evaluation, whose weights are kept. Without evaluations the training loss alone is
-    drawn.
-
-    Args:
-        records_by_trial: each trial's records by its name; a record has `epoch`, `side` ('train' or 'validation'),
-            `loss` and, for validation, the metrics; missing values are skipped.
-        metric: the metric that chose the best weights.
+    A dot marks each trial's best evaluation by `metric`, whose weights are kept. Without evaluations the training loss
+    alone is drawn. A record has `epoch`, `side` ('train' or 'validation'), `loss` and, for validation, the metrics;
+    missing values are skipped.
     """
     from matplotlib.figure import Figure
 
@@ -95,13 +88,7 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
 def comparison_figure(
     trials_by_run: Sequence[tuple[str, Sequence[float]]], baselines: Mapping[str, float], metric: str
 ) -> "Figure":
-    """Draw each run's mean, standard deviation and single trials; baselines are vertical lines.
-
-    Args:
-        trials_by_run: each run's name with the scores of its trials, possibly none.
-        baselines: scores by name.
-        metric: the metric of the scores.
-    """
+    """Draw each run's mean, standard deviation and single trials; the baselines' scores are vertical lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.4 + 0.5 * len(trials_by_run)), layout="constrained")

@@ -64,21 +64,13 @@ def goodness(metric: Metric, value: float) -> float:
 def paired_difference(
     ours: Sequence[float], theirs: Sequence[float], folds: Sequence[int]
 ) -> dict[str, float | int | None]:
-    """Return the mean of ours - theirs over paired trials, with its 95 % t interval.
+    """Return the mean of ours - theirs over paired trials, its 95 % t interval and the number of pairs.
 
     The seeds of a fold share its test examples, so they are not independent: as 15 observations, 5 folds x 3 seeds
     would count the luck of each test part three times, and the interval would be too narrow. With several folds, the
     seeds of each are averaged first, and the interval is over the folds. With a single fold it is over its seeds, and
     says nothing about other test examples. (Folds share most of their training examples, which no t interval takes into
-    account; Bengio & Grandvalet 2004.)
-
-    Args:
-        ours: the score of each trial.
-        theirs: the other side's score of the same fold and seed.
-        folds: the fold of each trial.
-
-    Returns:
-        `mean`, the bounds `low` and `high` (None for a single observation), and the number of `pairs`.
+    account; Bengio & Grandvalet 2004.) A single observation has no interval: `low` and `high` are None.
     """
     from scipy import stats
 

@@ -22,11 +22,7 @@ class LinearHead(Config):
     """Probability of dropping an element of the pooled state."""
 
     def build(self, encoder: TextEncoder, num_classes: int) -> "PooledLinear":
-        """Return the network for hidden states of `encoder`'s width, with freshly drawn weights.
-
-        Raises:
-            UserError: the pooling is cls, and the encoder's tokenizer adds no [CLS].
-        """
+        """Return the network with freshly drawn weights; a UserError if [CLS] is pooled and the tokenizer adds none."""
         if self.pooling == "cls" and encoder.cls_id is None:
             raise UserError("head.pooling=cls: this encoder's tokenizer adds no [CLS]: set head.pooling=mean or max")
         return PooledLinear(self, encoder.width, encoder.cls_id, num_classes)

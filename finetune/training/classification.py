@@ -180,11 +180,7 @@ def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, wor
 
 
 def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
-    """Return the metrics, and the mean cross-entropy in nats as `loss`.
-
-    Raises:
-        UserError: a probability is not finite.
-    """
+    """Return the metrics, and the mean cross-entropy in nats as `loss`; a UserError if a probability is not finite."""
     if not np.isfinite(probabilities_NC).all():
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
     chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]

@@ -25,11 +25,7 @@ class Layers(Config):
     """Ratio of the head's learning rate to that of the encoder's last layer."""
 
     def prepare(self, classifier: Classifier) -> RateFactor:
-        """Freeze the other layers; return a function from a parameter's name to its factor of the learning rate.
-
-        Raises:
-            UserError: the encoder has fewer layers.
-        """
+        """Freeze the other layers; return a function from a parameter's name to its factor of the learning rate."""
         if self.layers is not None:
             classifier.freeze(self.layers)
         factors: dict[int, float] = {}
