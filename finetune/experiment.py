@@ -88,6 +88,7 @@ def finetune(
     """
     choice = encoders.resolve(config.encoder, Path(config.runs))
     config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
+    name = config.name or config.data.title()
     with joined() as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
         world = with_precision(world, config.train.precision)
@@ -95,7 +96,8 @@ def finetune(
         dataset = config.data.load(encoders.corpus_of(choice))
         splits = config.splits.splits(dataset)
         _check_early_stopping(config, dataset, splits)
-        path = _make_directory(config, world)
+        made = world.from_main("making the run's directory", lambda: str(run_directory.create(Path(config.runs), name)))
+        path = Path(made)
         experiment = _Experiment(config, dataset, splits, world, path, observers, stop)
         if world.is_main:
             opened.enter_context(run_directory.lock(path))
@@ -112,13 +114,6 @@ def finetune(
             found.write(path)
             text = report.write(path, found, trials)
         return FinetuneRun(path, found, model, text)
-
-
-def _make_directory(config: FinetuneConfig, world: World) -> Path:
-    name = config.name or config.data.title()
-    return Path(
-        world.from_main("making the run's directory", lambda: str(run_directory.create(Path(config.runs), name)))
-    )
 
 
 def _check_fit(config: FinetuneConfig, world: World) -> str:

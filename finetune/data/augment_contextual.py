@@ -24,9 +24,8 @@ for it."""
 class Predictor(Protocol):
     """A pretrained encoder with the head that predicts masked words."""
 
-    @property
-    def mask_text(self) -> str:
-        """The mask token as text."""
+    mask_text: str
+    """The mask token as text."""
 
     @property
     def words(self) -> Sequence[str | None]:

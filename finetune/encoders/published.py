@@ -202,9 +202,7 @@ def _drawn(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
     model_class = _trunk(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = model_class(config, **without_pooler(model_class))
-    model.train(False)
-    return model
+        return model_class(config, **without_pooler(model_class))
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

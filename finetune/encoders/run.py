@@ -1,10 +1,8 @@
 """The encoder and the masked language model of a pretraining run."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -143,9 +141,8 @@ class RunPredictor:
         )
         scores_MV = score(self.model, batch.to(self.world.device), self.world)
         scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
-        masks = [0, *masks_B.cumsum(dim=0).tolist()]
-        borders = np.cumsum([0, *map(len, texts)]).tolist()
-        return [scores_MV[masks[first] : masks[last]] for first, last in pairwise(borders)]
+        masks_of_examples = torch.split(masks_B, [len(example) for example in texts])
+        return list(torch.split(scores_MV, [int(masks.sum()) for masks in masks_of_examples]))
 
 
 def _as_word(decoded: str) -> str | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # imported by the functions that draw, because it takes a whi
 
 _TITLE_LETTERS_PER_INCH = 8
 LIGHT, DARK, OTHER = "#9db4c8", "#1f5582", "#b5651d"
+_HIDDEN = "_"  # start of the labels that matplotlib leaves out of the legend: all but the first of several like lines
 _LETTER_INCHES = 0.09  # width of a letter beside the matrix
 
 
@@ -70,15 +71,14 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
     figure = Figure(figsize=(4.6 * len(shown), 3.6), layout="constrained")
     for axes, drawn in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for index, records in enumerate(records_by_trial.values()):
+            once = _HIDDEN if index else ""
             if drawn == "loss":
-                points = _points(records, "train", drawn)
-                axes.plot(*points, color=LIGHT, linewidth=0.8, label=_first(index, "training"))
+                axes.plot(*_points(records, "train", drawn), color=LIGHT, linewidth=0.8, label=f"{once}training")
             if evaluated:
                 points = _points(records, "validation", drawn)
-                axes.plot(*points, color=DARK, linewidth=0.9, alpha=alpha, label=_first(index, "validation"))
+                axes.plot(*points, color=DARK, linewidth=0.9, alpha=alpha, label=f"{once}validation")
                 points = _best(records, metric, drawn)
-                label = _first(index, f"best {metric}, kept")
-                axes.plot(*points, "o", color=OTHER, markersize=4, label=label)
+                axes.plot(*points, "o", color=OTHER, markersize=4, label=f"{once}best {metric}, kept")
         _finish(axes, "epochs", drawn)
     if records_by_trial:
         figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)
@@ -95,13 +95,12 @@ def comparison_figure(
     axes = figure.subplots()
     known = [(height, values) for height, (_, values) in enumerate(trials_by_run) if values]
     for index, (height, values) in enumerate(known):
+        once = _HIDDEN if index else ""
         offsets = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else np.zeros(1)
-        axes.plot(values, height + offsets, "o", color=LIGHT, markersize=4, label=_first(index, "one trial"))
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        label = _first(index, "mean ± standard deviation")
-        axes.errorbar(
-            float(np.mean(values)), height, xerr=spread, fmt="D", color=DARK, markersize=5, capsize=4, label=label
-        )
+        axes.plot(values, height + offsets, "o", color=LIGHT, markersize=4, label=f"{once}one trial")
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        label = f"{once}mean ± standard deviation"
+        axes.errorbar(mean, height, xerr=spread, fmt="D", color=DARK, markersize=5, capsize=4, label=label)
     for (name, score), dashes in zip(baselines.items(), ("--", ":", "-."), strict=False):
         axes.axvline(score, color=OTHER, linestyle=dashes, linewidth=1, label=f"{name} {score:.3f}")
     names = [_drawable(name, instead=f"run {number}") for number, (name, _) in enumerate(trials_by_run, start=1)]
@@ -124,11 +123,6 @@ def _best(records: Sequence[Mapping[str, Any]], metric: Metric, drawn: str) -> t
     known = [record for record in trained if record.get(metric) is not None and record.get(drawn) is not None]
     best = [max(known, key=lambda record: goodness(metric, record[metric]))] if known else []
     return [record["epoch"] for record in best], [record[drawn] for record in best]
-
-
-def _first(index: int, label: str) -> str:
-    """Return the label on the first of several like lines; a leading underscore hides the others from the legend."""
-    return "_" if index else label
 
 
 def _finish(axes: "Axes", across: str, up: str | None) -> None:

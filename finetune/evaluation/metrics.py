@@ -12,7 +12,6 @@ Metric = Literal[
 
 METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 
-CONFIDENCE = 0.95
 LONGEST_NAME = 24
 
 
@@ -83,7 +82,7 @@ def paired_difference(
     mean, observations = float(differences.mean()), len(differences)
     if observations == 1:
         return {"mean": mean, "low": None, "high": None, "pairs": len(ours)}
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, observations - 1))
+    quantile = float(stats.t.ppf(0.975, observations - 1))
     reach = quantile * float(differences.std(ddof=1)) / observations**0.5
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
@@ -97,14 +96,6 @@ def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int6
         labels_N, predictions_N, labels=range(len(names)), target_names=names, digits=3, zero_division=0
     )
     return report.rstrip()
-
-
-def confusion(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """Return the number of examples by true class (rows) and predicted class (columns)."""
-    from sklearn.metrics import confusion_matrix
-
-    matrix: NDArray[np.int64] = confusion_matrix(labels_N, predictions_N, labels=range(number))
-    return matrix
 
 
 def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> str:

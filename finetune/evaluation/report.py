@@ -37,11 +37,12 @@ def trial_line(trial: TrialScores, metric: metrics.Metric, folds: int, *, contro
 
 def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     """Write report, figures and mistakes into the run's directory; return the text that the command prints."""
+    from sklearn.metrics import confusion_matrix
     from torch.utils.tensorboard import SummaryWriter
 
     labels_N = np.concatenate([one.test.labels for one in finished])
     predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
-    matrix_CC = metrics.confusion(labels_N, predictions_N, len(found.classes))
+    matrix_CC = confusion_matrix(labels_N, predictions_N, labels=range(len(found.classes)))
     title = f"{found.name}: test,\n{results.count_trials(found.trials)}"
     picture = figures.confusion_figure(matrix_CC, found.classes, title)
     plots.write(picture, path / CONFUSION)
