@@ -29,16 +29,10 @@ class Predictor(Protocol):
 
     @property
     def words(self) -> Sequence[str | None]:
-        """The whole word of each vocabulary entry, without white space; None if the entry is no word of letters.
-
-        Special tokens and tokens inside a word have None.
-        """
+        """Each vocabulary entry as a word, without white space; None if it is special or no whole word of letters."""
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return the scores of the vocabulary at the masks of each example, in order, (masks, V).
-
-        Masks beyond the longest row that the encoder reads are skipped.
-        """
+        """Return the vocabulary's scores at each example's masks, (masks, V), as far as the longest row reaches."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from tokenizer.cleaning import TextConfig
 from tokenizer.sources import hub
 from tokenizer.sources.readers import TableConfig
 
-MEND_COLUMNS = "name the columns in data.text, data.pair and data.label"
-
 
 class HubSplits(Config):
     """The splits of a data set of the hub."""
@@ -99,11 +97,7 @@ class Labelled(TableConfig):
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
     def load(self, text: TextConfig) -> Dataset:
-        """Read, clean and check the data; `text`, the encoder's corpus, is not used.
-
-        Raises:
-            UserError: no data are named; they cannot be read; they lack columns, labels or texts, or have one class.
-        """
+        """Read, clean and check the data; a UserError if none can be trained on. `text`, the corpus, is not used."""
         counts = Counter[str]()
         train = self._part("train", counts)
         if train is None:
@@ -140,7 +134,8 @@ class Labelled(TableConfig):
         if self.hub is None or self.train is not None or split is None:
             return None
         columns = list(dict.fromkeys([*self._text_columns, *columns]))
-        rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, MEND_COLUMNS)
+        mend_columns = "name the columns in data.text, data.pair and data.label"
+        rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, mend_columns)
         return self._cleaned(rows, f"the hub's {self.hub}, split {split}", counts)
 
     def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str]) -> LabelledRows:

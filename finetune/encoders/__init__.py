@@ -69,15 +69,14 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
 
 def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
     """Return the chosen encoder with its weights; `seed` draws random ones."""
-    random, dropout = choice.random, choice.dropout
     if choice.run is not None:
         from finetune.encoders.run import RunEncoder
 
-        return RunEncoder.load(Path(choice.run), random=random, seed=seed, dropout=dropout)
+        return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
     from finetune.encoders.published import load_published
 
     assert choice.hub is not None
-    return load_published(choice.hub, choice.revision, random=random, seed=seed, dropout=dropout)
+    return load_published(choice.hub, choice.revision, random=choice.random, seed=seed, dropout=choice.dropout)
 
 
 def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:

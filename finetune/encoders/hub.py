@@ -154,11 +154,8 @@ def _reading(source: object) -> Iterator[None]:
     """Turn any error of transformers into one line, and silence its own reports."""
     import transformers
 
-    def hidden(create: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return create(*args, **{**kwargs, "disable": True})
-
     verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.set_tqdm_hook(hidden)
+    bars = transformers.logging.set_tqdm_hook(lambda make, args, kwargs: make(*args, **{**kwargs, "disable": True}))
     transformers.logging.set_verbosity(logging.CRITICAL)
     try:
         yield

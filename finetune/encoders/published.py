@@ -148,10 +148,7 @@ class PublishedPredictor(PublishedEncoder):
 def load_published(
     name_or_folder: str, revision: str | None, random: bool, seed: int, *, dropout: float | None = None
 ) -> PublishedEncoder:
-    """Return a published encoder without its head; the arguments are the fields of `EncoderChoice`.
-
-    A UserError if it is not found, is damaged, lacks weights, or needs code of its own.
-    """
+    """Return a published encoder without its head; the arguments are the fields of `EncoderChoice`."""
     folder = fetch(name_or_folder, revision)
     config = read_config(folder, dropout)
     tokenizer = read_tokenizer(folder, config)
@@ -208,6 +205,6 @@ def _drawn(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
 def _layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers, which have another name in each architecture: the module list with most weights."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # Of equal lists, the outermost comes first.
-    weights = [sum(parameter.numel() for parameter in found.parameters()) for found in lists]
-    return list(lists[weights.index(max(weights))]) if lists else []
+    # Of equal lists, `max` returns the first, the outermost one.
+    largest = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList())
+    return list(largest)

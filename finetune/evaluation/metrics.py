@@ -20,10 +20,8 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     With two classes `f1`, `precision` and `recall` are those of the second one; else they are means over the classes
     that occur in labels or predictions (so `f1` equals `f1_macro`). A division by zero gives 0. `roc_auc` is that of
-    the second of two classes, or else the mean of each class against the rest; None if the labels lack a class.
-
-    Raises:
-        ValueError: there are no examples.
+    the second of two classes, or else the mean of each class against the rest; None if the labels lack a class. Without
+    examples there is a ValueError.
     """
     from sklearn import metrics
 

@@ -49,7 +49,12 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     with SummaryWriter(str(path)) as board:
         board.add_figure("confusion", picture)
     plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
-    wrong = _write_mistakes(path, found, finished)
+    # The trials of the first seed test every fold once.
+    first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
+    texts = tuple(text for one in first for text in one.test.texts)
+    examples = Examples(texts, np.concatenate([one.test.labels for one in first]))
+    probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
+    wrong = write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
     text = "\n\n".join(
         [
             results.table(found),
@@ -79,17 +84,6 @@ def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
     if skipped:
         remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
     return remarks
-
-
-def _write_mistakes(path: Path, found: Results, finished: Sequence[TrialResult]) -> int:
-    """Write the mistakes of the first seed, whose trials test every fold once; return their number."""
-    first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
-    examples = Examples(
-        tuple(text for one in first for text in one.test.texts),
-        np.concatenate([one.test.labels for one in first]),
-    )
-    probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
-    return write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
 
 
 def _records_by_trial(path: Path) -> dict[str, list[dict[str, object]]]:
