@@ -23,12 +23,7 @@ Defaults, then the YAML file, then the overrides; every option can stand in eith
 
 
 def main(kind: str, description: str | None, arguments: Sequence[str]) -> None:
-    """Run `python -m finetune.<kind>_head`.
-
-    Raises:
-        UserError: a setting is wrong, or names another kind of head than the command.
-
-    """
+    """Run `python -m finetune.<kind>_head`."""
     configure_process()
     options = parse(kind, description, arguments)
     from finetune.experiment import finetune

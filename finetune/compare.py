@@ -3,17 +3,16 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import configs
-from configs import UserError, command
+from configs import Config, UserError, command
 from finetune.config import FinetuneConfig
 from finetune.evaluation import figures, results
 from finetune.evaluation.metrics import METRIC_NAMES, Metric, short
 from finetune.evaluation.results import Difference, MeanStd, Results
 from mlm.checkpoint import checkpoint
+from mlm.tracking import plots
 
 LONGEST_PATH = 100
 
@@ -30,8 +29,7 @@ examples:
 """
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Config):
     """A run in the table."""
 
     run: str
@@ -75,9 +73,9 @@ def main(arguments: Sequence[str]) -> None:
     names = _names(options.runs)
     found = [results.read(folder) for folder in options.runs]
     metric: Metric = options.metric or found[0].metric
-    encoders = [_encoder(folder) for folder in options.runs]
     rows = [
-        _row(name, encoder, run, found[0], metric) for name, encoder, run in zip(names, encoders, found, strict=True)
+        _row(name, _encoder(folder), run, found[0], metric)
+        for name, folder, run in zip(names, options.runs, found, strict=True)
     ]
     baselines = _baselines(found[0], metric)
     notes = [
@@ -87,12 +85,17 @@ def main(arguments: Sequence[str]) -> None:
         (row.run, [value for trial in run.trials if (value := trial.test.get(metric)) is not None])
         for row, run in zip(rows, found, strict=True)
     ]
-    figures.write(
-        figures.comparison_figure(drawn, {name: score.mean for name, score in baselines.items()}, metric),
-        options.output,
-    )
+    means = {name: score.mean for name, score in baselines.items()}
+    plots.write(figures.comparison_figure(drawn, means, metric), options.output)
     if options.json:
-        print(json.dumps(_as_json(rows, baselines, notes, metric, options.output), ensure_ascii=False, indent=2))
+        values = {
+            "metric": metric,
+            "runs": [row.model_dump() for row in rows],
+            "baselines": {name: score.model_dump() for name, score in baselines.items()},
+            "notes": notes,
+            "picture": str(options.output),
+        }
+        print(json.dumps(values, ensure_ascii=False, indent=2))
         return
     print("\n".join([table(rows, baselines, metric), *(f"note: {note}" for note in notes)]))
     print(f"picture: {options.output}")
@@ -100,34 +103,25 @@ def main(arguments: Sequence[str]) -> None:
 
 def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> str:
     """Return the rows as lines of text, followed by the baselines."""
-    head = (
-        "run",
-        "head",
-        "encoder",
-        "trained parameters",
-        f"test {metric}",
-        "trials",
-        "validation",
-        "to the first run",
-    )
+    names = "run", "head", "encoder", "trained parameters", f"test {metric}", "trials", "validation", "to the first run"
     cells = [
         (
             row.run,
             short(row.head),
             row.encoder,
             f"{row.trained:,} of {row.parameters:,}",
-            _shown(row.test),
+            results.shown(row.test),
             str(row.trials),
-            _shown(row.validation),
-            _shown(row.difference),
+            results.shown(row.validation),
+            results.shown(row.difference),
         )
         for row in rows
     ]
     cells += [(name, "", "", "", str(score), "", "", "") for name, score in baselines.items()]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     return "\n".join(
         "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (head, *cells)
+        for line in (names, *cells)
     )
 
 
@@ -184,25 +178,6 @@ def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str
             "folds or seeds differ, so there is no paired difference"
         )
     return notes
-
-
-def _as_json(
-    rows: Sequence[Row], baselines: dict[str, MeanStd], notes: Sequence[str], metric: str, picture: Path
-) -> dict[str, Any]:
-    def plain(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in values.items()}
-
-    return {
-        "metric": metric,
-        "runs": [plain(asdict(row)) for row in rows],
-        "baselines": plain(dict(baselines)),
-        "notes": list(notes),
-        "picture": str(picture),
-    }
-
-
-def _shown(value: object) -> str:
-    return "-" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,5 @@ class FinetuneConfig(Config):
         if self.encoder.random and self.control:
             raise ValueError("encoder.random=true is the control itself: remove control=true")
         if self.encoder.random and self.augment.replace:
-            raise ValueError(
-                "augment.replace needs the pretrained encoder, but encoder.random=true: set augment.replace=0"
-            )
+            raise ValueError("augment.replace needs a pretrained encoder, not encoder.random=true: set it to 0")
         return self

@@ -24,7 +24,6 @@ from finetune.config import FinetuneConfig
 from finetune.data import augment_contextual
 from finetune.data.augment import Variants, require_mask
 from finetune.data.examples import Dataset, DataSplit
-from finetune.encoders import EncoderChoice
 from finetune.evaluation import baselines, metrics, report, results
 from finetune.evaluation.results import Baselines, ExampleCounts, Results, TrialResult
 from finetune.saved_model import SavedModel
@@ -86,10 +85,10 @@ def finetune(
         KeyboardInterrupt: `stop` has stopped training; raised on all ranks.
         ConnectionError: another rank is lost.
         OSError: the disk is full or not writable.
-
     """
     choice = encoders.resolve(config.encoder, Path(config.runs))
     config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
+    name = config.name or config.data.title()
     with joined() as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
         world = with_precision(world, config.train.precision)
@@ -97,7 +96,8 @@ def finetune(
         dataset = config.data.load(encoders.corpus_of(choice))
         splits = config.splits.splits(dataset)
         _check_early_stopping(config, dataset, splits)
-        path = _make_directory(config, world)
+        made = world.from_main("making the run's directory", lambda: str(run_directory.create(Path(config.runs), name)))
+        path = Path(made)
         experiment = _Experiment(config, dataset, splits, world, path, observers, stop)
         if world.is_main:
             opened.enter_context(run_directory.lock(path))
@@ -114,12 +114,6 @@ def finetune(
             found.write(path)
             text = report.write(path, found, trials)
         return FinetuneRun(path, found, model, text)
-
-
-def _make_directory(config: FinetuneConfig, world: World) -> Path:
-    name = config.name or config.data.title()
-    made = world.from_main("making the run's directory", lambda: str(run_directory.create(Path(config.runs), name)))
-    return Path(made)
 
 
 def _check_fit(config: FinetuneConfig, world: World) -> str:
@@ -167,16 +161,16 @@ def _summary(experiment: _Experiment) -> str:
 
 def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:
     """Train on every split with every seed; save and return the model that validates best."""
-    config, world, choice = experiment.config, experiment.world, experiment.config.encoder
+    config, world, class_names = experiment.config, experiment.world, experiment.dataset.class_names
     finished: list[TrialResult] = []
     best: SavedModel | None = None
     for split in experiment.splits:
-        variants = _variants(experiment, choice, split)
+        variants = _variants(experiment, split)
         for seed in config.train.seeds:
-            trial = _trial(experiment, split, seed, variants)
-            result, classifier = _run_trial(experiment, trial, choice)
+            trial = Trial(config, split, seed, len(class_names), variants=variants)
+            result, classifier = _run_trial(experiment, trial)
             if best is None or result.goodness > max(one.goodness for one in finished):
-                best = SavedModel(classifier, config, experiment.dataset.class_names, precision_of(world.dtype))
+                best = SavedModel(classifier, config, class_names, precision_of(world.dtype))
                 if world.is_main:
                     best.save(experiment.path)
             finished.append(result)
@@ -186,18 +180,19 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]
 
 def _run_control(experiment: _Experiment) -> list[TrialResult]:
     """Train a randomly initialised encoder of the same shape on every split with every seed."""
-    choice = experiment.config.encoder.model_copy(update={"random": True})
+    config, num_classes = experiment.config, len(experiment.dataset.class_names)
     trials = [
-        _trial(experiment, split, seed, is_control=True)
+        Trial(config, split, seed, num_classes, is_control=True)
         for split in experiment.splits
-        for seed in experiment.config.train.seeds
+        for seed in config.train.seeds
     ]
-    return [_run_trial(experiment, trial, choice)[0] for trial in trials]
+    return [_run_trial(experiment, trial)[0] for trial in trials]
 
 
-def _run_trial(experiment: _Experiment, trial: Trial, choice: EncoderChoice) -> tuple[TrialResult, Classifier]:
-    """Run a trial on a fresh copy of the chosen encoder, and log it."""
-    world, encoder = experiment.world, encoders.open_encoder(choice, trial.seed)
+def _run_trial(experiment: _Experiment, trial: Trial) -> tuple[TrialResult, Classifier]:
+    """Run a trial on a fresh copy of the chosen encoder, or of a random one for a control, and log it."""
+    world, choice = experiment.world, experiment.config.encoder
+    encoder = encoders.open_encoder(choice.model_copy(update={"random": choice.random or trial.is_control}), trial.seed)
     with TrialLogger(experiment.path, trial) if world.is_main else nullcontext(Observer()) as trial_logger:
         observers = [trial_logger, *experiment.observers]
         result, classifier = run_trial(trial, encoder, world, observers, experiment.stop)
@@ -207,35 +202,19 @@ def _run_trial(experiment: _Experiment, trial: Trial, choice: EncoderChoice) -> 
     return result, classifier
 
 
-def _trial(
-    experiment: _Experiment, split: DataSplit, seed: int, variants: Variants = (), *, is_control: bool = False
-) -> Trial:
-    return Trial(
-        experiment.config,
-        split,
-        seed,
-        num_classes=len(experiment.dataset.class_names),
-        is_control=is_control,
-        variants=variants,
-    )
-
-
-def _variants(experiment: _Experiment, choice: EncoderChoice, split: DataSplit) -> Variants:
+def _variants(experiment: _Experiment, split: DataSplit) -> Variants:
     """Return the training texts with words replaced by the encoder's predictions; empty where none are replaced."""
     augment = experiment.config.augment
     if not augment.replace:
         return ()
-    predictor = encoders.open_predictor(choice, experiment.world)
+    predictor = encoders.open_predictor(experiment.config.encoder, experiment.world)
     return augment_contextual.variants(split.train.texts, predictor, augment.replace, augment.variants, seed=split.fold)
 
 
 def _results(experiment: _Experiment, trials: list[TrialResult], control: list[TrialResult]) -> Results:
     config, dataset, first = experiment.config, experiment.dataset, experiment.splits[0]
-    scores = [trial.scores for trial in trials]
-    metric = config.train.early_stopping.metric
-    beaten = experiment.world.from_main(
-        "scoring the baselines", lambda: _baselines(experiment).model_dump_json(exclude_unset=True)
-    )
+    scores, metric = [trial.scores for trial in trials], config.train.early_stopping.metric
+    beaten = experiment.world.from_main("scoring the baselines", lambda: _score_baselines(experiment))
     to_beat = Baselines.model_validate_json(beaten)
     if control:
         random_encoder = results.control_of(scores, [trial.scores for trial in control], metric)
@@ -251,10 +230,7 @@ def _results(experiment: _Experiment, trials: list[TrialResult], control: list[T
             train=len(first.train),
             validation=len(first.validation),
             test=len(first.test),
-            counts={
-                **dataset.counts,
-                "texts cut to the encoder's length": max(trial.truncated for trial in trials),
-            },
+            counts={**dataset.counts, "texts cut to the encoder's length": max(trial.truncated for trial in trials)},
         ),
         validation=results.over_trials(validation) if validation else None,
         test=results.over_trials([trial.test.measured() for trial in scores]),
@@ -263,9 +239,10 @@ def _results(experiment: _Experiment, trials: list[TrialResult], control: list[T
     )
 
 
-def _baselines(experiment: _Experiment) -> Baselines:
+def _score_baselines(experiment: _Experiment) -> str:
+    """Return `Baselines` as JSON, which one rank sends to the others."""
     splits, num_classes = experiment.splits, len(experiment.dataset.class_names)
     return Baselines(
         majority=results.over_trials([baselines.majority(split, num_classes) for split in splits]),
         tfidf=results.over_trials([baselines.bag_of_words(split, num_classes) for split in splits]),
-    )
+    ).model_dump_json(exclude_unset=True)

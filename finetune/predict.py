@@ -57,13 +57,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--submission needs a table: name it with --file, and --output")
     if options.file is not None and (options.texts or options.json):
         raise UserError("--file excludes texts and --json: it writes a CSV file")
-    if options.output is not None and (options.output.exists() or not options.output.parent.is_dir()):
-        fault = (
-            "exists already: name another file"
-            if options.output.exists()
-            else "is in a folder that does not exist: make it"
-        )
-        raise UserError(f"{options.output} {fault}")
+    if options.output is not None and options.output.exists():
+        raise UserError(f"{options.output} exists already: name another file")
+    if options.output is not None and not options.output.parent.is_dir():
+        raise UserError(f"{options.output} is in a folder that does not exist: make it")
     configure_process()
     import torch
 
@@ -92,16 +89,14 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
 
     The file has the table's columns, the predicted class, and a column of probabilities for each class. With
     `submission` it has that column and the predicted class only, under the name of the training labels' column. Rows
-    with an empty text get no class.
-
-    Raises:
-        UserError: the table cannot be read, lacks a column, or has no text.
-
+    with an empty text get no class; if all are empty, that is a UserError.
     """
     reader = model.config.data.reader
     rows = reader.rows(source, () if submission is None else (submission,))
     empty = truncated = 0
-    lines: list[list[str]] = [_header(list(rows[0]), model, submission)]
+    lines = [[*rows[0], "predicted", *(f"probability_{name}" for name in model.class_names)]]
+    if submission is not None:
+        lines = [[submission, reader.label]]
     with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
@@ -119,12 +114,6 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
     missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
     said += [f"there is no column {name}: texts are classified without it" for name in missing]
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
-
-
-def _header(there: list[str], model: "SavedModel", submission: str | None) -> list[str]:
-    if submission is not None:
-        return [submission, model.config.data.reader.label]
-    return [*there, "predicted", *(f"probability_{name}" for name in model.class_names)]
 
 
 def _cells(

@@ -68,12 +68,7 @@ class SavedModel:
         return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
 
     def save(self, run: Path) -> None:
-        """Write the model into a run's directory.
-
-        Raises:
-            OSError: the disk is full or not writable.
-
-        """
+        """Write the model into a run's directory."""
         partial = run / f"{MODEL_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         (partial / ENCODER).mkdir(parents=True)
@@ -82,7 +77,7 @@ class SavedModel:
         (partial / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
         description = Description(
             head=self.config.head.kind,
-            encoder=encoders.kind_of(self.config.encoder),
+            encoder="hub" if self.config.encoder.run is None else "run",
             classes=self.class_names,
             precision=self.precision,
         )
@@ -91,12 +86,7 @@ class SavedModel:
 
 
 def load(run: Path, device: torch.device) -> SavedModel:
-    """Load the model of a fine-tuning run.
-
-    Raises:
-        UserError: there is no model, it is damaged, or its parts do not fit each other.
-
-    """
+    """Load the model of a fine-tuning run; a UserError if there is none, or it is damaged."""
     folder = run / MODEL_FOLDER
     if not folder.is_dir():
         raise UserError(_why_none(run))
@@ -117,12 +107,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
 
 
 def newest(runs: Path) -> Path:
-    """Return the fine-tuning run that finished last.
-
-    Raises:
-        UserError: there is no fine-tuned model.
-
-    """
+    """Return the fine-tuning run that finished last; a UserError if there is none."""
     found = [path.parents[1] for path in runs.glob(f"*/{MODEL_FOLDER}/{MANIFEST}")]
     if not found:
         raise UserError(f"there is no fine-tuned model in {runs}: train one by python -m finetune.cnn_head")

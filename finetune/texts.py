@@ -7,17 +7,24 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs import UserError, command, read
-from finetune.config import FinetuneConfig
+from pydantic import ConfigDict
 
-LABELLED = "data.kind=labelled"
-"""The default of this command, whose texts come from a file."""
+from configs import Config, UserError, command, read
+from finetune.data.labelled import ClassificationData, Labelled
 
 EXAMPLES = """
 examples:
   python -m finetune.texts configs/finetune/disaster_tweets.yaml --file test.csv --output tweets.txt
   python -m mlm.pretrain configs/pretrain/disaster_messages.yaml start_from=runs/x text.source.paths=tweets.txt
 """
+
+
+class _DataOnly(Config):
+    """The section `data` of a recipe, whatever its head; other sections are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    data: ClassificationData = Labelled()
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -42,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.output.exists():
         raise UserError(f"--output {options.output} exists already: remove it, or name another file")
     yaml, overrides = command.split(options.recipe)
-    reader = read(FinetuneConfig, yaml, (LABELLED, *overrides)).data.reader
+    reader = read(_DataOnly, yaml, overrides).data.reader
     examples = [reader.texts(row) for row in reader.rows(options.file)]
     lines = [text for example in examples for text in example if text]
     options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

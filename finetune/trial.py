@@ -17,7 +17,7 @@ from finetune.data.examples import DataSplit
 from finetune.encoders.encoder import TextEncoder
 from finetune.evaluation.metrics import goodness
 from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialScores
-from finetune.training.classification import Classification, EncodedExamples, class_weights, measure, predict
+from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
 from mlm.distributed.world import World
@@ -129,21 +129,17 @@ def run_trial(
     observers: Sequence[Observer] = (),
     stop: Callable[[], int] = lambda: 0,
 ) -> tuple[TrialResult, Classifier]:
-    """Train a fresh head on `encoder`, and the encoder with it, in place.
-
-    Returns:
-        The result, and the classifier with its best weights, in evaluation mode.
+    """Train a fresh head on `encoder`, in place; return the result and the classifier with its best weights.
 
     Raises:
         UserError: a setting does not fit the encoder, or training diverged.
         KeyboardInterrupt: `stop` returned a number other than 0 on any rank; raised on all after the step.
-
     """
     config = trial.config
     torch.manual_seed(trial.seed)
     classifier = Classifier(encoder, config.head.build(encoder, trial.num_classes)).to(world.device)
     rate_factor = config.trainable.prepare(classifier)
-    task = _task(trial, encoder, world)
+    task = make_task(trial, encoder, world)
     best = BestWeights(config.train.early_stopping)
     end = train(
         classifier,
@@ -209,12 +205,14 @@ def _loop_settings(trial: Trial, classifier: Classifier, rate_factor: RateFactor
     )
 
 
-def _task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:
+def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:
+    """Return the trial's data and settings as a task of the training loop."""
+    from sklearn.utils.class_weight import compute_class_weight  # takes a second
+
     config, split = trial.config, trial.split
     settings, longest = config.train, min(config.encoder.longest, encoder.longest)
-    weights_C = np.ones(trial.num_classes)
-    if settings.class_weights == "balanced":
-        weights_C = class_weights(split.train.labels, trial.num_classes)
+    balance = None if settings.class_weights == "none" else settings.class_weights
+    weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
     return Classification(
         train=EncodedExamples.of(split.train, encoder, longest),
         validation=EncodedExamples.of(split.validation, encoder, longest),

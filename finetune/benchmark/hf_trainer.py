@@ -35,7 +35,6 @@ def check_type(encoder: PublishedEncoder) -> None:
 
     Raises:
         UserError: it cannot.
-
     """
     found = encoder.model.config.model_type
     if found != "bert":

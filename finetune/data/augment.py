@@ -49,12 +49,7 @@ class Augmentation(Config):
 
 
 def require_mask(augmentation: Augmentation, mask_text: str | None) -> None:
-    """Check that the encoder has a mask token if the augmentation needs one.
-
-    Raises:
-        UserError: the encoder has no mask token.
-
-    """
+    """Raise a UserError if the augmentation needs a mask token and the encoder has none."""
     for name, share in (("mask", augmentation.mask), ("replace", augmentation.replace)):
         if share > 0 and mask_text is None:
             raise UserError(
@@ -70,21 +65,11 @@ def augmented(
     mask_text: str | None,
     replaced: Sequence[tuple[str, ...]] = (),
 ) -> tuple[str, ...]:
-    """Return the augmented texts of an example in an epoch.
+    """Return the augmented texts of an example in an epoch; `key` is seed, epoch, and index of the example.
 
     In a changed text of n words, floor(share * n + u) words are changed, u uniform in [0, 1): share * n on average.
-    Single spaces separate the words of a changed text.
-
-    Args:
-        texts: one text, or the two of a pair, which are changed independently.
-        augmentation: the shares.
-        key: seed, epoch, and index of the example.
-        mask_text: the mask token as text; None for an encoder without one.
-        replaced: the example's variants from `augment_contextual.variants`; one of them is changed further.
-
-    Raises:
-        UserError: words are to be masked, and the encoder has no mask token.
-
+    Single spaces separate the words of a changed text. The two texts of a pair are changed independently. `replaced`
+    are the example's variants from `augment_contextual.variants`; one of them is changed further.
     """
     moves = augmentation.drop > 0 or augmentation.swap > 0 or augmentation.mask > 0
     if not moves and not replaced:

@@ -24,22 +24,15 @@ for it."""
 class Predictor(Protocol):
     """A pretrained encoder with the head that predicts masked words."""
 
-    @property
-    def mask_text(self) -> str:
-        """The mask token as text."""
+    mask_text: str
+    """The mask token as text."""
 
     @property
     def words(self) -> Sequence[str | None]:
-        """The whole word of each vocabulary entry, without white space; None if the entry is no word of letters.
-
-        Special tokens and tokens inside a word have None.
-        """
+        """Each vocabulary entry as a word, without white space; None if it is special or no whole word of letters."""
 
     def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return the scores of the vocabulary at the masks of each example, in order, (masks, V).
-
-        Masks beyond the longest row that the encoder reads are skipped.
-        """
+        """Return the vocabulary's scores at each example's masks, (masks, V), as far as the longest row reaches."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +63,10 @@ def variants(
 
     In a text with n replaceable words, floor(share * n + u) are masked at once, with u uniform in [0, 1). Each is
     replaced by a word drawn from the softmax over whole words, possibly the original one. Words beyond the longest row
-    stay unchanged.
-
-    Args:
-        texts: one text per example, or the two of a pair.
-        predictor: the pretrained encoder.
-        share: share of the replaceable words that are replaced.
-        number: variants of each example.
-        seed: seed of all choices; the choices of an example do not depend on other examples.
+    stay unchanged. The choices of an example do not depend on other examples.
 
     Raises:
         UserError: the vocabulary has no whole words.
-
     """
     candidates = np.array([token for token, word in enumerate(predictor.words) if word is not None], np.int64)
     if not len(candidates):

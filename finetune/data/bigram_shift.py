@@ -54,12 +54,7 @@ class BigramShift(Config):
         return RowReader(("text",), "label", Cleaning(), TableConfig())
 
     def load(self, text: TextConfig) -> Dataset:
-        """Return sentences from `text`, the encoder's corpus.
-
-        Raises:
-            UserError: the corpus cannot be read, or has too few sentences of these lengths.
-
-        """
+        """Return sentences from `text`, the encoder's corpus; a UserError if it has too few of these lengths."""
         rng = np.random.default_rng(self.seed)
         found = self._sentences(text)
         train = self._examples("train", found["train"], self.train_sentences, rng)

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,8 +45,9 @@ class Cleaning(Config):
         """Return the cleaned text."""
         if self.html_entities:
             text = html.unescape(text)
-        text = _TREATMENTS[self.urls](_URL, "URL", text)
-        text = _TREATMENTS[self.mentions](_MENTION, "@user", text)
+        for treatment, pattern, name in ((self.urls, _URL, "URL"), (self.mentions, _MENTION, "@user")):
+            if treatment != "keep":
+                text = pattern.sub(name if treatment == "replace" else " ", text)
         if self.hashtags == "split":
             text = _HASHTAG.sub(lambda tag: _JOINT.sub(" ", tag[1]), text)
         if self.longest_repeat is not None:
@@ -66,12 +67,7 @@ class RowReader:
     table: TableConfig
 
     def rows(self, path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-        """Return the rows of the table at `path`, which has the columns of the texts and `columns`.
-
-        Raises:
-            UserError: the table cannot be read, or lacks one of the columns.
-
-        """
+        """Return the rows of a table; a UserError if it lacks a column of the texts or one of `columns`."""
         return read_table(path, list(dict.fromkeys([*self.columns, *columns])), self.table)
 
     def texts(self, row: Mapping[str, str]) -> tuple[str, ...]:
@@ -98,10 +94,3 @@ def _bare(text: str) -> str:
     text = html.unescape(text)
     kept = " ".join(_MENTION.sub(" ", _URL.sub(" ", text)).casefold().split())
     return kept or " ".join(text.casefold().split())
-
-
-_TREATMENTS: dict[Treatment, Callable[[re.Pattern[str], str, str], str]] = {
-    "keep": lambda pattern, name, text: text,
-    "replace": lambda pattern, name, text: pattern.sub(name, text),
-    "remove": lambda pattern, name, text: pattern.sub(" ", text),
-}

@@ -12,12 +12,10 @@ from configs import Config, Texts, UserError
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.cleaning import Cleaning, RowReader, identity
 from finetune.data.examples import Dataset
-from finetune.data.labelled_rows import LabelledRows
+from finetune.data.labelled_rows import LabelledRow, LabelledRows
 from tokenizer.cleaning import TextConfig
 from tokenizer.sources import hub
 from tokenizer.sources.readers import TableConfig
-
-MEND_COLUMNS = "name the columns in data.text, data.pair and data.label"
 
 
 class HubSplits(Config):
@@ -80,17 +78,11 @@ class Labelled(TableConfig):
 
     def title(self) -> str:
         """Return the default name of a run on this data."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.train or self.hub or "labelled").name.split(".")[0]).strip(
-            "-."
-        )
+        name = Path(self.train or self.hub or "labelled").name.split(".")[0]
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
 
     def pinned(self) -> Self:
-        """Return the same data with the hub's data set pinned to the current commit of its revision.
-
-        Raises:
-            UserError: no network, or no such data set.
-
-        """
+        """Return the same data with the hub's data set pinned to the current commit of its revision."""
         if self.hub is None or self.train is not None:
             return self
         return self.model_copy(update={"revision": hub.commit_unless_offline(self.hub, self.revision)})
@@ -105,31 +97,25 @@ class Labelled(TableConfig):
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
     def load(self, text: TextConfig) -> Dataset:
-        """Read, clean and check the data; `text`, the encoder's corpus, is not used.
-
-        Raises:
-            UserError: no data are named; they cannot be read; they lack columns, labels or texts, or have one class.
-
-        """
+        """Read, clean and check the data; a UserError if none can be trained on. `text`, the corpus, is not used."""
         counts = Counter[str]()
         train = self._part("train", counts)
         if train is None:
             raise UserError("no training data is named: set data.train to a labelled file, or data.hub to a data set")
-        classes = self.classes or _sorted(set(train.labels))
+        classes = self.classes or _sorted({row.label for row in train.rows})
         train.check_labels(classes)
         if len(classes) < 2:
             raise UserError(f"{train.where}: every label is {classes[0]!r}: classification takes two classes or more")
         train = self._without_repeats(train, counts)
         validation, test = self._part("validation", counts), self._part("test", counts)
-        if test is not None:
-            test.check_labels(classes)
-            train = train.without(test, counts, "training texts that are also in the test data")
-        if validation is not None:
-            validation.check_labels(classes)
-            train = train.without(validation, counts, "training texts that are also in the validation data")
+        for name, part in (("test", test), ("validation", validation)):
+            if part is not None:
+                part.check_labels(classes)
+                train = train.without(part, counts, f"training texts that are also in the {name} data")
         if validation is not None and test is not None:
             validation = validation.without(test, counts, "validation texts that are also in the test data")
-        for missing in [name for name in classes if name not in train.labels]:
+        left = {row.label for row in train.rows}
+        for missing in [name for name in classes if name not in left]:
             dropped = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing"
             raise UserError(f"{train.where}: no text of class {missing!r} is left to train on (dropped: {dropped})")
         return Dataset(
@@ -148,36 +134,37 @@ class Labelled(TableConfig):
         if self.hub is None or self.train is not None or split is None:
             return None
         columns = list(dict.fromkeys([*self._text_columns, *columns]))
-        rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, MEND_COLUMNS)
+        mend_columns = "name the columns in data.text, data.pair and data.label"
+        rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, mend_columns)
         return self._cleaned(rows, f"the hub's {self.hub}, split {split}", counts)
 
     def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str]) -> LabelledRows:
         """Return the rows that hold a text, cleaned; count the others."""
-        texts = [self.reader.texts(row) for row in rows]
-        places = [place for place, text in enumerate(texts) if all(text)]
-        counts += Counter({"empty texts": len(rows) - len(places)})
-        if not places:
-            raise UserError(f"{where}: the text in each of the {len(rows)} rows is empty (column {self.text!r})")
-        return LabelledRows(
-            where,
-            tuple(place + 1 for place in places),
-            tuple(texts[place] for place in places),
-            tuple(identity([rows[place][column] for column in self._text_columns]) for place in places),
-            tuple(rows[place][self.label].strip() for place in places),
+        reader = self.reader
+        kept = tuple(
+            LabelledRow(number, texts, identity([row[column] for column in reader.columns]), row[self.label].strip())
+            for number, row in enumerate(rows, start=1)
+            if all(texts := reader.texts(row))
         )
+        counts += Counter({"empty texts": len(rows) - len(kept)})
+        if not kept:
+            raise UserError(f"{where}: the text in each of the {len(rows)} rows is empty (column {self.text!r})")
+        return LabelledRows(where, kept)
 
     def _without_repeats(self, part: LabelledRows, counts: Counter[str]) -> LabelledRows:
         labels: dict[tuple[str, ...], Counter[str]] = {}
-        for text, label in zip(part.identities, part.labels, strict=True):
-            labels.setdefault(text, Counter())[label] += 1
+        for row in part.rows:
+            labels.setdefault(row.identity, Counter())[row.label] += 1
         right = {text: _agreed(given, self.contradictions) for text, given in labels.items()}
-        agreeing = [n for n, text in enumerate(part.identities) if part.labels[n] == right[text]]
-        counts += Counter({"texts with contradicting labels": len(part.labels) - len(agreeing)})
-        firsts = sorted({part.identities[n]: n for n in reversed(agreeing)}.values())
+        agreeing = [row for row in part.rows if row.label == right[row.identity]]
+        counts += Counter({"texts with contradicting labels": len(part.rows) - len(agreeing)})
         if self.duplicates == "keep":
-            return part.take(agreeing)
+            return LabelledRows(part.where, tuple(agreeing))
+        firsts: dict[tuple[str, ...], LabelledRow] = {}
+        for row in agreeing:
+            firsts.setdefault(row.identity, row)
         counts += Counter({"duplicated texts": len(agreeing) - len(firsts)})
-        return part.take(firsts)
+        return LabelledRows(part.where, tuple(firsts.values()))
 
 
 def _agreed(given: Counter[str], contradictions: str) -> str | None:

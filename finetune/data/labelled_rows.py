@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,54 +14,40 @@ _SHOWN = 5
 _SHOWN_CLASSES = 20
 
 
+class LabelledRow(NamedTuple):
+    """A row of a table that holds a text."""
+
+    number: int
+    """Number of the row in the table, from 1."""
+    texts: tuple[str, ...]
+    """The cleaned text, or the two of a pair."""
+    identity: tuple[str, ...]
+    """Key of the texts, from `cleaning.identity`."""
+    label: str
+    """Label in the table; empty where it is missing."""
+
+
 @dataclass(frozen=True)
 class LabelledRows:
     """The rows of a table that hold a text."""
 
     where: str
     """Name of the table in messages."""
-    rows: tuple[int, ...]
-    """Number of each row in the table, from 1."""
-    texts: tuple[tuple[str, ...], ...]
-    """One cleaned text per row, or the two of a pair."""
-    identities: tuple[tuple[str, ...], ...]
-    """Keys of the texts, from `cleaning.identity`."""
-    labels: tuple[str, ...]
-    """Labels of the table; empty where one is missing."""
-
-    def take(self, places: Sequence[int]) -> "LabelledRows":
-        """Return the rows at `places`, in that order."""
-        return LabelledRows(
-            self.where,
-            tuple(self.rows[place] for place in places),
-            tuple(self.texts[place] for place in places),
-            tuple(self.identities[place] for place in places),
-            tuple(self.labels[place] for place in places),
-        )
+    rows: tuple[LabelledRow, ...]
 
     def without(self, other: "LabelledRows", counts: Counter[str], reason: str) -> "LabelledRows":
-        """Return the rows whose texts are not in `other`, and count the others under `reason`.
-
-        Raises:
-            UserError: no row is left.
-
-        """
-        known = set(other.identities)
-        kept = [place for place, text in enumerate(self.identities) if text not in known]
-        counts += Counter({reason: len(self.texts) - len(kept)})
+        """Return the rows without texts of `other`, and count those under `reason`; a UserError if none is left."""
+        known = {row.identity for row in other.rows}
+        kept = tuple(row for row in self.rows if row.identity not in known)
+        counts += Counter({reason: len(self.rows) - len(kept)})
         if not kept:
             raise UserError(f"{self.where}: every text is in {other.where} too: name files that differ")
-        return self.take(kept)
+        return LabelledRows(self.where, kept)
 
     def check_labels(self, classes: Sequence[str]) -> None:
-        """Check that every row has one of the classes.
-
-        Raises:
-            UserError: a row has no label or another one; the message names the rows.
-
-        """
-        missing = [row for row, label in zip(self.rows, self.labels, strict=True) if not label]
-        unknown = [row for row, label in zip(self.rows, self.labels, strict=True) if label not in classes]
+        """Raise a UserError that names the rows without a label or with one that is not among the classes."""
+        missing = [row.number for row in self.rows if not row.label]
+        unknown = [row.number for row in self.rows if row.label not in classes]
         for fault, rows in (("no label", missing), ("an unknown label", unknown)):
             if rows:
                 more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
@@ -75,7 +62,7 @@ class LabelledRows:
         numbers = {name: number for number, name in enumerate(classes)}
         groups: dict[tuple[str, ...], int] = {}
         return Examples(
-            self.texts,
-            np.array([numbers[label] for label in self.labels], np.int64),
-            np.array([groups.setdefault(text, len(groups)) for text in self.identities], np.int64),
+            tuple(row.texts for row in self.rows),
+            np.array([numbers[row.label] for row in self.rows], np.int64),
+            np.array([groups.setdefault(row.identity, len(groups)) for row in self.rows], np.int64),
         )

@@ -32,12 +32,7 @@ class Fractions(Config):
         return self
 
     def splits(self, dataset: Dataset) -> list[DataSplit]:
-        """Return the one split.
-
-        Raises:
-            UserError: a class has too few texts.
-
-        """
+        """Return the one split; a UserError if a class has too few texts."""
         train, validation, test = dataset.train, dataset.validation, dataset.test
         share = self.validation
         if test is None:
@@ -61,12 +56,7 @@ class Folds(Config):
     """Seed of the choice."""
 
     def splits(self, dataset: Dataset) -> list[DataSplit]:
-        """Return a split for each fold.
-
-        Raises:
-            UserError: the data have a test part of their own, or a class has too few texts.
-
-        """
+        """Return a split for each fold; a UserError if a class has too few texts or the data have a test part."""
         from sklearn.model_selection import StratifiedKFold  # see _split_off
 
         if dataset.test is not None:

@@ -52,12 +52,7 @@ class EncoderChoice(Config):
 
 
 def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
-    """Return the choice pinned to one checkpoint of a run or one commit of the hub, the same for every trial.
-
-    Raises:
-        UserError: there is no such run, or the encoder cannot be fetched.
-
-    """
+    """Return the choice pinned to one checkpoint of a run or one commit of the hub, the same for every trial."""
     if choice.hub is not None:
         from finetune.encoders.hub import fetch
 
@@ -72,36 +67,20 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
     return choice.model_copy(update={"run": str(checkpoint.of(path))})
 
 
-def kind_of(choice: EncoderChoice) -> EncoderKind:
-    """Return the kind of the chosen encoder."""
-    return "run" if choice.run is not None else "hub"
-
-
 def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
-    """Return the chosen encoder with its weights; `seed` draws random ones.
-
-    Raises:
-        UserError: there is no such encoder, or it cannot be used.
-
-    """
-    random, dropout = choice.random, choice.dropout
+    """Return the chosen encoder with its weights; `seed` draws random ones."""
     if choice.run is not None:
         from finetune.encoders.run import RunEncoder
 
-        return RunEncoder.load(Path(choice.run), random=random, seed=seed, dropout=dropout)
+        return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
     from finetune.encoders.published import load_published
 
     assert choice.hub is not None
-    return load_published(choice.hub, choice.revision, random=random, seed=seed, dropout=dropout)
+    return load_published(choice.hub, choice.revision, random=choice.random, seed=seed, dropout=choice.dropout)
 
 
 def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
-    """Return the encoder that `TextEncoder.save` described in `folder`, with weights still to be loaded.
-
-    Raises:
-        UserError: a file is missing or damaged.
-
-    """
+    """Return the encoder that `TextEncoder.save` described in `folder`, with weights still to be loaded."""
     if kind == "run":
         from finetune.encoders.run import RunEncoder
 
@@ -112,12 +91,7 @@ def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
 
 
 def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
-    """Return the masked language model that the chosen encoder was pretrained in.
-
-    Raises:
-        UserError: the encoder has no head that predicts words.
-
-    """
+    """Return the masked language model that the chosen encoder was pretrained in; a UserError if there is none."""
     if choice.run is not None:
         from finetune.encoders.run import RunPredictor
 

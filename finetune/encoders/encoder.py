@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 
@@ -47,3 +49,13 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write all that restoring the encoder takes except the weights."""
+
+
+def padded(tokens: Sequence[EncodedExample], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the examples in rows as long as the longest: ids, true for tokens and false for padding, types; (B, L)."""
+    lengths_B = np.array([len(example.ids) for example in tokens])
+    real_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
+    ids_BL, types_BL = np.full(real_BL.shape, pad_id, np.int64), np.zeros(real_BL.shape, np.int64)
+    ids_BL[real_BL] = np.concatenate([example.ids for example in tokens])
+    types_BL[real_BL] = np.concatenate([example.types for example in tokens])
+    return torch.from_numpy(ids_BL), torch.from_numpy(real_BL), torch.from_numpy(types_BL)

@@ -5,16 +5,18 @@ instead of being random.
 """
 
 import importlib.util
+import inspect
 import json
 import logging
 import pickle
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from configs import UserError
+from tokenizer.sources.hub import failure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -28,25 +30,14 @@ _SMALL_FILES = re.compile(r"[^/]+\.(json|txt|model|codes|bpe)")
 _NAMED = 3  # missing weights listed in an error
 
 
-def check_installed(*packages: str) -> None:
-    """Check that packages of the extra `hub` are installed.
-
-    Raises:
-        UserError: one of them is not installed.
-
-    """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"not installed: {', '.join(missing)}, for published encoders: pip install -e '.[hub]'")
+def check_installed(package: str) -> None:
+    """Raise a UserError if a package of the extra `hub` is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"not installed: {package}, for published encoders: pip install -e '.[hub]'")
 
 
 def fetch(name: str, revision: str | None) -> Path:
-    """Return the folder of a published encoder: `name` itself, or the copy fetched from the hub or in its cache.
-
-    Raises:
-        UserError: there is no such folder, and no such name on the hub or in its cache.
-
-    """
+    """Return the folder of a published encoder: `name` itself, or the copy fetched from the hub or in its cache."""
     check_installed("transformers")
     folder = Path(name)
     if not folder.is_dir():
@@ -63,43 +54,28 @@ def _download(name: str, revision: str | None) -> Path:
 
     A single request without retries comes first: transformers itself retries for over a minute without a network.
     """
-    import huggingface_hub
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
-        found = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_CONNECT)
+        found = HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_CONNECT)
     except Exception as error:  # errors of the HTTP library pass through
-        reason = " ".join(str(error).split()) or type(error).__name__
-        try:
+        with suppress(OSError, ValueError):
             # The cache holds some of the files only, so ask for no more than the configuration.
-            kept = huggingface_hub.snapshot_download(
-                name, revision=revision, local_files_only=True, allow_patterns=CONFIG
-            )
-            return Path(kept)
-        except (OSError, ValueError):
-            raise UserError(
-                f"{name} is no folder, and cannot be fetched from the Hugging Face hub ({reason}): check the name and "
-                "the network, or give a folder"
-            ) from error
+            return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=CONFIG))
+        raise UserError(failure(name, error)) from error
     files = [file.rfilename for file in found.siblings or ()]
     weights = next((some for kind in _WEIGHTS if (some := [file for file in files if kind.fullmatch(file)])), [])
     wanted = [*weights, *filter(_SMALL_FILES.fullmatch, files)]
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # as above
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} could not be fetched from the Hugging Face hub ({reason}): try again") from error
+        raise UserError(failure(name, error)) from error
 
 
 def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig":
-    """Return the configuration in a folder's `config.json`.
+    """Return the configuration of a published encoder, with every dropout inside it set to `dropout` unless None.
 
-    Args:
-        folder: the folder from `fetch`.
-        dropout: every dropout inside the encoder; None: unchanged.
-
-    Raises:
-        UserError: the file is damaged, needs code of its own, or describes no text encoder.
-
+    A UserError if it is damaged, needs code of its own, or describes no text encoder.
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
 
@@ -120,12 +96,7 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
 
 
 def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedTokenizerBase":
-    """Return a folder's own tokenizer.
-
-    Raises:
-        UserError: its files are missing, damaged, or belong to another encoder.
-
-    """
+    """Return a folder's own tokenizer; a UserError if it is missing, damaged, or belongs to another encoder."""
     from transformers import AutoTokenizer
 
     with _reading(f"the tokenizer in {folder}"):
@@ -145,20 +116,14 @@ def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedToken
 
 def without_pooler(model_class: "type[PreTrainedModel]") -> dict[str, bool]:
     """Return the arguments that keep `model_class` from creating a pooler, which is not used here."""
-    import inspect
-
     known = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
 
 
-def read_weights(
-    model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig", **settings: bool
-) -> "PreTrainedModel":
+def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
     """Return a model of `model_class` with the weights of a folder, in float32; weights of other heads are dropped.
 
-    Raises:
-        UserError: the file is missing or damaged, needs free unpickling, or lacks weights of the model.
-
+    A UserError if the file is missing or damaged, needs free unpickling, or lacks weights of the model.
     """
     import torch
 
@@ -172,7 +137,7 @@ def read_weights(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            **settings,
+            **without_pooler(model_class),
         )
     missing = sorted(found["missing_keys"])
     if missing:
@@ -181,8 +146,7 @@ def read_weights(
             f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "
             "random: take a checkpoint that has them"
         )
-    checked: PreTrainedModel = model
-    return checked
+    return cast("PreTrainedModel", model)
 
 
 @contextmanager
@@ -190,11 +154,8 @@ def _reading(source: object) -> Iterator[None]:
     """Turn any error of transformers into one line, and silence its own reports."""
     import transformers
 
-    def hidden(create: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return create(*args, **{**kwargs, "disable": True})
-
     verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.set_tqdm_hook(hidden)
+    bars = transformers.logging.set_tqdm_hook(lambda make, args, kwargs: make(*args, **{**kwargs, "disable": True}))
     transformers.logging.set_verbosity(logging.CRITICAL)
     try:
         yield

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import UserError
-from finetune.encoders.encoder import EncodedExample, TextEncoder
+from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
 from mlm.distributed.device import autocast
 from mlm.distributed.world import World
@@ -33,17 +33,39 @@ class PublishedEncoder(TextEncoder):
         self.model, self.tokenizer = model, tokenizer
         config = model.config
         self.width = int(config.hidden_size)
-        self.pad_id = pad_id(model, tokenizer)
+        pads = (getattr(config, "pad_token_id", None), tokenizer.pad_token_id, 0)
+        self.pad_id = next(int(pad) for pad in pads if pad is not None)  # RoBERTa counts positions by the model's
         self.mask_text = tokenizer.mask_token
-        self.longest = min(position_limit(model), tokenizer.model_max_length)
+        self.longest = int(min(_position_limit(model), tokenizer.model_max_length))
         put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
         self.cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id in put else None
-        self._takes_types = takes_types(model)
+        knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        self._takes_types = knows_types and getattr(config, "type_vocab_size", None) not in (0, 1)  # RoBERTa's is 1
         self.train(False)
 
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens; in a pair that is too long, the longer text is truncated first."""
-        return tokenise(self.tokenizer, texts, longest)
+        rows = self._encode(texts, None)
+        long = [index for index, (ids, _) in enumerate(rows) if len(ids) > longest]
+        cut = dict(zip(long, self._encode([texts[index] for index in long], longest), strict=True))
+        chosen = [(cut.get(index, row), index in cut) for index, row in enumerate(rows)]
+        return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
+
+    def _encode(
+        self, texts: Sequence[tuple[str, ...]], longest: int | None
+    ) -> list[tuple[Sequence[int], Sequence[int]]]:
+        """Return ids and token types of texts or pairs, each truncated to `longest` tokens."""
+        if not texts:
+            return []
+        rows = self.tokenizer(
+            *map(list, zip(*texts, strict=True)),
+            truncation=longest is not None,
+            max_length=longest,
+            return_token_type_ids=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        return list(zip(rows["input_ids"], rows["token_type_ids"], strict=True))
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states of the last layer, (B, L, D)."""
@@ -56,20 +78,16 @@ class PublishedEncoder(TextEncoder):
 
         Layers that share their weights (ALBERT) are one level.
         """
-        inside: dict[int, int] = {}
         layers = _layers(self.model)
-        for number, layer in enumerate(layers, start=1):
-            for parameter in layer.parameters():
-                inside.setdefault(id(parameter), number)
-        embeddings = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        level_of = {id(p): 0 for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        for number, layer in reversed(list(enumerate(layers, start=1))):
+            level_of |= {id(parameter): number for parameter in layer.parameters()}
         levels: list[list[nn.Parameter]] = [[] for _ in range(len(layers) + 1)]
-        current = 0
+        otherwise = 0
         for parameter in self.model.parameters():
-            if id(parameter) in inside:
-                levels[inside[id(parameter)]].append(parameter)
-                current = len(layers)
-            else:
-                levels[0 if id(parameter) in embeddings else current].append(parameter)
+            level = level_of.get(id(parameter), otherwise)
+            levels[level].append(parameter)
+            otherwise = len(layers) if level else otherwise
         return [level for level in levels if level]
 
     def save(self, folder: Path) -> None:
@@ -78,18 +96,15 @@ class PublishedEncoder(TextEncoder):
         self.tokenizer.save_pretrained(str(folder))
 
 
-class PublishedPredictor(nn.Module):
-    """A masked language model of the transformers library, in evaluation mode."""
+class PublishedPredictor(PublishedEncoder):
+    """A masked language model of the transformers library, in evaluation mode; `forward` scores the vocabulary."""
+
+    mask_text: str
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", world: World) -> None:
         """Move the model to the world's device; the tokenizer has a mask token."""
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.mask_text, self._mask_id = str(tokenizer.mask_token), int(tokenizer.mask_token_id)
-        self.longest = int(min(position_limit(model), tokenizer.model_max_length))
-        self._takes_types, self._pad_id = takes_types(model), pad_id(model, tokenizer)
-        self.world = world
-        self.train(False)
+        super().__init__(model, tokenizer)
+        self.world, self._mask_id = world, int(tokenizer.mask_token_id)
         self.to(world.device)
 
     @cached_property
@@ -108,15 +123,14 @@ class PublishedPredictor(nn.Module):
             for index, text in enumerate(texts)
         ]
 
-    def encoder_tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
-        """Return the tokens as `PublishedEncoder.tokenise` does."""
-        return tokenise(self.tokenizer, texts, longest)
-
     @torch.no_grad()
-    def masked_scores(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
-        """Return the scores of the vocabulary at the masks only, row by row, (M, V)."""
+    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
+        """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
+        if not texts:
+            return []
+        rows = padded(self.tokenise(texts, self.longest), self.pad_id)
+        ids_BL, real_BL, types_BL = (part.to(self.world.device) for part in rows)
         masked_BL = ids_BL == self._mask_id
-        types = {"token_type_ids": types_BL} if self._takes_types else {}
 
         def masked_only(_: nn.Module, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (hidden[0][masked_BL],)
@@ -125,56 +139,26 @@ class PublishedPredictor(nn.Module):
         hook = into_vocabulary.register_forward_pre_hook(masked_only)
         try:
             with autocast(self.world.device, self.world.dtype):
-                scores_MV: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types).logits
+                scores_MV = self(ids_BL, real_BL, types_BL)
         finally:
             hook.remove()
-        return scores_MV
-
-    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
-        if not texts:
-            return []
-        rows = self.encoder_tokenise(texts, self.longest)
-        ids_BL = _padded([row.ids for row in rows], self._pad_id)
-        real_BL = _padded([(1,) * len(row.ids) for row in rows], 0).bool()
-        types_BL = _padded([row.types for row in rows], 0)
-        scores_MV = self.masked_scores(*(part.to(self.world.device) for part in (ids_BL, real_BL, types_BL)))
-        masks = (ids_BL == self._mask_id).sum(dim=1).tolist()
-        return list(torch.split(scores_MV.float().cpu(), masks))
+        return list(torch.split(scores_MV.float().cpu(), masked_BL.sum(dim=1).tolist()))
 
 
 def load_published(
     name_or_folder: str, revision: str | None, random: bool, seed: int, *, dropout: float | None = None
 ) -> PublishedEncoder:
-    """Return a published encoder without its head.
-
-    Args:
-        name_or_folder: a folder in transformers' format, or a name on the hub.
-        revision: commit, branch or tag on the hub; None: the newest.
-        random: initialise the weights as the architecture does, in the same shape.
-        seed: seed of random weights.
-        dropout: every dropout inside the encoder; None: the published ones.
-
-    Raises:
-        UserError: the encoder is not found, is damaged, lacks weights, or needs code of its own.
-
-    """
+    """Return a published encoder without its head; the arguments are the fields of `EncoderChoice`."""
     folder = fetch(name_or_folder, revision)
     config = read_config(folder, dropout)
     tokenizer = read_tokenizer(folder, config)
     if random:
         return PublishedEncoder(_drawn(config, seed), tokenizer)
-    model_class = _trunk(config)
-    return PublishedEncoder(read_weights(model_class, folder, config, **without_pooler(model_class)), tokenizer)
+    return PublishedEncoder(read_weights(_trunk(config), folder, config), tokenizer)
 
 
 def load_published_predictor(name_or_folder: str, revision: str | None, world: World) -> PublishedPredictor:
-    """Return a published masked language model with its pretrained head.
-
-    Raises:
-        UserError: as `load_published`; or the checkpoint has no such head, or its tokenizer no mask token.
-
-    """
+    """Return a published masked language model with its pretrained head; a UserError if there is none."""
     folder = fetch(name_or_folder, revision)
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
@@ -190,67 +174,19 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
 
 
 def restore_published(folder: Path) -> PublishedEncoder:
-    """Return the encoder that `PublishedEncoder.save` described, with weights still to be loaded.
-
-    Raises:
-        UserError: a file is missing or damaged.
-
-    """
+    """Return the encoder that `PublishedEncoder.save` described, with weights still to be loaded."""
     folder = fetch(str(folder.absolute()), None)
     config = read_config(folder)
     return PublishedEncoder(_drawn(config, seed=0), read_tokenizer(folder, config))
 
 
-def tokenise(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], longest: int
-) -> list[EncodedExample]:
-    """Return the tokens of texts or pairs, each truncated to `longest` tokens with special ones."""
-    if not texts:
-        return []
-    rows = _encode(tokenizer, texts, None)
-    long = [index for index, (ids, _) in enumerate(rows) if len(ids) > longest]
-    cut = dict(zip(long, _encode(tokenizer, [texts[index] for index in long], longest), strict=True))
-    chosen = [(cut.get(index, row), index in cut) for index, row in enumerate(rows)]
-    return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
-
-
-def takes_types(model: nn.Module) -> bool:
-    """Tell if a model has token types for the two texts of a pair (RoBERTa has one type only)."""
-    types = getattr(model.config, "type_vocab_size", None)
-    return "token_type_ids" in inspect.signature(model.forward).parameters and types not in (0, 1)
-
-
-def pad_id(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the id of padding: the model's, by which RoBERTa counts positions, or else the tokenizer's."""
-    configured = getattr(model.config, "pad_token_id", None)
-    pad = configured if configured is not None else tokenizer.pad_token_id
-    return int(pad) if pad is not None else 0
-
-
-def position_limit(model: nn.Module) -> int:
+def _position_limit(model: nn.Module) -> int:
     """Return the number of positions for tokens; RoBERTa reserves those up to the padding's."""
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
     learned = [m.num_embeddings - (-1 if m.padding_idx is None else m.padding_idx) - 1 for m in tables]
     declared = getattr(model.config, "max_position_embeddings", None) or 0
     limits = [limit for limit in (*learned, declared) if limit > 0]
     return int(min(limits, default=LONGEST_WITHOUT_LIMIT))
-
-
-def _encode(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, ...]], longest: int | None
-) -> list[tuple[list[int], list[int]]]:
-    if not texts:
-        return []
-    firsts_and_seconds = [list(column) for column in zip(*texts, strict=True)]
-    rows = tokenizer(
-        *firsts_and_seconds,
-        truncation=longest is not None,
-        max_length=longest,
-        return_token_type_ids=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    return list(zip(rows["input_ids"], rows["token_type_ids"], strict=True))
 
 
 def _trunk(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
@@ -263,19 +199,12 @@ def _drawn(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
     model_class = _trunk(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = model_class(config, **without_pooler(model_class))
-    model.train(False)
-    return model
+        return model_class(config, **without_pooler(model_class))
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers, which have another name in each architecture: the module list with most weights."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # Of equal lists, the outermost comes first.
-    weights = [sum(parameter.numel() for parameter in found.parameters()) for found in lists]
-    return list(lists[weights.index(max(weights))]) if lists else []
-
-
-def _padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
+    # Of equal lists, `max` returns the first, the outermost one.
+    largest = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList())
+    return list(largest)

@@ -1,10 +1,8 @@
 """The encoder and the masked language model of a pretraining run."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -30,11 +28,10 @@ class RunEncoder(TextEncoder):
     def __init__(self, recipe: PretrainConfig, tokenizer: Tokenizer, dropout: float | None) -> None:
         """Build the trunk of `recipe`'s shape; `dropout`, unless None, replaces that of pretraining."""
         super().__init__()
-        self.recipe, self.tokenizer = recipe, tokenizer
         config = recipe.model
         if dropout is not None:
             config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"dropout": dropout})})
-        self._model_config = config
+        self.recipe, self.tokenizer = recipe.model_copy(update={"model": config}), tokenizer
         self.encoder = MaskedLanguageModel(config, tokenizer.get_vocab_size(), recipe.data.row_length).encoder
         self.width = config.encoder.width
         self._cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
@@ -44,12 +41,7 @@ class RunEncoder(TextEncoder):
 
     @classmethod
     def load(cls, run: Path, *, random: bool, seed: int, dropout: float | None) -> "RunEncoder":
-        """Return the encoder of a checkpoint or of a run's newest one; `random` draws its weights by `seed` instead.
-
-        Raises:
-            UserError: there is no such run, or its checkpoint is damaged.
-
-        """
+        """Return the encoder of a checkpoint or of a run's newest one; `random` draws its weights by `seed` instead."""
         model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), torch.device("cpu"))
         encoder = cls(recipe, tokenizer, dropout)
         if random:
@@ -59,20 +51,13 @@ class RunEncoder(TextEncoder):
 
     @classmethod
     def restore(cls, folder: Path) -> "RunEncoder":
-        """Return the encoder that `save` described, with weights still to be loaded.
-
-        Raises:
-            UserError: a file is missing or damaged.
-
-        """
-        return cls(
-            read(PretrainConfig, folder / checkpoint.CONFIG), vocabulary.load(folder / checkpoint.TOKENIZER), None
-        )
+        """Return the encoder that `save` described, with weights still to be loaded."""
+        recipe = read(PretrainConfig, folder / checkpoint.CONFIG)
+        return cls(recipe, vocabulary.load(folder / checkpoint.TOKENIZER), None)
 
     def save(self, folder: Path) -> None:
         """Write the recipe and the tokenizer."""
-        recipe = self.recipe.model_copy(update={"model": self._model_config})
-        (folder / checkpoint.CONFIG).write_text(dump(recipe), encoding="utf-8")
+        (folder / checkpoint.CONFIG).write_text(dump(self.recipe), encoding="utf-8")
         (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(self.tokenizer))
 
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
@@ -130,12 +115,7 @@ class RunPredictor:
 
     @classmethod
     def load(cls, run: Path, world: World) -> "RunPredictor":
-        """Return the masked language model of a checkpoint or of a run's newest one.
-
-        Raises:
-            UserError: there is no such run, or its checkpoint is damaged.
-
-        """
+        """Return the masked language model of a checkpoint or of a run's newest one."""
         model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), world.device)
         return cls(model, tokenizer, recipe.data.row_length, world)
 
@@ -161,9 +141,8 @@ class RunPredictor:
         )
         scores_MV = score(self.model, batch.to(self.world.device), self.world)
         scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
-        masks = [0, *masks_B.cumsum(dim=0).tolist()]
-        borders = np.cumsum([0, *map(len, texts)]).tolist()
-        return [scores_MV[masks[first] : masks[last]] for first, last in pairwise(borders)]
+        masks_of_examples = torch.split(masks_B, [len(example) for example in texts])
+        return list(torch.split(scores_MV, [int(masks.sum()) for masks in masks_of_examples]))
 
 
 def _as_word(decoded: str) -> str | None:

@@ -8,12 +8,7 @@ from numpy.typing import NDArray
 from finetune.data.examples import DataSplit, Examples
 from finetune.evaluation.metrics import Metric, scores
 
-CHARACTERS = (2, 5)
-FEWEST_TEXTS = 2
-MOST_FEATURES = 200_000
 LONGEST_TEXT = 2_000
-INVERSE_PENALTY = 2.0
-MOST_ITERATIONS = 1_000
 
 
 def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
@@ -36,10 +31,10 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     probabilities_NC = _shares(labels_N, num_classes, len(split.test))
     vectorizer = TfidfVectorizer(
         analyzer="char_wb",
-        ngram_range=CHARACTERS,
+        ngram_range=(2, 5),
         sublinear_tf=True,
-        min_df=FEWEST_TEXTS,
-        max_features=MOST_FEATURES,
+        min_df=2,
+        max_features=200_000,
         dtype=np.float32,
     )
     texts = [*_joined(split.train), *_joined(split.validation)]
@@ -48,7 +43,7 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     except ValueError:  # scikit-learn raises it for an empty vocabulary
         features_NF = None
     if features_NF is not None:
-        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=MOST_ITERATIONS).fit(features_NF, labels_N)
+        model = LogisticRegression(C=2.0, max_iter=1_000).fit(features_NF, labels_N)
         probabilities_NC = np.zeros_like(probabilities_NC)
         probabilities_NC[:, model.classes_] = model.predict_proba(vectorizer.transform(_joined(split.test)))
     return scores(split.test.labels, probabilities_NC)

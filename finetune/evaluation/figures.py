@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,24 +17,14 @@ if TYPE_CHECKING:  # imported by the functions that draw, because it takes a whi
 
 _TITLE_LETTERS_PER_INCH = 8
 LIGHT, DARK, OTHER = "#9db4c8", "#1f5582", "#b5651d"
+_HIDDEN = "_"  # start of the labels that matplotlib leaves out of the legend: all but the first of several like lines
 _LETTER_INCHES = 0.09  # width of a letter beside the matrix
 
 
-def write(figure: "Figure", path: Path) -> None:
-    """Write the figure as a PNG file, atomically."""
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
-
-
 def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], title: str) -> "Figure":
-    """Draw counts and each true class's shares; the darker, the larger the share.
+    """Draw counts, true classes in rows and predicted ones in columns, and each true class's shares, darker if larger.
 
-    Args:
-        matrix_CC: number of examples by true class (rows) and predicted class (columns).
-        class_names: names of the classes; a name with letters that the font lacks is shown as its number.
-        title: the title.
-
+    A name with letters that the font lacks is shown as its number.
     """
     from matplotlib.figure import Figure
 
@@ -70,14 +59,9 @@ def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], t
 def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: Metric) -> "Figure":
     """Draw training and validation loss, and the validation metric, over epochs: one thin line per trial.
 
-    A dot marks each trial's best evaluation, whose weights are kept. Without evaluations the training loss alone is
-    drawn.
-
-    Args:
-        records_by_trial: each trial's records by its name; a record has `epoch`, `side` ('train' or 'validation'),
-            `loss` and, for validation, the metrics; missing values are skipped.
-        metric: the metric that chose the best weights.
-
+    A dot marks each trial's best evaluation by `metric`, whose weights are kept. Without evaluations the training loss
+    alone is drawn. A record has `epoch`, `side` ('train' or 'validation'), `loss` and, for validation, the metrics;
+    missing values are skipped.
     """
     from matplotlib.figure import Figure
 
@@ -87,15 +71,14 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
     figure = Figure(figsize=(4.6 * len(shown), 3.6), layout="constrained")
     for axes, drawn in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for index, records in enumerate(records_by_trial.values()):
+            once = _HIDDEN if index else ""
             if drawn == "loss":
-                points = _points(records, "train", drawn)
-                axes.plot(*points, color=LIGHT, linewidth=0.8, label=_first(index, "training"))
+                axes.plot(*_points(records, "train", drawn), color=LIGHT, linewidth=0.8, label=f"{once}training")
             if evaluated:
                 points = _points(records, "validation", drawn)
-                axes.plot(*points, color=DARK, linewidth=0.9, alpha=alpha, label=_first(index, "validation"))
+                axes.plot(*points, color=DARK, linewidth=0.9, alpha=alpha, label=f"{once}validation")
                 points = _best(records, metric, drawn)
-                label = _first(index, f"best {metric}, kept")
-                axes.plot(*points, "o", color=OTHER, markersize=4, label=label)
+                axes.plot(*points, "o", color=OTHER, markersize=4, label=f"{once}best {metric}, kept")
         _finish(axes, "epochs", drawn)
     if records_by_trial:
         figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)
@@ -105,27 +88,19 @@ def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]],
 def comparison_figure(
     trials_by_run: Sequence[tuple[str, Sequence[float]]], baselines: Mapping[str, float], metric: str
 ) -> "Figure":
-    """Draw each run's mean, standard deviation and single trials; baselines are vertical lines.
-
-    Args:
-        trials_by_run: each run's name with the scores of its trials, possibly none.
-        baselines: scores by name.
-        metric: the metric of the scores.
-
-    """
+    """Draw each run's mean, standard deviation and single trials; the baselines' scores are vertical lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.4 + 0.5 * len(trials_by_run)), layout="constrained")
     axes = figure.subplots()
     known = [(height, values) for height, (_, values) in enumerate(trials_by_run) if values]
     for index, (height, values) in enumerate(known):
+        once = _HIDDEN if index else ""
         offsets = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else np.zeros(1)
-        axes.plot(values, height + offsets, "o", color=LIGHT, markersize=4, label=_first(index, "one trial"))
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        label = _first(index, "mean ± standard deviation")
-        axes.errorbar(
-            float(np.mean(values)), height, xerr=spread, fmt="D", color=DARK, markersize=5, capsize=4, label=label
-        )
+        axes.plot(values, height + offsets, "o", color=LIGHT, markersize=4, label=f"{once}one trial")
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        label = f"{once}mean ± standard deviation"
+        axes.errorbar(mean, height, xerr=spread, fmt="D", color=DARK, markersize=5, capsize=4, label=label)
     for (name, score), dashes in zip(baselines.items(), ("--", ":", "-."), strict=False):
         axes.axvline(score, color=OTHER, linestyle=dashes, linewidth=1, label=f"{name} {score:.3f}")
     names = [_drawable(name, instead=f"run {number}") for number, (name, _) in enumerate(trials_by_run, start=1)]
@@ -148,11 +123,6 @@ def _best(records: Sequence[Mapping[str, Any]], metric: Metric, drawn: str) -> t
     known = [record for record in trained if record.get(metric) is not None and record.get(drawn) is not None]
     best = [max(known, key=lambda record: goodness(metric, record[metric]))] if known else []
     return [record["epoch"] for record in best], [record[drawn] for record in best]
-
-
-def _first(index: int, label: str) -> str:
-    """Return the label on the first of several like lines; a leading underscore hides the others from the legend."""
-    return "_" if index else label
 
 
 def _finish(axes: "Axes", across: str, up: str | None) -> None:

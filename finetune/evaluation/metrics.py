@@ -12,7 +12,6 @@ Metric = Literal[
 
 METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 
-CONFIDENCE = 0.95
 LONGEST_NAME = 24
 
 
@@ -21,11 +20,8 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     With two classes `f1`, `precision` and `recall` are those of the second one; else they are means over the classes
     that occur in labels or predictions (so `f1` equals `f1_macro`). A division by zero gives 0. `roc_auc` is that of
-    the second of two classes, or else the mean of each class against the rest; None if the labels lack a class.
-
-    Raises:
-        ValueError: there are no examples.
-
+    the second of two classes, or else the mean of each class against the rest; None if the labels lack a class. Without
+    examples there is a ValueError.
     """
     from sklearn import metrics
 
@@ -42,6 +38,8 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     macro = average("macro")
     precision, recall, f1 = average("macro", only=[1]) if classes == 2 else macro
+    ranked = probabilities_NC[:, 1] if classes == 2 else probabilities_NC
+    has_all_classes = len(np.unique(labels_N)) == max(classes, 2)
     one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn returns 0 with a warning
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
@@ -51,19 +49,8 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
         "mcc": 0.0 if one_class else float(metrics.matthews_corrcoef(labels_N, predictions_N)),
         "precision": precision,
         "recall": recall,
-        "roc_auc": _roc_auc(labels_N, probabilities_NC),
+        "roc_auc": float(metrics.roc_auc_score(labels_N, ranked, multi_class="ovr")) if has_all_classes else None,
     }
-
-
-def _roc_auc(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> float | None:
-    """Return the mean over classes of one against the rest; for two classes both sides are equal."""
-    from sklearn.metrics import roc_auc_score
-
-    classes = range(probabilities_NC.shape[1])
-    if len(np.unique(labels_N)) < max(len(classes), 2):
-        return None
-    ranked = classes[1:] if len(classes) == 2 else classes
-    return float(np.mean([roc_auc_score(labels_N == number, probabilities_NC[:, number]) for number in ranked]))
 
 
 def goodness(metric: Metric, value: float) -> float:
@@ -74,22 +61,13 @@ def goodness(metric: Metric, value: float) -> float:
 def paired_difference(
     ours: Sequence[float], theirs: Sequence[float], folds: Sequence[int]
 ) -> dict[str, float | int | None]:
-    """Return the mean of ours - theirs over paired trials, with its 95 % t interval.
+    """Return the mean of ours - theirs over paired trials, its 95 % t interval and the number of pairs.
 
     The seeds of a fold share its test examples, so they are not independent: as 15 observations, 5 folds x 3 seeds
     would count the luck of each test part three times, and the interval would be too narrow. With several folds, the
     seeds of each are averaged first, and the interval is over the folds. With a single fold it is over its seeds, and
     says nothing about other test examples. (Folds share most of their training examples, which no t interval takes into
-    account; Bengio & Grandvalet 2004.)
-
-    Args:
-        ours: the score of each trial.
-        theirs: the other side's score of the same fold and seed.
-        folds: the fold of each trial.
-
-    Returns:
-        `mean`, the bounds `low` and `high` (None for a single observation), and the number of `pairs`.
-
+    account; Bengio & Grandvalet 2004.) A single observation has no interval: `low` and `high` are None.
     """
     from scipy import stats
 
@@ -102,7 +80,7 @@ def paired_difference(
     mean, observations = float(differences.mean()), len(differences)
     if observations == 1:
         return {"mean": mean, "low": None, "high": None, "pairs": len(ours)}
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, observations - 1))
+    quantile = float(stats.t.ppf(0.975, observations - 1))
     reach = quantile * float(differences.std(ddof=1)) / observations**0.5
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
@@ -116,14 +94,6 @@ def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int6
         labels_N, predictions_N, labels=range(len(names)), target_names=names, digits=3, zero_division=0
     )
     return report.rstrip()
-
-
-def confusion(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """Return the number of examples by true class (rows) and predicted class (columns)."""
-    from sklearn.metrics import confusion_matrix
-
-    matrix: NDArray[np.int64] = confusion_matrix(labels_N, predictions_N, labels=range(number))
-    return matrix
 
 
 def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finetune.data.examples import Examples
 from finetune.evaluation import figures, metrics, results
 from finetune.evaluation.results import Results, Scores, TrialResult, TrialScores
+from mlm.tracking import plots
 from mlm.tracking.run_directory import METRICS, RESULTS
 
 CURVES, CONFUSION, MISTAKES, REPORT = "curves.png", "confusion.png", "mistakes.csv", "report.txt"
@@ -36,18 +37,24 @@ def trial_line(trial: TrialScores, metric: metrics.Metric, folds: int, *, contro
 
 def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     """Write report, figures and mistakes into the run's directory; return the text that the command prints."""
+    from sklearn.metrics import confusion_matrix
     from torch.utils.tensorboard import SummaryWriter
 
     labels_N = np.concatenate([one.test.labels for one in finished])
     predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
-    matrix_CC = metrics.confusion(labels_N, predictions_N, len(found.classes))
+    matrix_CC = confusion_matrix(labels_N, predictions_N, labels=range(len(found.classes)))
     title = f"{found.name}: test,\n{results.count_trials(found.trials)}"
     picture = figures.confusion_figure(matrix_CC, found.classes, title)
-    figures.write(picture, path / CONFUSION)
+    plots.write(picture, path / CONFUSION)
     with SummaryWriter(str(path)) as board:
         board.add_figure("confusion", picture)
-    figures.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
-    wrong = _write_mistakes(path, found, finished)
+    plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
+    # The trials of the first seed test every fold once.
+    first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
+    texts = tuple(text for one in first for text in one.test.texts)
+    examples = Examples(texts, np.concatenate([one.test.labels for one in first]))
+    probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
+    wrong = write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
     text = "\n\n".join(
         [
             results.table(found),
@@ -77,17 +84,6 @@ def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
     if skipped:
         remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
     return remarks
-
-
-def _write_mistakes(path: Path, found: Results, finished: Sequence[TrialResult]) -> int:
-    """Write the mistakes of the first seed, whose trials test every fold once; return their number."""
-    first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
-    examples = Examples(
-        tuple(text for one in first for text in one.test.texts),
-        np.concatenate([one.test.labels for one in first]),
-    )
-    probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
-    return write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
 
 
 def _records_by_trial(path: Path) -> dict[str, list[dict[str, object]]]:

@@ -201,12 +201,7 @@ class Results(Config):
 
 
 def read(folder: Path) -> Results:
-    """Return the results in a run's results.json.
-
-    Raises:
-        UserError: there is no such file, or a fine-tuning run did not write it.
-
-    """
+    """Return the results in a run's results.json; a UserError if there is none that a fine-tuning run wrote."""
     path = folder / RESULTS
     if not folder.is_dir():
         raise UserError(f"no such run: {folder}")
@@ -260,7 +255,7 @@ def table(results: Results) -> str:
     rows |= {"TF-IDF": results.baselines.tfidf, "majority class": results.baselines.majority}
     lines = [f"{'test':16}" + "".join(f"{name:>16}" for name in COLUMNS)]
     lines += [
-        f"{name:16}" + "".join(f"{_shown(scores.get(column)):>16}" for column in COLUMNS)
+        f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in COLUMNS)
         for name, scores in rows.items()
     ]
     lines.append(f"mean ± standard deviation over {count_trials(results.trials)}; baselines over the folds")
@@ -280,5 +275,6 @@ def count_trials(trials: Sequence[TrialScores]) -> str:
     return f"{plural(len(trials), 'trial')} ({plural(folds, 'fold')}, {plural(seeds, 'seed')})"
 
 
-def _shown(score: MeanStd | None) -> str:
+def shown(score: MeanStd | Difference | None) -> str:
+    """Return the score as text, or a dash."""
     return "-" if score is None else str(score)

@@ -1,6 +1,5 @@
 """One linear layer over an encoder's pooled hidden states (Devlin et al. 2019, section 4.1)."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,12 +22,7 @@ class LinearHead(Config):
     """Probability of dropping an element of the pooled state."""
 
     def build(self, encoder: TextEncoder, num_classes: int) -> "PooledLinear":
-        """Return the network for hidden states of `encoder`'s width, with freshly drawn weights.
-
-        Raises:
-            UserError: the pooling is cls, and the encoder's tokenizer adds no [CLS].
-
-        """
+        """Return the network with freshly drawn weights; a UserError if [CLS] is pooled and the tokenizer adds none."""
         if self.pooling == "cls" and encoder.cls_id is None:
             raise UserError("head.pooling=cls: this encoder's tokenizer adds no [CLS]: set head.pooling=mean or max")
         return PooledLinear(self, encoder.width, encoder.cls_id, num_classes)
@@ -39,28 +33,19 @@ class PooledLinear(nn.Module):
 
     def __init__(self, config: LinearHead, width: int, cls_id: int | None, num_classes: int) -> None:
         super().__init__()
-        self.pool, self.cls_id = POOLINGS[config.pooling], cls_id
+        self.pooling, self.cls_id = config.pooling, -1 if cls_id is None else cls_id
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width, num_classes)
 
     def forward(self, hidden_BLD: Tensor, real_BL: Tensor, ids_BL: Tensor) -> Tensor:
         """Return the scores of the classes, (B, C)."""
-        pooled_BD = self.pool(hidden_BLD, real_BL, ids_BL.eq(-1 if self.cls_id is None else self.cls_id))
+        real_BL1 = real_BL[:, :, None]
+        if self.pooling == "cls":
+            first_B = (ids_BL.eq(self.cls_id) & real_BL).int().argmax(dim=1)
+            pooled_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), first_B]
+        elif self.pooling == "mean":
+            pooled_BD = hidden_BLD.masked_fill(~real_BL1, 0.0).sum(dim=1) / real_BL1.sum(dim=1)
+        else:
+            pooled_BD = hidden_BLD.masked_fill(~real_BL1, float("-inf")).amax(dim=1)
         scores_BC: Tensor = self.output(self.dropout(pooled_BD))
         return scores_BC
-
-
-def _cls(hidden_BLD: Tensor, real_BL: Tensor, cls_BL: Tensor) -> Tensor:
-    first_B = (cls_BL & real_BL).int().argmax(dim=1)
-    return hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), first_B]
-
-
-def _mean(hidden_BLD: Tensor, real_BL: Tensor, cls_BL: Tensor) -> Tensor:
-    return hidden_BLD.masked_fill(~real_BL[:, :, None], 0.0).sum(dim=1) / real_BL.sum(dim=1, keepdim=True)
-
-
-def _max(hidden_BLD: Tensor, real_BL: Tensor, cls_BL: Tensor) -> Tensor:
-    return hidden_BLD.masked_fill(~real_BL[:, :, None], float("-inf")).amax(dim=1)
-
-
-POOLINGS: dict[Pooling, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cls": _cls, "mean": _mean, "max": _max}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from configs import UserError
 from finetune.data.augment import Augmentation, Variants, augmented
 from finetune.data.examples import Examples
-from finetune.encoders.encoder import EncodedExample, TextEncoder
+from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
 from finetune.evaluation import metrics
 from finetune.evaluation.metrics import Metric
 from mlm.data.batches import IGNORED
@@ -145,13 +145,10 @@ def batch_of(
     tokens: Sequence[EncodedExample], labels_B: NDArray[np.int64], pad_id: int, device: torch.device
 ) -> ExampleBatch:
     """Return examples as a batch, padded to the longest of them."""
-    lengths_B = np.array([len(example.ids) for example in tokens])
-    real_BL = np.arange(lengths_B.max()) < lengths_B[:, None]
-    ids_BL, types_BL = np.full(real_BL.shape, pad_id, np.int64), np.zeros(real_BL.shape, np.int64)
-    ids_BL[real_BL] = np.concatenate([example.ids for example in tokens])
-    types_BL[real_BL] = np.concatenate([example.types for example in tokens])
-    ids, real, types, labels = (torch.from_numpy(a).to(device) for a in (ids_BL, real_BL, types_BL, labels_B))
-    return ExampleBatch(ids, real, types, labels, targets=len(tokens), tokens=int(lengths_B.sum()))
+    rows = (*padded(tokens, pad_id), torch.from_numpy(labels_B))
+    ids_BL, real_BL, types_BL, labels = (part.to(device) for part in rows)
+    count = sum(len(example.ids) for example in tokens)
+    return ExampleBatch(ids_BL, real_BL, types_BL, labels, targets=len(tokens), tokens=count)
 
 
 def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
@@ -183,23 +180,12 @@ def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, wor
 
 
 def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
-    """Return the metrics, and the mean cross-entropy in nats as `loss`.
-
-    Raises:
-        UserError: a probability is not finite.
-
-    """
+    """Return the metrics, and the mean cross-entropy in nats as `loss`; a UserError if a probability is not finite."""
     if not np.isfinite(probabilities_NC).all():
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
     chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
     loss = -np.log(np.maximum(chances_N, np.finfo(np.float64).tiny)).mean()
     return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}
-
-
-def class_weights(labels_N: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """Return weights by which every class has the same share of the loss; their mean over the examples is 1."""
-    counts_C = np.bincount(labels_N, minlength=num_classes)
-    return len(labels_N) / (num_classes * np.maximum(counts_C, 1))
 
 
 def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:

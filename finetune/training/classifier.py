@@ -23,20 +23,16 @@ class Classifier(nn.Module):
         return scores_BC
 
     def freeze(self, layers: int) -> None:
-        """Train only the encoder's last `layers` layers and the head.
-
-        Raises:
-            UserError: the encoder has fewer layers.
-
-        """
+        """Train only the encoder's last `layers` layers and the head; a UserError if it has fewer."""
         levels = self.encoder.layers()
         if layers >= len(levels):
             raise UserError(
                 f"trainable.layers={layers}: the encoder has {len(levels) - 1} layers with weights of their own;"
                 " to train all of it set trainable.layers=null"
             )
-        for parameter in _flat(levels[: len(levels) - layers]):
-            parameter.requires_grad_(False)
+        for level in levels[: len(levels) - layers]:
+            for parameter in level:
+                parameter.requires_grad_(False)
         self.keep_frozen_in_eval()
 
     def keep_frozen_in_eval(self) -> None:
@@ -61,7 +57,3 @@ class Classifier(nn.Module):
 def count(parameters: Iterable[nn.Parameter]) -> int:
     """Return the number of elements of the parameters."""
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _flat(levels: Iterable[Iterable[nn.Parameter]]) -> Iterable[nn.Parameter]:
-    return (parameter for level in levels for parameter in level)

@@ -25,12 +25,7 @@ class Layers(Config):
     """Ratio of the head's learning rate to that of the encoder's last layer."""
 
     def prepare(self, classifier: Classifier) -> RateFactor:
-        """Freeze the other layers; return a function from a parameter's name to its factor of the learning rate.
-
-        Raises:
-            UserError: the encoder has fewer layers.
-
-        """
+        """Freeze the other layers; return a function from a parameter's name to its factor of the learning rate."""
         if self.layers is not None:
             classifier.freeze(self.layers)
         factors: dict[int, float] = {}
@@ -61,59 +56,44 @@ class LowRank(Config):
     def prepare(self, classifier: Classifier) -> RateFactor:
         """Add adapters to the encoder; return a function from a parameter's name to its factor of the learning rate.
 
+        Products start at zero, so that the hidden states are unchanged at first. The encoder's own weights are frozen.
+
         Raises:
             UserError: peft is not installed, the encoder is not a published one, or lacks a target.
-
         """
-        add_adapters(classifier.encoder, self, seed=torch.initial_seed())
+        check_installed("peft")
+        import peft
+
+        encoder = classifier.encoder
+        if not isinstance(encoder, PublishedEncoder):
+            raise UserError("low-rank adapters need a published encoder (encoder.hub): set another trainable.kind")
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.dropout,
+            target_modules=_targets(encoder.model, self.targets),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed())
+            peft.inject_adapter_in_model(config, encoder.model)
+        encoder.train(encoder.training)  # the mode of the adapters too
         classifier.keep_frozen_in_eval()
-        heads = {name for name, _ in classifier.named_parameters() if name.startswith("head.")}
-        return lambda name: self.head_factor if name in heads else 1.0
+        return lambda name: self.head_factor if name.startswith("head.") else 1.0
 
     def finish(self, classifier: Classifier) -> None:
-        """Merge the trained adapters into the weights."""
-        merge_adapters(classifier.encoder)
+        """Merge the trained adapters into the weights: the result is a plain encoder, all of it trainable."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        assert isinstance(classifier.encoder, PublishedEncoder)
+        model = classifier.encoder.model
+        adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+        for name, module in adapted:
+            module.merge(safe_merge=True)
+            model.set_submodule(name, module.get_base_layer())
+        model.requires_grad_(True)
 
 
 Trainable = Annotated[Layers | LowRank, Field(discriminator="kind")]
-
-
-def add_adapters(encoder: nn.Module, settings: LowRank, *, seed: int = 0) -> None:
-    """Add adapters to a published encoder, in place, and freeze its other parameters.
-
-    Their products start at zero, so that the hidden states are unchanged at first.
-
-    Raises:
-        UserError: peft is not installed, the encoder is not a published one, or lacks a target.
-
-    """
-    check_installed("peft")
-    import peft
-
-    if not isinstance(encoder, PublishedEncoder):
-        raise UserError("low-rank adapters need a published encoder (encoder.hub): set another trainable.kind")
-    config = peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
-        lora_dropout=settings.dropout,
-        target_modules=_targets(encoder.model, settings.targets),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        peft.inject_adapter_in_model(config, encoder.model)
-    encoder.train(encoder.training)  # the mode of the adapters too
-
-
-def merge_adapters(encoder: nn.Module) -> None:
-    """Merge the adapters into the weights, in place: the result is a plain encoder, all of it trainable."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    assert isinstance(encoder, PublishedEncoder)
-    adapted = [(name, m) for name, m in encoder.model.named_modules() if isinstance(m, BaseTunerLayer)]
-    for name, module in adapted:
-        module.merge(safe_merge=True)
-        encoder.model.set_submodule(name, module.get_base_layer())
-    encoder.model.requires_grad_(True)
 
 
 def _targets(model: nn.Module, wanted: tuple[str, ...]) -> str | list[str]:

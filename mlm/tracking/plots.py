@@ -1,8 +1,11 @@
-"""Draw a run's learning curve."""
+"""Draw a run's learning curve, and write figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(
@@ -36,6 +39,11 @@ def draw(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)
+    write(figure, path)
+
+
+def write(figure: "Figure", path: Path) -> None:
+    """Write the figure as a PNG file, which is whole at every moment."""
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(path)

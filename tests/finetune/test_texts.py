@@ -34,6 +34,16 @@ def test_the_texts_of_a_pair_stand_on_lines_of_their_own(tmp_path: Path) -> None
     assert output.read_text() == "a b\nc d\n"
 
 
+def test_a_recipe_of_any_head_is_taken_and_only_its_data_section_is_read(tmp_path: Path) -> None:
+    table, output, recipe = tmp_path / "test.csv", tmp_path / "texts.txt", tmp_path / "recipe.yaml"
+    table.write_text(TABLE)
+    recipe.write_text("data:\n  text: keyword\nhead:\n  pooling: cls\n")
+    texts.main([str(recipe), "--file", str(table), "--output", str(output)])
+    assert output.read_text() == "forest%20fire\nflood\n"
+    with pytest.raises(UserError, match=r"data\.txet"):
+        texts.main(["data.txet=a", "--file", str(table), "--output", str(tmp_path / "b.txt")])
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     table, output = tmp_path / "test.csv", tmp_path / "texts.txt"
     table.write_text(TABLE)

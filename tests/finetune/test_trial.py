@@ -19,7 +19,7 @@ from finetune.evaluation.results import Parameters, TrialResult
 from finetune.training.classification import EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier
 from finetune.training.trainable import Layers
-from finetune.trial import Trial, run_trial
+from finetune.trial import Trial, make_task, run_trial
 from mlm.training.budget import TrainingProgress
 from mlm.training.loop import Observer, StepMetrics
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
@@ -86,6 +86,19 @@ def random_labels(split: DataSplit) -> DataSplit:
     )
     train, validation, test = parts
     return DataSplit(train, validation, test)
+
+
+def test_balanced_weights_give_each_class_the_same_share(run: Path) -> None:
+    labels = np.array([0] * 6 + [1] * 2 + [2] * 4)
+    split = samples.split()
+    split = replace(split, train=Examples(split.train.texts[:12], labels))
+    weights_C = {}
+    for kind in ("balanced", "none"):
+        settings = Trial(recipe_of(f"train.class_weights={kind}"), split, 0, num_classes=3)
+        weights_C[kind] = make_task(settings, samples.encoder(run), samples.CPU).class_weights_C.numpy()
+    assert weights_C["none"].tolist() == [1, 1, 1]
+    assert weights_C["balanced"].tolist() == pytest.approx([12 / 18, 2.0, 1.0])
+    assert weights_C["balanced"][labels].mean() == pytest.approx(1.0)
 
 
 def test_it_learns_and_tells_what_it_learned(run: Path) -> None:

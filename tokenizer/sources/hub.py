@@ -74,4 +74,6 @@ def read_split(
 def failure(name: str, error: Exception) -> str:
     """Return one line on a failure to read `name` from the hub: the reason, and how to mend it."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"cannot read {name} from the Hugging Face hub ({reason}): check the name and the network, or name files"
+    return (
+        f"cannot read {name} from the Hugging Face hub ({reason}): check the name and the network, or name a local copy"
+    )

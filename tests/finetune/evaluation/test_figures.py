@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from finetune.evaluation.figures import comparison_figure, confusion_figure, learning_curves, write
+from finetune.evaluation.figures import comparison_figure, confusion_figure, learning_curves
+from mlm.tracking.plots import write
 
 
 def lines(axes: Axes, color: str) -> list[tuple[list[float], list[float]]]:

@@ -3,7 +3,6 @@ import pytest
 
 from finetune.evaluation.metrics import (
     METRIC_NAMES,
-    confusion,
     confusion_text,
     paired_difference,
     per_class_report,
@@ -107,11 +106,6 @@ def test_one_observation_has_no_interval_and_equal_ones_an_empty_one() -> None:
     assert paired_difference([0.5, 0.75], [0.25, 0.5], [0, 1]) == {"mean": 0.25, "low": 0.25, "high": 0.25, "pairs": 2}
     with pytest.raises(ValueError, match="2 differences and 1 folds"):
         paired_difference([0.5, 0.5], [0.5, 0.5], [0])
-
-
-def test_the_confusion_matrix_counts_true_classes_in_rows() -> None:
-    matrix = confusion(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0]), 3)
-    assert matrix.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
 
 
 def test_the_confusion_matrix_as_text_is_aligned_whatever_the_names() -> None:

@@ -21,7 +21,6 @@ from finetune.training.classification import (
     EncodedExamples,
     ExampleBatch,
     batch_of,
-    class_weights,
     measure,
     predict,
 )
@@ -170,14 +169,6 @@ def test_the_loss_is_weighted_smoothed_cross_entropy(run: Path) -> None:
         expected -= float((target_C * weights_C * log_C).sum())
     assert float(found["loss"]) == pytest.approx(expected, rel=1e-5)
     assert int(found["correct"]) == int((scores_BC.argmax(1) == batch.labels_B).sum())
-
-
-def test_balanced_weights_give_each_class_the_same_share() -> None:
-    labels = np.array([0] * 6 + [1] * 2 + [2] * 4)
-    weights_C = class_weights(labels, 3)
-    assert weights_C.tolist() == pytest.approx([12 / 18, 2.0, 1.0])
-    assert weights_C[labels].mean() == pytest.approx(1.0)
-    assert [weights_C[c] * (labels == c).sum() for c in range(3)] == pytest.approx([4.0, 4.0, 4.0])
 
 
 @pytest.mark.parametrize("examples", [64, 64 + 37], ids=["whole batches", "short last batch"])
