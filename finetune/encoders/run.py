@@ -50,7 +50,7 @@ class RunEncoder(TextEncoder):
             UserError: there is no such run, or its checkpoint is damaged.
 
         """
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), torch.device("cpu"))
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.resolve(run), torch.device("cpu"))
         encoder = cls(recipe, tokenizer, dropout)
         if random:
             initialise(model, recipe.model.encoder, seed)
@@ -136,7 +136,7 @@ class RunPredictor:
             UserError: there is no such run, or its checkpoint is damaged.
 
         """
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), world.device)
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.resolve(run), world.device)
         return cls(model, tokenizer, recipe.data.row_length, world)
 
     @torch.no_grad()
