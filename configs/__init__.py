@@ -1,8 +1,8 @@
 """Read recipes strictly: YAML and overrides become frozen, validated configurations.
 
 Every configuration class derives from `Config` and stands beside the component it configures; its fields
-are documented by a string under each. A choice between components is a union of such classes told apart by
-`kind`, so that only the chosen component's settings exist. This package imports nothing of the project.
+are documented by a string under each. A choice between components is a union of such classes, told apart by
+`kind`: only the chosen component's settings exist. This package imports no other package of the project.
 """
 
 import difflib
@@ -18,10 +18,10 @@ from pydantic_core import ErrorDetails
 
 
 class UserError(ValueError):
-    """A mistake of the user's: its text says what is wrong, where, and how to mend it, in one line."""
+    """A user's mistake: one line with the fault, the place and the remedy."""
 
     def __init__(self, message: str) -> None:
-        """Say `message`; what a file put into it can neither break the line nor command the terminal."""
+        """Escape the unprintable characters of `message`, which could break the line or control the terminal."""
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
@@ -34,13 +34,13 @@ class Config(BaseModel):
 
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-"""One or several texts; one alone may be written without a list."""
+"""One or several texts; a single one may be written without a list."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 class _TextLoader(yaml.SafeLoader):
-    """Leave every scalar but null as the text it was written as, to be decoded by the declared type.
+    """A YAML loader that keeps every scalar but null as text, to be decoded by the declared type.
 
     YAML 1.1 would read `1e-4` as a string, `no` as a boolean and `1_000` as a number.
     """
@@ -50,7 +50,7 @@ def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) ->
     names = [loader.construct_object(key) for key, _ in node.value]
     for name in names:
         if names.count(name) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"{name} stands there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{name} appears twice", node.start_mark)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -134,7 +134,7 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _merge(values: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Lay `change` over `values` in place; a section that changes its kind loses what was set for the former."""
+    """Merge `change` into `values` in place; a section whose kind changes loses the settings of its former kind."""
     for name, new in change.items():
         old = values.get(name)
         if isinstance(old, dict) and isinstance(new, dict) and not _kinds_differ(old, new):
@@ -164,7 +164,7 @@ def _kind(model: type[Config]) -> str:
 
 
 def _explain(detail: ErrorDetails, model: type[Config]) -> str:
-    """Say one validation error in words: the key's path, what is wrong, and what would be right."""
+    """Return one validation error as a sentence with the key's path, the fault and the remedy."""
     names: list[str] = []
     current = [model]
     for part in detail["loc"]:
@@ -201,7 +201,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
-    """Describe a section's options; an instance stands for its own values, a class for its fields' defaults."""
+    """Yield lines on a section's options; an instance gives its values as defaults, a class those of its fields."""
     model = section if isinstance(section, type) else type(section)
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if isinstance(section, type) else getattr(section, name)

@@ -16,7 +16,7 @@ from configs import UserError
 
 EXIT_MISTAKE = 2
 EXIT_SIGNAL = 128
-"""Added to the number of the signal by which a run was stopped, with everything saved."""
+"""Added to the number of the signal that stopped a run, which is saved."""
 EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 TRACEBACK = "MLM_TRACEBACK"
 """Environment variable that, set to 1, shows the traceback behind every one-line error."""
@@ -24,7 +24,7 @@ LOGGED_PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of command lines, whose complaints are a user's mistakes like all others; options are written out."""
+    """A parser of command lines that raises UserError for mistakes and accepts no abbreviated option."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Tell the YAML file among a command's words from its overrides.
+    """Separate the YAML file among a command's words from the overrides.
 
     Raises:
         UserError: there is more than one file.
@@ -43,7 +43,7 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
-        raise UserError(f"one YAML file at the most, not {', '.join(files)}")
+        raise UserError(f"at most one YAML file, not {', '.join(files)}")
     return Path(files[0]) if files else None, [word for word in words if "=" in word]
 
 
@@ -51,7 +51,7 @@ def lines() -> Iterator[str]:
     """Yield the lines of standard input, without their ends.
 
     Raises:
-        UserError: it is closed, or no text in the terminal's encoding.
+        UserError: standard input is closed, or is not text in the terminal's encoding.
 
     """
     if sys.stdin is None:
@@ -76,7 +76,7 @@ class _LogLines(logging.Handler):
 
 @contextmanager
 def _logging_to_standard_error() -> Iterator[None]:
-    """Give a context in which the project's log records of INFO and above are lines of standard error."""
+    """Return a context in which the project's log records of INFO and above are lines of standard error."""
     handler, loggers = _LogLines(), [logging.getLogger(package) for package in LOGGED_PACKAGES]
     for logger in loggers:
         logger.setLevel(logging.INFO)
@@ -94,15 +94,15 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     An error is one line of standard error; with MLM_TRACEBACK=1 its traceback, causes included, comes before it.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal lacks are printed as escapes
     try:
         with _logging_to_standard_error():
             main(sys.argv[1:])
-        if sys.stdout is not None:  # it is None where the command was started with a closed output
+        if sys.stdout is not None:  # it is None if the command was started with a closed output
             sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
-    except BrokenPipeError:  # the reader of our output left; python's own flush at exit must not complain again
+    except BrokenPipeError:  # the reader closed the pipe; Python's own flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:

@@ -73,9 +73,7 @@ def main(output: Path = OUTPUT) -> None:
 def packed_text() -> tuple[Tokenizer, PackedRows]:
     """Return a tokenizer learned from the text, and the text's sentences packed into rows."""
     found = [sentence.lstrip(" ") for sentence in sentences.split(TEXT)]
-    tokenizer = vocabulary.learn(
-        iter(2 * found), VocabularyConfig(size=VOCABULARY_SIZE)
-    )  # twice: a merge needs two pairs
+    tokenizer = vocabulary.learn(iter(2 * found), VocabularyConfig(size=VOCABULARY_SIZE))  # a merge needs two pairs
     encoded = CachedEncoder(tokenizer).encode(found)
     starts = np.concatenate([[0], encoded.lengths.cumsum()])
     alone = np.arange(len(starts))  # each sentence is a segment of its own, the default of `text.segments`

@@ -119,7 +119,7 @@ def finetune(
 def _check_fit(config: FinetuneConfig, world: World) -> str:
     """Check settings and encoder before data is read and a run made; return the SHA-256 of the encoder's weights."""
     encoder = encoders.open_encoder(config.encoder, seed=0)
-    sha256 = weights.sha256(weights.of(encoder))
+    sha256 = weights.sha256(weights.host_state_dict(encoder))
     require_mask(config.augment, encoder.mask_text)
     if config.augment.replace:
         encoders.open_predictor(config.encoder, world)

@@ -72,7 +72,7 @@ class SavedModel:
         partial = run / f"{MODEL_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         (partial / ENCODER).mkdir(parents=True)
-        weights.write(partial / checkpoint.WEIGHTS, weights.of(self.classifier))
+        weights.write(partial / checkpoint.WEIGHTS, weights.host_state_dict(self.classifier))
         self.classifier.encoder.save(partial / ENCODER)
         (partial / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
         description = Description(
@@ -117,7 +117,7 @@ def newest(runs: Path) -> Path:
 def _why_none(run: Path) -> str:
     if not run.is_dir():
         return f"no such run: {run} (name the run first, then the texts)"
-    if checkpoint.finished(run):
+    if checkpoint.completed(run):
         return f"{run} is a pretraining run: train a classifier on it by python -m finetune.cnn_head encoder.run={run}"
     if not (run / checkpoint.CONFIG).is_file():
         return f"{run} is no run: name the directory of a run, such as runs/x"

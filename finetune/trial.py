@@ -175,7 +175,7 @@ def _judge(
         test=Scores[float].model_validate(measure(split.test.labels, test_NC)),
         epochs=best.step / trial.steps_per_epoch,
         seconds=seconds,
-        weights_sha256=weights.sha256(weights.of(classifier)),
+        weights_sha256=weights.sha256(weights.host_state_dict(classifier)),
     )
     return TrialResult(
         scores,

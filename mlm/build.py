@@ -1,4 +1,4 @@
-"""Turn a configuration into all that a pretraining run is made of: corpus, task, model, optimizer, length."""
+"""Build the components of a pretraining run from its configuration: corpus, task, model, optimizer, length."""
 
 import json
 import logging
@@ -38,11 +38,11 @@ class PretrainComponents:
     optimizer: Optimizer
     length: TrainingLength
     threads: int
-    """Micro-batches that are computed at the same time; one where dropout would draw from one source for all."""
+    """Micro-batches computed at the same time; one if there is dropout, whose random numbers threads would share."""
 
 
 def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
-    """Make data, model and optimizer ready; `tokenizer` stands in for the recipe's, whose file may be gone.
+    """Build data, model and optimizer; `tokenizer` replaces that of the configuration, whose file may be gone.
 
     Raises:
         UserError: the corpus is too small for one batch, or a setting does not fit the machine.
@@ -98,12 +98,10 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
 
 
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the text that its shards were made of; without shards, as it is.
-
-    Of several folders of shards it is the text of the first.
+    """Return the configuration with the text of its shards, of several folders the first; unchanged without shards.
 
     Raises:
-        UserError: there are no shards, or the configuration sets another text.
+        UserError: the shards are missing, or the configuration sets another text.
 
     """
     if config.data.shards is None:
@@ -112,13 +110,13 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     if config.text not in (TextConfig(), text):
         raise UserError(
             f"data.shards = {config.data.shards[0]} was made of another text or by other options than those of text:"
-            " leave out text, or leave out data.shards"
+            " remove text, or remove data.shards"
         )
     return config.model_copy(update={"text": text})
 
 
 def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
-    """Return the corpus of a configuration, building what its cache lacks; `tokenizer` stands in for the one it names.
+    """Return the corpus of a configuration, cached or built; `tokenizer` replaces that of the configuration.
 
     Raises:
         UserError: text, tokenizer or shards cannot be used.
@@ -128,7 +126,7 @@ def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
 
 
 def _can_compile(world: World) -> bool:
-    """Return whether torch.compile has a compiler for the device, and warn where it has none."""
+    """Return whether torch.compile has a compiler for the device; warn if it has none."""
     variable, compilers = ("CC", ["cc", "gcc", "clang"])
     if world.device.type == "cpu":
         variable, compilers = ("CXX", ["c++", "g++", "clang++"])

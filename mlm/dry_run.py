@@ -19,13 +19,13 @@ ASSUMED_PEAK_SHARE = 0.3
 def preview(config: PretrainConfig) -> str:
     """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks.
 
-    Tokenizer and shards are built where the cache has none; nothing is trained.
+    A tokenizer and shards that are not cached are built; nothing is trained.
     """
     return describe(build(config, with_precision(init_world(), config.train.precision)))
 
 
 def describe(made: PretrainComponents) -> str:
-    """Return the preview of components that are built already."""
+    """Return the preview of components."""
     config, corpus, task, model, length = made.config, made.corpus, made.task, made.model, made.length
     manifest, rows, world = corpus.manifest, corpus.train, task.world
     parts = flops.parameters_by_part(model)
@@ -76,14 +76,14 @@ def describe(made: PretrainComponents) -> str:
 
 
 def _kept_length(task: MaskedLMTask, batch: Batch) -> int:
-    """Return over how many positions one attends on average, those of other segments in reach among them."""
+    """Return the mean number of keys that are computed for a query, those of other segments included."""
     segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, task.world.dtype, compiled=task.compiled)
     key_ranges = segment_mask.key_ranges or (slice(0, batch.ids_BL.shape[1]),)
     return sum(int(reach.stop - reach.start) for reach in key_ranges) // len(key_ranges)
 
 
 def _projection(parameters: int, flops_per_step: float) -> list[str]:
-    """Return what several GPUs would need and send; computed, not measured."""
+    """Return lines on memory and communication of several GPUs, calculated and not measured."""
     server = flops.H100S
     share = flops.communication_share(parameters, flops_per_step / server.gpus, server, ASSUMED_PEAK_SHARE)
     each = flops.STATE_BYTES * parameters / 2**20

@@ -5,8 +5,8 @@
     run = pretrain(PretrainConfig(name="mine"))
     run.path, run.results, run.model, run.tokenizer
 
-The functions print nothing and exit nothing; errors are exceptions. They join the processes that torchrun started, or
-use the process group that is there already, and close only the group that they opened.
+The functions neither print nor exit; errors are exceptions. They join the processes that torchrun started, or use the
+existing process group, and close only a group that they opened.
 """
 
 import logging
@@ -106,7 +106,7 @@ def pretrain(
     Args:
         config: every setting of the run.
         observers: receive the events of training, such as a `ProgressBar`; the run's own files need none.
-        stop: asked after each step; a number other than 0, on any rank, stops training after saving.
+        stop: called after each step; a number other than 0, on any rank, stops training after saving.
 
     Raises:
         UserError: data, a setting or the machine cannot be used, or training diverged.
@@ -138,10 +138,10 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Callable[[],
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with all that the run it starts from and its shards decide.
+    """Return the configuration with the settings of the run that it starts from and of its shards.
 
     Raises:
-        UserError: these cannot be used, or the configuration sets otherwise.
+        UserError: these cannot be used, or the configuration contradicts them.
 
     """
     return with_text_of_shards(warm_start.resolve(config))
@@ -151,7 +151,7 @@ def config_of(path: Path) -> PretrainConfig:
     """Return a run's configuration.
 
     Raises:
-        UserError: `path` is no run of pretraining.
+        UserError: `path` is not a pretraining run.
 
     """
     return read(PretrainConfig, run_directory.config_path(path))
@@ -194,7 +194,7 @@ def _resume(
 
 
 def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
-    """Make the directory and the components of a new run; its lock is held until `opened` closes."""
+    """Make the directory and the components of a new run; `opened` holds its lock."""
     world = with_precision(world, config.train.precision)
     components = build(config, world)
     started_from = warm_start.load_start(config, components.model)
@@ -232,7 +232,7 @@ def _restore(path: Path, world: World) -> _Ready:
 
 
 def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]) -> _Trained:
-    """Train until the run's length is reached, `stop` says so on any rank, or training has diverged."""
+    """Train until the run's length is reached, `stop` requests an end on any rank, or training has diverged."""
     components, config, world = ready.components, ready.components.config, ready.components.world
     corpus, task = components.corpus, components.task
     predict, divergence = _predictor(components), DivergenceStop(config.train.most_skipped)
@@ -312,7 +312,7 @@ def _predictor(components: PretrainComponents) -> Callable[[nn.Module], str]:
     task, tokenizer, world = components.task, components.corpus.tokenizer, components.world
 
     def predict(model: nn.Module) -> str:
-        # Not compiled once more for these few sentences.
+        # These few sentences are not worth another compilation.
         eagerly = torch.compiler.set_stance("force_eager") if task.compiled else nullcontext()
         with eagerly:
             filled = fill_blanks.sample_predictions(model, task.heldout[0], tokenizer, world, SENTENCES_SHOWN)

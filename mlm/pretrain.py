@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     observers = [signals, ProgressBar()]
     if options.resume is not None:
         if yaml or overrides or options.print_config or options.dry_run:
-            raise UserError("--resume takes the run's own configuration: leave out everything but the run")
+            raise UserError("--resume takes the run's own configuration: remove everything but the run")
         path = Path(options.resume) if options.resume else run_directory.newest()
         run = experiment.resume(path, observers, stop=signals.received)
     else:

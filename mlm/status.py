@@ -1,4 +1,4 @@
-"""See from outside how a pretraining run is doing: alive or not, step, speed, loss, time left, checkpoints."""
+"""Show the state of a pretraining run: running or not, step, speed, loss, time left, checkpoints."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ examples:
   python -m mlm.status                    the run that was started last
   python -m mlm.status runs/x runs/y
   python -m mlm.status runs/x --json | python -m json.tool
-  watch python -m mlm.status runs/x       again every two seconds
+  watch python -m mlm.status runs/x       every two seconds
 """
 
 
@@ -43,19 +43,19 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def status(path: Path) -> dict[str, Any]:
-    """Return how the run at `path` is doing.
+    """Return the state of the run at `path`.
 
     Raises:
-        UserError: it is no run of pretraining, or its records are damaged.
+        UserError: it is not a pretraining run, or its records are damaged.
 
     """
-    run_directory.config_path(path)  # there is one
+    run_directory.config_path(path)  # raises where there is none
     owner = run_directory.owner(path)
     finished = (path / run_directory.RESULTS).exists()
     records = run_directory.newest_records(path / run_directory.METRICS)
     train, heldout = records.get("train", {}), records.get("heldout", {})
     progress, seconds = train.get("progress"), train.get("seconds")
-    saved = checkpoint.finished(path)
+    saved = checkpoint.completed(path)
     return {
         "state": "running" if owner else "finished" if finished else "stopped",
         "owner": owner,
@@ -99,7 +99,7 @@ def _lines(path: Path, found: dict[str, Any]) -> list[str]:
         f"  checkpoint: {saved}",
     ]
     if found["state"] == "stopped":
-        lines.append(f"  go on: python -m mlm.pretrain --resume {path}")
+        lines.append(f"  resume: python -m mlm.pretrain --resume {path}")
     return lines
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from configs import UserError
 from mlm.checkpoint import checkpoint
-from mlm.checkpoint.manifest import manifest_of, verify
+from mlm.checkpoint.manifest import read_manifest, verify
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = """
@@ -100,9 +100,9 @@ def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random
         if run is None:
             continue
         spoilt = {damage.folder for damage in damages if damage.is_still_there()}
-        whole = [folder for folder in checkpoint.finished(run) if folder not in spoilt]
+        whole = [folder for folder in checkpoint.completed(run) if folder not in spoilt]
         for folder in whole:
-            verify(folder, tuple(manifest_of(folder).files))
+            verify(folder, tuple(read_manifest(folder).files))
         if seen and (not whole or whole[-1] < seen[-1]):
             sys.exit(f"a checkpoint that had been saved is lost: {seen[-1]}")
         if len(whole) > 1 and rng.random() < 0.3:
@@ -126,7 +126,7 @@ def _trial(home: Path, number: int, expected: dict[str, str], rng: random.Random
 def _goes_on(home: Path, name: str, optimizer: str) -> "subprocess.Popen[bytes]":
     """Go on with a run that has a checkpoint; start it anew where it was killed before it had one."""
     run = _run_of(home, name)
-    if run is not None and checkpoint.finished(run):
+    if run is not None and checkpoint.completed(run):
         return _start(home, "--resume", str(run))
     if run is not None:
         shutil.rmtree(run)
@@ -147,7 +147,7 @@ def _killed(home: Path, name: str, optimizer: str, rng: random.Random) -> list[P
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.5))
     run = _run_of(home, name)
-    seen = checkpoint.finished(run) if run else []
+    seen = checkpoint.completed(run) if run else []
     process.send_signal(signal.SIGKILL)
     process.wait()
     return seen
@@ -199,7 +199,7 @@ def _damage(folder: Path, rng: random.Random) -> Damage:
         path.write_bytes(content)
     damage = Damage(folder, path, kind, None if kind == "deleted" else bytes(content))
     try:
-        verify(folder, tuple(manifest_of(folder).files))
+        verify(folder, tuple(read_manifest(folder).files))
     except UserError:
         return damage
     sys.exit(f"damage went unnoticed: {damage}")

@@ -64,7 +64,7 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
     path = run_directory.newest(runs) if choice.run is None else Path(choice.run)
     if (path / MODEL_FOLDER).is_dir():
         raise UserError(f"encoder.run: {path} is a fine-tuned model already: name a run of mlm.pretrain")
-    return choice.model_copy(update={"run": str(checkpoint.of(path))})
+    return choice.model_copy(update={"run": str(checkpoint.resolve(path))})
 
 
 def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
@@ -109,4 +109,4 @@ def corpus_of(choice: EncoderChoice) -> TextConfig:
     from mlm.checkpoint import checkpoint
     from mlm.config import PretrainConfig
 
-    return read(PretrainConfig, checkpoint.of(Path(choice.run)) / checkpoint.CONFIG).text
+    return read(PretrainConfig, checkpoint.resolve(Path(choice.run)) / checkpoint.CONFIG).text

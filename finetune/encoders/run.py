@@ -42,7 +42,7 @@ class RunEncoder(TextEncoder):
     @classmethod
     def load(cls, run: Path, *, random: bool, seed: int, dropout: float | None) -> "RunEncoder":
         """Return the encoder of a checkpoint or of a run's newest one; `random` draws its weights by `seed` instead."""
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), torch.device("cpu"))
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.resolve(run), torch.device("cpu"))
         encoder = cls(recipe, tokenizer, dropout)
         if random:
             initialise(model, recipe.model.encoder, seed)
@@ -116,7 +116,7 @@ class RunPredictor:
     @classmethod
     def load(cls, run: Path, world: World) -> "RunPredictor":
         """Return the masked language model of a checkpoint or of a run's newest one."""
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.of(run), world.device)
+        model, tokenizer, recipe = checkpoint.load_model(checkpoint.resolve(run), world.device)
         return cls(model, tokenizer, recipe.data.row_length, world)
 
     @torch.no_grad()

@@ -17,10 +17,10 @@ from mlm.benchmark.measure import Case, alternate
 from mlm.benchmark.speed import Bench
 from mlm.build import build
 from mlm.checkpoint import checkpoint
-from mlm.checkpoint.manifest import manifest_of
+from mlm.checkpoint.manifest import read_manifest
 from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
-from mlm.tracking.run_directory import METRICS, keep_records, newest_records
+from mlm.tracking.run_directory import METRICS, newest_records, truncate_records
 from mlm.training.budget import TrainingProgress
 
 POLL_SECONDS = 0.01
@@ -85,8 +85,8 @@ def resume(bench: Bench, name: str) -> list[Case]:
 
 
 def _resumed(run: Path) -> float:
-    step = manifest_of(checkpoint.newest(run)).step
-    keep_records(run / METRICS, step)  # Drop the records of the turn before.
+    step = read_manifest(checkpoint.newest(run)).step
+    truncate_records(run / METRICS, step)  # Drop the records of the turn before.
     resumed = "-m", "mlm.pretrain", "--resume", str(run)
     return seconds_until(lambda: newest_records(run / METRICS)["train"]["step"] > step, *resumed)
 

@@ -1,8 +1,8 @@
-"""Checkpoints: a directory with a model anyone can load, and beside it what training needs to go on.
+"""Checkpoints: a directory with a model that anyone can load, and the training state to resume from.
 
-`weights.safetensors`, `config.yaml` and `tokenizer.json` are the model; `training_state.pt` is the optimizer's
-state and the position, read with `weights_only=True`. `manifest.json` holds their sizes and checksums. A directory
-appears under its final name only when it is complete.
+`weights.safetensors`, `config.yaml` and `tokenizer.json` are the model; `training_state.pt` holds the optimizer's
+state and the progress, and is read with `weights_only=True`. `manifest.json` holds their sizes and checksums. A
+directory appears under its final name only when it is complete.
 """
 
 import logging
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from configs import UserError, dump, read
 from mlm.checkpoint import sharded_state, weights
-from mlm.checkpoint.manifest import MANIFEST, PARTIAL, manifest_of, seal, verify
+from mlm.checkpoint.manifest import MANIFEST, PARTIAL, read_manifest, seal, verify
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_share
 from mlm.model.heads import MaskedLanguageModel
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG, TOKENIZER, STATE = "weights.safetensors", "config.yaml", "tokenizer.json", "training_state.pt"
 NAMES = "step-" + "[0-9]" * 9
-"""What the folders of checkpoints are called, as a pattern."""
+"""Glob pattern of the names of checkpoint folders."""
 SHARES = "shares"
-"""Folder of the training state that is divided among processes."""
+"""Folder of the sharded training state."""
 MODEL_FILES = (WEIGHTS, CONFIG, TOKENIZER)
-"""The files that make a model, without those that only training needs."""
+"""The files of the model, without the training state."""
 
 
 logger = logging.getLogger(__name__)
@@ -46,21 +46,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run as it stood: copies in the host's memory, which stay true while training goes on."""
+    """Copies of a run's state in the host's memory, which further training does not change."""
 
     weights: Mapping[str, Tensor]
-    """What the model is evaluated with."""
+    """The weights that the model is evaluated with."""
     training: Mapping[str, Any]
-    """Position, optimizer state, and the weights that are trained on, but for what is among the shares."""
+    """Progress, optimizer state and trained weights, without the tensors among `shares`."""
     shares: "Mapping[str, DTensor]"
     """This process's part of the training state of a sharded model."""
     step: int
 
 
 def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress, *, whole: bool = True) -> Snapshot:
-    """Copy all that a checkpoint holds; of a sharded model, all processes have to.
+    """Copy the state that a checkpoint holds; all processes of a sharded model call this together.
 
-    Where `whole` is false, as on all processes but one, nothing but the shares is kept.
+    Unless `whole`, which is true on one process, only the shares are copied.
     """
     evaluated: dict[str, Tensor] = {}
     with optimizer.averaged():
@@ -86,12 +86,12 @@ def save(
     heldout_loss: float | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> None:
-    """Write a checkpoint into `folder`, which appears when all of it is on the disk.
+    """Write a checkpoint into `folder`, which appears once it is complete on disk.
 
-    Where there are shares, all processes of `group` have to, and each writes its own; the rest is the first one's work.
+    If there are shares, all processes of `group` call this: each writes its own, and rank 0 the rest.
 
     Raises:
-        OSError: the disk is full or not writable; what was written is removed as far as it can be.
+        OSError: the disk is full or not writable; files already written are removed as far as possible.
 
     """
     partial = folder.with_name(folder.name + PARTIAL)
@@ -129,23 +129,23 @@ def newest(run: Path) -> Path:
     """
     if not run.is_dir():
         raise UserError(f"no such run: {run}")
-    found = finished(run)
+    found = completed(run)
     if not found:
         raise UserError(f"{run} has no checkpoint: let it train longer, or, if it was stopped, start a new run")
     return found[-1]
 
 
 def newest_undamaged(run: Path) -> Path:
-    """Return a run's newest checkpoint of which nothing is damaged, and log which ones are skipped and why.
+    """Return a run's newest undamaged checkpoint, and log each one that is skipped, with the reason.
 
     Raises:
         UserError: there is none.
 
     """
     newest(run)
-    for folder in reversed(finished(run)):
+    for folder in reversed(completed(run)):
         try:
-            verify(folder, (*MODEL_FILES, STATE, *manifest_of(folder).files))
+            verify(folder, (*MODEL_FILES, STATE, *read_manifest(folder).files))
         except UserError as error:
             logger.warning("skipped: %s", error)
             continue
@@ -153,11 +153,11 @@ def newest_undamaged(run: Path) -> Path:
     raise UserError(f"every checkpoint in {run} is damaged: start a new run")
 
 
-def of(path: Path) -> Path:
-    """Return `path` where it is a checkpoint, else the newest one of the run that it is.
+def resolve(path: Path) -> Path:
+    """Return `path` if it is a checkpoint, else the newest checkpoint of the run at `path`.
 
     Raises:
-        UserError: it is neither, or the run has none.
+        UserError: it is neither, or the run has no checkpoint.
 
     """
     if (path / MANIFEST).is_file() and (path / CONFIG).is_file():
@@ -166,17 +166,17 @@ def of(path: Path) -> Path:
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Return where a run's checkpoint of a step is, or would be."""
+    """Return the folder of a run's checkpoint of a step, which need not exist."""
     return run / "checkpoints" / f"step-{step:09d}"
 
 
-def finished(run: Path) -> list[Path]:
-    """Return a run's checkpoints, the oldest first; what else lies there is left alone."""
+def completed(run: Path) -> list[Path]:
+    """Return a run's complete checkpoints, oldest first; other files are ignored."""
     return sorted(path for path in (run / "checkpoints").glob(NAMES) if path.is_dir())
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, PretrainConfig]:
-    """Load the model of a checkpoint, in evaluation mode, with its tokenizer and recipe.
+    """Load the model of a checkpoint, in evaluation mode, with its tokenizer and configuration.
 
     Raises:
         UserError: the checkpoint is damaged, or its parts do not fit each other.
@@ -191,22 +191,22 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
 
 
 def load_weights(folder: Path, model: nn.Module) -> str:
-    """Give `model` the weights of a checkpoint, in place, and return their SHA-256.
+    """Load a checkpoint's weights into `model`, and return their SHA-256.
 
     Raises:
-        UserError: the weights are damaged, or are another model's.
+        UserError: the weights are damaged, or do not fit the model.
 
     """
     manifest = verify(folder, (WEIGHTS,))
-    weights.fill(model, weights.read(folder / WEIGHTS), folder)
+    weights.load_into(model, weights.read(folder / WEIGHTS), folder)
     return manifest.files[WEIGHTS].sha256
 
 
 def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> TrainingProgress:
-    """Bring model and optimizer back to where the checkpoint was saved and return how far training had come.
+    """Restore model and optimizer from a checkpoint, and return the progress of training.
 
     Raises:
-        UserError: the checkpoint is damaged, or is of another model.
+        UserError: the checkpoint is damaged, or belongs to another model.
         OSError: it cannot be read.
 
     """
@@ -217,21 +217,21 @@ def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> Train
         if any(name.startswith(f"{SHARES}/") for name in manifest.files):
             sharded_state.load(folder / SHARES, state, model, optimizer)
         else:
-            weights.fill(model, state["weights"], folder)
+            weights.load_into(model, state["weights"], folder)
         optimizer.load_state_dict(state["optimiser"])
         return TrainingProgress(**state["position"])
-    except (UserError, torch.OutOfMemoryError, dist.DistError):  # which say nothing against the file
+    except (UserError, torch.OutOfMemoryError, dist.DistError):  # not the file's fault
         raise
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):
         raise UserError(f"{folder / STATE} is not the training state of this run's model and optimizer") from None
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuse an archive that takes more memory than it has bytes, as a compressed one would."""
+    """Refuse a compressed archive, which could take far more memory than its size on disk."""
     try:
         with zipfile.ZipFile(path) as archive:
             whole = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
     except zipfile.BadZipFile:
         whole = False
     if not whole:
-        raise UserError(f"{path} is not as a run writes it: no archive, or a compressed one")
+        raise UserError(f"{path} is not a file that a run writes: it is compressed, or no archive")

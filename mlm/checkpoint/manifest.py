@@ -1,4 +1,4 @@
-"""Directories that appear when they are complete: a manifest of every file's size and checksum, and a rename."""
+"""Directories that appear only when complete: a manifest of every file's size and checksum, then a rename."""
 
 import hashlib
 import os
@@ -17,14 +17,14 @@ PARTIAL = ".partial"
 
 
 class Manifest(Config):
-    """What a checkpoint holds."""
+    """The files of a checkpoint."""
 
     step: int
     files: dict[str, FileRecord]
     heldout_loss: float | None = None
-    """Held-out loss in nats of these weights, where they were evaluated."""
+    """Held-out loss of these weights in nats; None if they were not evaluated."""
     checksum: str = ""
-    """SHA-256 of all the rest of the manifest."""
+    """SHA-256 of the rest of the manifest."""
 
     def sealed(self) -> "Manifest":
         """Return the manifest with its checksum."""
@@ -33,7 +33,7 @@ class Manifest(Config):
 
 
 def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = None) -> Manifest:
-    """Write a manifest of all files in `partial`, and give that its final name once everything is on the disk.
+    """Write a manifest of all files in `partial`, flush them to the disk, and rename `partial` to `folder`.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -53,10 +53,10 @@ def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = No
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that was complete; killed in between, it leaves nothing under that name.
+    """Remove a complete folder; if killed in between, nothing is left under its name.
 
     Raises:
-        OSError: the disk does not let it.
+        OSError: the folder cannot be removed.
 
     """
     aside = folder.with_name(f"{folder.name}.removed{PARTIAL}")
@@ -65,7 +65,7 @@ def remove(folder: Path) -> None:
     shutil.rmtree(aside)
 
 
-def manifest_of(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     """Return a checkpoint's manifest.
 
     Raises:
@@ -79,7 +79,7 @@ def manifest_of(folder: Path) -> Manifest:
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
     if manifest != manifest.sealed():
-        raise UserError(f"{folder / MANIFEST} is damaged: its checksum is another one")
+        raise UserError(f"{folder / MANIFEST} is damaged: its checksum does not match")
     for name in manifest.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(f"{folder / MANIFEST} is damaged: it names a file outside of the checkpoint, {name!r}")
@@ -87,13 +87,13 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, names: Sequence[str]) -> Manifest:
-    """Check the named files of a checkpoint against its manifest and return that.
+    """Check the named files of a checkpoint against its manifest, and return the manifest.
 
     Raises:
         UserError: a file is missing, truncated or changed.
 
     """
-    manifest = manifest_of(folder)
+    manifest = read_manifest(folder)
     for name in names:
         path, expected = folder / name, manifest.files.get(name)
         if expected is None or not path.is_file():

@@ -1,8 +1,7 @@
-"""Training state that is divided among processes, through PyTorch's distributed checkpointing.
+"""Sharded training state on disk, through PyTorch's distributed checkpointing.
 
-Every process writes its shares into a safetensors file of its own, and any number of processes reads them again:
-nothing in them is pickled. What is the same everywhere, such as learning rates, stays in the state that is written
-whole.
+Every process writes its shares into one safetensors file, and any number of processes can read them. Nothing in them is
+pickled. Values that all processes share, such as learning rates, stay in the unsharded state.
 """
 
 from collections.abc import Mapping
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 ELSEWHERE = "sharded"
-"""What stands in the whole state for a tensor that is among the shares."""
+"""Placeholder in the unsharded state for a tensor that is among the shares."""
 
 
 def split(state: Any, shares: "dict[str, DTensor]", name: str = "") -> Any:
-    """Return `state` without its sharded tensors, which are put into `shares` under their paths in it."""
+    """Return `state` without its sharded tensors, which are added to `shares` under their paths in `state`."""
     if is_share(state):
         shares[name] = state
         return ELSEWHERE
@@ -57,10 +56,10 @@ def on_host(shares: "Mapping[str, DTensor]") -> "dict[str, DTensor]":
 
 
 def save(folder: Path, shares: "Mapping[str, DTensor]", group: dist.ProcessGroup | None) -> None:
-    """Write the shares of all processes into `folder`; called by all of them.
+    """Write the shares of all processes into `folder`; every process calls this.
 
     Raises:
-        OSError: one of them could not write.
+        OSError: a process could not write.
 
     """
     # torch.distributed.checkpoint takes a quarter of a second to import, and most runs are not sharded.
@@ -76,11 +75,11 @@ def save(folder: Path, shares: "Mapping[str, DTensor]", group: dist.ProcessGroup
 
 
 def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
-    """Fill the model's shares, and put the optimizer's into `state` where `split` took them out.
+    """Load the model's shares in place, and the optimizer's into the placeholders of `state`.
 
     Raises:
-        ValueError: the shares are not those of this model and optimizer.
-        OSError: one of the processes cannot read them.
+        ValueError: the shares do not belong to this model and optimizer.
+        OSError: a process cannot read them.
 
     """
     from torch.distributed.checkpoint import state_dict_loader  # see save

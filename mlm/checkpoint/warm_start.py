@@ -15,13 +15,13 @@ from tokenizer import vocabulary
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
-    """Return the recipe with all that the weights it starts from decide; without `start_from`, as it is.
+    """Return the configuration with the settings of the run that it starts from; unchanged without `start_from`.
 
-    Model, vocabulary, tokenizer and row length become those of the start, and `start_from` the folder of its
-    checkpoint, so that what is resolved stays the same while the other run goes on. The start's model is verified.
+    Model, vocabulary, tokenizer and row length become those of the start, whose model files are verified. `start_from`
+    becomes the folder of its checkpoint, which stays the same while the other run continues.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or the recipe sets otherwise what the start decides.
+        UserError: the checkpoint is missing or damaged, or the configuration contradicts it.
 
     """
     if config.start_from is None:
@@ -35,10 +35,10 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
     taken: dict[str, Config] = {"vocabulary": start.vocabulary, "data": data, "model": start.model}
     usual = PretrainConfig()
     for name, section in taken.items():
-        for path, own, theirs in _set_otherwise(getattr(config, name), section, getattr(usual, name), name):
+        for path, own, theirs in _conflicts(getattr(config, name), section, getattr(usual, name), name):
             raise UserError(
                 f"{path} = {own} differs from {theirs}, which is taken from start_from = {config.start_from} with"
-                f" its weights: leave {path} out, or leave out start_from"
+                f" its weights: remove {path}, or remove start_from"
             )
     try:
         return PretrainConfig(**(dict(config) | taken | {"start_from": str(folder)}))
@@ -48,7 +48,7 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
 
 
 def load_start(config: PretrainConfig, model: nn.Module) -> dict[str, Any]:
-    """Give the model of a resolved recipe the weights it starts from, if any; return what is worth recording of them.
+    """Load the weights that a resolved configuration starts from, if any, into `model`; return a record of them.
 
     Raises:
         UserError: the checkpoint is gone or damaged.
@@ -62,7 +62,7 @@ def load_start(config: PretrainConfig, model: nn.Module) -> dict[str, Any]:
 
 
 def scores_at_start(config: PretrainConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the held-out scores of the weights that a run started from, out of its metrics; nothing without these."""
+    """Return the held-out scores of the weights that a run started from, by its metrics; empty if there are none."""
     for record in records:
         if config.start_from is not None and record["side"] == "heldout" and record["step"] == 0:
             return {"heldout_at_start": {name: record[name] for name in ("loss", "accuracy")}}
@@ -70,30 +70,28 @@ def scores_at_start(config: PretrainConfig, records: Iterable[Mapping[str, Any]]
 
 
 def _checkpoint(path: Path) -> Path:
-    """Return `path` where it is a checkpoint, else the newest one of the run that it is."""
+    """Return `path` if it is a checkpoint, else the newest checkpoint of the run at `path`."""
     if not path.is_dir():
         raise UserError(f"start_from = {path}: no such run: name the directory of one, such as runs/x")
-    if not checkpoint.finished(path) and not (path / MANIFEST).is_file():
+    if not checkpoint.completed(path) and not (path / MANIFEST).is_file():
         raise UserError(
             f"start_from = {path} has no checkpoint: name a run of python -m mlm.pretrain that has saved one"
             " (the runs of finetune have none)"
         )
-    return checkpoint.of(path)
+    return checkpoint.resolve(path)
 
 
 def _content(tokenizer: Path) -> str:
     return vocabulary.sha256(vocabulary.load(tokenizer))
 
 
-def _set_otherwise(
-    own: Config, start: Config | None, usual: Config | None, path: str
-) -> Iterator[tuple[str, Any, Any]]:
-    """Yield path and both values of the settings that are neither the start's nor the usual ones."""
+def _conflicts(own: Config, start: Config | None, usual: Config | None, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path, own value and start's value of each setting that equals neither the start's nor the default."""
     for name in type(own).model_fields:
         mine, theirs, default = (getattr(section, name, None) for section in (own, start, usual))
         if mine in (theirs, default):
             continue
         if isinstance(mine, Config):
-            yield from _set_otherwise(mine, theirs, default, f"{path}.{name}")
+            yield from _conflicts(mine, theirs, default, f"{path}.{name}")
         else:
             yield f"{path}.{name}", mine, theirs

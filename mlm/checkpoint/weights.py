@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, which hold numbers and nothing that could run."""
+"""Weights in safetensors files, which hold numbers and no code."""
 
 import errno
 import hashlib
@@ -18,8 +18,8 @@ from configs import UserError
 _METADATA = {"format": "pt"}
 
 
-def of(model: nn.Module) -> dict[str, Tensor]:
-    """Return all of a model's state in the host's memory."""
+def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state dict in the host's memory."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
@@ -43,28 +43,28 @@ def read(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file.
 
     Raises:
-        UserError: it is no safetensors file.
+        UserError: it is not a safetensors file.
 
     """
     try:
         return load_file(path)
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from None
+        raise UserError(f"{path} is not a safetensors file: {error}") from None
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Give `model`, sharded or whole, the weights that were found in `folder`, in place.
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Load the weights that were found in `folder` into `model`, sharded or whole.
 
     Raises:
-        UserError: they are another model's.
+        UserError: they do not fit the model.
 
     """
-    # A quarter of a second, which a run that starts anew has no use for.
+    # This import takes a quarter of a second, and a new run does not need it.
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     try:
         set_model_state_dict(model, dict[str, Any](tensors), options=StateDictOptions(full_state_dict=True))
-    except (torch.OutOfMemoryError, dist.DistError):  # which say nothing against the weights
+    except (torch.OutOfMemoryError, dist.DistError):  # not the fault of the weights
         raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())
@@ -73,7 +73,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise when they cannot write into the OSError that it is."""
+    """Turn the libraries' errors of failed writes into OSError."""
     try:
         yield
     except (safetensors.SafetensorError, RuntimeError) as error:

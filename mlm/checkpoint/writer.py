@@ -1,4 +1,4 @@
-"""Save checkpoints while training continues: one in flight, a failure logged and tried again, old ones removed."""
+"""Save checkpoints while training continues: one at a time, failures logged, old ones removed."""
 
 import logging
 import shutil
@@ -14,7 +14,7 @@ from torch import nn
 from configs import UserError
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.checkpoint import Snapshot
-from mlm.checkpoint.manifest import PARTIAL, Manifest, manifest_of, remove
+from mlm.checkpoint.manifest import PARTIAL, Manifest, read_manifest, remove
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointWriter(Observer):
-    """Writes a run's checkpoints in a thread of its own, on every rank of the run."""
+    """Writes a run's checkpoints in a background thread, on every rank of the run."""
 
     def __init__(
         self, run: Path, config: PretrainConfig, tokenizer: Path, world: World, start: TrainingProgress
     ) -> None:
-        """Save into `run`, which is resumed from `start`; every process makes one at the same time.
+        """Save into `run`, which is resumed from `start`; all processes create their writers together.
 
-        Checkpoints of later steps, which were damaged where there are any, are removed: their steps are trained again.
+        Checkpoints of later steps were skipped as damaged, and are removed: their steps are trained again.
         """
         self.folder, self.config, self.tokenizer = run / "checkpoints", config, tokenizer
         self.run, self.world = run, world
-        # A group of its own, so that messages of saving never meet messages of training.
+        # A separate group keeps the messages of saving apart from those of training.
         timeout = timedelta(minutes=config.train.silence_minutes)
         self.group = dist.new_group(backend="gloo", timeout=timeout) if dist.is_initialized() else None
         self.thread = Thread()
@@ -51,13 +51,12 @@ class CheckpointWriter(Observer):
         self.heldout_losses = {progress.step: metrics["loss"]}
 
     def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
-        """Copy the state of the run, and write the copy while training continues; wait for the one before."""
+        """Wait for the previous checkpoint, copy the state of the run, and write the copy while training continues."""
         self.wait()
         if not self.world.is_main and not is_sharded(model):
             return
         taken = checkpoint.snapshot(model, optimizer, progress, whole=self.world.is_main)
-        # A daemon: a user who stops the command by a second Ctrl-C does not wait for the disk. A checkpoint that is
-        # half written then has no final name yet.
+        # A daemon: a second Ctrl-C does not wait for the disk. A half-written checkpoint has no final name yet.
         arguments = (taken, self.heldout_losses.get(progress.step))
         self.thread = Thread(target=self._write, args=arguments, name="checkpoint writer", daemon=True)
         self.thread.start()
@@ -68,7 +67,7 @@ class CheckpointWriter(Observer):
             self.thread.join()
 
     def ended(self, progress: TrainingProgress) -> None:
-        """Wait for the last checkpoint of all processes.
+        """Wait for the last checkpoint on all processes.
 
         Raises:
             OSError: it could not be written, here or by another process.
@@ -84,7 +83,7 @@ class CheckpointWriter(Observer):
 
     def _write(self, taken: Snapshot, heldout_loss: float | None) -> None:
         if self.world.device.type == "cuda":
-            torch.cuda.set_device(self.world.device)  # each thread has a current one
+            torch.cuda.set_device(self.world.device)  # the current device is a setting of each thread
         try:
             folder = checkpoint.step_folder(self.run, taken.step)
             checkpoint.save(folder, taken, self.config, self.tokenizer, heldout_loss, self.group)
@@ -105,7 +104,7 @@ class CheckpointWriter(Observer):
 
     def _prune(self) -> None:
         """Remove the checkpoints that need not be kept."""
-        keep, folders = self.config.train.keep, checkpoint.finished(self.run)
+        keep, folders = self.config.train.keep, checkpoint.completed(self.run)
         kept = set(folders[-keep.newest :])
         manifests = {folder: _manifest(folder) for folder in folders}
         if keep.every_steps is not None:
@@ -119,12 +118,12 @@ class CheckpointWriter(Observer):
                 remove(folder)
             except OSError as error:
                 logger.warning(
-                    "%s is not needed any more and cannot be removed (%s): training continues", folder, error
+                    "%s cannot be removed (%s), and is not needed any more: training continues", folder, error
                 )
 
     def _sweep(self, step: int) -> None:
-        """Remove what killed processes left half written, and what is of later steps."""
-        for later in checkpoint.finished(self.run):
+        """Remove half-written checkpoints of killed processes, and checkpoints of steps after `step`."""
+        for later in checkpoint.completed(self.run):
             if later > checkpoint.step_folder(self.run, step):
                 remove(later)
         for killed in self.folder.glob(f"{checkpoint.NAMES}*{PARTIAL}"):
@@ -133,6 +132,6 @@ class CheckpointWriter(Observer):
 
 def _manifest(folder: Path) -> Manifest | None:
     try:
-        return manifest_of(folder)
+        return read_manifest(folder)
     except UserError:
         return None  # damaged: kept as long as it is among the newest

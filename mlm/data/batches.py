@@ -1,4 +1,4 @@
-"""Training data as a function of (seed, step): rows of the shards in a new order each epoch, masked anew."""
+"""Training data as a function of (seed, step): rows of the shards, in a new order and with new masks each epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Corrupted rows with what is to be predicted in them. M is a fixed number of slots a row."""
+    """Corrupted rows, and the tokens to predict in them. M is a fixed number of slots per row."""
 
     ids_BL: Tensor
     """Token ids as the model sees them. int64"""
@@ -30,9 +30,9 @@ class Batch:
     positions_BL: Tensor
     """Position within the segment. int64"""
     predicted_BM: Tensor
-    """Where the predicted tokens stand in each row. int64"""
+    """Positions of the predicted tokens in each row. int64"""
     labels_BM: Tensor
-    """The tokens that stood there; IGNORED in a slot that is not filled. int64"""
+    """The original tokens at these positions; IGNORED in a slot that is not filled. int64"""
     targets: int
     """Number of predicted tokens."""
     tokens: int
@@ -52,7 +52,7 @@ class Batch:
         )
 
     def without_targets(self) -> "Batch":
-        """Return a batch that is computed and counts for nothing, for a rank that has no rows left of a step."""
+        """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
         return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)
 
     def to(self, device: torch.device) -> "Batch":
@@ -80,10 +80,10 @@ class PackedRows:
     splits: tuple[ShardArrays, ...]
     """The side's arrays in each folder of shards, memory-mapped; a row lies in one of them."""
     rows: Rows
-    """The rows of all folders; their runs count through the tokens of all of them, laid end to end."""
+    """The rows of all folders; their runs are ranges of the tokens of all folders, laid end to end."""
     row_length: int
     cls_sep: bool
-    """Whether each segment stands between [CLS] and [SEP]."""
+    """True if each segment stands between [CLS] and [SEP]."""
     vocabulary_size: int
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class PackedRows:
         return sum(len(split.tokens) for split in self.splits) + 2 * self.cls_sep * len(self.rows.starts)
 
     def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first tokens of each folder, `most_tokens` at most in all, and where segments begin in them."""
+        """Return the first tokens of each folder, at most `most_tokens` in all, and the offsets of segments in them."""
         sizes = np.array([len(split.tokens) for split in self.splits])
         shares = sizes * min(most_tokens, int(sizes.sum())) // sizes.sum()
         parts = zip(self.splits, shares.tolist(), _begins(sizes), _begins(shares), strict=True)
@@ -131,7 +131,7 @@ class PackedRows:
         return np.concatenate(tokens), np.concatenate(segments)
 
     def documents(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of the documents that rows read from, counted from 0 through all folders."""
+        """Return the numbers of the documents in the given rows, counted from 0 through all folders."""
         starts = np.concatenate(
             [self.rows.starts[self.rows.borders[row] : self.rows.borders[row + 1]] for row in rows_B]
         )
@@ -182,7 +182,7 @@ class PackedRows:
         )
 
     def _read(self, name: Literal["tokens", "word_starts"], places: NDArray[np.int64]) -> NDArray[Any]:
-        """Return an array's values at places that count through all folders."""
+        """Return an array's values at indices into all folders, laid end to end."""
         arrays: list[NDArray[Any]] = [getattr(split, name) for split in self.splits]
         if len(arrays) == 1:
             return arrays[0][places]
@@ -197,7 +197,7 @@ class PackedRows:
     def masked(
         self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], masking: Masking, rate: float, seed: int
     ) -> Batch:
-        """Return the given rows with the masks of the given epochs; the masks are those of (seed, epoch, row)."""
+        """Return the given rows, masked; the masks are a function of (seed, epoch, row)."""
         whole = self.assemble(rows_B)
         keys_B = row_keys(seed, np.zeros_like(epochs_B) if masking.static else epochs_B, rows_B)
         corruption = corrupt(
@@ -232,7 +232,7 @@ class PackedRows:
 
 
 def _begins(sizes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where each of several arrays begins when they are laid end to end."""
+    """Return the offset of each array, from their sizes, when they are laid end to end."""
     return np.cumsum(sizes, dtype=np.int64) - np.asarray(sizes, np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Text made ready for a model: built once, packed into rows once, and found again."""
+"""The corpus of a model: shards of token ids, packed into rows, both built once and cached."""
 
 import hashlib
 import shutil
@@ -23,31 +23,31 @@ from tokenizer.shards.format import SIDES, TOKENIZER, ShardArrays, ShardManifest
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 PACKING = 1
-"""Version of the packing, in the name of what is kept of it: to be raised whenever it packs otherwise."""
+"""Version of the packing, in the name of its cached folder; raise it whenever the packing changes."""
 
 
 class DataConfig(Config):
-    """How text becomes rows."""
+    """The rows, and the tokenizer or shards that they are made from."""
 
     row_length: int = Field(128, ge=8, le=65_536)
     """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
     tokenizer: str | None = None
-    """A tokenizer.json to use as it is; null learns one from the training text by `vocabulary`."""
+    """A tokenizer.json to use unchanged; null trains one on the training text, as `vocabulary` configures."""
     shards: Annotated[Texts, Field(min_length=1)] | None = None
-    """One or several folders that tokenizer.encode has made, used as they are with the tokenizer in them and read as
-    one corpus: no text is read, and `text` is what the first folder says of it. Their tokenizer and `text.segments`
-    must be the same. Text that is in two folders is trained on twice, and may be held out in neither: keep it apart.
-    null builds shards from `text`, or finds them in the cache."""
+    """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them. No text is read,
+    and `text` becomes that of the first folder. All folders must have the same tokenizer and `text.segments`. Keep
+    their texts apart: text in two folders is trained on twice, or leaks into the held-out text. null builds shards
+    from `text`, or finds them in the cache."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text made ready for a model: its tokenizer, and both sides of its shards in rows."""
+    """A tokenizer, and the training and held-out side of shards in rows."""
 
     folders: tuple[Path, ...]
-    """The folders of its shards."""
+    """The folders of the shards."""
     manifest: ShardManifest
-    """What the shards hold: the manifest of the folder, or of several folders the sum of theirs without `files`."""
+    """The manifest of the folder; of several folders the sum of their manifests, without `files`."""
     tokenizer: Tokenizer
     tokenizer_path: Path
     train: PackedRows
@@ -57,14 +57,14 @@ class Corpus:
 def open_corpus(
     data: DataConfig, text: TextConfig, vocabulary: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None
 ) -> Corpus:
-    """Return the corpus of a configuration, building in `cache` what is not there yet.
+    """Return the corpus of a configuration; a missing tokenizer and missing shards are built in `cache`.
 
     Args:
-        data: the length of rows, and the shards or the tokenizer where these are given.
-        text: where the text comes from.
-        vocabulary: the vocabulary to learn.
-        cache: folder of tokenizers and shards that were built before.
-        tokenizer_path: a tokenizer.json that stands in for that of `data`, whose file may be gone.
+        data: the length of rows, and the shards or the tokenizer if these are given.
+        text: the source and the cleaning of the text.
+        vocabulary: the vocabulary to train.
+        cache: folder of tokenizers and shards.
+        tokenizer_path: a tokenizer.json that replaces that of `data`, whose file may be gone.
 
     Raises:
         UserError: text, tokenizer or shards cannot be used.
@@ -88,10 +88,10 @@ def open_corpus(
 def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False) -> Corpus:
     """Return the corpus whose shards are in `folders`, packed into rows of `row_length` slots.
 
-    What another process has `checked` a moment ago is not read again.
+    Shards that another process has just `checked` are not verified again.
 
     Raises:
-        UserError: shards are missing or damaged, or those of one folder do not fit those of the first.
+        UserError: shards are missing or damaged, or do not fit those of the first folder.
 
     """
     shards = [open_shards(folder, checked=checked) for folder in folders]
@@ -101,7 +101,7 @@ def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False
     path = first.path / TOKENIZER
     tokenizer = load(path)
     if tokenizer.get_vocab_size() != first.manifest.vocabulary_size:
-        raise UserError(f"the tokenizer in {first.path} is not that of its tokens: delete the folder to build it anew")
+        raise UserError(f"the tokenizer in {first.path} is not that of its tokens: delete the folder to rebuild it")
     cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
     train, heldout = (
         PackedRows.join([packed_rows(one, side, row_length, cls_sep=cls_sep) for one in shards]) for side in SIDES
@@ -115,17 +115,17 @@ def _check_fit(first: Shards, other: Shards) -> None:
     if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
         raise UserError(
             f"data.shards: {other.path} was encoded with another tokenizer than {first.path}: encode its text with"
-            f" --tokenizer {first.path / TOKENIZER}, or leave it out"
+            f" --tokenizer {first.path / TOKENIZER}, or remove it"
         )
     if theirs.text.segments != ours.text.segments:
         raise UserError(
             f"data.shards: {other.path} has text.segments = {theirs.text.segments}, and {first.path} has"
-            f" {ours.text.segments}: encode one of them anew, or leave it out"
+            f" {ours.text.segments}: encode one of them again, or remove it"
         )
 
 
 def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
-    """Return the manifest of several folders read as one corpus; that of one folder, as it is."""
+    """Return the manifest of several folders read as one corpus; that of one folder is unchanged."""
     first, *others = manifests
     if not others:
         return first
@@ -144,7 +144,7 @@ def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
 
 
 def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -> PackedRows:
-    """Pack one side of the shards into rows; the packing is kept beside the shards and found again."""
+    """Pack one side of the shards into rows; the packing is cached beside the shards."""
     split: ShardArrays = getattr(shards, side)
     folder = shards.path / f"rows-{PACKING}-{side}-{row_length}{'-cls-sep' * cls_sep}"
     if not folder.exists():
@@ -162,7 +162,7 @@ def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -
             shutil.rmtree(partial)
     rows = Rows(*(_mapped(folder / f"{name}.npy") for name in ("starts", "lengths", "borders")))
     if not _is_packing(rows, len(split.tokens), row_length, 2 * cls_sep):
-        raise UserError(f"{folder} holds no packing of these shards: delete it to build it anew")
+        raise UserError(f"{folder} holds no packing of these shards: delete it to rebuild it")
     return PackedRows((split,), rows, row_length, cls_sep, shards.manifest.vocabulary_size)
 
 
@@ -170,12 +170,12 @@ def _mapped(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read {path} ({error}): delete the folder {path.parent} to build it anew") from None
+        raise UserError(f"cannot read {path} ({error}): delete the folder {path.parent} to rebuild it") from None
     return array
 
 
 def _is_packing(rows: Rows, tokens: int, row_length: int, special: int) -> bool:
-    """Tell whether the rows hold as many tokens as there are, in runs that lie within them, and none holds too many."""
+    """Return whether the rows hold all tokens, in runs inside the split, and none is longer than `row_length`."""
     arrays = (rows.starts, rows.lengths, rows.borders)
     if [array.dtype.str for array in arrays] != ["<i8", "<i4", "<i8"] or any(array.ndim != 1 for array in arrays):
         return False

@@ -1,7 +1,7 @@
-"""Choose the tokens to predict and corrupt them (Devlin et al. 2019, section 3.1), as a function and not a state.
+"""Choose the tokens to predict and corrupt them (Devlin et al. 2019, section 3.1), as a pure function.
 
-Every choice is a hash of (seed, epoch, row) and the position: new masks in each epoch (Liu et al. 2019, section
-4.1), the same ones whatever the batch size, the number of workers or the number of processes.
+Every choice is a hash of (seed, epoch, row, position): masks change with each epoch (Liu et al. 2019, section 4.1), and
+do not depend on the batch size or the number of processes.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ _ORDER, _SPAN, _CORRUPTION, _REPLACEMENT = range(4)
 
 
 class Masking(Config):
-    """Which tokens are predicted, and what the model sees in their place."""
+    """The choice of tokens to predict, and their replacement in the model's input."""
 
     unit: Literal["token", "word", "span"] = "token"
-    """What is chosen as a whole: single tokens, whole words, or spans of words (geometric lengths with p = 0.2, at
-    most 10 words; Joshi et al. 2020, section 3.1)."""
+    """The unit of choice: single tokens, whole words, or spans of words (geometric lengths with p = 0.2, at most 10
+    words; Joshi et al. 2020, section 3.1)."""
     rate: float = Field(0.15, gt=0, lt=1)
     """Share of each row's tokens that are predicted, at the start of training."""
     final_rate: float | None = Field(None, gt=0, lt=1)
@@ -53,7 +53,7 @@ class Masking(Config):
         return self.rate_at(0.5)
 
     def slots(self, row_length: int) -> int:
-        """Return how many tokens of a row are predicted at the most, over the whole of training."""
+        """Return the largest number of predicted tokens in a row, over the whole of training."""
         return _count(max(self.rate, self.final_rate or 0.0), np.array(row_length)).item()
 
 
@@ -68,25 +68,25 @@ class UnmaskedRows:
     positions_BL: NDArray[np.int64]
     """Position within the segment."""
     maskable_BL: NDArray[np.bool_]
-    """Which positions may be chosen: neither padding nor special tokens."""
+    """True at positions that may be chosen: neither padding nor special tokens."""
     word_starts_BL: NDArray[np.bool_]
-    """Where a word of the tokenizer begins; a segment's first token begins one."""
+    """True at the first token of each word of the tokenizer; a segment's first token begins one."""
 
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """Rows as the model sees them, and what it has to predict. M is a fixed number of slots in each row."""
+    """Rows as the model sees them, and the positions to predict. M is a fixed number of slots per row."""
 
     ids_BL: NDArray[np.int64]
     """The corrupted rows."""
     positions_BM: NDArray[np.int64]
     """Positions to predict, in no order; 0 in a slot that is not filled."""
     filled_BM: NDArray[np.bool_]
-    """Whether a slot holds a prediction."""
+    """True if a slot holds a prediction."""
 
 
 def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return the hash that all the random choices of a row in an epoch derive from."""
+    """Return the hashes, (B,), from which all random choices of a row in an epoch derive."""
     with np.errstate(over="ignore"):
         seeds_B = _mix(np.full(len(rows_B), seed, np.uint64))
         return _mix(_mix(seeds_B + epochs_B.astype(np.uint64)) + rows_B.astype(np.uint64))
@@ -103,14 +103,14 @@ def corrupt(
 ) -> MaskedRows:
     """Choose `rate` of each row's maskable tokens and corrupt them.
 
-    A row of n maskable tokens gets exactly round(rate * n) predictions. Whole words stay under that by less than
-    one word; so do spans, the last of which is cut short at a word's end.
+    A row of n maskable tokens gets exactly round(rate * n) predictions. Whole words and spans get fewer, by less than
+    one word: the last span is truncated at the end of a word.
 
     Args:
         whole: the rows.
-        keys_B: what `row_keys` returns.
-        masking: the choices.
-        rate: the rate in force, at most what `masking` reaches.
+        keys_B: the hashes of `row_keys`.
+        masking: the settings of the choice.
+        rate: the current rate, at most the largest rate of `masking`.
         ordinary_ids: the ids that a random replacement is drawn from.
         mask_id: the id of [MASK].
 
@@ -119,7 +119,7 @@ def corrupt(
     order_BL = _shuffled_positions(whole.maskable_BL, _unit_starts(whole, keys_B, masking), keys_B)[:, : slots + 1]
     taken_B = _count(rate, whole.maskable_BL.sum(axis=1))
     if masking.unit != "token":
-        # Words come whole: take positions up to the last that a new word begins after, at or before the wanted number.
+        # Words come whole: take as many positions, up to the wanted number, as end at the end of a word.
         borders = np.take_along_axis(whole.word_starts_BL | ~whole.maskable_BL, order_BL, axis=1)
         borders = np.pad(borders, ((0, 0), (0, 1)), constant_values=True)  # a row may be taken to its end
         borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
@@ -145,7 +145,7 @@ def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _unit_starts(whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Masking) -> NDArray[np.bool_] | None:
-    """Return where what is chosen as a whole begins; None where every token is a unit."""
+    """Return the mask of the first positions of units, (B, L); None if every token is a unit."""
     if masking.unit == "token":
         return None
     words_start_BL = whole.word_starts_BL
@@ -163,13 +163,13 @@ def _unit_starts(whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Maski
 def _shuffled_positions(
     maskable_BL: NDArray[np.bool_], starts_BL: NDArray[np.bool_] | None, keys_B: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
-    """Return each row's positions, unit after unit in random order, last those that may not be chosen."""
+    """Return each row's positions: units in random order, then the positions that may not be chosen."""
     positions_BL = np.broadcast_to(np.arange(maskable_BL.shape[1]), maskable_BL.shape)
     units_BL = (
         positions_BL if starts_BL is None else np.maximum.accumulate(np.where(starts_BL, positions_BL, 0), axis=1)
     )
-    # One number per token, so that a plain sort of numbers does it: 31 random bits of its unit under one that is set
-    # for what may not be chosen, then the unit, then the position, 16 bits each.
+    # One number per token, for a plain sort of numbers: a bit that is set if the token may not be chosen, 31 random
+    # bits of its unit, the unit and the position, 16 bits each.
     bits_BL = _bits(keys_B, _ORDER, units_BL) >> np.uint64(33) | (~maskable_BL).astype(np.uint64) << np.uint64(31)
     sort_BL = bits_BL << np.uint64(32) | (units_BL << 16 | positions_BL).astype(np.uint64)
     sort_BL.sort(axis=1)

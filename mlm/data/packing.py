@@ -1,8 +1,8 @@
-"""Pack whole segments into rows of a fixed length, so that hardly a slot is padding.
+"""Pack whole segments into rows of a fixed length, with almost no padding.
 
 Packing changes nothing but speed: attention never crosses from one segment to the next (`mlm.model.attention`).
-Unlike packing by histogram (Krell et al. 2021), a document's run of sentences may be cut at any border between
-two sentences, which is what fills rows when segments are nearly as long as a row.
+Unlike packing by histogram (Krell et al. 2021), it may cut a document's run of sentences between any two sentences.
+So rows are full even if segments are nearly as long as a row.
 """
 
 from bisect import bisect_right
@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW_SENTENCES = 2**17
-"""Sentences that are packed together: enough that every length is at hand, few enough that memory stays flat."""
+"""Sentences that are packed together: enough to offer every length, few enough to keep memory flat."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Which runs of tokens make up each row: row r holds runs `borders[r]` to `borders[r + 1]`."""
+    """The runs of tokens in each row: row r holds runs `borders[r]` to `borders[r + 1]`."""
 
     starts: NDArray[np.int64]
-    """Where each run begins among the tokens of the split."""
+    """Offset of each run among the tokens of the split."""
     lengths: NDArray[np.int32]
-    """How many tokens it has; special tokens around it are not counted."""
+    """Tokens of each run, without the special tokens around it."""
     borders: NDArray[np.int64]
-    """Where each row's runs begin, and the end of the last row's."""
+    """First run of each row, and the end of the last row's runs."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -37,14 +37,14 @@ def pack(
 ) -> Rows:
     """Pack runs of consecutive sentences of a document into rows.
 
-    A sentence that is longer than a row is cut into pieces of a row's length.
+    A sentence that is longer than a row is cut into chunks of a row's length.
 
     Args:
-        sentences: where each sentence begins among the tokens, and the end of the last, (sentences + 1,).
-        documents: where each document begins among the sentences, and the end of the last; with every sentence a
-            document of its own, each segment is one sentence.
+        sentences: offset of each sentence among the tokens, and the end of the last, (sentences + 1,).
+        documents: offset of each document among the sentences, and the end of the last. If every sentence is a
+            document, each segment is one sentence.
         row_length: slots in a row.
-        specials_per_segment: slots that special tokens take around each segment.
+        specials_per_segment: special tokens around each segment.
 
     """
     capacity = row_length - specials_per_segment
@@ -53,7 +53,7 @@ def pack(
     borders: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     runs = 0
     for first, last in _windows(documents):
-        offsets, ends = _pieces(
+        offsets, ends = _chunks(
             sentences[documents[first] : documents[last] + 1], documents[first : last + 1], capacity
         )
         packed_starts, packed_lengths, packed_borders = _pack_window(offsets, ends, row_length, specials_per_segment)
@@ -74,10 +74,10 @@ def _windows(documents: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _pieces(
+def _chunks(
     sentences: NDArray[np.int64], documents: NDArray[np.int64], capacity: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut sentences into pieces that fit a row; return the pieces' offsets and where each document ends among them."""
+    """Cut sentences into chunks that fit a row; return the chunks' offsets and the end of each document among them."""
     lengths = np.diff(sentences)
     counts = -(-lengths // capacity)
     ends = np.cumsum(counts)
@@ -89,11 +89,11 @@ def _pieces(
 def _pack_window(
     offsets_array: NDArray[np.int64], ends_array: NDArray[np.int64], row_length: int, specials: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Fill row after row, each time with the longest next sentence that still fits and all that follow it and fit."""
+    """Fill row after row with the longest waiting sentence that fits, and the sentences after it that fit."""
     offsets, ends = offsets_array.tolist(), ends_array.tolist()
     cursors = [0, *ends[:-1]]
     waiting: list[list[int]] = [[] for _ in range(row_length + 1)]  # documents by their next sentence's length
-    lengths_waiting = 0  # bit n is set where waiting[n] holds a document
+    lengths_waiting = 0  # bit n is set if waiting[n] holds a document
     for document in reversed(range(len(ends))):
         length = offsets[cursors[document] + 1] - offsets[cursors[document]]
         waiting[length].append(document)
@@ -108,7 +108,7 @@ def _pack_window(
                 lengths_waiting ^= 1 << length
             begin, end = cursors[document], ends[document]
             longest = bisect_right(offsets, offsets[begin] + gap - specials, begin + 1, end + 1) - 1
-            shorter = max(longest - 1, begin + 1)  # a sentence less may leave room for one that fits better
+            shorter = max(longest - 1, begin + 1)  # one sentence fewer may leave room for a better one
             slots = [offsets[stop] - offsets[begin] + specials for stop in (longest, shorter)]
             unfilled = [_unfilled(gap - used, lengths_waiting, specials) for used in slots]
             stop = longest if unfilled[0] <= unfilled[1] else shorter
@@ -126,7 +126,7 @@ def _pack_window(
 
 
 def _unfilled(room: int, lengths_waiting: int, specials: int) -> int:
-    """Return what the longest waiting sentence that fits into a room would leave of it."""
+    """Return the slots of `room` that the longest waiting sentence that fits would leave empty."""
     if room <= specials:
         return room
     longest = (lengths_waiting & ((2 << (room - specials)) - 1)).bit_length() - 1

@@ -17,7 +17,7 @@ Precision = Literal["auto", "bfloat16", "float32"]
 
 PEAK_SECONDS = 0.1
 PRODUCTS_ON_DEVICE = 20
-"""Products between two synchronisations, so that the way to the device and back does not count."""
+"""Products between two synchronisations, so that the latency of the device does not count."""
 PROBED, PROBES, PROBE_SECONDS = (512, 256, 256), 3, 0.01
 """Tokens, width and feed-forward width at which precisions are compared, in turns; small, so that some of the products
 are undisturbed on a busy machine."""
@@ -87,15 +87,15 @@ def has_bfloat16(device: torch.device) -> bool:
 def fastest(device: torch.device, measure: Callable[..., float] | None = None) -> ComputePrecision:
     """Return the precision in which the device multiplies matrices faster.
 
-    A GPU that has bfloat16 is faster in it. Processors that have it are measured, by `measure`, which is `measure_peak`
-    unless given: some do twice as many operations in it as in float32, and some half as many.
+    GPUs with bfloat16 are faster in it. Processors with bfloat16 are measured by `measure`, by default `measure_peak`:
+    some do twice as many operations in it as in float32, and some half as many.
     """
     if not has_bfloat16(device):
         return "float32"
     if device.type == "cuda":
         return "bfloat16"
     rates, cores = dict.fromkeys((torch.bfloat16, torch.float32), 0.0), torch.get_num_threads()
-    torch.set_num_threads(1)  # several threads on a busy machine would measure their waiting for each other
+    torch.set_num_threads(1)  # several threads on a busy machine would wait for each other
     try:
         for _ in range(PROBES):
             for dtype, rate in rates.items():
@@ -126,7 +126,7 @@ def measure_peak(
         synchronize(device)
         return (time.perf_counter() - began) / products
 
-    once()  # the first one finds its kernel
+    once()  # the first call selects a kernel
     until, least = time.perf_counter() + seconds, once()
     while time.perf_counter() < until:
         least = min(least, once())

@@ -1,4 +1,4 @@
-"""Settings of the whole process: how threads wait, what the C++ side logs, how the C library hands out memory.
+"""Settings of the whole process: the waiting of threads, C++ logging, and memory allocation.
 
 This module imports no torch, because the settings of threads are read once, when torch is first imported.
 """
@@ -35,19 +35,19 @@ def configure_process() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # DistributedDataParallel warns, on every rank, of the option that keeps the order of summation as it is.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # torch.compile recommends TensorFloat32, which rounds more than the float32 that a recipe asks for.
+    # torch.compile recommends TensorFloat32, which rounds more than the float32 of the configuration.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
     keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse the memory that it frees; return whether its C library can: glibc can, others may not.
+    """Make this process reuse the memory that it frees; return whether its C library supports this, as glibc does.
 
     By default glibc returns an array of some megabytes to the system as soon as it is freed, and the system clears the
     pages of the next one: a tenth of the time of a training step.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return False
-    # The second setting alone would pin the first where it stands, and make things worse.
+    # The second setting alone would fix the first at its current value, which is worse than no setting.
     kept = any(libc.mallopt(M_MMAP_THRESHOLD, largest) for largest in (LARGEST, LARGEST_BEFORE_2_35))
     return kept and bool(libc.mallopt(M_TRIM_THRESHOLD, LARGEST))

@@ -1,8 +1,8 @@
-"""How the processes of a job find each other, also when torchrun or SLURM starts them again.
+"""Connect the processes of a job, also after torchrun or SLURM has restarted them.
 
-torchrun's agents keep one store for all attempts of a job, in which the addresses of an earlier attempt still stand,
-and agents on several machines count the attempts each for itself. So every attempt has a part of the store to itself,
-which the first process names and tells those that greet it.
+torchrun's agents keep one store for all attempts of a job. It still holds the addresses of an earlier attempt, and
+agents on several machines count the attempts independently. So rank 0 draws a name for each attempt and sends it to the
+ranks that ask for it; the name is a prefix of all the attempt's keys in the store.
 """
 
 import os
@@ -18,31 +18,31 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-GREETING_SECONDS = 0.05
-LETTING_GO_SECONDS = 5.0
-_SENT: deque[Tensor] = deque(maxlen=8)
-"""What was combined last."""
+REQUEST_SECONDS = 0.05
+RELEASE_SECONDS = 5.0
+_REDUCED: deque[Tensor] = deque(maxlen=8)
+"""Tensors of the latest reductions."""
 
 
 @dataclass(frozen=True)
 class Membership:
-    """What a process knows once it has found the others."""
+    """The place of a process in its job, and the store of the job."""
 
     rank: int
     size: int
     store: Store | None
-    """Where this attempt's processes leave each other word; None for a process that nobody launched."""
+    """Key-value store of this attempt's processes; None for a process without a launcher."""
     job: str
-    """Name of the job, the same in all its attempts and nobody else's; empty where there are no attempts."""
+    """Unique name of the job, the same in all its attempts; empty for a process without a launcher."""
     restarted: bool
-    """Whether the job had an attempt before this one."""
+    """True if the job had an attempt before this one."""
 
 
 def join(timeout: timedelta) -> Membership:
-    """Meet the other processes, by the environment variables that launchers set.
+    """Join the other processes, by the environment variables that launchers set.
 
     Raises:
-        ConnectionError: one of them did not come in time.
+        ConnectionError: a process did not arrive in time.
 
     """
     slurm = f"slurm {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
@@ -52,7 +52,7 @@ def join(timeout: timedelta) -> Membership:
     rank = int(os.environ["RANK"])
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
-        attempt = _gather(store, size) if rank == 0 else _greet(store, rank, timeout)
+        attempt = _send_name(store, size) if rank == 0 else _receive_name(store, rank, timeout)
     except RuntimeError as error:
         raise ConnectionError(f"rank {rank} did not find the other processes ({error}): start the job again") from None
     first = store.compare_set("first attempt", "", attempt).decode()
@@ -61,51 +61,51 @@ def join(timeout: timedelta) -> Membership:
     )
 
 
-def _gather(store: Store, size: int) -> str:
-    """Name the attempt, and tell each of the others once it has greeted."""
+def _send_name(store: Store, size: int) -> str:
+    """Draw the attempt's name, and send it to each of the other ranks when it asks."""
     attempt = secrets.token_hex(8)
-    greetings = [f"greeting of {rank}" for rank in range(1, size)]
-    for greeting in greetings:
-        store.delete_key(greeting)  # an earlier attempt's
-    for greeting in greetings:
-        store.set(f"answer to {store.get(greeting).decode()}", attempt)
+    requests = [f"request of {rank}" for rank in range(1, size)]
+    for request in requests:
+        store.delete_key(request)  # an earlier attempt's
+    for request in requests:
+        store.set(f"answer to {store.get(request).decode()}", attempt)
     return attempt
 
 
-def _greet(store: Store, rank: int, timeout: timedelta) -> str:
-    """Greet the first process until it answers with the attempt's name."""
+def _receive_name(store: Store, rank: int, timeout: timedelta) -> str:
+    """Ask rank 0 for the attempt's name until it answers."""
     own = secrets.token_hex(8)
     until = time.monotonic() + timeout.total_seconds()
     while not store.check([f"answer to {own}"]):
         if time.monotonic() > until:
             raise RuntimeError(f"rank 0 does not answer for {timeout.total_seconds():.0f} s")
-        store.set(f"greeting of {rank}", own)  # again and again, for it may be taken for an earlier attempt's
-        time.sleep(GREETING_SECONDS)
+        store.set(f"request of {rank}", own)  # repeated, because rank 0 may delete it as an earlier attempt's
+        time.sleep(REQUEST_SECONDS)
     return store.get(f"answer to {own}").decode()
 
 
 def backend_of(device: torch.device) -> str:
-    """Return by what tensors travel: those on CUDA by NCCL, those of the host by gloo."""
+    """Return the backends of collectives: NCCL for tensors on CUDA, gloo for those of the host."""
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 def reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None = None) -> None:
-    """Combine a tensor over all processes, in place."""
-    _SENT.append(tensor)
+    """Reduce a tensor over all processes, in place."""
+    _REDUCED.append(tensor)
     try:
         dist.all_reduce(tensor, operation, group)
     except RuntimeError:
-        _SENT.clear()  # what a lost process does not take is never let go of
+        _REDUCED.clear()  # gloo never releases a tensor that a lost process did not receive
         raise
 
 
 def leave() -> None:
-    """Part from the other processes, where there are any; all of them do so at the same time, or at their end."""
+    """Close the process group, if there is one; all processes do so together, or when they end."""
     if not dist.is_initialized():
         return
-    # A thread of gloo's lets go of a tensor a moment after its result is there, on busy cores a long one; and whoever
-    # is the last to do so needs the interpreter: were that gone, the process would abort instead of ending.
-    until = time.monotonic() + LETTING_GO_SECONDS
-    while any(tensor._use_count() > 1 for tensor in _SENT) and time.monotonic() < until:  # type: ignore[attr-defined]
+    # gloo's worker thread may hold a tensor for a moment after all_reduce returns. If it drops the last reference after
+    # the interpreter has shut down, the process aborts: wait until no one else holds one.
+    until = time.monotonic() + RELEASE_SECONDS
+    while any(tensor._use_count() > 1 for tensor in _REDUCED) and time.monotonic() < until:  # type: ignore[attr-defined]
         time.sleep(0.001)
     dist.destroy_process_group()

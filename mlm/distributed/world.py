@@ -1,4 +1,4 @@
-"""The ranks of a run and their collectives; on one process everything here is a no-op or a constant.
+"""The ranks of a run and their collectives; on one process every collective is a no-op.
 
 Processes are started by torchrun, or by anything that sets its environment variables. Tensors travel over NCCL on CUDA
 and over gloo on CPU; numbers of the host, such as counts and stop flags, always travel over gloo, so that no rank waits
@@ -47,11 +47,11 @@ class World:
     store: Store | None = None
     """Key-value store that all processes reach; None for a single process."""
     job: str = ""
-    """Name of the job that this process is part of, the same in all its attempts; empty where there are none."""
+    """Name of this process's job, the same in all its attempts; empty for a process without a launcher."""
     restarted: bool = False
-    """Whether torchrun or SLURM has started the job before."""
+    """True if torchrun or SLURM has restarted the job."""
     host: dist.ProcessGroup | None = None
-    """Group of the host's numbers; None: the default group."""
+    """Group for numbers of the host; None for the default group."""
 
     def __str__(self) -> str:
         """Return `device cpu in float32` or `4 processes on cpu in float32`."""
@@ -60,7 +60,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which writes files and talks to the user."""
+        """True on rank 0, which writes files and talks to the user."""
         return self.rank == 0
 
     def single(self) -> "World":
@@ -122,10 +122,10 @@ class World:
 
     @contextmanager
     def name_lost_ranks(self) -> Iterator[None]:
-        """Give a context that turns the loss of another rank into an error that names it.
+        """Return a context that turns the loss of another rank into an error that names it.
 
         Raises:
-            ConnectionError: a rank is gone, or was silent for too long.
+            ConnectionError: a rank has ended, or was silent for too long.
 
         """
         try:
@@ -137,7 +137,7 @@ class World:
 
 
 def _lost_ranks(world: World, error: RuntimeError) -> str:
-    """Return a message that names the ranks which do not answer after a broken collective."""
+    """Return a message that names the ranks that do not answer after a failed collective."""
     assert world.store is not None
     reason = " ".join(str(error).split())[:200]
     try:
@@ -145,7 +145,7 @@ def _lost_ranks(world: World, error: RuntimeError) -> str:
         time.sleep(ROLL_CALL_SECONDS)
         absent = [rank for rank in range(world.size) if not world.store.check([f"here/{rank}"])]
         places = [f"rank {rank} ({world.store.get(f'place/{rank}').decode()})" for rank in absent]
-    except RuntimeError:  # the store lives in rank 0 where no agent keeps it
+    except RuntimeError:  # without torchrun's agent, the store lives in rank 0
         places = ["rank 0"]
     silent = f"ended or hangs, or did not answer for {ROLL_CALL_SECONDS:.0f} s"
     lost = f"{', '.join(places)} {silent}" if places else "a connection between the processes broke"
@@ -153,16 +153,16 @@ def _lost_ranks(world: World, error: RuntimeError) -> str:
 
 
 def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
-    """Find the device, and join the other processes of the job where there are any.
+    """Choose the device, and join the other processes of the job, if any.
 
-    A process group that exists already is used as it is. The precision is float32 until `with_precision` chooses one.
+    An existing process group is used. The precision is float32 until `with_precision` chooses one.
 
     Args:
-        silence_minutes: how long a process may keep the others waiting before they take it for lost.
+        silence_minutes: time that a process may keep the others waiting before they treat it as lost.
 
     Raises:
         UserError: there are more processes than GPUs.
-        ConnectionError: one of the processes did not come in time.
+        ConnectionError: a process did not arrive in time.
 
     """
     cuda, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", 0))
@@ -180,7 +180,7 @@ def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
     if found.size > 1:
         assert found.store is not None
         if not existing:
-            # Where tensors travel by NCCL, whose watchdog ends the process, the host must miss the lost rank earlier.
+            # NCCL's watchdog ends the process, so gloo has to notice a lost rank earlier.
             longer = timeout + (timedelta(minutes=1) if cuda else timedelta())
             dist.init_process_group(
                 backend_of(device), store=found.store, rank=found.rank, world_size=found.size, timeout=longer
@@ -193,7 +193,7 @@ def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
 
 @contextmanager
 def joined(silence_minutes: float = SILENCE_MINUTES) -> Iterator[World]:
-    """Give the job's processes as `init_world`; a process group that is opened inside is closed at the end."""
+    """Return a context with the result of `init_world`; a process group that it opens is closed at the end."""
     existing = dist.is_initialized()
     world = init_world(silence_minutes)
     try:
@@ -205,10 +205,10 @@ def joined(silence_minutes: float = SILENCE_MINUTES) -> Iterator[World]:
 
 
 def _membership() -> Membership:
-    """Return this process's place in the process group that exists already, with a part of its store of its own."""
+    """Return this process's place in the existing process group, with a separate part of its store."""
     rank, size = dist.get_rank(), dist.get_world_size()
     if size == 1:
         return Membership(rank, size, None, "", restarted=False)
     store = _get_default_store()
-    # Every rank makes its worlds in the same order, so that the count names the same world everywhere.
+    # Every rank makes its worlds in the same order, so the count names the same world on all ranks.
     return Membership(rank, size, PrefixStore(f"world {store.add(f'worlds of {rank}', 1)}", store), "", restarted=False)

@@ -1,5 +1,5 @@
-"""Measures of an encoder's worth.
+"""Measures of an encoder's quality.
 
 Here: held-out results, n-gram baselines, bits per byte, filled-in blanks.
-Not here: training, and how results are shown.
+Not here: training, and the display of results.
 """

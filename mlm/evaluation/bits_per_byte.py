@@ -1,9 +1,9 @@
-"""Bits per byte of hidden words: a measure by which models of different vocabularies can be compared.
+"""Bits per byte of hidden words: a measure that compares models of different vocabularies.
 
-The same words of the same text are hidden one at a time, whatever the vocabulary, and the pieces of a hidden word
-are scored from left to right, those to the right still hidden (Kauf & Ivanova 2023, "within-word left to right").
-The probabilities of the pieces multiply to that of the word, given how many pieces it has, which the number of
-[MASK]s tells. The text is the tokenizer's, decoded: vocabularies that normalise alike are compared on the same words.
+The same words of the same text are hidden one at a time for every vocabulary. The tokens of a hidden word are scored
+from left to right, with those to the right still hidden (Kauf & Ivanova 2023, "within-word left to right"). The product
+of their probabilities is that of the word, given its number of tokens, which the number of [MASK]s shows. The text is
+decoded from tokens: vocabularies that normalise alike are compared on the same words.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
 
 BATCH_ROWS = 64
 SENTENCES_READ = 20_000
-"""Of the held-out sentences, so that choosing words takes no longer on a larger corpus."""
+"""Largest number of held-out sentences read, so that choosing words takes no longer on a larger corpus."""
 
 
 @dataclass(frozen=True)
@@ -39,47 +39,47 @@ class HiddenWord:
 
 
 def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> list[HiddenWord]:
-    """Choose the `words` words of least hash among the first sentences, at most one a sentence, in their context.
+    """Choose the `words` words with the smallest hashes in the first sentences, at most one per sentence, with context.
 
-    A word is what stands between white space and holds a letter or digit. Words longer than the window are left
-    out; the text around a word is cut at white space so that all has at most `window_bytes` bytes of UTF-8.
+    A word stands between white space and holds a letter or digit. Words longer than the window are skipped; the text
+    around a word is truncated at white space, so that both have at most `window_bytes` bytes of UTF-8 together.
     """
     chosen = heapq.nsmallest(words, _candidates(itertools.islice(sentences, SENTENCES_READ), window_bytes))
-    return [_window(pieces, index, window_bytes) for _, pieces, index in chosen]
+    return [_window(split, index, window_bytes) for _, split, index in chosen]
 
 
 def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bytes, list[str], int]]:
     for sentence in sentences:
         if any(token in sentence for token in SPECIAL_TOKENS):
-            continue  # a text about them: encoded again, they would no longer be plain text
-        pieces = sentence.split()
+            continue  # the text would be encoded as special tokens
+        words = sentence.split()
         hashes = [
             (hashlib.blake2b(f"{i} {sentence}".encode(), digest_size=8).digest(), i)
-            for i, piece in enumerate(pieces)
-            if any(map(str.isalnum, piece)) and len(piece.encode()) <= window_bytes
+            for i, word in enumerate(words)
+            if any(map(str.isalnum, word)) and len(word.encode()) <= window_bytes
         ]
         if hashes:
             least, index = min(hashes)
-            yield least, pieces, index
+            yield least, words, index
 
 
-def _window(pieces: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
+def _window(words: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
     """Widen the window by a word on the left, then one on the right, and so on while they fit."""
-    first, last, used = index, index + 1, len(pieces[index].encode())
+    first, last, used = index, index + 1, len(words[index].encode())
     widened = True
     while widened:
         widened = False
-        if first > 0 and used + len(pieces[first - 1].encode()) + 1 <= window_bytes:
+        if first > 0 and used + len(words[first - 1].encode()) + 1 <= window_bytes:
             first, widened = first - 1, True
-            used += len(pieces[first].encode()) + 1
-        if last < len(pieces) and used + len(pieces[last].encode()) + 1 <= window_bytes:
-            used, last, widened = used + len(pieces[last].encode()) + 1, last + 1, True
-    start = sum(len(piece) + 1 for piece in pieces[first:index])
-    return HiddenWord(" ".join(pieces[first:last]), start, start + len(pieces[index]))
+            used += len(words[first].encode()) + 1
+        if last < len(words) and used + len(words[last].encode()) + 1 <= window_bytes:
+            used, last, widened = used + len(words[last].encode()) + 1, last + 1, True
+    start = sum(len(word) + 1 for word in words[first:index])
+    return HiddenWord(" ".join(words[first:last]), start, start + len(words[index]))
 
 
 def heldout_sentences(splits: Sequence[ShardArrays], tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the sentences of one or several folders as text, one of each in turn."""
+    """Yield the sentences of one or several folders as text, one from each in turn."""
     for number in range(max(len(split.sentences) for split in splits) - 1):
         for split in splits:
             if number < len(split.sentences) - 1:
@@ -91,7 +91,7 @@ def heldout_sentences(splits: Sequence[ShardArrays], tokenizer: Tokenizer) -> It
 def bits_per_byte(
     model: nn.Module, tokenizer: Tokenizer, words: Sequence[HiddenWord], row_length: int, world: World
 ) -> float:
-    """Return the bits that the model needs to tell the hidden words, divided by the words' UTF-8 bytes."""
+    """Return the negative log2-likelihood of the hidden words, divided by their UTF-8 bytes."""
     rows = [row for word in words for row in _rows(word, tokenizer, row_length)]
     nats = 0.0
     for start in range(0, len(rows), BATCH_ROWS):
@@ -102,15 +102,15 @@ def bits_per_byte(
 
 
 def _rows(word: HiddenWord, tokenizer: Tokenizer, row_length: int) -> Iterator[tuple[list[int], int, int]]:
-    """Yield, for each piece of the word: ids with that piece and those after it hidden, where it is, and its id."""
+    """Yield, for each token of the word: ids with it and the word's later tokens hidden, its position, and its id."""
     encoding = tokenizer.encode(word.text)
     assert len(encoding.ids) <= row_length
-    # The space before a word belongs to its first piece, where there is a piece for both: so it is always hidden.
+    # The space before a word may be part of the word's first token: so it is always hidden.
     offsets = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)  # [CLS] and [SEP] are at 0 to 0
-    pieces = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last >= word.start]
-    for piece in pieces:
-        hidden = [MASK if other in pieces and other >= piece else token for other, token in enumerate(encoding.ids)]
-        yield hidden, piece, encoding.ids[piece]
+    inside = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last >= word.start]
+    for position in inside:
+        hidden = [MASK if i in inside and i >= position else token for i, token in enumerate(encoding.ids)]
+        yield hidden, position, encoding.ids[position]
 
 
 def _batch(rows: Sequence[tuple[list[int], int, int]], row_length: int) -> Batch:
@@ -124,7 +124,7 @@ def _batch(rows: Sequence[tuple[list[int], int, int]], row_length: int) -> Batch
         torch.from_numpy(ids_BL),
         torch.from_numpy(inside_BL.astype(np.int32)),
         torch.arange(length).expand(len(rows), length),
-        torch.tensor([[piece] for _, piece, _ in rows]),
+        torch.tensor([[position] for _, position, _ in rows]),
         torch.tensor([[label] for _, _, label in rows]),
         targets=len(rows),
         tokens=int(lengths.sum()),

@@ -17,7 +17,7 @@ UNITS = ("token", "word", "span")
 
 
 def masked_by(unit: str, config: PretrainConfig, corpus: Corpus, world: World) -> list[Batch]:
-    """Mask the held-out rows by tokens, whole words or spans, otherwise as the run did."""
+    """Return the held-out rows masked by tokens, whole words or spans, otherwise as in the run."""
     masking = config.masking.model_copy(update={"unit": unit})
     micro = config.train.micro_batch_rows or config.train.batch_rows
     return heldout_batches(
@@ -27,7 +27,7 @@ def masked_by(unit: str, config: PretrainConfig, corpus: Corpus, world: World) -
 
 @torch.no_grad()
 def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> Mapping[str, Mapping[str, float]]:
-    """Return targets, loss in nats, perplexity and accuracy: of all targets, then by what the model sees there."""
+    """Return targets, loss in nats, perplexity and accuracy: of all targets, then by the token seen in their place."""
     losses, correct, seen, labels = [], [], [], []
     for batch in batches:
         scores_MV = score(model, batch, world).float()

@@ -21,7 +21,7 @@ class Guess:
     """A token for a blank, with its probability."""
 
     token: str
-    """Its text, with the space before it where it begins a word."""
+    """Its text, with the space before it if it begins a word."""
     probability: float
 
 
@@ -71,31 +71,31 @@ def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, to
 def sample_predictions(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, sentences: int) -> list[str]:
     """Return the first sentences of a held-out batch as text, each blank as [guess] or, where wrong, [guess|truth].
 
-    Words that masking replaced by others are shown as they were.
+    Targets that masking replaced by other tokens are shown unmasked.
     """
     guesses = guess(model, batch, tokenizer, world, top=1)
     ids, segments = batch.ids_BL.flatten().cpu().numpy().copy(), batch.segments_BL.cpu().numpy()
     filled = {}
-    for place, best, label in zip(_places(batch), guesses, batch.labels_BM.flatten().tolist(), strict=True):
-        if label != IGNORED and ids[place] == MASK:
-            filled[place] = (best[0].token, tokenizer.decode([label]))
+    for index, best, label in zip(_predicted_indices(batch), guesses, batch.labels_BM.flatten().tolist(), strict=True):
+        if label != IGNORED and ids[index] == MASK:
+            filled[index] = (best[0].token, tokenizer.decode([label]))
         elif label != IGNORED:
-            ids[place] = label
+            ids[index] = label
     shown: list[str] = []
     for row, column in _segment_starts(segments):
         if len(shown) == sentences:
             break
         inside = np.flatnonzero(segments[row] == segments[row, column]) + row * segments.shape[1]
-        if any(int(place) in filled for place in inside):
+        if any(int(index) in filled for index in inside):
             shown.append(_fill(inside, ids, filled, tokenizer))
     return shown
 
 
-def _places(batch: Batch) -> list[int]:
-    """Return where the predicted tokens stand in the flattened rows."""
+def _predicted_indices(batch: Batch) -> list[int]:
+    """Return the indices of the predicted tokens in the flattened rows."""
     rows, length = batch.ids_BL.shape
-    places: list[int] = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
-    return places
+    indices: list[int] = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
+    return indices
 
 
 def _segment_starts(segments_BL: NDArray[np.int32]) -> Sequence[tuple[int, int]]:
@@ -107,13 +107,13 @@ def _fill(
     inside: NDArray[np.int64], ids: NDArray[np.int64], filled: dict[int, tuple[str, str]], tokenizer: Tokenizer
 ) -> str:
     parts, run = [], list[int]()
-    for place in inside.tolist():
-        if place not in filled:
-            run.append(int(ids[place]))
+    for index in inside.tolist():
+        if index not in filled:
+            run.append(int(ids[index]))
             continue
         parts.append(tokenizer.decode(run, skip_special_tokens=False))
         run = []
-        best, truth = filled[place]
+        best, truth = filled[index]
         space = " " if truth.startswith(" ") else ""
         parts.append(f"{space}[{best.strip()}]" if best == truth else f"{space}[{best.strip()}|{truth.strip()}]")
     return "".join([*parts, tokenizer.decode(run, skip_special_tokens=False)]).strip()

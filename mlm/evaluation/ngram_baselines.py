@@ -1,4 +1,4 @@
-"""What a model of single tokens and one of neighbouring pairs reach on the same held-out masks."""
+"""Unigram and bigram baselines on the held-out masks of a model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,22 +10,22 @@ from tokenizer.vocabulary import CLS, MASK
 
 
 class Unigram:
-    """Every token by its share of the training tokens, add-one smoothed."""
+    """Probabilities of tokens by their shares of the training tokens, with add-one smoothing."""
 
     def __init__(self, tokens: NDArray[np.int64], vocabulary_size: int) -> None:
         counts_V = np.bincount(tokens, minlength=vocabulary_size) + 1.0
         self.probabilities_V: NDArray[np.float64] = counts_V / counts_V.sum()
 
     def probabilities(self, left: int) -> NDArray[np.float64]:
-        """Return the probability of every token, whatever its left neighbour, (V,)."""
+        """Return the probability of every token after any left neighbour, (V,)."""
         return self.probabilities_V
 
 
 class Bigram:
-    """Every token by its left neighbour: interpolated Kneser-Ney smoothing (Chen & Goodman 1999, section 2.7).
+    """Probabilities given the left neighbour, by interpolated Kneser-Ney smoothing (Chen & Goodman 1999, section 2.7).
 
-    The discount is n1 / (n1 + 2 n2) of the pairs seen once and twice (Ney et al. 1994). What stands at the left is
-    what the encoder may see there: START at the beginning of a segment; where that is [MASK], `unigram` answers.
+    The discount is n1 / (n1 + 2 n2) of the pairs seen once and twice (Ney et al. 1994). The left neighbour is the token
+    that the encoder sees, or START at the beginning of a segment. If it is [MASK], `unigram` predicts.
     """
 
     START = -1
@@ -33,7 +33,7 @@ class Bigram:
     def __init__(
         self, tokens: NDArray[np.int64], segments: NDArray[np.int64], unigram: Unigram, vocabulary_size: int
     ) -> None:
-        """Count the pairs of training tokens; `segments` is where each segment begins."""
+        """Count the pairs of training tokens; `segments` holds the offset of each segment."""
         left = np.concatenate([[self.START], tokens[:-1]])
         left[segments] = self.START
         codes, counts = np.unique((left + 1) * vocabulary_size + tokens, return_counts=True)
@@ -42,7 +42,7 @@ class Bigram:
         self.unigram = unigram
         self.right, self.counts = codes % vocabulary_size, counts.astype(np.float64)
         self.borders = np.searchsorted(codes // vocabulary_size, np.arange(vocabulary_size + 2))
-        # How many different neighbours a token follows says better than its count how likely it follows a new one.
+        # The number of distinct left neighbours of a token predicts better than its count whether it follows a new one.
         continuations_V = np.bincount(self.right, minlength=vocabulary_size) + unigram.probabilities_V
         self.continuation_V: NDArray[np.float64] = continuations_V / continuations_V.sum()
 
@@ -72,7 +72,7 @@ def measure_baseline(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Ma
 
 
 def _left_neighbours(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return what stands left of each prediction in the corrupted rows, START at a segment's beginning; and labels."""
+    """Return the left neighbour of each target in the corrupted rows, START at a segment's beginning, and its label."""
     ids_BL, positions_BL = batch.ids_BL.cpu().numpy(), batch.positions_BL.cpu().numpy()
     predicted_BM, labels_BM = batch.predicted_BM.cpu().numpy(), batch.labels_BM.cpu().numpy()
     rows, slots = np.nonzero(labels_BM != IGNORED)

@@ -1,4 +1,4 @@
-"""The results of a finished run: held-out scores beside those of honest baselines, and a summary to read."""
+"""The results of a finished run: held-out scores beside those of baselines, and a summary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
 def measure_baselines(
     config: PretrainConfig, corpus: Corpus, heldout: Sequence[Batch]
 ) -> Mapping[str, Mapping[str, float]]:
-    """Return loss in nats and accuracy of what counts words alone, and pairs of them, on held-out batches."""
+    """Return loss in nats and accuracy of the unigram and bigram baselines on held-out batches."""
     size = corpus.manifest.vocabulary_size
     tokens, segments = corpus.train.sample(config.evaluation.baseline_tokens)
     unigram = Unigram(tokens, size)
@@ -37,14 +37,14 @@ def measure_baselines(
 def measure_bits_per_byte(
     config: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
 ) -> float | None:
-    """Return the bits per byte of the hidden words that the recipe asks for; None where the text has none."""
+    """Return the bits per byte of hidden words; None if the held-out text has none."""
     sentences = heldout_sentences(corpus.heldout.splits, corpus.tokenizer)
     words = choose_words(sentences, config.evaluation.words, config.evaluation.window_bytes)
     return None if not words else bits_per_byte(model, corpus.tokenizer, words, config.data.row_length, world)
 
 
 def costs(end: TrainingProgress) -> dict[str, Any]:
-    """Return what training took."""
+    """Return the costs of training, for results.json."""
     return {
         "tokens": end.tokens,
         "steps": end.step,
@@ -58,7 +58,7 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
     heldout, baselines = results["heldout"], results["baselines"]
     table = {
         "this encoder": heldout,
-        **({"what it started from": results["heldout_at_start"]} if "heldout_at_start" in results else {}),
+        **({"initial weights": results["heldout_at_start"]} if "heldout_at_start" in results else {}),
         "bigram (Kneser-Ney)": baselines["bigram"],
         "unigram": baselines["unigram"],
     }

@@ -8,17 +8,16 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 128
-"""Positions of a block of scores that is computed or left out as a whole."""
+"""Positions of a block of scores, which is computed or skipped as a whole."""
 NARROWEST_HEAD = 16
-"""Width of a head below which the kernel for blocks of scores does not work."""
+"""Smallest head width that the kernel of FlexAttention supports."""
 
 
 @dataclass(frozen=True)
 class SegmentMask:
-    """Which positions of a row belong together: attention never leaves a segment.
+    """The segments of rows: attention never leaves a segment.
 
-    A segment is what the model reads as one text. Padding is a segment of its own, which nothing else sees and
-    which sees itself, so that no softmax is ever taken over nothing.
+    A segment is one text to the model. Padding is a separate segment, which attends to itself: no softmax is empty.
     """
 
     segments_BL: Tensor
@@ -28,24 +27,24 @@ class SegmentMask:
     dtype: torch.dtype
     """Type of the attention scores."""
     bias_B1LL: Tensor | None
-    """What is added to the scores: 0 within a segment, a large negative number across; None where there are `blocks`,
-    and what needs it makes it. Score dtype"""
+    """Additive attention mask: 0 within a segment, -3e4 across segments. None if `blocks` is set; `bias()` then builds
+    it when needed. Score dtype"""
     blocks: BlockMask | None
-    """Which blocks of scores have any within a segment, for layers compiled for CUDA; else None."""
+    """The blocks with any scores within a segment, for layers compiled for CUDA; else None."""
     key_ranges: tuple[slice, ...]
-    """Of each `BLOCK` of positions, in what part of the rows its segments lie, on CPU; empty where none is divided."""
+    """On CPU, the range of the rows with the segments of each `BLOCK` of positions; empty if rows are not divided."""
 
     @classmethod
     def of(
         cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False
     ) -> "SegmentMask":
-        """Lay out rows of segments.
+        """Return the mask of rows of segments.
 
         Args:
-            segments_BL: the segment of each position; if compiled, they ascend in each row, and padding stands last.
-            positions_BL: its place in there.
+            segments_BL: the segment of each position; if compiled, ascending in each row, padding last.
+            positions_BL: position within the segment.
             dtype: type of the attention scores.
-            compiled: whether the layers that will read it are, so that all its shapes are to be the same each time.
+            compiled: whether the layers that read it are compiled, and so need constant shapes.
 
         """
         if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
@@ -56,7 +55,7 @@ class SegmentMask:
         return cls(segments_BL, positions_BL, dtype, bias_B1LL, None, key_ranges)
 
     def bias(self, queries_BM: Tensor | None) -> Tensor:
-        """Return what is added to the scores, (B, 1, L, L), or to those of the positions asked for, (B, 1, M, L)."""
+        """Return the additive mask of all positions, (B, 1, L, L), or of the queries alone, (B, 1, M, L)."""
         if self.bias_B1LL is None:
             query_segments_BM = self.segments_BL if queries_BM is None else self.segments_BL.gather(1, queries_BM)
             return _bias(query_segments_BM, self.segments_BL, self.dtype)
@@ -64,10 +63,10 @@ class SegmentMask:
 
 
 def segment_blocks(segments_BL: Tensor) -> BlockMask:
-    """Return which blocks of `BLOCK` by `BLOCK` scores have any within a segment, and which of theirs these are.
+    """Return the blocks of `BLOCK` by `BLOCK` scores with any within a segment, and the mask within blocks.
 
     Args:
-        segments_BL: the segment of each position, ascending in each row; 0 is padding, which stands last.
+        segments_BL: the segment of each position, ascending in each row; 0 is padding, at the end.
 
     """
     B, L = segments_BL.shape
@@ -97,11 +96,11 @@ def _key_ranges(bias_B1LL: Tensor) -> tuple[slice, ...]:
 
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of every position's angles, each (B, 1, L, K); in the first half of K the sine of minus the angle."""
+"""Cosine and sine of every position's angles, each (B, 1, L, K); the sine is negated in the first half of K."""
 
 
 def gather_positions(states_BLX: Tensor, positions_BM: Tensor) -> Tensor:
-    """Return what stands at the chosen positions of each row, (B, M, X)."""
+    """Return the states at the chosen positions of each row, (B, M, X)."""
     rows_B1 = torch.arange(len(positions_BM), device=positions_BM.device)[:, None]
     return states_BLX[rows_B1, positions_BM]
 
@@ -128,16 +127,16 @@ class Rotary(nn.Module):
 
 
 def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tensor:
-    """Rotate each plane of each head by its position's angle; further dimensions may stand before B."""
+    """Rotate each plane of each head by its position's angle; further dimensions may come before B."""
     halves_changed_BHLK = states_BHLK.roll(states_BHLK.shape[-1] // 2, dims=-1)
-    # Not by addcmul, whose results depend in the last bit on where in memory a number stands.
+    # Not by addcmul, whose last bit depends on a number's place in memory.
     return states_BHLK * cosine_B1LK + halves_changed_BHLK * sine_B1LK
 
 
 def reference_attention(
     query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segments_BL: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute softmax(QK^T / sqrt(K))V within segments as it is written, and return it with the softmax's weights."""
+    """Return softmax(QK^T / sqrt(K))V within segments, computed literally, and the softmax's weights."""
     scores_BHLL = query_BHLK @ key_BHLK.transpose(-1, -2) / query_BHLK.shape[-1] ** 0.5
     apart_B1LL = (segments_BL[:, :, None] != segments_BL[:, None, :])[:, None]
     weights_BHLL = scores_BHLL.masked_fill(apart_B1LL, float("-inf")).softmax(dim=-1)
@@ -152,10 +151,10 @@ def _matrix_products(
     return F.dropout(weights_BHML, dropout) @ value_BHLK
 
 
-def _products_in_reach(
+def _products_by_key_range(
     query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segment_mask: SegmentMask, dropout: float
 ) -> Tensor:
-    """Attend block by block of positions, each over that part of the rows alone in which its segments lie."""
+    """Attend block by block of queries, each over the range of keys in its segments."""
     queries, biases = torch.split(query_BHLK, BLOCK, 2), torch.split(segment_mask.bias(None), BLOCK, 2)
     parts = [
         _matrix_products(query, key_BHLK[:, :, reach], value_BHLK[:, :, reach], bias[..., reach], dropout)
@@ -172,23 +171,23 @@ def fast_attention(
     queries_BM: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Compute the same as `reference_attention` by what was measured to be fastest on the device.
+    """Return the output of `reference_attention`, by the method that was measured to be fastest on the device.
 
-    On CPU the masked SDPA kernel's backward takes a third of a training step for a twentieth of its FLOPs, and plain
-    matrix products win. On CUDA compiled FlexAttention leaves out blocks of scores that are all across segments; it
-    knows no dropout. Masked SDPA is for what is left: few positions asked for, and layers that are not compiled.
+    On CPU the backward pass of masked SDPA takes a third of a training step for a twentieth of its FLOPs, and plain
+    matrix products are faster. On CUDA compiled FlexAttention skips blocks of scores that are all across segments, but
+    has no dropout. Masked SDPA serves the rest: a few queries, and layers that are not compiled.
 
     Args:
-        query_BHMK: queries of all positions, or of those asked for.
+        query_BHMK: queries of all positions, or of `queries_BM`.
         key_BHLK: keys of all positions.
         value_BHLK: their values.
-        segment_mask: which of them belong together.
-        queries_BM: the positions asked for; None for all.
+        segment_mask: the segments of the positions.
+        queries_BM: positions of the queries; None for all.
         dropout: probability of dropping an attention weight.
 
     """
     if segment_mask.key_ranges and queries_BM is None:
-        return _products_in_reach(query_BHMK, key_BHLK, value_BHLK, segment_mask, dropout)
+        return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask, dropout)
     if query_BHMK.device.type == "cpu":
         return _matrix_products(query_BHMK, key_BHLK, value_BHLK, segment_mask.bias(queries_BM), dropout)
     if segment_mask.blocks is None or queries_BM is not None or dropout or query_BHMK.shape[-1] < NARROWEST_HEAD:
@@ -215,9 +214,9 @@ class Attention(nn.Module):
         rotation: Rotation | None,
         queries_BM: Tensor | None,
     ) -> Tensor:
-        """Return the attended states, (B, L, D), or those of the positions asked for alone, (B, M, D).
+        """Return the attended states, (B, L, D), or those of the queries alone, (B, M, D).
 
-        `rotation` is what `Rotary` returns, None for other positions.
+        `rotation` is the result of `Rotary`; None for other kinds of positions.
         """
         if queries_BM is None:
             query_BHMK, key_BHLK, value_BHLK = self._by_head(self.qkv(hidden_BLD), 2, rotation)
@@ -240,7 +239,7 @@ class Attention(nn.Module):
         return output_BMD
 
     def _by_head(self, projected_BLX: Tensor, rotated: int, rotation: Rotation | None) -> tuple[Tensor, ...]:
-        """Return the projections that stand side by side, each by head, (B, H, L, K); the first `rotated` rotated."""
+        """Return the concatenated projections, each by head, (B, H, L, K); the first `rotated` of them rotated."""
         B, L, X = projected_BLX.shape
         D = self.qkv.in_features
         projected = projected_BLX.view(B, L, X // D, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)

@@ -47,7 +47,7 @@ class EncoderConfig(Config):
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each sublayer and at the end (pre), or after each residual sum (post, as in BERT)."""
     embedding_norm: bool = True
-    """Normalise the embeddings as well; a pre-norm encoder's first attention then reads them as they are."""
+    """Normalise the embeddings as well; a pre-norm encoder's first attention then has no further norm."""
     activation: Activation = "swish"
     """Activation of the feed-forward layers."""
     gated: bool = False
@@ -55,7 +55,7 @@ class EncoderConfig(Config):
     positions: Annotated[SinusoidalPositions | LearnedPositions | RotaryPositions, Field(discriminator="kind")] = (
         RotaryPositions()
     )
-    """How the model knows a token's position in its segment."""
+    """The encoding of a token's position in its segment."""
     biases: bool = True
     """Biases in the linear layers and norms of the encoder; the output over the vocabulary always has one."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -142,7 +142,7 @@ class Block(nn.Module):
         rotation: Rotation | None,
         queries_BM: Tensor | None = None,
     ) -> Tensor:
-        """Return the next hidden states, (B, L, D), or those of the positions asked for alone, (B, M, D)."""
+        """Return the next hidden states, (B, L, D), or those of the queries alone, (B, M, D)."""
         residual_BMD = hidden_BLD if queries_BM is None else gather_positions(hidden_BLD, queries_BM)
         hidden_BMD: Tensor = self.attention(hidden_BLD, residual_BMD, segment_mask, rotation, queries_BM)
         hidden_BMD = self.feedforward(hidden_BMD, hidden_BMD)
@@ -161,9 +161,9 @@ class Encoder(nn.Module):
         self.final_norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
 
     def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, queries_BM: Tensor | None = None) -> Tensor:
-        """Return the hidden states of every position, (B, L, D), or those of the positions asked for, (B, M, D).
+        """Return the hidden states of every position, (B, L, D), or those of the queries alone, (B, M, D).
 
-        Other positions than these are needed up to the last block's keys and values, and are computed so far.
+        The other positions are computed up to the last block's keys and values.
         """
         hidden_BLD: Tensor = self.embeddings(ids_BL, segment_mask.positions_BL)
         rotation = None if self.rotary is None else self.rotary(segment_mask.positions_BL, segment_mask.dtype)

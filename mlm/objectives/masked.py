@@ -18,7 +18,7 @@ from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 
 CHUNK, CHUNK_ON_DEVICE = 64, 4096
-"""Predictions whose loss is taken at once: on CPU few, so that what is computed in float32 stays in the cache."""
+"""Predictions whose loss is computed at once: few on CPU, so that their float32 values stay in the cache."""
 HELDOUT_SEED = 20181011
 """Seed of the held-out masks: the same for every run, so that runs on the same shards can be compared."""
 
@@ -37,10 +37,10 @@ class MaskedLMTask:
     micro_batch_rows: int
     """Rows that are computed at once on each rank."""
     compiled: bool = False
-    """Whether the model's layers are; on CUDA the loss is compiled with them."""
+    """True if the model's layers are compiled; on CUDA the loss is then compiled as well."""
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
-        """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
+        """Return this rank's micro-batches, a function of seed and step; `fraction` of the budget sets the rate."""
         rows_B, epochs_B = self.train.step_rows(self.seed, step, self.batch_rows)
         cuts = self.world.share(len(rows_B), self.micro_batch_rows)
         mine = np.arange(self.world.rank, len(rows_B), self.world.size)
@@ -51,12 +51,12 @@ class MaskedLMTask:
         return [part.to(self.world.device) for part in parts]
 
     def documents(self, step: int) -> str:
-        """Name the documents that a step reads from, by their numbers in the training shards."""
+        """Return the numbers of the documents that a step reads from, in the training shards."""
         rows_B, _ = self.train.step_rows(self.seed, step, self.batch_rows)
         return ", ".join(map(str, self.train.documents(rows_B).tolist()))
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Return the summed cross-entropy in nats, and how many predictions were right."""
+        """Return the summed cross-entropy in nats, and the number of correct predictions."""
         scores_MV = score(model, batch, self.world, compiled=self.compiled)
         fused = self.compiled and self.world.device.type == "cuda"
         cross_entropy = compiled_cross_entropy() if fused else summed_cross_entropy
@@ -65,7 +65,7 @@ class MaskedLMTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return mean loss in nats and accuracy on the held-out rows, whose masks are drawn once and fixed.
+        """Return mean loss in nats and accuracy on the held-out rows, whose masks are fixed.
 
         Each rank computes some of the batches, and every row counts once.
         """
@@ -78,16 +78,16 @@ class MaskedLMTask:
 
 
 def summed_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed cross-entropy in nats, and how many labels have the highest score; IGNORED ones weigh nothing.
+    """Return the summed cross-entropy in nats and the number of labels with the highest score, IGNORED ones left aside.
 
-    The sum is taken in float32 or better, and so is its gradient, in the same pass.
+    The sum is computed in float32 or better, and so is its gradient, in the same pass.
     """
     loss, correct = _SummedCrossEntropy.apply(scores_MV, labels_M)  # type: ignore[no-untyped-call]
     return loss, correct
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """Loss and gradient need the same exponentials: they are computed once, for some rows at a time."""
+    """The loss and its gradient, which need the same exponentials: computed together, chunk by chunk."""
 
     @staticmethod
     def forward(ctx: Any, scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             labels = labels_M[part].clamp(min=0)[:, None]
             highest, best = scores.max(dim=-1, keepdim=True)  # in bfloat16 on CPU five times as fast as argmax
             probabilities = scores.softmax(dim=-1, dtype=dtype)
-            # The label's own probability may be too small for a number; the highest one is 1 / V at the least.
+            # The label's own probability may underflow; the highest one is at least 1 / V.
             behind = highest.to(dtype) - scores.gather(1, labels).to(dtype)
             loss += ((behind - probabilities.gather(1, best).log()).squeeze(1) * filled).sum()
             correct += ((best == labels).squeeze(1) & filled).sum()
@@ -120,7 +120,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def plain_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same as `summed_cross_entropy`; eagerly it takes more memory, compiled for CUDA less time."""
+    """Return the same as `summed_cross_entropy`, in more memory if eager, and in less time if compiled for CUDA."""
     exact_MV = scores_MV.to(torch.promote_types(scores_MV.dtype, torch.float32))
     loss = F.cross_entropy(exact_MV, labels_M, ignore_index=IGNORED, reduction="sum")
     return loss, (scores_MV.argmax(dim=-1) == labels_M).sum()
@@ -133,9 +133,9 @@ def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]
 
 
 def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = False) -> Tensor:
-    """Return the scores of the vocabulary for each of the batch's slots, (B * M, V), in the world's precision.
+    """Return the scores of the vocabulary for each slot of the batch, (B * M, V), in the world's precision.
 
-    `compiled` says whether the model's layers are.
+    Set `compiled` if the model's layers are compiled.
     """
     with autocast(world.device, world.dtype):
         segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
@@ -146,7 +146,7 @@ def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = Fals
 def heldout_batches(
     rows: PackedRows, masking: Masking, world: World, *, most_rows: int, micro_batch_rows: int
 ) -> list[Batch]:
-    """Mask the first `most_rows` held-out rows, in an order of their own, once and for all."""
+    """Return the first `most_rows` held-out rows of a fixed shuffle, with fixed masks."""
     rows_B, epochs_B = rows.step_rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
     batch = rows.masked(rows_B, epochs_B, masking, masking.rate, HELDOUT_SEED)
     cuts = [slice(start, start + micro_batch_rows) for start in range(0, len(rows_B), micro_batch_rows)]

@@ -1,4 +1,4 @@
-"""All that is seen of a run while it trains.
+"""Everything that shows a run while it trains.
 
 Here: the run's directory, metrics.jsonl and TensorBoard, the progress bar, plots.
 Not here: decisions; nothing in this package changes a weight.

@@ -25,9 +25,9 @@ from mlm.tracking.run_directory import (
     METRICS,
     RESULTS,
     finite,
-    keep_records,
     read_metrics,
-    records_backwards,
+    records_newest_first,
+    truncate_records,
     write_json,
 )
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SPIKE_RECORDS = 20
 """Training records that a loss is compared with."""
 SPIKE_DEVIATIONS = 6.0
-"""Standard deviations above their mean from which a loss is a spike."""
+"""A loss that exceeds their mean by this many standard deviations is a spike."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,14 @@ class MetricsLogger(Observer):
             documents: names the documents that a step reads.
             flops_per_token: FLOPs of training on a token, by the share of tokens that are masked.
             peak_flops: measured matrix-product rate of the machine, FLOP/s.
-            start: how far training has come.
+            start: the progress of training.
 
         """
         self.path, self.config, self.documents = path, config, documents
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.length = TrainingLength()
-        keep_records(path / METRICS, start.step)
-        trained = (record for record, _ in records_backwards(path / METRICS) if record["side"] == "train")
+        truncate_records(path / METRICS, start.step)
+        trained = (record for record, _ in records_newest_first(path / METRICS) if record["side"] == "train")
         earlier = list(islice(trained, SPIKE_RECORDS))[::-1]
         self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
@@ -178,7 +178,7 @@ class MetricsLogger(Observer):
 
     @contextmanager
     def surviving(self, name: str) -> Iterator[None]:
-        """Give a context in which a failing disk does not stop training; the user is told that `name` is lost."""
+        """Return a context in which a failing disk does not stop training; a warning says that `name` is lost."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; plain lines, now and then, anywhere else."""
+"""A progress bar on a terminal; elsewhere, a plain line every ten seconds."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ LINE_SECONDS = 10.0
 
 
 class ProgressBar(Observer):
-    """Shows on rank 0 how far training has come, with loss, speed and time left."""
+    """Shows progress, loss, speed and time left on rank 0."""
 
     def __init__(self) -> None:
         self.length = TrainingLength()
@@ -34,7 +34,7 @@ class ProgressBar(Observer):
         self.bar = tqdm(total=total, initial=initial, unit=unit, disable=disabled, dynamic_ncols=True)
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Keep the held-out loss, to be shown from now on."""
+        """Keep the held-out loss, to be shown with each log."""
         self.heldout_loss = metrics.get("loss")
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:

@@ -1,4 +1,4 @@
-"""A run's directory: its name, environment, metrics and results, and who may write to it."""
+"""A run's directory: its name, lock, environment, metrics and results."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ from mlm.distributed.world import World
 
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 SIDES = ("train", "heldout")
-"""The sides of the held-out split that records are of."""
+"""The sides of the held-out split, each with its own records."""
 PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
 """Kinds of runs, in their environment.json."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
@@ -49,7 +49,7 @@ def create(runs: Path, name: str) -> Path:
 
 
 def newest(runs: Path = Path(RUNS)) -> Path:
-    """Return the run that was started last, of those that have a checkpoint.
+    """Return the run that was started last among those with a checkpoint.
 
     Raises:
         UserError: there is none.
@@ -62,25 +62,25 @@ def newest(runs: Path = Path(RUNS)) -> Path:
 
 
 def config_path(path: Path) -> Path:
-    """Return where a pretraining run's recipe lies.
+    """Return the path of a pretraining run's configuration.
 
     Raises:
-        UserError: it is no run, or one of fine-tuning.
+        UserError: `path` is not a run, or a fine-tuning run.
 
     """
-    recipe = path / checkpoint.CONFIG
-    if not recipe.is_file():
-        raise UserError(f"{path} is no run: it has no {checkpoint.CONFIG}")
+    config = path / checkpoint.CONFIG
+    if not config.is_file():
+        raise UserError(f"{path} is not a run: it has no {checkpoint.CONFIG}")
     if is_fine_tuning(path):
         raise UserError(
-            f"{path} is a run of fine-tuning, and nothing goes on with it: with a report.txt it is finished, else start"
-            " it again by its command in environment.json"
+            f"{path} is a fine-tuning run, which cannot be resumed: it is finished if it has a report.txt, else repeat"
+            " its command, which is in environment.json"
         )
-    return recipe
+    return config
 
 
 def is_fine_tuning(path: Path) -> bool:
-    """Return whether a run is one of fine-tuning, by its record; earlier runs have none, and their sections tell."""
+    """Return whether a run is a fine-tuning run: by its record, or for earlier runs by their config's sections."""
     try:
         kind = read_json(path / ENVIRONMENT).get("kind")
     except UserError:
@@ -94,10 +94,10 @@ def with_checkpoint(runs: Path) -> set[Path]:
 
 
 def lock(path: Path) -> IO[str]:
-    """Hold a run's directory until the returned file is closed or this process ends, however it ends.
+    """Lock a run's directory until the returned file is closed or this process ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
 
     """
     file = (path / LOCK).open("a+", errors="replace")
@@ -114,7 +114,7 @@ def lock(path: Path) -> IO[str]:
 
 
 def owner(path: Path) -> str | None:
-    """Return the process that holds a run's directory; None where none does."""
+    """Return the process that holds the lock of a run's directory; None if none does."""
     try:
         file = (path / LOCK).open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def owner(path: Path) -> str | None:
 
 
 def environment(world: World) -> dict[str, Any]:
-    """Describe what the run was made with: command, versions, commit and uncommitted changes, device, precision."""
+    """Return the environment of a run: command, versions, commit and uncommitted changes, device, precision."""
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -152,21 +152,21 @@ def environment(world: World) -> dict[str, Any]:
 
 
 class RunIdentity(Config):
-    """What of a run's environment has to be the same wherever the run is gone on with or judged."""
+    """The part of a run's environment that must be the same when the run is resumed or evaluated."""
 
     model_config = ConfigDict(extra="ignore")
 
     data: dict[str, str]
     """Fingerprints of its text and tokenizer."""
     precision: ComputePrecision
-    """What it computed its matrix products in."""
+    """Precision of its matrix products."""
 
 
 def run_identity(path: Path) -> RunIdentity:
-    """Return how a run began.
+    """Return the identity of a run.
 
     Raises:
-        UserError: its record is missing or damaged, or does not tell.
+        UserError: its record is missing, damaged or incomplete.
 
     """
     try:
@@ -174,13 +174,13 @@ def run_identity(path: Path) -> RunIdentity:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            f'{path / ENVIRONMENT} does not tell how the run began, "{first["loc"][0]}": {first["msg"]}: put it back'
-            " from a copy, or write there what it began with"
+            f'{path / ENVIRONMENT} is damaged at "{first["loc"][0]}": {first["msg"]}: put it back from a copy, or'
+            " write the run's first value there"
         ) from None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, which is whole at every moment."""
+    """Write a JSON file in one step, so that it is complete at every moment."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(
         json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
@@ -210,14 +210,14 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
-def records_backwards(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the records of a metrics.jsonl, the newest first, each with the size of the file that ends with it.
+def records_newest_first(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the records of a metrics.jsonl, newest first, each with the size of the file up to its end.
 
-    What stands earlier is not read: a long run costs no more than a short one. Half a line, at the end of a file that
-    is being written or whose process was killed, is no record; of no file there are none.
+    Earlier lines are not read: a long run costs no more than a short one. A half-written last line is skipped, and a
+    missing file has no records.
 
     Raises:
-        UserError: it holds something else.
+        UserError: a line is not a record.
 
     """
     if not path.exists() or not path.stat().st_size:
@@ -241,30 +241,30 @@ def newest_records(path: Path) -> dict[str, dict[str, Any]]:
     """Return the last record of each side in a metrics.jsonl, which may still be written.
 
     Raises:
-        UserError: it holds something else.
+        UserError: a line is not a record.
 
     """
     found: dict[str, dict[str, Any]] = {}
-    for record, _ in records_backwards(path):
+    for record, _ in records_newest_first(path):
         found.setdefault(record["side"], record)
         if len(found) == len(SIDES):
             break
     return found
 
 
-def keep_records(path: Path, last_step: int) -> None:
-    """Drop what a metrics.jsonl holds of the steps after `last_step`; a run that goes on makes these again.
+def truncate_records(path: Path, last_step: int) -> None:
+    """Truncate a metrics.jsonl after `last_step`; a resumed run logs the later steps again.
 
     Raises:
-        UserError: it holds something else.
+        UserError: a line is not a record.
 
     """
     if path.exists():
-        os.truncate(path, next((end for record, end in records_backwards(path) if record["step"] <= last_step), 0))
+        os.truncate(path, next((end for record, end in records_newest_first(path) if record["step"] <= last_step), 0))
 
 
 def finite(values: Any) -> Any:
-    """Replace numbers that JSON does not know by null."""
+    """Replace numbers that JSON cannot represent by null."""
     if isinstance(values, Mapping):
         return {name: finite(value) for name, value in values.items()}
     if isinstance(values, list | tuple):

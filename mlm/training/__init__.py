@@ -1,5 +1,5 @@
-"""The training loop, and all that changes weights or decides when they change.
+"""The training loop, and everything that changes weights or decides when they change.
 
 Here: loop, optimizers, schedules, budgets, FLOPs, signals; fine-tuning uses the same.
-Not here: YAML recipes, files, what a metric looks like on a screen.
+Not here: YAML recipes, files, the display of metrics.
 """

@@ -1,4 +1,4 @@
-"""How long training goes on: a budget in steps, tokens, epochs or minutes, and how much of it is used up."""
+"""The length of training: a budget in steps, tokens, epochs or minutes, and the used share of it."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from configs import Config
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far training has come; all that a resumed run needs to know beside weights and optimizer state."""
+    """The progress of training: with weights and optimizer state, all that a resumed run needs."""
 
     step: int = 0
     """Optimizer updates made or skipped."""
@@ -23,7 +23,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """When training ends: after a number of steps or of seconds, whichever is set."""
+    """The end of training: after a number of steps or of seconds; one of them is set."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -35,7 +35,7 @@ class TrainingLength:
         return min(progress.seconds / (self.seconds or math.inf), 1.0)
 
     def finished(self, progress: TrainingProgress) -> bool:
-        """Tell whether the budget is used up."""
+        """Return whether the budget is used up."""
         return self.fraction(progress) >= 1
 
 
@@ -47,7 +47,7 @@ class Steps(Config):
     """Optimizer updates."""
 
     def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the plan for data of the given size."""
+        """Return the length for data of the given size."""
         return TrainingLength(steps=self.steps)
 
 
@@ -59,7 +59,7 @@ class Tokens(Config):
     """Tokens, padding not counted; the last step may go beyond by less than a batch."""
 
     def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the plan for data of the given size."""
+        """Return the length for data of the given size."""
         return TrainingLength(steps=math.ceil(self.tokens / tokens_per_step))
 
 
@@ -71,19 +71,19 @@ class Epochs(Config):
     """Passes over the training rows; the last step may go beyond by less than a batch."""
 
     def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the plan for data of the given size."""
+        """Return the length for data of the given size."""
         return TrainingLength(steps=math.ceil(self.epochs * steps_per_epoch))
 
 
 class Minutes(Config):
-    """A time on the clock; what such a run computes depends on the machine."""
+    """A duration; the results of such a run depend on the machine."""
 
     kind: Literal["minutes"] = "minutes"
     minutes: float = Field(10.0, gt=0, le=1e9)
     """Minutes spent in training steps; start-up and evaluation are not counted."""
 
     def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the plan for data of the given size."""
+        """Return the length for data of the given size."""
         return TrainingLength(seconds=60 * self.minutes)
 
 

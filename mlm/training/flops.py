@@ -1,4 +1,4 @@
-"""What a model costs: parameters by part, FLOPs, memory, communication."""
+"""The costs of a model: parameters by part, FLOPs, memory, communication."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:
 
 
 def mean_context(rows: Rows) -> float:
-    """Return how many tokens a token attends to on average: its segment's length."""
+    """Return the mean number of tokens that a token attends to: the length of its segment."""
     lengths = rows.lengths.astype(float)
     return float((lengths**2).sum() / lengths.sum())
 
@@ -36,16 +36,16 @@ def mean_context(rows: Rows) -> float:
 def flops_per_token(config: ModelConfig, vocabulary_size: int, context: float, predicted_share: float) -> float:
     """Return the floating-point operations that training on a token needs: forward, and twice that backward.
 
-    Counted are the matrix products that the loss needs, two operations a multiply-add: those of its layers, attention
-    over the token's own segment only, and for the predicted share of tokens alone the output over the vocabulary and
-    all of the last layer but its keys and values.
+    Only matrix products that the loss needs are counted, two operations a multiply-add. Attention covers the token's
+    own segment. The output over the vocabulary and the last layer, except for its keys and values, are counted for
+    the predicted share of tokens.
     """
     encoder = config.encoder
     D, F = encoder.width, encoder.feedforward_width
-    seen = 2 * D * D
-    asking = 2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * context * D
+    keys_values = 2 * D * D
+    queries = 2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * context * D
     output = D * vocabulary_size + (D * D if config.transform else 0)
-    return 6 * ((encoder.layers - 1) * (seen + asking) + seen + predicted_share * (asking + output))
+    return 6 * ((encoder.layers - 1) * (keys_values + queries) + keys_values + predicted_share * (queries + output))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Return the sum."""
+        """Sum of all parts."""
         return self.weights_and_optimizer + self.activations + self.scores
 
 
@@ -75,13 +75,13 @@ def memory(
 
     Args:
         config: the encoder.
-        parameters: how many the model has; each takes weight and two moments, and for every thread a gradient and a
+        parameters: parameters of the model; each has a weight and two moments, and for every thread a gradient and a
             copy in low precision.
         micro_batch_tokens: slots of the rows computed at once.
-        kept_length: positions that one attends over; attention keeps two scores a head of each. 0 on CUDA: it does not.
+        kept_length: keys of a query; attention keeps two scores a head for each. 0 on CUDA, which keeps none.
         scores: predicted tokens of a micro-batch times vocabulary size; kept with their gradient, which is scaled.
         number_bytes: bytes of a number in matrix products.
-        threads: micro-batches that are computed at the same time.
+        threads: micro-batches computed at the same time.
 
     """
     widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
@@ -106,7 +106,7 @@ class Server:
 H100S = Server("8 H100s with NVLink", 8, 989e12, 450e9)
 """NVIDIA's data sheet: 989 TFLOP/s dense, 900 GB/s in both directions together."""
 STATE_BYTES = 16
-"""Bytes a parameter of weight, gradient and Adam's two moments in float32: on every GPU, or on all together."""
+"""Bytes a parameter of weight, gradient and Adam's two moments in float32: on every GPU, or divided among them."""
 
 
 def communicated_bytes(parameters: int, gpus: int) -> float:
@@ -119,10 +119,10 @@ def communicated_bytes(parameters: int, gpus: int) -> float:
 
 
 def communication_share(parameters: int, flops_per_gpu: float, server: Server, peak_share: float) -> float:
-    """Project the share of a step that communication takes where it does not overlap with computing.
+    """Return the projected share of a step that communication takes if it does not overlap with computing.
 
     Args:
-        parameters: of the model.
+        parameters: parameters of the model.
         flops_per_gpu: floating-point operations of each GPU in a step.
         server: the GPUs.
         peak_share: share of the GPUs' peak at which they compute.

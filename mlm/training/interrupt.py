@@ -1,6 +1,6 @@
 """Ctrl-C and the signals of schedulers as a request to stop: training finishes its step and saves.
 
-An exception raised by a signal handler may come where Python can only ignore it, and would be lost.
+A handler that raises an exception may do so where Python ignores exceptions: the signal would be lost.
 """
 
 import logging
@@ -12,7 +12,7 @@ from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Observer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C; the signal of kill and of machines that shut down; one that SLURM can send before the time is up."""
+"""Ctrl-C; the default signal of kill and of a shutdown; a signal that SLURM can send before the time limit."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class SignalStop(Observer):
         self.before: dict[int, Any] = {}
 
     def received(self) -> int:
-        """Return the largest number of the signals that came while training; 0 where none did."""
+        """Return the largest number of the signals received while training; 0 if there was none."""
         return max(self.numbers, default=0)
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
@@ -35,7 +35,7 @@ class SignalStop(Observer):
         self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def ended(self, progress: TrainingProgress) -> None:
-        """Put the former handlers back."""
+        """Restore the former handlers."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
 

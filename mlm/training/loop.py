@@ -20,7 +20,7 @@ from mlm.training.schedule import Schedule
 
 
 class Countable(Protocol):
-    """A micro-batch, of which the loop knows two numbers."""
+    """A micro-batch, with the two counts that the loop needs."""
 
     @property
     def targets(self) -> int:
@@ -81,7 +81,7 @@ class StepMetrics:
     gradient_norm: Tensor
     """Norm of the last step's gradient before clipping."""
     finite_S: Tensor
-    """Whether loss and gradient of each step were finite, on all ranks; the update of a step is skipped if not."""
+    """True for each step whose loss and gradient were finite on all ranks; the updates of the others are skipped."""
 
     @classmethod
     def merge(cls, steps: Sequence["StepMetrics"], world: World) -> "StepMetrics":
@@ -121,7 +121,7 @@ class StepMetrics:
 
 
 class Observer:
-    """Receives the events of training; an observer overrides the methods of those that it is about."""
+    """Receives the events of training; a subclass overrides the methods of the events that it needs."""
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
         """Receive the start of training at `progress`, on every rank."""
@@ -130,7 +130,7 @@ class Observer:
         """Receive the metrics of the steps since the last record, which `progress` ends."""
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Receive the held-out metrics of `model`, whose weights are those that would be saved now."""
+        """Receive the held-out metrics of `model`, whose weights are those that a checkpoint would save."""
 
     def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Receive the state to be saved."""
@@ -152,7 +152,7 @@ class LoopSettings:
     seed: int
     """Seed of dropout."""
     threads: int = 1
-    """Micro-batches that are computed at the same time; more than one only on one CPU process, and without dropout."""
+    """Micro-batches computed at the same time; more than one only on a single CPU process, and without dropout."""
 
 
 def train(
@@ -165,7 +165,7 @@ def train(
     start: TrainingProgress,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainingProgress:
-    """Train until the length is reached or `stop` returns true on any rank; return how far training has come.
+    """Train until the length is reached or `stop` returns true on any rank; return the progress.
 
     Nothing before `start.step` is replayed. The step after which training stops is also logged and saved.
     """
@@ -211,7 +211,7 @@ def take_step(
     """Update the weights once, and return the metrics of the step with this rank's own timings.
 
     The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
-    targets: the cut into micro-batches changes nothing.
+    targets: the division into micro-batches changes nothing.
     """
     began = time.perf_counter()
     fraction = settings.length.fraction(progress)
@@ -248,7 +248,7 @@ def evaluate(
     observers: Sequence[Observer],
     progress: TrainingProgress,
 ) -> None:
-    """Report the held-out metrics of the weights that would be saved now."""
+    """Report the held-out metrics of the weights that a checkpoint would save."""
     model.eval()
     with optimizer.averaged():
         metrics = task.evaluate(model)

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024), also for matrices that are divided among processes.
+"""Muon (Jordan et al. 2024), also for sharded matrices.
 
 Every update is made orthogonal as a whole. A sharded matrix keeps its share of weights and momentum; only its update is
-gathered for that, so that any number of processes computes the same, which products of shares would not.
+gathered, so that the result does not depend on the number of processes.
 """
 
 import math
@@ -40,12 +40,12 @@ class OrthogonalMomentum(torch.optim.Optimizer):
     """Nesterov momentum whose updates are orthogonalised, for matrices."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
-        """Change `matrices` at the rate `lr`; decay is a share of that."""
+        """Update `matrices` at the learning rate `lr`; `weight_decay` is a share of it."""
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change the matrices by their gradients."""
+        """Update the matrices by their gradients."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:

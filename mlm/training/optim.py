@@ -1,4 +1,4 @@
-"""Optimizers: AdamW, Schedule-Free AdamW and Muon, behind one update that a non-finite gradient never gets through."""
+"""Optimizers: AdamW, Schedule-Free AdamW and Muon, behind one update that skips non-finite gradients."""
 
 import itertools
 import operator
@@ -37,7 +37,7 @@ class AdamW(Config):
     """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
 
     def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimizer":
-        """Return the optimizer of `model`'s parameters that are to be trained."""
+        """Return the optimizer of `model`'s trainable parameters."""
         groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
         return Optimizer([torch.optim.AdamW(groups, self.lr, self.betas, self.epsilon, fused=True)])
 
@@ -56,7 +56,7 @@ class ScheduleFreeAdamW(Config):
     """Decay of matrices and embeddings, as a share of the learning rate; norms and biases have none."""
 
     def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimizer":
-        """Return the optimizer of `model`'s parameters that are to be trained."""
+        """Return the optimizer of `model`'s trainable parameters."""
         import schedulefree
 
         groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
@@ -102,9 +102,9 @@ OptimizerConfig = Annotated[AdamW | ScheduleFreeAdamW | Muon, Field(discriminato
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], lr: float, decay: float, rate_factor: RateFactor = _same_rate
 ) -> list[dict[str, Any]]:
-    """Group the parameters that are trained by their learning rate, and by whether they decay.
+    """Group the trainable parameters by learning rate and by weight decay.
 
-    Matrices and embeddings decay; norms and biases don't. `rate_factor` gives the share of `lr` by name.
+    Matrices and embeddings decay; norms and biases don't. `rate_factor` returns the share of `lr` by name.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in named:
@@ -128,14 +128,14 @@ class Optimizer:
         return itertools.chain.from_iterable(part.param_groups for part in self.parts)
 
     def update(self, factor: float, finite: Tensor) -> None:
-        """Change the weights by their gradients, unless these are not finite; then drop the gradients.
+        """Update the weights by their gradients, unless these are not finite; then drop the gradients.
 
-        A skipped update leaves weights and state as they were. Fused AdamW skips on the device; the others cost
-        one scalar's transfer to the host.
+        A skipped update changes neither weights nor state. Fused AdamW skips on the device; the others cost the
+        transfer of a scalar to the host.
 
         Args:
             factor: the schedule's share of the peak rate.
-            finite: whether all gradients are finite, a boolean scalar on the device.
+            finite: true if all gradients are finite, a boolean scalar on the device.
 
         """
         for group in self._groups():
@@ -155,10 +155,9 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model the weights to evaluate and to save: Schedule-Free's average, else those it has.
+        """Return a context in which the model has its evaluation weights: Schedule-Free's average, else its own.
 
-        The training weights are kept beside the average, and come back as they were, bit for bit; the library's own
-        switch there and back moves them by rounding.
+        The training weights are copied and restored bit for bit; the library's own switch would round them.
         """
         trained: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
@@ -180,6 +179,6 @@ class Optimizer:
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Take over the state that `state_dict` returned."""
+        """Load a state that `state_dict` returned."""
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)

@@ -9,7 +9,7 @@ from configs import Config
 
 
 class Schedule(Config):
-    """What all schedules share: a linear warm-up from 0, after which `after_warmup` takes over."""
+    """The base of all schedules: a linear warm-up from 0, then `after_warmup`."""
 
     warmup: float = Field(0.05, ge=0)
     """Share of the budget over which the rate rises linearly to its peak, from 0 up to (not including) 1."""
@@ -27,12 +27,12 @@ class Schedule(Config):
         return self.after_warmup(min((fraction - self.warmup) / (1 - self.warmup), 1.0))
 
     def after_warmup(self, fraction: float) -> float:
-        """Return the share of the peak rate at `fraction`, from 0 to 1, of what follows the warm-up."""
+        """Return the share of the peak rate at `fraction`, from 0 to 1, of the budget after the warm-up."""
         raise NotImplementedError
 
 
 class Constant(Schedule):
-    """The peak rate throughout; what Schedule-Free AdamW wants."""
+    """The peak rate throughout, for Schedule-Free AdamW."""
 
     kind: Literal["constant"] = "constant"
 
@@ -84,7 +84,7 @@ class Power(Schedule):
 
 
 class Exponential(Schedule):
-    """A constant ratio from each moment to the next, from the peak to `final`."""
+    """An exponential decay from the peak to `final`."""
 
     kind: Literal["exponential"] = "exponential"
     final: float = Field(0.01, gt=0, le=1)
@@ -96,11 +96,11 @@ class Exponential(Schedule):
 
 
 class PiecewiseConstant(Schedule):
-    """Constant, then lower from each of several moments on."""
+    """A constant rate that changes at each of several boundaries."""
 
     kind: Literal["piecewise"] = "piecewise"
     boundaries: tuple[float, ...] = (0.5, 0.8)
-    """Moments at which the rate changes, as shares of what follows the warm-up, rising."""
+    """Boundaries at which the rate changes, as rising shares of the budget after the warm-up."""
     factors: tuple[float, ...] = (1.0, 0.3, 0.1)
     """Shares of the peak rate: before the first boundary, after it, and so on; one more than boundaries."""
 

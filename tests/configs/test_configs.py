@@ -121,108 +121,112 @@ def test_a_configuration_is_frozen_and_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "names"),
     [
-        ("section.cuont=1", "unknown key section.cuont: did you mean section.count?"),
-        ("sektion.count=1", "unknown key sektion: did you mean section?"),
-        ("choice.sare=1", "unknown key choice.sare: did you mean choice.share?"),
-        ("choice.turns=1", "unknown key choice.turns: known: kind, share"),
-        ("other=1", "unknown key other: known: section, choice"),
-        ("section.rate=fast", "section.rate = 'fast': input should be a valid number"),
-        ("section.rate=true", "section.rate = 'true': input should be a valid number"),
-        ("section.rate=nan", "section.rate = 'nan': input should be a finite number"),
-        ("section.rate=-inf", "section.rate = '-inf': input should be a finite number"),
-        ("section.rate=null", "section.rate = None: input should be a valid number"),
-        ("section.rate.x=1", "section.rate = {'x': '1'}: input should be a valid number"),
-        ("section.count=1.5", "section.count = '1.5': input should be a valid integer"),
-        ("section.count=true", "section.count = 'true': input should be a valid integer"),
-        ("section.flag=2", "section.flag = '2': input should be a valid boolean"),
-        ("section.pair=[1, true]", "section.pair.1 = 'true': input should be a valid number"),
-        ("section.pair=[1, nan]", "section.pair.1 = 'nan': input should be a finite number"),
-        ("section=1", "section = '1': input should be a valid dictionary"),
-        ("choice.share=0", "choice.share = '0': input should be greater than 0"),
-        ("choice.kind=fallin", "choice.kind must be one of steady, falling"),
-        ("choice.kind=null", "choice.kind must be one of steady, falling"),
+        ("section.cuont=1", "section.cuont: | section.count?"),
+        ("sektion.count=1", "sektion: | section?"),
+        ("choice.sare=1", "choice.sare: | choice.share?"),
+        ("choice.turns=1", "choice.turns: | kind, share"),
+        ("other=1", "other: | section, choice"),
+        ("section.rate=fast", "section.rate = 'fast'"),
+        ("section.rate=true", "section.rate = 'true'"),
+        ("section.rate=nan", "section.rate = 'nan'"),
+        ("section.rate=-inf", "section.rate = '-inf'"),
+        ("section.rate=null", "section.rate = None"),
+        ("section.rate.x=1", "section.rate = {'x': '1'}"),
+        ("section.count=1.5", "section.count = '1.5'"),
+        ("section.count=true", "section.count = 'true'"),
+        ("section.flag=2", "section.flag = '2'"),
+        ("section.pair=[1, true]", "section.pair.1 = 'true'"),
+        ("section.pair=[1, nan]", "section.pair.1 = 'nan'"),
+        ("section=1", "section = '1'"),
+        ("choice.share=0", "choice.share = '0'"),
+        ("choice.kind=fallin", "choice.kind | steady, falling"),
+        ("choice.kind=null", "choice.kind | steady, falling"),
     ],
 )
-def test_a_wrong_key_or_value_is_named_with_its_path(override: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_key_or_value_is_named_with_its_path(override: str, names: str) -> None:
     refused = refusal([override])
-    assert refused.startswith(message)
+    assert [name for name in names.split(" | ") if name not in refused] == []
     assert refused.endswith("(command line)")
 
 
 def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "section: {cuont: 1}")
-    assert refusal([], path) == f"unknown key section.cuont: did you mean section.count? ({path})"
+    refused = refusal([], path)
+    assert "section.cuont" in refused
+    assert refused.endswith(f"({path})")
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_all_mistakes_are_in_one_message() -> None:
     refused = refusal(["section.rate=fast", "section.cuont=1"])
     assert "section.rate = 'fast'" in refused
-    assert "did you mean section.count?" in refused
+    assert "section.count?" in refused
 
 
 @pytest.mark.parametrize("override", ["section.rate", "=3", ".rate=3", "section..rate=3", "section.=3"])
-def test_an_override_that_is_none_is_refused(override: str) -> None:
-    assert refusal([override]).startswith(f"cannot read the override {override!r}: write section.key=value")
+def test_an_override_without_key_or_value_is_refused(override: str) -> None:
+    refused = refusal([override])
+    assert repr(override) in refused
+    assert "section.key=value" in refused
 
 
 def test_an_unclosed_list_is_refused() -> None:
-    assert refusal(["section.pair=[1, 2"]) == "cannot read the value of 'section.pair=[1, 2': write a list as [a, b]"
+    assert "'section.pair=[1, 2'" in refusal(["section.pair=[1, 2"])
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "name"),
     [
-        (b"section: [", "is not valid YAML"),
-        (b"section: !!python/object:os.system x", "is not valid YAML"),
-        (b"- section", "must hold sections with keys (such as 'optim:'), not a list"),
-        (b"section", "must hold sections with keys (such as 'optim:'), not a str"),
-        (b"section: \xff", "cannot read the configuration file"),
+        (b"section: [", "YAML"),
+        (b"section: !!python/object:os.system x", "YAML"),
+        (b"- section", "list"),
+        (b"section", "str"),
+        (b"section: \xff", "utf-8"),
     ],
 )
-def test_a_file_that_holds_no_sections_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_sections_is_refused(content: bytes, name: str, tmp_path: Path) -> None:
     path = tmp_path / "toy.yaml"
     path.write_bytes(content)
     refused = refusal([], path)
-    assert message in refused
+    assert name in refused
     assert str(path) in refused
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    known = "an option is written section.key=value"
-    assert refusal([], tmp_path / "none.yaml") == f"no such configuration file: {tmp_path / 'none.yaml'} ({known})"
-    assert refusal([], tmp_path).startswith(f"cannot read the configuration file {tmp_path}")
+    assert str(tmp_path / "none.yaml") in refusal([], tmp_path / "none.yaml")
+    assert str(tmp_path) in refusal([], tmp_path)
 
 
 @pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda path: path.stem if path else "defaults")
-def test_what_is_written_reads_back_equal(path: Path | None, tmp_path: Path) -> None:
-    recipe = read(
+def test_a_dumped_configuration_reads_back_equal(path: Path | None, tmp_path: Path) -> None:
+    config = read(
         PretrainConfig, path, ["text.source.kind=files", "text.source.paths=[말뭉치/*.txt, 'a: b']", "optim.lr=1e-7"]
     )
-    assert read(PretrainConfig, write(tmp_path, dump(recipe))) == recipe
+    assert read(PretrainConfig, write(tmp_path, dump(config))) == config
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "names"),
     [
-        (["model.encoder.width=100", "model.encoder.heads=3"], "model.encoder: width 100 is not divisible by heads 3"),
-        (["model.encoder.width=36"], "model.encoder: rotary positions need an even head width, not 9"),
+        ("model.encoder.width=100 model.encoder.heads=3", "model.encoder: | width 100 | heads 3"),
+        ("model.encoder.width=36", "model.encoder: | rotary | 9"),
         (
-            ["model.encoder.positions.kind=sinusoidal", "model.encoder.width=9", "model.encoder.heads=1"],
-            "model.encoder: sinusoidal positions need an even width, not 9",
+            "model.encoder.positions.kind=sinusoidal model.encoder.width=9 model.encoder.heads=1",
+            "model.encoder: | sinusoidal | width | 9",
         ),
-        (["schedule.warmup=1"], "schedule: warmup = 1 is as long as the whole budget: give a share of it below 1"),
-        (["schedule.warmup=0.8"], "schedule: warmup + decay is 1.1, longer than the whole budget"),
-        (["schedule.kind=power", "schedule.warmup=0"], "schedule: a power schedule is infinite at the start"),
-        (["masking.mask_share=0.95"], "masking: mask_share + random_share is 1.05, over 1"),
-        (["data.row_length=64"], "evaluation.window_bytes = 96 does not fit data.row_length = 64"),
-        (["optim.betas=[0.9, 1.5]"], "optim.betas.1 = '1.5': input should be less than 1"),
-        (["optim.kind=schedule_free", "optim.betas=[0, 0.9]"], "optim.betas.0 = '0': input should be greater than 0"),
+        ("schedule.warmup=1", "schedule: | warmup = 1"),
+        ("schedule.warmup=0.8", "schedule: | warmup + decay | 1.1"),
+        ("schedule.kind=power schedule.warmup=0", "schedule: | power | warmup"),
+        ("masking.mask_share=0.95", "masking: | mask_share + random_share | 1.05"),
+        ("data.row_length=64", "evaluation.window_bytes = 96 | data.row_length = 64"),
+        ("optim.betas=[0.9,1.5]", "optim.betas.1 = '1.5'"),
+        ("optim.kind=schedule_free optim.betas=[0,0.9]", "optim.betas.0 = '0'"),
     ],
 )
-def test_settings_that_do_not_fit_each_other_are_refused(overrides: list[str], message: str) -> None:
-    assert refusal(overrides, model=PretrainConfig).startswith(message)
+def test_settings_that_do_not_fit_each_other_are_refused(overrides: str, names: str) -> None:
+    refused = refusal(overrides.split(), model=PretrainConfig)
+    assert [name for name in names.split(" | ") if name not in refused] == []
 
 
 def options(section: Config | type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
@@ -239,7 +243,7 @@ def options(section: Config | type[Config], prefix: str = "") -> Iterator[tuple[
                 yield from options(default if isinstance(default, annotation) else annotation, f"{prefix}{name}.")
 
 
-def test_every_option_of_the_recipe_is_documented() -> None:
+def test_every_option_of_pretraining_is_documented() -> None:
     undocumented = [
         path for path, field, _ in options(PretrainConfig()) if not field.description and path[-5:] != ".kind"
     ]
@@ -267,7 +271,7 @@ def test_the_help_names_every_choice_with_its_kind() -> None:
     assert "  choice.turns  (int; default 3)" in shown
 
 
-def test_the_help_of_a_type_is_in_words() -> None:
+def test_the_help_shows_types_without_python_syntax() -> None:
     shown = help_text(PretrainConfig)
     assert "  masking.unit  (token | word | span; default token)" in shown
     assert "  masking.final_rate  (float | null; default null)" in shown

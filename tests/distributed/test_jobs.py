@@ -32,7 +32,7 @@ def test_a_stopped_run_goes_on_with_fewer_processes(home: Path, alone: Path, kin
     run = run_of(home, name)
     stopped = int(re.search(r"step (\d+) is saved", output)[1])  # type: ignore[index]
     assert 15 <= stopped < STEPS
-    assert checkpoint.finished(run)[-1].name == f"step-{stopped:09d}"
+    assert checkpoint.completed(run)[-1].name == f"step-{stopped:09d}"
     go_on(home, 2, run)
     assert [record["step"] for record in records(run)] == list(range(1, STEPS + 1))
     for side in ("train", "heldout"):

@@ -51,7 +51,7 @@ class Events(Observer):
 
 
 def sha256(run: FinetuneRun) -> str:
-    return weights.sha256(weights.of(run.model.classifier))
+    return weights.sha256(weights.host_state_dict(run.model.classifier))
 
 
 def test_it_is_called_twice_in_one_process_and_prints_nothing(
@@ -76,7 +76,7 @@ def test_its_result_is_what_lies_in_the_directory(run: Path, tmp_path: Path) -> 
     saved = saved_model.load(made.path, torch.device("cpu"))
     assert (saved.class_names, saved.precision) == (made.model.class_names, made.model.precision)
     assert not made.model.classifier.training
-    assert weights.sha256(weights.of(saved.classifier)) == sha256(made)
+    assert weights.sha256(weights.host_state_dict(saved.classifier)) == sha256(made)
     assert json.loads((made.path / "environment.json").read_text())["kind"] == "fine-tuning"
 
 

@@ -117,7 +117,7 @@ def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
     losses = [trial.validation.loss or 0.0 for trial in found.trials if trial.validation is not None]
     best = found.trials[int(np.argmin(losses))]
     model = saved_model.load(tuned, torch.device("cpu"))
-    assert weights.sha256(weights.of(model.classifier)) == best.weights_sha256
+    assert weights.sha256(weights.host_state_dict(model.classifier)) == best.weights_sha256
     assert model.class_names == ("0", "1")
     assert manifest["files"]["weights.safetensors"]["sha256"] == best.weights_sha256
 
@@ -264,7 +264,7 @@ def test_a_published_encoder_is_tuned_saved_and_used(
     for one, other in zip(together, alone, strict=True):
         assert one["probabilities"]["1"] == pytest.approx(other["probabilities"]["1"], abs=1e-5)
     model = saved_model.load(made, torch.device("cpu"))
-    assert weights.sha256(weights.of(model.classifier)) == found.trials[0].weights_sha256
+    assert weights.sha256(weights.host_state_dict(model.classifier)) == found.trials[0].weights_sha256
 
 
 def test_contextual_replacement_uses_the_encoders_own_predictions(run: Path, tmp_path: Path) -> None:

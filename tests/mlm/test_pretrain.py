@@ -1,5 +1,6 @@
 """The commands that a user runs, as real processes."""
 
+import errno
 import json
 import os
 import pickle
@@ -24,7 +25,7 @@ from configs import UserError, command, read
 from mlm import evaluate
 from mlm import pretrain as entry
 from mlm.checkpoint import checkpoint
-from mlm.checkpoint.manifest import MANIFEST, manifest_of
+from mlm.checkpoint.manifest import MANIFEST, read_manifest
 from mlm.config import PretrainConfig
 from mlm.tracking.run_directory import lock
 from tests.test_malformed import Code
@@ -338,16 +339,15 @@ def test_a_run_goes_on_in_float32_with_a_warning_where_there_is_no_bfloat16(
 
 @pytest.mark.parametrize("name", ["precision", "data"])
 @pytest.mark.parametrize("recorded", [None, "auto", 16])
-def test_a_record_that_does_not_tell_how_a_run_began_is_said_with_how_to_mend_it(
+def test_a_damaged_environment_is_named_with_its_key(
     name: str, recorded: object, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = interrupted(first, tmp_path)
     environment = json.loads((copied / "environment.json").read_text())
     (copied / "environment.json").write_text(json.dumps(environment | {name: recorded}))
     monkeypatch.chdir(tmp_path)
-    told = rf'^run/environment\.json does not tell how the run began, "{name}": .*: put it back from a copy, or write'
     for main, arguments in ((entry.main, ["--resume", "run"]), (evaluate.main, ["run"])):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=rf'^run/environment\.json .*"{name}"'):
             main(arguments)
 
 
@@ -402,21 +402,24 @@ def mistake(done: subprocess.CompletedProcess[str]) -> str:
 
 
 MISTAKES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "misspelt key": (("optim.lrr=1",), r"unknown key optim\.lrr: did you mean optim\.lr\?"),
+    "misspelt key": (("optim.lrr=1",), r"optim\.lrr: .* optim\.lr\?"),
     "wrong type": (("train.batch_rows=many",), r"train\.batch_rows = 'many'"),
-    "width and heads": (("model.encoder.width=30", "model.encoder.heads=4"), r"width 30 is not divisible by heads 4"),
-    "warm-up over the budget": (("schedule.warmup=1.5",), r"warmup = 1\.5 is as long as the whole budget"),
-    "sides over the budget": (("schedule.warmup=0.5", "schedule.decay=0.6"), r"longer than the whole budget"),
+    "width and heads": (("model.encoder.width=30", "model.encoder.heads=4"), r"model\.encoder: .*30 .*4"),
+    "warm-up over the budget": (("schedule.warmup=1.5",), r"schedule\.\S*: warmup = 1\.5 "),
+    "sides over the budget": (
+        ("schedule.warmup=0.5", "schedule.decay=0.6"),
+        r"schedule\.\S*: warmup \+ decay is 1\.1,",
+    ),
     "window over the row": (("data.row_length=32",), r"evaluation\.window_bytes"),
-    "no such YAML": (("missing.yaml",), r"no such configuration file: missing\.yaml"),
-    "two YAMLs": (("a.yaml", "b.yaml"), r"one YAML file at the most"),
+    "no such YAML": (("missing.yaml",), r"missing\.yaml"),
+    "two YAMLs": (("a.yaml", "b.yaml"), r"a\.yaml, b\.yaml"),
     "override without key": (("=3",), r"section\.key=value"),
     "no such text": (("text.source.paths=nowhere.txt",), r"nowhere\.txt"),
     "glob without match": (("text.source.paths=*.nothing",), r"\*\.nothing"),
-    "vocabulary over the corpus": (("vocabulary.size=50000",), r"too small for the vocabulary"),
-    "batch over the corpus": (("train.batch_rows=100000",), r"too small for one batch.*train\.batch_rows"),
-    "resume with overrides": (("--resume", "runs", "name=x"), r"leave out"),
-    "resume of no run": (("--resume", "nowhere"), r"nowhere is no run"),
+    "vocabulary over the corpus": (("vocabulary.size=50000",), r"50,000.*vocabulary\.size"),
+    "batch over the corpus": (("train.batch_rows=100000",), r"train\.batch_rows is 100000"),
+    "resume with overrides": (("--resume", "runs", "name=x"), r"--resume"),
+    "resume of no run": (("--resume", "nowhere"), r"nowhere .*config\.yaml"),
 }
 
 
@@ -439,12 +442,12 @@ def test_a_run_in_use_is_left_alone(home: Path, first: Path) -> None:
         assert f"process {os.getpid()}" in mistake(run(home, "--resume", str(first)))
 
 
-def test_a_disk_that_takes_no_more_is_told_in_one_line(home: Path) -> None:
+def test_a_full_disk_gets_one_line(home: Path) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
     line = mistake(run(home, *TINY, "name=full", "train.budget.steps=10", preexec_fn=small_files_only))
-    assert "File too large" in line
+    assert os.strerror(errno.EFBIG) in line
 
 
 def test_shards_made_before_are_trained_on_without_their_text(home: Path, first: Path, tmp_path: Path) -> None:
@@ -463,13 +466,14 @@ def test_shards_made_before_are_trained_on_without_their_text(home: Path, first:
     assert read(PretrainConfig, made / checkpoint.CONFIG).text == read(PretrainConfig, first / checkpoint.CONFIG).text
     evaluated = run(tmp_path, module="mlm.evaluate")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "made of another text" in mistake(run(tmp_path, *settings, *trained, "text.heldout_share=0.3"))
+    assert "data.shards = shards" in mistake(run(tmp_path, *settings, *trained, "text.heldout_share=0.3"))
     learned = run(
         home, "corpus.txt", "--output", str(tmp_path / "other.json"), "--vocabulary", "270", module="tokenizer.train"
     )
     assert learned.returncode == 0, learned.stderr
     line = mistake(run(tmp_path, *settings, *trained, "data.tokenizer=other.json"))
-    assert "data.shards = shards was encoded with another tokenizer than other.json" in line
+    assert "data.shards = shards" in line
+    assert "other.json" in line
 
 
 @pytest.fixture
@@ -483,7 +487,7 @@ def test_a_damaged_checkpoint_is_refused(copied: Path, file: str) -> None:
     path = checkpoint.newest(copied) / file
     path.write_bytes(path.read_bytes()[:-1])
     line = mistake(run(copied.parent, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
-    assert f"{file} is truncated or was changed" in line
+    assert str(path) in line
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home: Path, copied: Path) -> None:
@@ -493,21 +497,21 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home: Path, copied: 
     path.write_bytes(path.read_bytes()[:-1])
     done = run(home, "--resume", str(copied))
     assert done.returncode == 0, done.stderr
-    assert f"{checkpoint.STATE} is truncated or was changed" in done.stderr
+    assert f"skipped: {path} " in done.stderr
     assert json.loads((copied / "results.json").read_text())["weights_sha256"] == expected
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(home: Path, copied: Path) -> None:
     (copied / "results.json").unlink()
-    for folder in checkpoint.finished(copied):
+    for folder in checkpoint.completed(copied):
         path = folder / checkpoint.STATE
         path.write_bytes(path.read_bytes()[:-1])
-    assert f"every checkpoint in {copied} is damaged" in mistake(run(home, "--resume", str(copied)))
+    assert f"every checkpoint in {copied} " in mistake(run(home, "--resume", str(copied)))
 
 
 def seal_again(folder: Path, name: str) -> None:
     """Make the manifest say of a changed file what is true of it now, as an attacker would."""
-    manifest = manifest_of(folder)
+    manifest = read_manifest(folder)
     files = manifest.files | {name: record(folder / name)}
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).sealed().model_dump_json())
 
@@ -539,8 +543,7 @@ def test_a_training_state_from_elsewhere_neither_fills_the_memory_nor_runs(
     else:
         path.write_bytes(pickle.dumps(Code()))
     seal_again(folder, checkpoint.STATE)
-    line = mistake(run(home, "--resume", str(copied)))
-    assert f"{checkpoint.STATE} is not as a run writes it: no archive, or a compressed one" in line
+    assert str(path) in mistake(run(home, "--resume", str(copied)))
     assert not (home / "ran").exists()
 
 
@@ -551,16 +554,16 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path
     folder = checkpoint.newest(copied)
     shutil.copy(other, folder / checkpoint.TOKENIZER)
     seal_again(folder, checkpoint.TOKENIZER)
-    line = mistake(run(tmp_path, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
-    assert "do not fit its tokenizer" in line
+    assert f"{folder} do not fit" in mistake(run(tmp_path, "a [MASK].", "--run", str(copied), module="mlm.fill_mask"))
 
 
 @pytest.mark.parametrize(
-    ("sentence", "pattern"), [("no blank at all", r"no \[MASK\] in"), ("[MASK] " * 100, r"over the model's 64")]
+    ("sentence", "pattern"),
+    [("no blank at all", r"\[MASK\].*'no blank at all'"), ("[MASK] " * 100, r"100 tokens.* 64\b")],
 )
 def test_a_sentence_that_cannot_be_filled_is_refused(home: Path, sentence: str, pattern: str) -> None:
     assert re.search(pattern, mistake(run(home, sentence, module="mlm.fill_mask")))
 
 
-def test_no_run_yet_is_told(tmp_path: Path) -> None:
-    assert "there is no run with a checkpoint in runs" in mistake(run(tmp_path, "a [MASK].", module="mlm.fill_mask"))
+def test_a_missing_run_gets_one_line(tmp_path: Path) -> None:
+    assert "python -m mlm.pretrain" in mistake(run(tmp_path, "a [MASK].", module="mlm.fill_mask"))

@@ -51,7 +51,7 @@ def test_what_is_shown_is_what_was_recorded_last(tmp_path: Path, capsys: pytest.
     assert f"--resume {path}" in shown
 
 
-def test_a_run_of_fine_tuning_is_told_from_one_of_pretraining(
+def test_a_fine_tuning_run_is_refused_by_status_and_pretrain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "runs" / "pretrained")
@@ -61,5 +61,5 @@ def test_a_run_of_fine_tuning_is_told_from_one_of_pretraining(
     status.main([])
     assert capsys.readouterr().out.startswith("runs/pretrained: stopped")
     for refused in (status.main, pretrain.main):
-        with pytest.raises(UserError, match="tuned is a run of fine-tuning, and nothing goes on with it"):
+        with pytest.raises(UserError, match=r"tuned is a fine-tuning run.* report\.txt.*environment\.json"):
             refused([str(newer)] if refused is status.main else ["--resume", str(newer)])

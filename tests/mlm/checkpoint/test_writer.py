@@ -18,7 +18,7 @@ from torch import nn
 
 from configs import UserError
 from mlm.checkpoint import checkpoint, weights
-from mlm.checkpoint.manifest import manifest_of, verify
+from mlm.checkpoint.manifest import read_manifest, verify
 from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig, Retention, TrainConfig
 from mlm.training.budget import TrainingProgress
@@ -87,8 +87,8 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that are there, each of them whole."""
-        found = checkpoint.finished(self.folder)
-        return [verify(folder, tuple(manifest_of(folder).files)).step for folder in found]
+        found = checkpoint.completed(self.folder)
+        return [verify(folder, tuple(read_manifest(folder).files)).step for folder in found]
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
@@ -135,7 +135,7 @@ def test_training_goes_on_while_the_run_as_it_stood_is_written(tmp_path: Path, m
         run.model.weight.add_(1)
     may_write.set()
     run.finish()
-    saved = load_file(checkpoint.finished(run.folder)[0] / checkpoint.WEIGHTS)
+    saved = load_file(checkpoint.completed(run.folder)[0] / checkpoint.WEIGHTS)
     assert torch.equal(saved["weight"], before)
 
 

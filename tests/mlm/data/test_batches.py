@@ -196,14 +196,14 @@ def test_a_pickle_among_the_rows_is_not_opened(shards: Shards, tmp_path: Path, m
     path = shards.path / "rows-1-train-16" / "starts.npy"
     for content in (pickle.dumps(Code()), None):
         path.write_bytes(content) if content else np.save(path, np.array([Code()], object), allow_pickle=True)
-        with pytest.raises(UserError, match=r"cannot read .*starts\.npy .*: delete the folder"):
+        with pytest.raises(UserError, match=r"rows-1-train-16/starts\.npy"):
             packed_rows(shards, "train", 16, cls_sep=False)
     assert not Path("ran").exists()
 
 
-def test_a_damaged_packing_is_named_with_what_to_do(shards: Shards) -> None:
+def test_a_damaged_packing_is_named_with_its_folder(shards: Shards) -> None:
     packed_rows(shards, "train", 16, cls_sep=False)
     path = shards.path / "rows-1-train-16" / "starts.npy"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"cannot read .*starts\.npy .*: delete the folder .*rows-1-train-16 to build"):
+    with pytest.raises(UserError, match=r"rows-1-train-16/starts\.npy .*rows-1-train-16 "):
         packed_rows(shards, "train", 16, cls_sep=False)

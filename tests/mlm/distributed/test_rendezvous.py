@@ -36,7 +36,7 @@ def test_a_process_leaves_when_nobody_outside_python_holds_what_it_sent(group: N
     rendezvous.leave()
     left = time.monotonic()
     thread.join()
-    assert held_until[0] <= left < held_until[0] + rendezvous.LETTING_GO_SECONDS / 2
+    assert held_until[0] <= left < held_until[0] + rendezvous.RELEASE_SECONDS / 2
     assert not dist.is_initialized()
 
 
@@ -48,4 +48,4 @@ def test_a_process_that_lost_another_does_not_wait(group: None) -> None:
         rendezvous.reduce(sent, dist.ReduceOp.BAND)  # not of floats: one that fails
     began = time.monotonic()
     rendezvous.leave()
-    assert time.monotonic() - began < rendezvous.LETTING_GO_SECONDS / 2
+    assert time.monotonic() - began < rendezvous.RELEASE_SECONDS / 2
