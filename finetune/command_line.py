@@ -34,8 +34,8 @@ def main(kind: str, description: str | None, arguments: Sequence[str]) -> None:
     if options.print_config:
         print(dump(config), end="")
         return
-    signals = SignalStop("finishing the step")
-    run = finetune(config, [signals, ProgressBar()], stop=signals.received)
+    with SignalStop("finishing the step") as signals:
+        run = finetune(config, [signals, ProgressBar()], stop=signals.received)
     if run.summary:
         print(run.summary)
 

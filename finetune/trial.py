@@ -23,6 +23,7 @@ from mlm.checkpoint import weights
 from mlm.distributed.world import World
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.training.budget import Epochs, TrainingProgress
+from mlm.training.interrupt import StopRequest
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import RateFactor
 
@@ -140,7 +141,7 @@ def run_trial(
     classifier = Classifier(encoder, config.head.build(encoder, trial.num_classes)).to(world.device)
     rate_factor = config.trainable.prepare(classifier)
     task = make_task(trial, encoder, world)
-    best = BestWeights(config.train.early_stopping)
+    best, request = BestWeights(config.train.early_stopping), StopRequest(stop)
     end = train(
         classifier,
         task,
@@ -148,9 +149,9 @@ def run_trial(
         world,
         [best, *observers],
         start=TrainingProgress(),
-        stop=lambda: best.is_exhausted() or bool(stop()),
+        stop=lambda: request.is_made() or best.is_exhausted(),
     )
-    if world.max(stop()):
+    if world.max(request.number):
         raise KeyboardInterrupt
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(best.weights)

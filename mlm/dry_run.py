@@ -7,7 +7,7 @@ from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision
-from mlm.distributed.world import init_world
+from mlm.distributed.world import joined
 from mlm.model.attention import SegmentMask
 from mlm.objectives.masked import MaskedLMTask
 from mlm.training import flops
@@ -21,7 +21,8 @@ def preview(config: PretrainConfig) -> str:
 
     A tokenizer and shards that are not cached are built; nothing is trained.
     """
-    return describe(build(config, with_precision(init_world(), config.train.precision)))
+    with joined(config.train.silence_minutes) as world:
+        return describe(build(config, with_precision(world, config.train.precision)))
 
 
 def describe(made: PretrainComponents) -> str:

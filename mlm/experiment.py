@@ -12,7 +12,7 @@ existing process group, and close only a group that they opened.
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,12 +38,16 @@ from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
 from mlm.training import flops
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
+from mlm.training.interrupt import StopRequest
 from mlm.training.loop import LoopSettings, Observer, train
 from tokenizer import vocabulary
 
 __all__ = ["PretrainConfig", "PretrainRun", "pretrain", "resume"]
 
 SENTENCES_SHOWN = 5
+
+_STARTED = set[Path]()
+"""Runs that this process started: an attempt before this one made none of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +120,7 @@ def pretrain(
     """
     config = resolve(config)
     with ExitStack() as opened:
+        opened.enter_context(_random_state_kept())
         with joined(config.train.silence_minutes) as world:
             earlier = _earlier_run(config, world)
             trained = (
@@ -132,9 +137,15 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Callable[[],
     Arguments and errors are those of `pretrain`. A run whose configuration or text was changed raises a UserError.
     """
     with ExitStack() as opened:
+        opened.enter_context(_random_state_kept())
         with joined(config_of(path).train.silence_minutes) as world:
             trained = _resume(path, world, opened, observers, stop)
         return _conclude(trained)
+
+
+def _random_state_kept() -> AbstractContextManager[None]:
+    """Return a context that restores the state of torch's random number generators."""
+    return torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_available() else [])
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
@@ -164,7 +175,7 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
 
     def is_mine(path: Path) -> bool:
         try:
-            same = read(PretrainConfig, path / checkpoint.CONFIG) == config
+            same = path not in _STARTED and read(PretrainConfig, path / checkpoint.CONFIG) == config
             return same and run_directory.read_json(path / run_directory.ENVIRONMENT).get("job") == world.job
         except UserError:  # ignore directories in runs/ that are not pretraining runs
             return False
@@ -200,7 +211,9 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     started_from = warm_start.load_start(config, components.model)
 
     def create() -> str:
-        return str(run_directory.create(Path(config.runs), config.name))
+        path = run_directory.create(Path(config.runs), config.name)
+        _STARTED.add(path)
+        return str(path)
 
     path = Path(world.from_main("making the run's directory", create))
     if world.is_main:
@@ -255,6 +268,7 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
         seed=config.train.seed,
         threads=components.threads,
     )
+    request = StopRequest(stop)
     end = train(
         components.model,
         task,
@@ -262,9 +276,9 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
         world,
         [*own, *observers],
         start=ready.progress,
-        stop=lambda: bool(stop()) or divergence.has_diverged,
+        stop=lambda: request.is_made() or divergence.has_diverged,
     )
-    stopped_by = 0 if components.length.finished(end) else world.max(stop())
+    stopped_by = 0 if components.length.finished(end) else world.max(request.number)
     return _Trained(ready, end, stopped_by, metrics_logger, divergence, predict)
 
 

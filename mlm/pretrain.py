@@ -31,22 +31,22 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.training.interrupt import SignalStop
 
     yaml, overrides = command.split(options.recipe)
-    signals = SignalStop("finishing the step and saving")
-    observers = [signals, ProgressBar()]
-    if options.resume is not None:
-        if yaml or overrides or options.print_config or options.dry_run:
-            raise UserError("--resume takes the run's own configuration: remove everything but the run")
-        path = Path(options.resume) if options.resume else run_directory.newest()
-        run = experiment.resume(path, observers, stop=signals.received)
-    else:
-        config = read(experiment.PretrainConfig, yaml, overrides)
-        if options.print_config:
-            print(dump(experiment.resolve(config)), end="")
-            return
-        if options.dry_run:
-            print(dry_run.preview(experiment.resolve(config)))
-            return
-        run = experiment.pretrain(config, observers, stop=signals.received)
+    if options.resume is not None and (yaml or overrides or options.print_config or options.dry_run):
+        raise UserError("--resume takes the run's own configuration: remove everything but the run")
+    config = read(experiment.PretrainConfig, yaml, overrides)
+    if options.print_config:
+        print(dump(experiment.resolve(config)), end="")
+        return
+    if options.dry_run:
+        print(dry_run.preview(experiment.resolve(config)))
+        return
+    with SignalStop("finishing the step and saving") as signals:
+        observers = [signals, ProgressBar()]
+        if options.resume is None:
+            run = experiment.pretrain(config, observers, stop=signals.received)
+        else:
+            path = Path(options.resume) if options.resume else run_directory.newest()
+            run = experiment.resume(path, observers, stop=signals.received)
     if run.summary:
         print(run.summary)
     if run.stopped_by:

@@ -74,9 +74,9 @@ def load(path: Path) -> Tokenizer:
     except FileNotFoundError:
         raise UserError(f"no such tokenizer: {path}") from None
     except OSError as error:
-        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
     except Exception as error:  # the library raises nothing more specific
-        raise UserError(f"{path} is no valid tokenizer.json ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path} is no valid tokenizer.json ({' '.join(str(error).split())})") from error
     if not _is_like_ours(tokenizer):
         raise UserError(
             f"{path} is no byte-level BPE tokenizer with the special tokens {' '.join(SPECIAL_TOKENS)} as ids 0 to 4: "

@@ -222,8 +222,8 @@ def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> Train
         return TrainingProgress(**state["position"])
     except (UserError, torch.OutOfMemoryError, dist.DistError):  # not the file's fault
         raise
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{folder / STATE} is not the training state of this run's model and optimizer") from None
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / STATE} is not the training state of this run's model and optimizer") from error
 
 
 def _check_sizes(path: Path) -> None:

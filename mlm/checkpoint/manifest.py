@@ -77,7 +77,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise UserError(f"{folder} is no checkpoint: it has no {MANIFEST}") from None
     except ValidationError as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from None
+        raise UserError(f"{folder / MANIFEST} is damaged: {error.errors()[0]['msg']}") from error
     if manifest != manifest.sealed():
         raise UserError(f"{folder / MANIFEST} is damaged: its checksum does not match")
     for name in manifest.files:

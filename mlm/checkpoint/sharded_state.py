@@ -71,7 +71,7 @@ def save(folder: Path, shares: "Mapping[str, DTensor]", group: dist.ProcessGroup
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         state_dict_saver.save(dict(shares), storage_writer=writer, process_group=group)
     except CheckpointException as error:
-        raise OSError(f"cannot write ({' '.join(str(error).split())[:200]})", str(folder)) from None
+        raise OSError(f"cannot write ({' '.join(str(error).split())[:200]})", str(folder)) from error
 
 
 def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
@@ -97,5 +97,5 @@ def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimizer: Op
         state_dict_loader.load(dict(shares), storage_reader=HuggingFaceStorageReader(str(folder)))
     except CheckpointException as error:
         if any(isinstance(failure, OSError) for failure, _ in error.failures.values()):
-            raise OSError(f"cannot read ({' '.join(str(error).split())[:200]})", str(folder)) from None
-        raise ValueError(" ".join(str(error).split())[:200]) from None
+            raise OSError(f"cannot read ({' '.join(str(error).split())[:200]})", str(folder)) from error
+        raise ValueError(" ".join(str(error).split())[:200]) from error

@@ -44,7 +44,7 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
         return PretrainConfig(**(dict(config) | taken | {"start_from": str(folder)}))
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{reason} (taken from start_from = {config.start_from})") from None
+        raise UserError(f"{reason} (taken from start_from = {config.start_from})") from error
 
 
 def load_start(config: PretrainConfig, model: nn.Module) -> dict[str, Any]:

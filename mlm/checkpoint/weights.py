@@ -49,7 +49,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file: {error}") from None
+        raise UserError(f"{path} is not a safetensors file: {error}") from error
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -68,7 +68,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> 
         raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from None
+        raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from error
 
 
 @contextmanager
@@ -77,4 +77,4 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise OSError(errno.EIO, f"cannot write ({' '.join(str(error).split())[:200]})", str(path)) from None
+        raise OSError(errno.EIO, f"cannot write ({' '.join(str(error).split())[:200]})", str(path)) from error

@@ -170,7 +170,7 @@ def _mapped(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read {path} ({error}): delete the folder {path.parent} to rebuild it") from None
+        raise UserError(f"cannot read {path} ({error}): delete the folder {path.parent} to rebuild it") from error
     return array
 
 

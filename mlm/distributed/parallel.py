@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class ReplicatedData(Config):
     """Every process holds the whole model, and gradients are averaged (DistributedDataParallel)."""
 
-    kind: Literal["replicated_data"] = "replicated_data"
+    kind: Literal["replicated_data", "ReplicatedData"] = "replicated_data"
 
     def place(self, model: MaskedLanguageModel, world: World) -> None:
         """Move the whole model to the device, in place."""
@@ -36,7 +36,7 @@ class ReplicatedData(Config):
 class ShardedData(Config):
     """Every process holds a share of each layer's weights and optimizer state (FSDP2), for models that do not fit."""
 
-    kind: Literal["sharded_data"] = "sharded_data"
+    kind: Literal["sharded_data", "ShardedData"] = "sharded_data"
 
     def place(self, model: MaskedLanguageModel, world: World) -> None:
         """Divide the weights of every layer among the processes, in place; before the optimizer is made.

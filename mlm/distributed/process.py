@@ -24,7 +24,7 @@ def configure_process() -> None:
     Values that the environment already has are kept. After `import torch` the settings of threads have no effect, and a
     warning says so.
     """
-    if "torch" in sys.modules and os.environ.get("GOMP_SPINCOUNT") != SPIN_COUNT:
+    if "torch" in sys.modules and "GOMP_SPINCOUNT" not in os.environ:
         logger.warning(
             "configure_process() comes after import torch: threads keep spinning while they wait, which makes training"
             " slower on a busy machine; call it first, or set GOMP_SPINCOUNT=%s",

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -51,14 +52,21 @@ def join(timeout: timedelta) -> Membership:
         return Membership(0, 1, None, slurm, requeued)
     rank = int(os.environ["RANK"])
     try:
-        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        store, rank, size = _store_of_job(timeout)
         attempt = _send_name(store, size) if rank == 0 else _receive_name(store, rank, timeout)
     except RuntimeError as error:
-        raise ConnectionError(f"rank {rank} did not find the other processes ({error}): start the job again") from None
+        raise ConnectionError(f"rank {rank} did not find the other processes ({error}): start the job again") from error
     first = store.compare_set("first attempt", "", attempt).decode()
     return Membership(
         rank, size, PrefixStore(attempt, store), slurm or f"torchrun {first}", requeued or attempt != first
     )
+
+
+@cache
+def _store_of_job(timeout: timedelta) -> tuple[Store, int, int]:
+    """Return the job's store, this rank and the number of ranks; a process meets the others at one place only once."""
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    return store, rank, size
 
 
 def _send_name(store: Store, size: int) -> str:

@@ -26,6 +26,8 @@ from mlm.distributed.rendezvous import Membership, backend_of, join, leave, redu
 SILENCE_MINUTES = 10.0
 ROLL_CALL_SECONDS = 5.0
 REMINDER_SECONDS = 30.0
+MADE, FAILED = "made ", "failed "
+"""Beginnings of the values that rank 0 leaves in the store."""
 LOST_RANK_SIGNS = ("gloo", "NCCL", "Timed out", "timeout", "Connection", "Broken pipe", "peer")
 """Words in the errors of both backends when another process is gone."""
 
@@ -104,12 +106,21 @@ class World:
         return agreed.bool()
 
     def from_main(self, name: str, make: Callable[[], str]) -> str:
-        """Return the value that `make` returns on rank 0, the only rank to call it; the others wait without limit."""
+        """Return the value that `make` returns on rank 0, the only rank to call it; the others wait without limit.
+
+        Raises:
+            Exception: any exception of `make`; on the other ranks a UserError with its message.
+
+        """
         if self.store is None:
             return make()
         if self.is_main:
-            made = make()
-            self.store.set(name, made)
+            try:
+                made = make()
+            except Exception as error:
+                self.store.set(name, f"{FAILED}{error}")
+                raise
+            self.store.set(name, f"{MADE}{made}")
             return made
         reminded = time.monotonic()
         while not self.store.check([name]):
@@ -117,8 +128,10 @@ class World:
             if self.rank == 1 and time.monotonic() - reminded > REMINDER_SECONDS:
                 logger.info("the other processes wait for rank 0: %s", name)
                 reminded = time.monotonic()
-        value: bytes = self.store.get(name)
-        return value.decode()
+        value: str = self.store.get(name).decode()
+        if value.startswith(FAILED):
+            raise UserError(f"rank 0 stopped while {name}: {value.removeprefix(FAILED)}")
+        return value.removeprefix(MADE)
 
     @contextmanager
     def name_lost_ranks(self) -> Iterator[None]:
@@ -165,15 +178,13 @@ def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
         ConnectionError: a process did not arrive in time.
 
     """
-    cuda, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", 0))
-    if cuda and local >= torch.cuda.device_count():
-        raise UserError(
-            f"{local + 1} or more processes on a machine with {torch.cuda.device_count()} GPUs: start fewer"
-        )
-    existing = dist.is_initialized()
-    several = dist.get_world_size() > 1 if existing else int(os.environ.get("WORLD_SIZE", 1)) > 1
-    device = torch.device("cuda", local if several else 0) if cuda else torch.device("cpu")
-    if cuda and several:
+    existing, cuda = dist.is_initialized(), torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    if cuda and not existing and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= count:
+            raise UserError(f"{local + 1} or more processes on a machine with {count} GPUs: start fewer")
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     timeout = timedelta(minutes=silence_minutes)
     found, host = _membership() if existing else join(timeout), None
@@ -199,9 +210,13 @@ def joined(silence_minutes: float = SILENCE_MINUTES) -> Iterator[World]:
     try:
         with world.name_lost_ranks():
             yield world
-    finally:
-        if not existing:
+    except BaseException:
+        # Other ranks may be in the middle of a collective, for which a group waits when it is closed.
+        if not existing and world.size == 1:
             leave()
+        raise
+    if not existing:
+        leave()
 
 
 def _membership() -> Membership:

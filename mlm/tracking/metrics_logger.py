@@ -128,7 +128,7 @@ class MetricsLogger(Observer):
         flops = self.flops_per_token(self.config.masking.rate_at(fraction))
         record = {
             **{"accuracy" if name == "correct" else name: metrics.mean(name) for name in metrics.sums},
-            **_learning_rates(metrics.learning_rates),
+            **metrics.learning_rates,
             "gradient_norm": metrics.gradient_norm.item(),
             "tokens_per_second": tokens_per_second,
             "mfu": tokens_per_second * flops / self.peak_flops,
@@ -219,15 +219,6 @@ class SamplePredictions(Observer):
         text = self.predict(model)
         with self.metrics_logger.surviving(f"BLANKS OF STEP {progress.step} ON TENSORBOARD"):
             self.metrics_logger.board.write(lambda writer: writer.add_text("filled-in blanks", text, progress.step))
-
-
-def _learning_rates(rates: Sequence[float]) -> dict[str, float]:
-    """Return the first group's rate as `lr`, and each further one that differs as `lr/` and its group's number."""
-    named = {"lr": rates[0]}
-    for group, rate in enumerate(rates):
-        if rate not in named.values():
-            named[f"lr/{group}"] = rate
-    return named
 
 
 def _add_scalars(writer: "SummaryWriter", side: str, step: int, record: Mapping[str, float]) -> None:

@@ -26,7 +26,8 @@ class ProgressBar(Observer):
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
         """Begin a bar at `progress`."""
-        self.length, self.heldout_loss, self.silent = length, None, not world.is_main
+        self.length, self.heldout_loss, self.printed = length, None, 0.0
+        self.silent = not world.is_main or sys.stderr is None
         unit, total, initial = "step", length.steps, progress.step
         if length.seconds is not None:
             unit, total, initial = "s", round(length.seconds), int(progress.seconds)

@@ -176,7 +176,7 @@ def run_identity(path: Path) -> RunIdentity:
         raise UserError(
             f'{path / ENVIRONMENT} is damaged at "{first["loc"][0]}": {first["msg"]}: put it back from a copy, or'
             " write the run's first value there"
-        ) from None
+        ) from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -198,7 +198,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}): put it back from a copy") from None
+        raise UserError(f"cannot read {path} ({error}): put it back from a copy") from error
     if not isinstance(values, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object")
     return values
@@ -232,7 +232,9 @@ def records_newest_first(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                     record = json.loads(line)
                     _ = record["side"], record["step"] + 0
                 except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(f"{path} holds a line that is no record ({error}): mend it, or remove it") from None
+                    raise UserError(
+                        f"{path} holds a line that is no record ({error}): mend it, or remove it"
+                    ) from error
                 yield record, end
             end = begin
 

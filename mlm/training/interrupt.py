@@ -5,6 +5,7 @@ A handler that raises an exception may do so where Python ignores exceptions: th
 
 import logging
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from mlm.distributed.world import World
@@ -15,6 +16,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; the default signal of kill and of a shutdown; a signal that SLURM can send before the time limit."""
 
 logger = logging.getLogger(__name__)
+
+
+class StopRequest:
+    """A question whether to stop, whose largest answer is kept: it need not be repeated."""
+
+    def __init__(self, stop: Callable[[], int]) -> None:
+        """Ask `stop`, which returns 0 to go on."""
+        self.stop = stop
+        self.number = 0
+
+    def is_made(self) -> bool:
+        """Ask, and return whether any answer so far was not 0."""
+        self.number = max(self.number, self.stop())
+        return self.number != 0
 
 
 class SignalStop(Observer):
@@ -30,14 +45,26 @@ class SignalStop(Observer):
         """Return the largest number of the signals received while training; 0 if there was none."""
         return max(self.numbers, default=0)
 
+    def __enter__(self) -> "SignalStop":
+        """Return itself, to be used while it catches signals."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Restore the former handlers where training ended by an error."""
+        self._restore()
+
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
-        """Install the handlers."""
+        """Install the handlers, and forget the signals of an earlier training."""
+        self.numbers.clear()
         self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def ended(self, progress: TrainingProgress) -> None:
         """Restore the former handlers."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self._restore()
+
+    def _restore(self) -> None:
+        while self.before:
+            signal.signal(*self.before.popitem())
 
     def _note(self, number: int, frame: object) -> None:
         self.numbers.append(number)

@@ -76,8 +76,8 @@ class StepMetrics:
     """Time of rank 0."""
     waited_seconds: float
     """Time of rank 0 spent waiting for data."""
-    learning_rates: tuple[float, ...]
-    """Learning rate of each parameter group, in the last step."""
+    learning_rates: Mapping[str, float]
+    """Learning rates of the last step, by their names in the log."""
     gradient_norm: Tensor
     """Norm of the last step's gradient before clipping."""
     finite_S: Tensor

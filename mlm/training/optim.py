@@ -123,6 +123,8 @@ class Optimizer:
         self.parts = parts
         for group in self._groups():
             group["peak_lr"] = group["lr"]
+        peaks = [group["peak_lr"] for group in self._groups()]
+        self._logged = [number for number, peak in enumerate(peaks) if peak not in peaks[:number]]
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         return itertools.chain.from_iterable(part.param_groups for part in self.parts)
@@ -149,9 +151,10 @@ class Optimizer:
                 part.step()
             part.zero_grad()
 
-    def learning_rates(self) -> tuple[float, ...]:
-        """Return the learning rate of each parameter group, as the last update used it."""
-        return tuple(group["lr"] for group in self._groups())
+    def learning_rates(self) -> dict[str, float]:
+        """Return the rate of the last update: `lr` of the first parameter group, `lr/<group>` of others that differ."""
+        rates = [group["lr"] for group in self._groups()]
+        return {f"lr/{number}" if number else "lr": rates[number] for number in self._logged}
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -567,3 +567,18 @@ def test_a_sentence_that_cannot_be_filled_is_refused(home: Path, sentence: str, 
 
 def test_a_missing_run_gets_one_line(tmp_path: Path) -> None:
     assert "python -m mlm.pretrain" in mistake(run(tmp_path, "a [MASK].", module="mlm.fill_mask"))
+
+
+def test_the_traceback_behind_an_error_is_shown_on_request(home: Path, first: Path, tmp_path: Path) -> None:
+    copied = interrupted(first, tmp_path)
+    folder = checkpoint.newest(copied)
+    state = torch.load(folder / "training_state.pt", weights_only=True)
+    del state["position"]
+    torch.save(state, folder / "training_state.pt")
+    seal_again(folder, "training_state.pt")
+    line = mistake(run(tmp_path, "--resume", str(copied)))
+    shown = run(tmp_path, "--resume", str(copied), env=os.environ | {"MLM_TRACEBACK": "1"})
+    assert shown.returncode == command.EXIT_MISTAKE
+    assert "KeyError: 'position'" in shown.stderr
+    assert "Traceback" in shown.stderr
+    assert shown.stderr.splitlines()[-1] == line

@@ -141,9 +141,9 @@ def read_manifest(path: Path) -> ShardManifest:
     except FileNotFoundError:
         raise UserError(f"{path} holds no token shards: build them with python -m tokenizer.encode") from None
     except OSError as error:
-        raise UserError(f"cannot read {path / MANIFEST}: {error.strerror}") from None
+        raise UserError(f"cannot read {path / MANIFEST}: {error.strerror}") from error
     except ValidationError as error:
-        raise _damaged(path, f"{MANIFEST}: {error.errors()[0]['msg']}, or it is of another version") from None
+        raise _damaged(path, f"{MANIFEST}: {error.errors()[0]['msg']}, or it is of another version") from error
 
 
 def _check(path: Path, name: str, expected: FileRecord, *, content: bool) -> None:

@@ -350,7 +350,7 @@ def test_tokens_are_those_of_the_batches_and_the_rate_that_of_the_schedule() -> 
     assert [metrics.targets for _, metrics in notebook.logged] == [sum(b.targets for b in step) for step in batches]
     rates = [metrics.learning_rates for _, metrics in notebook.logged]
     peak = AdamW().lr
-    assert rates == [pytest.approx([peak * factor] * 2) for factor in (0.25, 0.75, 0.75, 0.25)]
+    assert rates == [{"lr": pytest.approx(peak * factor)} for factor in (0.25, 0.75, 0.75, 0.25)]
 
 
 @pytest.mark.parametrize("config", [ScheduleFreeAdamW(lr=0.05)], ids=lambda config: config.kind)
@@ -430,7 +430,7 @@ def test_steps_are_merged_into_one_record() -> None:
             tokens=20,
             seconds=0.5,
             waited_seconds=0.25,
-            learning_rates=(loss / 8, loss),
+            learning_rates={"lr": loss / 8},
             gradient_norm=torch.tensor(loss),
             finite_S=torch.tensor([finite]),
         )
@@ -439,7 +439,7 @@ def test_steps_are_merged_into_one_record() -> None:
     assert (merged.sums["loss"].item(), merged.sums["correct"].item()) == (7.0, 6.0)
     assert (merged.targets, merged.tokens, merged.seconds, merged.waited_seconds) == (9, 60, 1.5, 0.75)
     assert (merged.steps, merged.skipped, merged.mean("loss")) == (3, [1, 2], 7.0 / 9)
-    assert (merged.learning_rates, merged.gradient_norm.item()) == ((0.5, 4.0), 4.0)
+    assert (merged.learning_rates, merged.gradient_norm.item()) == ({"lr": 0.5}, 4.0)
 
 
 def test_there_is_one_backward_pass_in_the_tree() -> None:

@@ -260,3 +260,16 @@ def test_state_taken_over_by_another_optimizer_goes_on_alike(config: OptimizerCo
         its.update(0.25, FINITE)
     assert same(weights(model), weights(other))
     assert same(optimizer.state_dict(), resumed.state_dict())
+
+
+def test_each_learning_rate_has_a_name_that_stays_whatever_the_schedule_gives() -> None:
+    model, finite = Tiny(), torch.tensor(True)
+    for config, peaks in (
+        (AdamW(lr=0.1), {"lr": 0.1}),
+        (Muon(lr=0.02, others=AdamW(lr=0.001)), {"lr": 0.02, "lr/1": 0.001}),
+    ):
+        optimizer = config.build(model)
+        for factor in (0.5, 0.0):
+            give_gradients(model, 0)
+            optimizer.update(factor, finite)
+            assert optimizer.learning_rates() == {name: pytest.approx(peak * factor) for name, peak in peaks.items()}
