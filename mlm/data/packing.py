@@ -33,7 +33,11 @@ class Rows:
 
 
 def pack(
-    sentences: NDArray[np.int64], documents: NDArray[np.int64], row_length: int, specials_per_segment: int = 0
+    sentences: NDArray[np.int64],
+    documents: NDArray[np.int64],
+    row_length: int,
+    specials_per_segment: int = 0,
+    window_sentences: int = WINDOW_SENTENCES,
 ) -> Rows:
     """Pack runs of consecutive sentences of a document into rows.
 
@@ -45,6 +49,7 @@ def pack(
             document, each segment is one sentence.
         row_length: slots in a row.
         specials_per_segment: special tokens around each segment.
+        window_sentences: about the number of sentences that are packed together.
 
     """
     capacity = row_length - specials_per_segment
@@ -52,7 +57,7 @@ def pack(
     lengths: list[NDArray[np.int32]] = []
     borders: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     runs = 0
-    for first, last in _windows(documents):
+    for first, last in _windows(documents, window_sentences):
         offsets, ends = _chunks(
             sentences[documents[first] : documents[last] + 1], documents[first : last + 1], capacity
         )
@@ -64,11 +69,11 @@ def pack(
     return Rows(np.concatenate(starts), np.concatenate(lengths), np.concatenate(borders))
 
 
-def _windows(documents: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield ranges of whole documents of about WINDOW_SENTENCES sentences."""
+def _windows(documents: NDArray[np.int64], window_sentences: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of whole documents of about `window_sentences` sentences."""
     first, count = 0, len(documents) - 1
     while first < count:
-        last = int(np.searchsorted(documents, documents[first] + WINDOW_SENTENCES, side="left"))
+        last = int(np.searchsorted(documents, documents[first] + window_sentences, side="left"))
         last = min(last, count)
         yield first, last
         first = last

@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -107,7 +108,7 @@ def reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.Proce
         raise
 
 
-def leave() -> None:
+def leave(pause: Callable[[float], None] = time.sleep) -> None:
     """Close the process group, if there is one; all processes do so together, or when they end."""
     if not dist.is_initialized():
         return
@@ -115,5 +116,5 @@ def leave() -> None:
     # the interpreter has shut down, the process aborts: wait until no one else holds one.
     until = time.monotonic() + RELEASE_SECONDS
     while any(tensor._use_count() > 1 for tensor in _REDUCED) and time.monotonic() < until:  # type: ignore[attr-defined]
-        time.sleep(0.001)
+        pause(0.001)
     dist.destroy_process_group()

@@ -99,7 +99,7 @@ def test_a_choice_keeps_its_kind_when_one_of_its_settings_changes() -> None:
     assert read(Toy, None, ["choice.share=0.25"]).choice == Steady(share=0.25)
 
 
-def test_a_new_kind_drops_what_was_set_for_the_former(tmp_path: Path) -> None:
+def test_a_new_kind_drops_the_settings_of_the_former(tmp_path: Path) -> None:
     path = write(tmp_path, "choice:\n  kind: steady\n  share: 0.25\n")
     assert read(Toy, path, ["choice.kind=falling", "choice.turns=5"]).choice == Falling(share=0.5, turns=5)
     assert read(Toy, path, ["choice.kind=steady"]).choice == Steady(share=0.25)

@@ -78,7 +78,7 @@ def recipe_of(model: type[Config], path: Path | None, overrides: Sequence[str] =
 
 
 @pytest.mark.parametrize("model", [PretrainConfig, FinetuneConfig])
-def test_any_file_is_a_recipe_or_a_mistake_told_in_one_line(model: type[Config]) -> None:
+def test_any_file_is_a_config_or_gets_one_line(model: type[Config]) -> None:
     read_well = []
 
     @given(settings(model()))
@@ -100,7 +100,7 @@ def test_any_file_is_a_recipe_or_a_mistake_told_in_one_line(model: type[Config])
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_any_bytes_are_a_recipe_or_a_mistake_told_in_one_line(content: bytes) -> None:
+def test_any_bytes_are_a_config_or_get_one_line(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_bytes(content)
@@ -108,5 +108,5 @@ def test_any_bytes_are_a_recipe_or_a_mistake_told_in_one_line(content: bytes) ->
 
 
 @given(st.lists(st.text(max_size=30), max_size=3))
-def test_any_overrides_are_a_recipe_or_a_mistake_told_in_one_line(overrides: list[str]) -> None:
+def test_any_overrides_are_a_config_or_get_one_line(overrides: list[str]) -> None:
     recipe_of(PretrainConfig, None, overrides)

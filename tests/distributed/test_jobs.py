@@ -22,7 +22,7 @@ def go_on(home: Path, processes: int, run: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["replicated_data", "sharded_data"])
-def test_a_stopped_run_goes_on_with_fewer_processes(home: Path, alone: Path, kind: str) -> None:
+def test_a_stopped_run_resumes_with_fewer_processes(home: Path, alone: Path, kind: str) -> None:
     name = f"fewer-{kind}"
     process = start(home, 4, name, f"parallel.kind={kind}", "train.budget.steps=60")
     wait_for_step(home, name, 15, process)
@@ -42,7 +42,7 @@ def test_a_stopped_run_goes_on_with_fewer_processes(home: Path, alone: Path, kin
 
 
 @pytest.mark.parametrize("kind", ["replicated_data", "sharded_data"])
-def test_a_killed_rank_is_started_again_and_the_run_goes_on_bit_for_bit(home: Path, kind: str) -> None:
+def test_a_killed_rank_is_restarted_and_the_run_resumes_bit_for_bit(home: Path, kind: str) -> None:
     whole = start(home, 2, f"whole-{kind}", f"parallel.kind={kind}", "model.encoder.dropout=0.1")
     output = finish(whole)
     assert whole.returncode == 0, output

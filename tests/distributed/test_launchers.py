@@ -18,7 +18,7 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def test_two_machines_go_on_together_when_one_of_them_lost_a_process(home: Path, alone: Path) -> None:
+def test_two_machines_resume_together_after_one_lost_a_process(home: Path, alone: Path) -> None:
     meeting = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}")
     words = (*meeting, "--max-restarts=1", "-m", "mlm.pretrain", "recipe.yaml", "name=nodes")
     machines = [launch(home, "torch.distributed.run", *words) for _ in range(2)]
@@ -43,7 +43,7 @@ def test_accelerate_starts_the_same_job(home: Path, alone: Path) -> None:
     assert [record["loss"] for record in records(run_of(home, "accelerate"))] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(home: Path) -> None:
+def test_a_job_that_slurm_restarts_resumes_its_own_run(home: Path) -> None:
     def job(**slurm: str) -> "list[subprocess.Popen[str]]":
         shared = {
             "WORLD_SIZE": "2",

@@ -52,7 +52,7 @@ def process_state() -> Mapping[str, Any]:
     }
 
 
-def test_a_run_in_a_program_is_a_result_twice_and_prints_nothing(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_pretrain_runs_twice_in_a_program_and_prints_nothing(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = process_state()
     first, second = (pretrain(config_in(home, f"name={name}")) for name in ("first", "second"))
     assert process_state() == before
@@ -118,7 +118,7 @@ def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_it_runs_inside_a_process_group_that_is_there_already(home: Path, tmp_path: Path) -> None:
+def test_pretrain_runs_inside_an_existing_process_group(home: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

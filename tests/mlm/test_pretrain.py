@@ -104,7 +104,7 @@ def first(home: Path) -> Path:
     return next((home / "runs").glob("*-first"))
 
 
-def test_a_run_directory_holds_all_that_is_promised(first: Path) -> None:
+def test_a_run_directory_holds_the_documented_files(first: Path) -> None:
     values = results(first)
     assert set(values["heldout"]) == {"loss", "accuracy", "bits_per_byte"}
     assert set(values["baselines"]["unigram"]) == set(values["baselines"]["bigram"]) == {"loss", "accuracy"}
@@ -147,7 +147,7 @@ def test_on_a_gpu_every_command_does_its_work(home: Path, tmp_path: Path) -> Non
     assert results(path)["steps"] == 25
 
 
-def test_metrics_and_tensorboard_tell_the_same(first: Path) -> None:
+def test_metrics_and_tensorboard_agree(first: Path) -> None:
     board = EventAccumulator(str(first))
     board.Reload()
     training = {"loss", "accuracy", "lr", "gradient_norm", "tokens_per_second", "mfu", "data_wait_share"}
@@ -164,7 +164,7 @@ def test_metrics_and_tensorboard_tell_the_same(first: Path) -> None:
     assert [step for step, _ in heldout_curve(first)] == list(range(0, 61, 10))
 
 
-def test_held_out_sentences_are_shown_as_they_were_but_for_their_blanks(home: Path, first: Path) -> None:
+def test_held_out_sentences_are_shown_unmasked_except_for_their_blanks(home: Path, first: Path) -> None:
     board = EventAccumulator(str(first))
     board.Reload()
     corpus = set((home / "corpus.txt").read_text().splitlines())
@@ -205,7 +205,7 @@ def test_a_finished_run_resumes_to_a_no_op(home: Path, first: Path) -> None:
         (2, ("optim.kind=adamw", "train.batch_rows=32")),
     ],
 )
-def test_interrupted_and_resumed_is_bit_for_bit_uninterrupted(
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     home: Path, threads: int, settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
@@ -250,7 +250,7 @@ def heldout_curve(path: Path) -> list[tuple[int, float]]:
     return [(record["step"], record["loss"]) for record in records(path) if record["side"] == "heldout"]
 
 
-def test_saving_clears_what_a_killed_save_left_and_nothing_else(home: Path, first: Path, tmp_path: Path) -> None:
+def test_saving_removes_the_remains_of_a_killed_save_and_nothing_else(home: Path, first: Path, tmp_path: Path) -> None:
     shutil.copy(home / "corpus.txt", tmp_path)
     path = shutil.copytree(first, tmp_path / "run")
     (path / "results.json").unlink()
@@ -305,7 +305,7 @@ def interrupted(path: Path, folder: Path) -> Path:
     return copied
 
 
-def test_a_run_goes_on_in_the_precision_that_it_began_in(whole: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_run_resumes_in_its_recorded_precision(whole: tuple[str, Path], tmp_path: Path) -> None:
     precision, path = whole
     copied = interrupted(path, tmp_path)
     done = on_a_machine(tmp_path, "--resume", "run", slow=precision)
@@ -317,9 +317,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(whole: tuple[str, Path]
     assert found == pytest.approx(results(path)["heldout"]["loss"], rel=1e-6)
 
 
-def test_a_run_goes_on_in_float32_with_a_warning_where_there_is_no_bfloat16(
-    whole: tuple[str, Path], tmp_path: Path
-) -> None:
+def test_a_run_resumes_in_float32_with_a_warning_without_bfloat16(whole: tuple[str, Path], tmp_path: Path) -> None:
     precision, path = whole
     copied = interrupted(path, tmp_path)
     for text in [copied / "config.yaml", checkpoint.newest(copied) / "config.yaml"]:
@@ -366,7 +364,7 @@ def test_fill_mask_answers_arguments_and_standard_input(home: Path) -> None:
     assert [json.loads(line) for line in piped.stdout.splitlines()] == [answer, answer]
 
 
-def test_evaluate_measures_the_run_as_its_results_do(home: Path, first: Path) -> None:
+def test_evaluate_agrees_with_the_runs_results(home: Path, first: Path) -> None:
     done = run(home, str(first), "--json", module="mlm.evaluate")
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
@@ -386,7 +384,7 @@ def test_dry_run_shows_costs_and_the_first_batch_and_trains_nothing(home: Path) 
     assert set((home / "runs").iterdir()) == before
 
 
-def test_printed_configuration_is_read_back_as_it_is(tmp_path: Path) -> None:
+def test_a_printed_configuration_reads_back_equal(tmp_path: Path) -> None:
     printed = run(tmp_path, "--print-config", *TINY).stdout
     (tmp_path / "printed.yaml").write_text(printed)
     assert "row_length: 64" in printed
@@ -437,7 +435,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
     assert re.search(pattern, line)
 
 
-def test_a_run_in_use_is_left_alone(home: Path, first: Path) -> None:
+def test_a_run_in_use_is_refused(home: Path, first: Path) -> None:
     with lock(first):
         assert f"process {os.getpid()}" in mistake(run(home, "--resume", str(first)))
 
@@ -450,7 +448,7 @@ def test_a_full_disk_gets_one_line(home: Path) -> None:
     assert os.strerror(errno.EFBIG) in line
 
 
-def test_shards_made_before_are_trained_on_without_their_text(home: Path, first: Path, tmp_path: Path) -> None:
+def test_existing_shards_are_trained_on_without_their_text(home: Path, first: Path, tmp_path: Path) -> None:
     corpus, tokenizer = tmp_path / "corpus.txt", checkpoint.newest(first) / checkpoint.TOKENIZER
     shutil.copy(home / corpus.name, corpus)
     words = ("corpus.txt", "text.heldout_share=0.1", "--tokenizer", str(tokenizer), "--output", "shards")

@@ -25,7 +25,7 @@ def make(folder: Path) -> Path:
     return folder
 
 
-def test_a_running_run_is_told_from_one_that_was_stopped_or_finished(tmp_path: Path) -> None:
+def test_status_distinguishes_running_stopped_and_finished_runs(tmp_path: Path) -> None:
     path = make(tmp_path / "x")
     with run_directory.lock(path):
         running = status.status(path)
@@ -38,7 +38,7 @@ def test_a_running_run_is_told_from_one_that_was_stopped_or_finished(tmp_path: P
     assert status.status(path)["state"] == "finished"
 
 
-def test_what_is_shown_is_what_was_recorded_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_the_last_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make(tmp_path / "x")
     status.main([str(path), "--json"])
     found = json.loads(capsys.readouterr().out)

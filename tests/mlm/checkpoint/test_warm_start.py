@@ -79,7 +79,7 @@ def adapted(home: Path) -> Path:
     return next((home / "runs").glob("*-adapted"))
 
 
-def test_a_step_without_a_rate_leaves_weights_and_loss_on_the_same_text_as_they_were(home: Path, start: Path) -> None:
+def test_a_step_at_rate_zero_changes_neither_weights_nor_loss(home: Path, start: Path) -> None:
     text = (*TINY[:3], "evaluation.words=0", "train.batch_rows=8")
     still = pretrain(home, *text, *STANDING_STILL, "name=still", f"start_from={start}")
     assert results(still)["weights_sha256"] == results(start)["weights_sha256"]
@@ -142,7 +142,7 @@ def test_a_resumed_run_needs_neither_its_start_nor_the_cache(home: Path, adapted
     assert heldout_curve(path) == heldout_curve(adapted)
 
 
-def test_a_checkpoint_may_be_named_itself_and_the_printed_recipe_stays_with_it(
+def test_a_checkpoint_may_be_named_and_is_kept_in_the_printed_config(
     home: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, last = checkpoint.completed(start)

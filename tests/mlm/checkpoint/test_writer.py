@@ -92,9 +92,7 @@ class Run:
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
-def test_whichever_instruction_fails_what_is_saved_stays_and_the_next_is_saved(
-    tmp_path: Path, disk: Disk, error: int
-) -> None:
+def test_a_failing_disk_costs_one_checkpoint_at_every_instruction(tmp_path: Path, disk: Disk, error: int) -> None:
     disk.error = error
     for place in itertools.count():
         disk.fails_at = -1
@@ -119,7 +117,7 @@ def test_whichever_instruction_fails_what_is_saved_stays_and_the_next_is_saved(
     assert place > 10
 
 
-def test_training_goes_on_while_the_run_as_it_stood_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_while_a_snapshot_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, may_write = Run(tmp_path / "run"), Event()
     fsync = os.fsync
 
@@ -139,20 +137,25 @@ def test_training_goes_on_while_the_run_as_it_stood_is_written(tmp_path: Path, m
     assert torch.equal(saved["weight"], before)
 
 
-def test_one_checkpoint_is_in_flight_at_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, begun, may_write = Run(tmp_path / "run"), list[int](), Event()
-    save = torch.save
+def test_at_most_one_checkpoint_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, begun, may_write, is_waiting = Run(tmp_path / "run"), list[int](), Event(), Event()
+    save, wait = torch.save, run.writer.wait
 
     def late(*arguments: Any) -> None:
         begun.append(len(begun))
         may_write.wait(10)
         save(*arguments)
 
+    def waits() -> None:
+        is_waiting.set()
+        wait()
+
     monkeypatch.setattr(torch, "save", late)
     run.save(1)
+    monkeypatch.setattr(run.writer, "wait", waits)
     second = Thread(target=run.save, args=(2,))
     second.start()
-    second.join(0.1)
+    assert is_waiting.wait(10)
     assert second.is_alive()
     assert len(begun) <= 1
     may_write.set()
@@ -172,7 +175,7 @@ def test_one_checkpoint_is_in_flight_at_the_most(tmp_path: Path, monkeypatch: py
         (Retention(newest=2, every_steps=3), [2, 3, 5, 6]),
     ],
 )
-def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Retention, expected: list[int]) -> None:
+def test_the_newest_the_best_and_every_nth_are_kept(tmp_path: Path, keep: Retention, expected: list[int]) -> None:
     run = Run(tmp_path / "run", keep)
     for step, loss in enumerate((3.0, 1.0, None, 2.0, 1.5, 4.0), start=1):
         run.save(step, loss)
@@ -180,7 +183,7 @@ def test_the_newest_the_best_and_every_nth_stay(tmp_path: Path, keep: Retention,
     assert run.steps == expected
 
 
-def test_checkpoints_of_later_steps_make_way_when_a_run_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
+def test_resuming_from_an_earlier_step_removes_later_checkpoints(tmp_path: Path) -> None:
     first = Run(tmp_path / "run", Retention(newest=3))
     for step in (10, 20, 30):
         first.save(step)
@@ -192,7 +195,7 @@ def test_checkpoints_of_later_steps_make_way_when_a_run_goes_on_from_an_earlier_
     assert second.steps == [15]
 
 
-def test_whatever_goes_wrong_in_the_thread_is_told_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_thread_is_raised_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise MemoryError("none left")
 
@@ -204,7 +207,7 @@ def test_whatever_goes_wrong_in_the_thread_is_told_in_the_end(tmp_path: Path, mo
     assert "NOT SAVED (none left)" in run.said[0]
 
 
-def test_what_cannot_be_removed_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_removal_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path / "run", Retention(newest=1, best=False))
     run.save(1)
     run.finish()
@@ -219,7 +222,7 @@ def test_what_cannot_be_removed_costs_no_checkpoint(tmp_path: Path, monkeypatch:
     assert run.steps[-1] == 2
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_half_written_checkpoints_of_killed_processes_are_removed(tmp_path: Path) -> None:
     half = tmp_path / "run" / "checkpoints" / "step-000000007.partial"
     half.mkdir(parents=True)
     (half / checkpoint.WEIGHTS).write_bytes(b"half")

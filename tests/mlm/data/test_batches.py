@@ -58,7 +58,7 @@ def test_tokens_are_the_slots_that_are_not_padding(cls_sep: bool) -> None:
 
 @pytest.mark.parametrize("cls_sep", [False, True])
 @pytest.mark.parametrize("unit", ["token", "word", "span"])
-def test_a_masked_batch_predicts_what_stood_there(unit: str, cls_sep: bool) -> None:
+def test_the_labels_of_a_masked_batch_are_the_original_tokens(unit: str, cls_sep: bool) -> None:
     rows = packed(split_of([[7, 9, 4], [30], [3, 8]] * 4), cls_sep=cls_sep)
     masking, rows_B = Masking.model_validate({"unit": unit, "rate": 0.4}), np.arange(len(rows))[::-1].copy()
     whole = rows.assemble(rows_B)
@@ -91,7 +91,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 @pytest.mark.parametrize("unit", ["token", "word", "span"])
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_rows_are_masked_alike_whatever_they_are_batched_with(unit: str, size: int) -> None:
+def test_rows_are_masked_alike_in_every_batch(unit: str, size: int) -> None:
     rows, masking = sentences(60), Masking.model_validate({"unit": unit})
     rows_B, epochs_B = np.random.default_rng(0).permutation(len(rows))[:14], np.arange(14) % 2
     whole = rows.masked(rows_B, epochs_B, masking, 0.15, seed=5)
@@ -114,7 +114,7 @@ def test_masks_are_new_in_each_epoch_unless_they_are_static() -> None:
 
 
 @pytest.mark.parametrize("batch_rows", [1, 4, 7])
-def test_each_epoch_visits_every_row_once_in_an_order_of_its_own(batch_rows: int) -> None:
+def test_each_epoch_visits_every_row_once_in_a_new_order(batch_rows: int) -> None:
     rows = sentences(60)
     steps = [rows.step_rows(3, step, batch_rows) for step in range(4 * len(rows) // batch_rows + 1)]
     visited, epochs = (np.concatenate(parts) for parts in zip(*steps, strict=True))
@@ -158,7 +158,7 @@ def shards(tmp_path: Path) -> Shards:
     return Shards(tmp_path, manifest, train=split, heldout=split)
 
 
-def test_shards_are_packed_once_and_found_again(shards: Shards) -> None:
+def test_shards_are_packed_once_and_cached(shards: Shards) -> None:
     first = packed_rows(shards, "train", 16, cls_sep=False)
     kept = {path: path.stat().st_mtime_ns for path in shards.path.rglob("*.npy")}
     second = packed_rows(shards, "train", 16, cls_sep=False)
@@ -170,7 +170,7 @@ def test_shards_are_packed_once_and_found_again(shards: Shards) -> None:
     assert [path.name for path in shards.path.iterdir()] == ["rows-1-train-16"]
 
 
-def test_another_packing_is_kept_beside_the_first(shards: Shards) -> None:
+def test_a_second_packing_is_cached_beside_the_first(shards: Shards) -> None:
     for side, row_length, cls_sep in (("train", 16, False), ("train", 16, True), ("train", 24, False)):
         packed_rows(shards, side, row_length, cls_sep=cls_sep)  # type: ignore[arg-type]
     assert sorted(path.name for path in shards.path.iterdir()) == [

@@ -235,7 +235,7 @@ def digest(unit: str) -> str:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_rows_masks_do_not_depend_on_what_it_is_batched_with(unit: str) -> None:
+def test_a_rows_masks_do_not_depend_on_the_rest_of_its_batch(unit: str) -> None:
     text, masking = text_of(40, 30), Masking.model_validate({"unit": unit, "rate": 0.3})
     rows_B = np.random.default_rng(0).permutation(1000)[:40]
     whole = text.corrupted(masking, seed=5, epoch=2, rows_B=rows_B)

@@ -5,17 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm.data import packing
-from mlm.data.packing import Rows, pack
+from mlm.data.packing import WINDOW_SENTENCES, Rows, pack
 from tests.mlm.samples import offsets
 
 Documents = list[list[int]]
 """The lengths of each document's sentences."""
 
 
-def packed(documents: Sequence[Sequence[int]], row_length: int, specials: int = 0) -> Rows:
+def packed(
+    documents: Sequence[Sequence[int]], row_length: int, specials: int = 0, window: int = WINDOW_SENTENCES
+) -> Rows:
     sentences = offsets([length for document in documents for length in document])
-    return pack(sentences, offsets([len(document) for document in documents]), row_length, specials)
+    return pack(sentences, offsets([len(document) for document in documents]), row_length, specials, window)
 
 
 def alone(lengths: Sequence[int], row_length: int, specials: int = 0) -> Rows:
@@ -61,16 +62,14 @@ def test_every_token_is_in_one_run_of_one_document_in_a_row_it_fits(
 
 
 @given(documents_of, st.integers(4, 20), st.sampled_from([0, 2]), st.integers(1, 10))
-def test_a_window_at_a_time_the_same_holds(documents: Documents, row_length: int, specials: int, window: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "WINDOW_SENTENCES", window)
-        rows = packed(documents, row_length, specials)
-    check(documents, row_length, specials, rows)
+def test_every_token_is_in_one_run_also_with_small_windows(
+    documents: Documents, row_length: int, specials: int, window: int
+) -> None:
+    check(documents, row_length, specials, packed(documents, row_length, specials, window))
 
 
-def test_windows_are_packed_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "WINDOW_SENTENCES", 3)
-    together = packed([[3], [3, 3], [4], [5]], 8)
+def test_windows_are_packed_one_after_the_other() -> None:
+    together = packed([[3], [3, 3], [4], [5]], 8, window=3)
     first, second = packed([[3], [3, 3]], 8), packed([[4], [5]], 8)
     assert together.starts.tolist() == [*first.starts, *(second.starts + 9)]
     assert together.lengths.tolist() == [*first.lengths, *second.lengths]
@@ -97,7 +96,7 @@ def test_a_document_is_cut_where_a_sentence_ends_and_the_gap_filled_from_another
 @pytest.mark.parametrize(
     ("row_length", "specials", "pieces"), [(4, 0, [4, 4, 2]), (5, 0, [5, 5]), (10, 0, [10]), (4, 2, [2, 2, 2, 2, 2])]
 )
-def test_a_sentence_longer_than_a_row_is_cut_into_pieces_of_a_rows_length(
+def test_a_sentence_longer_than_a_row_is_cut_into_chunks_of_a_rows_length(
     row_length: int, specials: int, pieces: list[int]
 ) -> None:
     rows = alone([10], row_length, specials)

@@ -12,7 +12,7 @@ SIZE = 64 * 2**20
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
-def test_what_is_freed_is_used_again_and_not_given_back() -> None:
+def test_freed_memory_is_reused_and_not_returned() -> None:
     assert in_fresh_process(pages_cleared, True)[0] < in_fresh_process(pages_cleared, False)[0] / 2
 
 

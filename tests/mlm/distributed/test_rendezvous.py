@@ -1,7 +1,5 @@
-"""Parting: not before gloo has let go of what it was given."""
+"""Leaving a process group: not before gloo has released the reduced tensors."""
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,32 +18,28 @@ def group(tmp_path: Path) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def test_a_process_leaves_when_nobody_outside_python_holds_what_it_sent(group: None) -> None:
-    sent = torch.ones(3)
+def test_a_process_leaves_once_nothing_outside_python_holds_a_reduced_tensor(group: None) -> None:
+    sent, pauses = torch.ones(3), list[float]()
     rendezvous.reduce(sent, dist.ReduceOp.SUM)
-    holders = [sent * torch.ones(3, requires_grad=True)]  # autograd's graph holds what its backward pass will need
-    held_until = []
+    holders = [sent * torch.ones(3, requires_grad=True)]  # autograd's graph holds the tensor for its backward pass
 
-    def let_go() -> None:
-        time.sleep(0.3)
-        held_until.append(time.monotonic())
-        holders.clear()
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        assert dist.is_initialized()
+        if len(pauses) == 3:
+            holders.clear()
 
-    thread = threading.Thread(target=let_go)
-    thread.start()
-    rendezvous.leave()
-    left = time.monotonic()
-    thread.join()
-    assert held_until[0] <= left < held_until[0] + rendezvous.RELEASE_SECONDS / 2
+    rendezvous.leave(pause)
+    assert not holders
     assert not dist.is_initialized()
 
 
-def test_a_process_that_lost_another_does_not_wait(group: None) -> None:
-    sent = torch.ones(3)
+def test_a_process_does_not_wait_after_a_failed_reduction(group: None) -> None:
+    sent, pauses = torch.ones(3), list[float]()
     holder = sent * torch.ones(3, requires_grad=True)
     assert holder.requires_grad
     with pytest.raises(RuntimeError):
-        rendezvous.reduce(sent, dist.ReduceOp.BAND)  # not of floats: one that fails
-    began = time.monotonic()
-    rendezvous.leave()
-    assert time.monotonic() - began < rendezvous.RELEASE_SECONDS / 2
+        rendezvous.reduce(sent, dist.ReduceOp.BAND)  # fails: not defined for floats
+    rendezvous.leave(pauses.append)
+    assert pauses == []
+    assert not dist.is_initialized()

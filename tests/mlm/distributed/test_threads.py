@@ -82,7 +82,7 @@ def test_any_number_of_threads_trains_the_same_model(threads: int, rows: int, co
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
-def test_threads_give_the_same_bits_again_and_when_gone_on_with(config: OptimizerConfig) -> None:
+def test_threads_give_the_same_bits_again_and_after_a_resume(config: OptimizerConfig) -> None:
     whole, model, _ = trained(3, config, dtype=torch.float32)
     first, stopped, optimizer = trained(3, config, dtype=torch.float32, steps=8)
     rest, resumed, _ = trained(3, config, dtype=torch.float32, start=(stopped, optimizer, 8))
@@ -91,7 +91,7 @@ def test_threads_give_the_same_bits_again_and_when_gone_on_with(config: Optimize
         assert torch.equal(one, other)
 
 
-def test_members_share_weights_and_buffers_and_nothing_else() -> None:
+def test_replicas_share_weights_and_buffers_and_nothing_else() -> None:
     model = model_of()
     model.register_buffer("counted", torch.zeros(3))
     with replicate_on_threads(model, CPU, 3) as replicas:
@@ -104,7 +104,7 @@ def test_members_share_weights_and_buffers_and_nothing_else() -> None:
             assert other.get_buffer("counted") is model.get_buffer("counted")
 
 
-def test_each_member_computes_its_own_and_answers_come_in_order() -> None:
+def test_each_replica_computes_its_share_and_results_come_in_order() -> None:
     model = nn.Linear(3, 1)
     with replicate_on_threads(model, CPU, 3) as replicas:
 
@@ -119,7 +119,7 @@ def test_each_member_computes_its_own_and_answers_come_in_order() -> None:
         assert all(parameter.grad is None for other in replicas.replicas[1:] for parameter in other.parameters())
 
 
-def test_what_goes_wrong_in_a_thread_is_told() -> None:
+def test_an_error_in_a_thread_is_raised() -> None:
     def compute(replica: nn.Module, index: int, batch: int) -> int:
         return 1 // batch
 
@@ -159,7 +159,7 @@ def made_in(folder: Path, *overrides: str) -> PretrainComponents:
         ("train.micro_batch_rows=16", 1, [16, 16]),
     ],
 )
-def test_a_recipe_is_trained_by_threads_where_nothing_forbids(
+def test_a_run_uses_threads_unless_a_setting_forbids_them(
     override: str | None, threads: int, micro_batches: list[int], tmp_path: Path
 ) -> None:
     made = made_in(tmp_path, *([override] if override else []))
@@ -167,7 +167,7 @@ def test_a_recipe_is_trained_by_threads_where_nothing_forbids(
     assert [len(batch.ids_BL) for batch in made.task.micro_batches(0, 0.0)] == micro_batches
 
 
-def test_without_a_compiler_training_is_what_it_is_uncompiled(
+def test_without_a_compiler_training_is_uncompiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -98,7 +98,7 @@ def test_a_measured_peak_is_positive() -> None:
     assert measure_peak(CPU.device, torch.float32, 16, 16, 16, seconds=0.001) > 0
 
 
-def test_the_choice_of_the_first_rank_is_taken_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_ranks_use_the_choice_of_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.FileStore(str(tmp_path / "store"), 2)  # type: ignore[attr-defined]
     for rank, has in enumerate((False, True)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
@@ -110,7 +110,7 @@ def test_the_choice_of_the_first_rank_is_taken_by_all(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("found_in", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("begun_in", ["bfloat16", "float32"])
 @pytest.mark.parametrize("has", [True, False])
-def test_a_run_goes_on_in_its_own_precision_on_every_rank_where_the_first_has_it(
+def test_all_ranks_resume_in_the_recorded_precision_if_rank_0_has_it(
     found_in: torch.dtype,
     begun_in: ComputePrecision,
     has: bool,

@@ -89,7 +89,7 @@ def every_word(sentences: list[str]) -> Iterator[HiddenWord]:
 @pytest.mark.parametrize("size", [261, 400])
 @pytest.mark.parametrize("cls_sep", [False, True])
 @pytest.mark.parametrize("sentences", [ENGLISH, KOREAN], ids=["English", "Korean"])
-def test_bits_are_those_of_the_product_of_the_pieces_probabilities(
+def test_bits_are_the_negative_log_of_the_product_of_token_probabilities(
     sentences: list[str], cls_sep: bool, size: int
 ) -> None:
     tokenizer, model = tokenizer_of(size, cls_sep=cls_sep), model_of(size)
@@ -100,7 +100,7 @@ def test_bits_are_those_of_the_product_of_the_pieces_probabilities(
     assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_word_of_one_piece_costs_its_negative_log_probability() -> None:
+def test_a_word_of_one_token_costs_its_negative_log_probability() -> None:
     tokenizer, model = tokenizer_of(400), model_of(400)
     ids = tokenizer.encode("of the text").ids
     assert [tokenizer.decode([token]) for token in ids] == ["of", " the", " text"]
@@ -114,7 +114,7 @@ def test_a_word_of_one_piece_costs_its_negative_log_probability() -> None:
     assert bits == pytest.approx(nats / math.log(2) / 3, rel=1e-5)
 
 
-def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary_for_each_piece() -> None:
+def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary_for_each_token() -> None:
     tokenizer, model = tokenizer_of(261), model_of(261)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -125,7 +125,7 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary_for_each_piece() 
     assert bits == pytest.approx((7 + 5) * math.log2(261) / (6 + 4), rel=1e-6)
 
 
-def test_the_same_words_are_chosen_whatever_the_vocabulary() -> None:
+def test_the_same_words_are_chosen_for_every_vocabulary() -> None:
     def chosen(size: int) -> list[HiddenWord]:
         tokenizer = tokenizer_of(size)
         ids = [tokenizer.encode(sentence).ids for sentence in [*ENGLISH, *KOREAN]]
@@ -139,7 +139,7 @@ def test_the_same_words_are_chosen_whatever_the_vocabulary() -> None:
     assert chosen(261) == chosen(300) == chosen(400)
 
 
-def test_what_is_chosen_does_not_depend_on_the_order_of_the_sentences() -> None:
+def test_the_choice_of_words_does_not_depend_on_the_order_of_sentences() -> None:
     sentences = [*ENGLISH, *KOREAN]
     few = choose_words(iter(sentences), 3, 40)
     assert few == choose_words(iter(sentences[::-1]), 3, 40)
@@ -175,5 +175,5 @@ def test_words_are_taken_from_both_sides_in_turn() -> None:
 
 
 @pytest.mark.parametrize("sentence", ["", "... !", "verylongwordbeyondthewindow ?"])
-def test_a_sentence_without_a_word_that_fits_is_left_out(sentence: str) -> None:
+def test_a_sentence_without_a_word_that_fits_is_skipped(sentence: str) -> None:
     assert choose_words(iter([sentence]), 1, 12) == []

@@ -116,7 +116,7 @@ def check(batch: Batch, expected: Sequence[tuple[int, int]]) -> None:
         assert measure_baseline(baseline, [batch]) == pytest.approx({"loss": loss, "accuracy": accuracy})
 
 
-def test_baselines_see_what_the_encoder_sees_at_the_left() -> None:
+def test_baselines_read_left_neighbours_from_the_masked_input() -> None:
     ids = [MASK, 6, MASK, MASK, 6, 9, 9, PAD, 5, MASK, 11, 7, 7, 7, 7, 7]
     positions = [0, 1, 2, 0, 1, 0, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7]
     targets = {0: 5, 2: 7, 3: 5, 4: 6, 6: 10, 9: 6, 10: 7}
@@ -124,7 +124,7 @@ def test_baselines_see_what_the_encoder_sees_at_the_left() -> None:
     check(batch_of(ids, positions, targets, row_length=8), list(zip(left, targets.values(), strict=True)))
 
 
-def test_a_segments_first_token_stands_at_its_start_behind_cls_too() -> None:
+def test_after_cls_a_segments_first_token_has_no_left_neighbour() -> None:
     ids = [CLS, MASK, 6, SEP, CLS, 7, 7, SEP]
     positions = [0, 1, 2, 3, 0, 1, 2, 3]
     check(batch_of(ids, positions, {1: 5, 2: 6, 5: 6}, row_length=8), [(START, 5), (MASK, 6), (START, 6)])

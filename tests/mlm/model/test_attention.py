@@ -79,7 +79,7 @@ def test_the_attention_layer_keeps_the_shape_of_the_hidden_states(B: int, L: int
     assert (attention.qkv.bias is not None) == (attention.output.bias is not None) == biases
 
 
-def test_the_reference_is_the_formula_written_out() -> None:
+def test_the_reference_is_the_formula() -> None:
     torch.manual_seed(0)
     q_BHLK, k_BHLK, v_BHLK = (tensor.detach() for tensor in random_inputs((2, 7, 2, 4), torch.float64))
     segments_BL = random_layout(2, 7, torch.float64).segments_BL
@@ -101,7 +101,7 @@ def test_reference_weights_sum_to_one_and_are_zero_across_segments(shape: tuple[
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-6)])
 @pytest.mark.parametrize("device", DEVICES)
-def test_fast_attention_and_its_gradients_are_the_references(
+def test_fast_attention_and_its_gradients_equal_the_reference(
     shape: tuple[int, int, int, int], dtype: torch.dtype, tolerance: float, device: str
 ) -> None:
     torch.manual_seed(0)
@@ -149,7 +149,7 @@ def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("device", DEVICES)
-def test_of_the_positions_asked_for_each_attends_as_among_all(shape: tuple[int, int, int, int], device: str) -> None:
+def test_chosen_queries_attend_as_among_all_positions(shape: tuple[int, int, int, int], device: str) -> None:
     torch.manual_seed(0)
     B, L, _, _ = shape
     inputs = random_inputs(shape, torch.float64, device)
@@ -193,7 +193,7 @@ def test_a_block_is_computed_where_any_two_of_its_positions_share_a_segment(leng
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(3, 24, 2, 16), (3, 200, 2, 64), (2, 512, 3, 32)])
-def test_attention_by_blocks_and_its_gradients_are_those_by_bias(shape: tuple[int, int, int, int]) -> None:
+def test_attention_by_blocks_and_its_gradients_equal_attention_by_bias(shape: tuple[int, int, int, int]) -> None:
     torch.manual_seed(0)
     inputs = random_inputs(shape, torch.bfloat16, "cuda")
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
@@ -209,7 +209,7 @@ def test_attention_by_blocks_and_its_gradients_are_those_by_bias(shape: tuple[in
         assert (actual - expected).norm() <= 4 * 2.0**-9 * expected.norm()
 
 
-def test_in_long_rows_positions_attend_over_the_part_where_their_segments_lie_and_no_more() -> None:
+def test_in_long_rows_queries_read_only_the_keys_near_their_segments() -> None:
     torch.manual_seed(0)
     length = 4 * BLOCK + 8
     segment_mask = segment_mask_of([[50] * 10 + [20], [33] * 15 + [25]], length, torch.float64)

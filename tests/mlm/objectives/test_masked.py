@@ -25,7 +25,7 @@ def labels_of(batches: list[Batch]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "span"])
-def test_a_step_is_the_same_rows_and_masks_whatever_the_micro_batch(unit: str) -> None:
+def test_a_step_has_the_same_rows_and_masks_for_every_micro_batch_size(unit: str) -> None:
     rows, masking = sentences(40), Masking.model_validate({"unit": unit})
     whole = list(task_of(rows, masking=masking, micro_batch_rows=6).micro_batches(2, 0.5))
     assert len(whole) == 1
@@ -71,7 +71,7 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK, 2 * CHUNK + 7])
-def test_taken_a_few_rows_at_a_time_the_loss_is_the_same_sum(count: int) -> None:
+def test_the_loss_in_chunks_is_the_same_sum(count: int) -> None:
     torch.manual_seed(0)
     scores_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
     labels_M[::3] = IGNORED

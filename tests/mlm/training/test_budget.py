@@ -16,7 +16,7 @@ from mlm.training.budget import Epochs, Minutes, Steps, Tokens, TrainingLength, 
     ],
     ids=str,
 )
-def test_budgets_become_plans(budget: Steps | Tokens | Epochs | Minutes, length: TrainingLength) -> None:
+def test_budgets_become_lengths(budget: Steps | Tokens | Epochs | Minutes, length: TrainingLength) -> None:
     assert budget.length(tokens_per_step=100.0, steps_per_epoch=12.5) == length
 
 
@@ -42,8 +42,6 @@ def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -
     ("kind", "settings"),
     [(Steps, {"steps": 0}), (Tokens, {"tokens": -1}), (Epochs, {"epochs": 0.0}), (Minutes, {"minutes": 0.0})],
 )
-def test_a_budget_of_nothing_is_refused(
-    kind: type[Steps | Tokens | Epochs | Minutes], settings: dict[str, float]
-) -> None:
+def test_an_empty_budget_is_refused(kind: type[Steps | Tokens | Epochs | Minutes], settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="greater than 0"):
         kind.model_validate(settings)

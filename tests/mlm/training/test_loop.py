@@ -189,9 +189,7 @@ class Poisoned:
 @every_optimizer
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("bad_step", [0, 2])
-def test_a_batch_that_is_not_a_number_leaves_the_weights_as_they_were(
-    config: OptimizerConfig, what: str, bad_step: int
-) -> None:
+def test_a_nan_batch_leaves_the_weights_unchanged(config: OptimizerConfig, what: str, bad_step: int) -> None:
     model = model_of()
     initial = copy.deepcopy(model.state_dict())
     task = Poisoned(task_of(sentences(40), micro_batch_rows=4), bad_step, what)
@@ -333,7 +331,7 @@ def test_the_loop_reports_at_its_intervals_and_at_both_ends() -> None:
     assert model.training
 
 
-def test_what_falls_on_the_last_step_is_reported_once() -> None:
+def test_events_of_the_last_step_are_reported_once() -> None:
     model = model_of()
     intervals = Frequencies(log_steps=2, evaluate_steps=2, checkpoint_steps=2)
     _, notebook = run(task_of(sentences(40)), model, AdamW().build(model), 4, intervals=intervals)
@@ -341,7 +339,7 @@ def test_what_falls_on_the_last_step_is_reported_once() -> None:
     assert [progress.step for progress, _ in notebook.evaluations] == [0, 2, 4]
 
 
-def test_tokens_are_those_of_the_batches_and_the_rate_that_of_the_schedule() -> None:
+def test_metrics_hold_the_batches_tokens_and_the_schedules_rate() -> None:
     model, task = model_of(), task_of(sentences(40), micro_batch_rows=4)
     end, notebook = run(task, model, AdamW().build(model), 4, schedule=Trapezoid(warmup=0.5, decay=0.5))
     batches = [task.micro_batches(step, 0.0) for step in range(4)]
@@ -354,7 +352,7 @@ def test_tokens_are_those_of_the_batches_and_the_rate_that_of_the_schedule() -> 
 
 
 @pytest.mark.parametrize("config", [ScheduleFreeAdamW(lr=0.05)], ids=lambda config: config.kind)
-def test_the_averaged_weights_are_evaluated_and_the_trained_ones_go_on(config: OptimizerConfig) -> None:
+def test_the_averaged_weights_are_evaluated_and_the_trained_ones_kept(config: OptimizerConfig) -> None:
     model, task = model_of(), task_of(sentences(40))
     optimizer = config.build(model)
     _, notebook = run(

@@ -134,7 +134,7 @@ def test_muon_moves_hidden_matrices_along_all_directions_alike_and_the_rest_as_a
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4)])
-def test_on_a_processor_muon_is_pytorchs_bit_for_bit(shape: tuple[int, int]) -> None:
+def test_on_cpu_muon_equals_pytorchs_bit_for_bit(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(3)
     ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     mine = OrthogonalMomentum([ours], lr=0.02, weight_decay=0.1, momentum=0.9)
@@ -165,7 +165,7 @@ def test_muon_computes_in_the_matrixs_precision_where_there_is_no_autocast(shape
 @every_optimizer
 @pytest.mark.parametrize("bad_step", [0, 1, 2])
 @pytest.mark.parametrize("bad_value", [math.nan, math.inf])
-def test_a_non_finite_gradient_leaves_weights_and_state_as_if_it_had_never_been(
+def test_a_non_finite_gradient_changes_neither_weights_nor_state(
     config: OptimizerConfig, bad_step: int, bad_value: float
 ) -> None:
     model, optimizer = built(config)
@@ -198,7 +198,7 @@ def test_an_update_drops_the_gradients_skipped_or_not(config: OptimizerConfig) -
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_schedule_free_average_is_the_librarys_and_training_weights_come_back_bit_for_bit() -> None:
+def test_the_schedule_free_average_is_the_librarys_and_training_weights_are_restored_bit_for_bit() -> None:
     model, optimizer = built(ScheduleFreeAdamW(lr=0.1))
     for step in range(5):
         give_gradients(model, step)
@@ -227,7 +227,7 @@ def test_the_schedule_free_average_is_the_mean_of_the_fast_weights() -> None:
 
 
 @pytest.mark.parametrize("config", [AdamW(), Muon()], ids=lambda config: config.kind)
-def test_other_optimizers_weights_are_their_own_average(config: OptimizerConfig) -> None:
+def test_other_optimizers_evaluate_their_own_weights(config: OptimizerConfig) -> None:
     model, optimizer = built(config)
     give_gradients(model, seed=0)
     optimizer.update(1.0, FINITE)
@@ -236,7 +236,7 @@ def test_other_optimizers_weights_are_their_own_average(config: OptimizerConfig)
         assert same(weights(model), trained)
 
 
-def test_training_weights_come_back_after_an_error() -> None:
+def test_training_weights_are_restored_after_an_error() -> None:
     model, optimizer = built(ScheduleFreeAdamW(lr=0.1))
     give_gradients(model, seed=0)
     optimizer.update(1.0, FINITE)
@@ -247,7 +247,7 @@ def test_training_weights_come_back_after_an_error() -> None:
 
 
 @every_optimizer
-def test_state_taken_over_by_another_optimizer_goes_on_alike(config: OptimizerConfig) -> None:
+def test_a_loaded_state_continues_identically(config: OptimizerConfig) -> None:
     model, optimizer = built(config)
     for step in range(3):
         give_gradients(model, step)

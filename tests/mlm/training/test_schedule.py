@@ -70,7 +70,7 @@ def test_every_schedule_peaks_once_at_the_end_of_its_warmup(schedule: Schedule) 
 
 
 @pytest.mark.parametrize("schedule", EVERY, ids=lambda schedule: schedule.kind)
-def test_warmup_is_continuous_with_what_follows(schedule: Schedule) -> None:
+def test_warmup_meets_the_schedule_at_the_peak(schedule: Schedule) -> None:
     just_before = math.nextafter(schedule.warmup, 0)
     assert schedule.factor(just_before) == pytest.approx(schedule.factor(schedule.warmup), rel=0, abs=1e-9)
 

@@ -67,7 +67,7 @@ def judge(task: MaskedLMTask, model: nn.Module) -> None:
 
 @traces
 @pytest.mark.usefixtures("compiled_anew")
-def test_after_a_step_and_an_evaluation_no_block_is_compiled_anew(task: MaskedLMTask) -> None:
+def test_after_a_step_and_an_evaluation_no_block_is_recompiled(task: MaskedLMTask) -> None:
     # Three blocks: the first, which reads normed embeddings, one in the middle, and the last, which computes less.
     model = model_of(ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=3)))
     for block in model.encoder.blocks:
@@ -112,7 +112,7 @@ def test_a_step_never_waits_for_the_device(on_gpu: tuple[MaskedLMTask, MaskedLan
 @pytest.mark.gpu
 @traces
 @pytest.mark.usefixtures("compiled_anew")
-def test_compiled_as_shipped_nothing_is_compiled_anew_on_a_gpu(
+def test_the_shipped_compilation_never_recompiles_on_a_gpu(
     on_gpu: tuple[MaskedLMTask, MaskedLanguageModel],
 ) -> None:
     task, model = on_gpu
