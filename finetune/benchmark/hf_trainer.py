@@ -1,11 +1,9 @@
 """The reference: the BERT classifier of transformers, trained and used for prediction by the library's Trainer."""
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from configs import UserError
@@ -31,12 +29,7 @@ class FirstState(nn.Module):
 
 
 def check_type(encoder: PublishedEncoder) -> None:
-    """Check that transformers' classifier of this encoder can be the same model as ours.
-
-    Raises:
-        UserError: it cannot.
-
-    """
+    """Raise a UserError if transformers' classifier of this encoder is another model than ours."""
     found = encoder.model.config.model_type
     if found != "bert":
         raise UserError(
@@ -45,10 +38,7 @@ def check_type(encoder: PublishedEncoder) -> None:
 
 
 def classifier(ours: Classifier, encoder: PublishedEncoder, classes: int) -> "BertForSequenceClassification":
-    """Return transformers' classifier with a copy of our weights, without the dense layer of its pooler.
-
-    The head of `ours` is a linear layer on the state of [CLS]; `encoder` is the encoder inside `ours`.
-    """
+    """Return transformers' classifier with a copy of our weights; `encoder` is the encoder inside `ours`."""
     from transformers import BertForSequenceClassification
 
     config: Any = copy.deepcopy(encoder.model.config)
@@ -67,13 +57,8 @@ def dataset(
     import datasets
 
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
-    rows = tokenizer(
-        *columns,
-        truncation=True,
-        max_length=longest,
-        padding="max_length" if padding == "fixed" else False,
-        return_token_type_ids=True,
-    )
+    pad = "max_length" if padding == "fixed" else False
+    rows = tokenizer(*columns, truncation=True, max_length=longest, padding=pad, return_token_type_ids=True)
     return datasets.Dataset.from_dict({**rows, "labels": examples.labels.tolist()})
 
 
@@ -81,20 +66,16 @@ def collator(tokenizer: "PreTrainedTokenizerBase", padding: Padding) -> hf_train
     """Return a function that makes a batch of examples."""
     import transformers
 
-    if padding == "batch":
-        return transformers.DataCollatorWithPadding(tokenizer)
-    collate: hf_trainer.Collate = transformers.default_data_collator
-    return collate
+    dynamic: hf_trainer.Collate = transformers.DataCollatorWithPadding(tokenizer)
+    return dynamic if padding == "batch" else transformers.default_data_collator
 
 
 def train(
     model: "BertForSequenceClassification",
-    examples: "datasets.Dataset",
     collate: hf_trainer.Collate,
-    batch_examples: int,
-    *,
-    bfloat16: bool,
+    examples: "datasets.Dataset",
     after_step: Callable[[int], bool],
+    **settings: object,
 ) -> None:
     """Train by the Trainer's loop until `after_step`, called with the examples trained so far, returns true."""
     seen = 0
@@ -103,26 +84,6 @@ def train(
         nonlocal seen
         seen += len(named["labels"])
 
-    def stop(tokens: int) -> bool:
-        return after_step(seen)
-
     # Examples are counted in the forward pass, because the Trainer fetches batches before it needs them.
     with model.register_forward_pre_hook(count, with_kwargs=True):
-        hf_trainer.train(model, examples, collate, batch_examples, bfloat16=bfloat16, after_step=stop)
-
-
-def predictor(
-    model: "BertForSequenceClassification", collate: hf_trainer.Collate, batch_examples: int
-) -> "Callable[[datasets.Dataset], object]":
-    """Return the Trainer's `predict`."""
-    import transformers
-
-    folder = tempfile.gettempdir()  # a required argument; prediction writes nothing
-    settings = transformers.TrainingArguments(
-        folder,
-        per_device_eval_batch_size=batch_examples,
-        use_cpu=not torch.cuda.is_available(),
-        report_to="none",
-        disable_tqdm=True,
-    )
-    return transformers.Trainer(model, settings, collate).predict
+        hf_trainer.trainer(model, collate, examples, lambda tokens: after_step(seen), **settings).train()
