@@ -1,10 +1,8 @@
 """Measure fine-tuning and prediction beside the transformers library's Trainer: in turn, on one encoder and machine.
 
 Both sides have the same BERT with a linear layer on [CLS], the same dropout, texts and batch size, and AdamW. Our side
-is the training loop of `finetune.linear_head`: batches of examples of similar length, in bfloat16 where it is faster.
-Their side is the Trainer in a process of its own: once in float32 with all examples padded to 64 tokens, and once at
-its best, in our precision with examples padded to the longest of their batch. Every figure is a median with the lowest
-and the highest; the JSON states the exact definition.
+is the training loop of `finetune.linear_head`; their side is the Trainer in a process of its own, once in float32 with
+examples padded to 64 tokens, and once at its best. Every figure is a median with the lowest and the highest.
 """
 
 import argparse
@@ -25,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     frame.check_installed()
     options.output.mkdir(parents=True, exist_ok=True)
     bench = prepare(options)
-    cases = [(name, partial(CASES[name], bench, name)) for name in options.cases or CASES]
+    cases = [(name, partial(CASES[name].measure, bench, name)) for name in options.cases or CASES]
     frame.run(cases, bench.world, bench.describe(), options.output)
 
 

@@ -1,4 +1,4 @@
-"""The reference: the BERT classifier of transformers, trained and used for prediction by the library's Trainer."""
+"""The reference: the BERT classifier of transformers, trained by the library's Trainer."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from configs import UserError
 from finetune.data.examples import Examples
-from finetune.encoders.published import PublishedEncoder
 from finetune.training.classifier import Classifier
-from mlm.benchmark import hf_trainer
+from mlm.benchmark.hf_trainer import Collate, trainer
 
 if TYPE_CHECKING:
     import datasets
@@ -28,51 +26,38 @@ class FirstState(nn.Module):
         return hidden_BLD[:, 0]
 
 
-def check_type(encoder: PublishedEncoder) -> None:
-    """Raise a UserError if transformers' classifier of this encoder is another model than ours."""
-    found = encoder.model.config.model_type
-    if found != "bert":
-        raise UserError(
-            f"the encoder's type is {found!r}, and its classifier has another head: take one of type 'bert'"
-        )
-
-
-def classifier(ours: Classifier, encoder: PublishedEncoder, classes: int) -> "BertForSequenceClassification":
-    """Return transformers' classifier with a copy of our weights; `encoder` is the encoder inside `ours`."""
+def classifier(ours: Classifier, bert: nn.Module, classes: int) -> "BertForSequenceClassification":
+    """Return transformers' classifier with a copy of our weights; `bert` is the model inside the encoder of `ours`."""
     from transformers import BertForSequenceClassification
 
-    config: Any = copy.deepcopy(encoder.model.config)
+    config: Any = copy.deepcopy(bert.config)
     config.num_labels = classes
     theirs = BertForSequenceClassification(config)
     theirs.bert.pooler = FirstState()  # type: ignore[assignment]
-    theirs.bert.load_state_dict(encoder.model.state_dict())
+    theirs.bert.load_state_dict(bert.state_dict())
     theirs.classifier.load_state_dict(ours.head.output.state_dict())  # type: ignore[union-attr]
     return theirs
 
 
 def dataset(
     tokenizer: "PreTrainedTokenizerBase", examples: Examples, longest: int, padding: Padding
-) -> "datasets.Dataset":
-    """Return labelled texts in the form of the library's tutorial: tokenised beforehand, truncated to `longest`."""
+) -> "tuple[Collate, datasets.Dataset]":
+    """Return texts as in the library's tutorial, tokenised beforehand to at most `longest`, and their collator."""
     import datasets
+    import transformers
 
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
     pad = "max_length" if padding == "fixed" else False
     rows = tokenizer(*columns, truncation=True, max_length=longest, padding=pad, return_token_type_ids=True)
-    return datasets.Dataset.from_dict({**rows, "labels": examples.labels.tolist()})
-
-
-def collator(tokenizer: "PreTrainedTokenizerBase", padding: Padding) -> hf_trainer.Collate:
-    """Return a function that makes a batch of examples."""
-    import transformers
-
-    dynamic: hf_trainer.Collate = transformers.DataCollatorWithPadding(tokenizer)
-    return dynamic if padding == "batch" else transformers.default_data_collator
+    collate: Collate = transformers.default_data_collator
+    if padding == "batch":
+        collate = transformers.DataCollatorWithPadding(tokenizer)
+    return collate, datasets.Dataset.from_dict({**rows, "labels": examples.labels.tolist()})
 
 
 def train(
     model: "BertForSequenceClassification",
-    collate: hf_trainer.Collate,
+    collate: Collate,
     examples: "datasets.Dataset",
     after_step: Callable[[int], bool],
     **settings: object,
@@ -86,4 +71,4 @@ def train(
 
     # Examples are counted in the forward pass, because the Trainer fetches batches before it needs them.
     with model.register_forward_pre_hook(count, with_kwargs=True):
-        hf_trainer.trainer(model, collate, examples, lambda tokens: after_step(seen), **settings).train()
+        trainer(model, collate, examples, lambda tokens: after_step(seen), **settings).train()

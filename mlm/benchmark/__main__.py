@@ -1,10 +1,8 @@
 """Measure training, the data path and start-up beside the usual tools: in turn, on one text and machine.
 
-Both sides train models of the same size without dropout, ours with BERT's architecture, on the same sentences in the
-same tokens, with about as many tokens a step. Our side is the training loop of `mlm.pretrain`, with packed rows, in
-bfloat16 or float32, whichever the machine multiplies faster. Their side is the Trainer of the transformers library, in
-a process of its own with its default settings, in the precision that the case states. Every figure is a median with
-the lowest and the highest; the JSON states the exact definition.
+Both sides train models of the same size without dropout, on the same sentences in the same tokens, with about as many
+tokens a step. Our side is the training loop of `mlm.pretrain`; their side is the Trainer of the transformers library in
+a process of its own. Every figure is a median with the lowest and the highest; the JSON states the exact definition.
 """
 
 import argparse

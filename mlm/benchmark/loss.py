@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlm.benchmark import hf_trainer
 from mlm.benchmark.hf_models import labelled, unpacked
-from mlm.benchmark.measure import WARMUP_STEPS, Case, Curve, alternate, as_users_run_it, synchronise
-from mlm.benchmark.speed import REFERENCES, Bench, Reference, train_ours
+from mlm.benchmark.measure import Case, Curve, alternate, as_users_run_it
+from mlm.benchmark.speed import REFERENCES, WARMUP_STEPS, Bench, Reference, synchronise, train_ours
 from mlm.build import build
 from mlm.config import PretrainConfig
 from mlm.data.batches import Batch
@@ -50,23 +50,22 @@ CURVE_OPTIMIZER = (
 
 def time_to_loss(bench: Bench, name: str) -> list[Case]:
     """Train a reference for a while; then ours for at most as long, until its held-out loss is as low."""
-    return [_time_to_loss(bench, name, ending, rate) for ending, rate in THEIR_RATES.items()]
-
-
-def _time_to_loss(bench: Bench, name: str, ending: str, rate: float) -> Case:
-    ours, theirs, losses = [], [], []
-    for seed in range(bench.scale.repeats):
-        reference = REFERENCES[name.removeprefix("time-to-loss/")]
-        loss, seconds = as_users_run_it(their_loss, bench, reference, {"learning_rate": rate, "seed": seed})
-        theirs.append(seconds)
-        losses.append(loss)
-        ours.append(learn(our_recipe(bench, seconds, seed), bench.world, EVALUATE_STEPS, goal=loss).seconds)
-    counted = (
-        f"training until the held-out masked loss is {min(losses):.2f} to {max(losses):.2f} nats, the Trainer's result"
-        f" at a rate of {rate:g} falling to 0, {THEIR_BATCH_ROWS} rows a step, float32, no dropout and else its"
-        " defaults; ours: the default recipe at this size, for at most as long, else no time; another seed each turn"
-    )
-    return Case.of(name + ending, "s", counted, ours, theirs)
+    reference, cases = REFERENCES[name.removeprefix("time-to-loss/")], []
+    for ending, rate in THEIR_RATES.items():
+        ours, theirs, losses = [], [], []
+        for seed in range(bench.scale.repeats):
+            loss, seconds = as_users_run_it(their_loss, bench, reference, {"learning_rate": rate, "seed": seed})
+            theirs.append(seconds)
+            losses.append(loss)
+            ours.append(learn(our_recipe(bench, seconds, seed), bench.world, EVALUATE_STEPS, goal=loss).seconds)
+        counted = (
+            f"training until the held-out masked loss is {min(losses):.2f} to {max(losses):.2f} nats, the Trainer's"
+            f" result at a rate of {rate:g} falling to 0, {THEIR_BATCH_ROWS} rows a step, float32, no dropout and else"
+            " its defaults; ours: the default recipe at this size, for at most as long, else no time; another seed each"
+            " turn"
+        )
+        cases.append(Case.of(name + ending, "s", counted, ours, theirs))
+    return cases
 
 
 def their_loss(bench: Bench, reference: Reference, settings: Mapping[str, Any]) -> tuple[float, float]:

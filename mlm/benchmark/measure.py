@@ -23,8 +23,6 @@ T = TypeVar("T")
 
 Curve = list[tuple[int, float]]
 """Held-out loss in nats by the number of tokens read."""
-WARMUP_STEPS, COUNTED_STEPS = 8, 16
-"""Steps before the clock starts, and the fewest steps it runs for: batches differ in their padding."""
 OURS, THEIRS = "#1f5582", "#b5651d"
 """Colours of the two sides."""
 
@@ -107,42 +105,6 @@ def _with_peak_memory(function: Callable[..., T], arguments: Sequence[object]) -
 def peak_bytes(who: int) -> int:
     """Return an upper bound of the peak memory of this process or, by RUSAGE_CHILDREN, of any finished child."""
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def synchronise() -> None:
-    """Wait until the GPU, if there is one, has finished its queue."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-@dataclass
-class Meter:
-    """Training speed over whole steps, without the first ones, and over at least `seconds`."""
-
-    seconds: float
-    synchronise: Callable[[], None] = synchronise
-    clock: Callable[[], float] = time.perf_counter
-    steps: int = 0
-    start: tuple[int, int, float] | None = None
-    """Steps, tokens and time at the end of the warm-up."""
-    rate: float = 0.0
-    """Tokens a second; 0 until the measurement is finished."""
-    steps_a_second: float = 0.0
-
-    def after_step(self, tokens: int, steps: int = 1) -> bool:
-        """Record the end of one step or more and the tokens read so far; return whether `rate` is known."""
-        self.steps += steps
-        if self.start is None:
-            if self.steps >= WARMUP_STEPS:
-                self.synchronise()
-                self.start = self.steps, tokens, self.clock()
-        elif self.steps >= WARMUP_STEPS + COUNTED_STEPS and self.clock() - self.start[2] >= self.seconds:
-            self.synchronise()
-            elapsed = self.clock() - self.start[2]
-            self.rate, self.steps_a_second = (tokens - self.start[1]) / elapsed, (self.steps - self.start[0]) / elapsed
-        return self.rate > 0
 
 
 def times_a_second(call: Callable[[], object], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -1,6 +1,5 @@
 """The corpus, recipe and references that the cases share, and the cases of training speed and waiting."""
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +16,7 @@ from torch import nn
 from configs import read
 from mlm.benchmark import frame, hf_models, hf_trainer
 from mlm.benchmark.frame import NEVER
-from mlm.benchmark.measure import WARMUP_STEPS, Case, Meter, alternate, as_users_run_it
+from mlm.benchmark.measure import Case, alternate, as_users_run_it
 from mlm.build import build, corpus_of
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
@@ -29,6 +28,8 @@ from mlm.training.flops import flops_per_token, mean_context
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from tokenizer.shards.format import ShardArrays
 
+WARMUP_STEPS, COUNTED_STEPS = 8, 16
+"""Steps before the clock starts, and the fewest steps it runs for: batches differ in their padding."""
 RECIPE = (
     "name=benchmark",
     "model.transform=true",
@@ -56,6 +57,52 @@ class Scale(frame.Scale):
 FULL = Scale(5, 3.0, batch_tokens=2048, sentences=10**6, curve_steps=400, old_step=10**6)
 FULL_ON_GPU = replace(FULL, batch_tokens=32_768)
 QUICK = Scale(2, 0.4, batch_tokens=512, sentences=5000, curve_steps=8, old_step=1000)
+
+
+def synchronise() -> None:
+    """Wait until the GPU, if there is one, has finished its queue."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@dataclass
+class Meter(Observer):
+    """Measures training speed over whole steps, without the first ones, and over at least `seconds`."""
+
+    seconds: float
+    counted: Callable[[StepMetrics], int] = attrgetter("tokens")
+    """The number whose rate is measured, in our training loop."""
+    synchronise: Callable[[], None] = synchronise
+    clock: Callable[[], float] = time.perf_counter
+    steps: int = 0
+    total: int = 0
+    waited_seconds: float = 0.0
+    """Time spent waiting for data, in all steps."""
+    start: tuple[int, int, float] = (0, 0, 0.0)
+    """Steps, number and time at the end of the warm-up."""
+    rate: float = 0.0
+    """Tokens a second; 0 until the measurement is finished."""
+    waited_share: float = 0.0
+    """Mean time of a step spent waiting for data, as a share of a step's time."""
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        """Record steps of our training loop."""
+        self.waited_seconds += metrics.waited_seconds
+        self.after_step(self.total + self.counted(metrics), metrics.steps)
+
+    def after_step(self, total: int, steps: int = 1) -> bool:
+        """Record the end of one step or more and the number so far; return whether `rate` is known."""
+        self.total, self.steps = total, self.steps + steps
+        if not self.start[0]:
+            if self.steps >= WARMUP_STEPS:
+                self.synchronise()
+                self.start = self.steps, total, self.clock()
+        elif self.steps >= WARMUP_STEPS + COUNTED_STEPS and self.clock() - self.start[2] >= self.seconds:
+            self.synchronise()
+            elapsed = self.clock() - self.start[2]
+            self.rate = (total - self.start[1]) / elapsed
+            self.waited_share = self.waited_seconds / self.steps * (self.steps - self.start[0]) / elapsed
+        return self.rate > 0
 
 
 @dataclass(frozen=True)
@@ -161,10 +208,10 @@ def training(bench: Bench, name: str) -> list[Case]:
 
     def ours() -> float:
         peaks.append(measure_peak(world.device, world.dtype, *shape))
-        return measure_ours(bench)[0]
+        return measure_ours(bench).rate
 
     def theirs() -> float:
-        return as_users_run_it(measure_theirs, bench, reference, bfloat16)[0]
+        return as_users_run_it(measure_theirs, bench, reference, bfloat16).rate
 
     counted = (
         "tokens without padding, over whole steps after a warm-up, without start-up, reading and tokenising; "
@@ -181,7 +228,7 @@ def data_wait(bench: Bench, name: str) -> list[Case]:
     theirs = partial(as_users_run_it, measure_theirs, bench, REFERENCES["one-sentence-a-row"], False)
     turns = alternate(partial(measure_ours, bench), theirs, bench.scale.repeats)
     counted = "share of training spent on making batches; theirs: on collating alone, a sentence a row"
-    return [Case.of(name, "% of time", counted, *([100 * share for _, share in side] for side in turns))]
+    return [Case.of(name, "% of time", counted, *([100 * meter.waited_share for meter in side] for side in turns))]
 
 
 def needed_flops(bench: Bench) -> float:
@@ -190,43 +237,25 @@ def needed_flops(bench: Bench) -> float:
     return flops_per_token(bench.recipe.model, vocabulary_size, context, bench.recipe.masking.mean_rate)
 
 
-def measure_theirs(bench: Bench, reference: Reference, bfloat16: bool) -> tuple[float, float]:
-    """Train a reference in this process; return tokens a second, and the collator's share of the time."""
-    meter, waits, collate = Meter(bench.scale.seconds), list[float](), hf_trainer.collator(bench.corpus.tokenizer_path)
+def measure_theirs(bench: Bench, reference: Reference, bfloat16: bool) -> Meter:
+    """Train a reference in this process."""
+    meter, collate = Meter(bench.scale.seconds), hf_trainer.collator(bench.corpus.tokenizer_path)
 
     def timed(examples: list[Any]) -> dict[str, Any]:
         began = time.perf_counter()
         batch = collate(examples)
-        waits.append(time.perf_counter() - began)
+        meter.waited_seconds += time.perf_counter() - began
         return batch
 
     reference.train(bench, reference.build(bench, bench.recipe.train.seed), timed, meter.after_step, bf16=bfloat16)
-    return meter.rate, statistics.mean(waits) * meter.steps_a_second
+    return meter
 
 
-def measure_ours(bench: Bench) -> tuple[float, float]:
-    """Train our side; return tokens a second, and the share of the time spent waiting for batches."""
-    observer = MeterObserver(Meter(bench.scale.seconds))
-    train_ours(bench.recipe, bench.world, observer, NEVER, lambda: observer.meter.rate > 0)
-    return observer.meter.rate, observer.waited_seconds / observer.seconds
-
-
-@dataclass
-class MeterObserver(Observer):
-    """Counts steps on a meter, and sums the time spent waiting for data."""
-
-    meter: Meter
-    counted: Callable[[StepMetrics], int] = attrgetter("tokens")
-    total: int = 0
-    waited_seconds: float = 0.0
-    seconds: float = 0.0
-
-    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
-        """Record steps."""
-        self.total += self.counted(metrics)
-        self.meter.after_step(self.total, metrics.steps)
-        self.waited_seconds += metrics.waited_seconds
-        self.seconds += metrics.seconds
+def measure_ours(bench: Bench) -> Meter:
+    """Train our side."""
+    meter = Meter(bench.scale.seconds)
+    train_ours(bench.recipe, bench.world, meter, NEVER, lambda: meter.rate > 0)
+    return meter
 
 
 def train_ours(

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from finetune.benchmark.speed import CASES, Bench, prepare, train_ours
 from finetune.training.classification import batch_of, predict
 from mlm.benchmark import measure
 from mlm.benchmark.hf_trainer import trainer
-from mlm.benchmark.measure import COUNTED_STEPS, WARMUP_STEPS, Meter
+from mlm.benchmark.speed import COUNTED_STEPS, WARMUP_STEPS, Meter
 from tests.finetune import samples, tiny_published
 from tests.mlm.benchmark.samples import in_this_process
 
@@ -47,12 +48,12 @@ class Counts(Meter):
     """A meter that keeps the numbers it was given."""
 
     def __init__(self) -> None:
-        super().__init__(1e-9)
+        super().__init__(1e-9, attrgetter("targets"))
         self.seen: list[int] = []
 
-    def after_step(self, tokens: int, steps: int = 1) -> bool:
-        self.seen.append(tokens)
-        return super().after_step(tokens, steps)
+    def after_step(self, total: int, steps: int = 1) -> bool:
+        self.seen.append(total)
+        return super().after_step(total, steps)
 
 
 def without_dropout(model: torch.nn.Module) -> torch.nn.Module:

@@ -26,18 +26,8 @@ import transformers
 
 from configs import UserError, read
 from mlm.benchmark import __main__, data, hf_models, hf_trainer, loss, measure
-from mlm.benchmark.measure import (
-    COUNTED_STEPS,
-    WARMUP_STEPS,
-    Case,
-    Meter,
-    Spread,
-    alternate,
-    as_users_run_it,
-    in_fresh_process,
-    times_a_second,
-)
-from mlm.benchmark.speed import Bench, needed_flops
+from mlm.benchmark.measure import Case, Spread, alternate, as_users_run_it, in_fresh_process, times_a_second
+from mlm.benchmark.speed import COUNTED_STEPS, WARMUP_STEPS, Bench, Meter, needed_flops
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED
 from mlm.model.encoder import EncoderConfig
@@ -224,19 +214,19 @@ def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(seconds: float
         assert not meter.after_step(tokens)
     now, tokens = now + 0.5, tokens + 15
     assert meter.after_step(tokens)
-    assert (meter.rate, meter.steps_a_second) == (30.0, 2.0)
+    assert meter.rate == 30.0
 
 
 def test_the_meter_counts_steps_that_are_logged_together() -> None:
     now = 1.0
-    meter = Meter(0.0, synchronise=lambda: None, clock=lambda: now)
+    meter = Meter(0.0, synchronise=lambda: None, clock=lambda: now, waited_seconds=12.0)
     assert not meter.after_step(100, WARMUP_STEPS + 1)  # counted from here on
     now = 3.0
     assert not meter.after_step(300, COUNTED_STEPS - 2)
     now = 6.0
     assert meter.after_step(700, 1)
     assert meter.rate == 600 / 5
-    assert meter.steps_a_second == 15 / 5
+    assert meter.waited_share == pytest.approx(12 / 24 * 15 / 5)
 
 
 @pytest.mark.parametrize(("seconds", "calls"), [(5.0, 3), (0.0, 1)])
