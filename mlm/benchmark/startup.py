@@ -29,7 +29,7 @@ from mlm.training.budget import TrainingProgress
 POLL_SECONDS = 0.01
 YOUNG_STEP = 10
 EVALUATE_STEPS = 250
-INTERVALS = (f"train.intervals={{log_steps: 1, checkpoint_steps: {NEVER}, evaluate_steps: {NEVER}}}",)
+INTERVALS = f"train.intervals={{log_steps: 1, checkpoint_steps: {NEVER}, evaluate_steps: {NEVER}}}"
 
 
 def start_up(bench: Bench, name: str) -> list[Case]:
@@ -79,15 +79,13 @@ def _steps(run: Path) -> int:
 def resume(bench: Bench, name: str) -> list[Case]:
     """Resume a run at its tenth step and at a very late one, from the command to the end of the next step."""
     with tempfile.TemporaryDirectory(dir=bench.output) as folder:
-        recipe = read(PretrainConfig, None, (*bench.overrides, f"runs={_with_cache(bench, folder)}", *INTERVALS))
+        recipe = read(PretrainConfig, None, (*bench.overrides, f"runs={_with_cache(bench, folder)}", INTERVALS))
         steps = itertools.count(1)
         early = pretrain(recipe, stop=lambda: int(next(steps) >= YOUNG_STEP)).path
         late = _after_many_steps(bench, early)
         seconds = alternate(lambda: _resumed(late), lambda: _resumed(early), bench.scale.repeats)
-    counted = (
-        f"from the command to the log of the next step: ours resumes at step {bench.scale.old_step:,};"
-        f" theirs is ours as well, at step {YOUNG_STEP}"
-    )
+    resumed = f"ours resumes at step {bench.scale.old_step:,}; theirs is ours as well, at step {YOUNG_STEP}"
+    counted = f"from the command to the log of the next step: {resumed}"
     return [Case.of(name, "s", counted, *seconds)]
 
 
@@ -100,11 +98,8 @@ def _resumed(run: Path) -> float:
 def _after_many_steps(bench: Bench, run: Path) -> Path:
     """Return a copy of a run with the checkpoint and the records that it would have after very many steps."""
     old, made = Path(shutil.copytree(run, run.with_name(run.name + "-old"))), build(bench.recipe, bench.world)
-    young, newest = (
-        checkpoint.load_training(checkpoint.newest(run), made.model, made.optimizer),
-        newest_records(run / METRICS),
-    )
-    times = bench.scale.old_step // young.step
+    young = checkpoint.load_training(checkpoint.newest(run), made.model, made.optimizer)
+    newest, times = newest_records(run / METRICS), bench.scale.old_step // young.step
     progress = TrainingProgress(bench.scale.old_step, young.tokens * times, young.seconds * times)
     recipe = read(PretrainConfig, old / checkpoint.CONFIG)
     writer = CheckpointWriter(old, recipe, bench.corpus.tokenizer_path, bench.world, young)
