@@ -1,6 +1,9 @@
 """Preview the cost and the first rows of a run, without training (`--dry-run`)."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from torch import nn
 
 from mlm.build import PretrainComponents, build
 from mlm.config import PretrainConfig
@@ -9,11 +12,45 @@ from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision
 from mlm.distributed.world import joined
 from mlm.model.attention import SegmentMask
+from mlm.model.encoder import EncoderConfig
+from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
 from mlm.training import flops
 
 ROWS_SHOWN = 2
 ASSUMED_PEAK_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Server:
+    """GPUs that train together, for projections."""
+
+    name: str
+    gpus: int
+    peak_flops: float
+    """Of each GPU in bfloat16, dense."""
+    bandwidth: float
+    """Bytes a second that each GPU sends to its neighbours."""
+
+
+H100S = Server("8 H100s with NVLink", 8, 989e12, 450e9)
+"""NVIDIA's data sheet: 989 TFLOP/s dense, 900 GB/s in both directions together."""
+STATE_BYTES = 16
+"""Bytes a parameter of weight, gradient and Adam's two moments in float32: on every GPU, or divided among them."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes of training, by what they hold."""
+
+    weights_and_optimizer: int
+    activations: int
+    scores: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts."""
+        return self.weights_and_optimizer + self.activations + self.scores
 
 
 def preview(config: PretrainConfig) -> str:
@@ -29,14 +66,14 @@ def describe(made: PretrainComponents) -> str:
     """Return the preview of components."""
     config, corpus, task, model, length = made.config, made.corpus, made.task, made.model, made.length
     manifest, rows, world = corpus.manifest, corpus.train, task.world
-    parts = flops.parameters_by_part(model)
+    parts = parameters_by_part(model)
     batch = task.micro_batches(0, 0.0)[0]
     tokens_per_step = config.train.batch_rows * rows.tokens / len(rows)
     context = flops.mean_context(rows.rows)
     per_token = flops.flops_per_token(config.model, manifest.vocabulary_size, context, config.masking.mean_rate)
     micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
-    memory = flops.memory(
+    memory = estimate_memory(
         config.model.encoder,
         parts["total"],
         micro_tokens,
@@ -85,14 +122,14 @@ def _kept_length(task: MaskedLMTask, batch: Batch) -> int:
 
 def _projection(parameters: int, flops_per_step: float) -> list[str]:
     """Return lines on memory and communication of several GPUs, calculated and not measured."""
-    server = flops.H100S
-    share = flops.communication_share(parameters, flops_per_step / server.gpus, server, ASSUMED_PEAK_SHARE)
-    each = flops.STATE_BYTES * parameters / 2**20
+    server = H100S
+    share = communication_share(parameters, flops_per_step / server.gpus, server, ASSUMED_PEAK_SHARE)
+    each = STATE_BYTES * parameters / 2**20
     return [
         f"projected for {server.name}, at {ASSUMED_PEAK_SHARE:.0%} of their peak",
         f"  {'state on each GPU, replicated':38}{each:>10,.0f} MiB",
         f"  {'state on each GPU, sharded':38}{each / server.gpus:>10,.0f} MiB",
-        f"  {'sent by each GPU in a step':38}{flops.communicated_bytes(parameters, server.gpus) / 2**20:>10,.0f} MiB",
+        f"  {'sent by each GPU in a step':38}{communicated_bytes(parameters, server.gpus) / 2**20:>10,.0f} MiB",
         f"  {'share of a step, without overlap':38}{share:>14.1%}",
     ]
 
@@ -110,3 +147,74 @@ def _show(batch: Batch, row: int, corpus: Corpus) -> str:
         label = labels.get(column, -1)
         text += seen if label < 0 else f"{{{decode([label])}>{seen}}}"
     return text
+
+
+def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:
+    """Return the number of parameters of each part; the output embedding is the token embedding, counted once."""
+
+    def count(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    encoder = model.encoder
+    parts = {
+        "token embeddings (input and output)": count(encoder.embeddings.tokens),
+        "other embeddings and their norm": count(encoder.embeddings) - count(encoder.embeddings.tokens),
+        "encoder layers": count(encoder.blocks),
+        "final norm": count(encoder.final_norm),
+        "output transform": count(model.transform),
+        "output bias": model.output_bias.numel(),
+    }
+    return {part: number for part, number in parts.items() if number} | {"total": count(model)}
+
+
+def estimate_memory(
+    config: EncoderConfig,
+    parameters: int,
+    micro_batch_tokens: int,
+    kept_length: int,
+    scores: int,
+    number_bytes: int,
+    threads: int,
+) -> Memory:
+    """Estimate the memory of a training step.
+
+    Args:
+        config: the encoder.
+        parameters: parameters of the model; each has a weight and two moments, and for every thread a gradient and a
+            copy in low precision.
+        micro_batch_tokens: slots of the rows computed at once.
+        kept_length: keys of a query; attention keeps two scores a head for each. 0 on CUDA, which keeps none.
+        scores: predicted tokens of a micro-batch times vocabulary size; kept with their gradient, which is scaled.
+        number_bytes: bytes of a number in matrix products.
+        threads: micro-batches computed at the same time.
+
+    """
+    widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
+    attention = 2 * config.heads * kept_length
+    activations = micro_batch_tokens * config.layers * (widths + attention) * number_bytes
+    weights = parameters * (12 + threads * (4 + number_bytes % 4))
+    return Memory(weights, threads * activations, threads * scores * 3 * number_bytes)
+
+
+def communicated_bytes(parameters: int, gpus: int) -> float:
+    """Return the bytes that each GPU sends in a step, replicated and sharded alike.
+
+    Replicated: a ring sums float32 gradients (reduce-scatter and all-gather of 4 bytes each). Sharded: bfloat16 weights
+    are gathered for the forward and for the backward pass (2 + 2), and float32 gradients scattered (4).
+    """
+    return 8 * parameters * (gpus - 1) / gpus
+
+
+def communication_share(parameters: int, flops_per_gpu: float, server: Server, peak_share: float) -> float:
+    """Return the projected share of a step that communication takes if it does not overlap with computing.
+
+    Args:
+        parameters: parameters of the model.
+        flops_per_gpu: floating-point operations of each GPU in a step.
+        server: the GPUs.
+        peak_share: share of the GPUs' peak at which they compute.
+
+    """
+    computing = flops_per_gpu / (server.peak_flops * peak_share)
+    sending = communicated_bytes(parameters, server.gpus) / server.bandwidth
+    return sending / (sending + computing)

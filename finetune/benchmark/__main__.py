@@ -1,19 +1,16 @@
 """Measure fine-tuning and prediction beside the transformers library's Trainer: in turn, on one encoder and machine.
 
 Both sides have the same BERT with a linear layer on [CLS], the same dropout, texts and batch size, and AdamW. Our side
-is the training loop of `finetune.linear_head`: batches of examples of similar length, in bfloat16 where it is faster.
-Their side is the Trainer in a process of its own: once in float32 with all examples padded to 64 tokens, and once at
-its best, in our precision with examples padded to the longest of their batch. Every figure is a median with the lowest
-and the highest; the JSON states the exact definition.
+is the training loop of `finetune.linear_head`; their side is the Trainer in a process of its own, once in float32 with
+examples padded to 64 tokens, and once at its best. Every figure is a median with the lowest and the highest.
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 from functools import partial
 
 from configs import command
-from mlm.benchmark import frame, hf_trainer
+from mlm.benchmark import frame
 from mlm.distributed.process import configure_process
 
 
@@ -23,10 +20,11 @@ def main(arguments: Sequence[str]) -> None:
     from finetune.benchmark.speed import CASES, prepare
 
     options = parse(arguments)
-    hf_trainer.check_installed()
+    frame.check_installed()
     options.output.mkdir(parents=True, exist_ok=True)
     bench = prepare(options)
-    frame.run(bench, [(name, partial(CASES[name], bench, name)) for name in options.cases or CASES], options.output)
+    cases = [(name, partial(CASES[name].measure, bench, name)) for name in options.cases or CASES]
+    frame.run(cases, bench.world, bench.describe(), options.output)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -40,11 +38,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--text", default="text", metavar="COLUMN", help="the file's column of texts; default: %(default)s")
     add("--label", default="label", metavar="COLUMN", help="the file's column of classes; default: %(default)s")
     add("--vocabulary", type=int, default=8192, metavar="N", help="of the random encoder; default: %(default)s")
-    add("--seconds", type=float, metavar="S", help="length of a turn; default: 4, with --quick 0.3")
-    options = frame.parse(parser, arguments, CASES)
-    if options.seconds is not None and not 0 < options.seconds < math.inf:
-        parser.error("--seconds must be over 0")
-    return options
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":

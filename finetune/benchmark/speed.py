@@ -2,9 +2,9 @@
 
 import argparse
 import copy
-import sys
+import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
@@ -18,24 +18,23 @@ from finetune.benchmark import hf_trainer
 from finetune.benchmark.hf_trainer import Padding
 from finetune.config import FinetuneConfig
 from finetune.data.bigram_shift import BigramShift
-from finetune.data.examples import Dataset, Examples
+from finetune.data.examples import Dataset
 from finetune.data.labelled import Labelled
 from finetune.encoders.published import PublishedEncoder, load_published
 from finetune.training.classification import Classification, EncodedExamples, predict
 from finetune.training.classifier import Classifier
 from mlm.benchmark import frame, hf_models
 from mlm.benchmark.frame import NEVER
-from mlm.benchmark.hf_trainer import as_users_run_it, open_tokenizer
-from mlm.benchmark.measure import Case, Meter, alternate, times_a_second
-from mlm.benchmark.speed import MeterObserver
+from mlm.benchmark.hf_trainer import Collate, open_tokenizer, trainer
+from mlm.benchmark.measure import Case, alternate, as_users_run_it, times_a_second
+from mlm.benchmark.speed import Meter
 from mlm.distributed.device import precision_of, with_precision
 from mlm.distributed.world import World, init_world
 from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, train
-from tokenizer import vocabulary
 from tokenizer.cleaning import TextConfig
-from tokenizer.vocabulary import VocabularyConfig
+from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig, learn, serialise
 
 if TYPE_CHECKING:
     import datasets
@@ -55,9 +54,8 @@ class Scale(frame.Scale):
     """Size of the measurements."""
 
     layers: int
-    """Layers of the random encoder."""
     width: int
-    """Width of the random encoder."""
+    """Layers and width of the random encoder."""
     batch_examples: int
     """Examples of a training step, and of their batches in prediction."""
     predicted: int
@@ -77,42 +75,41 @@ class Bench:
     """The recipe of our side."""
     data: Dataset
     encoder: PublishedEncoder
-    longest: int
-    """Largest number of tokens of an example, and the length of theirs where it is fixed."""
     world: World
+
+    @property
+    def longest(self) -> int:
+        """Largest number of tokens of an example, and the length of theirs where it is fixed."""
+        return min(self.encoder.longest, LONGEST)
 
     @cached_property
     def classifier(self) -> Classifier:
         """The model of our side; each turn trains a copy."""
-        torch.manual_seed(0)
+        torch.manual_seed(SEED)
         return Classifier(self.encoder, self.recipe.head.build(self.encoder, len(self.data.class_names)))
 
     @cached_property
     def train(self) -> EncodedExamples:
-        """The training examples."""
-        return self.encoded(self.data.train)
+        """The training examples, with the tokens of our side."""
+        return EncodedExamples.of(self.data.train, self.encoder, self.longest)
 
     @cached_property
     def predicted(self) -> EncodedExamples:
         """The examples to predict, from the test part if there is one."""
         examples = self.data.test or self.data.train
-        return self.encoded(examples.take(range(min(len(examples), self.scale.predicted))))
-
-    def encoded(self, examples: Examples) -> EncodedExamples:
-        """Return examples with the tokens of our side."""
-        return EncodedExamples.of(examples, self.encoder, self.longest)
+        taken = examples.take(range(min(len(examples), self.scale.predicted)))
+        return EncodedExamples.of(taken, self.encoder, self.longest)
 
     def our_model(self) -> Classifier:
         """Return our model with the initial weights."""
         return copy.deepcopy(self.classifier).to(self.world.device)
 
-    def their_model(self) -> "BertForSequenceClassification":
-        """Return their model with the same weights."""
-        return hf_trainer.classifier(self.classifier, self.encoder, len(self.data.class_names))
-
-    def their_dataset(self, encoded: EncodedExamples, padding: Padding) -> "datasets.Dataset":
-        """Return the same examples for their side."""
-        return hf_trainer.dataset(self.encoder.tokenizer, encoded.examples, self.longest, padding)
+    def theirs(
+        self, encoded: EncodedExamples, padding: Padding
+    ) -> "tuple[BertForSequenceClassification, Collate, datasets.Dataset]":
+        """Return their model with the same weights, their collator, and the same examples for it."""
+        model = hf_trainer.classifier(self.classifier, self.encoder.model, len(self.data.class_names))
+        return model, *hf_trainer.dataset(self.encoder.tokenizer, encoded.examples, self.longest, padding)
 
     def describe(self) -> dict[str, Any]:
         """Return the scale, the recipe, the encoder and the data, for the JSON."""
@@ -129,79 +126,38 @@ class Bench:
 def prepare(options: argparse.Namespace) -> Bench:
     """Return the data, the encoder and the recipe of the command line; an unusable one is a UserError."""
     scale = frame.with_options(QUICK if options.quick else FULL, options)
-    if options.file is not None:
-        data = Labelled(train=options.file, text=options.text, label=options.label).load(TextConfig())
-    else:
-        print("making the texts", file=sys.stderr)
-        data = BigramShift().load(TextConfig())
+    labelled = options.file and Labelled(train=options.file, text=options.text, label=options.label)
+    data = (labelled or BigramShift()).load(TextConfig())
     if options.encoder is not None:
         encoder = load_published(options.encoder, None, random=False, seed=SEED)
     else:
-        encoder = random_encoder(options.output / "encoder", data, scale, options.vocabulary)
-    hf_trainer.check_type(encoder)
+        encoder = random_encoder(options.output / "tokenizer.json", data, scale, options.vocabulary)
+    if (found := encoder.model.config.model_type) != "bert":
+        raise UserError(f"the encoder's type is {found!r}, whose classifier has another head: take one of type 'bert'")
     recipe = read(FinetuneConfig, None, (*RECIPE, f"train.batch_examples={scale.batch_examples}"))
-    world = with_precision(init_world(), recipe.train.precision)
-    return Bench(scale, recipe, data, encoder, min(encoder.longest, LONGEST), world)
+    return Bench(scale, recipe, data, encoder, with_precision(init_world(), recipe.train.precision))
 
 
-def random_encoder(folder: Path, data: Dataset, scale: Scale, vocabulary_size: int) -> PublishedEncoder:
-    """Write a BERT of the benchmark's size to `folder` as a published one, and return it with random weights."""
-    if not vocabulary.MINIMUM_SIZE <= vocabulary_size <= vocabulary.MAXIMUM_SIZE:
-        raise UserError(
-            f"--vocabulary {vocabulary_size}: must be {vocabulary.MINIMUM_SIZE} to {vocabulary.MAXIMUM_SIZE}"
-        )
-    texts = (text for texts in data.train.texts for text in texts)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tokenizer.json"
-    path.write_bytes(
-        vocabulary.serialise(vocabulary.learn(texts, VocabularyConfig(size=vocabulary_size, cls_sep=True)))
-    )
-    open_tokenizer(path).save_pretrained(str(folder))
-    attention_heads, wide = max(scale.width // 64, 1), 4 * scale.width
-    sizes = EncoderConfig(
-        layers=scale.layers, width=scale.width, heads=attention_heads, feedforward_width=wide, dropout=DROPOUT
-    )
-    hf_models.bert(sizes, vocabulary_size, 2 * LONGEST).config.save_pretrained(folder)
-    return load_published(str(folder), None, random=True, seed=SEED)
-
-
-def training(bench: Bench, name: str, padding: Padding) -> list[Case]:
-    """Train, beside the Trainer: in float32 where it pads to a fixed length, else in our precision."""
-    precision = "float32" if padding == "fixed" else precision_of(bench.world.dtype)
-
-    def ours() -> float:
-        meter = Meter(bench.scale.seconds)
-        train_ours(bench, meter)
-        return meter.rate
-
-    def theirs() -> float:
-        return as_users_run_it(train_theirs, bench, padding, precision == "bfloat16")
-
-    counted = (
-        f"trained examples, {bench.scale.batch_examples} a step, over whole steps after a warm-up, without start-up"
-        f" and tokenising; ours in {precision_of(bench.world.dtype)}, theirs in {precision} and padded to "
-        + {"fixed": f"{bench.longest} tokens", "batch": "the longest of each batch"}[padding]
-    )
-    return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
-
-
-def train_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
-    """Train by the Trainer in this process; return examples a second."""
-    meter, collate = Meter(bench.scale.seconds), hf_trainer.collator(bench.encoder.tokenizer, padding)
-    model, dataset, batch = bench.their_model(), bench.their_dataset(bench.train, padding), bench.scale.batch_examples
-    hf_trainer.train(model, dataset, collate, batch, bfloat16=bfloat16, after_step=meter.after_step)
-    return meter.rate
+def random_encoder(path: Path, data: Dataset, scale: Scale, vocabulary_size: int) -> PublishedEncoder:
+    """Return a BERT of the benchmark's size with random weights; its tokenizer is written to `path`."""
+    if not MINIMUM_SIZE <= vocabulary_size <= MAXIMUM_SIZE:
+        raise UserError(f"--vocabulary {vocabulary_size}: must be {MINIMUM_SIZE} to {MAXIMUM_SIZE}")
+    texts, vocabulary = itertools.chain(*data.train.texts), VocabularyConfig(size=vocabulary_size, cls_sep=True)
+    path.write_bytes(serialise(learn(texts, vocabulary)))
+    heads, wide = max(scale.width // 64, 1), 4 * scale.width
+    sizes = EncoderConfig(layers=scale.layers, width=scale.width, heads=heads, feedforward_width=wide, dropout=DROPOUT)
+    torch.manual_seed(SEED)
+    return PublishedEncoder(hf_models.bert(sizes, vocabulary_size, 2 * LONGEST).bert, open_tokenizer(path))
 
 
 def train_ours(bench: Bench, meter: Meter) -> None:
     """Train as `finetune.linear_head` does, until the meter is finished."""
     recipe, settings, model = bench.recipe, bench.recipe.train, bench.our_model()
-    few = replace(bench.predicted, tokens=bench.predicted.tokens[:2], examples=bench.predicted.examples.take(range(2)))
     task = Classification(
         train=bench.train,
-        validation=few,
+        validation=EncodedExamples(bench.train.examples.take([]), []),
         world=bench.world,
-        seed=0,
+        seed=SEED,
         encoder=bench.encoder,
         longest=bench.longest,
         batch_examples=settings.batch_examples,
@@ -211,51 +167,70 @@ def train_ours(bench: Bench, meter: Meter) -> None:
         augmentation=recipe.augment,
         variants=(),
     )
-    loop = LoopSettings(
-        recipe.optim.build(model, recipe.trainable.prepare(model)),
-        recipe.schedule,
-        TrainingLength(steps=NEVER),
-        Frequencies(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER),
-        settings.clip_norm,
-        seed=0,
-    )
-    observer, start = MeterObserver(meter, attrgetter("targets")), TrainingProgress()
-    train(model, task, loop, bench.world, [observer], start=start, stop=lambda: meter.finished)
+    optimizer = recipe.optim.build(model, recipe.trainable.prepare(model))
+    frequencies = Frequencies(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER)
+    length = TrainingLength(steps=NEVER)
+    loop = LoopSettings(optimizer, recipe.schedule, length, frequencies, settings.clip_norm, SEED)
+    train(model, task, loop, bench.world, [meter], start=TrainingProgress(), stop=lambda: meter.rate > 0)
 
 
-def prediction(bench: Bench, name: str) -> list[Case]:
-    """Predict classes, beside the Trainer in float32 on examples padded to a fixed length."""
-    encoded, model = bench.predicted, bench.our_model().eval()
-
-    def run() -> object:
-        return predict(model, encoded.tokens, bench.encoder.pad_id, bench.world)
-
-    def ours() -> float:
-        return len(encoded.tokens) * times_a_second(run, bench.scale.seconds)
-
-    def theirs() -> float:
-        return as_users_run_it(predict_theirs, bench)
-
-    counted = (
-        f"predicted examples, {len(encoded.tokens)} a call, over whole calls after a warm-up, without loading and"
-        f" tokenising; ours in {precision_of(bench.world.dtype)}, theirs in float32, {bench.scale.batch_examples} a"
-        f" batch and padded to {bench.longest} tokens"
-    )
-    return [Case.of(name, "examples/s", counted, *alternate(ours, theirs, bench.scale.repeats))]
+def training_of_ours(bench: Bench) -> float:
+    """Train our side; return examples a second."""
+    meter = Meter(bench.scale.seconds, attrgetter("targets"))
+    train_ours(bench, meter)
+    return meter.rate
 
 
-def predict_theirs(bench: Bench) -> float:
+def training_of_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
+    """Train by the Trainer in this process; return examples a second."""
+    meter, size = Meter(bench.scale.seconds), bench.scale.batch_examples
+    sides = bench.theirs(bench.train, padding)
+    hf_trainer.train(*sides, meter.after_step, bf16=bfloat16, per_device_train_batch_size=size)
+    return meter.rate
+
+
+def prediction_of_ours(bench: Bench) -> float:
+    """Predict classes; return examples a second."""
+    tokens, model = bench.predicted.tokens, bench.our_model().eval()
+    call = partial(predict, model, tokens, bench.encoder.pad_id, bench.world)
+    return len(tokens) * times_a_second(call, bench.scale.seconds)
+
+
+def prediction_of_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
     """Predict classes by the Trainer in this process; return examples a second."""
-    dataset, collate = (
-        bench.their_dataset(bench.predicted, "fixed"),
-        hf_trainer.collator(bench.encoder.tokenizer, "fixed"),
-    )
-    run = hf_trainer.predictor(bench.their_model(), collate, bench.scale.batch_examples)
-    return len(dataset) * times_a_second(lambda: run(dataset), bench.scale.seconds)
+    model, collate, rows = bench.theirs(bench.predicted, padding)
+    size = bench.scale.batch_examples
+    made = trainer(model, collate, per_device_eval_batch_size=size, bf16_full_eval=bfloat16)
+    return len(rows) * times_a_second(partial(made.predict, rows), bench.scale.seconds)
 
 
-CASES: dict[str, Callable[[Bench, str], list[Case]]] = {
-    "training/padded-to-64": partial(training, padding="fixed"),
-    "training/padded-to-batch": partial(training, padding="batch"),
-    "prediction/padded-to-64": prediction,
+@dataclass(frozen=True)
+class Comparison:
+    """A case: the speed of one kind of work on both sides."""
+
+    ours: Callable[[Bench], float]
+    theirs: Callable[[Bench, Padding, bool], float]
+    padding: Padding
+    """Theirs: to a fixed length in float32, or to the longest of the batch in our precision."""
+    counted: str
+
+    def measure(self, bench: Bench, name: str) -> list[Case]:
+        """Measure both sides in turn."""
+        own = precision_of(bench.world.dtype)
+        precision, padded = (own, "the longest of each batch") if self.padding == "batch" else ("float32", "")
+        counted = (
+            f"{self.counted}, without loading and tokenising; ours in {own}, theirs in {precision},"
+            f" {bench.scale.batch_examples} a batch and padded to {padded or f'{bench.longest} tokens'}"
+        )
+        theirs = partial(as_users_run_it, self.theirs, bench, self.padding, precision == "bfloat16")
+        turns = alternate(partial(self.ours, bench), theirs, bench.scale.repeats)
+        return [Case.of(name, "examples/s", counted, *turns)]
+
+
+TRAINED = "trained examples, as many a step on both sides, over whole steps after a warm-up"
+PREDICTED = "predicted examples, over whole calls after a warm-up"
+CASES = {
+    "training/padded-to-64": Comparison(training_of_ours, training_of_theirs, "fixed", TRAINED),
+    "training/padded-to-batch": Comparison(training_of_ours, training_of_theirs, "batch", TRAINED),
+    "prediction/padded-to-64": Comparison(prediction_of_ours, prediction_of_theirs, "fixed", PREDICTED),
 }

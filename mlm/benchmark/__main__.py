@@ -1,21 +1,20 @@
 """Measure training, the data path and start-up beside the usual tools: in turn, on one text and machine.
 
-Both sides train models of the same size without dropout, ours with BERT's architecture, on the same sentences in the
-same tokens, with about as many tokens a step. Our side is the training loop of `mlm.pretrain`, with packed rows, in
-bfloat16 or float32, whichever the machine multiplies faster. Their side is the Trainer of the transformers library, in
-a process of its own with its default settings, in the precision that the case states. Every figure is a median with
-the lowest and the highest; the JSON states the exact definition.
+Both sides train models of the same size without dropout, on the same sentences in the same tokens, with about as many
+tokens a step. Our side is the training loop of `mlm.pretrain`; their side is the Trainer of the transformers library in
+a process of its own. Every figure is a median with the lowest and the highest; the JSON states the exact definition.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
 from configs import command
-from mlm.benchmark import frame, hf_trainer
+from mlm.benchmark import frame
 from mlm.benchmark.measure import Case
 from mlm.distributed.process import configure_process
 
@@ -29,13 +28,13 @@ def cases() -> "dict[str, Callable[[Bench, str], list[Case]]]":
     from mlm.benchmark import data, loss, speed, startup
 
     return {
-        **dict.fromkeys(speed.REFERENCES, speed.training),
+        **{f"training/{reference}": speed.training for reference in speed.REFERENCES},
         "time-to-loss/one-sentence-a-row": loss.time_to_loss,
         "time-to-loss/concatenate-and-chunk": loss.time_to_loss,
         "loss-curves/concatenate-and-chunk": loss.loss_curves,
         "loss-curves/modernbert": loss.loss_curves,
         "data/assemble-and-mask": data.assemble_and_mask,
-        "data/wait": data.data_wait,
+        "data/wait": speed.data_wait,
         "data/build-shards": data.build_shards,
         "start-up": startup.start_up,
         "resume": startup.resume,
@@ -47,21 +46,24 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     configure_process()
     options, known = parse(arguments), cases()
-    hf_trainer.check_installed()
+    frame.check_installed()
     options.output.mkdir(parents=True, exist_ok=True)
     first, *_ = benches = prepare(options)
+
+    def measure(bench: "Bench", name: str) -> list[Case]:
+        return [replace(case, name=case.name + bench.label) for case in known[name](bench, name)]
+
     chosen = [
-        (name + bench.label, partial(known[name], bench, name))
+        (name + bench.label, partial(measure, bench, name))
         for bench, name in product(benches, options.cases or known)
         if bench is first or name.startswith("training/")
     ]
-    frame.run(first, chosen, options.output)
+    frame.run(chosen, first.world, first.describe(), options.output)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; a wrong option and an unknown case are a UserError."""
-    known = cases()
-    parser = frame.parser("mlm.benchmark", __doc__, known, "runs/benchmark")
+    parser = frame.parser("mlm.benchmark", __doc__, cases(), "runs/benchmark")
     add = parser.add_argument
     add("--text", action="append", metavar="FILE", help="file or pattern, repeatable; default: Python's documentation")
     add("--size", action="append", type=_size, metavar="LxD", help="layers and width, repeatable; default: 4x256")
@@ -69,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--row-length", action="append", type=frame.count, metavar="L", help="in tokens, repeatable; default: 128")
     add("--batch-tokens", type=frame.count, metavar="N", help="slots of a step; default: 2048, on CUDA 32768")
     add("--curve-steps", type=frame.count, metavar="N", help="steps of loss curves; default: 400, with --quick 8")
-    return frame.parse(parser, arguments, known)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -87,17 +89,12 @@ def prepare(options: argparse.Namespace) -> "list[Bench]":
 
     scale = QUICK if options.quick else FULL_ON_GPU if torch.cuda.is_available() else FULL
     scale = frame.with_options(scale, options)
-    paths = json.dumps(options.text, ensure_ascii=False)
-    text = ("text.source.kind=files", f"text.source.paths={paths}") if options.text else ()
-
-    benches = []
+    text = ["text.source.kind=files", f"text.source.paths={json.dumps(options.text)}"] if options.text else []
     sizes = list(product(options.size or [(4, 256)], options.vocabulary or [8192], options.row_length or [128]))
+    benches = []
     for (layers, width), vocabulary, row_length in sizes:
         overrides = (
-            f"model.encoder.layers={layers}",
-            f"model.encoder.width={width}",
-            f"model.encoder.heads={width // 64}",
-            f"model.encoder.feedforward_width={4 * width}",
+            f"model.encoder={{layers: {layers}, width: {width}, heads: {width // 64}, feedforward_width: {4 * width}}}",
             f"vocabulary.size={vocabulary}",
             f"data.row_length={row_length}",
             f"train.batch_rows={max(scale.batch_tokens // row_length, 1)}",

@@ -2,20 +2,23 @@
 
 import argparse
 import difflib
+import importlib.util
+import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from configs import command
+from configs import UserError, command
 from mlm.benchmark import measure
-from mlm.benchmark.hf_trainer import PACKAGES
 from mlm.benchmark.measure import Case
 
 if TYPE_CHECKING:
     from mlm.distributed.world import World
 
+PACKAGES = ("transformers", "accelerate")
+"""Libraries of the reference; `transformers` alone is installed with this project."""
 NEVER = 1_000_000_000
 """A number of steps that no measurement reaches."""
 
@@ -33,26 +36,23 @@ class Scale:
 AnyScale = TypeVar("AnyScale", bound=Scale)
 
 
-class Bench(Protocol):
-    """The objects that the cases of a benchmark share."""
-
-    @property
-    def world(self) -> "World":
-        """The device and its precision."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return the scale, the configuration and the data of the measurements, for the JSON."""
-
-
 def parser(module: str, description: str | None, cases: Iterable[str], output: str) -> command.Parser:
     """Return a parser with the options that both benchmarks have."""
-    parser = command.Parser(
-        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    known = list(cases)
+
+    def case(name: str) -> str:
+        if name in known:
+            return name
+        near = [f"did you mean {close}?" for close in difflib.get_close_matches(name, known, n=1)]
+        raise argparse.ArgumentTypeError(f"no such case: {name}: {''.join(near) or ', '.join(known)}")
+
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = command.Parser(prog=f"python -m {module}", description=description, formatter_class=formatter)
     add = parser.add_argument
-    add("cases", nargs="*", metavar="CASE", help=f"cases to measure; all: {', '.join(cases)}")
+    add("cases", nargs="*", type=case, metavar="CASE", help=f"cases to measure; all: {', '.join(known)}")
     add("--output", type=Path, default=Path(output), metavar="DIR", help="default: %(default)s")
     add("--repeats", type=count, metavar="N", help="turns of each side; default: 5, with --quick 2")
+    add("--seconds", type=seconds, metavar="S", help="shortest length of a turn; default: 3 or 4, with --quick 0.3")
     add("--quick", action="store_true", help="take a minute: small batches, short turns")
     return parser
 
@@ -64,14 +64,11 @@ def count(text: str) -> int:
     return int(text)
 
 
-def parse(parser: command.Parser, arguments: Sequence[str], cases: Iterable[str]) -> argparse.Namespace:
-    """Parse the command line; a wrong option and an unknown case are a UserError."""
-    options, known = parser.parse_intermixed_args(arguments), list(cases)
-    for name in options.cases:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            parser.error(f"no such case: {name}: " + (f"did you mean {near[0]}?" if near else ", ".join(known)))
-    return options
+def seconds(text: str) -> float:
+    """Read a duration of the command line."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError("must be over 0")
+    return value
 
 
 def with_options(scale: AnyScale, options: argparse.Namespace) -> AnyScale:
@@ -80,31 +77,32 @@ def with_options(scale: AnyScale, options: argparse.Namespace) -> AnyScale:
     return replace(scale, **{name: value for name, value in values.items() if value is not None})
 
 
-def run(bench: Bench, cases: Iterable[tuple[str, Callable[[], Sequence[Case]]]], output: Path) -> None:
+def check_installed() -> None:
+    """Raise a UserError if a library of the reference is not installed."""
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UserError(f"the benchmark needs {', '.join(missing)}: pip install -e '.[bench]'")
+
+
+def run(
+    cases: Iterable[tuple[str, Callable[[], Sequence[Case]]]], world: "World", about: Mapping[str, Any], output: Path
+) -> None:
     """Measure named cases, write everything measured so far after each, and print a table at the end."""
+    from importlib import metadata
+
+    from mlm.tracking import run_directory
+
+    environment = {**run_directory.environment(world), **about}
+    del environment["git_diff"]
+    environment["versions"] |= {name: metadata.version(name) for name in PACKAGES}
     measured: list[Case] = []
     try:
         for name, measure_case in cases:
             print(f"measuring {name}", file=sys.stderr)
             measured += measure_case()
-            write(bench, measured, output)
+            found = environment | {"cases": [asdict(case) for case in measured]}
+            run_directory.write_json(output / "benchmark.json", found)
+            measure.draw(measured, output)
     finally:  # Ctrl-C loses only the case that it interrupts.
         if measured:
             print(measure.table(measured))
     print(f"\nplot: {output / 'benchmark.png'}    all figures: {output / 'benchmark.json'}")
-
-
-def write(bench: Bench, cases: Sequence[Case], output: Path) -> None:
-    """Write the JSON and the plots."""
-    from importlib import metadata
-
-    from mlm.tracking import run_directory
-
-    about = run_directory.environment(bench.world)
-    del about["git_diff"]
-    about["versions"] |= {name: metadata.version(name) for name in PACKAGES}
-    about |= bench.describe() | {"cases": [asdict(case) for case in cases]}
-    run_directory.write_json(output / "benchmark.json", about)
-    measure.draw(cases, output / "benchmark.png")
-    if any(case.curves for case in cases):
-        measure.draw_curves(cases, output / "loss-curves.png")

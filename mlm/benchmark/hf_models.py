@@ -17,14 +17,9 @@ def bert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> "Bert
     """Return BERT in the size of `encoder` and with its dropout; other settings are the library's defaults."""
     from transformers import BertConfig, BertForMaskedLM
 
-    return BertForMaskedLM(
-        BertConfig(
-            **_sizes(encoder, vocabulary_size, row_length),
-            intermediate_size=encoder.feedforward_width,
-            hidden_dropout_prob=encoder.dropout,
-            attention_probs_dropout_prob=encoder.dropout,
-        )
-    )
+    sizes = _sizes(encoder, vocabulary_size, row_length, encoder.feedforward_width)
+    dropout: dict[str, Any] = {"hidden_dropout_prob": encoder.dropout, "attention_probs_dropout_prob": encoder.dropout}
+    return BertForMaskedLM(BertConfig(**sizes, **dropout))
 
 
 def modernbert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> "ModernBertForMaskedLM":
@@ -34,21 +29,17 @@ def modernbert(encoder: EncoderConfig, vocabulary_size: int, row_length: int) ->
     """
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-    ids: dict[str, Any] = {"pad": PAD, "bos": CLS, "cls": CLS, "eos": SEP, "sep": SEP}
-    return ModernBertForMaskedLM(
-        ModernBertConfig(
-            **_sizes(encoder, vocabulary_size, row_length),
-            intermediate_size=2 * encoder.feedforward_width // 3,
-            sparse_prediction=True,
-            **{f"{name}_token_id": number for name, number in ids.items()},
-        )
-    )
+    sizes = _sizes(encoder, vocabulary_size, row_length, 2 * encoder.feedforward_width // 3)
+    special = {"pad": PAD, "bos": CLS, "cls": CLS, "eos": SEP, "sep": SEP}
+    ids: dict[str, Any] = {f"{name}_token_id": number for name, number in special.items()}
+    return ModernBertForMaskedLM(ModernBertConfig(**sizes, **ids, sparse_prediction=True))
 
 
-def _sizes(encoder: EncoderConfig, vocabulary_size: int, row_length: int) -> dict[str, Any]:
+def _sizes(encoder: EncoderConfig, vocabulary_size: int, row_length: int, feedforward_width: int) -> dict[str, Any]:
     return {
         "vocab_size": vocabulary_size,
         "hidden_size": encoder.width,
+        "intermediate_size": feedforward_width,
         "num_hidden_layers": encoder.layers,
         "num_attention_heads": encoder.heads,
         "max_position_embeddings": row_length,

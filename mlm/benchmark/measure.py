@@ -2,6 +2,8 @@
 
 import math
 import multiprocessing
+import os
+import re
 import resource
 import statistics
 import sys
@@ -9,19 +11,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from unittest import mock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 
 Curve = list[tuple[int, float]]
 """Held-out loss in nats by the number of tokens read."""
-WARMUP_STEPS, COUNTED_STEPS = 8, 16
-"""Steps before the clock starts, and the fewest steps it runs for: batches differ in their padding."""
 OURS, THEIRS = "#1f5582", "#b5651d"
 """Colours of the two sides."""
 
@@ -38,6 +39,10 @@ class Spread:
     def of(cls, values: Sequence[float]) -> "Spread":
         """Summarise one value or more."""
         return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        median, *reach = (f"{x:,.0f}" if x >= 1000 else f"{x:.3g}" for x in (self.median, self.lowest, self.highest))
+        return f"{median} ({' to '.join(reach)})"
 
 
 @dataclass(frozen=True)
@@ -82,66 +87,24 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> tuple[T,
         return pool.submit(_with_peak_memory, function, arguments).result()
 
 
+def as_users_run_it(function: Callable[..., T], *arguments: object) -> T:
+    """Call `function` in a new process, with the default settings of the C library and of OpenMP."""
+    with mock.patch.dict(os.environ, GOMP_SPINCOUNT="300000"):  # libgomp's default, which this process has changed
+        return in_fresh_process(function, *arguments)[0]
+
+
 def _with_peak_memory(function: Callable[..., T], arguments: Sequence[object]) -> tuple[T, int]:
     result, status = function(*arguments), Path("/proc/self/status")
     if not status.exists():
-        return result, _resident_bytes(resource.RUSAGE_SELF)
+        return result, peak_bytes(resource.RUSAGE_SELF)
     # On Linux a new process inherits the ru_maxrss of the process that started it; VmHWM is its own.
-    (kilobytes,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    (kilobytes,) = re.findall(r"^VmHWM:\s*(\d+)", status.read_text(), re.MULTILINE)
     return result, int(kilobytes) * 1024
 
 
-def largest_child_bytes() -> int:
-    """Return an upper bound of the peak memory of any finished child process.
-
-    On Linux it is at least the memory that this process held when it started the child.
-    """
-    return _resident_bytes(resource.RUSAGE_CHILDREN)
-
-
-def _resident_bytes(who: int) -> int:
+def peak_bytes(who: int) -> int:
+    """Return an upper bound of the peak memory of this process or, by RUSAGE_CHILDREN, of any finished child."""
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def synchronise() -> None:
-    """Wait until the GPU, if there is one, has finished its queue."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-class Meter:
-    """Training speed over whole steps, without the first ones, and over at least `seconds`."""
-
-    def __init__(
-        self,
-        seconds: float,
-        synchronise: Callable[[], None] = synchronise,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._seconds, self._synchronise, self._clock = seconds, synchronise, clock
-        self._steps = self._first_tokens = 0
-        self._began: float | None = None
-        self.rate = 0.0
-        """Tokens a second; 0 until the measurement is finished."""
-
-    @property
-    def finished(self) -> bool:
-        """True once `rate` is known."""
-        return self.rate > 0
-
-    def after_step(self, tokens: int, steps: int = 1) -> bool:
-        """Record the end of one step or more and the tokens read so far; return whether `rate` is known."""
-        self._steps += steps
-        if self._began is None:
-            if self._steps >= WARMUP_STEPS:
-                self._synchronise()
-                self._first_tokens, self._began = tokens, self._clock()
-        elif self._steps >= WARMUP_STEPS + COUNTED_STEPS and self._clock() - self._began >= self._seconds:
-            self._synchronise()
-            self.rate = (tokens - self._first_tokens) / (self._clock() - self._began)
-        return self.finished
 
 
 def times_a_second(call: Callable[[], object], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -155,82 +118,66 @@ def times_a_second(call: Callable[[], object], seconds: float, clock: Callable[[
 
 
 def table(cases: Sequence[Case]) -> str:
-    """Return the cases as lines of text."""
-    width = max((len(case.name) for case in cases), default=0)
-    lines = [f"{'':{width}}  {'':12}{'':8}{'median':>12}{'lowest':>12}{'highest':>12}"]
+    """Return the cases as lines of text, each number with its spread."""
+    width = max(len(case.name) for case in cases)
+    lines = [f"{'':{width + 12}}" + "".join(f"{side:>28}" for side in ("ours", "theirs", "ratio"))]
     for case in cases:
-        name, unit = case.name, case.unit
-        for side, spread in (("ours", case.ours), ("theirs", case.theirs), ("ratio", case.ratio)):
-            numbers = "".join(f"{_rounded(number):>12}" for number in (spread.median, spread.lowest, spread.highest))
-            lines.append(f"{name:{width}}  {unit:12}{side:8}{numbers}")
-            name = unit = ""
-        if case.peak_share is not None and case.peak_flops is not None:
-            peak = f"{case.peak_flops / 1e9:,.0f} GFLOP/s"
-            lines.append(f"{'':{width}}  ours at {case.peak_share:.0%} of the measured matrix-product peak of {peak}")
+        sides = "".join(f"{side!s:>28}" for side in (case.ours, case.theirs, case.ratio))
+        lines.append(f"{case.name:{width}}  {case.unit:10}{sides}")
+        if case.peak_flops is not None:
+            peak = f"matrix-product peak of {case.peak_flops / 1e9:,.0f} GFLOP/s"
+            lines.append(f"{'':{width}}  ours at {case.peak_share:.0%} of the measured {peak}")
         if case.flops_per_token is not None:
             spent = ", ".join(f"{side} {flops / 1e6:,.1f}" for side, flops in case.flops_per_token.items())
             lines.append(f"{'':{width}}  million FLOPs computed for a token: {spent}")
     return "\n".join(lines)
 
 
-def draw(cases: Sequence[Case], path: Path) -> None:
-    """Draw the ratios into a PNG file; a case with an infinite measurement of ours is only named."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
+def draw(cases: Sequence[Case], folder: Path) -> None:
+    """Draw the ratios into benchmark.png, and the curves of the cases that have any into loss-curves.png."""
+    _figure(folder / "benchmark.png", (9, 1.5 + 0.5 * len(cases)), [partial(_draw_ratios, cases)])
+    if panels := [partial(_draw_curves, case.name, case.curves, case.baselines or {}) for case in cases if case.curves]:
+        _figure(folder / "loss-curves.png", (1 + 4.5 * len(panels), 4), panels)
 
-    missing = [case.name for case in cases if not math.isfinite(case.ratio.highest)]
-    cases = [case for case in cases if case.name not in missing]
-    figure = Figure(figsize=(9, 1.2 + 0.5 * len(cases)), layout="constrained")
-    axes = figure.subplots()
-    for height, ratio in enumerate(case.ratio for case in cases):
+
+def _figure(path: Path, size: tuple[float, float], panels: "Sequence[Callable[[Axes], None]]") -> None:
+    """Write panels side by side to a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure, unfinished = Figure(figsize=size, layout="constrained"), path.with_name(path.name + ".partial")
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        panel(axes)
+    figure.savefig(unfinished, format="png", dpi=120)
+    unfinished.replace(path)
+
+
+def _draw_ratios(cases: Sequence[Case], axes: "Axes") -> None:
+    """Draw a line for each case; a case with an infinite measurement of ours is only named."""
+    drawn = [case for case in cases if math.isfinite(case.ratio.highest)]
+    late = "".join(f"\nnot drawn, because ours took too long: {case.name}" for case in cases if case not in drawn)
+    for height, ratio in enumerate(case.ratio for case in drawn):
         reach = [[ratio.median - ratio.lowest], [ratio.highest - ratio.median]]
         axes.errorbar(ratio.median, height, xerr=reach, fmt="o", color=OURS, capsize=3)
-        axes.annotate(_rounded(ratio.median), (ratio.median, height), (0, 6), textcoords="offset points", ha="center")
     axes.axvline(1, color=THEIRS, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(cases)), [f"{case.name}\n{case.unit}" for case in cases])
-    axes.set_ylim(len(cases) - 0.5, -0.7)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.set_yticks(range(len(drawn)), [f"{case.name}\n{case.unit}: {case.ratio}" for case in drawn])
+    axes.set(xscale="log", ylim=(len(drawn) - 0.5, -0.5))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.set_xlabel(
-        "ours / theirs: median, lowest and highest\nhigher is better; for s, MiB, % of time, nats and times lower is"
-        + "".join(f"\nnot drawn, because ours took too long: {name}" for name in missing)
-    )
-    axes.grid(axis="y", alpha=0.3)
-    _save(figure, [axes], path)
+    axes.set_xlabel(f"ours / theirs\nhigher is better; for s, MiB, % of time and nats lower is{late}")
 
 
-def draw_curves(cases: Sequence[Case], path: Path) -> None:
-    """Draw the curves of all cases that have any, side by side, into a PNG file."""
-    from matplotlib.figure import Figure
-
-    shown = [(case, case.curves) for case in cases if case.curves is not None]
-    figure = Figure(figsize=(1 + 4.5 * len(shown), 4), layout="constrained")
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, (case, curves) in zip(panels, shown, strict=True):
-        for side, colour in (("theirs", THEIRS), ("ours", OURS)):
-            for number, curve in enumerate(curves[side]):
-                axes.plot(*zip(*curve, strict=True), color=colour, marker=".", label=None if number else side)
-        for name, level in (case.baselines or {}).items():
-            axes.axhline(level, color="#777777", linestyle=":", linewidth=1)
-            axes.annotate(name, (1, level), (0, 3), ("axes fraction", "data"), "offset points", ha="right")
-        axes.set_title(case.name, fontsize="medium")
-        axes.set_xlabel("training tokens (millions)")
-        axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1e6:g}")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    panels[0].set_ylabel("held-out masked loss (nats)")
-    _save(figure, panels, path)
-
-
-def _save(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> None:
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+def _draw_curves(
+    title: str, curves: Mapping[str, Sequence[Curve]], baselines: Mapping[str, float], axes: "Axes"
+) -> None:
+    """Draw the curves of both sides, and the baselines."""
+    for side, colour in (("theirs", THEIRS), ("ours", OURS)):
+        for number, curve in enumerate(curves[side]):
+            axes.plot(*zip(*curve, strict=True), color=colour, marker=".", label=None if number else side)
+    for name, level in baselines.items():
+        axes.axhline(level, color="#777777", linestyle=":", linewidth=1)
+        axes.annotate(name, (1, level), (0, 3), ("axes fraction", "data"), "offset points", ha="right")
+    axes.set(title=title, xlabel="training tokens (millions)", ylabel="held-out masked loss (nats)")
+    axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1e6:g}")
+    axes.label_outer()
+    axes.legend(frameon=False)

@@ -1,8 +1,9 @@
-"""The corpus, recipe and references that the cases share, and the cases of training speed."""
+"""The corpus, recipe and references that the cases share, and the cases of training speed and waiting."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from configs import read
 from mlm.benchmark import frame, hf_models, hf_trainer
 from mlm.benchmark.frame import NEVER
-from mlm.benchmark.measure import WARMUP_STEPS, Case, Meter, alternate
+from mlm.benchmark.measure import Case, alternate, as_users_run_it
 from mlm.build import build, corpus_of
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
@@ -27,15 +28,13 @@ from mlm.training.flops import flops_per_token, mean_context
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from tokenizer.shards.format import ShardArrays
 
+WARMUP_STEPS, COUNTED_STEPS = 8, 16
+"""Steps before the clock starts, and the fewest steps it runs for: batches differ in their padding."""
 RECIPE = (
     "name=benchmark",
     "model.transform=true",
-    "model.encoder.norm=post",
-    "model.encoder.embedding_norm=true",
-    "model.encoder.activation=gelu",
-    "model.encoder.positions.kind=learned",
-    "evaluation.most_rows=8",
-    "evaluation.words=0",
+    "model.encoder={norm: post, embedding_norm: true, activation: gelu, positions: {kind: learned}}",
+    "evaluation={most_rows: 8, words: 0}",
     f"train.budget.steps={NEVER}",
 )
 """Differences of our side from the default recipe: they make the model that of transformers' BertForMaskedLM."""
@@ -49,17 +48,61 @@ class Scale(frame.Scale):
     """Slots of a training step, padding included."""
     sentences: int
     """Largest number of sentences that shards are built from."""
-    loss_seconds: float
-    """Approximate training time of the reference before its loss is measured."""
     curve_steps: int
     """Training steps of the loss curves."""
     old_step: int
     """Step at which the late run is resumed."""
 
 
-FULL = Scale(5, 3.0, batch_tokens=2048, sentences=10**6, loss_seconds=30.0, curve_steps=400, old_step=10**6)
+FULL = Scale(5, 3.0, batch_tokens=2048, sentences=10**6, curve_steps=400, old_step=10**6)
 FULL_ON_GPU = replace(FULL, batch_tokens=32_768)
-QUICK = Scale(2, 0.4, batch_tokens=512, sentences=5000, loss_seconds=2.0, curve_steps=8, old_step=1000)
+QUICK = Scale(2, 0.4, batch_tokens=512, sentences=5000, curve_steps=8, old_step=1000)
+
+
+def synchronise() -> None:
+    """Wait until the GPU, if there is one, has finished its queue."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@dataclass
+class Meter(Observer):
+    """Measures training speed over whole steps, without the first ones, and over at least `seconds`."""
+
+    seconds: float
+    counted: Callable[[StepMetrics], int] = attrgetter("tokens")
+    """The number whose rate is measured, in our training loop."""
+    synchronise: Callable[[], None] = synchronise
+    clock: Callable[[], float] = time.perf_counter
+    steps: int = 0
+    total: int = 0
+    waited_seconds: float = 0.0
+    """Time spent waiting for data, in all steps."""
+    start: tuple[int, int, float] = (0, 0, 0.0)
+    """Steps, number and time at the end of the warm-up."""
+    rate: float = 0.0
+    """Tokens a second; 0 until the measurement is finished."""
+    waited_share: float = 0.0
+    """Mean time of a step spent waiting for data, as a share of a step's time."""
+
+    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+        """Record steps of our training loop."""
+        self.waited_seconds += metrics.waited_seconds
+        self.after_step(self.total + self.counted(metrics), metrics.steps)
+
+    def after_step(self, total: int, steps: int = 1) -> bool:
+        """Record the end of one step or more and the number so far; return whether `rate` is known."""
+        self.total, self.steps = total, self.steps + steps
+        if not self.start[0]:
+            if self.steps >= WARMUP_STEPS:
+                self.synchronise()
+                self.start = self.steps, total, self.clock()
+        elif self.steps >= WARMUP_STEPS + COUNTED_STEPS and self.clock() - self.start[2] >= self.seconds:
+            self.synchronise()
+            elapsed = self.clock() - self.start[2]
+            self.rate = (total - self.start[1]) / elapsed
+            self.waited_share = self.waited_seconds / self.steps * (self.steps - self.start[0]) / elapsed
+        return self.rate > 0
 
 
 @dataclass(frozen=True)
@@ -77,14 +120,14 @@ class Bench:
         """Return the fields alone: a process that the bench is sent to opens the corpus itself."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def read(self, *overrides: str) -> PretrainConfig:
+        """Return the default recipe with `overrides`, its cache inside the benchmark's output folder."""
+        return read(PretrainConfig, None, overrides).model_copy(update={"runs": str(self.output)})
+
     @property
     def overrides(self) -> tuple[str, ...]:
         """All differences of our side from the default recipe."""
         return (*RECIPE, *self.sizes)
-
-    def read(self, *overrides: str) -> PretrainConfig:
-        """Return the default recipe with `overrides`, its cache inside the benchmark's output folder."""
-        return read(PretrainConfig, None, overrides).model_copy(update={"runs": str(self.output)})
 
     @cached_property
     def recipe(self) -> PretrainConfig:
@@ -103,13 +146,8 @@ class Bench:
 
     def describe(self) -> dict[str, Any]:
         """Return the scale, the recipe and the text, for the JSON."""
-        manifest = self.corpus.manifest
-        return {
-            "scale": asdict(self.scale),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "training_tokens": manifest.train.tokens,
-            "text_fingerprint": manifest.text_fingerprint,
-        }
+        scale, recipe = asdict(self.scale), self.recipe.model_dump(mode="json")
+        return {"scale": scale, "recipe": recipe, "text_fingerprint": self.corpus.manifest.text_fingerprint}
 
 
 @dataclass(frozen=True)
@@ -120,12 +158,8 @@ class Reference:
     """Cuts the text into rows of at most a given length."""
     model: Callable[[EncoderConfig, int, int], nn.Module]
     """A function or class of `mlm.benchmark.hf_models`."""
-    bfloat16: bool
+    bfloat16: bool = False
     """Measure its speed in bfloat16, on hardware that has it."""
-
-    def rows(self, bench: Bench) -> list[NDArray[np.int64]]:
-        """Return the training text in rows."""
-        return self.cut(bench.corpus.train.split, bench.recipe.data.row_length)
 
     def build(self, bench: Bench, seed: int) -> nn.Module:
         """Return a new model of the same size as ours; `seed` also fixes its dropout."""
@@ -133,88 +167,95 @@ class Reference:
         vocabulary_size = bench.corpus.manifest.vocabulary_size
         return self.model(bench.recipe.model.encoder, vocabulary_size, bench.recipe.data.row_length)
 
+    def rows(self, bench: Bench) -> tuple[list[dict[str, list[int]]], int]:
+        """Return the training text in rows, and the number of rows that hold as many tokens as one of our steps."""
+        rows = self.cut(bench.corpus.train.split, bench.recipe.data.row_length)
+        ours = bench.recipe.train.batch_rows * bench.corpus.train.tokens / len(bench.corpus.train)
+        return hf_trainer.examples(rows), max(round(ours * len(rows) / sum(map(len, rows))), 1)
+
+    def train(
+        self,
+        bench: Bench,
+        model: nn.Module,
+        collate: hf_trainer.Collate,
+        after_step: Callable[[int], bool],
+        **settings: object,
+    ) -> None:
+        """Train `model` by the Trainer; `settings` replace the defaults of TrainingArguments and our batch size."""
+        import datasets
+
+        rows, batch_rows = self.rows(bench)
+        settings = {"per_device_train_batch_size": batch_rows} | settings
+        hf_trainer.trainer(model, collate, datasets.Dataset.from_list(rows), after_step, **settings).train()
+
 
 REFERENCES = {
-    "training/one-sentence-a-row": Reference(hf_trainer.sentences, hf_models.bert, bfloat16=False),
-    "training/concatenate-and-chunk-fp32": Reference(hf_trainer.chunks, hf_models.bert, bfloat16=False),
-    "training/concatenate-and-chunk": Reference(hf_trainer.chunks, hf_models.bert, bfloat16=True),
-    "training/modernbert": Reference(hf_trainer.chunks, hf_models.modernbert, bfloat16=True),
-    "training/modernbert-fp32": Reference(hf_trainer.chunks, hf_models.modernbert, bfloat16=False),
-    "training/torch-encoder": Reference(hf_trainer.chunks, hf_models.TorchEncoder, bfloat16=True),
+    "one-sentence-a-row": Reference(hf_trainer.sentences, hf_models.bert),
+    "concatenate-and-chunk-fp32": Reference(hf_trainer.chunks, hf_models.bert),
+    "concatenate-and-chunk": Reference(hf_trainer.chunks, hf_models.bert, bfloat16=True),
+    "modernbert": Reference(hf_trainer.chunks, hf_models.modernbert, bfloat16=True),
+    "modernbert-fp32": Reference(hf_trainer.chunks, hf_models.modernbert),
+    "torch-encoder": Reference(hf_trainer.chunks, hf_models.TorchEncoder, bfloat16=True),
 }
 
 
 def training(bench: Bench, name: str) -> list[Case]:
     """Train, beside the reference of that name."""
-    reference, world, recipe = REFERENCES[name], bench.world, bench.recipe
+    reference, world, recipe = REFERENCES[name.removeprefix("training/")], bench.world, bench.recipe
     bfloat16 = reference.bfloat16 and has_bfloat16(world.device)
-    encoder, batch_rows = recipe.model.encoder, recipe.train.batch_rows
+    encoder, batch_rows, peaks = recipe.model.encoder, recipe.train.batch_rows, list[float]()
     shape = batch_rows * recipe.data.row_length, encoder.width, encoder.feedforward_width
-    peaks: list[float] = []
 
     def ours() -> float:
         peaks.append(measure_peak(world.device, world.dtype, *shape))
-        return measure_ours(bench).meter.rate
+        return measure_ours(bench).rate
 
     def theirs() -> float:
-        return hf_trainer.as_users_run_it(train_theirs, bench, reference, bfloat16)
+        return as_users_run_it(measure_theirs, bench, reference, bfloat16).rate
 
     counted = (
         "tokens without padding, over whole steps after a warm-up, without start-up, reading and tokenising; "
         f"ours in {precision_of(world.dtype)}, theirs {reference.model.__name__} in "
-        f"{'bfloat16' if bfloat16 else 'float32'}; "
-        f"{batch_rows} rows a step on our side, as many tokens on theirs"
+        f"{'bfloat16' if bfloat16 else 'float32'}; {batch_rows} rows a step on our side, as many tokens on theirs"
     )
-    case = Case.of(name + bench.label, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
+    case = Case.of(name, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
     share = case.ours.median * needed_flops(bench) / max(peaks)
     return [replace(case, peak_flops=max(peaks), peak_share=share)]
 
 
+def data_wait(bench: Bench, name: str) -> list[Case]:
+    """Train, and measure the share of the time spent waiting for batches; theirs: the collator's share."""
+    theirs = partial(as_users_run_it, measure_theirs, bench, REFERENCES["one-sentence-a-row"], False)
+    turns = alternate(partial(measure_ours, bench), theirs, bench.scale.repeats)
+    counted = "share of training spent on making batches; theirs: on collating alone, a sentence a row"
+    return [Case.of(name, "% of time", counted, *([100 * meter.waited_share for meter in side] for side in turns))]
+
+
 def needed_flops(bench: Bench) -> float:
     """Return the floating-point operations that our side needs to train on a token, at the mean masking rate."""
-    recipe, corpus = bench.recipe, bench.corpus
-    vocabulary_size, context = corpus.manifest.vocabulary_size, mean_context(corpus.train.rows)
-    return flops_per_token(recipe.model, vocabulary_size, context, recipe.masking.mean_rate)
+    vocabulary_size, context = bench.corpus.manifest.vocabulary_size, mean_context(bench.corpus.train.rows)
+    return flops_per_token(bench.recipe.model, vocabulary_size, context, bench.recipe.masking.mean_rate)
 
 
-def train_theirs(bench: Bench, reference: Reference, bfloat16: bool) -> float:
-    """Train a reference in this process; return tokens a second."""
-    meter, rows = Meter(bench.scale.seconds), reference.rows(bench)
-    model, collate = reference.build(bench, bench.recipe.train.seed), hf_trainer.collator(bench.corpus.tokenizer_path)
-    batch_rows, dataset = rows_of_as_many_tokens(bench, rows), hf_trainer.dataset(rows)
-    hf_trainer.train(model, dataset, collate, batch_rows, bfloat16=bfloat16, after_step=meter.after_step)
-    return meter.rate
+def measure_theirs(bench: Bench, reference: Reference, bfloat16: bool) -> Meter:
+    """Train a reference in this process."""
+    meter, collate = Meter(bench.scale.seconds), hf_trainer.collator(bench.corpus.tokenizer_path)
+
+    def timed(examples: list[Any]) -> dict[str, Any]:
+        began = time.perf_counter()
+        batch = collate(examples)
+        meter.waited_seconds += time.perf_counter() - began
+        return batch
+
+    reference.train(bench, reference.build(bench, bench.recipe.train.seed), timed, meter.after_step, bf16=bfloat16)
+    return meter
 
 
-def rows_of_as_many_tokens(bench: Bench, their_rows: Sequence[NDArray[np.int64]]) -> int:
-    """Return the number of their rows that hold as many tokens as one of our steps."""
-    ours = bench.recipe.train.batch_rows * bench.corpus.train.tokens / len(bench.corpus.train)
-    return max(round(ours * len(their_rows) / sum(map(len, their_rows))), 1)
-
-
-@dataclass
-class MeterObserver(Observer):
-    """An observer that counts on a meter, and sums the time spent waiting for data."""
-
-    meter: Meter
-    counted: Callable[[StepMetrics], int] = attrgetter("tokens")
-    total: int = 0
-    waited_seconds: float = 0.0
-    seconds: float = 0.0
-
-    def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
-        """Record steps."""
-        self.total += self.counted(metrics)
-        self.meter.after_step(self.total, metrics.steps)
-        self.waited_seconds += metrics.waited_seconds
-        self.seconds += metrics.seconds
-
-
-def measure_ours(bench: Bench) -> MeterObserver:
-    """Train our side until its meter is finished."""
-    observer = MeterObserver(Meter(bench.scale.seconds))
-    train_ours(bench.recipe, bench.world, observer, NEVER, lambda: observer.meter.finished)
-    return observer
+def measure_ours(bench: Bench) -> Meter:
+    """Train our side."""
+    meter = Meter(bench.scale.seconds)
+    train_ours(bench.recipe, bench.world, meter, NEVER, lambda: meter.rate > 0)
+    return meter
 
 
 def train_ours(
@@ -224,13 +265,7 @@ def train_ours(
     made = build(recipe, world)
     # Each log waits for the device, which costs speed on CUDA; so a log has to end the steps before each evaluation.
     log_steps = 1 if world.device.type == "cpu" else min(WARMUP_STEPS, evaluate_steps)
-    settings = LoopSettings(
-        made.optimizer,
-        recipe.schedule,
-        made.length,
-        Frequencies(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER),
-        recipe.train.clip_norm,
-        recipe.train.seed,
-        made.threads,
-    )
+    frequencies = Frequencies(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
+    clip_norm, seed = recipe.train.clip_norm, recipe.train.seed
+    settings = LoopSettings(made.optimizer, recipe.schedule, made.length, frequencies, clip_norm, seed, made.threads)
     train(made.model, made.task, settings, world, [observer], start=TrainingProgress(), stop=stop)

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from configs import UserError
 from finetune.benchmark import __main__, hf_trainer
 from finetune.benchmark.speed import CASES, Bench, prepare, train_ours
 from finetune.training.classification import batch_of, predict
-from mlm.benchmark.measure import COUNTED_STEPS, WARMUP_STEPS, Meter
+from mlm.benchmark import measure
+from mlm.benchmark.hf_trainer import trainer
+from mlm.benchmark.speed import COUNTED_STEPS, WARMUP_STEPS, Meter
 from tests.finetune import samples, tiny_published
+from tests.mlm.benchmark.samples import in_this_process
 
 TEXTS = 10
 BATCH = 4
@@ -44,12 +48,12 @@ class Counts(Meter):
     """A meter that keeps the numbers it was given."""
 
     def __init__(self) -> None:
-        super().__init__(1e-9, lambda: None)
+        super().__init__(1e-9, attrgetter("targets"))
         self.seen: list[int] = []
 
-    def after_step(self, tokens: int, steps: int = 1) -> bool:
-        self.seen.append(tokens)
-        return super().after_step(tokens, steps)
+    def after_step(self, total: int, steps: int = 1) -> bool:
+        self.seen.append(total)
+        return super().after_step(total, steps)
 
 
 def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
@@ -63,8 +67,9 @@ def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def test_the_command_writes_what_was_measured_and_on_what(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(measure, "in_fresh_process", in_this_process)
     words = ["--quick", "--repeats", "1", "--seconds", "0.05", "--file", str(table), "--label", "target"]
     __main__.main([*words, "--vocabulary", "300", "--output", str(tmp_path)])
     found: dict[str, Any] = json.loads((tmp_path / "benchmark.json").read_text())
@@ -89,14 +94,8 @@ def test_both_sides_count_the_examples_that_were_trained_on(bench: Bench) -> Non
     train_ours(bench, ours)
     paddings: tuple[tuple[hf_trainer.Padding, Counts], ...] = (("fixed", fixed), ("batch", dynamic))
     for padding, counts in paddings:
-        hf_trainer.train(
-            bench.their_model(),
-            bench.their_dataset(bench.train, padding),
-            hf_trainer.collator(bench.encoder.tokenizer, padding),
-            BATCH,
-            bfloat16=False,
-            after_step=counts.after_step,
-        )
+        sides = bench.theirs(bench.train, padding)
+        hf_trainer.train(*sides, counts.after_step, per_device_train_batch_size=BATCH)
     steps = WARMUP_STEPS + COUNTED_STEPS
     expected = list(accumulate(([4, 4, 2] * steps)[:steps]))
     assert (
@@ -106,12 +105,11 @@ def test_both_sides_count_the_examples_that_were_trained_on(bench: Bench) -> Non
 
 
 def test_theirs_is_padded_as_the_case_says_and_holds_the_same_tokens(bench: Bench) -> None:
-    tokenizer = bench.encoder.tokenizer
     lengths = [len(tokens.ids) for tokens in bench.train.tokens]
     assert len(set(lengths)) > 1
     for padding, length in (("fixed", 64), ("batch", max(lengths))):
-        rows = bench.their_dataset(bench.train, padding)  # type: ignore[arg-type]
-        batch = hf_trainer.collator(tokenizer, padding)(list(rows))  # type: ignore[arg-type]
+        _, collate, rows = bench.theirs(bench.train, padding)  # type: ignore[arg-type]
+        batch = collate(list(rows))
         assert batch["input_ids"].shape == (TEXTS, length)
         assert batch["attention_mask"].sum(dim=1).tolist() == lengths
         assert batch["labels"].tolist() == bench.train.examples.labels.tolist()
@@ -121,13 +119,13 @@ def test_theirs_is_padded_as_the_case_says_and_holds_the_same_tokens(bench: Benc
 
 def test_both_sides_are_the_same_model(bench: Bench) -> None:
     # The same loss and gradients, in training mode with dropout 0, though theirs is padded further.
-    ours, theirs = without_dropout(bench.our_model()), without_dropout(bench.their_model())
     encoded = bench.train
+    their_model, collate, rows = bench.theirs(encoded, "fixed")
+    ours, theirs = without_dropout(bench.our_model()), without_dropout(their_model)
     batch = batch_of(encoded.tokens, encoded.examples.labels, bench.encoder.pad_id, bench.world.device)
     scores_BC = ours(batch.ids_BL, batch.real_BL, batch.types_BL)
     our_loss = torch.nn.functional.cross_entropy(scores_BC, batch.labels_B)
-    their_rows = hf_trainer.collator(bench.encoder.tokenizer, "fixed")(list(bench.their_dataset(encoded, "fixed")))
-    their_loss = theirs(**their_rows).loss
+    their_loss = theirs(**collate(list(rows))).loss
     torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=1e-6)
     torch.autograd.backward([our_loss, their_loss])
     sides = [sorted(float(p.grad.norm()) for p in side.parameters() if p.grad is not None) for side in (ours, theirs)]
@@ -139,15 +137,15 @@ def test_both_sides_drop_out_alike(bench: Bench) -> None:
     def rates(model: torch.nn.Module) -> list[float]:
         return sorted(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout))
 
-    assert rates(bench.our_model()) == rates(bench.their_model())
+    assert rates(bench.our_model()) == rates(bench.theirs(bench.train, "batch")[0])
     assert set(rates(bench.our_model())) == {0.1}
 
 
 def test_both_sides_predict_the_same(bench: Bench) -> None:
     world = replace(bench.world, dtype=torch.float32)
     ours_NC = predict(bench.our_model().eval(), bench.train.tokens, bench.encoder.pad_id, world)
-    run = hf_trainer.predictor(bench.their_model(), hf_trainer.collator(bench.encoder.tokenizer, "fixed"), BATCH)
-    found: Any = run(bench.their_dataset(bench.train, "fixed"))
+    model, collate, rows = bench.theirs(bench.train, "fixed")
+    found: Any = trainer(model, collate, per_device_eval_batch_size=BATCH).predict(rows)
     theirs_NC = torch.tensor(found.predictions).double().softmax(dim=-1).numpy()
     np.testing.assert_allclose(ours_NC, theirs_NC, atol=1e-5)
 
@@ -170,8 +168,8 @@ def test_a_published_encoder_may_be_named(table: Path, tmp_path: Path) -> None:
     [
         (["trainign/padded-to-64"], "did you mean training/padded-to-64"),
         (["--repeats", "0"], "--repeats: '0' is no whole number above 0"),
-        (["--seconds", "0"], "--seconds must be over 0"),
-        (["--seconds", "nan"], "--seconds must be over 0"),
+        (["--seconds", "0"], "--seconds: must be over 0"),
+        (["--seconds", "nan"], "--seconds: must be over 0"),
     ],
 )
 def test_mistakes_are_said_in_a_line(words: list[str], said: str) -> None:

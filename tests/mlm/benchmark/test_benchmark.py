@@ -1,10 +1,13 @@
 """The benchmark runs and counts rightly; the measured values are not tested."""
 
 import configparser
+import contextlib
 import fnmatch
 import importlib.util
+import io
 import json
 import math
+import os
 import pickle
 import random
 import re
@@ -15,6 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -22,17 +26,8 @@ import transformers
 
 from configs import UserError, read
 from mlm.benchmark import __main__, data, hf_models, hf_trainer, loss, measure
-from mlm.benchmark.measure import (
-    COUNTED_STEPS,
-    WARMUP_STEPS,
-    Case,
-    Meter,
-    Spread,
-    alternate,
-    in_fresh_process,
-    times_a_second,
-)
-from mlm.benchmark.speed import Bench, needed_flops
+from mlm.benchmark.measure import Case, Spread, alternate, as_users_run_it, in_fresh_process, times_a_second
+from mlm.benchmark.speed import COUNTED_STEPS, WARMUP_STEPS, Bench, Meter, needed_flops
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED
 from mlm.model.encoder import EncoderConfig
@@ -41,6 +36,7 @@ from mlm.tracking.run_directory import write_json
 from mlm.training import flops
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW
+from tests.mlm.benchmark.samples import in_this_process
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
 from tokenizer.shards.format import open_shards
@@ -67,14 +63,15 @@ def text(sentences: int) -> str:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run the benchmark as a user does, on a small text of his own; return its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("benchmark")
+    """Run the command on a small text, both sides in this process; return its folder and the printed table."""
+    folder, printed = tmp_path_factory.mktemp("benchmark"), io.StringIO()
     (folder / "corpus.txt").write_text(text(2000), encoding="utf-8")
-    options = ["--quick", "--repeats", "1", "--text", "corpus.txt", "--vocabulary", "400", "--output", "report"]
-    command = [sys.executable, "-m", "mlm.benchmark", *options, "--curve-steps", str(CURVE_STEPS), *ASKED]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "report", done.stdout
+    options = ["--quick", "--repeats", "1", "--seconds", "0.02", "--curve-steps", str(CURVE_STEPS), "--size", "2x64"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.setattr(measure, "in_fresh_process", in_this_process)
+        __main__.main([*options, "--text", "corpus.txt", "--vocabulary", "400", "--output", "report", *ASKED])
+    return folder / "report", printed.getvalue()
 
 
 def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) -> None:
@@ -177,7 +174,8 @@ def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: P
         return len(counted) == 3  # batches of 4, 4 and 2 rows: an epoch
 
     model = hf_models.bert(EncoderConfig(width=16, heads=2, feedforward_width=24, layers=1), 300, ROW_LENGTH)
-    hf_trainer.train(model, hf_trainer.dataset(rows), watched, 4, bfloat16=False, after_step=after_step)
+    dataset = datasets.Dataset.from_list(hf_trainer.examples(rows))
+    hf_trainer.trainer(model, watched, dataset, after_step, per_device_train_batch_size=4).train()
     assert counted == list(accumulate(in_masks))[:3]
     assert counted[-1] == sum(min(length, ROW_LENGTH) for length in lengths) < sum(slots[:3])
 
@@ -186,10 +184,13 @@ def test_both_sides_tokenise_a_file_of_text(tmp_path: Path) -> None:
     lines, learned = text(200), vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))
     (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
     (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(learned))
-    seconds, workers_bytes = data.build_ours(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "shards")
+    seconds, workers_bytes = data.build_ours(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path)
     assert seconds > 0
     assert workers_bytes >= 0
-    assert hf_trainer.map_text(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "theirs") > 0
+    seconds, workers_bytes = hf_trainer.map_text(
+        tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "theirs"
+    )
+    assert seconds > workers_bytes == 0
     manifest = open_shards(tmp_path / "shards").manifest
     assert manifest.train.documents + manifest.heldout.documents == len(set(lines.splitlines()))
 
@@ -213,19 +214,19 @@ def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(seconds: float
         assert not meter.after_step(tokens)
     now, tokens = now + 0.5, tokens + 15
     assert meter.after_step(tokens)
-    assert meter.finished
     assert meter.rate == 30.0
 
 
 def test_the_meter_counts_steps_that_are_logged_together() -> None:
     now = 1.0
-    meter = Meter(0.0, synchronise=lambda: None, clock=lambda: now)
+    meter = Meter(0.0, synchronise=lambda: None, clock=lambda: now, waited_seconds=12.0)
     assert not meter.after_step(100, WARMUP_STEPS + 1)  # counted from here on
     now = 3.0
     assert not meter.after_step(300, COUNTED_STEPS - 2)
     now = 6.0
     assert meter.after_step(700, 1)
     assert meter.rate == 600 / 5
+    assert meter.waited_share == pytest.approx(12 / 24 * 15 / 5)
 
 
 @pytest.mark.parametrize(("seconds", "calls"), [(5.0, 3), (0.0, 1)])
@@ -252,6 +253,15 @@ def test_sides_take_turns_and_the_ratio_is_of_each_turn() -> None:
     case = Case.of("name", "unit", "counted", *sides)
     assert (case.ours, case.theirs) == (Spread(6.0, 2.0, 10.0), Spread(4.0, 2.0, 6.0))
     assert case.ratio == Spread(6 / 4, 2 / 2, 10 / 6)
+
+
+def test_theirs_runs_in_a_process_of_its_own_with_the_default_spin_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert as_users_run_it(os.getenv, "GOMP_SPINCOUNT") == "300000"
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert as_users_run_it(os.getpid) != os.getpid()
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_peak_memory_is_the_fresh_processs_own() -> None:
@@ -328,13 +338,14 @@ def test_their_heldout_loss_weighs_every_target_alike() -> None:
 
 
 def test_the_time_to_a_loss_is_that_of_the_first_evaluation_at_the_goal() -> None:
-    observer, model = loss.TimeToLoss(goal=3.0), torch.nn.Identity()
-    for progress, nats in ((TrainingProgress(), 2.0), (TrainingProgress(step=1, seconds=10.0), 3.5)):
-        observer.evaluated(progress, {"loss": nats}, model)
-        assert (observer.reached, observer.seconds) == (False, math.inf)
+    curve, model = loss.LossCurve(goal=3.0), torch.nn.Identity()
+    for progress, nats in ((TrainingProgress(), 2.0), (TrainingProgress(step=1, tokens=5, seconds=10.0), 3.5)):
+        curve.evaluated(progress, {"loss": nats}, model)
+        assert curve.seconds == math.inf
     for seconds, nats in ((20.0, 3.0), (30.0, 2.0)):
-        observer.evaluated(TrainingProgress(step=2, seconds=seconds), {"loss": nats}, model)
-        assert (observer.reached, observer.seconds) == (True, 20.0)
+        curve.evaluated(TrainingProgress(step=2, tokens=10, seconds=seconds), {"loss": nats}, model)
+        assert curve.seconds == 20.0
+    assert curve.points == [(0, 2.0), (5, 3.5), (10, 3.0), (10, 2.0)]
 
 
 def test_a_loss_that_was_not_reached_has_no_time(tmp_path: Path) -> None:
@@ -344,8 +355,8 @@ def test_a_loss_that_was_not_reached_has_no_time(tmp_path: Path) -> None:
     (found,) = json.loads((tmp_path / "late.json").read_text())["cases"]
     assert found["ours"] == found["ratio"] == {"median": None, "lowest": 2.0, "highest": None}
     assert "inf" in measure.table([late])
-    measure.draw([late, even], tmp_path / "both.png")
-    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG\r\n")
+    measure.draw([late, even], tmp_path)
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 @pytest.fixture
@@ -366,8 +377,8 @@ def test_ours_trains_for_at_most_as_long_as_theirs(bench: Bench) -> None:
 
 def test_ours_stops_at_the_goal_and_has_no_time_where_the_budget_ends_first(bench: Bench) -> None:
     forever, one_step = loss.our_recipe(bench, 1e9, seed=0), loss.our_recipe(bench, 1e-9, seed=0)
-    assert 0 < loss.our_seconds(forever, bench.world, goal=1e3) < math.inf
-    assert loss.our_seconds(one_step, bench.world, goal=0.0) == math.inf
+    assert 0 < loss.learn(forever, bench.world, 2, goal=1e3).seconds < math.inf
+    assert loss.learn(one_step, bench.world, 2, goal=0.0).seconds == math.inf
 
 
 def test_the_needed_flops_follow_the_mean_masking_rate(bench: Bench) -> None:

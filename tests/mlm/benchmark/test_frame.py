@@ -2,27 +2,14 @@
 
 import json
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from configs import UserError
 from mlm.benchmark import frame
 from mlm.benchmark.measure import Case
-from mlm.distributed.world import World
 from tests.mlm.samples import CPU
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """A bench without data."""
-
-    world: World = CPU
-
-    def describe(self) -> dict[str, Any]:
-        return {"scale": {"repeats": 1}}
 
 
 def test_an_interrupted_run_keeps_the_cases_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +20,7 @@ def test_an_interrupted_run_keeps_the_cases_before(tmp_path: Path, capsys: pytes
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        frame.run(Nothing(), [("first", first), ("second", second)], tmp_path)
+        frame.run([("first", first), ("second", second)], CPU, {"scale": {"repeats": 1}}, tmp_path)
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert [case["name"] for case in found["cases"]] == ["first", "first/more"]
     assert found["scale"] == {"repeats": 1}
@@ -51,9 +38,18 @@ def test_options_that_are_given_replace_values_of_the_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "named"), [(["--repeats", "0"], "--repeats"), (["--repeats", "x"], "--repeats"), (["on"], "one")]
+    ("words", "named"),
+    [
+        (["--repeats", "0"], "--repeats"),
+        (["--repeats", "x"], "--repeats"),
+        (["--seconds", "0"], "--seconds"),
+        (["--seconds", "nan"], "--seconds"),
+        (["--seconds", "x"], "--seconds"),
+        (["on"], "did you mean one"),
+        (["else"], "one, two"),
+    ],
 )
 def test_a_wrong_option_and_an_unknown_case_are_named(words: list[str], named: str) -> None:
     parser = frame.parser("mlm.benchmark", None, ["one", "two"], "runs")
     with pytest.raises(UserError, match=named):
-        frame.parse(parser, words, ["one", "two"])
+        parser.parse_intermixed_args(words)
