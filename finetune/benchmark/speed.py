@@ -184,8 +184,8 @@ def training_of_ours(bench: Bench) -> float:
 def training_of_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
     """Train by the Trainer in this process; return examples a second."""
     meter, size = Meter(bench.scale.seconds), bench.scale.batch_examples
-    sides = bench.theirs(bench.train, padding)
-    hf_trainer.train(*sides, meter.after_step, bf16=bfloat16, per_device_train_batch_size=size)
+    sides = *bench.theirs(bench.train, padding), meter.after_step, lambda batch: len(batch["labels"])
+    trainer(*sides, bf16=bfloat16, per_device_train_batch_size=size).train()
     return meter.rate
 
 
