@@ -1,14 +1,13 @@
-"""The reference: the BERT classifier of transformers, trained by the library's Trainer."""
+"""The reference: the BERT classifier of transformers, and its batches."""
 
 import copy
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 from finetune.data.examples import Examples
 from finetune.training.classifier import Classifier
-from mlm.benchmark.hf_trainer import Collate, trainer
+from mlm.benchmark.hf_trainer import Collate
 
 if TYPE_CHECKING:
     import datasets
@@ -40,35 +39,16 @@ def classifier(ours: Classifier, bert: nn.Module, classes: int) -> "BertForSeque
 
 
 def dataset(
-    tokenizer: "PreTrainedTokenizerBase", examples: Examples, longest: int, padding: Padding
+    tokenizer: "PreTrainedTokenizerBase", labelled: Examples, longest: int, padding: Padding
 ) -> "tuple[Collate, datasets.Dataset]":
     """Return texts as in the library's tutorial, tokenised beforehand to at most `longest`, and their collator."""
     import datasets
     import transformers
 
-    columns = [list(column) for column in zip(*examples.texts, strict=True)]
+    columns = [list(column) for column in zip(*labelled.texts, strict=True)]
     pad = "max_length" if padding == "fixed" else False
     rows = tokenizer(*columns, truncation=True, max_length=longest, padding=pad, return_token_type_ids=True)
     collate: Collate = transformers.default_data_collator
     if padding == "batch":
         collate = transformers.DataCollatorWithPadding(tokenizer)
-    return collate, datasets.Dataset.from_dict({**rows, "labels": examples.labels.tolist()})
-
-
-def train(
-    model: "BertForSequenceClassification",
-    collate: Collate,
-    examples: "datasets.Dataset",
-    after_step: Callable[[int], bool],
-    **settings: object,
-) -> None:
-    """Train by the Trainer's loop until `after_step`, called with the examples trained so far, returns true."""
-    seen = 0
-
-    def count(module: nn.Module, inputs: tuple[object, ...], named: Mapping[str, Any]) -> None:
-        nonlocal seen
-        seen += len(named["labels"])
-
-    # Examples are counted in the forward pass, because the Trainer fetches batches before it needs them.
-    with model.register_forward_pre_hook(count, with_kwargs=True):
-        trainer(model, collate, examples, lambda tokens: after_step(seen), **settings).train()
+    return collate, datasets.Dataset.from_dict({**rows, "labels": labelled.labels.tolist()})

@@ -15,7 +15,6 @@ import torch
 
 from configs import UserError, read
 from finetune.benchmark import hf_trainer
-from finetune.benchmark.hf_trainer import Padding
 from finetune.config import FinetuneConfig
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.examples import Dataset
@@ -24,7 +23,6 @@ from finetune.encoders.published import PublishedEncoder, load_published
 from finetune.training.classification import Classification, EncodedExamples, predict
 from finetune.training.classifier import Classifier
 from mlm.benchmark import frame, hf_models
-from mlm.benchmark.frame import NEVER
 from mlm.benchmark.hf_trainer import Collate, open_tokenizer, trainer
 from mlm.benchmark.measure import Case, alternate, as_users_run_it, times_a_second
 from mlm.benchmark.speed import Meter
@@ -42,9 +40,8 @@ if TYPE_CHECKING:
 
 RECIPE = ("head.kind=linear", "head.pooling=cls")
 """Differences of our side from the default recipe: the pooling of BertForSequenceClassification."""
-SEED = 0
-DROPOUT = 0.1
-"""Dropout of the random encoder, as in BERT."""
+SEED, DROPOUT = 0, 0.1
+"""Seed of the weights, and dropout of the random encoder, as in BERT."""
 LONGEST = 64
 """Largest number of tokens of an example, and the length that theirs is padded to."""
 
@@ -105,7 +102,7 @@ class Bench:
         return copy.deepcopy(self.classifier).to(self.world.device)
 
     def theirs(
-        self, encoded: EncodedExamples, padding: Padding
+        self, encoded: EncodedExamples, padding: hf_trainer.Padding
     ) -> "tuple[BertForSequenceClassification, Collate, datasets.Dataset]":
         """Return their model with the same weights, their collator, and the same examples for it."""
         model = hf_trainer.classifier(self.classifier, self.encoder.model, len(self.data.class_names))
@@ -113,14 +110,9 @@ class Bench:
 
     def describe(self) -> dict[str, Any]:
         """Return the scale, the recipe, the encoder and the data, for the JSON."""
-        return {
-            "scale": asdict(self.scale),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "encoder": self.encoder.model.config.to_dict(),
-            "training_examples": len(self.data.train),
-            "mean_tokens": float(np.mean(self.train.lengths)),
-            "longest": self.longest,
-        }
+        about = {"scale": asdict(self.scale), "recipe": self.recipe.model_dump(mode="json"), "longest": self.longest}
+        about |= {"training_examples": len(self.data.train), "mean_tokens": float(np.mean(self.train.lengths))}
+        return about | {"encoder": self.encoder.model.config.to_dict()}
 
 
 def prepare(options: argparse.Namespace) -> Bench:
@@ -168,9 +160,8 @@ def train_ours(bench: Bench, meter: Meter) -> None:
         variants=(),
     )
     optimizer = recipe.optim.build(model, recipe.trainable.prepare(model))
-    frequencies = Frequencies(log_steps=1, evaluate_steps=NEVER, checkpoint_steps=NEVER)
-    length = TrainingLength(steps=NEVER)
-    loop = LoopSettings(optimizer, recipe.schedule, length, frequencies, settings.clip_norm, SEED)
+    frequencies = Frequencies(log_steps=1, evaluate_steps=frame.NEVER, checkpoint_steps=frame.NEVER)
+    loop = LoopSettings(optimizer, recipe.schedule, TrainingLength(frame.NEVER), frequencies, settings.clip_norm, SEED)
     train(model, task, loop, bench.world, [meter], start=TrainingProgress(), stop=lambda: meter.rate > 0)
 
 
@@ -181,11 +172,11 @@ def training_of_ours(bench: Bench) -> float:
     return meter.rate
 
 
-def training_of_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
+def training_of_theirs(bench: Bench, padding: hf_trainer.Padding, bfloat16: bool) -> float:
     """Train by the Trainer in this process; return examples a second."""
     meter, size = Meter(bench.scale.seconds), bench.scale.batch_examples
-    sides = bench.theirs(bench.train, padding)
-    hf_trainer.train(*sides, meter.after_step, bf16=bfloat16, per_device_train_batch_size=size)
+    sides = *bench.theirs(bench.train, padding), meter.after_step, lambda batch: len(batch["labels"])
+    trainer(*sides, bf16=bfloat16, per_device_train_batch_size=size).train()
     return meter.rate
 
 
@@ -196,12 +187,12 @@ def prediction_of_ours(bench: Bench) -> float:
     return len(tokens) * times_a_second(call, bench.scale.seconds)
 
 
-def prediction_of_theirs(bench: Bench, padding: Padding, bfloat16: bool) -> float:
+def prediction_of_theirs(bench: Bench, padding: hf_trainer.Padding, bfloat16: bool) -> float:
     """Predict classes by the Trainer in this process; return examples a second."""
     model, collate, rows = bench.theirs(bench.predicted, padding)
-    size = bench.scale.batch_examples
-    made = trainer(model, collate, per_device_eval_batch_size=size, bf16_full_eval=bfloat16)
-    return len(rows) * times_a_second(partial(made.predict, rows), bench.scale.seconds)
+    settings: dict[str, Any] = {"per_device_eval_batch_size": bench.scale.batch_examples, "bf16_full_eval": bfloat16}
+    call = partial(trainer(model, collate, **settings).predict, rows)
+    return len(rows) * times_a_second(call, bench.scale.seconds)
 
 
 @dataclass(frozen=True)
@@ -209,8 +200,8 @@ class Comparison:
     """A case: the speed of one kind of work on both sides."""
 
     ours: Callable[[Bench], float]
-    theirs: Callable[[Bench, Padding, bool], float]
-    padding: Padding
+    theirs: Callable[[Bench, hf_trainer.Padding, bool], float]
+    padding: hf_trainer.Padding
     """Theirs: to a fixed length in float32, or to the longest of the batch in our precision."""
     counted: str
 
@@ -223,8 +214,7 @@ class Comparison:
             f" {bench.scale.batch_examples} a batch and padded to {padded or f'{bench.longest} tokens'}"
         )
         theirs = partial(as_users_run_it, self.theirs, bench, self.padding, precision == "bfloat16")
-        turns = alternate(partial(self.ours, bench), theirs, bench.scale.repeats)
-        return [Case.of(name, "examples/s", counted, *turns)]
+        return [Case.of(name, "examples/s", counted, *alternate(lambda: self.ours(bench), theirs, bench.scale.repeats))]
 
 
 TRAINED = "trained examples, as many a step on both sides, over whole steps after a warm-up"

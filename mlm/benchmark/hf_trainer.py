@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,30 +61,43 @@ def collator(tokenizer_path: Path) -> Collate:
     return DataCollatorForLanguageModeling(open_tokenizer(tokenizer_path))
 
 
+def tokens(batch: Mapping[str, Any]) -> int:
+    """Return the number of tokens of a batch that are not padding."""
+    return int(batch["attention_mask"].sum())
+
+
 def trainer(
     model: "nn.Module",
     collate: Collate,
     rows: "datasets.Dataset | None" = None,
-    after_step: Callable[[int], bool] = lambda tokens: False,
+    after_step: Callable[[int], bool] = lambda total: False,
+    counted: Callable[[Mapping[str, Any]], int] = tokens,
     **settings: Any,
 ) -> "Trainer":
     """Return a Trainer that reports and saves nothing; `settings` replace the defaults of TrainingArguments.
 
-    It trains until `after_step`, called with the tokens read so far, returns true; padding does not count as read.
+    It trains until `after_step`, called with the sum of `counted` over the batches trained so far, returns true.
     """
     import torch
     import transformers
 
+    total = 0
+
+    def count(module: "nn.Module", inputs: tuple[object, ...], batch: Mapping[str, Any]) -> None:
+        nonlocal total
+        total += counted(batch) if module.training else 0
+
     class Stop(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
-            if after_step(int(state.num_input_tokens_seen)):  # Never set to False: the Trainer may have set it.
+            if after_step(total):  # Never set to False: the Trainer may have set it.
                 control.should_training_stop = True
 
+    # Counted in the forward pass, because the Trainer fetches batches before it needs them.
+    model.register_forward_pre_hook(count, with_kwargs=True)
     transformers.logging.set_verbosity(logging.ERROR)
     silent: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     silent |= {"output_dir": tempfile.gettempdir(), "use_cpu": not torch.cuda.is_available()}
-    counted = {"max_steps": STEPS_AT_MOST, "include_num_input_tokens_seen": "non_padding"}
-    arguments = transformers.TrainingArguments(**(silent | counted | settings))
+    arguments = transformers.TrainingArguments(**(silent | {"max_steps": STEPS_AT_MOST} | settings))
     made = transformers.Trainer(model, arguments, collate, rows, callbacks=[Stop()])
     made.remove_callback(transformers.PrinterCallback)
     return made

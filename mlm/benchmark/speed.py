@@ -179,7 +179,7 @@ class Reference:
         model: nn.Module,
         collate: hf_trainer.Collate,
         after_step: Callable[[int], bool],
-        **settings: object,
+        **settings: Any,
     ) -> None:
         """Train `model` by the Trainer; `settings` replace the defaults of TrainingArguments and our batch size."""
         import datasets

@@ -94,8 +94,8 @@ def test_both_sides_count_the_examples_that_were_trained_on(bench: Bench) -> Non
     train_ours(bench, ours)
     paddings: tuple[tuple[hf_trainer.Padding, Counts], ...] = (("fixed", fixed), ("batch", dynamic))
     for padding, counts in paddings:
-        sides = bench.theirs(bench.train, padding)
-        hf_trainer.train(*sides, counts.after_step, per_device_train_batch_size=BATCH)
+        sides = *bench.theirs(bench.train, padding), counts.after_step, lambda batch: len(batch["labels"])
+        trainer(*sides, per_device_train_batch_size=BATCH).train()
     steps = WARMUP_STEPS + COUNTED_STEPS
     expected = list(accumulate(([4, 4, 2] * steps)[:steps]))
     assert (
