@@ -118,16 +118,14 @@ def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenH
                 yield CleanDocument(found, "heldout" if heldout else "train")
 
 
-def batch_documents(
-    documents: Iterable[Document], batch_characters: int = BATCH_CHARACTERS
-) -> Iterator[list[Document]]:
-    """Yield the documents in lists of about `batch_characters`."""
+def batch_documents(documents: Iterable[Document], limit: int = BATCH_CHARACTERS) -> Iterator[list[Document]]:
+    """Yield the documents in lists of about `limit` characters."""
     batch: list[Document] = []
     characters = 0
     for document in documents:
         batch.append(document)
         characters += len(document.text)
-        if characters > batch_characters:
+        if characters > limit:
             yield batch
             batch, characters = [], 0
     if batch:

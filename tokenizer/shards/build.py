@@ -50,10 +50,7 @@ def build(
     `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
     `text`, where the caller has it.
 
-    Raises:
-        UserError: the text cannot be read, one side of the split is empty, or `output` holds something else.
-        OSError: the disk is full or not writable.
-
+    A text that cannot be read, an empty side of the split, and an `output` that holds something else are UserErrors.
     """
     fingerprint = fingerprint or text.fingerprint()
     start = BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint)

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,24 +88,14 @@ class ShardWriter(ExitStack):
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make `folder` and hold its lock, which ends with the process, however that ends; wait for another holder."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("another process is at work in %s: waiting for it", folder)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
-                if any(folder.iterdir()) and not (folder / _DATABASE).exists():
-                    raise UserError(
-                        f"{folder} is in the way and holds no unfinished build: move it, or name another output"
-                    )
-                yield
-                return
-        finally:
-            os.close(descriptor)
+    while (descriptor := _lock(folder)) is None:
+        pass
+    try:
+        if any(folder.iterdir()) and not (folder / _DATABASE).exists():
+            raise UserError(f"{folder} is in the way and holds no unfinished build: move it, or name another output")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -144,6 +134,25 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
     for path in folder.glob(f"{_DATABASE}*"):  # and its journal
         path.unlink()
     folder.rename(output)
+
+
+def _lock(folder: Path) -> int | None:
+    """Return the descriptor of `folder`, made and locked; None if another holder has just renamed or removed it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir()
+    with suppress(FileNotFoundError), ExitStack() as unless_locked:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        unless_locked.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process is at work in %s: waiting for it", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.samestat(folder.stat(), os.fstat(descriptor)):
+            unless_locked.pop_all()
+            return descriptor
+    return None
 
 
 def _saved(folder: Path, start: BuildState) -> BuildState | None:

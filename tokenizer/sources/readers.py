@@ -107,9 +107,7 @@ def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[
     try:
         "".encode(config.encoding)
     except LookupError as error:
-        raise UserError(
-            f"encoding = {config.encoding!r} is no known encoding: name one such as utf-8 or latin-1"
-        ) from error
+        raise UserError(f"encoding = {config.encoding!r} is unknown: name one such as utf-8 or latin-1") from error
     options = _Options(
         columns,
         all_columns=True,
