@@ -146,7 +146,10 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
         if text.segments == "sentences":
             found = [sentence.lstrip(" ") for sentence in found]
         if text.minimum_words > 1 or text.maximum_words is not None:
-            found = _of_fitting_length(text, found, dropped[place])
+            words = np.array([*map(_words, found)])
+            is_short, is_long = words < text.minimum_words, words > (text.maximum_words or np.inf)
+            dropped[place, _SHORT], dropped[place, _LONG] = is_short.sum(), is_long.sum()
+            found = list(itertools.compress(found, ~(is_short | is_long)))
         if text.deduplicate == "sentences":
             hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
         sentences_of_all += found
@@ -186,15 +189,6 @@ def _sentences(text: TextConfig, document: Document, whole: str) -> list[str]:
     if document.sentences is not None:
         return [f" {sentence}" if index else sentence for index, sentence in enumerate(document.sentences)]
     return sentences.split(document.text, whole)
-
-
-def _of_fitting_length(text: TextConfig, found: list[str], dropped: NDArray[np.int64]) -> list[str]:
-    """Return the sentences that are neither too short nor too long, and count the others in `dropped`."""
-    words = np.array([*map(_words, found)])
-    is_short = words < text.minimum_words
-    is_long = words > text.maximum_words if text.maximum_words is not None else np.zeros_like(is_short)
-    dropped[_SHORT], dropped[_LONG] = is_short.sum(), is_long.sum()
-    return list(itertools.compress(found, ~(is_short | is_long)))
 
 
 def _words(sentence: str) -> int:

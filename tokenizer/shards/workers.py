@@ -25,8 +25,6 @@ _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
 
 _Process = subprocess.Popen[bytes]
-
-
 EncodedBatch = tuple[SentenceTable, Encoded]
 """Documents split into sentences, and the tokens of all sentences, duplicates included."""
 
