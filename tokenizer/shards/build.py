@@ -48,9 +48,8 @@ def build(
     the result is the same byte for byte. A second process waits for the first.
 
     `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
-    `text`, where the caller has it.
-
-    A text that cannot be read, an empty side of the split, and an `output` that holds something else are UserErrors.
+    `text`, where the caller has it. A text that cannot be read, an empty side of the split, and an
+    `output` that holds something else are UserErrors.
     """
     fingerprint = fingerprint or text.fingerprint()
     start = BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint)

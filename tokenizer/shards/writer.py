@@ -101,11 +101,17 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def opened(folder: Path, start: BuildState, token_type: TokenType) -> Iterator[ShardWriter]:
     """Open the build in `folder` to resume it; one of another text or tokenizer than `start` is removed first."""
-    state = _saved(folder, start)
-    if state is None:
+    with closing(_connected(folder)) as database:
+        try:
+            saved = database.execute("SELECT saved FROM state").fetchone()
+            state = BuildState.model_validate_json(saved[0]) if saved else start
+        except (sqlite3.DatabaseError, ValidationError):  # killed before there was a state; of another version; damaged
+            state = None
+    if state is None or not state.has_inputs_of(start):
+        state = start
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with closing(_connected(folder)) as database, ShardWriter(folder, database, state or start, token_type) as writer:
+    with closing(_connected(folder)) as database, ShardWriter(folder, database, state, token_type) as writer:
         database.execute("PRAGMA journal_mode = WAL")  # pages beyond the cache reach the disk without a wait
         database.execute("PRAGMA cache_size = -8192")  # 8 MB
         database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
@@ -153,16 +159,6 @@ def _lock(folder: Path) -> int | None:
             unless_locked.pop_all()
             return descriptor
     return None
-
-
-def _saved(folder: Path, start: BuildState) -> BuildState | None:
-    with closing(_connected(folder)) as database:
-        try:
-            saved = database.execute("SELECT saved FROM state").fetchone()
-            state = BuildState.model_validate_json(saved[0]) if saved else start
-        except (sqlite3.DatabaseError, ValidationError):  # killed before there was a state; of another version; damaged
-            return None
-    return state if state.has_inputs_of(start) else None
 
 
 def _connected(folder: Path) -> sqlite3.Connection:

@@ -30,9 +30,7 @@ _BUFFER_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUOTED_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"')
-_SEPARATORS = ",;\t"
 _MEND_COLUMNS = "name the text's in columns"
-_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 _RULES = {".tsv": "2"}
 """Version of the rules by which a format is read, from the second on: raised when the same file gives other texts."""
 
@@ -188,7 +186,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             if not file.peek(1):
                 raise UserError(f"{path} is empty: name a file with text")
             yield file
-    except _DAMAGED as error:
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch or compress it again") from error
 
 
@@ -262,7 +260,7 @@ def _csv(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
     lines, ahead = itertools.tee(_lines(path, file, options))
     first = re.sub('"[^"]*"', "", next(itertools.filterfalse(str.isspace, ahead), ""))
     del ahead  # else all lines would be kept for it
-    fields = csv.reader(lines, delimiter=max(_SEPARATORS, key=first.count), strict=True)
+    fields = csv.reader(lines, delimiter=max(",;\t", key=first.count), strict=True)
     try:
         yield from _named(path, ((fields.line_num, row) for row in fields), options)
     except csv.Error as error:
