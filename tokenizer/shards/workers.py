@@ -69,11 +69,7 @@ class Workers:
         """End the processes once they have encoded all that was submitted."""
         self._threads.shutdown()
         for process in self._processes:
-            requests, answers = _pipes(process)
-            with suppress(BrokenPipeError):  # of a dead process: that is raised where its answer is missing
-                requests.close()  # the sign to end
-            answers.close()
-            process.wait()
+            process.communicate()  # closes its input, the sign to end; a dead one's missing answer is raised elsewhere
 
     def _start(self) -> None:
         settings = pickle.dumps((self._text, self._tokenizer.to_str()))
