@@ -25,12 +25,8 @@ def find_or_build_shards(
     """Return the folder of `text`'s token shards in `cache`, building vocabulary and shards that are missing.
 
     Both are named by the start of a hash of their inputs. The vocabulary is learned from the training side of the text,
-    unless `tokenizer_path` names a tokenizer.json to encode with.
-
-    Raises:
-        UserError: the text or tokenizer cannot be read, or is too small.
-        OSError: the disk is full or not writable.
-
+    unless `tokenizer_path` names a tokenizer.json to encode with. A text or tokenizer that cannot be read, or is too
+    small, is a UserError.
     """
     fingerprint = text.fingerprint()
     cache.mkdir(parents=True, exist_ok=True)

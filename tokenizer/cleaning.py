@@ -118,16 +118,14 @@ def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenH
                 yield CleanDocument(found, "heldout" if heldout else "train")
 
 
-def batch_documents(
-    documents: Iterable[Document], batch_characters: int = BATCH_CHARACTERS
-) -> Iterator[list[Document]]:
-    """Yield the documents in lists of about `batch_characters`."""
+def batch_documents(documents: Iterable[Document], limit: int = BATCH_CHARACTERS) -> Iterator[list[Document]]:
+    """Yield the documents in lists of about `limit` characters."""
     batch: list[Document] = []
     characters = 0
     for document in documents:
         batch.append(document)
         characters += len(document.text)
-        if characters > batch_characters:
+        if characters > limit:
             yield batch
             batch, characters = [], 0
     if batch:
@@ -148,7 +146,10 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
         if text.segments == "sentences":
             found = [sentence.lstrip(" ") for sentence in found]
         if text.minimum_words > 1 or text.maximum_words is not None:
-            found = _of_fitting_length(text, found, dropped[place])
+            words = np.array([*map(_words, found)])
+            is_short, is_long = words < text.minimum_words, words > (text.maximum_words or np.inf)
+            dropped[place, _SHORT], dropped[place, _LONG] = is_short.sum(), is_long.sum()
+            found = list(itertools.compress(found, ~(is_short | is_long)))
         if text.deduplicate == "sentences":
             hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
         sentences_of_all += found
@@ -188,15 +189,6 @@ def _sentences(text: TextConfig, document: Document, whole: str) -> list[str]:
     if document.sentences is not None:
         return [f" {sentence}" if index else sentence for index, sentence in enumerate(document.sentences)]
     return sentences.split(document.text, whole)
-
-
-def _of_fitting_length(text: TextConfig, found: list[str], dropped: NDArray[np.int64]) -> list[str]:
-    """Return the sentences that are neither too short nor too long, and count the others in `dropped`."""
-    words = np.array([*map(_words, found)])
-    is_short = words < text.minimum_words
-    is_long = words > text.maximum_words if text.maximum_words is not None else np.zeros_like(is_short)
-    dropped[_SHORT], dropped[_LONG] = is_short.sum(), is_long.sum()
-    return list(itertools.compress(found, ~(is_short | is_long)))
 
 
 def _words(sentence: str) -> int:

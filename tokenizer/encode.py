@@ -8,7 +8,7 @@ from pathlib import Path
 from configs import command
 from tokenizer import command_line, vocabulary
 from tokenizer.shards.build import build
-from tokenizer.shards.format import SIDES, ShardManifest, read_manifest
+from tokenizer.shards.format import SIDES, read_manifest
 
 _EXAMPLES = """\
   python -m tokenizer.encode --tokenizer tokenizer.json --output shards
@@ -35,23 +35,19 @@ def main(arguments: Sequence[str]) -> None:
     tokenizer = vocabulary.load(given.tokenizer)
     built = build(text, tokenizer, given.output)
     manifest = read_manifest(given.output)
-    print("\n".join(_summary(manifest)))
+    print(f"{'side':8}{'documents':>13}{'sentences':>13}{'words':>15}{'tokens':>15}{'bytes a token':>15}")
+    for side in SIDES:
+        n = getattr(manifest, side)
+        bytes_a_token = n.text_bytes / n.tokens
+        print(f"{side:8}{n.documents:>13,}{n.sentences:>13,}{n.words:>15,}{n.tokens:>15,}{bytes_a_token:>15.2f}")
+    for reason, count in sorted(manifest.dropped.items()):
+        print(f"dropped: {count:,} {reason}")
     if built:
         seconds = time.monotonic() - start
         megabytes = sum(getattr(manifest, side).text_bytes for side in SIDES) / 1e6
         print(f"{given.output}: {megabytes:,.1f} MB of text in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")
     else:
         print(f"{given.output}: already there, of the same text, tokenizer and settings")
-
-
-def _summary(manifest: ShardManifest) -> list[str]:
-    lines = [f"{'side':8}{'documents':>13}{'sentences':>13}{'words':>15}{'tokens':>15}{'bytes a token':>15}"]
-    for side in SIDES:
-        n = getattr(manifest, side)
-        bytes_a_token = n.text_bytes / n.tokens
-        lines.append(f"{side:8}{n.documents:>13,}{n.sentences:>13,}{n.words:>15,}{n.tokens:>15,}{bytes_a_token:>15.2f}")
-    lines += [f"dropped: {count:,} {reason}" for reason, count in sorted(manifest.dropped.items())]
-    return lines
 
 
 if __name__ == "__main__":

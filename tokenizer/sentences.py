@@ -61,16 +61,14 @@ def _split_running(running: str) -> list[str]:
         mark, end = match.span()
         if end == len(running):
             break
-        wide = running[mark] in _WIDE_MARKS
-        if _wide_ends(running, end) if wide else running[end] == " " and _ends(running, start, mark, end, cased):
+        if running[mark] in _WIDE_MARKS:  # it may end just a quotation within the sentence
+            ends = running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
+        else:
+            ends = running[end] == " " and _ends(running, start, mark, end, cased)
+        if ends:
             parts.append(running[start:end])
             start = end
     return [*parts, running[start:]] if running else []
-
-
-def _wide_ends(running: str, end: int) -> bool:
-    """Return True if a Chinese or Japanese mark ends a sentence, not just a quotation within one."""
-    return running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
 
 
 def _ends(running: str, start: int, mark: int, end: int, cased: bool) -> bool:

@@ -15,11 +15,8 @@ from configs import Config, UserError
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """In the order of their ids, 0 to 4."""
 PAD, UNK, CLS, SEP, MASK = range(5)
-_SPECIAL = tuple(
-    # [MASK] takes in the space before it: the predicted token carries its own
-    AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]")
-    for token in SPECIAL_TOKENS
-)
+# [MASK] takes in the space before it: the predicted token carries its own
+_SPECIAL = [AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]") for token in SPECIAL_TOKENS]
 _LONGEST_WORD = 1000
 """Characters; longer words are skipped when merges are learned, which takes time quadratic in a word's length."""
 MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
@@ -47,7 +44,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary.size,
         min_frequency=2,
-        special_tokens=list(_SPECIAL),
+        special_tokens=_SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -65,10 +62,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
 
 
 def load(path: Path) -> Tokenizer:
-    """Return the tokenizer saved at `path`, a standard tokenizer.json, without truncation and padding.
-
-    A missing or damaged file, and any but a byte-level tokenizer with our special tokens, is a UserError.
-    """
+    """Return a saved tokenizer, without truncation and padding; any but a byte-level one like ours is a UserError."""
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -114,9 +108,7 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
         tokenizer.normalizer = normalizers.Sequence(steps)
     if vocabulary.cls_sep:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
         )
     return tokenizer
 
@@ -126,7 +118,7 @@ def _is_like_ours(tokenizer: Tokenizer) -> bool:
     pieces = tokenizer.get_vocab()
     blanks = [_blank(VocabularyConfig(cls_sep=cls_sep)) for cls_sep in (False, True)]
     for blank in blanks:
-        blank.add_special_tokens(list(_SPECIAL))
+        blank.add_special_tokens(_SPECIAL)
     complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
     dense = max(pieces.values(), default=0) == len(pieces) - 1
     return complete and dense and _frame(tokenizer) in map(_frame, blanks)

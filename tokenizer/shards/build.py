@@ -19,7 +19,7 @@ from tqdm import tqdm
 from configs import UserError
 from tokenizer import cleaning, vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import SeenHashes, SentenceTable, TextConfig
+from tokenizer.cleaning import SeenHashes, SentenceTable, Side, TextConfig
 from tokenizer.shards import format
 from tokenizer.shards.workers import EncodedBatch, Workers, default_workers
 from tokenizer.shards.writer import BuildState, ShardWriter, finish, locked, opened
@@ -48,12 +48,8 @@ def build(
     the result is the same byte for byte. A second process waits for the first.
 
     `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
-    `text`, where the caller has it.
-
-    Raises:
-        UserError: the text cannot be read, one side of the split is empty, or `output` holds something else.
-        OSError: the disk is full or not writable.
-
+    `text`, where the caller has it. A text that cannot be read, an empty side of the split, and an
+    `output` that holds something else are UserErrors.
     """
     fingerprint = fingerprint or text.fingerprint()
     start = BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint)
@@ -102,7 +98,7 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
             dropped.update(newly_dropped)
             for side in format.SIDES:
                 in_side = table.heldout == (side == "heldout")
-                writer.write(side, *_select(table, encoded, kept & np.repeat(in_side, table.lengths)))
+                _write(writer, side, table, encoded, kept & np.repeat(in_side, table.lengths))
 
     consumed, committed = writer.state.consumed_documents, time.monotonic()
     remaining = itertools.islice(text.source.documents(), consumed, None)
@@ -121,10 +117,8 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     writer.commit(consumed, +dropped)  # without zeros
 
 
-def _select(
-    table: SentenceTable, encoded: Encoded, kept: NDArray[np.bool_]
-) -> tuple[Encoded, NDArray[np.int64], format.Counts]:
-    """Return the kept sentences, the number of them in each document, and their counts."""
+def _write(writer: ShardWriter, side: Side, table: SentenceTable, encoded: Encoded, kept: NDArray[np.bool_]) -> None:
+    """Append the kept sentences, which are all of one side."""
     tokens = np.repeat(kept, encoded.lengths)
     lengths = cleaning.kept_lengths(table, kept)
     document_lengths = lengths[lengths > 0]
@@ -136,7 +130,7 @@ def _select(
         tokens=len(selected.tokens),
         text_bytes=int(table.text_bytes[kept].sum()),
     )
-    return selected, document_lengths, counts
+    writer.write(side, selected, document_lengths, counts)
 
 
 def _check_sides(state: BuildState) -> None:

@@ -123,7 +123,13 @@ def open_shards(path: Path, *, checked: bool = False) -> Shards:
     if set(manifest.files) != {*train, *heldout, TOKENIZER}:
         raise _damaged(path, "its manifest names other files")
     for name, expected in manifest.files.items():
-        _check(path, name, expected, content=not checked)
+        file = path / name
+        if not file.exists():
+            raise _damaged(path, f"{file.name} is missing")
+        if (size := file.stat().st_size) != expected.size_bytes:
+            raise _damaged(path, f"{file.name} has {size:,} bytes instead of {expected.size_bytes:,}")
+        if not checked and record(file).sha256 != expected.sha256:
+            raise _damaged(path, f"the checksum of {file.name} is wrong")
     for name, (kind, count) in (*train.items(), *heldout.items()):
         if manifest.files[name].size_bytes != np.dtype(kind).itemsize * count:
             raise _damaged(path, f"{name} does not have the size that its counts give")
@@ -144,18 +150,6 @@ def read_manifest(path: Path) -> ShardManifest:
         raise UserError(f"cannot read {path / MANIFEST}: {error.strerror}") from error
     except ValidationError as error:
         raise _damaged(path, f"{MANIFEST}: {error.errors()[0]['msg']}, or it is of another version") from error
-
-
-def _check(path: Path, name: str, expected: FileRecord, *, content: bool) -> None:
-    file = path / name
-    try:
-        size = file.stat().st_size
-        if size != expected.size_bytes:
-            raise _damaged(path, f"{file.name} has {size:,} bytes instead of {expected.size_bytes:,}")
-        if content and record(file).sha256 != expected.sha256:
-            raise _damaged(path, f"the checksum of {file.name} is wrong")
-    except FileNotFoundError:
-        raise _damaged(path, f"{file.name} is missing") from None
 
 
 def _map(path: Path, files: Mapping[str, tuple[str, int]]) -> ShardArrays:

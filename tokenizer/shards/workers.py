@@ -25,8 +25,6 @@ _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
 
 _Process = subprocess.Popen[bytes]
-
-
 EncodedBatch = tuple[SentenceTable, Encoded]
 """Documents split into sentences, and the tokens of all sentences, duplicates included."""
 
@@ -71,11 +69,7 @@ class Workers:
         """End the processes once they have encoded all that was submitted."""
         self._threads.shutdown()
         for process in self._processes:
-            requests, answers = _pipes(process)
-            with suppress(BrokenPipeError):  # of a dead process: that is raised where its answer is missing
-                requests.close()  # the sign to end
-            answers.close()
-            process.wait()
+            process.communicate()  # closes its input, the sign to end; a dead one's missing answer is raised elsewhere
 
     def _start(self) -> None:
         settings = pickle.dumps((self._text, self._tokenizer.to_str()))

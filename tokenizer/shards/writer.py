@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,34 +88,30 @@ class ShardWriter(ExitStack):
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make `folder` and hold its lock, which ends with the process, however that ends; wait for another holder."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("another process is at work in %s: waiting for it", folder)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
-                if any(folder.iterdir()) and not (folder / _DATABASE).exists():
-                    raise UserError(
-                        f"{folder} is in the way and holds no unfinished build: move it, or name another output"
-                    )
-                yield
-                return
-        finally:
-            os.close(descriptor)
+    while (descriptor := _lock(folder)) is None:
+        pass
+    try:
+        if any(folder.iterdir()) and not (folder / _DATABASE).exists():
+            raise UserError(f"{folder} is in the way and holds no unfinished build: move it, or name another output")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def opened(folder: Path, start: BuildState, token_type: TokenType) -> Iterator[ShardWriter]:
     """Open the build in `folder` to resume it; one of another text or tokenizer than `start` is removed first."""
-    state = _saved(folder, start)
-    if state is None:
+    with closing(_connected(folder)) as database:
+        try:
+            saved = database.execute("SELECT saved FROM state").fetchone()
+            state = BuildState.model_validate_json(saved[0]) if saved else start
+        except (sqlite3.DatabaseError, ValidationError):  # killed before there was a state; of another version; damaged
+            state = None
+    if state is None or not state.has_inputs_of(start):
+        state = start
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with closing(_connected(folder)) as database, ShardWriter(folder, database, state or start, token_type) as writer:
+    with closing(_connected(folder)) as database, ShardWriter(folder, database, state, token_type) as writer:
         database.execute("PRAGMA journal_mode = WAL")  # pages beyond the cache reach the disk without a wait
         database.execute("PRAGMA cache_size = -8192")  # 8 MB
         database.execute("CREATE TABLE IF NOT EXISTS state (saved TEXT)")
@@ -146,14 +142,23 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
     folder.rename(output)
 
 
-def _saved(folder: Path, start: BuildState) -> BuildState | None:
-    with closing(_connected(folder)) as database:
+def _lock(folder: Path) -> int | None:
+    """Return the descriptor of `folder`, made and locked; None if another holder has just renamed or removed it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir()
+    with suppress(FileNotFoundError), ExitStack() as unless_locked:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        unless_locked.callback(os.close, descriptor)
         try:
-            saved = database.execute("SELECT saved FROM state").fetchone()
-            state = BuildState.model_validate_json(saved[0]) if saved else start
-        except (sqlite3.DatabaseError, ValidationError):  # killed before there was a state; of another version; damaged
-            return None
-    return state if state.has_inputs_of(start) else None
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process is at work in %s: waiting for it", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.samestat(folder.stat(), os.fstat(descriptor)):
+            unless_locked.pop_all()
+            return descriptor
+    return None
 
 
 def _connected(folder: Path) -> sqlite3.Connection:

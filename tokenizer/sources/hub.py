@@ -61,9 +61,7 @@ def read_split(
     where = f"the hub's {name}, split {split}"
     check_columns(columns, table.column_names, where, mend_columns)
     table = table.select_columns(list(columns))
-    classes = {
-        name: dict(enumerate(kind.names)) for name, kind in table.features.items() if isinstance(kind, ClassLabel)
-    }
+    classes = {key: dict(enumerate(kind.names)) for key, kind in table.features.items() if isinstance(kind, ClassLabel)}
     rows = []
     for number, row in enumerate(table, start=1):
         named = {column: names.get(row[column], "") for column, names in classes.items()}
@@ -74,6 +72,5 @@ def read_split(
 def failure(name: str, error: Exception) -> str:
     """Return one line on a failure to read `name` from the hub: the reason, and how to mend it."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return (
-        f"cannot read {name} from the Hugging Face hub ({reason}): check the name and the network, or name a local copy"
-    )
+    mend = "check the name and the network, or name a local copy"
+    return f"cannot read {name} from the Hugging Face hub ({reason}): {mend}"

@@ -30,9 +30,7 @@ _BUFFER_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUOTED_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"')
-_SEPARATORS = ",;\t"
 _MEND_COLUMNS = "name the text's in columns"
-_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 _RULES = {".tsv": "2"}
 """Version of the rules by which a format is read, from the second on: raised when the same file gives other texts."""
 
@@ -64,7 +62,6 @@ class Row(NamedTuple):
     place: str
     """The file and the line or row, for messages."""
     values: Mapping[str, object]
-    """The value of each column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +82,14 @@ class _Options:
 def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
     """Yield the texts of the file at `path` in order, without blank ones."""
     options = _Options(config.columns or ("text",), replace_invalid=config.invalid_utf8 == "replace")
-    if _suffixes(path)[0] == ".txt":
-        return _plain_texts(path, options, config.document)
-    return texts_of_rows(_rows(path, options), options.columns)
+    if _suffixes(path)[0] != ".txt":
+        yield from texts_of_rows(_rows(path, options), options.columns)
+        return
+    with _opened(path) as file:
+        found = _lines(path, file, options)
+        if config.document == "paragraph":
+            found = ("".join(lines) for is_blank, lines in itertools.groupby(found, str.isspace) if not is_blank)
+        yield from (text for text in found if not text.isspace())
 
 
 def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
@@ -107,26 +109,18 @@ def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[
     try:
         "".encode(config.encoding)
     except LookupError as error:
-        raise UserError(
-            f"encoding = {config.encoding!r} is no known encoding: name one such as utf-8 or latin-1"
-        ) from error
+        raise UserError(f"encoding = {config.encoding!r} is unknown: name one such as utf-8 or latin-1") from error
+    mend = "name the columns in data.text, data.pair and data.label, or those of a file without names in data.header"
     options = _Options(
-        columns,
-        all_columns=True,
-        header=config.header,
-        encoding=config.encoding,
-        mend_columns="name the columns in data.text, data.pair and data.label, or those of a file without names in "
-        "data.header",
-        mend_bytes="convert it, or set data.encoding",
+        columns, True, config.header, config.encoding, mend_columns=mend, mend_bytes="convert it, or set data.encoding"
     )
-    return text_rows(_rows(path, options), columns, str(path), options.mend_columns)
+    return text_rows(_rows(path, options), columns, str(path), mend)
 
 
 def text_rows(rows: Iterable[Row], columns: Sequence[str], where: str, mend: str) -> list[dict[str, str]]:
     """Return rows with each value as text and a missing one as the empty text; all of them have the same columns.
 
-    Some row must have each of `columns`, which hold single values. Messages name the table, `where`, and say how to
-    `mend` a missing column.
+    Some row must have each of `columns`, which hold single values; messages name the table, `where`.
     """
     found = list(rows)
     if not found:
@@ -192,7 +186,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             if not file.peek(1):
                 raise UserError(f"{path} is empty: name a file with text")
             yield file
-    except _DAMAGED as error:
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch or compress it again") from error
 
 
@@ -211,27 +205,17 @@ def _lines(path: Path, file: BinaryIO, options: _Options) -> Iterator[str]:
     by_lines = "\n".encode(options.encoding) == b"\n"  # else, as in UTF-16, a line cannot be told before decoding
     number, offset = 1, 0
     while block := b"".join(file.readlines(_BUFFER_BYTES)) if by_lines else file.read():
-        fault, bad = "", block.find(0) if by_lines else -1
+        fault, bad = "a NUL byte, so this is no text: convert it", block.find(0) if by_lines else -1
         try:
             text = block.decode(options.encoding, errors)
         except UnicodeError as error:
             bad, fault = getattr(error, "start", 0), f"invalid {options.encoding.upper()}: {options.mend_bytes}"
         if bad >= 0:
             line = number + block.count(b"\n", 0, bad)
-            raise UserError(
-                f"{path}, line {line}, byte {offset + bad}: {fault or 'a NUL byte, so this is no text: convert it'}"
-            )
+            raise UserError(f"{path}, line {line}, byte {offset + bad}: {fault}")
         yield from io.StringIO(text.removeprefix(codecs.BOM_UTF8.decode()) if number == 1 else text)
         number += block.count(b"\n")
         offset += len(block)
-
-
-def _plain_texts(path: Path, options: _Options, document: Literal["line", "paragraph"]) -> Iterator[str]:
-    with _opened(path) as file:
-        found = _lines(path, file, options)
-        if document == "paragraph":
-            found = ("".join(lines) for is_blank, lines in itertools.groupby(found, str.isspace) if not is_blank)
-        yield from (text for text in found if not text.isspace())
 
 
 def _rows(path: Path, options: _Options) -> Iterator[Row]:
@@ -276,7 +260,7 @@ def _csv(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
     lines, ahead = itertools.tee(_lines(path, file, options))
     first = re.sub('"[^"]*"', "", next(itertools.filterfalse(str.isspace, ahead), ""))
     del ahead  # else all lines would be kept for it
-    fields = csv.reader(lines, delimiter=max(_SEPARATORS, key=first.count), strict=True)
+    fields = csv.reader(lines, delimiter=max(",;\t", key=first.count), strict=True)
     try:
         yield from _named(path, ((fields.line_num, row) for row in fields), options)
     except csv.Error as error:
@@ -353,10 +337,5 @@ def _parquet(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
             raise UserError(f"{path} is no readable parquet file ({' '.join(str(error).split())})") from error
 
 
-_FORMATS: dict[str, Callable[[Path, BinaryIO, _Options], Iterator[Row]]] = {
-    ".jsonl": _jsonl,
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".parquet": _parquet,
-}
+_FORMATS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
 _KINDS = (".txt", *_FORMATS)
