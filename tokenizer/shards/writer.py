@@ -145,8 +145,11 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
 def _lock(folder: Path) -> int | None:
     """Return the descriptor of `folder`, made and locked; None if another holder has just renamed or removed it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
+    try:
         folder.mkdir()
+    except FileExistsError:
+        if folder.is_symlink() and not folder.exists():  # it would be tried for ever
+            raise
     with suppress(FileNotFoundError), ExitStack() as unless_locked:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         unless_locked.callback(os.close, descriptor)
