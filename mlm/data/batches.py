@@ -118,7 +118,7 @@ class PackedRows:
         """Number of slots that are not padding, special tokens counted."""
         return sum(len(split.tokens) for split in self.splits) + 2 * self.cls_sep * len(self.rows.starts)
 
-    def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def first_tokens(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the first tokens of each folder, at most `most_tokens` in all, and the offsets of segments in them."""
         sizes = np.array([len(split.tokens) for split in self.splits])
         shares = sizes * min(most_tokens, int(sizes.sum())) // sizes.sum()

@@ -19,7 +19,7 @@ from mlm.training.optim import Optimizer
 from mlm.training.schedule import Schedule
 
 
-class Countable(Protocol):
+class MicroBatch(Protocol):
     """A micro-batch, with the two counts that the loop needs."""
 
     @property
@@ -31,7 +31,7 @@ class Countable(Protocol):
         """Number of tokens that are not padding."""
 
 
-AnyBatch = TypeVar("AnyBatch", bound=Countable)
+AnyBatch = TypeVar("AnyBatch", bound=MicroBatch)
 
 
 class Task(Protocol[AnyBatch]):
@@ -228,7 +228,7 @@ def take_step(
             (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}
 
-    first, *others = replicas.each(compute, micro_batches)
+    first, *others = replicas.run_micro_batches(compute, micro_batches)
     sums = {name: sum((losses[name] for losses in others), loss) for name, loss in first.items()}
     norm = clip_gradients(replicas.model, settings.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
@@ -250,7 +250,7 @@ def evaluate(
 ) -> None:
     """Report the held-out metrics of the weights that a checkpoint would save."""
     model.eval()
-    with optimizer.averaged():
+    with optimizer.evaluation_weights():
         metrics = task.evaluate(model)
         for observer in observers:
             observer.evaluated(progress, metrics, model)

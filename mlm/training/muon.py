@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlm.distributed.device import autocast_dtype
-from mlm.distributed.parallel import is_share
+from mlm.distributed.parallel import is_dtensor
 
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -58,7 +58,7 @@ class OrthogonalMomentum(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(matrix)
         state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
         direction = matrix.grad.lerp(state["momentum_buffer"], momentum)
-        if is_share(direction):
+        if is_dtensor(direction):
             from torch.distributed.tensor import DTensor, Replicate
 
             mesh, placements = direction.device_mesh, direction.placements

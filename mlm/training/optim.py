@@ -157,7 +157,7 @@ class Optimizer:
         return {f"lr/{number}" if number else "lr": rates[number] for number in self._logged}
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         """Return a context in which the model has its evaluation weights: Schedule-Free's average, else its own.
 
         The training weights are copied and restored bit for bit; the library's own switch would round them.
