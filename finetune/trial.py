@@ -191,7 +191,7 @@ def _judge(
 
 def _loop_settings(trial: Trial, classifier: Classifier, rate_factor: RateFactor) -> LoopSettings:
     config, steps_per_epoch = trial.config, trial.steps_per_epoch
-    length = Epochs(epochs=config.train.epochs).length(0.0, steps_per_epoch)
+    length = Epochs(epochs=config.train.epochs).training_length(0.0, steps_per_epoch)
     return LoopSettings(
         config.optim.build(classifier, rate_factor),
         config.schedule,

@@ -93,7 +93,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
     if compiled:
         compile_blocks(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
-    length = settings.budget.length(tokens_per_step, rows / settings.batch_rows)
+    length = settings.budget.training_length(tokens_per_step, rows / settings.batch_rows)
     return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
 
 

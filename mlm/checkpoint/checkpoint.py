@@ -23,7 +23,7 @@ from configs import UserError, dump, read
 from mlm.checkpoint import sharded_state, weights
 from mlm.checkpoint.manifest import MANIFEST, PARTIAL, read_manifest, seal, verify
 from mlm.config import PretrainConfig
-from mlm.distributed.parallel import is_share
+from mlm.distributed.parallel import is_dtensor
 from mlm.model.heads import MaskedLanguageModel
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import Optimizer
@@ -63,9 +63,9 @@ def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress,
     Unless `whole`, which is true on one process, only the shares are copied.
     """
     evaluated: dict[str, Tensor] = {}
-    with optimizer.averaged():
+    with optimizer.evaluation_weights():
         for name, tensor in model.state_dict().items():
-            gathered = tensor.full_tensor() if is_share(tensor) else tensor
+            gathered = tensor.full_tensor() if is_dtensor(tensor) else tensor
             if whole:
                 evaluated[name] = _copied(gathered)
     shares: dict[str, DTensor] = {}

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mlm.distributed.parallel import is_share
+from mlm.distributed.parallel import is_dtensor
 from mlm.training.optim import Optimizer
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ELSEWHERE = "sharded"
 
 def split(state: Any, shares: "dict[str, DTensor]", name: str = "") -> Any:
     """Return `state` without its sharded tensors, which are added to `shares` under their paths in `state`."""
-    if is_share(state):
+    if is_dtensor(state):
         shares[name] = state
         return ELSEWHERE
     if isinstance(state, Mapping):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
-from mlm.data.packing import Rows
+from mlm.data.packing import Rows, concatenate
 from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 
@@ -38,18 +38,18 @@ class Batch:
     tokens: int
     """Number of tokens that are not padding."""
 
+    @classmethod
+    def on_host(
+        cls, ids_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, predicted_BM: Tensor, labels_BM: Tensor
+    ) -> Self:
+        """Return a batch of tensors on the host, and count its targets and tokens."""
+        targets, tokens = (labels_BM != IGNORED).count_nonzero(), segments_BL.count_nonzero()
+        return cls(ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM, int(targets), int(tokens))
+
     def part(self, rows: slice) -> "Batch":
         """Return some of the rows of a batch on the host."""
-        segments_BL, labels_BM = self.segments_BL[rows], self.labels_BM[rows]
-        return Batch(
-            self.ids_BL[rows],
-            segments_BL,
-            self.positions_BL[rows],
-            self.predicted_BM[rows],
-            labels_BM,
-            targets=int(torch.count_nonzero(labels_BM != IGNORED)),
-            tokens=int(torch.count_nonzero(segments_BL)),
-        )
+        tensors = (self.ids_BL, self.segments_BL, self.positions_BL, self.predicted_BM, self.labels_BM)
+        return Batch.on_host(*(tensor[rows] for tensor in tensors))
 
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
@@ -59,18 +59,12 @@ class Batch:
         """Return the batch on `device`."""
         if self.ids_BL.device == device:
             return self
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.contiguous().pin_memory().to(device, non_blocking=True)
-
-        return replace(
-            self,
-            ids_BL=moved(self.ids_BL),
-            segments_BL=moved(self.segments_BL),
-            positions_BL=moved(self.positions_BL),
-            predicted_BM=moved(self.predicted_BM),
-            labels_BM=moved(self.labels_BM),
-        )
+        moved: dict[str, Any] = {
+            name: value.contiguous().pin_memory().to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -95,17 +89,10 @@ class PackedRows:
         """Return the rows of several folders as one corpus: their indices are copied, their tokens are not."""
         if len(parts) == 1:
             return parts[0]
-        firsts = _begins([len(split.tokens) for part in parts for split in part.splits])
-        first_runs = _begins([len(part.rows.starts) for part in parts])
-        rows = Rows(
-            np.concatenate([part.rows.starts + first for part, first in zip(parts, firsts, strict=True)]),
-            np.concatenate([part.rows.lengths for part in parts]),
-            np.append(
-                np.concatenate([part.rows.borders[:-1] + run for part, run in zip(parts, first_runs, strict=True)]),
-                sum(len(part.rows.starts) for part in parts),
-            ),
-        )
-        return replace(parts[0], splits=tuple(split for part in parts for split in part.splits), rows=rows)
+        splits = tuple(part.split for part in parts)
+        firsts = _begins([len(split.tokens) for split in splits])
+        moved = [replace(p.rows, starts=p.rows.starts + first) for p, first in zip(parts, firsts, strict=True)]
+        return replace(parts[0], splits=splits, rows=concatenate(moved))
 
     @property
     def split(self) -> ShardArrays:
@@ -118,7 +105,7 @@ class PackedRows:
         """Number of slots that are not padding, special tokens counted."""
         return sum(len(split.tokens) for split in self.splits) + 2 * self.cls_sep * len(self.rows.starts)
 
-    def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def first_tokens(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the first tokens of each folder, at most `most_tokens` in all, and the offsets of segments in them."""
         sizes = np.array([len(split.tokens) for split in self.splits])
         shares = sizes * min(most_tokens, int(sizes.sum())) // sizes.sum()
@@ -132,9 +119,8 @@ class PackedRows:
 
     def documents(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of the documents in the given rows, counted from 0 through all folders."""
-        starts = np.concatenate(
-            [self.rows.starts[self.rows.borders[row] : self.rows.borders[row + 1]] for row in rows_B]
-        )
+        borders = self.rows.borders
+        starts = self.rows.starts[_ranges(borders[rows_B], borders[rows_B + 1] - borders[rows_B])]
         firsts = _begins([len(split.tokens) for split in self.splits])
         first_documents = _begins([len(split.documents) - 1 for split in self.splits])
         owners = np.searchsorted(firsts, starts, side="right") - 1
@@ -173,13 +159,8 @@ class PackedRows:
         word_starts[begins + special] = True
         if self.cls_sep:
             ids[begins], ids[begins + slots - 1] = CLS, SEP
-        return UnmaskedRows(
-            ids.reshape(B, L),
-            segments.reshape(B, L),
-            positions.reshape(B, L),
-            maskable.reshape(B, L),
-            word_starts.reshape(B, L),
-        )
+        flat: list[NDArray[Any]] = [ids, segments, positions, maskable, word_starts]
+        return UnmaskedRows(*(array.reshape(B, L) for array in flat))
 
     def _read(self, name: Literal["tokens", "word_starts"], places: NDArray[np.int64]) -> NDArray[Any]:
         """Return an array's values at indices into all folders, laid end to end."""
@@ -200,25 +181,12 @@ class PackedRows:
         """Return the given rows, masked; the masks are a function of (seed, epoch, row)."""
         whole = self.assemble(rows_B)
         keys_B = row_keys(seed, np.zeros_like(epochs_B) if masking.static else epochs_B, rows_B)
-        corruption = corrupt(
-            whole,
-            keys_B,
-            masking,
-            rate=rate,
-            ordinary_ids=range(len(SPECIAL_TOKENS), self.vocabulary_size),
-            mask_id=MASK,
-        )
+        ordinary_ids = range(len(SPECIAL_TOKENS), self.vocabulary_size)
+        corruption = corrupt(whole, keys_B, masking, rate=rate, ordinary_ids=ordinary_ids, mask_id=MASK)
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
-        return Batch(
-            torch.from_numpy(corruption.ids_BL),
-            torch.from_numpy(whole.segments_BL),
-            torch.from_numpy(whole.positions_BL),
-            torch.from_numpy(corruption.positions_BM),
-            torch.from_numpy(labels_BM),
-            targets=int(corruption.filled_BM.sum()),
-            tokens=int((whole.segments_BL > 0).sum()),
-        )
+        arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
+        return Batch.on_host(*map(torch.from_numpy, arrays))
 
     def step_rows(self, seed: int, step: int, batch_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows of a step and the epoch of each: every epoch is a new order of all rows."""

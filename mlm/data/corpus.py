@@ -59,40 +59,27 @@ def open_corpus(
 ) -> Corpus:
     """Return the corpus of a configuration; a missing tokenizer and missing shards are built in `cache`.
 
-    Args:
-        data: the length of rows, and the shards or the tokenizer if these are given.
-        text: the source and the cleaning of the text.
-        vocabulary: the vocabulary to train.
-        cache: folder of tokenizers and shards.
-        tokenizer_path: a tokenizer.json that replaces that of `data`, whose file may be gone.
-
-    Raises:
-        UserError: text, tokenizer or shards cannot be used.
-
+    `tokenizer_path` replaces the tokenizer.json of `data`, which may be gone. Text, tokenizer or shards that cannot be
+    used raise UserError.
     """
     if tokenizer_path is None and data.tokenizer is not None:
         tokenizer_path = Path(data.tokenizer)
     if data.shards is None:
         return corpus_at([find_or_build_shards(text, vocabulary, cache, tokenizer_path)], data.row_length)
     corpus = corpus_at(list(map(Path, data.shards)), data.row_length)
-    if tokenizer_path is not None:
-        wanted = sha256(load(tokenizer_path))
-        if wanted != corpus.manifest.tokenizer_sha256:
-            raise UserError(
-                f"data.shards = {', '.join(data.shards)} was encoded with another tokenizer than {tokenizer_path}:"
-                " encode the text with that one"
-            )
+    if tokenizer_path is not None and sha256(load(tokenizer_path)) != corpus.manifest.tokenizer_sha256:
+        raise UserError(
+            f"data.shards = {', '.join(data.shards)} was encoded with another tokenizer than {tokenizer_path}:"
+            " encode the text with that one"
+        )
     return corpus
 
 
 def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False) -> Corpus:
     """Return the corpus whose shards are in `folders`, packed into rows of `row_length` slots.
 
-    Shards that another process has just `checked` are not verified again.
-
-    Raises:
-        UserError: shards are missing or damaged, or do not fit those of the first folder.
-
+    Shards that another process has just `checked` are not verified again. Shards that are missing, damaged, or do not
+    fit those of the first folder raise UserError.
     """
     shards = [open_shards(folder, checked=checked) for folder in folders]
     first, *others = shards

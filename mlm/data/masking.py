@@ -93,33 +93,19 @@ def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) 
 
 
 def corrupt(
-    whole: UnmaskedRows,
-    keys_B: NDArray[np.uint64],
-    masking: Masking,
-    *,
-    rate: float,
-    ordinary_ids: range,
-    mask_id: int,
+    whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Masking, *, rate: float, ordinary_ids: range, mask_id: int
 ) -> MaskedRows:
     """Choose `rate` of each row's maskable tokens and corrupt them.
 
     A row of n maskable tokens gets exactly round(rate * n) predictions. Whole words and spans get fewer, by less than
-    one word: the last span is truncated at the end of a word.
-
-    Args:
-        whole: the rows.
-        keys_B: the hashes of `row_keys`.
-        masking: the settings of the choice.
-        rate: the current rate, at most the largest rate of `masking`.
-        ordinary_ids: the ids that a random replacement is drawn from.
-        mask_id: the id of [MASK].
-
+    one word: the last span is truncated at the end of a word. `keys_B` are the row's `row_keys`; `rate` is at most the
+    largest rate of `masking`; a random replacement is one of `ordinary_ids`.
     """
     slots = masking.slots(whole.ids_BL.shape[1])
-    order_BL = _shuffled_positions(whole.maskable_BL, _unit_starts(whole, keys_B, masking), keys_B)[:, : slots + 1]
+    order_BL = _shuffled_positions(whole.maskable_BL, _units(whole, keys_B, masking), keys_B)[:, : slots + 1]
     taken_B = _count(rate, whole.maskable_BL.sum(axis=1))
     if masking.unit != "token":
-        # Words come whole: take as many positions, up to the wanted number, as end at the end of a word.
+        # Mask whole words: lower the count to the last word border that does not exceed it.
         borders = np.take_along_axis(whole.word_starts_BL | ~whole.maskable_BL, order_BL, axis=1)
         borders = np.pad(borders, ((0, 0), (0, 1)), constant_values=True)  # a row may be taken to its end
         borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
@@ -144,34 +130,31 @@ def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts
 
 
-def _unit_starts(whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Masking) -> NDArray[np.bool_] | None:
-    """Return the mask of the first positions of units, (B, L); None if every token is a unit."""
+def _units(whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Masking) -> NDArray[np.int64]:
+    """Return for each position the first position of its unit, (B, L)."""
+    words_start_BL = starts_BL = whole.word_starts_BL
+    positions_BL = np.broadcast_to(np.arange(starts_BL.shape[1]), starts_BL.shape)
     if masking.unit == "token":
-        return None
-    words_start_BL = whole.word_starts_BL
-    if masking.unit == "word":
-        return words_start_BL
-    positions_BL = np.broadcast_to(np.arange(words_start_BL.shape[1]), words_start_BL.shape)
-    starts_BL = words_start_BL & (_uniform(_bits(keys_B, _SPAN, positions_BL)) < SPAN_END_PROBABILITY)
-    starts_BL |= np.diff(whole.segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the next text of the row
-    words_BL = words_start_BL.cumsum(axis=1)
-    words_at_start_BL = np.maximum.accumulate(np.where(starts_BL, words_BL, 0), axis=1)
-    starts_BL |= words_start_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0)
-    return starts_BL
+        return positions_BL
+    if masking.unit == "span":
+        starts_BL = words_start_BL & (_uniform(_bits(keys_B, _SPAN, positions_BL)) < SPAN_END_PROBABILITY)
+        starts_BL |= np.diff(whole.segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the row's next text
+        words_BL = words_start_BL.cumsum(axis=1)
+        words_at_start_BL = np.maximum.accumulate(np.where(starts_BL, words_BL, 0), axis=1)
+        starts_BL |= words_start_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0)
+    units_BL: NDArray[np.int64] = np.maximum.accumulate(np.where(starts_BL, positions_BL, 0), axis=1)
+    return units_BL
 
 
 def _shuffled_positions(
-    maskable_BL: NDArray[np.bool_], starts_BL: NDArray[np.bool_] | None, keys_B: NDArray[np.uint64]
+    maskable_BL: NDArray[np.bool_], units_BL: NDArray[np.int64], keys_B: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
     """Return each row's positions: units in random order, then the positions that may not be chosen."""
-    positions_BL = np.broadcast_to(np.arange(maskable_BL.shape[1]), maskable_BL.shape)
-    units_BL = (
-        positions_BL if starts_BL is None else np.maximum.accumulate(np.where(starts_BL, positions_BL, 0), axis=1)
-    )
+    positions_L = np.arange(maskable_BL.shape[1])
     # One number per token, for a plain sort of numbers: a bit that is set if the token may not be chosen, 31 random
     # bits of its unit, the unit and the position, 16 bits each.
     bits_BL = _bits(keys_B, _ORDER, units_BL) >> np.uint64(33) | (~maskable_BL).astype(np.uint64) << np.uint64(31)
-    sort_BL = bits_BL << np.uint64(32) | (units_BL << 16 | positions_BL).astype(np.uint64)
+    sort_BL = bits_BL << np.uint64(32) | (units_BL << 16 | positions_L).astype(np.uint64)
     sort_BL.sort(axis=1)
     return (sort_BL & np.uint64(0xFFFF)).astype(np.int64)
 

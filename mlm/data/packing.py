@@ -6,7 +6,7 @@ So rows are full even if segments are nearly as long as a row.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,16 @@ class Rows:
         return len(self.borders) - 1
 
 
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of all parts, one part after the other."""
+    runs = np.cumsum([0, *(len(part.starts) for part in parts)])
+    return Rows(
+        np.concatenate([part.starts for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        np.concatenate([*(part.borders[:-1] + run for part, run in zip(parts, runs[:-1], strict=True)), runs[-1:]]),
+    )
+
+
 def pack(
     sentences: NDArray[np.int64],
     documents: NDArray[np.int64],
@@ -41,42 +51,19 @@ def pack(
 ) -> Rows:
     """Pack runs of consecutive sentences of a document into rows.
 
-    A sentence that is longer than a row is cut into chunks of a row's length.
-
-    Args:
-        sentences: offset of each sentence among the tokens, and the end of the last, (sentences + 1,).
-        documents: offset of each document among the sentences, and the end of the last. If every sentence is a
-            document, each segment is one sentence.
-        row_length: slots in a row.
-        specials_per_segment: special tokens around each segment.
-        window_sentences: about the number of sentences that are packed together.
-
+    `sentences` is the offset of each sentence among the tokens, and the end of the last; `documents` the offset of each
+    document among the sentences, and the end of the last. If every sentence is a document, each segment is one
+    sentence. A sentence that is longer than a row is cut into chunks of a row's length. Whole documents of about
+    `window_sentences` sentences are packed together.
     """
-    capacity = row_length - specials_per_segment
-    starts: list[NDArray[np.int64]] = []
-    lengths: list[NDArray[np.int32]] = []
-    borders: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
-    runs = 0
-    for first, last in _windows(documents, window_sentences):
-        offsets, ends = _chunks(
-            sentences[documents[first] : documents[last] + 1], documents[first : last + 1], capacity
-        )
-        packed_starts, packed_lengths, packed_borders = _pack_window(offsets, ends, row_length, specials_per_segment)
-        starts.append(packed_starts)
-        lengths.append(packed_lengths)
-        borders.append(packed_borders + runs)
-        runs += len(packed_starts)
-    return Rows(np.concatenate(starts), np.concatenate(lengths), np.concatenate(borders))
-
-
-def _windows(documents: NDArray[np.int64], window_sentences: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of whole documents of about `window_sentences` sentences."""
-    first, count = 0, len(documents) - 1
-    while first < count:
-        last = int(np.searchsorted(documents, documents[first] + window_sentences, side="left"))
-        last = min(last, count)
-        yield first, last
+    windows, first, end = [], 0, len(documents) - 1
+    while first < end:
+        last = min(int(np.searchsorted(documents, documents[first] + window_sentences)), end)
+        sentences_inside = sentences[documents[first] : documents[last] + 1]
+        chunks = _chunks(sentences_inside, documents[first : last + 1], row_length - specials_per_segment)
+        windows.append(_fill_rows(*chunks, row_length, specials_per_segment))
         first = last
+    return concatenate(windows)
 
 
 def _chunks(
@@ -91,10 +78,12 @@ def _chunks(
     return offsets, ends[documents[1:] - documents[0] - 1]
 
 
-def _pack_window(
-    offsets_array: NDArray[np.int64], ends_array: NDArray[np.int64], row_length: int, specials: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Fill row after row with the longest waiting sentence that fits, and the sentences after it that fit."""
+def _fill_rows(offsets_array: NDArray[np.int64], ends_array: NDArray[np.int64], row_length: int, specials: int) -> Rows:
+    """Fill one row at a time.
+
+    Repeatedly take the document whose next sentence is the longest that fits, and add as many of its following
+    sentences as fit, or one fewer if that leaves less padding.
+    """
     offsets, ends = offsets_array.tolist(), ends_array.tolist()
     cursors = [0, *ends[:-1]]
     waiting: list[list[int]] = [[] for _ in range(row_length + 1)]  # documents by their next sentence's length
@@ -103,7 +92,7 @@ def _pack_window(
         length = offsets[cursors[document] + 1] - offsets[cursors[document]]
         waiting[length].append(document)
         lengths_waiting |= 1 << length
-    begins, stops, borders = [], [], []
+    begins, stops, borders = [], [], [0]
     while lengths_waiting:
         gap = row_length
         while gap > specials and (fitting := lengths_waiting & ((2 << (gap - specials)) - 1)):
@@ -127,7 +116,7 @@ def _pack_window(
                 lengths_waiting |= 1 << length
         borders.append(len(begins))
     starts = offsets_array[begins]
-    return starts, (offsets_array[stops] - starts).astype(np.int32), np.array(borders, np.int64)
+    return Rows(starts, (offsets_array[stops] - starts).astype(np.int32), np.array(borders, np.int64))
 
 
 def _unfilled(room: int, lengths_waiting: int, specials: int) -> int:

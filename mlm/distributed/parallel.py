@@ -66,7 +66,7 @@ def is_sharded(model: nn.Module) -> "TypeGuard[FSDPModule]":
     return fsdp is not None and isinstance(model, fsdp.FSDPModule)
 
 
-def is_share(value: Any) -> "TypeGuard[DTensor]":
+def is_dtensor(value: Any) -> "TypeGuard[DTensor]":
     """Return whether a value is this process's share of a tensor."""
     tensors = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and isinstance(value, tensors.DTensor)
@@ -104,7 +104,7 @@ def sync_gradients(model: nn.Module, *, last: bool) -> AbstractContextManager[ob
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """Scale the gradient down to `max_norm` where it is longer; return its norm before, a scalar on the device."""
     total = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return total.full_tensor() if is_share(total) else total
+    return total.full_tensor() if is_dtensor(total) else total
 
 
 def reshard(model: nn.Module) -> None:

@@ -35,7 +35,7 @@ class ThreadReplicas:
     pool: Executor | None
     """The threads; None if the caller's is the only one."""
 
-    def each(
+    def run_micro_batches(
         self, compute: Callable[[nn.Module, int, AnyBatch], Result], micro_batches: Sequence[AnyBatch]
     ) -> list[Result]:
         """Return `compute(replica, index, micro_batch)` of every micro-batch; their gradients add up in the model.

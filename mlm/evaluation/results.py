@@ -28,7 +28,7 @@ def measure_baselines(
 ) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of the unigram and bigram baselines on held-out batches."""
     size = corpus.manifest.vocabulary_size
-    tokens, segments = corpus.train.sample(config.evaluation.baseline_tokens)
+    tokens, segments = corpus.train.first_tokens(config.evaluation.baseline_tokens)
     unigram = Unigram(tokens, size)
     bigram = Bigram(tokens, segments, unigram, size)
     return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}

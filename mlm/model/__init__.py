@@ -6,5 +6,6 @@ Tensors carry their dimensions as a suffix:
     D width        F feed-forward width     X any other
     H heads        K width of a head        V vocabulary          C classes
 
-so `ids_BL` holds token ids, `hidden_BLD` hidden states, `query_BHLK` queries by head, `logits_MV` scores.
+so `ids_BL` holds token ids, `hidden_BLD` hidden states, `query_BHLK` queries by head, `scores_MV` scores. `segments_BL`
+tells the texts in a row apart: 1 for the first, 2 for the second. These are not BERT's segment ids (token types).
 """

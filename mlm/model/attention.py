@@ -1,6 +1,7 @@
 """Multi-head attention within segments (Vaswani et al. 2017, section 3.2; rotary positions: Su et al. 2021)."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -32,20 +33,14 @@ class SegmentMask:
     blocks: BlockMask | None
     """The blocks with any scores within a segment, for layers compiled for CUDA; else None."""
     key_ranges: tuple[slice, ...]
-    """On CPU, the range of the rows with the segments of each `BLOCK` of positions; empty if rows are not divided."""
+    """For each `BLOCK` of query positions, the range of keys that their segments span, in any row (CPU only; empty
+    if attention is not computed in blocks)."""
 
     @classmethod
-    def of(
-        cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False
-    ) -> "SegmentMask":
+    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False) -> Self:
         """Return the mask of rows of segments.
 
-        Args:
-            segments_BL: the segment of each position; if compiled, ascending in each row, padding last.
-            positions_BL: position within the segment.
-            dtype: type of the attention scores.
-            compiled: whether the layers that read it are compiled, and so need constant shapes.
-
+        Layers that are `compiled` need constant shapes; segments must then ascend in each row, with padding last.
         """
         if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
             return cls(segments_BL, positions_BL, dtype, None, segment_blocks(segments_BL), ())
@@ -65,9 +60,7 @@ class SegmentMask:
 def segment_blocks(segments_BL: Tensor) -> BlockMask:
     """Return the blocks of `BLOCK` by `BLOCK` scores with any within a segment, and the mask within blocks.
 
-    Args:
-        segments_BL: the segment of each position, ascending in each row; 0 is padding, at the end.
-
+    The segments ascend in each row; 0 is padding, at the end.
     """
     B, L = segments_BL.shape
     last = torch.iinfo(segments_BL.dtype).max
@@ -177,14 +170,7 @@ def fast_attention(
     matrix products are faster. On CUDA compiled FlexAttention skips blocks of scores that are all across segments, but
     has no dropout. Masked SDPA serves the rest: a few queries, and layers that are not compiled.
 
-    Args:
-        query_BHMK: queries of all positions, or of `queries_BM`.
-        key_BHLK: keys of all positions.
-        value_BHLK: their values.
-        segment_mask: the segments of the positions.
-        queries_BM: positions of the queries; None for all.
-        dropout: probability of dropping an attention weight.
-
+    The queries are those at the positions `queries_BM`, or at all positions if it is None.
     """
     if segment_mask.key_ranges and queries_BM is None:
         return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask, dropout)
@@ -208,11 +194,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width, bias=biases)
 
     def forward(
-        self,
-        hidden_BLD: Tensor,
-        segment_mask: SegmentMask,
-        rotation: Rotation | None,
-        queries_BM: Tensor | None,
+        self, hidden_BLD: Tensor, segment_mask: SegmentMask, rotation: Rotation | None, queries_BM: Tensor | None
     ) -> Tensor:
         """Return the attended states, (B, L, D), or those of the queries alone, (B, M, D).
 
@@ -226,13 +208,10 @@ class Attention(nn.Module):
             query_bias, key_value_bias = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, sizes)
             key_BHLK, value_BHLK = self._by_head(F.linear(hidden_BLD, key_value_weight, key_value_bias), 1, rotation)
             if rotation is not None:
-                rotation = (
-                    gather_positions(rotation[0][:, 0], queries_BM)[:, None],
-                    gather_positions(rotation[1][:, 0], queries_BM)[:, None],
-                )
-            (query_BHMK,) = self._by_head(
-                F.linear(gather_positions(hidden_BLD, queries_BM), query_weight, query_bias), 1, rotation
-            )
+                cosine_B1MK, sine_B1MK = [gather_positions(part[:, 0], queries_BM)[:, None] for part in rotation]
+                rotation = cosine_B1MK, sine_B1MK
+            chosen_BMD = gather_positions(hidden_BLD, queries_BM)
+            (query_BHMK,) = self._by_head(F.linear(chosen_BMD, query_weight, query_bias), 1, rotation)
         dropout = self.dropout if self.training else 0.0
         mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, segment_mask, queries_BM, dropout)
         output_BMD: Tensor = self.output(mixed_BHMK.transpose(1, 2).flatten(2))

@@ -10,8 +10,6 @@ from configs import Config
 from mlm.model.attention import Attention, Rotary, Rotation, SegmentMask, gather_positions
 from mlm.model.feedforward import Activation, FeedForward, GatedFeedForward
 
-NORM_EPSILON = 1e-5
-
 
 class SinusoidalPositions(Config):
     """Fixed sines and cosines, added to embeddings scaled by sqrt(width) (Vaswani et al. 2017, sections 3.4, 3.5)."""
@@ -81,7 +79,6 @@ class Embeddings(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocabulary_size, config.width)
         self.positions = nn.Embedding(row_length, config.width) if config.positions.kind == "learned" else None
-        self.scale = config.width**0.5 if config.positions.kind == "sinusoidal" else 1.0
         sinusoids = sinusoidal_positions(row_length, config.width) if config.positions.kind == "sinusoidal" else None
         self.register_buffer("sinusoids_LD", sinusoids, persistent=False)
         self.norm = layer_norm(config) if config.embedding_norm else nn.Identity()
@@ -93,7 +90,7 @@ class Embeddings(nn.Module):
         if self.positions is not None:
             hidden_BLD = hidden_BLD + self.positions(positions_BL)
         elif self.sinusoids_LD is not None:
-            hidden_BLD = hidden_BLD * self.scale + self.sinusoids_LD[positions_BL]
+            hidden_BLD = hidden_BLD * hidden_BLD.shape[-1] ** 0.5 + self.sinusoids_LD[positions_BL]
         hidden_BLD = self.dropout(self.norm(hidden_BLD))
         return hidden_BLD
 
@@ -136,11 +133,7 @@ class Block(nn.Module):
         self.feedforward = feedforward
 
     def forward(
-        self,
-        hidden_BLD: Tensor,
-        segment_mask: SegmentMask,
-        rotation: Rotation | None,
-        queries_BM: Tensor | None = None,
+        self, hidden_BLD: Tensor, segment_mask: SegmentMask, rotation: Rotation | None, queries_BM: Tensor | None = None
     ) -> Tensor:
         """Return the next hidden states, (B, L, D), or those of the queries alone, (B, M, D)."""
         residual_BMD = hidden_BLD if queries_BM is None else gather_positions(hidden_BLD, queries_BM)
@@ -163,21 +156,20 @@ class Encoder(nn.Module):
     def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, queries_BM: Tensor | None = None) -> Tensor:
         """Return the hidden states of every position, (B, L, D), or those of the queries alone, (B, M, D).
 
-        The other positions are computed up to the last block's keys and values.
+        All other positions are computed only as far as the keys and values of the last block.
         """
         hidden_BLD: Tensor = self.embeddings(ids_BL, segment_mask.positions_BL)
         rotation = None if self.rotary is None else self.rotary(segment_mask.positions_BL, segment_mask.dtype)
         *blocks, last = self.blocks
         for block in blocks:
             hidden_BLD = block(hidden_BLD, segment_mask, rotation)
-        hidden_BLD = last(hidden_BLD, segment_mask, rotation, queries_BM)
-        hidden_BLD = self.final_norm(hidden_BLD)
-        return hidden_BLD
+        hidden_BMD: Tensor = self.final_norm(last(hidden_BLD, segment_mask, rotation, queries_BM))
+        return hidden_BMD
 
 
 def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
     """Return a layer norm over the hidden width (Ba et al. 2016)."""
-    return nn.LayerNorm(config.width, eps=NORM_EPSILON, bias=config.biases)
+    return nn.LayerNorm(config.width, eps=1e-5, bias=config.biases)
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -189,9 +181,8 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
 
 def _block(config: EncoderConfig, layer: int) -> Block:
     attention = Attention(config.width, config.heads, config.biases, config.dropout)
-    feedforward = (GatedFeedForward if config.gated else FeedForward)(
-        config.width, config.feedforward_width, config.activation, config.biases
-    )
+    feedforward_layer = GatedFeedForward if config.gated else FeedForward
+    feedforward = feedforward_layer(config.width, config.feedforward_width, config.activation, config.biases)
     residual = PreNorm if config.norm == "pre" else PostNorm
     reads_normed_embeddings = config.norm == "pre" and config.embedding_norm and layer == 0
     return Block(

@@ -40,7 +40,7 @@ class MaskedLMTask:
     """True if the model's layers are compiled; on CUDA the loss is then compiled as well."""
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
-        """Return this rank's micro-batches, a function of seed and step; `fraction` of the budget sets the rate."""
+        """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
         rows_B, epochs_B = self.train.step_rows(self.seed, step, self.batch_rows)
         cuts = self.world.share(len(rows_B), self.micro_batch_rows)
         mine = np.arange(self.world.rank, len(rows_B), self.world.size)
@@ -133,10 +133,7 @@ def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]
 
 
 def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = False) -> Tensor:
-    """Return the scores of the vocabulary for each slot of the batch, (B * M, V), in the world's precision.
-
-    Set `compiled` if the model's layers are compiled.
-    """
+    """Return the scores for each slot, (B * M, V), in the world's precision; `compiled` if the model's layers are."""
     with autocast(world.device, world.dtype):
         segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
         scores_MV: Tensor = model(batch.ids_BL, segment_mask, batch.predicted_BM)

@@ -46,7 +46,7 @@ class Steps(Config):
     steps: int = Field(1000, gt=0, le=10**12)
     """Optimizer updates."""
 
-    def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
+    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the length for data of the given size."""
         return TrainingLength(steps=self.steps)
 
@@ -58,7 +58,7 @@ class Tokens(Config):
     tokens: int = Field(100_000_000, gt=0, le=10**18)
     """Tokens, padding not counted; the last step may go beyond by less than a batch."""
 
-    def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
+    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the length for data of the given size."""
         return TrainingLength(steps=math.ceil(self.tokens / tokens_per_step))
 
@@ -70,7 +70,7 @@ class Epochs(Config):
     epochs: float = Field(1.0, gt=0, le=1e9)
     """Passes over the training rows; the last step may go beyond by less than a batch."""
 
-    def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
+    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the length for data of the given size."""
         return TrainingLength(steps=math.ceil(self.epochs * steps_per_epoch))
 
@@ -82,7 +82,7 @@ class Minutes(Config):
     minutes: float = Field(10.0, gt=0, le=1e9)
     """Minutes spent in training steps; start-up and evaluation are not counted."""
 
-    def length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
+    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
         """Return the length for data of the given size."""
         return TrainingLength(seconds=60 * self.minutes)
 

@@ -6,6 +6,7 @@ A handler that raises an exception may do so where Python ignores exceptions: th
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mlm.distributed.world import World
@@ -32,7 +33,7 @@ class StopRequest:
         return self.number != 0
 
 
-class SignalStop(Observer):
+class SignalStop(Observer, AbstractContextManager["SignalStop"]):
     """Catches signals while training; its `received` is the `stop` of the loop. A second Ctrl-C raises at once."""
 
     def __init__(self, meaning: str) -> None:
@@ -45,13 +46,10 @@ class SignalStop(Observer):
         """Return the largest number of the signals received while training; 0 if there was none."""
         return max(self.numbers, default=0)
 
-    def __enter__(self) -> "SignalStop":
-        """Return itself, to be used while it catches signals."""
-        return self
-
     def __exit__(self, *error: object) -> None:
-        """Restore the former handlers where training ended by an error."""
-        self._restore()
+        """Restore the former handlers, also where training ended by an error."""
+        while self.before:
+            signal.signal(*self.before.popitem())
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
         """Install the handlers, and forget the signals of an earlier training."""
@@ -60,11 +58,7 @@ class SignalStop(Observer):
 
     def ended(self, progress: TrainingProgress) -> None:
         """Restore the former handlers."""
-        self._restore()
-
-    def _restore(self) -> None:
-        while self.before:
-            signal.signal(*self.before.popitem())
+        self.__exit__()
 
     def _note(self, number: int, frame: object) -> None:
         self.numbers.append(number)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from mlm.training.optim import Optimizer
 from mlm.training.schedule import Schedule
 
 
-class Countable(Protocol):
+class MicroBatch(Protocol):
     """A micro-batch, with the two counts that the loop needs."""
 
     @property
@@ -31,7 +31,7 @@ class Countable(Protocol):
         """Number of tokens that are not padding."""
 
 
-AnyBatch = TypeVar("AnyBatch", bound=Countable)
+AnyBatch = TypeVar("AnyBatch", bound=MicroBatch)
 
 
 class Task(Protocol[AnyBatch]):
@@ -90,12 +90,10 @@ class StepMetrics:
         values = [(step.finite_S[0], step.gradient_norm, *step.sums.values()) for step in steps]
         rows = torch.stack([torch.stack([value.double() for value in row]) for row in values]).tolist()
         finite, norms, *columns = zip(*rows, strict=True)
-        totals = world.sum([sum(column) for column in columns])
+        totals = torch.tensor(world.sum([sum(column) for column in columns]), dtype=torch.float64)
         return replace(
             last,
-            sums={
-                name: torch.tensor(total, dtype=torch.float64) for name, total in zip(last.sums, totals, strict=True)
-            },
+            sums=dict(zip(last.sums, totals.unbind(), strict=True)),
             targets=sum(step.targets for step in steps),
             tokens=sum(step.tokens for step in steps),
             seconds=sum(step.seconds for step in steps),
@@ -175,7 +173,7 @@ def train(
         observer.started(world, length, start)
     model.train()
     if start.step == 0:
-        evaluate(model, task, settings.optimizer, world, observers, progress)
+        evaluate(model, task, settings.optimizer, observers, progress)
     with replicate_on_threads(model, world, settings.threads) as replicas:
         while not ended:
             step = take_step(replicas, task, settings, world, progress)
@@ -186,7 +184,7 @@ def train(
             progress = TrainingProgress(progress.step + 1, progress.tokens + step.tokens, progress.seconds + seconds)
             finished = length.finished(progress)
             if finished or progress.step % frequencies.evaluate_steps == 0:
-                evaluate(model, task, settings.optimizer, world, observers, progress)
+                evaluate(model, task, settings.optimizer, observers, progress)
                 stops += world.sum([stop()])[0]  # an evaluation may be the reason to stop
             ended = finished or stops > 0
             if ended or frequencies.has_record(progress.step):
@@ -202,11 +200,7 @@ def train(
 
 
 def take_step(
-    replicas: ThreadReplicas,
-    task: Task[AnyBatch],
-    settings: LoopSettings,
-    world: World,
-    progress: TrainingProgress,
+    replicas: ThreadReplicas, task: Task[AnyBatch], settings: LoopSettings, world: World, progress: TrainingProgress
 ) -> StepMetrics:
     """Update the weights once, and return the metrics of the step with this rank's own timings.
 
@@ -228,7 +222,7 @@ def take_step(
             (losses["loss"] * (world.size / max(targets, 1))).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}
 
-    first, *others = replicas.each(compute, micro_batches)
+    first, *others = replicas.run_micro_batches(compute, micro_batches)
     sums = {name: sum((losses[name] for losses in others), loss) for name, loss in first.items()}
     norm = clip_gradients(replicas.model, settings.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
@@ -241,16 +235,11 @@ def take_step(
 
 
 def evaluate(
-    model: nn.Module,
-    task: Task[AnyBatch],
-    optimizer: Optimizer,
-    world: World,
-    observers: Sequence[Observer],
-    progress: TrainingProgress,
+    model: nn.Module, task: Task[Any], optimizer: Optimizer, observers: Sequence[Observer], progress: TrainingProgress
 ) -> None:
     """Report the held-out metrics of the weights that a checkpoint would save."""
     model.eval()
-    with optimizer.averaged():
+    with optimizer.evaluation_weights():
         metrics = task.evaluate(model)
         for observer in observers:
             observer.evaluated(progress, metrics, model)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlm.distributed.device import autocast_dtype
-from mlm.distributed.parallel import is_share
+from mlm.distributed.parallel import is_dtensor
 
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -49,23 +49,22 @@ class OrthogonalMomentum(torch.optim.Optimizer):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._change(matrix, group["lr"], group["weight_decay"], group["momentum"])
+                    direction = self._direction(matrix, matrix.grad, group["momentum"])
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.add_(direction, alpha=-group["lr"] * UPDATE_SIZE * math.sqrt(max(matrix.shape)))
 
-    def _change(self, matrix: nn.Parameter, lr: float, weight_decay: float, momentum: float) -> None:
-        assert matrix.grad is not None
+    def _direction(self, matrix: nn.Parameter, gradient: Tensor, momentum: float) -> Tensor:
+        """Return the direction of the update: the momentum, made orthogonal as a whole."""
         state = self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
-        state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        direction = matrix.grad.lerp(state["momentum_buffer"], momentum)
-        if is_share(direction):
-            from torch.distributed.tensor import DTensor, Replicate
+        state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        direction = gradient.lerp(state["momentum_buffer"], momentum)
+        if not is_dtensor(direction):
+            return orthogonalised(direction)
+        from torch.distributed.tensor import DTensor, Replicate
 
-            mesh, placements = direction.device_mesh, direction.placements
-            whole = orthogonalised(direction.full_tensor())
-            everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-            direction = everywhere.redistribute(mesh, placements)
-        else:
-            direction = orthogonalised(direction)
-        matrix.mul_(1 - lr * weight_decay)
-        matrix.add_(direction, alpha=-lr * UPDATE_SIZE * math.sqrt(max(matrix.shape)))
+        mesh = direction.device_mesh
+        whole = orthogonalised(direction.full_tensor())
+        everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        return everywhere.redistribute(mesh, direction.placements)

@@ -15,6 +15,7 @@ from mlm.training.muon import OrthogonalMomentum
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 PositiveShare = Annotated[float, Field(gt=0, lt=1)]
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
 RateFactor = Callable[[str], float]
 """From a parameter's name to its share of the learning rate."""
 
@@ -38,8 +39,12 @@ class AdamW(Config):
 
     def build(self, model: nn.Module, rate_factor: RateFactor = _same_rate) -> "Optimizer":
         """Return the optimizer of `model`'s trainable parameters."""
-        groups = parameter_groups(model.named_parameters(), self.lr, self.weight_decay, rate_factor)
-        return Optimizer([torch.optim.AdamW(groups, self.lr, self.betas, self.epsilon, fused=True)])
+        return Optimizer([self.torch_optimizer(model.named_parameters(), rate_factor)])
+
+    def torch_optimizer(self, named: NamedParameters, rate_factor: RateFactor = _same_rate) -> torch.optim.AdamW:
+        """Return PyTorch's optimizer of the trainable ones of the parameters."""
+        groups = parameter_groups(named, self.lr, self.weight_decay, rate_factor)
+        return torch.optim.AdamW(groups, self.lr, self.betas, self.epsilon, fused=True)
 
 
 class ScheduleFreeAdamW(Config):
@@ -85,22 +90,15 @@ class Muon(Config):
         named = list(model.named_parameters())
         hidden = [p for _, p in named if p.ndim == 2 and id(p) not in embedded]
         others = [(name, p) for name, p in named if p.ndim != 2 or id(p) in embedded]
-        rest = self.others
-        return Optimizer(
-            [
-                OrthogonalMomentum(hidden, self.lr, self.weight_decay, self.momentum),
-                torch.optim.AdamW(
-                    parameter_groups(others, rest.lr, rest.weight_decay), rest.lr, rest.betas, rest.epsilon, fused=True
-                ),
-            ]
-        )
+        muon = OrthogonalMomentum(hidden, self.lr, self.weight_decay, self.momentum)
+        return Optimizer([muon, self.others.torch_optimizer(others)])
 
 
 OptimizerConfig = Annotated[AdamW | ScheduleFreeAdamW | Muon, Field(discriminator="kind")]
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], lr: float, decay: float, rate_factor: RateFactor = _same_rate
+    named: NamedParameters, lr: float, decay: float, rate_factor: RateFactor = _same_rate
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by learning rate and by weight decay.
 
@@ -133,12 +131,7 @@ class Optimizer:
         """Update the weights by their gradients, unless these are not finite; then drop the gradients.
 
         A skipped update changes neither weights nor state. Fused AdamW skips on the device; the others cost the
-        transfer of a scalar to the host.
-
-        Args:
-            factor: the schedule's share of the peak rate.
-            finite: true if all gradients are finite, a boolean scalar on the device.
-
+        transfer of the scalar `finite` to the host. `factor` is the schedule's share of the peak rate.
         """
         for group in self._groups():
             group["lr"] = group["peak_lr"] * factor
@@ -157,7 +150,7 @@ class Optimizer:
         return {f"lr/{number}" if number else "lr": rates[number] for number in self._logged}
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         """Return a context in which the model has its evaluation weights: Schedule-Free's average, else its own.
 
         The training weights are copied and restored bit for bit; the library's own switch would round them.

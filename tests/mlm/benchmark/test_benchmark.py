@@ -370,7 +370,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_ours_trains_for_at_most_as_long_as_theirs(bench: Bench) -> None:
     recipe = loss.our_recipe(bench, 3.0, seed=7)
     assert recipe.train.seed == 7
-    length = recipe.train.budget.length(1.0, 1.0)
+    length = recipe.train.budget.training_length(1.0, 1.0)
     assert length.steps is None
     assert length.seconds == pytest.approx(3.0)
 

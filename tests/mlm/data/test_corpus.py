@@ -78,10 +78,10 @@ def test_joined_rows_are_the_rows_of_each_folder_in_turn(
 @given(st.lists(DOCUMENTS, min_size=1, max_size=3), st.integers(1, 80))
 def test_a_sample_takes_as_large_a_share_of_each_folder(folders: list[list[list[int]]], most: int) -> None:
     parts = [packed(split_of(documents, seed)) for seed, documents in enumerate(folders)]
-    tokens, starts = PackedRows.join(parts).sample(most)
+    tokens, starts = PackedRows.join(parts).first_tokens(most)
     sizes = [len(part.split.tokens) for part in parts]
     shares = [size * min(most, sum(sizes)) // sum(sizes) for size in sizes]
-    found = [part.sample(share) for part, share in zip(parts, shares, strict=True)]
+    found = [part.first_tokens(share) for part, share in zip(parts, shares, strict=True)]
     assert tokens.tolist() == [token for sampled, _ in found for token in sampled.tolist()]
     begins = np.cumsum([0, *shares]).tolist()
     assert sorted(starts.tolist()) == sorted(
@@ -96,7 +96,7 @@ def test_several_folders_are_one_corpus(home: Path) -> None:
         assert getattr(two.manifest, side) == getattr(one.manifest, side)
     sentences = [Counter(heldout_sentences(corpus.heldout.splits, corpus.tokenizer)) for corpus in (one, two)]
     assert sentences[0] == sentences[1]
-    assert sorted(two.train.sample(10**9)[0].tolist()) == sorted(one.train.split.tokens.tolist())
+    assert sorted(two.train.first_tokens(10**9)[0].tolist()) == sorted(one.train.split.tokens.tolist())
 
 
 def test_the_fingerprint_of_several_folders_is_of_all_in_their_order(home: Path) -> None:

@@ -113,7 +113,7 @@ def test_each_replica_computes_its_share_and_results_come_in_order() -> None:
             return list(replicas.replicas).index(replica), index
 
         batches = [torch.full((1, 3), float(number)) for number in range(5)]
-        assert replicas.each(compute, batches) == [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]
+        assert replicas.run_micro_batches(compute, batches) == [(0, 0), (1, 1), (2, 2), (0, 3), (1, 4)]
         assert model.weight.grad is not None
         assert model.weight.grad.tolist() == [[10.0] * 3]
         assert all(parameter.grad is None for other in replicas.replicas[1:] for parameter in other.parameters())
@@ -124,7 +124,7 @@ def test_an_error_in_a_thread_is_raised() -> None:
         return 1 // batch
 
     with pytest.raises(ZeroDivisionError), replicate_on_threads(nn.Linear(1, 1), CPU, 2) as replicas:
-        replicas.each(compute, [1, 0])
+        replicas.run_micro_batches(compute, [1, 0])
 
 
 def test_threads_are_as_many_as_cores_and_work_allow() -> None:
@@ -138,7 +138,7 @@ def test_threads_are_as_many_as_cores_and_work_allow() -> None:
 
 def test_each_thread_has_its_share_of_the_cores() -> None:
     with replicate_on_threads(nn.Linear(1, 1), CPU, 2) as replicas:
-        assert replicas.each(lambda replica, index, batch: torch.get_num_threads(), [0, 1]) == [2, 2]
+        assert replicas.run_micro_batches(lambda replica, index, batch: torch.get_num_threads(), [0, 1]) == [2, 2]
     assert torch.get_num_threads() == 4
 
 

@@ -27,7 +27,7 @@ def split_of(segments: Sequence[Sequence[int]]) -> ShardArrays:
 
 
 def built(segments: Sequence[Sequence[int]], most_tokens: int = 10**6) -> tuple[Unigram, Bigram]:
-    tokens, starts = packed(split_of(segments), alone=True).sample(most_tokens)
+    tokens, starts = packed(split_of(segments), alone=True).first_tokens(most_tokens)
     unigram = Unigram(tokens, V)
     return unigram, Bigram(tokens, starts, unigram, V)
 

@@ -17,7 +17,7 @@ from mlm.training.budget import Epochs, Minutes, Steps, Tokens, TrainingLength, 
     ids=str,
 )
 def test_budgets_become_lengths(budget: Steps | Tokens | Epochs | Minutes, length: TrainingLength) -> None:
-    assert budget.length(tokens_per_step=100.0, steps_per_epoch=12.5) == length
+    assert budget.training_length(tokens_per_step=100.0, steps_per_epoch=12.5) == length
 
 
 def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -> None:

@@ -360,7 +360,7 @@ def test_the_averaged_weights_are_evaluated_and_the_trained_ones_kept(config: Op
     )
     model.eval()
     trained = task.evaluate(model)
-    with optimizer.averaged():
+    with optimizer.evaluation_weights():
         averaged = task.evaluate(model)
     assert notebook.evaluations[-1][1] == averaged != trained
 

@@ -204,7 +204,7 @@ def test_the_schedule_free_average_is_the_librarys_and_training_weights_are_rest
         give_gradients(model, step)
         optimizer.update(1.0, FINITE)
     trained = weights(model)
-    with optimizer.averaged():
+    with optimizer.evaluation_weights():
         averaged = weights(model)
     assert same(weights(model), trained)
 
@@ -222,7 +222,7 @@ def test_the_schedule_free_average_is_the_mean_of_the_fast_weights() -> None:
         give_gradients(model, step)
         optimizer.update(1.0, FINITE)
         fast.append(optimizer.parts[0].state[model.linear.weight]["z"].clone())
-    with optimizer.averaged():
+    with optimizer.evaluation_weights():
         torch.testing.assert_close(model.linear.weight.detach(), torch.stack(fast).mean(dim=0), rtol=0, atol=1e-5)
 
 
@@ -232,7 +232,7 @@ def test_other_optimizers_evaluate_their_own_weights(config: OptimizerConfig) ->
     give_gradients(model, seed=0)
     optimizer.update(1.0, FINITE)
     trained = weights(model)
-    with optimizer.averaged():
+    with optimizer.evaluation_weights():
         assert same(weights(model), trained)
 
 
@@ -241,7 +241,7 @@ def test_training_weights_are_restored_after_an_error() -> None:
     give_gradients(model, seed=0)
     optimizer.update(1.0, FINITE)
     trained = weights(model)
-    with pytest.raises(RuntimeError), optimizer.averaged():
+    with pytest.raises(RuntimeError), optimizer.evaluation_weights():
         raise RuntimeError
     assert same(weights(model), trained)
 
