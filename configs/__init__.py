@@ -64,9 +64,7 @@ _TextLoader.yaml_implicit_resolvers = {
 def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[str] = ()) -> AnyConfig:
     """Return `model`'s defaults, changed by the YAML file at `path`, then by `section.key=value` overrides.
 
-    Raises:
-        UserError: a file, key, type or value is wrong; the message names the key's path and the nearest key.
-
+    Raise a UserError if a file, key, type or value is wrong; the message names the key's path and the nearest key.
     """
     values = model().model_dump(mode="json")
     origin = "command line"

@@ -44,9 +44,7 @@ class PretrainComponents:
 def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
     """Build data, model and optimizer; `tokenizer` replaces that of the configuration, whose file may be gone.
 
-    Raises:
-        UserError: the corpus is too small for one batch, or a setting does not fit the machine.
-
+    Raise a UserError if the corpus is too small for one batch, or a setting does not fit the machine.
     """
     settings, row_length = config.train, config.data.row_length
 
@@ -100,9 +98,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     """Return the configuration with the text of its shards, of several folders the first; unchanged without shards.
 
-    Raises:
-        UserError: the shards are missing, or the configuration sets another text.
-
+    Raise a UserError if the shards are missing, or the configuration sets another text.
     """
     if config.data.shards is None:
         return config
@@ -116,12 +112,7 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
 
 
 def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
-    """Return the corpus of a configuration, cached or built; `tokenizer` replaces that of the configuration.
-
-    Raises:
-        UserError: text, tokenizer or shards cannot be used.
-
-    """
+    """Return the corpus, cached or built, or raise a UserError; `tokenizer` replaces that of the configuration."""
     return open_corpus(config.data, config.text, config.vocabulary, Path(config.runs) / "cache", tokenizer)
 
 

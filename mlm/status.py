@@ -43,12 +43,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def status(path: Path) -> dict[str, Any]:
-    """Return the state of the run at `path`.
-
-    Raises:
-        UserError: it is not a pretraining run, or its records are damaged.
-
-    """
+    """Return the state of a run; raise a UserError if it is not of pretraining, or its records are damaged."""
     run_directory.config_path(path)  # raises where there is none
     owner = run_directory.owner(path)
     finished = (path / run_directory.RESULTS).exists()

@@ -56,12 +56,7 @@ def on_host(shares: "Mapping[str, DTensor]") -> "dict[str, DTensor]":
 
 
 def save(folder: Path, shares: "Mapping[str, DTensor]", group: dist.ProcessGroup | None) -> None:
-    """Write the shares of all processes into `folder`; every process calls this.
-
-    Raises:
-        OSError: a process could not write.
-
-    """
+    """Write the shares of all processes into `folder`, or raise an OSError; every process calls this."""
     # torch.distributed.checkpoint takes a quarter of a second to import, and most runs are not sharded.
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.api import CheckpointException

@@ -34,12 +34,7 @@ def precision_of(dtype: torch.dtype) -> ComputePrecision:
 
 
 def with_precision(world: World, wanted: Precision) -> World:
-    """Return `world` in a precision; for `auto`, in the one that is faster on rank 0.
-
-    Raises:
-        UserError: bfloat16 was asked for on a device without it.
-
-    """
+    """Return `world` in a precision, `auto` in the faster on rank 0; raise a UserError if the device lacks bfloat16."""
     name: str = wanted
     if wanted == "bfloat16" and not has_bfloat16(world.device):
         kind = world.device.type

@@ -135,12 +135,7 @@ class World:
 
     @contextmanager
     def name_lost_ranks(self) -> Iterator[None]:
-        """Return a context that turns the loss of another rank into an error that names it.
-
-        Raises:
-            ConnectionError: a rank has ended, or was silent for too long.
-
-        """
+        """Return a context that raises a ConnectionError with the names of ranks that ended or were silent too long."""
         try:
             yield
         except RuntimeError as error:

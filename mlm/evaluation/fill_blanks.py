@@ -26,12 +26,7 @@ class Guess:
 
 
 def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
-    """Turn a sentence with one or several [MASK] into a batch of one row.
-
-    Raises:
-        UserError: there is no [MASK], or the sentence does not fit a row.
-
-    """
+    """Return a batch of one row; raise a UserError if the sentence has no [MASK], or does not fit a row."""
     if not sentence.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in sentence):
         raise UserError(f"the sentence {sentence!a} is not valid text: give it in UTF-8")
     ids = tokenizer.encode(sentence).ids

@@ -55,12 +55,7 @@ class TensorBoard:
         self.writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, show: Callable[["SummaryWriter"], object]) -> None:
-        """Give the writer to `show`.
-
-        Raises:
-            OSError: the disk is full or not writable, now or when earlier events were written, which are lost.
-
-        """
+        """Give the writer to `show`; raise an OSError if the disk fails, now or with earlier events, which are lost."""
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -72,12 +67,7 @@ class TensorBoard:
             raise
 
     def close(self) -> None:
-        """Write the events that are still queued.
-
-        Raises:
-            OSError: the disk is full or not writable.
-
-        """
+        """Write the events that are still queued, or raise an OSError if the disk is full or not writable."""
         if self.writer is not None:
             self.write(lambda writer: writer.close())
 

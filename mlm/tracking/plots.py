@@ -11,14 +11,7 @@ if TYPE_CHECKING:
 def draw(
     records: Sequence[Mapping[str, Any]], path: Path, baselines: Mapping[str, Mapping[str, float]] | None = None
 ) -> None:
-    """Draw loss and accuracy over tokens into a PNG file.
-
-    Args:
-        records: the records of metrics.jsonl.
-        path: the file.
-        baselines: loss in nats and accuracy of each named baseline, drawn as horizontal lines.
-
-    """
+    """Draw loss and accuracy over tokens as a PNG file: of a metrics.jsonl's records, and of baselines as lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
