@@ -203,15 +203,13 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
     model = section if isinstance(section, type) else type(section)
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if isinstance(section, type) else getattr(section, name)
-        choices, path = _choices(field), f"{prefix}{name}"
-        meaning = textwrap.fill(
-            " ".join((field.description or "").split()), 110, initial_indent="      ", subsequent_indent="      "
-        )
+        choices, path, described = _choices(field), f"{prefix}{name}", " ".join((field.description or "").split())
+        meaning = textwrap.fill(described, 110, initial_indent="      ", subsequent_indent="      ")
         if not choices and name != "kind":
             shown = "required" if field.is_required() else f"default {_shown(default)}"
             yield f"  {path}  ({_type_name(field.annotation)}; {shown})\n{meaning}"
         elif len(choices) == 1:
-            yield f"\n{path}:  {' '.join((field.description or '').split())}"
+            yield f"\n{path}:  {described}"
             yield from _help_lines(default, f"{path}.")
         elif choices:
             kinds = " | ".join(_kind(choice) for choice in choices)

@@ -61,7 +61,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
         )
     if rows < settings.batch_rows:
         raise UserError(
-            f"a corpus too small for one batch: {rows} rows of {config.data.row_length} tokens,"
+            f"a corpus too small for one batch: {rows} rows of {row_length} tokens,"
             f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
     micro = settings.micro_batch_rows or settings.batch_rows
@@ -69,22 +69,15 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
     compiled = wanted and _can_compile(world)
     alone = compiled or config.model.encoder.dropout > 0 or not isinstance(config.parallel, ReplicatedData)
     threads = 1 if alone else threads_for(world, micro * row_length)
-    heldout = heldout_batches(
-        corpus.heldout, config.masking, world, most_rows=config.evaluation.most_rows, micro_batch_rows=micro
-    )
+    most = config.evaluation.most_rows
+    heldout = heldout_batches(corpus.heldout, config.masking, world, most_rows=most, micro_batch_rows=micro)
     if not any(batch.targets for batch in heldout):
         raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
+    share = -(-micro // threads)
     task = MaskedLMTask(
-        corpus.train,
-        heldout,
-        config.masking,
-        world,
-        settings.seed,
-        settings.batch_rows,
-        -(-micro // threads),
-        compiled,
+        corpus.train, heldout, config.masking, world, settings.seed, settings.batch_rows, share, compiled
     )
-    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, config.data.row_length)
+    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     initialise(model, config.model.encoder, settings.seed)
     config.parallel.place(model, world)
     optimizer = config.optim.build(model)

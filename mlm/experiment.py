@@ -100,7 +100,6 @@ class _Trained:
     stopped_by: int
     metrics_logger: MetricsLogger | None
     divergence: DivergenceStop
-    predict: Callable[[nn.Module], str]
 
 
 def pretrain(config: PretrainConfig, observers: Sequence[Observer] = (), *, stop: Stop = lambda: 0) -> PretrainRun:
@@ -228,16 +227,16 @@ def _restore(path: Path, world: World) -> _Ready:
 def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained:
     """Train until the run's length is reached, `stop` requests an end on any rank, or training has diverged."""
     components, config, world = ready.components, ready.components.config, ready.components.world
-    predict, divergence = _predictor(components), DivergenceStop(config.train.most_skipped)
+    divergence = DivergenceStop(config.train.most_skipped)
     writer = CheckpointWriter(ready.path, config, components.corpus.tokenizer_path, world, ready.progress)
-    own: list[Observer] = [writer, divergence]
+    all_observers: list[Observer] = [writer, divergence]
     metrics_logger = _metrics_logger(ready) if world.is_main else None
     if metrics_logger is not None:
-        own.append(metrics_logger)
+        all_observers.append(metrics_logger)
         threads = f", {components.threads} threads" if components.threads > 1 else ""
         tokens = components.corpus.manifest.train.tokens
         logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
-    own.append(SamplePredictions(predict, metrics_logger))
+    all_observers += [SamplePredictions(partial(_filled, components), metrics_logger), *observers]
     settings = LoopSettings(
         components.optimizer,
         config.schedule,
@@ -248,17 +247,13 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained
         threads=components.threads,
     )
     request = StopRequest(stop)
-    end = train(
-        components.model,
-        components.task,
-        settings,
-        world,
-        [*own, *observers],
-        start=ready.progress,
-        stop=lambda: request.is_made() or divergence.has_diverged,
-    )
+
+    def must_stop() -> bool:
+        return request.is_made() or divergence.has_diverged
+
+    end = train(components.model, components.task, settings, world, all_observers, start=ready.progress, stop=must_stop)
     stopped_by = 0 if components.length.finished(end) else world.max(request.number)
-    return _Trained(ready, end, stopped_by, metrics_logger, divergence, predict)
+    return _Trained(ready, end, stopped_by, metrics_logger, divergence)
 
 
 def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
@@ -284,10 +279,11 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     model, _, _ = checkpoint.load_model(folder, world.device)
     task = replace(components.task, world=world, compiled=False)
     scores = results.measure(config, components.corpus, task, model)
-    filled = trained.predict(model)
+    filled = _filled(components, model)
     records = list(run_directory.read_metrics(path / run_directory.METRICS))
     scores |= warm_start.scores_at_start(config, records)
-    scores |= results.costs(end) | {"weights_sha256": files[checkpoint.WEIGHTS].sha256}
+    scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
+    scores |= {"tokens_per_second": end.tokens / end.seconds, "weights_sha256": files[checkpoint.WEIGHTS].sha256}
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
@@ -295,18 +291,13 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     return PretrainRun(path, scores, results.summary(path, scores, filled), 0)
 
 
-def _predictor(components: PretrainComponents) -> Callable[[nn.Module], str]:
-    """Return a function that fills in blanks of the first held-out sentences by a model."""
+def _filled(components: PretrainComponents, model: nn.Module) -> str:
+    """Return the first held-out sentences, their blanks filled in by `model`."""
     task, tokenizer, world = components.task, components.corpus.tokenizer, components.world
-
-    def predict(model: nn.Module) -> str:
-        # These few sentences are not worth another compilation.
-        eagerly = torch.compiler.set_stance("force_eager") if task.compiled else nullcontext()
-        with eagerly:
-            filled = fill_blanks.sample_predictions(model, task.heldout[0], tokenizer, world, SENTENCES_SHOWN)
-            return "\n\n".join(filled)
-
-    return predict
+    # These few sentences are not worth another compilation.
+    with torch.compiler.set_stance("force_eager") if task.compiled else nullcontext():
+        filled = fill_blanks.sample_predictions(model, task.heldout[0], tokenizer, world, SENTENCES_SHOWN)
+    return "\n\n".join(filled)
 
 
 def _metrics_logger(ready: _Ready) -> MetricsLogger:

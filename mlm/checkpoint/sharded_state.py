@@ -42,17 +42,11 @@ def on_host(shares: "Mapping[str, DTensor]") -> "dict[str, DTensor]":
     from torch.distributed.tensor import DTensor
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    return {
-        name: DTensor.from_local(
-            tensor.to_local().to("cpu", copy=True),
-            mesh,
-            tensor.placements,
-            run_check=False,
-            shape=tensor.shape,
-            stride=tensor.stride(),
-        )
-        for name, tensor in shares.items()
-    }
+    copied = {}
+    for name, tensor in shares.items():
+        own, shape, stride = tensor.to_local().to("cpu", copy=True), tensor.shape, tensor.stride()
+        copied[name] = DTensor.from_local(own, mesh, tensor.placements, run_check=False, shape=shape, stride=stride)
+    return copied
 
 
 def save(folder: Path, shares: "Mapping[str, DTensor]", group: dist.ProcessGroup | None) -> None:

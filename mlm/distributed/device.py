@@ -15,7 +15,6 @@ from mlm.distributed.world import World
 ComputePrecision = Literal["bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
-PEAK_SECONDS = 0.1
 PRODUCTS_ON_DEVICE = 20
 """Products between two synchronisations, so that the latency of the device does not count."""
 PROBED, PROBES, PROBE_SECONDS = (512, 256, 256), 3, 0.01
@@ -101,12 +100,7 @@ def fastest(device: torch.device, measure: Callable[..., float] | None = None) -
 
 
 def measure_peak(
-    device: torch.device,
-    dtype: torch.dtype,
-    tokens: int,
-    width: int,
-    feedforward_width: int,
-    seconds: float = PEAK_SECONDS,
+    device: torch.device, dtype: torch.dtype, tokens: int, width: int, feedforward_width: int, seconds: float = 0.1
 ) -> float:
     """Measure for about `seconds` the rate of matrix products of a feed-forward layer's shapes, in FLOP/s."""
     left = torch.randn(tokens, width, device=device).to(dtype)

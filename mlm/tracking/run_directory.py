@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,11 +41,9 @@ def create(runs: Path, name: str) -> Path:
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{name}"
     for attempt in range(100):
         path = runs / (stem if attempt == 0 else f"{stem}-{attempt}")
-        try:
+        with suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        return path
+            return path
     raise UserError(f"cannot name a new run in {runs}: {stem} and a hundred after it exist")
 
 
