@@ -17,8 +17,6 @@ from mlm.training import flops
 
 ROWS_SHOWN = 2
 ASSUMED_PEAK_SHARE = 0.3
-
-
 GPUS, PEAK_FLOPS, BANDWIDTH = 8, 989e12, 450e9
 """H100s; the operations of each in bfloat16, dense, and the bytes that it sends to its neighbours, both in a second, by
 NVIDIA's data sheet: 900 GB/s in both directions together."""
