@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 
@@ -145,16 +144,10 @@ def _kinds_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return "kind" in old and "kind" in new and old["kind"] != new["kind"]
 
 
-def _choices(field: FieldInfo) -> list[type[Config]]:
+def _choices(annotation: Any) -> list[type[Config]]:
     """Return the configuration classes that a field may hold: none for a plain value, one for a section."""
-
-    def walk(annotation: Any) -> Iterator[type[Config]]:
-        if isinstance(annotation, type) and issubclass(annotation, Config):
-            yield annotation
-        for argument in get_args(annotation):
-            yield from walk(argument)
-
-    return list(walk(field.annotation))
+    found = [annotation] if isinstance(annotation, type) and issubclass(annotation, Config) else []
+    return found + [choice for argument in get_args(annotation) for choice in _choices(argument)]
 
 
 def _kind(model: type[Config]) -> str:
@@ -172,7 +165,7 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
             current = tagged
         else:
             names.append(str(part))
-            current = _choices(fields[str(part)]) if str(part) in fields else []
+            current = _choices(fields[str(part)].annotation) if str(part) in fields else []
             if str(part) not in fields and detail["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(str(part), fields, n=1)
                 hint = f"did you mean {'.'.join([*names[:-1], near[0]])}?" if near else f"known: {', '.join(fields)}"
@@ -203,7 +196,8 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
     model = section if isinstance(section, type) else type(section)
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if isinstance(section, type) else getattr(section, name)
-        choices, path, described = _choices(field), f"{prefix}{name}", " ".join((field.description or "").split())
+        choices, path = _choices(field.annotation), f"{prefix}{name}"
+        described = " ".join((field.description or "").split())
         meaning = textwrap.fill(described, 110, initial_indent="      ", subsequent_indent="      ")
         if not choices and name != "kind":
             shown = "required" if field.is_required() else f"default {_shown(default)}"

@@ -43,10 +43,7 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def lines() -> Iterator[str]:
-    """Yield the lines of standard input, without their ends.
-
-    Raise a UserError if standard input is closed, or is not text in the terminal's encoding.
-    """
+    """Yield the lines of standard input, without their ends; raise a UserError if it is closed, or is not text."""
     if sys.stdin is None:
         raise UserError("no text is given, and standard input is closed: give a text as an argument")
     try:

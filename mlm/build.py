@@ -89,10 +89,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
 
 
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the text of its shards, of several folders the first; unchanged without shards.
-
-    Raise a UserError if the shards are missing, or the configuration sets another text.
-    """
+    """Return the configuration with the text of its shards, if any; raise a UserError if it sets another text."""
     if config.data.shards is None:
         return config
     text = read_manifest(Path(config.data.shards[0])).text

@@ -53,9 +53,8 @@ def join(timeout: timedelta) -> Membership:
     except RuntimeError as error:
         raise ConnectionError(f"rank {rank} did not find the other processes ({error}): start the job again") from error
     first = store.compare_set("first attempt", "", attempt).decode()
-    return Membership(
-        rank, size, PrefixStore(attempt, store), slurm or f"torchrun {first}", requeued or attempt != first
-    )
+    job, restarted = slurm or f"torchrun {first}", requeued or attempt != first
+    return Membership(rank, size, PrefixStore(attempt, store), job, restarted)
 
 
 @cache
