@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 
@@ -64,9 +63,7 @@ _TextLoader.yaml_implicit_resolvers = {
 def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[str] = ()) -> AnyConfig:
     """Return `model`'s defaults, changed by the YAML file at `path`, then by `section.key=value` overrides.
 
-    Raises:
-        UserError: a file, key, type or value is wrong; the message names the key's path and the nearest key.
-
+    Raise a UserError if a file, key, type or value is wrong; the message names the key's path and the nearest key.
     """
     values = model().model_dump(mode="json")
     origin = "command line"
@@ -147,16 +144,10 @@ def _kinds_differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return "kind" in old and "kind" in new and old["kind"] != new["kind"]
 
 
-def _choices(field: FieldInfo) -> list[type[Config]]:
+def _choices(annotation: Any) -> list[type[Config]]:
     """Return the configuration classes that a field may hold: none for a plain value, one for a section."""
-
-    def walk(annotation: Any) -> Iterator[type[Config]]:
-        if isinstance(annotation, type) and issubclass(annotation, Config):
-            yield annotation
-        for argument in get_args(annotation):
-            yield from walk(argument)
-
-    return list(walk(field.annotation))
+    found = [annotation] if isinstance(annotation, type) and issubclass(annotation, Config) else []
+    return found + [choice for argument in get_args(annotation) for choice in _choices(argument)]
 
 
 def _kind(model: type[Config]) -> str:
@@ -174,7 +165,7 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
             current = tagged
         else:
             names.append(str(part))
-            current = _choices(fields[str(part)]) if str(part) in fields else []
+            current = _choices(fields[str(part)].annotation) if str(part) in fields else []
             if str(part) not in fields and detail["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(str(part), fields, n=1)
                 hint = f"did you mean {'.'.join([*names[:-1], near[0]])}?" if near else f"known: {', '.join(fields)}"
@@ -205,15 +196,14 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
     model = section if isinstance(section, type) else type(section)
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if isinstance(section, type) else getattr(section, name)
-        choices, path = _choices(field), f"{prefix}{name}"
-        meaning = textwrap.fill(
-            " ".join((field.description or "").split()), 110, initial_indent="      ", subsequent_indent="      "
-        )
+        choices, path = _choices(field.annotation), f"{prefix}{name}"
+        described = " ".join((field.description or "").split())
+        meaning = textwrap.fill(described, 110, initial_indent="      ", subsequent_indent="      ")
         if not choices and name != "kind":
             shown = "required" if field.is_required() else f"default {_shown(default)}"
             yield f"  {path}  ({_type_name(field.annotation)}; {shown})\n{meaning}"
         elif len(choices) == 1:
-            yield f"\n{path}:  {' '.join((field.description or '').split())}"
+            yield f"\n{path}:  {described}"
             yield from _help_lines(default, f"{path}.")
         elif choices:
             kinds = " | ".join(_kind(choice) for choice in choices)

@@ -35,12 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Separate the YAML file among a command's words from the overrides.
-
-    Raises:
-        UserError: there is more than one file.
-
-    """
+    """Separate the YAML file among a command's words, one at most or a UserError is raised, from the overrides."""
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise UserError(f"at most one YAML file, not {', '.join(files)}")
@@ -48,12 +43,7 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def lines() -> Iterator[str]:
-    """Yield the lines of standard input, without their ends.
-
-    Raises:
-        UserError: standard input is closed, or is not text in the terminal's encoding.
-
-    """
+    """Yield the lines of standard input, without their ends; raise a UserError if it is closed, or is not text."""
     if sys.stdin is None:
         raise UserError("no text is given, and standard input is closed: give a text as an argument")
     try:

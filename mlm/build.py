@@ -44,9 +44,7 @@ class PretrainComponents:
 def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
     """Build data, model and optimizer; `tokenizer` replaces that of the configuration, whose file may be gone.
 
-    Raises:
-        UserError: the corpus is too small for one batch, or a setting does not fit the machine.
-
+    Raise a UserError if the corpus is too small for one batch, or a setting does not fit the machine.
     """
     settings, row_length = config.train, config.data.row_length
 
@@ -63,7 +61,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
         )
     if rows < settings.batch_rows:
         raise UserError(
-            f"a corpus too small for one batch: {rows} rows of {config.data.row_length} tokens,"
+            f"a corpus too small for one batch: {rows} rows of {row_length} tokens,"
             f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
     micro = settings.micro_batch_rows or settings.batch_rows
@@ -71,22 +69,15 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
     compiled = wanted and _can_compile(world)
     alone = compiled or config.model.encoder.dropout > 0 or not isinstance(config.parallel, ReplicatedData)
     threads = 1 if alone else threads_for(world, micro * row_length)
-    heldout = heldout_batches(
-        corpus.heldout, config.masking, world, most_rows=config.evaluation.most_rows, micro_batch_rows=micro
-    )
+    most = config.evaluation.most_rows
+    heldout = heldout_batches(corpus.heldout, config.masking, world, most_rows=most, micro_batch_rows=micro)
     if not any(batch.targets for batch in heldout):
         raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
+    share = -(-micro // threads)
     task = MaskedLMTask(
-        corpus.train,
-        heldout,
-        config.masking,
-        world,
-        settings.seed,
-        settings.batch_rows,
-        -(-micro // threads),
-        compiled,
+        corpus.train, heldout, config.masking, world, settings.seed, settings.batch_rows, share, compiled
     )
-    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, config.data.row_length)
+    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     initialise(model, config.model.encoder, settings.seed)
     config.parallel.place(model, world)
     optimizer = config.optim.build(model)
@@ -98,12 +89,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
 
 
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the text of its shards, of several folders the first; unchanged without shards.
-
-    Raises:
-        UserError: the shards are missing, or the configuration sets another text.
-
-    """
+    """Return the configuration with the text of its shards, if any; raise a UserError if it sets another text."""
     if config.data.shards is None:
         return config
     text = read_manifest(Path(config.data.shards[0])).text
@@ -116,12 +102,7 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
 
 
 def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
-    """Return the corpus of a configuration, cached or built; `tokenizer` replaces that of the configuration.
-
-    Raises:
-        UserError: text, tokenizer or shards cannot be used.
-
-    """
+    """Return the corpus, cached or built, or raise a UserError; `tokenizer` replaces that of the configuration."""
     return open_corpus(config.data, config.text, config.vocabulary, Path(config.runs) / "cache", tokenizer)
 
 

@@ -1,7 +1,5 @@
 """Preview the cost and the first rows of a run, without training (`--dry-run`)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from torch import nn
 
@@ -19,38 +17,11 @@ from mlm.training import flops
 
 ROWS_SHOWN = 2
 ASSUMED_PEAK_SHARE = 0.3
-
-
-@dataclass(frozen=True)
-class Server:
-    """GPUs that train together, for projections."""
-
-    name: str
-    gpus: int
-    peak_flops: float
-    """Of each GPU in bfloat16, dense."""
-    bandwidth: float
-    """Bytes a second that each GPU sends to its neighbours."""
-
-
-H100S = Server("8 H100s with NVLink", 8, 989e12, 450e9)
-"""NVIDIA's data sheet: 989 TFLOP/s dense, 900 GB/s in both directions together."""
+GPUS, PEAK_FLOPS, BANDWIDTH = 8, 989e12, 450e9
+"""H100s; the operations of each in bfloat16, dense, and the bytes that it sends to its neighbours, both in a second, by
+NVIDIA's data sheet: 900 GB/s in both directions together."""
 STATE_BYTES = 16
 """Bytes a parameter of weight, gradient and Adam's two moments in float32: on every GPU, or divided among them."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Estimated bytes of training, by what they hold."""
-
-    weights_and_optimizer: int
-    activations: int
-    scores: int
-
-    @property
-    def total(self) -> int:
-        """Sum of all parts."""
-        return self.weights_and_optimizer + self.activations + self.scores
 
 
 def preview(config: PretrainConfig) -> str:
@@ -73,16 +44,8 @@ def describe(made: PretrainComponents) -> str:
     per_token = flops.flops_per_token(config.model, manifest.vocabulary_size, context, config.masking.mean_rate)
     micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
-    memory = estimate_memory(
-        config.model.encoder,
-        parts["total"],
-        micro_tokens,
-        _kept_length(task, batch) if world.device.type == "cpu" else 0,
-        scores,
-        world.dtype.itemsize,
-        made.threads,
-    )
-    encoder = config.model.encoder
+    kept, encoder = _kept_length(task, batch) if world.device.type == "cpu" else 0, config.model.encoder
+    memory = estimate_memory(encoder, parts["total"], micro_tokens, kept, scores, world.dtype.itemsize, made.threads)
     peak = measure_peak(world.device, world.dtype, micro_tokens, encoder.width, encoder.feedforward_width)
     step_seconds = per_token * tokens_per_step / (peak * ASSUMED_PEAK_SHARE)
     steps = length.steps if length.steps is not None else round((length.seconds or 0.0) / step_seconds)
@@ -100,13 +63,11 @@ def describe(made: PretrainComponents) -> str:
             f"cost on {world.device}, matrix products in {precision_of(world.dtype)}",
             f"  {'tokens a step':38}{tokens_per_step:>14,.0f}",
             f"  {'FLOPs a step':38}{per_token * tokens_per_step:>14.3g}",
-            f"  {'weights and optimizer (estimate)':38}{memory.weights_and_optimizer / 2**20:>10,.0f} MiB",
-            f"  {'activations (estimate)':38}{memory.activations / 2**20:>10,.0f} MiB",
-            f"  {'scores of the vocabulary (estimate)':38}{memory.scores / 2**20:>10,.0f} MiB",
+            *(f"  {f'{part} (estimate)':38}{number / 2**20:>10,.0f} MiB" for part, number in memory.items()),
             f"  {'steps':38}{steps:>14,}",
             f"  {'epochs':38}{steps * config.train.batch_rows / len(rows):>14.2f}",
             f"  {f'minutes, at {ASSUMED_PEAK_SHARE:.0%} of the measured peak':38}{steps * step_seconds / 60:>14.1f}",
-            *_projection(parts["total"], per_token * tokens_per_step),
+            *projection(parts["total"], per_token * tokens_per_step),
             "first rows: {hidden token>what the model sees}, | between segments",
             *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
         ]
@@ -120,17 +81,19 @@ def _kept_length(task: MaskedLMTask, batch: Batch) -> int:
     return sum(int(reach.stop - reach.start) for reach in key_ranges) // len(key_ranges)
 
 
-def _projection(parameters: int, flops_per_step: float) -> list[str]:
+def projection(parameters: int, flops_per_step: float) -> list[str]:
     """Return lines on memory and communication of several GPUs, calculated and not measured."""
-    server = H100S
-    share = communication_share(parameters, flops_per_step / server.gpus, server, ASSUMED_PEAK_SHARE)
+    # Replicated: a ring sums float32 gradients (reduce-scatter and all-gather of 4 bytes each). Sharded: bfloat16
+    # weights are gathered for the forward and for the backward pass (2 + 2), and float32 gradients scattered (4).
+    sent = 8 * parameters * (GPUS - 1) / GPUS
+    computing, sending = flops_per_step / GPUS / (PEAK_FLOPS * ASSUMED_PEAK_SHARE), sent / BANDWIDTH
     each = STATE_BYTES * parameters / 2**20
     return [
-        f"projected for {server.name}, at {ASSUMED_PEAK_SHARE:.0%} of their peak",
+        f"projected for {GPUS} H100s with NVLink, at {ASSUMED_PEAK_SHARE:.0%} of their peak",
         f"  {'state on each GPU, replicated':38}{each:>10,.0f} MiB",
-        f"  {'state on each GPU, sharded':38}{each / server.gpus:>10,.0f} MiB",
-        f"  {'sent by each GPU in a step':38}{communicated_bytes(parameters, server.gpus) / 2**20:>10,.0f} MiB",
-        f"  {'share of a step, without overlap':38}{share:>14.1%}",
+        f"  {'state on each GPU, sharded':38}{each / GPUS:>10,.0f} MiB",
+        f"  {'sent by each GPU in a step':38}{sent / 2**20:>10,.0f} MiB",
+        f"  {'share of a step, without overlap':38}{sending / (sending + computing):>14.1%}",
     ]
 
 
@@ -168,21 +131,15 @@ def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:
 
 
 def estimate_memory(
-    config: EncoderConfig,
-    parameters: int,
-    micro_batch_tokens: int,
-    kept_length: int,
-    scores: int,
-    number_bytes: int,
-    threads: int,
-) -> Memory:
-    """Estimate the memory of a training step.
+    config: EncoderConfig, parameters: int, slots: int, kept_length: int, scores: int, number_bytes: int, threads: int
+) -> dict[str, int]:
+    """Estimate the bytes of a training step, by what they hold.
 
     Args:
         config: the encoder.
         parameters: parameters of the model; each has a weight and two moments, and for every thread a gradient and a
             copy in low precision.
-        micro_batch_tokens: slots of the rows computed at once.
+        slots: those of the rows computed at once.
         kept_length: keys of a query; attention keeps two scores a head for each. 0 on CUDA, which keeps none.
         scores: predicted tokens of a micro-batch times vocabulary size; kept with their gradient, which is scaled.
         number_bytes: bytes of a number in matrix products.
@@ -191,30 +148,10 @@ def estimate_memory(
     """
     widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
     attention = 2 * config.heads * kept_length
-    activations = micro_batch_tokens * config.layers * (widths + attention) * number_bytes
+    activations = slots * config.layers * (widths + attention) * number_bytes
     weights = parameters * (12 + threads * (4 + number_bytes % 4))
-    return Memory(weights, threads * activations, threads * scores * 3 * number_bytes)
-
-
-def communicated_bytes(parameters: int, gpus: int) -> float:
-    """Return the bytes that each GPU sends in a step, replicated and sharded alike.
-
-    Replicated: a ring sums float32 gradients (reduce-scatter and all-gather of 4 bytes each). Sharded: bfloat16 weights
-    are gathered for the forward and for the backward pass (2 + 2), and float32 gradients scattered (4).
-    """
-    return 8 * parameters * (gpus - 1) / gpus
-
-
-def communication_share(parameters: int, flops_per_gpu: float, server: Server, peak_share: float) -> float:
-    """Return the projected share of a step that communication takes if it does not overlap with computing.
-
-    Args:
-        parameters: parameters of the model.
-        flops_per_gpu: floating-point operations of each GPU in a step.
-        server: the GPUs.
-        peak_share: share of the GPUs' peak at which they compute.
-
-    """
-    computing = flops_per_gpu / (server.peak_flops * peak_share)
-    sending = communicated_bytes(parameters, server.gpus) / server.bandwidth
-    return sending / (sending + computing)
+    return {
+        "weights and optimizer": weights,
+        "activations": threads * activations,
+        "scores of the vocabulary": threads * scores * 3 * number_bytes,
+    }

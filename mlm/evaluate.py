@@ -52,9 +52,8 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
     for unit, kinds in scores.items():
         for kind, s in kinds.items():
-            print(
-                f"{unit:8}{kind:>10}{s['targets']:>10,}{s['loss']:>13.3f}{s['perplexity']:>12.2f}{s['accuracy']:>10.1%}"
-            )
+            numbers = f"{s['targets']:>10,}{s['loss']:>13.3f}{s['perplexity']:>12.2f}{s['accuracy']:>10.1%}"
+            print(f"{unit:8}{kind:>10}{numbers}")
     if bits is not None:
         print(f"\nbits per byte of hidden words: {bits:.3f} ({config.evaluation.words} words)")
 

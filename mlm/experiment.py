@@ -12,9 +12,9 @@ existing process group, and close only a group that they opened.
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ __all__ = ["PretrainConfig", "PretrainRun", "pretrain", "resume"]
 
 SENTENCES_SHOWN = 5
 
+Stop = Callable[[], int]
 _STARTED = set[Path]()
 """Runs that this process started: an attempt before this one made none of them."""
 
@@ -99,18 +100,13 @@ class _Trained:
     stopped_by: int
     metrics_logger: MetricsLogger | None
     divergence: DivergenceStop
-    predict: Callable[[nn.Module], str]
 
 
-def pretrain(
-    config: PretrainConfig, observers: Sequence[Observer] = (), *, stop: Callable[[], int] = lambda: 0
-) -> PretrainRun:
+def pretrain(config: PretrainConfig, observers: Sequence[Observer] = (), *, stop: Stop = lambda: 0) -> PretrainRun:
     """Pretrain an encoder in a new run directory; a job that torchrun or SLURM started again resumes its own run.
 
-    Args:
-        config: every setting of the run.
-        observers: receive the events of training, such as a `ProgressBar`; the run's own files need none.
-        stop: called after each step; a number other than 0, on any rank, stops training after saving.
+    `observers` receive the events of training, such as a `ProgressBar`; the run's own files need none. `stop` is called
+    after each step: a number other than 0, on any rank, stops training after saving.
 
     Raises:
         UserError: data, a setting or the machine cannot be used, or training diverged.
@@ -118,53 +114,40 @@ def pretrain(
         OSError: the last checkpoint could not be written.
 
     """
-    config = resolve(config)
-    with ExitStack() as opened:
-        opened.enter_context(_random_state_kept())
-        with joined(config.train.silence_minutes) as world:
-            earlier = _earlier_run(config, world)
-            trained = (
-                _train(_start(config, world, opened), observers, stop)
-                if earlier is None
-                else _resume(earlier, world, opened, observers, stop)
-            )
-        return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
+    return _run(resolve(config), None, observers, stop)
 
 
-def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Callable[[], int] = lambda: 0) -> PretrainRun:
+def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambda: 0) -> PretrainRun:
     """Resume a run from its newest undamaged checkpoint; a finished run stays as it is.
 
     Arguments and errors are those of `pretrain`. A run whose configuration or text was changed raises a UserError.
     """
-    with ExitStack() as opened:
-        opened.enter_context(_random_state_kept())
-        with joined(config_of(path).train.silence_minutes) as world:
-            trained = _resume(path, world, opened, observers, stop)
-        return _conclude(trained)
+    return _run(config_of(path), path, observers, stop)
 
 
-def _random_state_kept() -> AbstractContextManager[None]:
-    """Return a context that restores the state of torch's random number generators."""
-    return torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_available() else [])
+def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer], stop: Stop) -> PretrainRun:
+    """Train the run at `path`, or that of `config`, which is a new one unless this job began it in an earlier attempt.
+
+    The random state of the caller is kept.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices), ExitStack() as opened:
+        with joined(config.train.silence_minutes) as world:
+            path = path or _earlier_run(config, world)
+            if path is None:
+                trained: _Trained | PretrainRun = _train(_start(config, world, opened), observers, stop)
+            else:
+                trained = _resume(path, world, opened, observers, stop)
+        return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the settings of the run that it starts from and of its shards.
-
-    Raises:
-        UserError: these cannot be used, or the configuration contradicts them.
-
-    """
+    """Return the configuration with the settings of its start and shards; raise a UserError if it contradicts them."""
     return with_text_of_shards(warm_start.resolve(config))
 
 
 def config_of(path: Path) -> PretrainConfig:
-    """Return a run's configuration.
-
-    Raises:
-        UserError: `path` is not a pretraining run.
-
-    """
+    """Return a run's configuration, or raise a UserError if `path` is not a pretraining run."""
     return read(PretrainConfig, run_directory.config_path(path))
 
 
@@ -189,19 +172,17 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
 
 
 def _resume(
-    path: Path, world: World, opened: ExitStack, observers: Sequence[Observer], stop: Callable[[], int]
+    path: Path, world: World, opened: ExitStack, observers: Sequence[Observer], stop: Stop
 ) -> _Trained | PretrainRun:
     """Train the run at `path` to its end, or return a finished one as it is; `opened` holds its lock."""
     if world.is_main:
         opened.enter_context(run_directory.lock(path))
-    results_path = path / run_directory.RESULTS
-    if not world.from_main("looking for the run's results", lambda: "yes" if results_path.exists() else ""):
+    found = path / run_directory.RESULTS
+    if not world.from_main("looking for the run's results", lambda: "yes" if found.exists() else ""):
         return _train(_restore(path, world), observers, stop)
     if not world.is_main:
         return PretrainRun(path, None, "", 0)
-    return PretrainRun(
-        path, run_directory.read_json(results_path), f"{path} is finished: its results are in {results_path}", 0
-    )
+    return PretrainRun(path, run_directory.read_json(found), f"{path} is finished: its results are in {found}", 0)
 
 
 def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
@@ -220,9 +201,8 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
         opened.enter_context(run_directory.lock(path))
         (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
         environment = run_directory.environment(world) | {"kind": run_directory.PRETRAINING, "job": world.job}
-        run_directory.write_json(
-            path / run_directory.ENVIRONMENT, environment | started_from | _data(components.corpus)
-        )
+        environment |= started_from | _data(components.corpus)
+        run_directory.write_json(path / run_directory.ENVIRONMENT, environment)
     return _Ready(path, components, TrainingProgress())
 
 
@@ -239,26 +219,24 @@ def _restore(path: Path, world: World) -> _Ready:
         raise UserError(f"the text of {path} is not the text that the run began with: put it back, or start a new run")
     if world.is_main and precision_of(world.dtype) != identity.precision:
         environment = run_directory.read_json(path / run_directory.ENVIRONMENT)
-        went_on_in = {"went_on_in": precision_of(world.dtype)}
-        run_directory.write_json(path / run_directory.ENVIRONMENT, environment | went_on_in)
+        environment["went_on_in"] = precision_of(world.dtype)
+        run_directory.write_json(path / run_directory.ENVIRONMENT, environment)
     return _Ready(path, components, checkpoint.load_training(folder, components.model, components.optimizer))
 
 
-def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]) -> _Trained:
+def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained:
     """Train until the run's length is reached, `stop` requests an end on any rank, or training has diverged."""
     components, config, world = ready.components, ready.components.config, ready.components.world
-    corpus, task = components.corpus, components.task
-    predict, divergence = _predictor(components), DivergenceStop(config.train.most_skipped)
-    writer = CheckpointWriter(ready.path, config, corpus.tokenizer_path, world, ready.progress)
-    own: list[Observer] = [writer, divergence]
-    metrics_logger: MetricsLogger | None = None
-    if world.is_main:
-        metrics_logger = _metrics_logger(ready)
-        own.append(metrics_logger)
+    divergence = DivergenceStop(config.train.most_skipped)
+    writer = CheckpointWriter(ready.path, config, components.corpus.tokenizer_path, world, ready.progress)
+    all_observers: list[Observer] = [writer, divergence]
+    metrics_logger = _metrics_logger(ready) if world.is_main else None
+    if metrics_logger is not None:
+        all_observers.append(metrics_logger)
         threads = f", {components.threads} threads" if components.threads > 1 else ""
-        tokens = corpus.manifest.train.tokens
+        tokens = components.corpus.manifest.train.tokens
         logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
-    own.append(SamplePredictions(predict, metrics_logger))
+    all_observers += [SamplePredictions(partial(_filled, components), metrics_logger), *observers]
     settings = LoopSettings(
         components.optimizer,
         config.schedule,
@@ -269,26 +247,17 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Callable[[], int]
         threads=components.threads,
     )
     request = StopRequest(stop)
-    end = train(
-        components.model,
-        task,
-        settings,
-        world,
-        [*own, *observers],
-        start=ready.progress,
-        stop=lambda: request.is_made() or divergence.has_diverged,
-    )
+
+    def must_stop() -> bool:
+        return request.is_made() or divergence.has_diverged
+
+    end = train(components.model, components.task, settings, world, all_observers, start=ready.progress, stop=must_stop)
     stopped_by = 0 if components.length.finished(end) else world.max(request.number)
-    return _Trained(ready, end, stopped_by, metrics_logger, divergence, predict)
+    return _Trained(ready, end, stopped_by, metrics_logger, divergence)
 
 
 def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
-    """Measure the model that was saved last, and write the results, on rank 0; other ranks return at once.
-
-    Raises:
-        UserError: training diverged.
-
-    """
+    """Measure the model saved last, and write the results, on rank 0; raise a UserError if training diverged."""
     if isinstance(trained, PretrainRun):  # finished before
         return trained
     path, metrics_logger, end = trained.run.path, trained.metrics_logger, trained.progress
@@ -310,10 +279,11 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     model, _, _ = checkpoint.load_model(folder, world.device)
     task = replace(components.task, world=world, compiled=False)
     scores = results.measure(config, components.corpus, task, model)
-    filled = trained.predict(model)
+    filled = _filled(components, model)
     records = list(run_directory.read_metrics(path / run_directory.METRICS))
     scores |= warm_start.scores_at_start(config, records)
-    scores |= results.costs(end) | {"weights_sha256": files[checkpoint.WEIGHTS].sha256}
+    scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
+    scores |= {"tokens_per_second": end.tokens / end.seconds, "weights_sha256": files[checkpoint.WEIGHTS].sha256}
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
@@ -321,30 +291,22 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     return PretrainRun(path, scores, results.summary(path, scores, filled), 0)
 
 
-def _predictor(components: PretrainComponents) -> Callable[[nn.Module], str]:
-    """Return a function that fills in blanks of the first held-out sentences by a model."""
+def _filled(components: PretrainComponents, model: nn.Module) -> str:
+    """Return the first held-out sentences, their blanks filled in by `model`."""
     task, tokenizer, world = components.task, components.corpus.tokenizer, components.world
-
-    def predict(model: nn.Module) -> str:
-        # These few sentences are not worth another compilation.
-        eagerly = torch.compiler.set_stance("force_eager") if task.compiled else nullcontext()
-        with eagerly:
-            filled = fill_blanks.sample_predictions(model, task.heldout[0], tokenizer, world, SENTENCES_SHOWN)
-            return "\n\n".join(filled)
-
-    return predict
+    # These few sentences are not worth another compilation.
+    with torch.compiler.set_stance("force_eager") if task.compiled else nullcontext():
+        filled = fill_blanks.sample_predictions(model, task.heldout[0], tokenizer, world, SENTENCES_SHOWN)
+    return "\n\n".join(filled)
 
 
 def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
-    vocabulary_size = components.corpus.manifest.vocabulary_size
     context = flops.mean_context(components.corpus.train.rows)
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
-
-    def flops_per_token(masked_share: float) -> float:
-        return flops.flops_per_token(config.model, vocabulary_size, context, masked_share)
-
+    vocabulary_size = components.corpus.manifest.vocabulary_size
+    flops_per_token = partial(flops.flops_per_token, config.model, vocabulary_size, context)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
     return MetricsLogger(ready.path, config, task.documents, flops_per_token, peak, ready.progress)
 

@@ -43,12 +43,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def status(path: Path) -> dict[str, Any]:
-    """Return the state of the run at `path`.
-
-    Raises:
-        UserError: it is not a pretraining run, or its records are damaged.
-
-    """
+    """Return the state of a run; raise a UserError if it is not of pretraining, or its records are damaged."""
     run_directory.config_path(path)  # raises where there is none
     owner = run_directory.owner(path)
     finished = (path / run_directory.RESULTS).exists()
@@ -72,9 +67,8 @@ def status(path: Path) -> dict[str, Any]:
 
 
 def _newest(runs: Path) -> Path:
-    found = [
-        path.parent for path in runs.glob(f"*/{run_directory.METRICS}") if not run_directory.is_fine_tuning(path.parent)
-    ]
+    paths = [metrics.parent for metrics in runs.glob(f"*/{run_directory.METRICS}")]
+    found = [path for path in paths if not run_directory.is_fine_tuning(path)]
     if not found:
         raise UserError(f"there is no run of pretraining in {runs}: start one by python -m mlm.pretrain, or name it")
     return max(found, key=lambda path: (path / checkpoint.CONFIG).stat().st_mtime_ns)

@@ -40,7 +40,6 @@ SHARES = "shares"
 MODEL_FILES = (WEIGHTS, CONFIG, TOKENIZER)
 """The files of the model, without the training state."""
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -69,11 +68,8 @@ def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress,
             if whole:
                 evaluated[name] = _copied(gathered)
     shares: dict[str, DTensor] = {}
-    training = {
-        "position": vars(progress),
-        "optimiser": optimizer.state_dict(),
-        "weights": dict(model.named_parameters()),
-    }
+    parameters = dict(model.named_parameters())
+    training = {"position": vars(progress), "optimiser": optimizer.state_dict(), "weights": parameters}
     rest = sharded_state.split(training, shares)
     return Snapshot(evaluated, _copied(rest) if whole else {}, sharded_state.on_host(shares), progress.step)
 
@@ -88,11 +84,8 @@ def save(
 ) -> None:
     """Write a checkpoint into `folder`, which appears once it is complete on disk.
 
-    If there are shares, all processes of `group` call this: each writes its own, and rank 0 the rest.
-
-    Raises:
-        OSError: the disk is full or not writable; files already written are removed as far as possible.
-
+    If there are shares, all processes of `group` call this: each writes its own, and rank 0 the rest. Raise an OSError
+    if the disk is full or not writable; files already written are removed as far as possible.
     """
     partial = folder.with_name(folder.name + PARTIAL)
     try:
@@ -121,12 +114,7 @@ def _copied(value: Any) -> Any:
 
 
 def newest(run: Path) -> Path:
-    """Return a run's newest checkpoint.
-
-    Raises:
-        UserError: there is none.
-
-    """
+    """Return a run's newest checkpoint, or raise a UserError if there is none."""
     if not run.is_dir():
         raise UserError(f"no such run: {run}")
     found = completed(run)
@@ -136,12 +124,7 @@ def newest(run: Path) -> Path:
 
 
 def newest_undamaged(run: Path) -> Path:
-    """Return a run's newest undamaged checkpoint, and log each one that is skipped, with the reason.
-
-    Raises:
-        UserError: there is none.
-
-    """
+    """Return a run's newest undamaged checkpoint, or raise a UserError; each skipped one is logged with the reason."""
     newest(run)
     for folder in reversed(completed(run)):
         try:
@@ -154,12 +137,7 @@ def newest_undamaged(run: Path) -> Path:
 
 
 def resolve(path: Path) -> Path:
-    """Return `path` if it is a checkpoint, else the newest checkpoint of the run at `path`.
-
-    Raises:
-        UserError: it is neither, or the run has no checkpoint.
-
-    """
+    """Return `path` if it is a checkpoint, else the newest one of the run there; raise a UserError if it has none."""
     if (path / MANIFEST).is_file() and (path / CONFIG).is_file():
         return path
     return newest(path)
@@ -176,12 +154,7 @@ def completed(run: Path) -> list[Path]:
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, PretrainConfig]:
-    """Load the model of a checkpoint, in evaluation mode, with its tokenizer and configuration.
-
-    Raises:
-        UserError: the checkpoint is damaged, or its parts do not fit each other.
-
-    """
+    """Load a checkpoint's model in evaluation mode, tokenizer and configuration; raise a UserError if it is damaged."""
     verify(folder, (CONFIG, TOKENIZER))
     config = read(PretrainConfig, folder / CONFIG)
     tokenizer = vocabulary.load(folder / TOKENIZER)
@@ -191,12 +164,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
 
 
 def load_weights(folder: Path, model: nn.Module) -> str:
-    """Load a checkpoint's weights into `model`, and return their SHA-256.
-
-    Raises:
-        UserError: the weights are damaged, or do not fit the model.
-
-    """
+    """Load a checkpoint's weights into `model` and return their SHA-256; raise a UserError if they do not fit."""
     manifest = verify(folder, (WEIGHTS,))
     weights.load_into(model, weights.read(folder / WEIGHTS), folder)
     return manifest.files[WEIGHTS].sha256

@@ -33,12 +33,7 @@ class Manifest(Config):
 
 
 def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = None) -> Manifest:
-    """Write a manifest of all files in `partial`, flush them to the disk, and rename `partial` to `folder`.
-
-    Raises:
-        OSError: the disk is full or not writable.
-
-    """
+    """Write a manifest of the files in `partial`, flush all to disk, and rename it to `folder`, or raise an OSError."""
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     files = {path.relative_to(partial).as_posix(): record(path) for path in paths}
     manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss).sealed()
@@ -53,12 +48,7 @@ def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = No
 
 
 def remove(folder: Path) -> None:
-    """Remove a complete folder; if killed in between, nothing is left under its name.
-
-    Raises:
-        OSError: the folder cannot be removed.
-
-    """
+    """Remove a complete folder, or raise an OSError; if killed in between, nothing is left under its name."""
     aside = folder.with_name(f"{folder.name}.removed{PARTIAL}")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
@@ -66,12 +56,7 @@ def remove(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return a checkpoint's manifest.
-
-    Raises:
-        UserError: it is missing or damaged.
-
-    """
+    """Return a checkpoint's manifest, or raise a UserError if it is missing or damaged."""
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -87,12 +72,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, names: Sequence[str]) -> Manifest:
-    """Check the named files of a checkpoint against its manifest, and return the manifest.
-
-    Raises:
-        UserError: a file is missing, truncated or changed.
-
-    """
+    """Return a checkpoint's manifest; raise a UserError if one of the named files is missing, truncated or changed."""
     manifest = read_manifest(folder)
     for name in names:
         path, expected = folder / name, manifest.files.get(name)

@@ -42,26 +42,15 @@ def on_host(shares: "Mapping[str, DTensor]") -> "dict[str, DTensor]":
     from torch.distributed.tensor import DTensor
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    return {
-        name: DTensor.from_local(
-            tensor.to_local().to("cpu", copy=True),
-            mesh,
-            tensor.placements,
-            run_check=False,
-            shape=tensor.shape,
-            stride=tensor.stride(),
-        )
-        for name, tensor in shares.items()
-    }
+    copied = {}
+    for name, tensor in shares.items():
+        own, shape, stride = tensor.to_local().to("cpu", copy=True), tensor.shape, tensor.stride()
+        copied[name] = DTensor.from_local(own, mesh, tensor.placements, run_check=False, shape=shape, stride=stride)
+    return copied
 
 
 def save(folder: Path, shares: "Mapping[str, DTensor]", group: dist.ProcessGroup | None) -> None:
-    """Write the shares of all processes into `folder`; every process calls this.
-
-    Raises:
-        OSError: a process could not write.
-
-    """
+    """Write the shares of all processes into `folder`, or raise an OSError; every process calls this."""
     # torch.distributed.checkpoint takes a quarter of a second to import, and most runs are not sharded.
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.api import CheckpointException

@@ -18,11 +18,8 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
     """Return the configuration with the settings of the run that it starts from; unchanged without `start_from`.
 
     Model, vocabulary, tokenizer and row length become those of the start, whose model files are verified. `start_from`
-    becomes the folder of its checkpoint, which stays the same while the other run continues.
-
-    Raises:
-        UserError: the checkpoint is missing or damaged, or the configuration contradicts it.
-
+    becomes the folder of its checkpoint, which stays the same while the other run continues. Raise a UserError if the
+    checkpoint is missing or damaged, or the configuration contradicts it.
     """
     if config.start_from is None:
         return config
@@ -48,12 +45,7 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
 
 
 def load_start(config: PretrainConfig, model: nn.Module) -> dict[str, Any]:
-    """Load the weights that a resolved configuration starts from, if any, into `model`; return a record of them.
-
-    Raises:
-        UserError: the checkpoint is gone or damaged.
-
-    """
+    """Load the weights that a resolved configuration starts from, if any; return their record, or raise a UserError."""
     if config.start_from is None:
         return {}
     folder = Path(config.start_from)

@@ -24,12 +24,7 @@ def host_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors of the host's memory as safetensors.
-
-    Raises:
-        OSError: the disk is full or not writable.
-
-    """
+    """Write tensors of the host's memory as safetensors, or raise an OSError if the disk is full or not writable."""
     with disk_errors(path):
         save_file(dict(tensors), path, metadata=_METADATA)
 
@@ -40,12 +35,7 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file.
-
-    Raises:
-        UserError: it is not a safetensors file.
-
-    """
+    """Return the tensors of a file, or raise a UserError if it is not a safetensors file."""
     try:
         return load_file(path)
     except safetensors.SafetensorError as error:
@@ -53,12 +43,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Load the weights that were found in `folder` into `model`, sharded or whole.
-
-    Raises:
-        UserError: they do not fit the model.
-
-    """
+    """Load the weights found in `folder` into `model`, sharded or whole; raise a UserError if they do not fit."""
     # This import takes a quarter of a second, and a new run does not need it.
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -14,7 +15,7 @@ from torch import nn
 from configs import UserError
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.checkpoint import Snapshot
-from mlm.checkpoint.manifest import PARTIAL, Manifest, read_manifest, remove
+from mlm.checkpoint.manifest import PARTIAL, read_manifest, remove
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
@@ -67,13 +68,7 @@ class CheckpointWriter(Observer):
             self.thread.join()
 
     def ended(self, progress: TrainingProgress) -> None:
-        """Wait for the last checkpoint on all processes.
-
-        Raises:
-            OSError: it could not be written, here or by another process.
-            Exception: any other failure of writing it.
-
-        """
+        """Wait for the last checkpoint on all processes; raise its failure, or an OSError if another process failed."""
         self.wait()
         failed = self.world.max(int(self.failure is not None))
         if self.failure is not None:
@@ -106,13 +101,16 @@ class CheckpointWriter(Observer):
         """Remove the checkpoints that need not be kept."""
         keep, folders = self.config.train.keep, checkpoint.completed(self.run)
         kept = set(folders[-keep.newest :])
-        manifests = {folder: _manifest(folder) for folder in folders}
-        if keep.every_steps is not None:
-            kept |= {folder for folder, found in manifests.items() if found and found.step % keep.every_steps == 0}
-        losses = {folder: found.heldout_loss for folder, found in manifests.items() if found}
-        known = {folder: loss for folder, loss in losses.items() if loss is not None}
-        if keep.best and known:
-            kept.add(min(known, key=known.__getitem__))
+        losses = dict[Path, float]()
+        for folder in folders:
+            with suppress(UserError):  # damaged: kept as long as it is among the newest
+                manifest = read_manifest(folder)
+                if keep.every_steps is not None and manifest.step % keep.every_steps == 0:
+                    kept.add(folder)
+                if manifest.heldout_loss is not None:
+                    losses[folder] = manifest.heldout_loss
+        if keep.best and losses:
+            kept.add(min(losses, key=losses.__getitem__))
         for folder in set(folders) - kept:
             try:
                 remove(folder)
@@ -128,10 +126,3 @@ class CheckpointWriter(Observer):
                 remove(later)
         for killed in self.folder.glob(f"{checkpoint.NAMES}*{PARTIAL}"):
             shutil.rmtree(killed)
-
-
-def _manifest(folder: Path) -> Manifest | None:
-    try:
-        return read_manifest(folder)
-    except UserError:
-        return None  # damaged: kept as long as it is among the newest

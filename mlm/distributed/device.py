@@ -15,7 +15,6 @@ from mlm.distributed.world import World
 ComputePrecision = Literal["bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
-PEAK_SECONDS = 0.1
 PRODUCTS_ON_DEVICE = 20
 """Products between two synchronisations, so that the latency of the device does not count."""
 PROBED, PROBES, PROBE_SECONDS = (512, 256, 256), 3, 0.01
@@ -34,12 +33,7 @@ def precision_of(dtype: torch.dtype) -> ComputePrecision:
 
 
 def with_precision(world: World, wanted: Precision) -> World:
-    """Return `world` in a precision; for `auto`, in the one that is faster on rank 0.
-
-    Raises:
-        UserError: bfloat16 was asked for on a device without it.
-
-    """
+    """Return `world` in a precision, `auto` in the faster on rank 0; raise a UserError if the device lacks bfloat16."""
     name: str = wanted
     if wanted == "bfloat16" and not has_bfloat16(world.device):
         kind = world.device.type
@@ -106,12 +100,7 @@ def fastest(device: torch.device, measure: Callable[..., float] | None = None) -
 
 
 def measure_peak(
-    device: torch.device,
-    dtype: torch.dtype,
-    tokens: int,
-    width: int,
-    feedforward_width: int,
-    seconds: float = PEAK_SECONDS,
+    device: torch.device, dtype: torch.dtype, tokens: int, width: int, feedforward_width: int, seconds: float = 0.1
 ) -> float:
     """Measure for about `seconds` the rate of matrix products of a feed-forward layer's shapes, in FLOP/s."""
     left = torch.randn(tokens, width, device=device).to(dtype)

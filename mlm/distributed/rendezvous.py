@@ -41,12 +41,7 @@ class Membership:
 
 
 def join(timeout: timedelta) -> Membership:
-    """Join the other processes, by the environment variables that launchers set.
-
-    Raises:
-        ConnectionError: a process did not arrive in time.
-
-    """
+    """Join the other processes by the launcher's variables; raise a ConnectionError if one does not arrive in time."""
     slurm = f"slurm {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -58,9 +53,8 @@ def join(timeout: timedelta) -> Membership:
     except RuntimeError as error:
         raise ConnectionError(f"rank {rank} did not find the other processes ({error}): start the job again") from error
     first = store.compare_set("first attempt", "", attempt).decode()
-    return Membership(
-        rank, size, PrefixStore(attempt, store), slurm or f"torchrun {first}", requeued or attempt != first
-    )
+    job, restarted = slurm or f"torchrun {first}", requeued or attempt != first
+    return Membership(rank, size, PrefixStore(attempt, store), job, restarted)
 
 
 @cache

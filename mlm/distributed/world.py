@@ -43,9 +43,7 @@ class World:
     dtype: torch.dtype
     """The type of matrix products: bfloat16 under autocast, or float32."""
     rank: int = 0
-    """Number of this process."""
     size: int = 1
-    """Number of processes."""
     store: Store | None = None
     """Key-value store that all processes reach; None for a single process."""
     job: str = ""
@@ -108,9 +106,7 @@ class World:
     def from_main(self, name: str, make: Callable[[], str]) -> str:
         """Return the value that `make` returns on rank 0, the only rank to call it; the others wait without limit.
 
-        Raises:
-            Exception: any exception of `make`; on the other ranks a UserError with its message.
-
+        An exception of `make` is raised there, and on the other ranks a UserError with its message.
         """
         if self.store is None:
             return make()
@@ -135,12 +131,7 @@ class World:
 
     @contextmanager
     def name_lost_ranks(self) -> Iterator[None]:
-        """Return a context that turns the loss of another rank into an error that names it.
-
-        Raises:
-            ConnectionError: a rank has ended, or was silent for too long.
-
-        """
+        """Return a context that raises a ConnectionError with the names of ranks that ended or were silent too long."""
         try:
             yield
         except RuntimeError as error:
@@ -168,10 +159,8 @@ def _lost_ranks(world: World, error: RuntimeError) -> str:
 def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
     """Choose the device, and join the other processes of the job, if any.
 
-    An existing process group is used. The precision is float32 until `with_precision` chooses one.
-
-    Args:
-        silence_minutes: time that a process may keep the others waiting before they treat it as lost.
+    An existing process group is used. The precision is float32 until `with_precision` chooses one. A process that keeps
+    the others waiting for `silence_minutes` is treated as lost.
 
     Raises:
         UserError: there are more processes than GPUs.

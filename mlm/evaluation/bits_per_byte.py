@@ -13,10 +13,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mlm.data.batches import Batch
 from mlm.distributed.world import World
@@ -95,7 +95,7 @@ def bits_per_byte(
     rows = [row for word in words for row in _rows(word, tokenizer, row_length)]
     nats = 0.0
     for start in range(0, len(rows), BATCH_ROWS):
-        batch = _batch(rows[start : start + BATCH_ROWS], row_length).to(world.device)
+        batch = _batch(rows[start : start + BATCH_ROWS]).to(world.device)
         log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
         nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
     return nats / math.log(2) / sum(len(word.text[word.start : word.end].encode()) for word in words)
@@ -113,19 +113,16 @@ def _rows(word: HiddenWord, tokenizer: Tokenizer, row_length: int) -> Iterator[t
         yield hidden, position, encoding.ids[position]
 
 
-def _batch(rows: Sequence[tuple[list[int], int, int]], row_length: int) -> Batch:
-    lengths = np.array([len(ids) for ids, _, _ in rows])
-    length = int(lengths.max())
-    ids_BL = np.full((len(rows), length), PAD, np.int64)
-    for row, (ids, _, _) in enumerate(rows):
-        ids_BL[row, : len(ids)] = ids
-    inside_BL = np.arange(length) < lengths[:, None]
+def _batch(rows: Sequence[tuple[list[int], int, int]]) -> Batch:
+    ids_BL = pad_sequence([torch.tensor(ids) for ids, _, _ in rows], batch_first=True, padding_value=PAD)
+    lengths_B = torch.tensor([len(ids) for ids, _, _ in rows])
+    positions_BL = torch.arange(ids_BL.shape[1]).expand(ids_BL.shape)
     return Batch(
-        torch.from_numpy(ids_BL),
-        torch.from_numpy(inside_BL.astype(np.int32)),
-        torch.arange(length).expand(len(rows), length),
+        ids_BL,
+        (positions_BL < lengths_B[:, None]).int(),
+        positions_BL,
         torch.tensor([[position] for _, position, _ in rows]),
         torch.tensor([[label] for _, _, label in rows]),
         targets=len(rows),
-        tokens=int(lengths.sum()),
+        tokens=int(lengths_B.sum()),
     )

@@ -20,9 +20,8 @@ def masked_by(unit: str, config: PretrainConfig, corpus: Corpus, world: World) -
     """Return the held-out rows masked by tokens, whole words or spans, otherwise as in the run."""
     masking = config.masking.model_copy(update={"unit": unit})
     micro = config.train.micro_batch_rows or config.train.batch_rows
-    return heldout_batches(
-        corpus.heldout, masking, world, most_rows=config.evaluation.most_rows, micro_batch_rows=micro
-    )
+    most = config.evaluation.most_rows
+    return heldout_batches(corpus.heldout, masking, world, most_rows=most, micro_batch_rows=micro)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Fill in blanks: turn text with [MASK] into rows, and scores into words."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +25,7 @@ class Guess:
 
 
 def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
-    """Turn a sentence with one or several [MASK] into a batch of one row.
-
-    Raises:
-        UserError: there is no [MASK], or the sentence does not fit a row.
-
-    """
+    """Return a batch of one row; raise a UserError if the sentence has no [MASK], or does not fit a row."""
     if not sentence.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in sentence):
         raise UserError(f"the sentence {sentence!a} is not valid text: give it in UTF-8")
     ids = tokenizer.encode(sentence).ids
@@ -60,10 +54,7 @@ def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, to
     scores_MV[:, : len(SPECIAL_TOKENS)] = float("-inf")
     best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(SPECIAL_TOKENS)))
     return [
-        [
-            Guess(tokenizer.decode([token]), probability)
-            for token, probability in zip(tokens, probabilities, strict=True)
-        ]
+        [Guess(tokenizer.decode([token]), share) for token, share in zip(tokens, probabilities, strict=True)]
         for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
@@ -75,32 +66,23 @@ def sample_predictions(model: nn.Module, batch: Batch, tokenizer: Tokenizer, wor
     """
     guesses = guess(model, batch, tokenizer, world, top=1)
     ids, segments = batch.ids_BL.flatten().cpu().numpy().copy(), batch.segments_BL.cpu().numpy()
+    rows, length = segments.shape
+    predicted = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
     filled = {}
-    for index, best, label in zip(_predicted_indices(batch), guesses, batch.labels_BM.flatten().tolist(), strict=True):
+    for index, best, label in zip(predicted, guesses, batch.labels_BM.flatten().tolist(), strict=True):
         if label != IGNORED and ids[index] == MASK:
             filled[index] = (best[0].token, tokenizer.decode([label]))
         elif label != IGNORED:
             ids[index] = label
     shown: list[str] = []
-    for row, column in _segment_starts(segments):
+    starts = np.nonzero((np.diff(segments, axis=1, prepend=0) != 0) & (segments > 0))
+    for row, column in zip(*starts, strict=True):
         if len(shown) == sentences:
             break
-        inside = np.flatnonzero(segments[row] == segments[row, column]) + row * segments.shape[1]
+        inside = np.flatnonzero(segments[row] == segments[row, column]) + row * length
         if any(int(index) in filled for index in inside):
             shown.append(_fill(inside, ids, filled, tokenizer))
     return shown
-
-
-def _predicted_indices(batch: Batch) -> list[int]:
-    """Return the indices of the predicted tokens in the flattened rows."""
-    rows, length = batch.ids_BL.shape
-    indices: list[int] = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
-    return indices
-
-
-def _segment_starts(segments_BL: NDArray[np.int32]) -> Sequence[tuple[int, int]]:
-    changes_BL = np.diff(segments_BL, axis=1, prepend=0) != 0
-    return [(int(row), int(column)) for row, column in zip(*np.nonzero(changes_BL & (segments_BL > 0)), strict=True)]
 
 
 def _fill(

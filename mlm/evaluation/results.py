@@ -12,7 +12,6 @@ from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_se
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
-from mlm.training.budget import TrainingProgress
 
 
 def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
@@ -41,16 +40,6 @@ def measure_bits_per_byte(
     sentences = heldout_sentences(corpus.heldout.splits, corpus.tokenizer)
     words = choose_words(sentences, config.evaluation.words, config.evaluation.window_bytes)
     return None if not words else bits_per_byte(model, corpus.tokenizer, words, config.data.row_length, world)
-
-
-def costs(end: TrainingProgress) -> dict[str, Any]:
-    """Return the costs of training, for results.json."""
-    return {
-        "tokens": end.tokens,
-        "steps": end.step,
-        "seconds": end.seconds,
-        "tokens_per_second": end.tokens / end.seconds,
-    }
 
 
 def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:

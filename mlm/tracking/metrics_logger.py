@@ -20,16 +20,8 @@ from torch import nn
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
-from mlm.tracking import plots
-from mlm.tracking.run_directory import (
-    METRICS,
-    RESULTS,
-    finite,
-    read_metrics,
-    records_newest_first,
-    truncate_records,
-    write_json,
-)
+from mlm.tracking import plots, run_directory
+from mlm.tracking.run_directory import METRICS, RESULTS
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Observer, StepMetrics
 
@@ -55,12 +47,7 @@ class TensorBoard:
         self.writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, show: Callable[["SummaryWriter"], object]) -> None:
-        """Give the writer to `show`.
-
-        Raises:
-            OSError: the disk is full or not writable, now or when earlier events were written, which are lost.
-
-        """
+        """Give the writer to `show`; raise an OSError if the disk fails, now or with earlier events, which are lost."""
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -72,12 +59,7 @@ class TensorBoard:
             raise
 
     def close(self) -> None:
-        """Write the events that are still queued.
-
-        Raises:
-            OSError: the disk is full or not writable.
-
-        """
+        """Write the events that are still queued, or raise an OSError if the disk is full or not writable."""
         if self.writer is not None:
             self.write(lambda writer: writer.close())
 
@@ -96,20 +78,15 @@ class MetricsLogger(Observer):
     ) -> None:
         """Open the metrics of the run at `path`, truncated to `start`.
 
-        Args:
-            path: the run's directory.
-            config: the run's configuration.
-            documents: names the documents that a step reads.
-            flops_per_token: FLOPs of training on a token, by the share of tokens that are masked.
-            peak_flops: measured matrix-product rate of the machine, FLOP/s.
-            start: the progress of training.
-
+        `documents` names the documents that a step reads, `flops_per_token` takes the share of tokens that are masked,
+        and `peak_flops` is the measured rate of matrix products of the machine, in FLOP/s.
         """
         self.path, self.config, self.documents = path, config, documents
         self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
         self.length = TrainingLength()
-        truncate_records(path / METRICS, start.step)
-        trained = (record for record, _ in records_newest_first(path / METRICS) if record["side"] == "train")
+        run_directory.truncate_records(path / METRICS, start.step)
+        newest_first = run_directory.records_newest_first(path / METRICS)
+        trained = (record for record, _ in newest_first if record["side"] == "train")
         earlier = list(islice(trained, SPIKE_RECORDS))[::-1]
         self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
@@ -162,12 +139,12 @@ class MetricsLogger(Observer):
         self._write("heldout", progress, metrics)
         if progress.step:  # one point is no curve, and the first step need not wait for the plotting library
             with self.surviving(f"CURVES OF STEP {progress.step}"):
-                plots.draw(list(read_metrics(self.path / METRICS)), self.path / "curves.png")
+                plots.draw(list(run_directory.read_metrics(self.path / METRICS)), self.path / "curves.png")
 
     def close(self, results: Mapping[str, Any] | None) -> None:
         """Write results.json where there are results, and close all files."""
         if results is not None:
-            write_json(self.path / RESULTS, results)
+            run_directory.write_json(self.path / RESULTS, results)
             settings = {name: value for name, value in _flat(self.config.model_dump(mode="json")) if value is not None}
             scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
             with self.surviving("SETTINGS AND SCORES ON TENSORBOARD"):
@@ -187,7 +164,7 @@ class MetricsLogger(Observer):
     def _write(self, side: str, progress: TrainingProgress, record: Mapping[str, float]) -> None:
         where = {"side": side, "step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
         with self.surviving(f"RECORD OF STEP {progress.step}"):
-            self._append(json.dumps(where | finite(record)).encode() + b"\n")
+            self._append(json.dumps(where | run_directory.finite(record)).encode() + b"\n")
         with self.surviving(f"RECORD OF STEP {progress.step} ON TENSORBOARD"):
             self.board.write(lambda writer: _add_scalars(writer, side, progress.step, record))
 
@@ -211,12 +188,11 @@ class SamplePredictions(Observer):
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Predict, on all ranks together where the model is sharded, and write the text on rank 0."""
-        if self.metrics_logger is None:
-            needed = is_sharded(model)
-            if needed:
-                self.predict(model)
+        if self.metrics_logger is None and not is_sharded(model):
             return
         text = self.predict(model)
+        if self.metrics_logger is None:
+            return
         with self.metrics_logger.surviving(f"BLANKS OF STEP {progress.step} ON TENSORBOARD"):
             self.metrics_logger.board.write(lambda writer: writer.add_text("filled-in blanks", text, progress.step))
 

@@ -7,35 +7,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+STYLES: Mapping[str, Any] = {
+    "train": {"label": "training", "color": "#9db4c8", "linewidth": 1},
+    "heldout": {"label": "held-out", "color": "#1f5582", "marker": "."},
+}
+
 
 def draw(
     records: Sequence[Mapping[str, Any]], path: Path, baselines: Mapping[str, Mapping[str, float]] | None = None
 ) -> None:
-    """Draw loss and accuracy over tokens into a PNG file.
-
-    Args:
-        records: the records of metrics.jsonl.
-        path: the file.
-        baselines: loss in nats and accuracy of each named baseline, drawn as horizontal lines.
-
-    """
+    """Draw loss and accuracy over tokens as a PNG file: of a metrics.jsonl's records, and of baselines as lines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, (metric, label) in zip(
-        figure.subplots(1, 2), (("loss", "masked loss (nats)"), ("accuracy", "masked accuracy")), strict=True
-    ):
-        for side, style in (
-            ("train", {"color": "#9db4c8", "linewidth": 1}),
-            ("heldout", {"color": "#1f5582", "marker": "."}),
-        ):
+    panels = (("loss", "masked loss (nats)"), ("accuracy", "masked accuracy"))
+    for axes, (metric, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for side, style in STYLES.items():
             points = [(r["tokens"] / 1e6, r[metric]) for r in records if r["side"] == side and r[metric] is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), label={"train": "training", "heldout": "held-out"}[side], **style)
+                axes.plot(*zip(*points, strict=True), **style)
         for (name, scores), dashes in zip((baselines or {}).items(), ("--", ":"), strict=False):
             axes.axhline(scores[metric], color="#b5651d", linestyle=dashes, linewidth=1, label=f"{name} (held-out)")
-        axes.set_xlabel("tokens read (millions)")
-        axes.set_ylabel(label)
+        axes.set(xlabel="tokens read (millions)", ylabel=title)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)

@@ -46,9 +46,8 @@ class ProgressBar(Observer):
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(done - self.bar.n)
         now = time.monotonic()
-        if self.silent or not self.bar.disable:
-            return
-        if now - self.printed > LINE_SECONDS or self.length.finished(progress):
+        is_due = now - self.printed > LINE_SECONDS or self.length.finished(progress)
+        if is_due and self.bar.disable and not self.silent:
             self.printed = now
             fraction = min(self.length.fraction(progress), 1.0)
             left = progress.seconds * (1 - fraction) / fraction if fraction else 0.0

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,21 +41,14 @@ def create(runs: Path, name: str) -> Path:
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{name}"
     for attempt in range(100):
         path = runs / (stem if attempt == 0 else f"{stem}-{attempt}")
-        try:
+        with suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        return path
+            return path
     raise UserError(f"cannot name a new run in {runs}: {stem} and a hundred after it exist")
 
 
 def newest(runs: Path = Path(RUNS)) -> Path:
-    """Return the run that was started last among those with a checkpoint.
-
-    Raises:
-        UserError: there is none.
-
-    """
+    """Return the run that was started last among those with a checkpoint, or raise a UserError if there is none."""
     found = with_checkpoint(runs)
     if not found:
         raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
@@ -62,12 +56,7 @@ def newest(runs: Path = Path(RUNS)) -> Path:
 
 
 def config_path(path: Path) -> Path:
-    """Return the path of a pretraining run's configuration.
-
-    Raises:
-        UserError: `path` is not a run, or a fine-tuning run.
-
-    """
+    """Return the path of a pretraining run's configuration, or raise a UserError if `path` is not such a run."""
     config = path / checkpoint.CONFIG
     if not config.is_file():
         raise UserError(f"{path} is not a run: it has no {checkpoint.CONFIG}")
@@ -94,12 +83,7 @@ def with_checkpoint(runs: Path) -> set[Path]:
 
 
 def lock(path: Path) -> IO[str]:
-    """Lock a run's directory until the returned file is closed or this process ends.
-
-    Raises:
-        UserError: another process holds the lock.
-
-    """
+    """Lock a run's directory until the returned file is closed or this process ends; a UserError if it is locked."""
     file = (path / LOCK).open("a+", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,12 +147,7 @@ class RunIdentity(Config):
 
 
 def run_identity(path: Path) -> RunIdentity:
-    """Return the identity of a run.
-
-    Raises:
-        UserError: its record is missing, damaged or incomplete.
-
-    """
+    """Return the identity of a run, or raise a UserError if its record is missing, damaged or incomplete."""
     try:
         return RunIdentity.model_validate(read_json(path / ENVIRONMENT))
     except ValidationError as error:
@@ -182,19 +161,13 @@ def run_identity(path: Path) -> RunIdentity:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file in one step, so that it is complete at every moment."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(
-        json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that `write_json` wrote.
-
-    Raises:
-        UserError: it is missing or damaged.
-
-    """
+    """Read a JSON file that `write_json` wrote, or raise a UserError if it is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -214,11 +187,7 @@ def records_newest_first(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the records of a metrics.jsonl, newest first, each with the size of the file up to its end.
 
     Earlier lines are not read: a long run costs no more than a short one. A half-written last line is skipped, and a
-    missing file has no records.
-
-    Raises:
-        UserError: a line is not a record.
-
+    missing file has no records. Raise a UserError if a line is not a record.
     """
     if not path.exists() or not path.stat().st_size:
         return
@@ -232,20 +201,14 @@ def records_newest_first(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                     record = json.loads(line)
                     _ = record["side"], record["step"] + 0
                 except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(
-                        f"{path} holds a line that is no record ({error}): mend it, or remove it"
-                    ) from error
+                    message = f"{path} holds a line that is no record ({error}): mend it, or remove it"
+                    raise UserError(message) from error
                 yield record, end
             end = begin
 
 
 def newest_records(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the last record of each side in a metrics.jsonl, which may still be written.
-
-    Raises:
-        UserError: a line is not a record.
-
-    """
+    """Return the last record of each side in a metrics.jsonl, which may still be written, or raise a UserError."""
     found: dict[str, dict[str, Any]] = {}
     for record, _ in records_newest_first(path):
         found.setdefault(record["side"], record)
@@ -255,12 +218,7 @@ def newest_records(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def truncate_records(path: Path, last_step: int) -> None:
-    """Truncate a metrics.jsonl after `last_step`; a resumed run logs the later steps again.
-
-    Raises:
-        UserError: a line is not a record.
-
-    """
+    """Truncate a metrics.jsonl after `last_step`, or raise a UserError; a resumed run logs the later steps again."""
     if path.exists():
         os.truncate(path, next((end for record, end in records_newest_first(path) if record["step"] <= last_step), 0))
 

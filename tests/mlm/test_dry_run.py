@@ -1,21 +1,20 @@
 """The estimates of memory and communication in the preview."""
 
-import pytest
-
 from mlm import dry_run
 from mlm.model.encoder import EncoderConfig
 
 
 def test_communication_is_bytes_over_bandwidth_beside_computing() -> None:
-    server = dry_run.Server("four", gpus=4, peak_flops=100.0, bandwidth=6.0)
-    assert dry_run.communicated_bytes(2, 4) == 8 * 2 * 3 / 4
-    # 12 bytes at 6 a second take 2 seconds; 300 operations at half of 100 a second take 6
-    assert dry_run.communication_share(2, 300.0, server, 0.5) == pytest.approx(2 / 8)
+    # 7 of 8 bytes a parameter are sent at 450e9 a second; each of 8 GPUs computes for three times as long
+    sending = 7 * 2**20 / 450e9
+    lines = dry_run.projection(2**20, flops_per_step=8 * 989e12 * 0.3 * 3 * sending)
+    assert [line.split()[-2:] for line in lines[1:-1]] == [["16", "MiB"], ["2", "MiB"], ["7", "MiB"]]
+    assert lines[-1].endswith(" 25.0%")
 
 
 def test_every_thread_has_gradients_and_activations_of_its_own() -> None:
     encoder = EncoderConfig(width=24, heads=2, feedforward_width=40, layers=3)
     one, three = (dry_run.estimate_memory(encoder, 1000, 64, 16, 500, 2, threads) for threads in (1, 3))
     # a weight, two moments and, of each thread, a gradient of 4 bytes and a copy in bfloat16
-    assert (one.weights_and_optimizer, three.weights_and_optimizer) == (1000 * 18, 1000 * 30)
-    assert (three.activations, three.scores) == (3 * one.activations, 3 * one.scores)
+    assert (one.pop("weights and optimizer"), three.pop("weights and optimizer")) == (1000 * 18, 1000 * 30)
+    assert three == {part: 3 * number for part, number in one.items()}

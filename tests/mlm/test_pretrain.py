@@ -403,10 +403,10 @@ MISTAKES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "misspelt key": (("optim.lrr=1",), r"optim\.lrr: .* optim\.lr\?"),
     "wrong type": (("train.batch_rows=many",), r"train\.batch_rows = 'many'"),
     "width and heads": (("model.encoder.width=30", "model.encoder.heads=4"), r"model\.encoder: .*30 .*4"),
-    "warm-up over the budget": (("schedule.warmup=1.5",), r"schedule\.\S*: warmup = 1\.5 "),
+    "warm-up over the budget": (("schedule.warmup=1.5",), r"schedule: warmup = 1\.5 "),
     "sides over the budget": (
         ("schedule.warmup=0.5", "schedule.decay=0.6"),
-        r"schedule\.\S*: warmup \+ decay is 1\.1,",
+        r"schedule: warmup \+ decay is 1\.1,",
     ),
     "window over the row": (("data.row_length=32",), r"evaluation\.window_bytes"),
     "no such YAML": (("missing.yaml",), r"missing\.yaml"),
@@ -557,7 +557,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(home: Path, copied: Path
 
 @pytest.mark.parametrize(
     ("sentence", "pattern"),
-    [("no blank at all", r"\[MASK\].*'no blank at all'"), ("[MASK] " * 100, r"100 tokens.* 64\b")],
+    [("no blank at all", r"\[MASK\].*'no blank at all'"), ("[MASK] " * 100, r"101 tokens.*\b64\b")],
 )
 def test_a_sentence_that_cannot_be_filled_is_refused(home: Path, sentence: str, pattern: str) -> None:
     assert re.search(pattern, mistake(run(home, sentence, module="mlm.fill_mask")))
