@@ -71,7 +71,6 @@ def main(arguments: Sequence[str]) -> None:
 
     model = saved_model.load(options.run or saved_model.newest(Path(RUNS)), torch.device("cpu"))
     world = with_recorded_precision(init_world(), model.precision)
-    model.classifier.to(world.device)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)
         return

@@ -58,10 +58,10 @@ class SavedModel:
     """Precision of training and evaluation."""
 
     def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
-        """Return the prediction for each row of a table; texts are cleaned as in training."""
+        """Return the prediction for each row of a table, on the world's device; texts are cleaned as in training."""
         texts = [self.config.data.reader.texts(row) for row in rows]
         whole = [text for text in texts if all(text)]
-        encoder = self.classifier.encoder
+        encoder = self.classifier.to(world.device).encoder
         tokens = encoder.tokenise(whole, min(self.config.encoder.longest, encoder.longest))
         chances = predict(self.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
         found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))

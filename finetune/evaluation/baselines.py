@@ -30,12 +30,7 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     labels_N = _seen(split)
     probabilities_NC = _shares(labels_N, num_classes, len(split.test))
     vectorizer = TfidfVectorizer(
-        analyzer="char_wb",
-        ngram_range=(2, 5),
-        sublinear_tf=True,
-        min_df=2,
-        max_features=200_000,
-        dtype=np.float32,
+        analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2, max_features=200_000, dtype=np.float32
     )
     texts = [*_joined(split.train), *_joined(split.validation)]
     try:
