@@ -63,10 +63,8 @@ def variants(
 
     In a text with n replaceable words, floor(share * n + u) are masked at once, with u uniform in [0, 1). Each is
     replaced by a word drawn from the softmax over whole words, possibly the original one. Words beyond the longest row
-    stay unchanged. The choices of an example do not depend on other examples.
-
-    Raises:
-        UserError: the vocabulary has no whole words.
+    stay unchanged. The choices of an example do not depend on other examples. A UserError if the vocabulary has no
+    whole words.
     """
     candidates = np.array([token for token, word in enumerate(predictor.words) if word is not None], np.int64)
     if not len(candidates):

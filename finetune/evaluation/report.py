@@ -80,8 +80,7 @@ def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
     parameters = found.parameters
     remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
     remarks += [f"{number:,} {reason}" for reason, number in found.data.counts.items() if number]
-    skipped = sum(one.skipped for one in finished)
-    if skipped:
+    if skipped := sum(one.skipped for one in finished):
         remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
     return remarks
 
