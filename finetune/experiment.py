@@ -45,9 +45,7 @@ class FinetuneRun:
     """A finished fine-tuning run; the same on every rank but for the summary."""
 
     path: Path
-    """Directory of the run."""
     results: Results
-    """Scores of all trials, of the baselines and of the control."""
     model: SavedModel
     """The classifier that validated best, as it is saved in the directory; in the host's memory."""
     summary: str

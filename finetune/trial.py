@@ -58,7 +58,6 @@ class TrialLogger(Observer):
     """Logs a trial to metrics.jsonl and TensorBoard; used on rank 0 only, as a context that closes both."""
 
     def __init__(self, run: Path, trial: Trial) -> None:
-        """Open the logs in the directory of the run."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.trial = trial

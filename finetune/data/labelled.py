@@ -123,13 +123,9 @@ class Labelled(TableConfig):
     """The changes of the texts; stored with the model."""
 
     @model_validator(mode="after")
-    def _label_is_no_input(self) -> Self:
+    def _label_and_classes_fit(self) -> Self:
         if self.label in (*self._text_columns, *self.cleaning.prefix):
             raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
-        return self
-
-    @model_validator(mode="after")
-    def _classes_differ(self) -> Self:
         if self.classes and len(set(self.classes)) != max(len(self.classes), 2):
             raise ValueError(f"classes = {', '.join(self.classes)}: there must be two or more, each named once")
         return self

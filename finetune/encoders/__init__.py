@@ -16,7 +16,7 @@ from configs import Config, UserError, read
 from finetune.data.augment_contextual import Predictor
 from finetune.encoders.encoder import TextEncoder
 from finetune.encoders.hub import fetch
-from finetune.encoders.published import load_published, load_published_predictor, restore_published
+from finetune.encoders.published import load_published, load_published_predictor
 from mlm.distributed.world import World
 from tokenizer.cleaning import TextConfig
 
@@ -83,7 +83,7 @@ def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
         from finetune.encoders.run import RunEncoder
 
         return RunEncoder.restore(folder)
-    return restore_published(folder)
+    return load_published(str(folder.absolute()), None, random=True, seed=0)
 
 
 def open_predictor(choice: EncoderChoice, world: World) -> Predictor:

@@ -139,8 +139,7 @@ def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "Pr
             output_loading_info=True,
             **without_pooler(model_class),
         )
-    missing = sorted(found["missing_keys"])
-    if missing:
+    if missing := sorted(found["missing_keys"]):
         named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise UserError(
             f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "

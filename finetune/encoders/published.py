@@ -16,7 +16,7 @@ from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _WORD_BEGINS = ("Ġ", "▁")
 _CONTINUATION = "##"
@@ -25,10 +25,9 @@ LONGEST_WITHOUT_LIMIT = 8192
 
 
 class PublishedEncoder(TextEncoder):
-    """An encoder of the transformers library."""
+    """An encoder of the transformers library: a trunk without a head, and its tokenizer."""
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Wrap a trunk without a head, and its tokenizer."""
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         config = model.config
@@ -152,9 +151,14 @@ def load_published(
     folder = fetch(name_or_folder, revision)
     config = read_config(folder, dropout)
     tokenizer = read_tokenizer(folder, config)
-    if random:
-        return PublishedEncoder(_drawn(config, seed), tokenizer)
-    return PublishedEncoder(read_weights(_trunk(config), folder, config), tokenizer)
+    from transformers import MODEL_MAPPING
+
+    model_class = cast("type[PreTrainedModel]", MODEL_MAPPING[type(config)])
+    if not random:
+        return PublishedEncoder(read_weights(model_class, folder, config), tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PublishedEncoder(model_class(config, **without_pooler(model_class)), tokenizer)
 
 
 def load_published_predictor(name_or_folder: str, revision: str | None, world: World) -> PublishedPredictor:
@@ -173,13 +177,6 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
     return PublishedPredictor(read_weights(model_class, folder, config), tokenizer, world)
 
 
-def restore_published(folder: Path) -> PublishedEncoder:
-    """Return the encoder that `PublishedEncoder.save` described, with weights still to be loaded."""
-    folder = fetch(str(folder.absolute()), None)
-    config = read_config(folder)
-    return PublishedEncoder(_drawn(config, seed=0), read_tokenizer(folder, config))
-
-
 def _position_limit(model: nn.Module) -> int:
     """Return the number of positions for tokens; RoBERTa reserves those up to the padding's."""
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
@@ -187,19 +184,6 @@ def _position_limit(model: nn.Module) -> int:
     declared = getattr(model.config, "max_position_embeddings", None) or 0
     limits = [limit for limit in (*learned, declared) if limit > 0]
     return int(min(limits, default=LONGEST_WITHOUT_LIMIT))
-
-
-def _trunk(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
-    from transformers import MODEL_MAPPING
-
-    return cast("type[PreTrainedModel]", MODEL_MAPPING[type(config)])
-
-
-def _drawn(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
-    model_class = _trunk(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model_class(config, **without_pooler(model_class))
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
