@@ -53,9 +53,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished fine-tuning run")
-    parser.add_argument(
-        "--metric", help=f"one of {', '.join(METRIC_NAMES)} (default: the metric of the first run's early stopping)"
-    )
+    known = ", ".join(METRIC_NAMES)
+    parser.add_argument("--metric", help=f"one of {known} (default: the metric of the first run's early stopping)")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the figure (default: compare.png)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     return parser.parse_args(arguments)
@@ -128,11 +127,10 @@ def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> st
         for row in rows
     ]
     cells += [(name, "", "", "", str(score), "", "", "") for name, score in baselines.items()]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (names, *cells)
-    )
+    lines = [names, *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -41,7 +41,6 @@ class Trial:
     is_control: bool = False
     """True if the encoder is the randomly initialised one."""
     variants: Variants = ()
-    """The texts of each training example with words replaced; empty without contextual augmentation."""
 
     @property
     def steps_per_epoch(self) -> int:

@@ -50,4 +50,3 @@ class DataSplit:
     """May be empty: then the last weights are kept."""
     test: Examples
     fold: int = 0
-    """Number of the fold, from 0."""

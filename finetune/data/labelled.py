@@ -172,13 +172,8 @@ class Labelled(TableConfig):
         for missing in [name for name in classes if name not in left]:
             dropped = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing"
             raise UserError(f"{train.where}: no text of class {missing!r} is left to train on (dropped: {dropped})")
-        return Dataset(
-            classes,
-            train.examples(classes),
-            None if validation is None else validation.examples(classes),
-            None if test is None else test.examples(classes),
-            dict(counts),
-        )
+        choosing, measuring = (None if part is None else part.examples(classes) for part in (validation, test))
+        return Dataset(classes, train.examples(classes), choosing, measuring, dict(counts))
 
     def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> _Rows | None:
         path, split = getattr(self, name), getattr(self.hub_splits, name)

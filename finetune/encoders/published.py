@@ -50,9 +50,7 @@ class PublishedEncoder(TextEncoder):
         chosen = [(cut.get(index, row), index in cut) for index, row in enumerate(rows)]
         return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
 
-    def _encode(
-        self, texts: Sequence[tuple[str, ...]], longest: int | None
-    ) -> list[tuple[Sequence[int], Sequence[int]]]:
+    def _encode(self, texts: Sequence[tuple[str, ...]], longest: int | None) -> list[tuple[list[int], list[int]]]:
         """Return ids and token types of texts or pairs, each truncated to `longest` tokens."""
         if not texts:
             return []
@@ -77,7 +75,10 @@ class PublishedEncoder(TextEncoder):
 
         Layers that share their weights (ALBERT) are one level.
         """
-        layers = _layers(self.model)
+        lists = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        # Each architecture names its layers differently: they are the list with most weights, and of equal ones the
+        # outermost, which `max` returns because it comes first.
+        layers = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList())
         level_of = {id(p): 0 for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         for number, layer in reversed(list(enumerate(layers, start=1))):
             level_of |= {id(parameter): number for parameter in layer.parameters()}
@@ -184,11 +185,3 @@ def _position_limit(model: nn.Module) -> int:
     declared = getattr(model.config, "max_position_embeddings", None) or 0
     limits = [limit for limit in (*learned, declared) if limit > 0]
     return int(min(limits, default=LONGEST_WITHOUT_LIMIT))
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers, which have another name in each architecture: the module list with most weights."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # Of equal lists, `max` returns the first, the outermost one.
-    largest = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList())
-    return list(largest)

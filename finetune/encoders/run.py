@@ -111,7 +111,8 @@ class RunPredictor:
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: truncation and padding are set
         self.tokenizer.enable_truncation(row_length)
         self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
-        self.words = [_as_word(tokenizer.decode([token])) for token in range(tokenizer.get_vocab_size())]
+        decoded = [tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())]
+        self.words = [text[1:] if text.startswith(" ") and text[1:].isalpha() else None for text in decoded]
 
     @classmethod
     def load(cls, run: Path, world: World) -> "RunPredictor":
@@ -143,7 +144,3 @@ class RunPredictor:
         scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
         masks_of_examples = torch.split(masks_B, [len(example) for example in texts])
         return list(torch.split(scores_MV, [int(masks.sum()) for masks in masks_of_examples]))
-
-
-def _as_word(decoded: str) -> str | None:
-    return decoded[1:] if decoded.startswith(" ") and decoded[1:].isalpha() else None

@@ -91,7 +91,6 @@ class TrialScores(Config):
 
     fold: int = Field(ge=0)
     seed: int
-    """Seed of the head's weights and of the order of examples."""
     validation: Scores[float] | None
     """Scores of the best weights on the validation part; null without one."""
     test: Scores[float]
@@ -101,7 +100,6 @@ class TrialScores(Config):
     seconds: float = Field(ge=0)
     """Duration of all training steps."""
     weights_sha256: str
-    """Checksum of the best weights."""
 
 
 class Parameters(Config):
@@ -118,7 +116,6 @@ class TrialResult:
     scores: TrialScores
     test: Examples
     probabilities_NC: NDArray[np.float64]
-    """Probabilities of the classes for the test examples."""
     parameters: Parameters
     truncated: int
     """Number of examples that were longer than the encoder reads."""
@@ -134,7 +131,6 @@ class Control(Scores[MeanStd]):
     difference: Difference
     """This encoder minus the control, by the run's metric."""
     trials: tuple[TrialScores, ...] = ()
-    """Folds x seeds."""
 
 
 class Baselines(Config):
@@ -173,7 +169,6 @@ class Results(Config):
     """Over trials, as those of the test part; null without a validation part."""
     test: Scores[MeanStd]
     trials: tuple[TrialScores, ...] = Field(min_length=1)
-    """Folds x seeds."""
     baselines: Baselines
 
     def write(self, folder: Path) -> None:
