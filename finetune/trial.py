@@ -177,15 +177,9 @@ def _judge(
         seconds=seconds,
         weights_sha256=weights.sha256(weights.host_state_dict(classifier)),
     )
-    return TrialResult(
-        scores,
-        split.test,
-        test_NC,
-        Parameters(all=count(classifier.parameters()), trained=trained),
-        truncated=sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens),
-        skipped=best.skipped,
-        goodness=best.goodness,
-    )
+    parameters = Parameters(all=count(classifier.parameters()), trained=trained)
+    truncated = sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens)
+    return TrialResult(scores, split.test, test_NC, parameters, truncated, best.skipped, best.goodness)
 
 
 def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:

@@ -131,15 +131,10 @@ class RunPredictor:
         masks_B = (ids_BL == MASK).sum(dim=1)
         slots = torch.arange(int(masks_B.max()))
         predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
-        batch = Batch(
-            ids_BL,
-            segments_BL,
-            torch.arange(ids_BL.shape[1]).expand_as(ids_BL),
-            predicted_BM,
-            torch.full_like(predicted_BM, IGNORED),
-            targets=int(masks_B.sum()),
-            tokens=int(segments_BL.sum()),
-        )
+        positions_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
+        labels_BM = torch.full_like(predicted_BM, IGNORED)
+        targets, tokens = int(masks_B.sum()), int(segments_BL.sum())
+        batch = Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM, targets=targets, tokens=tokens)
         scores_MV = score(self.model, batch.to(self.world.device), self.world)
         scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
         masks_of_examples = torch.split(masks_B, [len(example) for example in texts])
