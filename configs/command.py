@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     """A parser of command lines that raises UserError for mistakes and accepts no abbreviated option."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage."""

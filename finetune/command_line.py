@@ -46,7 +46,6 @@ def parse(kind: str, description: str | None, arguments: Sequence[str]) -> argpa
     parser = command.Parser(
         prog=f"python -m finetune.{name}",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=USAGE.format(head=name) + help_text(config_of(kind)),
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")

@@ -50,12 +50,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m finetune.compare",
         description=__doc__,
         epilog=EXPLANATION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished fine-tuning run")
-    parser.add_argument(
-        "--metric", help=f"one of {', '.join(METRIC_NAMES)} (default: the metric of the first run's early stopping)"
-    )
+    known = ", ".join(METRIC_NAMES)
+    parser.add_argument("--metric", help=f"one of {known} (default: the metric of the first run's early stopping)")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the figure (default: compare.png)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     return parser.parse_args(arguments)
@@ -73,14 +71,24 @@ def main(arguments: Sequence[str]) -> None:
     names = _names(options.runs)
     found = [results.read(folder) for folder in options.runs]
     metric: Metric = options.metric or found[0].metric
+    first = found[0]
     rows = [
-        _row(name, _encoder(folder), run, found[0], metric)
+        Row(
+            run=name,
+            head=run.head,
+            encoder=_encoder(folder),
+            parameters=run.parameters.all,
+            trained=run.parameters.trained,
+            trials=len(run.trials),
+            validation=None if run.validation is None else run.validation.get(metric),
+            test=run.test.get(metric),
+            difference=None if run is first else results.difference_of(run.trials, first.trials, metric),
+        )
         for name, folder, run in zip(names, options.runs, found, strict=True)
     ]
-    baselines = _baselines(found[0], metric)
-    notes = [
-        note for name, run in zip(names[1:], found[1:], strict=True) for note in _notes(names[0], name, found[0], run)
-    ]
+    scores = {"TF-IDF": first.baselines.tfidf.get(metric), "majority class": first.baselines.majority.get(metric)}
+    baselines = {name: score for name, score in scores.items() if score is not None}
+    notes = [note for name, run in zip(names, found, strict=True) for note in _notes(names[0], name, first, run)]
     drawn = [
         (row.run, [value for trial in run.trials if (value := trial.test.get(metric)) is not None])
         for row, run in zip(rows, found, strict=True)
@@ -118,11 +126,10 @@ def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> st
         for row in rows
     ]
     cells += [(name, "", "", "", str(score), "", "", "") for name, score in baselines.items()]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (names, *cells)
-    )
+    lines = [names, *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -142,25 +149,6 @@ def _encoder(folder: Path) -> str:
     encoder = configs.read(FinetuneConfig, folder / checkpoint.CONFIG).encoder
     source = short(encoder.hub or encoder.run or "newest run", LONGEST_PATH)
     return f"random ({source})" if encoder.random else source
-
-
-def _row(name: str, encoder: str, run: Results, first: Results, metric: Metric) -> Row:
-    return Row(
-        run=name,
-        head=run.head,
-        encoder=encoder,
-        parameters=run.parameters.all,
-        trained=run.parameters.trained,
-        trials=len(run.trials),
-        validation=None if run.validation is None else run.validation.get(metric),
-        test=run.test.get(metric),
-        difference=None if run is first else results.difference_of(run.trials, first.trials, metric),
-    )
-
-
-def _baselines(first: Results, metric: Metric) -> dict[str, MeanStd]:
-    scores = {"TF-IDF": first.baselines.tfidf.get(metric), "majority class": first.baselines.majority.get(metric)}
-    return {name: score for name, score in scores.items() if score is not None}
 
 
 def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str]:

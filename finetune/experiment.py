@@ -45,11 +45,9 @@ class FinetuneRun:
     """A finished fine-tuning run; the same on every rank but for the summary."""
 
     path: Path
-    """Directory of the run."""
     results: Results
-    """Scores of all trials, of the baselines and of the control."""
     model: SavedModel
-    """The classifier that validated best, as it is saved in the directory."""
+    """The classifier that validated best, as it is saved in the directory; in the host's memory."""
     summary: str
     """The report as text; empty on ranks other than 0."""
 
@@ -74,11 +72,9 @@ def finetune(
 
     Nothing is printed; progress is logged by `logging`. The state of torch's random number generators is restored.
     Processes that torchrun has started, or of a process group that exists already, call this together.
-
-    Args:
-        config: the settings; `FinetuneConfig()` fine-tunes the newest pretraining run on bigram shift.
-        observers: receive the events of each trial's training, such as a `ProgressBar`; the run's own files need none.
-        stop: asked after each step; a number other than 0, on any rank, stops training.
+    `FinetuneConfig()` fine-tunes the newest pretraining run on bigram shift. `observers`, such as a `ProgressBar`,
+    receive the events of each trial's training; the run's own files need none. `stop` is asked after each step; a
+    number other than 0, on any rank, stops training.
 
     Raises:
         UserError: encoder, data or a setting cannot be used, or training diverged; the text is one line.
@@ -86,7 +82,8 @@ def finetune(
         ConnectionError: another rank is lost.
         OSError: the disk is full or not writable.
     """
-    choice = encoders.resolve(config.encoder, Path(config.runs))
+    runs = Path(config.runs)
+    choice = encoders.resolve(config.encoder, runs)
     config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
     name = config.name or config.data.title()
     with joined() as world, ExitStack() as opened:
@@ -96,8 +93,7 @@ def finetune(
         dataset = config.data.load(encoders.corpus_of(choice))
         splits = config.splits.splits(dataset)
         _check_early_stopping(config, dataset, splits)
-        made = world.from_main("making the run's directory", lambda: str(run_directory.create(Path(config.runs), name)))
-        path = Path(made)
+        path = Path(world.from_main("making the run's directory", lambda: str(run_directory.create(runs, name))))
         experiment = _Experiment(config, dataset, splits, world, path, observers, stop)
         if world.is_main:
             opened.enter_context(run_directory.lock(path))
@@ -107,8 +103,7 @@ def finetune(
             run_directory.write_json(path / run_directory.ENVIRONMENT, run_directory.environment(world) | about)
             logger.info(_summary(experiment))
         trials, model = _run_trials(experiment)
-        control = _run_control(experiment) if config.control else []
-        found = _results(experiment, trials, control)
+        found = _results(experiment, trials, _run_control(experiment) if config.control else [])
         text = ""
         if world.is_main:
             found.write(path)
@@ -181,16 +176,18 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]
 def _run_control(experiment: _Experiment) -> list[TrialResult]:
     """Train a randomly initialised encoder of the same shape on every split with every seed."""
     config, num_classes = experiment.config, len(experiment.dataset.class_names)
-    trials = [
-        Trial(config, split, seed, num_classes, is_control=True)
+    return [
+        _run_trial(experiment, Trial(config, split, seed, num_classes, is_control=True))[0]
         for split in experiment.splits
         for seed in config.train.seeds
     ]
-    return [_run_trial(experiment, trial)[0] for trial in trials]
 
 
 def _run_trial(experiment: _Experiment, trial: Trial) -> tuple[TrialResult, Classifier]:
-    """Run a trial on a fresh copy of the chosen encoder, or of a random one for a control, and log it."""
+    """Run a trial on a fresh copy of the chosen encoder, or of a random one for a control, and log it.
+
+    The classifier is returned in the host's memory, so that it holds none of the device's while later trials train.
+    """
     world, choice = experiment.world, experiment.config.encoder
     encoder = encoders.open_encoder(choice.model_copy(update={"random": choice.random or trial.is_control}), trial.seed)
     with TrialLogger(experiment.path, trial) if world.is_main else nullcontext(Observer()) as trial_logger:
@@ -199,7 +196,7 @@ def _run_trial(experiment: _Experiment, trial: Trial) -> tuple[TrialResult, Clas
     if world.is_main:
         metric, folds = experiment.config.train.early_stopping.metric, len(experiment.splits)
         logger.info(report.trial_line(result.scores, metric, folds, control=trial.is_control))
-    return result, classifier
+    return result, classifier.cpu()
 
 
 def _variants(experiment: _Experiment, split: DataSplit) -> Variants:
@@ -214,8 +211,16 @@ def _variants(experiment: _Experiment, split: DataSplit) -> Variants:
 def _results(experiment: _Experiment, trials: list[TrialResult], control: list[TrialResult]) -> Results:
     config, dataset, first = experiment.config, experiment.dataset, experiment.splits[0]
     scores, metric = [trial.scores for trial in trials], config.train.early_stopping.metric
-    beaten = experiment.world.from_main("scoring the baselines", lambda: _score_baselines(experiment))
-    to_beat = Baselines.model_validate_json(beaten)
+
+    def score_baselines() -> str:
+        """Return `Baselines` as JSON, which one rank sends to the others."""
+        splits, num_classes = experiment.splits, len(dataset.class_names)
+        return Baselines(
+            majority=results.over_trials([baselines.majority(split, num_classes) for split in splits]),
+            tfidf=results.over_trials([baselines.bag_of_words(split, num_classes) for split in splits]),
+        ).model_dump_json(exclude_unset=True)
+
+    to_beat = Baselines.model_validate_json(experiment.world.from_main("scoring the baselines", score_baselines))
     if control:
         random_encoder = results.control_of(scores, [trial.scores for trial in control], metric)
         to_beat = to_beat.model_copy(update={"random_encoder": random_encoder})
@@ -237,12 +242,3 @@ def _results(experiment: _Experiment, trials: list[TrialResult], control: list[T
         trials=tuple(scores),
         baselines=to_beat,
     )
-
-
-def _score_baselines(experiment: _Experiment) -> str:
-    """Return `Baselines` as JSON, which one rank sends to the others."""
-    splits, num_classes = experiment.splits, len(experiment.dataset.class_names)
-    return Baselines(
-        majority=results.over_trials([baselines.majority(split, num_classes) for split in splits]),
-        tfidf=results.over_trials([baselines.bag_of_words(split, num_classes) for split in splits]),
-    ).model_dump_json(exclude_unset=True)

@@ -4,7 +4,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m finetune.predict",
         description=__doc__,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", nargs="?", type=Path, help="a fine-tuning run (default: the newest one in runs/)")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to classify; none: lines of standard input")
@@ -71,7 +70,6 @@ def main(arguments: Sequence[str]) -> None:
 
     model = saved_model.load(options.run or saved_model.newest(Path(RUNS)), torch.device("cpu"))
     world = with_recorded_precision(init_world(), model.precision)
-    model.classifier.to(world.device)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)
         return
@@ -93,8 +91,8 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
     """
     reader = model.config.data.reader
     rows = reader.rows(source, () if submission is None else (submission,))
-    empty = truncated = 0
-    lines = [[*rows[0], "predicted", *(f"probability_{name}" for name in model.class_names)]]
+    empty, truncated, classes = 0, 0, model.class_names
+    lines = [[*rows[0], "predicted", *(f"probability_{name}" for name in classes)]]
     if submission is not None:
         lines = [[submission, reader.label]]
     with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
@@ -103,7 +101,9 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
             for row, found in zip(part, model.classify(part, world), strict=True):
                 empty += not found.chances
                 truncated += found.truncated
-                lines.append(_cells(row, found.chances, model.class_names, submission))
+                predicted = classes[found.chances.index(max(found.chances))] if found.chances else ""
+                shown = [f"{chance:.6f}" for chance in found.chances] or [""] * len(classes)
+                lines.append([*row.values(), predicted, *shown] if submission is None else [row[submission], predicted])
             bar.update(len(part))
     if empty == len(rows):
         raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(reader.columns)})")
@@ -114,16 +114,6 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
     missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
     said += [f"there is no column {name}: texts are classified without it" for name in missing]
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
-
-
-def _cells(
-    row: Mapping[str, str], chances: Sequence[float], classes: Sequence[str], submission: str | None
-) -> list[str]:
-    predicted = classes[chances.index(max(chances))] if chances else ""
-    if submission is not None:
-        return [row[submission], predicted]
-    shown = [f"{chance:.6f}" for chance in chances] or [""] * len(classes)
-    return [*row.values(), predicted, *shown]
 
 
 def _rows(model: "SavedModel", texts: Sequence[str]) -> list[dict[str, str]]:

@@ -26,9 +26,7 @@ class Description(Config):
     """The summary of a model in model.json."""
 
     head: str
-    """Kind of head."""
     encoder: encoders.EncoderKind
-    """Kind of encoder."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes, by index."""
     precision: ComputePrecision = "float32"
@@ -42,7 +40,6 @@ class Prediction:
     chances: Sequence[float]
     """Probability of each class; empty for a text that is empty after cleaning."""
     truncated: bool
-    """True if the text was truncated."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,13 @@ class SavedModel:
     """In evaluation mode."""
     config: FinetuneConfig
     class_names: tuple[str, ...]
-    """Names of the classes, by index."""
     precision: ComputePrecision
-    """Precision of training and evaluation."""
 
     def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
-        """Return the prediction for each row of a table; texts are cleaned as in training."""
+        """Return the prediction for each row of a table, on the world's device; texts are cleaned as in training."""
         texts = [self.config.data.reader.texts(row) for row in rows]
         whole = [text for text in texts if all(text)]
-        encoder = self.classifier.encoder
+        encoder = self.classifier.to(world.device).encoder
         tokens = encoder.tokenise(whole, min(self.config.encoder.longest, encoder.longest))
         chances = predict(self.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
         found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))

@@ -32,7 +32,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.Parser(
         prog="python -m finetune.texts",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | data.key=value", help="the cleaning of the texts")

@@ -25,7 +25,6 @@ from mlm.tracking.run_directory import METRICS, finite
 from mlm.training.budget import Epochs, TrainingProgress
 from mlm.training.interrupt import StopRequest
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
-from mlm.training.optim import RateFactor
 
 LOGS_PER_EPOCH = 10
 
@@ -42,7 +41,6 @@ class Trial:
     is_control: bool = False
     """True if the encoder is the randomly initialised one."""
     variants: Variants = ()
-    """The texts of each training example with words replaced; empty without contextual augmentation."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -59,7 +57,6 @@ class TrialLogger(Observer):
     """Logs a trial to metrics.jsonl and TensorBoard; used on rank 0 only, as a context that closes both."""
 
     def __init__(self, run: Path, trial: Trial) -> None:
-        """Open the logs in the directory of the run."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.trial = trial
@@ -119,33 +116,35 @@ class BestWeights(Observer):
             self.without_better += 1
 
     def is_exhausted(self) -> bool:
-        """Tell whether as many evaluations as `patience` allows went by without better weights."""
+        """Return whether as many evaluations as `patience` allows went by without better weights."""
         return self.rule.patience is not None and self.without_better >= self.rule.patience
 
 
 def run_trial(
-    trial: Trial,
-    encoder: TextEncoder,
-    world: World,
-    observers: Sequence[Observer] = (),
-    stop: Callable[[], int] = lambda: 0,
+    trial: Trial, encoder: TextEncoder, world: World, observers: Sequence[Observer], stop: Callable[[], int] = lambda: 0
 ) -> tuple[TrialResult, Classifier]:
     """Train a fresh head on `encoder`, in place; return the result and the classifier with its best weights.
 
-    Raises:
-        UserError: a setting does not fit the encoder, or training diverged.
-        KeyboardInterrupt: `stop` returned a number other than 0 on any rank; raised on all after the step.
+    A UserError if a setting does not fit the encoder, or training diverged. A KeyboardInterrupt on all ranks, after the
+    step, if `stop` returned a number other than 0 on any of them.
     """
     config = trial.config
     torch.manual_seed(trial.seed)
     classifier = Classifier(encoder, config.head.build(encoder, trial.num_classes)).to(world.device)
     rate_factor = config.trainable.prepare(classifier)
-    task = make_task(trial, encoder, world)
+    task, steps_per_epoch = make_task(trial, encoder, world), trial.steps_per_epoch
     best, request = BestWeights(config.train.early_stopping), StopRequest(stop)
+    length = Epochs(epochs=config.train.epochs).training_length(0.0, steps_per_epoch)
+    frequencies = Frequencies(
+        log_steps=max(steps_per_epoch // LOGS_PER_EPOCH, 1),
+        evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
+        checkpoint_steps=length.steps or steps_per_epoch,
+    )
+    optimizer, clip_norm = config.optim.build(classifier, rate_factor), config.train.clip_norm
     end = train(
         classifier,
         task,
-        _loop_settings(trial, classifier, rate_factor),
+        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm=clip_norm, seed=trial.seed),
         world,
         [best, *observers],
         start=TrainingProgress(),
@@ -178,32 +177,9 @@ def _judge(
         seconds=seconds,
         weights_sha256=weights.sha256(weights.host_state_dict(classifier)),
     )
-    return TrialResult(
-        scores,
-        split.test,
-        test_NC,
-        Parameters(all=count(classifier.parameters()), trained=trained),
-        truncated=sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens),
-        skipped=best.skipped,
-        goodness=best.goodness,
-    )
-
-
-def _loop_settings(trial: Trial, classifier: Classifier, rate_factor: RateFactor) -> LoopSettings:
-    config, steps_per_epoch = trial.config, trial.steps_per_epoch
-    length = Epochs(epochs=config.train.epochs).training_length(0.0, steps_per_epoch)
-    return LoopSettings(
-        config.optim.build(classifier, rate_factor),
-        config.schedule,
-        length,
-        Frequencies(
-            log_steps=max(steps_per_epoch // LOGS_PER_EPOCH, 1),
-            evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
-            checkpoint_steps=length.steps or steps_per_epoch,
-        ),
-        clip_norm=config.train.clip_norm,
-        seed=trial.seed,
-    )
+    parameters = Parameters(all=count(classifier.parameters()), trained=trained)
+    truncated = sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens)
+    return TrialResult(scores, split.test, test_NC, parameters, truncated, best.skipped, best.goodness)
 
 
 def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:

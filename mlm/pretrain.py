@@ -60,7 +60,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.Parser(
         prog="python -m mlm.pretrain",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=USAGE + help_text(PretrainConfig),
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")

@@ -26,7 +26,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.Parser(
         prog="python -m mlm.status",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="directory of a run (default: the newest)")

@@ -29,7 +29,6 @@ def parser(name: str, description: str, examples: str, model: type[TextOptions])
         prog=f"python -m {name}",
         description=description,
         epilog=f"examples:\n{examples}\noptions, each set by option=value:\n{help_text(model)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "files",

@@ -25,7 +25,6 @@ class Predictor(Protocol):
     """A pretrained encoder with the head that predicts masked words."""
 
     mask_text: str
-    """The mask token as text."""
 
     @property
     def words(self) -> Sequence[str | None]:
@@ -63,10 +62,8 @@ def variants(
 
     In a text with n replaceable words, floor(share * n + u) are masked at once, with u uniform in [0, 1). Each is
     replaced by a word drawn from the softmax over whole words, possibly the original one. Words beyond the longest row
-    stay unchanged. The choices of an example do not depend on other examples.
-
-    Raises:
-        UserError: the vocabulary has no whole words.
+    stay unchanged. The choices of an example do not depend on other examples. A UserError if the vocabulary has no
+    whole words.
     """
     candidates = np.array([token for token, word in enumerate(predictor.words) if word is not None], np.int64)
     if not len(candidates):
@@ -75,12 +72,10 @@ def variants(
             "an encoder with a larger vocabulary"
         )
     drawn = [[list(example) for _ in range(number)] for example in texts]
-    blanks = [
-        found
-        for variant in range(number)
-        for index, example in enumerate(texts)
-        for found in _choose(example, predictor.mask_text, share, (seed, variant, index))
-    ]
+    blanks = list[_Blanks]()
+    for variant in range(number):
+        for index, example in enumerate(texts):
+            blanks += _choose(example, predictor.mask_text, share, (seed, variant, index))
     blanks.sort(key=lambda found: len(found.text))  # texts of like length need little padding
     for start in range(0, len(blanks), BATCH_TEXTS):
         batch = blanks[start : start + BATCH_TEXTS]

@@ -19,7 +19,6 @@ class Examples:
     """Group of each example, (N,): repeated texts share one, and splits keep a group together. None: `texts` tell."""
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.texts)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "Examples":
@@ -51,4 +50,3 @@ class DataSplit:
     """May be empty: then the last weights are kept."""
     test: Examples
     fold: int = 0
-    """Number of the fold, from 0."""

@@ -3,19 +3,77 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, Texts, UserError
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.cleaning import Cleaning, RowReader, identity
-from finetune.data.examples import Dataset
-from finetune.data.labelled_rows import LabelledRow, LabelledRows
+from finetune.data.examples import Dataset, Examples
 from tokenizer.cleaning import TextConfig
 from tokenizer.sources import hub
 from tokenizer.sources.readers import TableConfig
+
+_SHOWN = 5
+_SHOWN_CLASSES = 20
+
+
+class _Row(NamedTuple):
+    """A row of a table that holds a text."""
+
+    number: int
+    """Number of the row in the table, from 1."""
+    texts: tuple[str, ...]
+    """The cleaned text, or the two of a pair."""
+    identity: tuple[str, ...]
+    """Key of the texts, from `cleaning.identity`."""
+    label: str
+    """Label in the table; empty where it is missing."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a table that hold a text."""
+
+    where: str
+    """Name of the table in messages."""
+    rows: tuple[_Row, ...]
+
+    def without(self, other: "_Rows", counts: Counter[str], reason: str) -> "_Rows":
+        """Return the rows without texts of `other`, and count those under `reason`; a UserError if none is left."""
+        known = {row.identity for row in other.rows}
+        kept = tuple(row for row in self.rows if row.identity not in known)
+        counts += Counter({reason: len(self.rows) - len(kept)})
+        if not kept:
+            raise UserError(f"{self.where}: every text is in {other.where} too: name files that differ")
+        return _Rows(self.where, kept)
+
+    def check_labels(self, classes: Sequence[str]) -> None:
+        """Raise a UserError that names the rows without a label or with one that is not among the classes."""
+        missing = [row.number for row in self.rows if not row.label]
+        unknown = [row.number for row in self.rows if row.label not in classes]
+        for fault, rows in (("no label", missing), ("an unknown label", unknown)):
+            if rows:
+                more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+                known = ", ".join(classes[:_SHOWN_CLASSES]) + ", ..." * (len(classes) > _SHOWN_CLASSES)
+                raise UserError(
+                    f"{self.where}: {fault} in row {', '.join(map(str, rows[:_SHOWN]))}{more} (known: "
+                    f"{known or 'none'}): mend or remove these rows, or name the classes in data.classes"
+                )
+
+    def examples(self, classes: Sequence[str]) -> Examples:
+        """Return the rows as examples: labels are indices into `classes`, and texts of one identity are one group."""
+        numbers = {name: number for number, name in enumerate(classes)}
+        groups: dict[tuple[str, ...], int] = {}
+        return Examples(
+            tuple(row.texts for row in self.rows),
+            np.array([numbers[row.label] for row in self.rows], np.int64),
+            np.array([groups.setdefault(row.identity, len(groups)) for row in self.rows], np.int64),
+        )
 
 
 class HubSplits(Config):
@@ -65,13 +123,9 @@ class Labelled(TableConfig):
     """The changes of the texts; stored with the model."""
 
     @model_validator(mode="after")
-    def _label_is_no_input(self) -> Self:
+    def _label_and_classes_fit(self) -> Self:
         if self.label in (*self._text_columns, *self.cleaning.prefix):
             raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
-        return self
-
-    @model_validator(mode="after")
-    def _classes_differ(self) -> Self:
         if self.classes and len(set(self.classes)) != max(len(self.classes), 2):
             raise ValueError(f"classes = {', '.join(self.classes)}: there must be two or more, each named once")
         return self
@@ -118,15 +172,10 @@ class Labelled(TableConfig):
         for missing in [name for name in classes if name not in left]:
             dropped = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing"
             raise UserError(f"{train.where}: no text of class {missing!r} is left to train on (dropped: {dropped})")
-        return Dataset(
-            classes,
-            train.examples(classes),
-            None if validation is None else validation.examples(classes),
-            None if test is None else test.examples(classes),
-            dict(counts),
-        )
+        choosing, measuring = (None if part is None else part.examples(classes) for part in (validation, test))
+        return Dataset(classes, train.examples(classes), choosing, measuring, dict(counts))
 
-    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> LabelledRows | None:
+    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> _Rows | None:
         path, split = getattr(self, name), getattr(self.hub_splits, name)
         columns = [*self.cleaning.prefix, self.label]
         if path is not None:
@@ -138,20 +187,20 @@ class Labelled(TableConfig):
         rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, mend_columns)
         return self._cleaned(rows, f"the hub's {self.hub}, split {split}", counts)
 
-    def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str]) -> LabelledRows:
+    def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str]) -> _Rows:
         """Return the rows that hold a text, cleaned; count the others."""
         reader = self.reader
         kept = tuple(
-            LabelledRow(number, texts, identity([row[column] for column in reader.columns]), row[self.label].strip())
+            _Row(number, texts, identity([row[column] for column in reader.columns]), row[self.label].strip())
             for number, row in enumerate(rows, start=1)
             if all(texts := reader.texts(row))
         )
         counts += Counter({"empty texts": len(rows) - len(kept)})
         if not kept:
             raise UserError(f"{where}: the text in each of the {len(rows)} rows is empty (column {self.text!r})")
-        return LabelledRows(where, kept)
+        return _Rows(where, kept)
 
-    def _without_repeats(self, part: LabelledRows, counts: Counter[str]) -> LabelledRows:
+    def _without_repeats(self, part: _Rows, counts: Counter[str]) -> _Rows:
         labels: dict[tuple[str, ...], Counter[str]] = {}
         for row in part.rows:
             labels.setdefault(row.identity, Counter())[row.label] += 1
@@ -159,12 +208,12 @@ class Labelled(TableConfig):
         agreeing = [row for row in part.rows if row.label == right[row.identity]]
         counts += Counter({"texts with contradicting labels": len(part.rows) - len(agreeing)})
         if self.duplicates == "keep":
-            return LabelledRows(part.where, tuple(agreeing))
-        firsts: dict[tuple[str, ...], LabelledRow] = {}
+            return _Rows(part.where, tuple(agreeing))
+        firsts: dict[tuple[str, ...], _Row] = {}
         for row in agreeing:
             firsts.setdefault(row.identity, row)
         counts += Counter({"duplicated texts": len(agreeing) - len(firsts)})
-        return LabelledRows(part.where, tuple(firsts.values()))
+        return _Rows(part.where, tuple(firsts.values()))
 
 
 def _agreed(given: Counter[str], contradictions: str) -> str | None:

@@ -3,7 +3,7 @@
 Here: the choice of an encoder, its interface, and one file for each source.
 Not here: heads, training.
 
-The functions import the file of the chosen source only: --help needs the settings alone, and soon.
+The functions import the file of pretraining runs, which takes a while: --help needs the settings alone, and soon.
 """
 
 import re
@@ -15,6 +15,8 @@ from pydantic import Field, model_validator
 from configs import Config, UserError, read
 from finetune.data.augment_contextual import Predictor
 from finetune.encoders.encoder import TextEncoder
+from finetune.encoders.hub import fetch
+from finetune.encoders.published import load_published, load_published_predictor
 from mlm.distributed.world import World
 from tokenizer.cleaning import TextConfig
 
@@ -54,8 +56,6 @@ class EncoderChoice(Config):
 def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
     """Return the choice pinned to one checkpoint of a run or one commit of the hub, the same for every trial."""
     if choice.hub is not None:
-        from finetune.encoders.hub import fetch
-
         folder = fetch(choice.hub, choice.revision)
         return choice.model_copy(update={"revision": folder.name if _COMMIT.fullmatch(folder.name) else None})
     from mlm.checkpoint import checkpoint
@@ -73,8 +73,6 @@ def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
         from finetune.encoders.run import RunEncoder
 
         return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
-    from finetune.encoders.published import load_published
-
     assert choice.hub is not None
     return load_published(choice.hub, choice.revision, random=choice.random, seed=seed, dropout=choice.dropout)
 
@@ -85,9 +83,7 @@ def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
         from finetune.encoders.run import RunEncoder
 
         return RunEncoder.restore(folder)
-    from finetune.encoders.published import restore_published
-
-    return restore_published(folder)
+    return load_published(str(folder.absolute()), None, random=True, seed=0)
 
 
 def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
@@ -96,8 +92,6 @@ def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
         from finetune.encoders.run import RunPredictor
 
         return RunPredictor.load(Path(choice.run), world)
-    from finetune.encoders.published import load_published_predictor
-
     assert choice.hub is not None
     return load_published_predictor(choice.hub, choice.revision, world)
 

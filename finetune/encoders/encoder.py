@@ -18,7 +18,6 @@ class EncodedExample:
     types: tuple[int, ...]
     """Token types: 0 for the first text and 1 for the second."""
     truncated: bool
-    """True if the text was truncated."""
 
 
 class TextEncoder(nn.Module, ABC):

@@ -129,18 +129,10 @@ def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "Pr
 
     with _reading(f"the weights in {folder}"):
         load: Any = model_class.from_pretrained
-        model, found = load(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            weights_only=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **without_pooler(model_class),
-        )
-    missing = sorted(found["missing_keys"])
-    if missing:
+        safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
+        shape = {"config": config, "dtype": torch.float32, **without_pooler(model_class)}
+        model, found = load(folder, **safe, **shape, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
         named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise UserError(
             f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "

@@ -16,7 +16,7 @@ from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _WORD_BEGINS = ("Ġ", "▁")
 _CONTINUATION = "##"
@@ -25,10 +25,9 @@ LONGEST_WITHOUT_LIMIT = 8192
 
 
 class PublishedEncoder(TextEncoder):
-    """An encoder of the transformers library."""
+    """An encoder of the transformers library: a trunk without a head, and its tokenizer."""
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Wrap a trunk without a head, and its tokenizer."""
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         config = model.config
@@ -51,9 +50,7 @@ class PublishedEncoder(TextEncoder):
         chosen = [(cut.get(index, row), index in cut) for index, row in enumerate(rows)]
         return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
 
-    def _encode(
-        self, texts: Sequence[tuple[str, ...]], longest: int | None
-    ) -> list[tuple[Sequence[int], Sequence[int]]]:
+    def _encode(self, texts: Sequence[tuple[str, ...]], longest: int | None) -> list[tuple[list[int], list[int]]]:
         """Return ids and token types of texts or pairs, each truncated to `longest` tokens."""
         if not texts:
             return []
@@ -78,7 +75,10 @@ class PublishedEncoder(TextEncoder):
 
         Layers that share their weights (ALBERT) are one level.
         """
-        layers = _layers(self.model)
+        lists = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        # Each architecture names its layers differently: they are the list with most weights, and of equal ones the
+        # outermost, which `max` returns because it comes first.
+        layers = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList())
         level_of = {id(p): 0 for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         for number, layer in reversed(list(enumerate(layers, start=1))):
             level_of |= {id(parameter): number for parameter in layer.parameters()}
@@ -152,9 +152,14 @@ def load_published(
     folder = fetch(name_or_folder, revision)
     config = read_config(folder, dropout)
     tokenizer = read_tokenizer(folder, config)
-    if random:
-        return PublishedEncoder(_drawn(config, seed), tokenizer)
-    return PublishedEncoder(read_weights(_trunk(config), folder, config), tokenizer)
+    from transformers import MODEL_MAPPING
+
+    model_class = cast("type[PreTrainedModel]", MODEL_MAPPING[type(config)])
+    if not random:
+        return PublishedEncoder(read_weights(model_class, folder, config), tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PublishedEncoder(model_class(config, **without_pooler(model_class)), tokenizer)
 
 
 def load_published_predictor(name_or_folder: str, revision: str | None, world: World) -> PublishedPredictor:
@@ -173,13 +178,6 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
     return PublishedPredictor(read_weights(model_class, folder, config), tokenizer, world)
 
 
-def restore_published(folder: Path) -> PublishedEncoder:
-    """Return the encoder that `PublishedEncoder.save` described, with weights still to be loaded."""
-    folder = fetch(str(folder.absolute()), None)
-    config = read_config(folder)
-    return PublishedEncoder(_drawn(config, seed=0), read_tokenizer(folder, config))
-
-
 def _position_limit(model: nn.Module) -> int:
     """Return the number of positions for tokens; RoBERTa reserves those up to the padding's."""
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
@@ -187,24 +185,3 @@ def _position_limit(model: nn.Module) -> int:
     declared = getattr(model.config, "max_position_embeddings", None) or 0
     limits = [limit for limit in (*learned, declared) if limit > 0]
     return int(min(limits, default=LONGEST_WITHOUT_LIMIT))
-
-
-def _trunk(config: "PreTrainedConfig") -> "type[PreTrainedModel]":
-    from transformers import MODEL_MAPPING
-
-    return cast("type[PreTrainedModel]", MODEL_MAPPING[type(config)])
-
-
-def _drawn(config: "PreTrainedConfig", seed: int) -> "PreTrainedModel":
-    model_class = _trunk(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model_class(config, **without_pooler(model_class))
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the layers, which have another name in each architecture: the module list with most weights."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # Of equal lists, `max` returns the first, the outermost one.
-    largest = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList())
-    return list(largest)

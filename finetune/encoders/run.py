@@ -111,7 +111,8 @@ class RunPredictor:
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: truncation and padding are set
         self.tokenizer.enable_truncation(row_length)
         self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
-        self.words = [_as_word(tokenizer.decode([token])) for token in range(tokenizer.get_vocab_size())]
+        decoded = [tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())]
+        self.words = [text[1:] if text.startswith(" ") and text[1:].isalpha() else None for text in decoded]
 
     @classmethod
     def load(cls, run: Path, world: World) -> "RunPredictor":
@@ -130,20 +131,11 @@ class RunPredictor:
         masks_B = (ids_BL == MASK).sum(dim=1)
         slots = torch.arange(int(masks_B.max()))
         predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
-        batch = Batch(
-            ids_BL,
-            segments_BL,
-            torch.arange(ids_BL.shape[1]).expand_as(ids_BL),
-            predicted_BM,
-            torch.full_like(predicted_BM, IGNORED),
-            targets=int(masks_B.sum()),
-            tokens=int(segments_BL.sum()),
-        )
+        positions_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
+        labels_BM = torch.full_like(predicted_BM, IGNORED)
+        targets, tokens = int(masks_B.sum()), int(segments_BL.sum())
+        batch = Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM, targets=targets, tokens=tokens)
         scores_MV = score(self.model, batch.to(self.world.device), self.world)
         scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
         masks_of_examples = torch.split(masks_B, [len(example) for example in texts])
         return list(torch.split(scores_MV, [int(masks.sum()) for masks in masks_of_examples]))
-
-
-def _as_word(decoded: str) -> str | None:
-    return decoded[1:] if decoded.startswith(" ") and decoded[1:].isalpha() else None

@@ -13,7 +13,9 @@ LONGEST_TEXT = 2_000
 
 def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
     """Return the scores of always predicting the most frequent class of training and validation, on the test part."""
-    return scores(split.test.labels, _shares(_seen(split), num_classes, len(split.test)))
+    labels_N = _seen(split)
+    shares_C = np.bincount(labels_N, minlength=num_classes) / len(labels_N)
+    return scores(split.test.labels, np.tile(shares_C, (len(split.test), 1)))
 
 
 def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
@@ -27,37 +29,25 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    labels_N = _seen(split)
-    probabilities_NC = _shares(labels_N, num_classes, len(split.test))
     vectorizer = TfidfVectorizer(
-        analyzer="char_wb",
-        ngram_range=(2, 5),
-        sublinear_tf=True,
-        min_df=2,
-        max_features=200_000,
-        dtype=np.float32,
+        analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2, max_features=200_000, dtype=np.float32
     )
-    texts = [*_joined(split.train), *_joined(split.validation)]
+    labels_N = _seen(split)
     try:
-        features_NF = vectorizer.fit_transform(texts) if len(np.unique(labels_N)) > 1 else None
+        features_NF = vectorizer.fit_transform([*_joined(split.train), *_joined(split.validation)])
     except ValueError:  # scikit-learn raises it for an empty vocabulary
-        features_NF = None
-    if features_NF is not None:
-        model = LogisticRegression(C=2.0, max_iter=1_000).fit(features_NF, labels_N)
-        probabilities_NC = np.zeros_like(probabilities_NC)
-        probabilities_NC[:, model.classes_] = model.predict_proba(vectorizer.transform(_joined(split.test)))
+        return majority(split, num_classes)
+    if len(np.unique(labels_N)) == 1:
+        return majority(split, num_classes)
+    model = LogisticRegression(C=2.0, max_iter=1_000).fit(features_NF, labels_N)
+    probabilities_NC = np.zeros((len(split.test), num_classes))
+    probabilities_NC[:, model.classes_] = model.predict_proba(vectorizer.transform(_joined(split.test)))
     return scores(split.test.labels, probabilities_NC)
 
 
 def _seen(split: DataSplit) -> NDArray[np.int64]:
     """Return the labels of training and validation."""
     return np.concatenate([split.train.labels, split.validation.labels])
-
-
-def _shares(labels_N: NDArray[np.int64], num_classes: int, examples: int) -> NDArray[np.float64]:
-    """Return the classes' shares of the labels as the probabilities of each example, (examples, C)."""
-    shares_C = np.bincount(labels_N, minlength=num_classes) / max(len(labels_N), 1)
-    return np.tile(shares_C, (examples, 1))
 
 
 def _joined(examples: Examples) -> Iterator[str]:

@@ -106,7 +106,7 @@ def comparison_figure(
     names = [_drawable(name, instead=f"run {number}") for number, (name, _) in enumerate(trials_by_run, start=1)]
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    _finish(axes, f"test {metric}", None)
+    _finish(axes, f"test {metric}", "")
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
@@ -125,10 +125,9 @@ def _best(records: Sequence[Mapping[str, Any]], metric: Metric, drawn: str) -> t
     return [record["epoch"] for record in best], [record[drawn] for record in best]
 
 
-def _finish(axes: "Axes", across: str, up: str | None) -> None:
+def _finish(axes: "Axes", across: str, up: str) -> None:
     axes.set_xlabel(across)
-    if up is not None:
-        axes.set_ylabel(up)
+    axes.set_ylabel(up)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

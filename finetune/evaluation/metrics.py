@@ -58,9 +58,7 @@ def goodness(metric: Metric, value: float) -> float:
     return -value if metric == "loss" else value
 
 
-def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], folds: Sequence[int]
-) -> dict[str, float | int | None]:
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], folds: Sequence[int]) -> dict[str, float | None]:
     """Return the mean of ours - theirs over paired trials, its 95 % t interval and the number of pairs.
 
     The seeds of a fold share its test examples, so they are not independent: as 15 observations, 5 folds x 3 seeds
@@ -80,8 +78,7 @@ def paired_difference(
     mean, observations = float(differences.mean()), len(differences)
     if observations == 1:
         return {"mean": mean, "low": None, "high": None, "pairs": len(ours)}
-    quantile = float(stats.t.ppf(0.975, observations - 1))
-    reach = quantile * float(differences.std(ddof=1)) / observations**0.5
+    reach = float(stats.t.ppf(0.975, observations - 1)) * float(differences.std(ddof=1)) / observations**0.5
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
 

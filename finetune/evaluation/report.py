@@ -43,8 +43,8 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     labels_N = np.concatenate([one.test.labels for one in finished])
     predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
     matrix_CC = confusion_matrix(labels_N, predictions_N, labels=range(len(found.classes)))
-    title = f"{found.name}: test,\n{results.count_trials(found.trials)}"
-    picture = figures.confusion_figure(matrix_CC, found.classes, title)
+    counted = results.count_trials(found.trials)
+    picture = figures.confusion_figure(matrix_CC, found.classes, f"{found.name}: test,\n{counted}")
     plots.write(picture, path / CONFUSION)
     with SummaryWriter(str(path)) as board:
         board.add_figure("confusion", picture)
@@ -55,23 +55,18 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     examples = Examples(texts, np.concatenate([one.test.labels for one in first]))
     probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
     wrong = write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
-    text = "\n\n".join(
-        [
-            results.table(found),
-            f"all test predictions, {results.count_trials(found.trials)}\n"
-            + metrics.per_class_report(labels_N, predictions_N, found.classes),
-            metrics.confusion_text(matrix_CC, found.classes),
-            "\n".join(_remarks(found, finished)),
-        ]
-    )
+    sections = [
+        results.table(found),
+        f"all test predictions, {counted}\n{metrics.per_class_report(labels_N, predictions_N, found.classes)}",
+        metrics.confusion_text(matrix_CC, found.classes),
+        "\n".join(_remarks(found, finished)),
+    ]
+    text = "\n\n".join(sections)
     (path / REPORT).write_text(text + "\n", encoding="utf-8")
-    return "\n".join(
-        [
-            text,
-            f"\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}",
-            f"{wrong:,} mistakes, the most confident first: {path / MISTAKES}    all results: {path / RESULTS}",
-            f'next: python -m finetune.predict {path} "a text"',
-        ]
+    return (
+        f"{text}\n\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}\n"
+        f"{wrong:,} mistakes, the most confident first: {path / MISTAKES}    all results: {path / RESULTS}\n"
+        f'next: python -m finetune.predict {path} "a text"'
     )
 
 
@@ -80,8 +75,7 @@ def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
     parameters = found.parameters
     remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
     remarks += [f"{number:,} {reason}" for reason, number in found.data.counts.items() if number]
-    skipped = sum(one.skipped for one in finished)
-    if skipped:
+    if skipped := sum(one.skipped for one in finished):
         remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
     return remarks
 

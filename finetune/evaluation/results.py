@@ -18,10 +18,9 @@ COLUMNS: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc")
 
 
 class MeanStd(Config):
-    """A score over trials."""
+    """A score over trials: folds x seeds."""
 
     mean: float
-    """Mean over folds x seeds."""
     std: float = Field(ge=0)
     """Standard deviation (ddof = 1); 0 for one trial."""
 
@@ -34,7 +33,6 @@ class MeanStd(Config):
         return cls(mean=float(np.mean(known)), std=float(np.std(known, ddof=1)) if len(known) > 1 else 0.0)
 
     def __str__(self) -> str:
-        """Return `0.815 ± 0.004`."""
         return f"{self.mean:.3f} ± {self.std:.3f}"
 
 
@@ -55,9 +53,8 @@ class Scores(Config, Generic[Value]):
     mcc: Value
     """Matthews correlation."""
     precision: Value
-    """Precision of the second of two classes, else the mean over classes."""
+    """Of the second of two classes, else the mean over classes; likewise recall."""
     recall: Value
-    """Recall of the second of two classes, else the mean over classes."""
     roc_auc: Value | None
     """Area under the ROC curve, one against the rest; null where a class is missing."""
     loss: Value | None = None
@@ -77,13 +74,10 @@ class Difference(Config):
     """Ours minus theirs over paired trials; see `metrics.paired_difference`."""
 
     mean: float
-    """Mean difference."""
     low: float | None
-    """Lower bound of the 95 % interval; null where one fold and one seed leave none."""
+    """Lower bound of the 95 % interval; it and the upper one are null where one fold and one seed leave none."""
     high: float | None
-    """Upper bound."""
     pairs: int = Field(gt=0)
-    """Number of paired trials."""
 
     def __str__(self) -> str:
         """Return `+0.021 (+0.010 to +0.032)`."""
@@ -96,9 +90,7 @@ class TrialScores(Config):
     """One training on one fold with one seed, as the file holds it."""
 
     fold: int = Field(ge=0)
-    """Number of the fold."""
     seed: int
-    """Seed of the head's weights and of the order of examples."""
     validation: Scores[float] | None
     """Scores of the best weights on the validation part; null without one."""
     test: Scores[float]
@@ -108,16 +100,13 @@ class TrialScores(Config):
     seconds: float = Field(ge=0)
     """Duration of all training steps."""
     weights_sha256: str
-    """Checksum of the best weights."""
 
 
 class Parameters(Config):
     """Size of the model."""
 
     all: int = Field(gt=0)
-    """Number of parameters."""
     trained: int = Field(ge=0)
-    """Number of trained parameters."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +115,7 @@ class TrialResult:
 
     scores: TrialScores
     test: Examples
-    """The test examples."""
     probabilities_NC: NDArray[np.float64]
-    """Probabilities of the classes for the test examples."""
     parameters: Parameters
     truncated: int
     """Number of examples that were longer than the encoder reads."""
@@ -144,7 +131,6 @@ class Control(Scores[MeanStd]):
     difference: Difference
     """This encoder minus the control, by the run's metric."""
     trials: tuple[TrialScores, ...] = ()
-    """Folds x seeds."""
 
 
 class Baselines(Config):
@@ -159,14 +145,11 @@ class Baselines(Config):
 
 
 class ExampleCounts(Config):
-    """Number of examples."""
+    """Number of examples in each part of one fold."""
 
     train: int = Field(ge=0)
-    """Training examples of one fold."""
     validation: int = Field(ge=0)
-    """Validation examples of one fold."""
     test: int = Field(ge=0)
-    """Test examples of one fold."""
     counts: dict[str, int]
     """Number of dropped examples by reason."""
 
@@ -175,25 +158,18 @@ class Results(Config):
     """All of results.json."""
 
     name: str
-    """Name of the run."""
     head: str
-    """Kind of head."""
     classes: tuple[str, ...] = Field(min_length=1)
     """Names of the classes, by index."""
     metric: Metric
     """Metric by which the best weights were chosen."""
     parameters: Parameters
-    """Size of the model."""
     data: ExampleCounts
-    """Number of examples."""
     validation: Scores[MeanStd] | None
-    """Over trials; null without a validation part."""
+    """Over trials, as those of the test part; null without a validation part."""
     test: Scores[MeanStd]
-    """Over trials."""
     trials: tuple[TrialScores, ...] = Field(min_length=1)
-    """Folds x seeds."""
     baselines: Baselines
-    """Scores to beat."""
 
     def write(self, folder: Path) -> None:
         """Write results.json into a run's folder."""
@@ -248,16 +224,18 @@ def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], me
 
 def table(results: Results) -> str:
     """Return a table of test scores beside those of the baselines and of the control."""
-    control = results.baselines.random_encoder
-    rows: dict[str, Scores[MeanStd]] = {"this encoder": results.test}
-    if control is not None:
-        rows["random encoder"] = control
-    rows |= {"TF-IDF": results.baselines.tfidf, "majority class": results.baselines.majority}
+    beaten = results.baselines
+    control = beaten.random_encoder
+    rows = {
+        "this encoder": results.test,
+        "random encoder": control,
+        "TF-IDF": beaten.tfidf,
+        "majority class": beaten.majority,
+    }
     lines = [f"{'test':16}" + "".join(f"{name:>16}" for name in COLUMNS)]
-    lines += [
-        f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in COLUMNS)
-        for name, scores in rows.items()
-    ]
+    for name, scores in rows.items():
+        if scores is not None:
+            lines.append(f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in COLUMNS))
     lines.append(f"mean ± standard deviation over {count_trials(results.trials)}; baselines over the folds")
     if control is not None:
         known = "" if control.difference.low is None else ", 95 % interval in brackets"

@@ -75,7 +75,6 @@ class Classification:
     world: World
     seed: int
     encoder: TextEncoder
-    """The model's encoder, whose tokenizer is used here."""
     longest: int
     """Largest number of tokens of a text."""
     batch_examples: int
@@ -87,7 +86,6 @@ class Classification:
     label_smoothing: float
     augmentation: Augmentation
     variants: Variants
-    """The texts of each training example with words replaced; empty without contextual augmentation."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -118,26 +116,18 @@ class Classification:
 
     def losses(self, model: nn.Module, batch: ExampleBatch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats as `loss`, and the number of right predictions as `correct`."""
-        scores_BC = score(model, batch, self.world)
-        return {
-            "loss": F.cross_entropy(
-                scores_BC,
-                batch.labels_B,
-                self.class_weights_C,
-                reduction="sum",
-                ignore_index=IGNORED,
-                label_smoothing=self.label_smoothing,
-            ),
-            "correct": (scores_BC.detach().argmax(dim=-1) == batch.labels_B).sum(),
-        }
+        scores_BC, weights_C, smoothing = score(model, batch, self.world), self.class_weights_C, self.label_smoothing
+        loss = F.cross_entropy(
+            scores_BC, batch.labels_B, weights_C, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
+        )
+        return {"loss": loss, "correct": (scores_BC.detach().argmax(dim=-1) == batch.labels_B).sum()}
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return the loss in nats and the metrics on the validation examples; nothing if there are none."""
         if not self.validation.tokens:
             return {}
-        labels_N = self.validation.examples.labels
         probabilities_NC = predict(model, self.validation.tokens, self.encoder.pad_id, self.world)
-        found = measure(labels_N, probabilities_NC)
+        found = measure(self.validation.examples.labels, probabilities_NC)
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -57,9 +57,7 @@ class LowRank(Config):
         """Add adapters to the encoder; return a function from a parameter's name to its factor of the learning rate.
 
         Products start at zero, so that the hidden states are unchanged at first. The encoder's own weights are frozen.
-
-        Raises:
-            UserError: peft is not installed, the encoder is not a published one, or lacks a target.
+        A UserError if peft is not installed, or the encoder is not a published one or lacks a target.
         """
         check_installed("peft")
         import peft

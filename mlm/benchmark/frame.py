@@ -46,8 +46,7 @@ def parser(module: str, description: str | None, cases: Iterable[str], output: s
         near = [f"did you mean {close}?" for close in difflib.get_close_matches(name, known, n=1)]
         raise argparse.ArgumentTypeError(f"no such case: {name}: {''.join(near) or ', '.join(known)}")
 
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = command.Parser(prog=f"python -m {module}", description=description, formatter_class=formatter)
+    parser = command.Parser(prog=f"python -m {module}", description=description)
     add = parser.add_argument
     add("cases", nargs="*", type=case, metavar="CASE", help=f"cases to measure; all: {', '.join(known)}")
     add("--output", type=Path, default=Path(output), metavar="DIR", help="default: %(default)s")

@@ -8,7 +8,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from finetune.encoders.published import load_published, restore_published
+from finetune.encoders import restore_encoder
+from finetune.encoders.published import load_published
 from tests.finetune.tiny_published import KINDS, LONGEST, PAIRS, TEXTS, equal, load, rows, save, weights
 
 SINGLES = [(text,) for text in TEXTS]
@@ -97,7 +98,7 @@ def test_what_is_saved_is_restored_without_the_weights_and_takes_them(
     encoder = load(folders[name])
     encoder.save(tmp_path)
     assert not [file for file in tmp_path.iterdir() if file.suffix in (".safetensors", ".bin")]
-    restored = restore_published(tmp_path)
+    restored = restore_encoder("hub", tmp_path)
     assert not equal(weights(restored), weights(encoder))
     restored.load_state_dict(weights(encoder))
     assert restored.tokenise(PAIRS, LONGEST) == encoder.tokenise(PAIRS, LONGEST)

@@ -6,8 +6,9 @@ from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
 from configs import UserError
+from finetune.encoders import restore_encoder
 from finetune.encoders.encoder import TextEncoder
-from finetune.encoders.published import PublishedEncoder, restore_published
+from finetune.encoders.published import PublishedEncoder
 from finetune.encoders.run import RunEncoder
 from finetune.training.classifier import Classifier
 from finetune.training.trainable import LowRank
@@ -101,7 +102,7 @@ def test_merging_keeps_the_outputs_and_leaves_a_plain_encoder(tmp_path: Path, na
     assert trained(encoder) == sum(parameter.numel() for parameter in encoder.parameters())
     (tmp_path / "saved").mkdir()
     encoder.save(tmp_path / "saved")
-    restored = restore_published(tmp_path / "saved")
+    restored = restore_encoder("hub", tmp_path / "saved")
     restored.load_state_dict(encoder.state_dict())
     assert torch.equal(restored(*batch(encoder)), encoder(*batch(encoder)))
 
