@@ -82,7 +82,7 @@ def _fill_rows(offsets_array: NDArray[np.int64], ends_array: NDArray[np.int64], 
     """Fill one row at a time.
 
     Repeatedly take the document whose next sentence is the longest that fits, and add as many of its following
-    sentences as fit, or one fewer if that leaves less padding.
+    sentences as fit, or one fewer if that leaves less padding once the longest waiting sentence that fits is added.
     """
     offsets, ends = offsets_array.tolist(), ends_array.tolist()
     cursors = [0, *ends[:-1]]
