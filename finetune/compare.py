@@ -46,11 +46,7 @@ class Row(Config):
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = command.Parser(
-        prog="python -m finetune.compare",
-        description=__doc__,
-        epilog=EXPLANATION,
-    )
+    parser = command.Parser(prog="python -m finetune.compare", description=__doc__, epilog=EXPLANATION)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished fine-tuning run")
     known = ", ".join(METRIC_NAMES)
     parser.add_argument("--metric", help=f"one of {known} (default: the metric of the first run's early stopping)")

@@ -33,11 +33,7 @@ A file has the columns that the model was trained with; texts alone stand for th
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = command.Parser(
-        prog="python -m finetune.predict",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+    parser = command.Parser(prog="python -m finetune.predict", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("run", nargs="?", type=Path, help="a fine-tuning run (default: the newest one in runs/)")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to classify; none: lines of standard input")
     parser.add_argument("--file", type=Path, help="table of texts: .csv .tsv .jsonl .parquet, plain or compressed")

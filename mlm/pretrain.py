@@ -58,9 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     from mlm.config import PretrainConfig
 
     parser = command.Parser(
-        prog="python -m mlm.pretrain",
-        description=__doc__,
-        epilog=USAGE + help_text(PretrainConfig),
+        prog="python -m mlm.pretrain", description=__doc__, epilog=USAGE + help_text(PretrainConfig)
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")

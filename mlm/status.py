@@ -23,11 +23,7 @@ examples:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = command.Parser(
-        prog="python -m mlm.status",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+    parser = command.Parser(prog="python -m mlm.status", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="directory of a run (default: the newest)")
     parser.add_argument("--json", action="store_true", help="one JSON object a run and line")
     return parser.parse_args(arguments)
