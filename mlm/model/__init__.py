@@ -1,5 +1,8 @@
 """A transformer encoder written by hand, and its masked-language-model head.
 
+Here: attention, feed-forward, encoder, head, and every initial weight.
+Not here: data, losses, ranks, files; this package imports nothing of the project but `configs`.
+
 Tensors carry their dimensions as a suffix:
 
     B rows         L positions of a row     M predicted tokens (beside B of a row, else of all rows)

@@ -2,6 +2,7 @@
 
 It is the default corpus: the docstrings of the Python standard library and of the project's required dependencies,
 and the standard library's help topics, as clean sentences. Files are read as text, never imported or executed.
+Its functions raise a UserError if the project or one of its dependencies is not installed.
 """
 
 import ast
@@ -63,22 +64,12 @@ class PackageWords:
 def modules() -> list[Module]:
     """Return every module that holds prose, sorted by package and name; one shared list: do not change it.
 
-    No sentence occurs twice in it, nor nearly so: split it by modules, and no part repeats another.
-
-    Raises:
-        UserError: the project or one of its dependencies is not installed.
-
-    """
+    No sentence occurs twice in it, nor nearly so: split it by modules, and no part repeats another."""
     return extract(sources())
 
 
 def packages() -> list[PackageWords]:
-    """Return the contributions of the standard library ("python") and each dependency, sorted by name.
-
-    Raises:
-        UserError: the project or one of its dependencies is not installed.
-
-    """
+    """Return the contributions of the standard library ("python") and each dependency, sorted by name."""
     versions = {name: importlib.metadata.version(name) for name in _requirements()}
     versions[_STANDARD_LIBRARY] = platform.python_version()
     words = {name: [_words(module) for module in modules() if module.package == name] for name in sorted(versions)}
@@ -86,12 +77,7 @@ def packages() -> list[PackageWords]:
 
 
 def fingerprint() -> str:
-    """Return a SHA-256, in hexadecimal, of the names and contents of all the files that `modules` reads, unparsed.
-
-    Raises:
-        UserError: the project or one of its dependencies is not installed.
-
-    """
+    """Return a SHA-256, in hexadecimal, of the names and contents of all the files that `modules` reads, unparsed."""
     digest = hashlib.sha256(str(_FORMAT).encode())
     for source in sources():
         content = source.path.read_bytes()
@@ -101,12 +87,7 @@ def fingerprint() -> str:
 
 
 def sources() -> list[Source]:
-    """Return the files that `modules` reads, sorted by package and module name, without test suites.
-
-    Raises:
-        UserError: the project or one of its dependencies is not installed.
-
-    """
+    """Return the files that `modules` reads, sorted by package and module name, without test suites."""
     root = Path(sysconfig.get_paths()["stdlib"])
     kept = [path for path in root.iterdir() if path.name not in _LEFT_OUT]  # what is installed beside it may be huge
     files = [*(path for path in kept if path.suffix == ".py"), *(file for path in kept for file in path.rglob("*.py"))]
