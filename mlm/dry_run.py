@@ -144,7 +144,6 @@ def estimate_memory(
         scores: predicted tokens of a micro-batch times vocabulary size; kept with their gradient, which is scaled.
         number_bytes: bytes of a number in matrix products.
         threads: micro-batches computed at the same time.
-
     """
     widths = 12 * config.width + (4 if config.gated else 3) * config.feedforward_width
     attention = 2 * config.heads * kept_length

@@ -112,7 +112,6 @@ def pretrain(config: PretrainConfig, observers: Sequence[Observer] = (), *, stop
         UserError: data, a setting or the machine cannot be used, or training diverged.
         ConnectionError: another process was lost.
         OSError: the last checkpoint could not be written.
-
     """
     return _run(resolve(config), None, observers, stop)
 

@@ -176,7 +176,6 @@ def load_training(folder: Path, model: nn.Module, optimizer: Optimizer) -> Train
     Raises:
         UserError: the checkpoint is damaged, or belongs to another model.
         OSError: it cannot be read.
-
     """
     manifest = verify(folder, (*MODEL_FILES, STATE))
     _check_sizes(folder / STATE)

@@ -69,7 +69,6 @@ def load(folder: Path, state: Mapping[str, Any], model: nn.Module, optimizer: Op
     Raises:
         ValueError: the shares do not belong to this model and optimizer.
         OSError: a process cannot read them.
-
     """
     from torch.distributed.checkpoint import state_dict_loader  # see save
     from torch.distributed.checkpoint.api import CheckpointException

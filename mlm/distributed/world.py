@@ -165,7 +165,6 @@ def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
     Raises:
         UserError: there are more processes than GPUs.
         ConnectionError: a process did not arrive in time.
-
     """
     existing, cuda = dist.is_initialized(), torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")

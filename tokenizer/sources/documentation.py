@@ -64,7 +64,8 @@ class PackageWords:
 def modules() -> list[Module]:
     """Return every module that holds prose, sorted by package and name; one shared list: do not change it.
 
-    No sentence occurs twice in it, nor nearly so: split it by modules, and no part repeats another."""
+    No sentence occurs twice in it, nor nearly so: split it by modules, and no part repeats another.
+    """
     return extract(sources())
 
 
