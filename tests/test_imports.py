@@ -114,6 +114,21 @@ def test_modules_import_each_other_in_no_circle() -> None:
     assert sorted(left) == []
 
 
+def test_the_packages_that_a_student_reads_stay_small() -> None:
+    core = ("mlm.model", "mlm.data", "mlm.objectives", "mlm.training")
+    lines = [path.read_text(encoding="utf-8").count("\n") for name, path in MODULES.items() if part_of(name) in core]
+    assert sum(lines) <= 2300  # README's number
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_function_is_long_or_takes_many_arguments(name: str) -> None:
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef):
+            given = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            assert len(set(given) - {"self", "cls"}) <= 7, node.name
+            assert (node.end_lineno or 0) - node.lineno < 55, node.name
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}))
 def test_no_folder_holds_more_than_a_dozen_modules(folder: Path) -> None:
     assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 12
