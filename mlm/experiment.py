@@ -129,9 +129,9 @@ def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer
 
     The random state of the caller is kept.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices), ExitStack() as opened:
+    with ExitStack() as opened:
         with joined(config.train.silence_minutes) as world:
+            opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
             path = path or _earlier_run(config, world)
             if path is None:
                 trained: _Trained | PretrainRun = _train(_start(config, world, opened), observers, stop)
