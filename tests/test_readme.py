@@ -171,3 +171,13 @@ def test_a_recipe_opens_with_its_command_its_cost_and_what_to_expect(recipe: Pat
 def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [word for word in ("COST", "EXPECTED", "_TABLE", "???") if word in text] == []
+
+
+def test_the_table_of_what_to_touch_uses_names_that_stand_in_the_file() -> None:
+    _, _, section = CONTRIBUTING.read_text(encoding="utf-8").partition("## To add something")
+    rows = re.findall(r"^\| an? [^|]+ \| `([^`]+)` \| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) > 15
+    for path, instruction in rows:
+        words = set(re.findall(r"\w+", (ROOT / path).read_text(encoding="utf-8")))
+        named = [name for name in re.findall(r"`([\w.]+)`", instruction)]
+        assert [name for name in named if name.split(".")[-1] not in words] == [], path
