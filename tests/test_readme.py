@@ -179,5 +179,5 @@ def test_the_table_of_what_to_touch_uses_names_that_stand_in_the_file() -> None:
     assert len(rows) > 15
     for path, instruction in rows:
         words = set(re.findall(r"\w+", (ROOT / path).read_text(encoding="utf-8")))
-        named = [name for name in re.findall(r"`([\w.]+)`", instruction)]
+        named = re.findall(r"`([\w.]+)`", instruction)
         assert [name for name in named if name.split(".")[-1] not in words] == [], path
