@@ -25,8 +25,6 @@ PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 LONGEST_README = 150
 LONGEST_CELL = 120
 LARGEST_PICTURE_BYTES = 150_000
-OWN_CHILDREN = {"tokenizer.shards.workers"}
-"""Started by the code alone; no command of the user's."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -97,7 +95,7 @@ def test_the_readme_names_every_command_recipe_and_sub_package() -> None:
     sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sources}
     commands = [name.removesuffix(".__main__") for name, path in modules.items() if is_run(path)]
-    names = {name.rpartition(".")[2] for name in commands if name not in OWN_CHILDREN}
+    names = {name.rpartition(".")[2] for name in commands}
     names |= {recipe.stem for recipe in RECIPES} | {f"{recipe.parent.name}/" for recipe in RECIPES}
     names |= {f"{path.parent.name}/" for path in sources if path.name == "__init__.py"}
     assert sorted(name for name in names if name not in text) == []
