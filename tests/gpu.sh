@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# All that only a CUDA device shows, in one command and under six minutes on an H100: the GPU tests, the benchmark's
-# rows on a GPU, a short pretraining, its blanks, and a classifier made of it. Without such a device the same commands
+# All that only a CUDA device shows, in one command: the GPU tests, the benchmark's rows on a GPU, a short pretraining, its blanks, and a classifier made of it. Without such a device the same commands
 # run in miniature, so that the suite tests this script.
 #
 #   tests/gpu.sh [WHEELS [OUTPUT]]

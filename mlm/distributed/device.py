@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -78,11 +77,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def fastest(device: torch.device, measure: Callable[..., float] | None = None) -> ComputePrecision:
+def fastest(device: torch.device) -> ComputePrecision:
     """Return the precision in which the device multiplies matrices faster.
 
-    GPUs with bfloat16 are faster in it. Processors with bfloat16 are measured by `measure`, by default `measure_peak`:
-    some do twice as many operations in it as in float32, and some half as many.
+    GPUs with bfloat16 are faster in it. Processors with bfloat16 are measured: some do twice as many operations in it as
+    in float32, and some half as many.
     """
     if not has_bfloat16(device):
         return "float32"
@@ -93,7 +92,7 @@ def fastest(device: torch.device, measure: Callable[..., float] | None = None) -
     try:
         for _ in range(PROBES):
             for dtype, rate in rates.items():
-                rates[dtype] = max(rate, (measure or measure_peak)(device, dtype, *PROBED, seconds=PROBE_SECONDS))
+                rates[dtype] = max(rate, measure_peak(device, dtype, *PROBED, seconds=PROBE_SECONDS))
     finally:
         torch.set_num_threads(cores)
     return "float32" if rates[torch.float32] > FLOAT32_MIN_SPEEDUP * rates[torch.bfloat16] else "bfloat16"

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,8 @@ REQUEST_SECONDS = 0.05
 RELEASE_SECONDS = 5.0
 _REDUCED: deque[Tensor] = deque(maxlen=8)
 """Tensors of the latest reductions."""
+_OPENED = list[tuple[Store, int, int]]()
+"""The store of this process's job once it is open: rank 0 may host it, and its port is bound only once."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ def join(timeout: timedelta) -> Membership:
     return Membership(rank, size, PrefixStore(attempt, store), job, restarted)
 
 
-@cache
 def _store_of_job(timeout: timedelta) -> tuple[Store, int, int]:
-    """Return the job's store, this rank and the number of ranks; a process meets the others at one place only once."""
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    """Return the job's store, this rank and the number of ranks; a process opens its job's store only once."""
+    if not _OPENED:
+        _OPENED.append(next(rendezvous("env://", timeout=timeout)))
+    store, rank, size = _OPENED[0]
+    store.set_timeout(timeout)
     return store, rank, size
 
 

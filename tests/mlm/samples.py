@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -91,6 +92,17 @@ def segment_mask_of(
     segment_lengths: Sequence[Sequence[int]], length: int, dtype: torch.dtype = torch.float32
 ) -> SegmentMask:
     return SegmentMask.of(*rows_of(segment_lengths, length), dtype)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two nested structures are equal bit for bit."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
 
 
 @contextmanager

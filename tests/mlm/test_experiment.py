@@ -103,6 +103,12 @@ def test_a_mistake_is_an_exception(home: Path, tmp_path: Path) -> None:
     assert not dist.is_initialized()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:
     """Pretrain twice inside a process group of two, and use the group afterwards."""
     torch.set_num_threads(1)
@@ -119,9 +125,40 @@ def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:
 
 
 def test_pretrain_runs_inside_an_existing_process_group(home: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(in_a_group, (port, home, tmp_path / "hashes"), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(in_a_group, (free_port(), home, tmp_path / "hashes"), nprocs=2)  # type: ignore[no-untyped-call]
     first, second = (tmp_path / "hashes").read_text().split()
     assert first == second
+
+
+def in_a_job(rank: int, port: int, home: Path, output: Path) -> None:
+    """Pretrain twice with one configuration, and once with other limits, as a script that a launcher started."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    overrides = [(), (), ("train.silence_minutes=5",)]
+    runs = [pretrain(config_in(home, "name=job", *more)) for more in overrides]
+    assert not dist.is_initialized()
+    if rank == 0:
+        output.write_text("\n".join(f"{run.path.name} {hashed(run)}" for run in runs))
+
+
+def test_several_runs_of_one_job_are_runs_of_their_own(home: Path, tmp_path: Path) -> None:
+    spawn(in_a_job, (free_port(), home, tmp_path / "runs"), nprocs=2)  # type: ignore[no-untyped-call]
+    names, hashes = zip(*(line.split() for line in (tmp_path / "runs").read_text().splitlines()), strict=True)
+    assert len(set(names)) == 3
+    assert len(set(hashes)) == 1
+
+
+def with_a_mistake_of_rank_0(rank: int, port: int, home: Path, output: Path) -> None:
+    """Pretrain on a text that is not there, and write down what this rank is told."""
+    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    with pytest.raises(UserError) as caught:
+        pretrain(config_in(home, "text.source.paths=nowhere.txt"))
+    (output / str(rank)).write_text(str(caught.value))
+    dist.destroy_process_group()
+
+
+def test_a_mistake_that_rank_0_finds_ends_every_rank(home: Path, tmp_path: Path) -> None:
+    spawn(with_a_mistake_of_rank_0, (free_port(), home, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    assert all("nowhere.txt" in (tmp_path / str(rank)).read_text() for rank in range(2))

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from mlm.distributed.device import (
 )
 from mlm.distributed.world import World, init_world
 from mlm.training.loop import seed_dropout
-from tests.mlm.samples import CPU
+from tests.mlm.samples import CPU, slow_in
 
 
 def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3, rank: int = 0) -> list[float]:
@@ -77,18 +76,14 @@ def test_bfloat16_is_for_processors_that_have_it(avx512: bool, amx: bool, monkey
             with_precision(world, "bfloat16")
 
 
-def rates_of(slow: torch.dtype) -> Callable[..., float]:
-    """Return a measure by which matrix products of one type are slow."""
-    return lambda device, dtype, *shape, seconds: 1.0 if dtype == slow else 2.0
-
-
 @pytest.mark.parametrize(("slow", "taken"), [(torch.bfloat16, "float32"), (torch.float32, "bfloat16")])
 def test_the_faster_precision_is_taken(slow: torch.dtype, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert fastest(CPU.device, rates_of(slow)) == taken
+        with slow_in(slow):
+            assert fastest(CPU.device) == taken
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

@@ -23,7 +23,7 @@ from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Constant, Trapezoid
-from tests.mlm.samples import CPU, TINY, model_of, packed, sentences, split_of, task_of
+from tests.mlm.samples import CPU, TINY, model_of, packed, same, sentences, split_of, task_of
 
 ROOT = Path(__file__).parents[3]
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
@@ -88,17 +88,6 @@ def run(
         stop=stop,
     )
     return end, notebook
-
-
-def same(one: Any, other: Any) -> bool:
-    """Tell whether two nested structures are equal bit for bit."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 @pytest.mark.parametrize("micro_batch_rows", [1, 2, 5])

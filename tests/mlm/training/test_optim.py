@@ -1,6 +1,5 @@
 import copy
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from mlm.training.muon import OrthogonalMomentum
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
+from tests.mlm.samples import same
 
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01, others=AdamW(lr=0.02))]
 FINITE, NOT_FINITE = torch.tensor(True), torch.tensor(False)
@@ -41,17 +41,6 @@ def give_gradients(model: nn.Module, seed: int) -> None:
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def same(one: Any, other: Any) -> bool:
-    """Tell whether two nested structures are equal bit for bit."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 def test_adamw_is_its_formula() -> None:
