@@ -80,8 +80,8 @@ def has_bfloat16(device: torch.device) -> bool:
 def fastest(device: torch.device) -> ComputePrecision:
     """Return the precision in which the device multiplies matrices faster.
 
-    GPUs with bfloat16 are faster in it. Processors with bfloat16 are measured: some do twice as many operations in it as
-    in float32, and some half as many.
+    GPUs with bfloat16 are faster in it. Processors with bfloat16 are measured: some do twice as many operations in it
+    as in float32, and some half as many.
     """
     if not has_bfloat16(device):
         return "float32"
