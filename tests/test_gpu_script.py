@@ -52,6 +52,13 @@ def test_wheels_that_are_not_there_end_the_script(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+def test_a_part_that_there_is_not_ends_the_script_before_any_other_runs(tmp_path: Path) -> None:
+    command = ["bash", SCRIPT, "", tmp_path / "out", "fill-mask", "tests"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("there is no part tests: name some of gpu-tests benchmark")
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
     """Return pytest's report on a test that passed and one that was skipped."""
@@ -82,3 +89,6 @@ def test_what_failed_or_left_no_figure_is_told_and_the_other_parts_are_too(repor
     ]
     assert lines[3].endswith("first guess ' end', 50.0%")  # what it did find is shown all the same
     assert lines[4].endswith("there are no results")
+    (work / "parts").write_text("gpu-tests 0 7\n")
+    (_, line), all_well = gpu_table.rows(work, work, on_gpu=False)
+    assert (all_well, line.split()[:2]) == (True, ["gpu-tests", "ok"])  # a part that was not named did not fail
