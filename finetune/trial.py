@@ -21,6 +21,7 @@ from finetune.training.classification import Classification, EncodedExamples, me
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
 from mlm.distributed.world import World
+from mlm.tracking.metrics_logger import add_scalars
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.training.budget import Epochs, TrainingProgress
 from mlm.training.interrupt import StopRequest
@@ -80,14 +81,13 @@ class TrialLogger(Observer):
         if metrics:
             self._write("validation", progress, metrics)
 
-    def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float]) -> None:
+    def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float | None]) -> None:
         trial = self.trial
         record = {"trial": trial.name, "fold": trial.split.fold, "seed": trial.seed, "control": trial.is_control}
         record |= {"side": side, "step": progress.step, "epoch": progress.step / trial.steps_per_epoch}
         self._lines.write(json.dumps(record | finite(values)) + "\n")
         self._lines.flush()
-        for metric, value in values.items():
-            self._board.add_scalar(f"{side}/{metric}", value, progress.step)
+        add_scalars(self._board, side, progress.step, values)
 
 
 class BestWeights(Observer):
