@@ -149,7 +149,8 @@ def _span_starts(
     starts_BL |= np.diff(segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the row's next text
     numbers_BL = words_BL.cumsum(axis=1)
     numbers_at_start_BL = np.maximum.accumulate(np.where(starts_BL, numbers_BL, 0), axis=1)
-    return starts_BL | words_BL & ((numbers_BL - numbers_at_start_BL) % LONGEST_SPAN_WORDS == 0)
+    starts_BL |= words_BL & ((numbers_BL - numbers_at_start_BL) % LONGEST_SPAN_WORDS == 0)
+    return starts_BL
 
 
 def _shuffled_positions(
