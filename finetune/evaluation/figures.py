@@ -107,7 +107,8 @@ def comparison_figure(
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     _finish(axes, f"test {metric}", "")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    if known or baselines:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
