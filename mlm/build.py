@@ -100,11 +100,14 @@ def _nothing_hidden(config: PretrainConfig, rows: PackedRows, heldout: Sequence[
             f"masking.rate = {rate:g} hides no token of rows of {config.data.row_length}: raise it to"
             f" {math.ceil(5e5 / most) / 1e6:g} or more, or data.row_length to {needed + specials} or more"
         )
-    segments = [batch.segments_BL for batch in heldout]
-    longest = max(int(((s_BL > 0).sum(dim=1) - specials * s_BL.amax(dim=1)).max()) for s_BL in segments)
+    segments_BL = torch.cat([batch.segments_BL for batch in heldout])
+    longest = int(((segments_BL > 0).sum(dim=1) - specials * segments_BL.amax(dim=1)).max())
+    what, remedy = "the held-out text is", "raise text.heldout_share or masking.rate, or add text"
+    if len(segments_BL) < len(rows):
+        what, remedy = f"evaluation.most_rows = {len(segments_BL)} is", "raise it or masking.rate"
     return (
-        f"the held-out text is too small to hide a token of it: a row needs {needed} tokens at masking.rate = {rate:g},"
-        f" and the longest has {longest}: raise text.heldout_share or masking.rate, or add text"
+        f"{what} too small to hide a token of it: a row needs {needed} tokens at masking.rate = {rate:g}, and the"
+        f" longest has {longest}: {remedy}"
     )
 
 

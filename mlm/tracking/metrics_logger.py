@@ -107,7 +107,7 @@ class MetricsLogger(Observer):
         record = {
             **{"accuracy" if name == "correct" else name: metrics.mean(name) for name in metrics.sums},
             **metrics.learning_rates,
-            "gradient_norm": metrics.gradient_norm.item(),
+            "gradient_norm": metrics.gradient_norm.item() if metrics.targets else None,
             "tokens_per_second": tokens_per_second,
             "mfu": None if tokens_per_second is None else ratio(tokens_per_second * flops, self.peak_flops),
             "data_wait_share": ratio(metrics.waited_seconds, metrics.seconds),

@@ -154,6 +154,10 @@ def test_dna_is_trained_on_by_whole_words_and_measured_in_bits_per_byte(home: Pa
         (["masking.rate=0.005"], r"masking\.rate = 0\.005.*rows of 64.*0\.007813.*data\.row_length to 100"),
         (["masking.rate=0.005", "masking.unit=word"], r"masking\.rate = 0\.005.*rows of 64"),
         (["masking.rate=0.005", "vocabulary.cls_sep=true"], r"raise it to 0\.008065.*data\.row_length to 102"),
+        (
+            ["masking.rate=0.0079", "text.heldout_share=0.05", "evaluation.most_rows=1"],
+            r"evaluation\.most_rows = 1 is too small.*needs 64 tokens.*: raise it or masking\.rate",
+        ),
         (["masking.rate=0.0079", "text.heldout_share=0.001"], r"too small.*needs 64 tokens.*text\.heldout_share"),
     ],
 )

@@ -113,8 +113,8 @@ def test_curves_of_nothing_are_an_empty_picture(tmp_path: Path) -> None:
 
 
 def test_a_comparison_of_nothing_is_an_empty_picture(tmp_path: Path) -> None:
-    for runs in ([("a", []), ("b", [])], [("a", [0.5]), ("b", [])]):
-        write(comparison_figure(runs, {}, "roc_auc"), tmp_path / "a.png")
+    for scores in ([], [0.5]):
+        write(comparison_figure([("a", scores), ("b", [])], {}, "roc_auc"), tmp_path / "a.png")
         assert (tmp_path / "a.png").stat().st_size > 1000
 
 
