@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.multiprocessing.spawn import spawn
 
 from configs import UserError, read
-from mlm import status
+from mlm import evaluate, status
 from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
 from mlm.tracking import run_directory
 from mlm.tracking.progress_bar import ProgressBar
@@ -122,20 +122,32 @@ def test_steps_without_targets_have_no_loss_in_any_record(
     assert len([line for line in caplog.messages if "step 19" in line and "masking.rate" in line]) == 1
     assert not [line for line in caplog.messages if "step 20" in line]  # once in a run
     assert "step 20 (100%): loss -, held-out" in capfd.readouterr().err
-    (lines,) = (found.splitlines() for found in ["\n".join(status._lines(run.path, status.status(run.path)))])
-    assert "loss -, held-out" in lines[2]
+    status.main([str(run.path)])
+    assert "loss -, held-out" in capfd.readouterr().out
 
 
-def test_a_text_without_letters_has_no_bits_per_byte(home: Path) -> None:
+def test_a_text_without_letters_has_no_bits_per_byte(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor has it other measures of kinds of masks that it does not get."""
     signs = ["😀", "🐈", "🌍", "!", "?"]
     chance = random.Random(3)
     lines = [" ".join("".join(chance.choices(signs, k=3)) for _ in range(12)) for _ in range(400)]
     (home / "signs.txt").write_text("\n".join(lines), encoding="utf-8")
-    run = pretrain(config_in(home, f"text.source.paths={home / 'signs.txt'}", "vocabulary.size=275", "name=signs"))
+    settings = (f"text.source.paths={home / 'signs.txt'}", "vocabulary.size=275", "masking.mask_share=1", "name=signs")
+    run = pretrain(config_in(home, "masking.random_share=0", *settings))
     assert run.results is not None
     assert run.results["heldout"]["bits_per_byte"] is None
     assert run_directory.read_json(run.path / "results.json")["heldout"]["bits_per_byte"] is None
     assert len([line for line in run.summary.splitlines() if "not measured: " in line]) == 1
+    evaluate.main([str(run.path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:] for line in lines if "random" in line or "itself" in line] == [["0", "-", "-", "-"]] * 6
+    assert "not measured: " in lines[-1]
+    evaluate.main([str(run.path), "--json"])
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["bits_per_byte"] is None
+    assert found["masks"]["word"]["all"] == found["masks"]["word"]["[MASK]"]
+    nothing = {"targets": 0, "loss": None, "perplexity": None, "accuracy": None}
+    assert found["masks"]["word"]["random"] == found["masks"]["word"]["itself"] == nothing
 
 
 def test_dna_is_trained_on_by_whole_words_and_measured_in_bits_per_byte(home: Path) -> None:
