@@ -49,18 +49,21 @@ def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> lis
 
     A word stands between white space and holds a letter or digit; in a sentence without spaces it is one of Unicode's
     default segmentation (UAX 29). Words longer than the window are skipped. A sentence that has no other ones, such as
-    a line of DNA, is cut into pieces of a quarter of the window, and one of them is the word. The text around a word is
-    truncated at the border of a word, so that both have at most `window_bytes` bytes of UTF-8 together.
+    a line of DNA, is cut into pieces of a quarter of the window; these are chosen where there are too few words. The
+    text around a word is truncated at the border of a word, so that both have at most `window_bytes` bytes of UTF-8
+    together.
     """
     chosen = heapq.nsmallest(words, _candidates(itertools.islice(sentences, SENTENCES_READ), window_bytes))
-    return [_window(split, index, window_bytes) for _, split, index in chosen]
+    return [_window(split, index, window_bytes) for _, _, split, index in chosen]
 
 
-def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bytes, list[str], int]]:
+def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bool, bytes, list[str], int]]:
+    """Yield a word of each sentence: whether it is a piece of a longer one, its hash, the sentence and its index."""
     for sentence in sentences:
         words = [f" {run}" for run in sentence.split()]
         is_spaced = sentence.isascii() or _touching_letters(_cut(_WORDS, sentence[:window_bytes])) < 0.5
-        if not is_spaced or not any(_can_be_hidden(word, window_bytes) for word in words):
+        is_piece = is_spaced and not any(_can_be_hidden(word, window_bytes) for word in words)
+        if not is_spaced or is_piece:
             sentence = sentence[:CUT_CHARACTERS]
             words = [piece for run in sentence.split() for piece in _pieces(run, window_bytes)]
         hashes = [
@@ -70,7 +73,7 @@ def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[b
         ]
         if hashes:
             least, index = min(hashes)
-            yield least, words, index
+            yield is_piece, least, words, index
 
 
 def _can_be_hidden(word: str, window_bytes: int) -> bool:

@@ -259,6 +259,16 @@ def test_a_piece_never_parts_a_letter_from_its_marks() -> None:
     assert word.text == letter * 6
 
 
+def test_pieces_of_long_words_are_chosen_only_where_there_are_too_few_words() -> None:
+    sentences = [*DNA, *ENGLISH, *UNSPACED]
+    whole = choose_words(iter([*ENGLISH, *UNSPACED]), 10, 96)
+    assert choose_words(iter(sentences), len(whole), 96) == whole
+    everything = choose_words(iter(sentences), 10, 96)
+    assert everything[: len(whole)] == whole
+    assert {word.text[word.start : word.end] in "".join(DNA) for word in everything[len(whole) :]} == {True}
+    assert len(everything) == len(sentences)
+
+
 def test_sentences_with_a_long_word_or_a_foreign_name_keep_the_words_of_earlier_versions() -> None:
     url = "https://example.org/" + "a" * 100
     sentences = [
