@@ -15,7 +15,7 @@ from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.augment import Variants
 from finetune.data.examples import DataSplit
 from finetune.encoders.encoder import TextEncoder
-from finetune.evaluation.metrics import goodness
+from finetune.evaluation.metrics import METRIC_NAMES, goodness
 from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialScores
 from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
@@ -77,9 +77,9 @@ class TrialLogger(Observer):
         self._write("train", progress, means)
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Log the validation metrics, if there are any."""
+        """Log the validation metrics, if there are any; those that cannot be measured are null."""
         if metrics:
-            self._write("validation", progress, metrics)
+            self._write("validation", progress, {name: metrics.get(name) for name in METRIC_NAMES})
 
     def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float | None]) -> None:
         trial = self.trial

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import UserError
 from finetune import saved_model
@@ -121,6 +122,23 @@ def test_a_test_part_of_one_class_leaves_null_what_cannot_be_measured(run: Path,
     assert "f1: -" in report
     told = [line for line in report.splitlines() if "not measured in 1 of 1 trial" in line]
     assert {line.split()[1].rstrip(":") for line in told} == unmeasured
+
+
+def test_validation_metrics_that_cannot_be_measured_are_null_in_the_records(run: Path, tmp_path: Path) -> None:
+    settings = config(run, tmp_path, LinearHead())
+    data = settings.data.model_copy(update={"validation": calm_texts(tmp_path / "calm.csv")})
+    made = finetune(settings.model_copy(update={"data": data}))
+    records = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+    validated = [record for record in records if record["side"] == "validation"]
+    assert len(validated) == 4  # at both ends of both trials
+    for record in validated:
+        unmeasured = {name for name, value in record.items() if value is None}
+        assert unmeasured == {"f1", "mcc", "precision", "recall", "roc_auc"}
+    (board,) = (made.path / "trials").glob("*seed0")
+    events = EventAccumulator(str(board))
+    events.Reload()
+    assert "validation/accuracy" in events.Tags()["scalars"]
+    assert "validation/f1" not in events.Tags()["scalars"]
 
 
 @pytest.mark.parametrize("metric", ["f1", "mcc", "precision", "recall", "roc_auc"])
