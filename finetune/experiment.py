@@ -129,14 +129,15 @@ def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list
             f"train.early_stopping.patience={rule.patience} needs a validation part, but splits.validation=0 gives"
             " none: remove one of the two"
         )
-    if rule.metric == "roc_auc":
-        for split in splits:
-            for name, part in (("validation", split.validation), ("test", split.test)):
-                if len(part) and len(np.unique(part.labels)) < len(dataset.class_names):
-                    raise UserError(
-                        f"train.early_stopping.metric=roc_auc: a class is missing in the {name} part: choose another"
-                        " metric, or change splits"
-                    )
+    perfect_CC = np.eye(len(dataset.class_names))
+    for split in splits:
+        labels_N = split.validation.labels
+        # A metric that perfect predictions lack is lacked by all.
+        if len(labels_N) and metrics.scores(labels_N, perfect_CC[labels_N]).get(rule.metric, 0.0) is None:
+            raise UserError(
+                f"train.early_stopping.metric={rule.metric}: a class is missing in the validation part: choose another"
+                " metric, or change splits"
+            )
 
 
 def _summary(experiment: _Experiment) -> str:

@@ -15,12 +15,13 @@ from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.augment import Variants
 from finetune.data.examples import DataSplit
 from finetune.encoders.encoder import TextEncoder
-from finetune.evaluation.metrics import goodness
+from finetune.evaluation.metrics import METRIC_NAMES, goodness
 from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialScores
 from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
 from mlm.distributed.world import World
+from mlm.tracking.metrics_logger import add_scalars
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.training.budget import Epochs, TrainingProgress
 from mlm.training.interrupt import StopRequest
@@ -76,18 +77,17 @@ class TrialLogger(Observer):
         self._write("train", progress, means)
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Log the validation metrics, if there are any."""
+        """Log the validation metrics, if there are any; those that cannot be measured are null."""
         if metrics:
-            self._write("validation", progress, metrics)
+            self._write("validation", progress, {name: metrics.get(name) for name in METRIC_NAMES})
 
-    def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float]) -> None:
+    def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float | None]) -> None:
         trial = self.trial
         record = {"trial": trial.name, "fold": trial.split.fold, "seed": trial.seed, "control": trial.is_control}
         record |= {"side": side, "step": progress.step, "epoch": progress.step / trial.steps_per_epoch}
         self._lines.write(json.dumps(record | finite(values)) + "\n")
         self._lines.flush()
-        for metric, value in values.items():
-            self._board.add_scalar(f"{side}/{metric}", value, progress.step)
+        add_scalars(self._board, side, progress.step, values)
 
 
 class BestWeights(Observer):

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from configs import UserError
 from mlm.config import PretrainConfig
+from mlm.data.batches import Batch, PackedRows
 from mlm.data.corpus import Corpus, corpus_at, open_corpus
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
@@ -72,7 +75,7 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
     most = config.evaluation.most_rows
     heldout = heldout_batches(corpus.heldout, config.masking, world, most_rows=most, micro_batch_rows=micro)
     if not any(batch.targets for batch in heldout):
-        raise UserError("the held-out text is too small to hide a token of it: raise text.heldout_share, or add text")
+        raise UserError(_nothing_hidden(config, corpus.heldout, heldout))
     share = -(-micro // threads)
     task = MaskedLMTask(
         corpus.train, heldout, config.masking, world, settings.seed, settings.batch_rows, share, compiled
@@ -86,6 +89,26 @@ def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -
     tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
     length = settings.budget.training_length(tokens_per_step, rows / settings.batch_rows)
     return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
+
+
+def _nothing_hidden(config: PretrainConfig, rows: PackedRows, heldout: Sequence[Batch]) -> str:
+    """Return the reason why no token of the held-out rows is hidden, and the remedy."""
+    rate, specials = config.masking.rate, 2 * rows.cls_sep
+    most, needed = config.data.row_length - specials, math.ceil(0.5 / rate)
+    if needed > most:
+        return (
+            f"masking.rate = {rate:g} hides no token of rows of {config.data.row_length}: raise it to"
+            f" {math.ceil(5e5 / most) / 1e6:g} or more, or data.row_length to {needed + specials} or more"
+        )
+    segments_BL = torch.cat([batch.segments_BL for batch in heldout])
+    longest = int(((segments_BL > 0).sum(dim=1) - specials * segments_BL.amax(dim=1)).max())
+    what, remedy = "the held-out text is", "raise text.heldout_share or masking.rate, or add text"
+    if len(segments_BL) < len(rows):
+        what, remedy = f"evaluation.most_rows = {len(segments_BL)} is", "raise it or masking.rate"
+    return (
+        f"{what} too small to hide a token of it: a row needs {needed} tokens at masking.rate = {rate:g}, and the"
+        f" longest has {longest}: {remedy}"
+    )
 
 
 def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:

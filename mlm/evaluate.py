@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.distributed.device import with_recorded_precision
     from mlm.distributed.world import init_world
     from mlm.evaluation.by_corruption import UNITS, by_corruption, masked_by
-    from mlm.evaluation.results import measure_bits_per_byte
+    from mlm.evaluation.results import bits_line, measure_bits_per_byte, shown
     from mlm.tracking import run_directory
 
     path = options.run or run_directory.newest()
@@ -47,15 +47,16 @@ def main(arguments: Sequence[str]) -> None:
     scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world) for unit in UNITS}
     bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else None
     if options.json:
-        print(json.dumps({"masks": scores, "bits_per_byte": bits}))
+        print(json.dumps(run_directory.finite({"masks": scores, "bits_per_byte": bits}), allow_nan=False))
         return
     print(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
     for unit, kinds in scores.items():
         for kind, s in kinds.items():
-            numbers = f"{s['targets']:>10,}{s['loss']:>13.3f}{s['perplexity']:>12.2f}{s['accuracy']:>10.1%}"
+            loss, perplexity = shown(s["loss"], ".3f"), shown(s["perplexity"], ".2f")
+            numbers = f"{s['targets']:>10,}{loss:>13}{perplexity:>12}{shown(s['accuracy'], '.1%'):>10}"
             print(f"{unit:8}{kind:>10}{numbers}")
-    if bits is not None:
-        print(f"\nbits per byte of hidden words: {bits:.3f} ({config.evaluation.words} words)")
+    if config.evaluation.words:
+        print(f"\nbits per byte of hidden words: {bits_line(bits)}")
 
 
 if __name__ == "__main__":

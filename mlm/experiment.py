@@ -39,7 +39,7 @@ from mlm.training import flops
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
 from mlm.training.interrupt import StopRequest
-from mlm.training.loop import LoopSettings, Observer, train
+from mlm.training.loop import LoopSettings, Observer, ratio, train
 from tokenizer import vocabulary
 
 __all__ = ["PretrainConfig", "PretrainRun", "pretrain", "resume"]
@@ -282,7 +282,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     records = list(run_directory.read_metrics(path / run_directory.METRICS))
     scores |= warm_start.scores_at_start(config, records)
     scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
-    scores |= {"tokens_per_second": end.tokens / end.seconds, "weights_sha256": files[checkpoint.WEIGHTS].sha256}
+    scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")

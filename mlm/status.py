@@ -10,6 +10,7 @@ from typing import Any
 from configs import UserError, command
 from mlm.checkpoint import checkpoint
 from mlm.config import RUNS
+from mlm.evaluation.results import shown
 from mlm.tracking import run_directory
 
 EXAMPLES = """
@@ -70,9 +71,6 @@ def _newest(runs: Path) -> Path:
 
 
 def _lines(path: Path, found: dict[str, Any]) -> list[str]:
-    def shown(name: str, form: str, otherwise: str = "-") -> str:
-        return otherwise if found[name] is None else format(found[name], form)
-
     left = "-" if found["seconds_left"] is None else str(timedelta(seconds=round(found["seconds_left"])))
     saved = "none yet"
     if found["checkpoint"] is not None:
@@ -81,10 +79,10 @@ def _lines(path: Path, found: dict[str, Any]) -> list[str]:
     owner = f" ({found['owner']})" if found["owner"] else ""
     lines = [
         f"{path}: {found['state']}{owner}",
-        f"  step {shown('step', ',')} ({shown('progress', '.1%')}), {left} left,"
-        f" {shown('tokens_per_second', ',.0f')} tokens/s",
-        f"  loss {shown('loss', '.3f')}, held-out {shown('heldout_loss', '.3f')} nats,"
-        f" {shown('skipped_updates', ',', '0')} updates skipped",
+        f"  step {shown(found['step'], ',')} ({shown(found['progress'], '.1%')}), {left} left,"
+        f" {shown(found['tokens_per_second'], ',.0f')} tokens/s",
+        f"  loss {shown(found['loss'], '.3f')}, held-out {shown(found['heldout_loss'], '.3f')} nats,"
+        f" {found['skipped_updates'] or 0:,} updates skipped",
         f"  checkpoint: {saved}",
     ]
     if found["state"] == "stopped":

@@ -98,7 +98,7 @@ def comparison_figure(
         once = _HIDDEN if index else ""
         offsets = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else np.zeros(1)
         axes.plot(values, height + offsets, "o", color=LIGHT, markersize=4, label=f"{once}one trial")
-        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
         label = f"{once}mean ± standard deviation"
         axes.errorbar(mean, height, xerr=spread, fmt="D", color=DARK, markersize=5, capsize=4, label=label)
     for (name, score), dashes in zip(baselines.items(), ("--", ":", "-."), strict=False):
@@ -107,7 +107,8 @@ def comparison_figure(
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     _finish(axes, f"test {metric}", "")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    if known or baselines:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

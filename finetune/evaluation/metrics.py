@@ -20,8 +20,9 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
 
     With two classes `f1`, `precision` and `recall` are those of the second one; else they are means over the classes
     that occur in labels or predictions (so `f1` equals `f1_macro`). A division by zero gives 0. `roc_auc` is that of
-    the second of two classes, or else the mean of each class against the rest; None if the labels lack a class. Without
-    examples there is a ValueError.
+    the second of two classes, or else the mean of each class against the rest. Labels that lack a class may leave
+    nothing to measure, whatever the predictions: `roc_auc` is then None, as are `f1`, `precision` and `recall` of a
+    second class that is not there, and `mcc` of a single class. Without examples there is a ValueError.
     """
     from sklearn import metrics
 
@@ -36,17 +37,22 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
         )
         return float(precision), float(recall), float(f1)
 
+    precision: float | None
+    recall: float | None
+    f1: float | None
     macro = average("macro")
-    precision, recall, f1 = average("macro", only=[1]) if classes == 2 else macro
+    precision, recall, f1 = macro
+    if classes == 2:
+        precision, recall, f1 = average("macro", only=[1]) if 1 in labels_N else (None, None, None)
     ranked = probabilities_NC[:, 1] if classes == 2 else probabilities_NC
-    has_all_classes = len(np.unique(labels_N)) == max(classes, 2)
-    one_class = len(np.union1d(labels_N, predictions_N)) == 1  # scikit-learn returns 0 with a warning
+    found_classes = len(np.unique(labels_N))
+    has_all_classes = found_classes == max(classes, 2)
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
         "f1": f1,
         "f1_macro": macro[2],
         "f1_weighted": average("weighted")[2],
-        "mcc": 0.0 if one_class else float(metrics.matthews_corrcoef(labels_N, predictions_N)),
+        "mcc": float(metrics.matthews_corrcoef(labels_N, predictions_N)) if found_classes > 1 else None,
         "precision": precision,
         "recall": recall,
         "roc_auc": float(metrics.roc_auc_score(labels_N, ranked, multi_class="ovr")) if has_all_classes else None,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,11 @@ def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
     parameters = found.parameters
     remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
     remarks += [f"{number:,} {reason}" for reason, number in found.data.counts.items() if number]
+    unmeasured = [name for trial in found.trials for name, value in trial.test.measured().items() if value is None]
+    remarks += [
+        f"test {name}: not measured in {number} of {results.count_trials(found.trials)}, whose test part lacks a class"
+        for name, number in Counter(unmeasured).items()
+    ]
     if skipped := sum(one.skipped for one in finished):
         remarks.append(f"{skipped:,} updates skipped, loss or gradient not finite: lower optim.lr")
     return remarks

@@ -21,8 +21,8 @@ class MeanStd(Config):
     """A score over trials: folds x seeds."""
 
     mean: float
-    std: float = Field(ge=0)
-    """Standard deviation (ddof = 1); 0 for one trial."""
+    std: float | None = Field(ge=0)
+    """Standard deviation (ddof = 1); null for one trial (0 in the files of earlier versions)."""
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Self | None:
@@ -30,31 +30,31 @@ class MeanStd(Config):
         known = [value for value in values if value is not None]
         if not known:
             return None
-        return cls(mean=float(np.mean(known)), std=float(np.std(known, ddof=1)) if len(known) > 1 else 0.0)
+        return cls(mean=float(np.mean(known)), std=float(np.std(known, ddof=1)) if len(known) > 1 else None)
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.std:.3f}"
+        return f"{self.mean:.3f}" if self.std is None else f"{self.mean:.3f} ± {self.std:.3f}"
 
 
 Value = TypeVar("Value", float, MeanStd)
 
 
 class Scores(Config, Generic[Value]):
-    """A value for every metric; a metric that was not measured is left out of the file."""
+    """A value for every metric; one that was not measured is left out of the file, and null if it cannot be."""
 
     accuracy: Value
     """Share of right predictions."""
-    f1: Value
-    """F1 of the second of two classes, else the mean over classes."""
+    f1: Value | None
+    """F1 of the second of two classes, else the mean over classes; null where that class is missing."""
     f1_macro: Value
     """Mean F1 over classes."""
     f1_weighted: Value
     """Mean F1 over examples."""
-    mcc: Value
-    """Matthews correlation."""
-    precision: Value
-    """Of the second of two classes, else the mean over classes; likewise recall."""
-    recall: Value
+    mcc: Value | None
+    """Matthews correlation; null where all labels are of one class."""
+    precision: Value | None
+    """Of the second of two classes, else the mean over classes; likewise recall; null as F1."""
+    recall: Value | None
     roc_auc: Value | None
     """Area under the ROC curve, one against the rest; null where a class is missing."""
     loss: Value | None = None
@@ -128,8 +128,8 @@ class TrialResult:
 class Control(Scores[MeanStd]):
     """The randomly initialised encoder's scores on the test part."""
 
-    difference: Difference
-    """This encoder minus the control, by the run's metric."""
+    difference: Difference | None
+    """This encoder minus the control, by the run's metric; null where a trial lacks it."""
     trials: tuple[TrialScores, ...] = ()
 
 
@@ -206,7 +206,6 @@ def over_trials(scores: Sequence[Mapping[Metric, float | None]]) -> Scores[MeanS
 def control_of(trials: Sequence[TrialScores], control: Sequence[TrialScores], metric: Metric) -> Control:
     """Return the scores of the random encoder beside the `trials` of the same folds and seeds."""
     difference = difference_of(trials, control, metric)
-    assert difference is not None, "the control has the folds and seeds of the trials, and the metric"
     test = over_trials([trial.test.measured() for trial in control])
     return Control.model_validate({**test.measured(), "difference": difference, "trials": tuple(control)})
 
@@ -238,8 +237,9 @@ def table(results: Results) -> str:
             lines.append(f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in COLUMNS))
     lines.append(f"mean ± standard deviation over {count_trials(results.trials)}; baselines over the folds")
     if control is not None:
-        known = "" if control.difference.low is None else ", 95 % interval in brackets"
-        lines.append(f"this encoder - random encoder, {results.metric}: {control.difference}{known}")
+        difference = control.difference
+        known = "" if difference is None or difference.low is None else ", 95 % interval in brackets"
+        lines.append(f"this encoder - random encoder, {results.metric}: {shown(difference)}{known}")
     return "\n".join(lines)
 
 

@@ -99,7 +99,7 @@ def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, i
 
 def write_sentences(bench: "Bench", path: Path, copies: int) -> None:
     """Write the training sentences, one a line, in numbered copies that are no duplicates."""
-    split = bench.corpus.train.split
+    split = bench.corpus.train.splits[0]
     bounds = itertools.pairwise(split.sentences[: bench.scale.sentences + 1].tolist())
     sentences = bench.corpus.tokenizer.decode_batch([split.tokens[start:end].tolist() for start, end in bounds])
     with path.open("w", encoding="utf-8") as file:

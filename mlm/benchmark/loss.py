@@ -170,7 +170,7 @@ def loss_of(model: nn.Module, heldout: Sequence[Batch]) -> float:
     targets = sum(batch.targets for batch in heldout)
     with torch.no_grad():
         return min(
-            sum(float(model(**form(batch))["loss"]) * batch.targets for batch in heldout) / targets
+            sum(float(model(**form(batch))["loss"]) * batch.targets for batch in heldout if batch.targets) / targets
             for form in (labelled, unpacked)
         )
 

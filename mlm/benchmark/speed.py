@@ -169,7 +169,7 @@ class Reference:
 
     def rows(self, bench: Bench) -> tuple[list[dict[str, list[int]]], int]:
         """Return the training text in rows, and the number of rows that hold as many tokens as one of our steps."""
-        rows = self.cut(bench.corpus.train.split, bench.recipe.data.row_length)
+        rows = self.cut(bench.corpus.train.splits[0], bench.recipe.data.row_length)
         ours = bench.recipe.train.batch_rows * bench.corpus.train.tokens / len(bench.corpus.train)
         return hf_trainer.examples(rows), max(round(ours * len(rows) / sum(map(len, rows))), 1)
 

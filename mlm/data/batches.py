@@ -89,33 +89,15 @@ class PackedRows:
         """Return the rows of several folders as one corpus: their indices are copied, their tokens are not."""
         if len(parts) == 1:
             return parts[0]
-        splits = tuple(part.split for part in parts)
+        splits = tuple(part.splits[0] for part in parts)
         firsts = _begins([len(split.tokens) for split in splits])
         moved = [replace(p.rows, starts=p.rows.starts + first) for p, first in zip(parts, firsts, strict=True)]
         return replace(parts[0], splits=splits, rows=concatenate(moved))
 
     @property
-    def split(self) -> ShardArrays:
-        """The side's arrays, of a corpus in one folder."""
-        (only,) = self.splits
-        return only
-
-    @property
     def tokens(self) -> int:
         """Number of slots that are not padding, special tokens counted."""
         return sum(len(split.tokens) for split in self.splits) + 2 * self.cls_sep * len(self.rows.starts)
-
-    def first_tokens(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the first tokens of each folder, at most `most_tokens` in all, and the offsets of segments in them."""
-        sizes = np.array([len(split.tokens) for split in self.splits])
-        shares = sizes * min(most_tokens, int(sizes.sum())) // sizes.sum()
-        parts = zip(self.splits, shares.tolist(), _begins(sizes), _begins(shares), strict=True)
-        tokens, segments = [], []
-        for split, share, first, taken in parts:
-            tokens.append(np.asarray(split.tokens[:share], np.int64))
-            starts = self.rows.starts
-            segments.append(starts[(starts >= first) & (starts < first + share)] - first + taken)
-        return np.concatenate(tokens), np.concatenate(segments)
 
     def documents(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of the documents in the given rows, counted from 0 through all folders."""

@@ -98,26 +98,28 @@ def corrupt(
     """Choose `rate` of each row's maskable tokens and corrupt them.
 
     A row of n maskable tokens gets exactly round(rate * n) predictions. Whole words and spans get fewer, by less than
-    one word: the last span is truncated at the end of a word. `keys_B` are the row's `row_keys`; `rate` is at most the
+    one word: the last span is truncated at the end of a word. A word of more tokens than the row gets predictions is
+    masked in part: each of its tokens counts as a word. `keys_B` are the row's `row_keys`; `rate` is at most the
     largest rate of `masking`; a random replacement is one of `ordinary_ids`.
     """
     slots = masking.slots(whole.ids_BL.shape[1])
-    order_BL = _shuffled_positions(whole.maskable_BL, _units(whole, keys_B, masking), keys_B)[:, : slots + 1]
     taken_B = _count(rate, whole.maskable_BL.sum(axis=1))
-    if masking.unit != "token":
-        # Mask whole words: lower the count to the last word border that does not exceed it.
-        borders = np.take_along_axis(whole.word_starts_BL | ~whole.maskable_BL, order_BL, axis=1)
-        borders = np.pad(borders, ((0, 0), (0, 1)), constant_values=True)  # a row may be taken to its end
-        borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
-        taken_B = borders.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
+    words_BL = _words_that_fit(whole, taken_B * (masking.unit != "token"))
+    starts_BL = _span_starts(words_BL, whole.segments_BL, keys_B) if masking.unit == "span" else words_BL
+    order_BL = _shuffled_positions(whole.maskable_BL, starts_BL, keys_B)[:, : slots + 1]
+    # Mask whole words: lower the count to the last word border that does not exceed it.
+    borders = np.take_along_axis(words_BL | ~whole.maskable_BL, order_BL, axis=1)
+    borders = np.pad(borders, ((0, 0), (0, 1)), constant_values=True)  # a row may be taken to its end
+    borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
+    taken_B = borders.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
     filled_BM = np.arange(slots) < taken_B[:, None]
     positions_BM = np.where(filled_BM, order_BL[:, :slots], 0)
 
     draw_BM = _uniform(_bits(keys_B, _CORRUPTION, positions_BM))
     replaced_BM = _bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))
-    seen_BM = np.take_along_axis(whole.ids_BL, positions_BM, axis=1)
-    random_BM = (draw_BM >= masking.mask_share) & (draw_BM < masking.mask_share + masking.random_share)
-    seen_BM = np.where(random_BM, replaced_BM.astype(np.int64) + ordinary_ids.start, seen_BM)
+    hidden_BM = np.take_along_axis(whole.ids_BL, positions_BM, axis=1)
+    random_BM = draw_BM < masking.mask_share + masking.random_share
+    seen_BM = np.where(random_BM, replaced_BM.astype(np.int64) + ordinary_ids.start, hidden_BM)
     seen_BM = np.where(draw_BM < masking.mask_share, mask_id, seen_BM)
     corrupted_BL = whole.ids_BL.copy()
     rows, columns = np.nonzero(filled_BM)
@@ -130,27 +132,33 @@ def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts
 
 
-def _units(whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Masking) -> NDArray[np.int64]:
-    """Return for each position the first position of its unit, (B, L)."""
-    words_start_BL = starts_BL = whole.word_starts_BL
-    positions_BL = np.broadcast_to(np.arange(starts_BL.shape[1]), starts_BL.shape)
-    if masking.unit == "token":
-        return positions_BL
-    if masking.unit == "span":
-        starts_BL = words_start_BL & (_uniform(_bits(keys_B, _SPAN, positions_BL)) < SPAN_END_PROBABILITY)
-        starts_BL |= np.diff(whole.segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the row's next text
-        words_BL = words_start_BL.cumsum(axis=1)
-        words_at_start_BL = np.maximum.accumulate(np.where(starts_BL, words_BL, 0), axis=1)
-        starts_BL |= words_start_BL & ((words_BL - words_at_start_BL) % LONGEST_SPAN_WORDS == 0)
-    units_BL: NDArray[np.int64] = np.maximum.accumulate(np.where(starts_BL, positions_BL, 0), axis=1)
-    return units_BL
+def _words_that_fit(whole: UnmaskedRows, most_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the word starts, (B, L); in a word of more than `most_B` tokens each token starts one."""
+    borders = whole.word_starts_BL | ~whole.maskable_BL
+    borders[:, 0] = True
+    lengths = np.diff(np.flatnonzero(borders), append=borders.size)
+    lengths_BL = lengths.repeat(lengths).reshape(borders.shape)
+    return whole.word_starts_BL | (whole.maskable_BL & (lengths_BL > most_B[:, None]))
+
+
+def _span_starts(
+    words_BL: NDArray[np.bool_], segments_BL: NDArray[np.int32], keys_B: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Return those of the word starts, (B, L), that begin a span."""
+    starts_BL = words_BL & (_uniform(_bits(keys_B, _SPAN, np.arange(words_BL.shape[1]))) < SPAN_END_PROBABILITY)
+    starts_BL |= np.diff(segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the row's next text
+    numbers_BL = words_BL.cumsum(axis=1)
+    numbers_at_start_BL = np.maximum.accumulate(np.where(starts_BL, numbers_BL, 0), axis=1)
+    starts_BL |= words_BL & ((numbers_BL - numbers_at_start_BL) % LONGEST_SPAN_WORDS == 0)
+    return starts_BL
 
 
 def _shuffled_positions(
-    maskable_BL: NDArray[np.bool_], units_BL: NDArray[np.int64], keys_B: NDArray[np.uint64]
+    maskable_BL: NDArray[np.bool_], starts_BL: NDArray[np.bool_], keys_B: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
-    """Return each row's positions: units in random order, then the positions that may not be chosen."""
+    """Return each row's positions: units, by their starts, in random order; then those that may not be chosen."""
     positions_L = np.arange(maskable_BL.shape[1])
+    units_BL = np.maximum.accumulate(np.where(starts_BL, positions_L, 0), axis=1)
     # One number per token, for a plain sort of numbers: a bit that is set if the token may not be chosen, 31 random
     # bits of its unit, the unit and the position, 16 bits each.
     bits_BL = _bits(keys_B, _ORDER, units_BL) >> np.uint64(33) | (~maskable_BL).astype(np.uint64) << np.uint64(31)

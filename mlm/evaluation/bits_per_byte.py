@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -22,11 +22,17 @@ from mlm.data.batches import Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
 from tokenizer.shards.format import ShardArrays
-from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
+from tokenizer.vocabulary import MASK, PAD
 
 BATCH_ROWS = 64
 SENTENCES_READ = 20_000
 """Largest number of held-out sentences read, so that choosing words takes no longer on a larger corpus."""
+CUT_CHARACTERS = 1000
+"""Characters of a sentence without spaces that are read, so that its length does not matter either."""
+
+# Oniguruma's \X is an extended grapheme cluster, a character to its reader; in this mode it is a word (UAX 29).
+_CHARACTERS = pre_tokenizers.Split(Regex(r"\X"), "isolated")
+_WORDS = pre_tokenizers.Split(Regex(r"(?y{w})\X"), "isolated")
 
 
 @dataclass(frozen=True)
@@ -41,41 +47,81 @@ class HiddenWord:
 def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> list[HiddenWord]:
     """Choose the `words` words with the smallest hashes in the first sentences, at most one per sentence, with context.
 
-    A word stands between white space and holds a letter or digit. Words longer than the window are skipped; the text
-    around a word is truncated at white space, so that both have at most `window_bytes` bytes of UTF-8 together.
+    A word stands between white space and holds a letter or digit; in a sentence without spaces it is one of Unicode's
+    default segmentation (UAX 29). Words longer than the window are skipped. A sentence that has no other ones, such as
+    a line of DNA, is cut into pieces of a quarter of the window; these are chosen where there are too few words. The
+    text around a word is truncated at the border of a word, so that both have at most `window_bytes` bytes of UTF-8
+    together.
     """
     chosen = heapq.nsmallest(words, _candidates(itertools.islice(sentences, SENTENCES_READ), window_bytes))
-    return [_window(split, index, window_bytes) for _, split, index in chosen]
+    return [_window(split, index, window_bytes) for _, _, split, index in chosen]
 
 
-def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bytes, list[str], int]]:
+def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bool, bytes, list[str], int]]:
+    """Yield a word of each sentence: whether it is a piece of a longer one, its hash, the sentence and its index."""
     for sentence in sentences:
-        if any(token in sentence for token in SPECIAL_TOKENS):
-            continue  # the text would be encoded as special tokens
-        words = sentence.split()
+        words = [f" {run}" for run in sentence.split()]
+        is_spaced = sentence.isascii() or _touching_letters(_cut(_WORDS, sentence[:window_bytes])) < 0.5
+        is_piece = is_spaced and not any(_can_be_hidden(word, window_bytes) for word in words)
+        if not is_spaced or is_piece:
+            sentence = sentence[:CUT_CHARACTERS]
+            words = [piece for run in sentence.split() for piece in _pieces(run, window_bytes)]
         hashes = [
             (hashlib.blake2b(f"{i} {sentence}".encode(), digest_size=8).digest(), i)
             for i, word in enumerate(words)
-            if any(map(str.isalnum, word)) and len(word.encode()) <= window_bytes
+            if _can_be_hidden(word, window_bytes)
         ]
         if hashes:
             least, index = min(hashes)
-            yield least, words, index
+            yield is_piece, least, words, index
+
+
+def _can_be_hidden(word: str, window_bytes: int) -> bool:
+    return any(map(str.isalnum, word)) and len(word.strip().encode()) <= window_bytes
+
+
+def _pieces(run: str, window_bytes: int) -> Iterator[str]:
+    """Yield the words of a text without spaces, the first with a space before it; a long one in several pieces."""
+    segments, space = _cut(_WORDS, run), " "
+    for word in segments if _touching_letters(segments) else [run]:
+        piece = space
+        for character in _cut(_CHARACTERS, word) if len(word.encode()) > window_bytes else [word]:
+            if len((piece + character).strip().encode()) > window_bytes // 4 and piece.strip():
+                yield piece
+                piece = ""
+            piece += character
+        yield piece
+        space = ""
+
+
+def _touching_letters(segments: Sequence[str]) -> float:
+    """Return the share of segments that are words right after another word, as in scripts without spaces."""
+    has_letters = [any(map(str.isalpha, segment)) for segment in segments]
+    return sum(first and second for first, second in itertools.pairwise(has_letters)) / max(len(segments), 1)
+
+
+def _cut(borders: pre_tokenizers.Split, text: str) -> list[str]:
+    return [piece for piece, _ in borders.pre_tokenize_str(text)]
 
 
 def _window(words: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
     """Widen the window by a word on the left, then one on the right, and so on while they fit."""
-    first, last, used = index, index + 1, len(words[index].encode())
-    widened = True
+
+    def text(first: int, last: int) -> str:
+        return "".join(words[first:last]).strip()
+
+    def fits(first: int, last: int) -> bool:
+        return first >= 0 and last <= len(words) and len(text(first, last).encode()) <= window_bytes
+
+    first, last, widened = index, index + 1, True
     while widened:
         widened = False
-        if first > 0 and used + len(words[first - 1].encode()) + 1 <= window_bytes:
+        if fits(first - 1, last):
             first, widened = first - 1, True
-            used += len(words[first].encode()) + 1
-        if last < len(words) and used + len(words[last].encode()) + 1 <= window_bytes:
-            used, last, widened = used + len(words[last].encode()) + 1, last + 1, True
-    start = sum(len(word) + 1 for word in words[first:index])
-    return HiddenWord(" ".join(words[first:last]), start, start + len(words[index]))
+        if fits(first, last + 1):
+            last, widened = last + 1, True
+    end = len(text(first, index + 1))
+    return HiddenWord(text(first, last), end - len(words[index].strip()), end)
 
 
 def heldout_sentences(splits: Sequence[ShardArrays], tokenizer: Tokenizer) -> Iterator[str]:
@@ -91,14 +137,20 @@ def heldout_sentences(splits: Sequence[ShardArrays], tokenizer: Tokenizer) -> It
 def bits_per_byte(
     model: nn.Module, tokenizer: Tokenizer, words: Sequence[HiddenWord], row_length: int, world: World
 ) -> float:
-    """Return the negative log2-likelihood of the hidden words, divided by their UTF-8 bytes."""
-    rows = [row for word in words for row in _rows(word, tokenizer, row_length)]
-    nats = 0.0
+    """Return the negative log2-likelihood of the hidden words, divided by their UTF-8 bytes.
+
+    Tokens that reach over the border of a word, in scripts without spaces, are hidden and counted whole.
+    """
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.encode_special_tokens = True  # '[MASK]' and the like in the text are plain characters
+    rows, nats = [row for word in words for row in _rows(word, plain, row_length)], 0.0
     for start in range(0, len(rows), BATCH_ROWS):
         batch = _batch(rows[start : start + BATCH_ROWS]).to(world.device)
         log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
         nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
-    return nats / math.log(2) / sum(len(word.text[word.start : word.end].encode()) for word in words)
+    # Every character of a byte-level token stands for a byte; the space before a word is not counted.
+    hidden_bytes = sum(len(plain.id_to_token(token) or "") for _, _, token in rows)
+    return nats / math.log(2) / (hidden_bytes - sum(word.text[: word.start].endswith(" ") for word in words))
 
 
 def _rows(word: HiddenWord, tokenizer: Tokenizer, row_length: int) -> Iterator[tuple[list[int], int, int]]:
@@ -106,8 +158,9 @@ def _rows(word: HiddenWord, tokenizer: Tokenizer, row_length: int) -> Iterator[t
     encoding = tokenizer.encode(word.text)
     assert len(encoding.ids) <= row_length
     # The space before a word may be part of the word's first token: so it is always hidden.
+    before = word.start - (word.text[: word.start].endswith(" ") or not word.start)
     offsets = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)  # [CLS] and [SEP] are at 0 to 0
-    inside = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last >= word.start]
+    inside = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last > before]
     for position in inside:
         hidden = [MASK if i in inside and i >= position else token for i, token in enumerate(encoding.ids)]
         yield hidden, position, encoding.ids[position]

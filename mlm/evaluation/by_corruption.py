@@ -11,6 +11,7 @@ from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
 from mlm.objectives.masked import heldout_batches, score
+from mlm.training.loop import ratio
 from tokenizer.vocabulary import MASK
 
 UNITS = ("token", "word", "span")
@@ -25,8 +26,11 @@ def masked_by(unit: str, config: PretrainConfig, corpus: Corpus, world: World) -
 
 
 @torch.no_grad()
-def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> Mapping[str, Mapping[str, float]]:
-    """Return targets, loss in nats, perplexity and accuracy: of all targets, then by the token seen in their place."""
+def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> Mapping[str, Mapping[str, float | None]]:
+    """Return targets, loss in nats, perplexity and accuracy: of all targets, then by the token seen in their place.
+
+    The measures of a kind without targets are None.
+    """
     losses, correct, seen, labels = [], [], [], []
     for batch in batches:
         scores_MV = score(model, batch, world).float()
@@ -43,13 +47,10 @@ def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> M
         "random": real_M & (seen_M != MASK) & (seen_M != labels_M),
         "itself": real_M & (seen_M == labels_M),
     }
-    return {
-        kind: {
-            "targets": int(chosen_M.sum()),
-            "loss": loss_M[chosen_M].double().mean().item(),
-            "perplexity": loss_M[chosen_M].double().mean().exp().item(),
-            "accuracy": correct_M[chosen_M].double().mean().item(),
-        }
-        for kind, chosen_M in kinds.items()
-        if chosen_M.any()
-    }
+    scores: dict[str, dict[str, float | None]] = {}
+    for kind, chosen_M in kinds.items():
+        targets = int(chosen_M.sum())
+        loss, accuracy = (ratio(of_M[chosen_M].double().sum().item(), targets) for of_M in (loss_M, correct_M))
+        perplexity = None if loss is None else torch.tensor(loss, dtype=torch.float64).exp().item()
+        scores[kind] = {"targets": targets, "loss": loss, "perplexity": perplexity, "accuracy": accuracy}
+    return scores

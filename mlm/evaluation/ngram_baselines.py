@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlm.data.batches import IGNORED, Batch
+from mlm.data.batches import IGNORED, Batch, PackedRows
 from tokenizer.vocabulary import CLS, MASK
 
 
@@ -57,6 +57,18 @@ class Bigram:
         probabilities_V: NDArray[np.float64] = self.discount * len(counts) / counts.sum() * self.continuation_V
         probabilities_V[self.right[seen]] += (counts - self.discount) / counts.sum()
         return probabilities_V
+
+
+def first_tokens(rows: PackedRows, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first tokens of each folder, at most `most_tokens` in all, and the offsets of segments in them."""
+    sizes = np.array([len(split.tokens) for split in rows.splits])
+    shares = sizes * min(most_tokens, int(sizes.sum())) // sizes.sum()
+    begins, taken_before = np.cumsum(sizes) - sizes, np.cumsum(shares) - shares
+    starts, tokens, segments = rows.rows.starts, [], []
+    for split, share, first, taken in zip(rows.splits, shares.tolist(), begins, taken_before, strict=True):
+        tokens.append(np.asarray(split.tokens[:share], np.int64))
+        segments.append(starts[(starts >= first) & (starts < first + share)] - first + taken)
+    return np.concatenate(tokens), np.concatenate(segments)
 
 
 def measure_baseline(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ from mlm.data.batches import Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
 from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, first_tokens, measure_baseline
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
 
@@ -27,7 +27,7 @@ def measure_baselines(
 ) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of the unigram and bigram baselines on held-out batches."""
     size = corpus.manifest.vocabulary_size
-    tokens, segments = corpus.train.first_tokens(config.evaluation.baseline_tokens)
+    tokens, segments = first_tokens(corpus.train, config.evaluation.baseline_tokens)
     unigram = Unigram(tokens, size)
     bigram = Bigram(tokens, segments, unigram, size)
     return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}
@@ -42,6 +42,16 @@ def measure_bits_per_byte(
     return None if not words else bits_per_byte(model, corpus.tokenizer, words, config.data.row_length, world)
 
 
+def bits_line(bits: float | None) -> str:
+    """Return the bits per byte as text, or the reason why there are none."""
+    return "not measured: no word of the held-out text has a letter or digit" if bits is None else f"{bits:.3f}"
+
+
+def shown(measure: float | None, form: str) -> str:
+    """Return a measure in the format `form`; a dash for one that could not be taken."""
+    return "-" if measure is None else format(measure, form)
+
+
 def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
     """Return the end of a run's output: scores, costs, filled-in sentences, and the next command to try."""
     heldout, baselines = results["heldout"], results["baselines"]
@@ -52,15 +62,17 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
         "unigram": baselines["unigram"],
     }
     lines = [f"{'held-out':24}{'loss (nats)':>12}{'accuracy':>10}"]
-    lines += [f"{name:24}{scores['loss']:12.3f}{scores['accuracy']:10.1%}" for name, scores in table.items()]
-    if heldout.get("bits_per_byte") is not None:
-        lines.append(f"{'bits per hidden byte':24}{heldout['bits_per_byte']:12.3f}")
+    for name, scores in table.items():
+        lines.append(f"{name:24}{shown(scores['loss'], '.3f'):>12}{shown(scores['accuracy'], '.1%'):>10}")
+    if "bits_per_byte" in heldout:
+        lines.append(f"{'bits per hidden byte':24}{bits_line(heldout['bits_per_byte']):>12}")
+    blanks = "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:"
+    speed = shown(results["tokens_per_second"], ",.0f")
     return "\n".join(
         [
             *lines,
-            f"\n{results['steps']:,} steps, {results['tokens']:,} tokens, {results['tokens_per_second']:,.0f} tokens/s",
-            "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:",
-            *(f"  {sentence}" for sentence in filled.split("\n\n")),
+            f"\n{results['steps']:,} steps, {results['tokens']:,} tokens, {speed} tokens/s",
+            *([blanks, *(f"  {sentence}" for sentence in filled.split("\n\n"))] if filled else []),
             f"\nlearning curve: {path / 'curves.png'}    all results: {path / 'results.json'}",
             'next: python -m mlm.fill_mask "Return the [MASK] of the list."',
         ]

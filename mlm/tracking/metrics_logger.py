@@ -23,7 +23,7 @@ from mlm.distributed.world import World
 from mlm.tracking import plots, run_directory
 from mlm.tracking.run_directory import METRICS, RESULTS
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Observer, StepMetrics
+from mlm.training.loop import Observer, StepMetrics, ratio
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -90,6 +90,7 @@ class MetricsLogger(Observer):
         earlier = list(islice(trained, SPIKE_RECORDS))[::-1]
         self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
+        self.has_missed_targets = False
         self.file = (path / METRICS).open("ab", buffering=0)
         self.board = TensorBoard(path, purge_step=start.step + 1 if start.step else None)
 
@@ -100,16 +101,16 @@ class MetricsLogger(Observer):
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Write the training metrics since the last record."""
         self.skipped_in_all += len(metrics.skipped)
-        tokens_per_second = metrics.tokens / metrics.seconds
+        tokens_per_second = ratio(metrics.tokens, metrics.seconds)
         fraction = min(self.length.fraction(progress), 1.0)
         flops = self.flops_per_token(self.config.masking.rate_at(fraction))
         record = {
             **{"accuracy" if name == "correct" else name: metrics.mean(name) for name in metrics.sums},
             **metrics.learning_rates,
-            "gradient_norm": metrics.gradient_norm.item(),
+            "gradient_norm": metrics.gradient_norm.item() if metrics.targets else None,
             "tokens_per_second": tokens_per_second,
-            "mfu": tokens_per_second * flops / self.peak_flops,
-            "data_wait_share": metrics.waited_seconds / metrics.seconds,
+            "mfu": None if tokens_per_second is None else ratio(tokens_per_second * flops, self.peak_flops),
+            "data_wait_share": ratio(metrics.waited_seconds, metrics.seconds),
             "memory_bytes": _peak_memory(),
             "skipped_updates": len(metrics.skipped),
             "skipped_in_all": self.skipped_in_all,
@@ -118,6 +119,10 @@ class MetricsLogger(Observer):
         self._write("train", progress, record)
         if self._is_spike(record["loss"]):
             logger.warning("step %d: loss spike, %.3f nats", progress.step, record["loss"])
+        if not metrics.targets and not self.has_missed_targets:
+            self.has_missed_targets = True
+            message = "step %d: no loss, because no token of its rows was hidden: raise masking.rate or data.row_length"
+            logger.warning(message, progress.step)
         first = progress.step - metrics.steps
         for place in metrics.skipped:
             logger.warning(
@@ -126,8 +131,10 @@ class MetricsLogger(Observer):
                 self.documents(first + place),
             )
 
-    def _is_spike(self, loss: float) -> bool:
-        """Return whether a loss stands out from the last ones, and count it among them."""
+    def _is_spike(self, loss: float | None) -> bool:
+        """Return whether a loss stands out from the last ones, and count it among them; one not measured does not."""
+        if loss is None:
+            return False
         known = len(self.recent) == SPIKE_RECORDS
         is_spike = known and loss > mean(self.recent) + SPIKE_DEVIATIONS * stdev(self.recent)
         if math.isfinite(loss):
@@ -146,7 +153,7 @@ class MetricsLogger(Observer):
         if results is not None:
             run_directory.write_json(self.path / RESULTS, results)
             settings = {name: value for name, value in _flat(self.config.model_dump(mode="json")) if value is not None}
-            scores = {f"hparam/{name}": value for name, value in results["heldout"].items()}
+            scores = {f"hparam/{name}": value for name, value in results["heldout"].items() if value is not None}
             with self.surviving("SETTINGS AND SCORES ON TENSORBOARD"):
                 self.board.write(lambda writer: writer.add_hparams(settings, scores, run_name="."))
         with self.surviving("LAST RECORDS ON TENSORBOARD"):
@@ -161,12 +168,12 @@ class MetricsLogger(Observer):
         except OSError as error:
             logger.warning("%s NOT WRITTEN (%s): training continues: make room in %s", name, error, self.path)
 
-    def _write(self, side: str, progress: TrainingProgress, record: Mapping[str, float]) -> None:
+    def _write(self, side: str, progress: TrainingProgress, record: Mapping[str, float | None]) -> None:
         where = {"side": side, "step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
         with self.surviving(f"RECORD OF STEP {progress.step}"):
             self._append(json.dumps(where | run_directory.finite(record)).encode() + b"\n")
         with self.surviving(f"RECORD OF STEP {progress.step} ON TENSORBOARD"):
-            self.board.write(lambda writer: _add_scalars(writer, side, progress.step, record))
+            self.board.write(lambda writer: add_scalars(writer, side, progress.step, record))
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all."""
@@ -197,9 +204,11 @@ class SamplePredictions(Observer):
             self.metrics_logger.board.write(lambda writer: writer.add_text("filled-in blanks", text, progress.step))
 
 
-def _add_scalars(writer: "SummaryWriter", side: str, step: int, record: Mapping[str, float]) -> None:
+def add_scalars(writer: "SummaryWriter", side: str, step: int, record: Mapping[str, float | None]) -> None:
+    """Write the measures of a record; those that could not be taken are left out."""
     for name, value in record.items():
-        writer.add_scalar(f"{side}/{name}", value, step)
+        if value is not None:
+            writer.add_scalar(f"{side}/{name}", value, step)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

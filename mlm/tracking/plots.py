@@ -31,7 +31,8 @@ def draw(
         axes.set(xlabel="tokens read (millions)", ylabel=title)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)
     write(figure, path)
 
 

@@ -8,8 +8,9 @@ from torch import nn
 from tqdm import tqdm
 
 from mlm.distributed.world import World
+from mlm.evaluation.results import shown
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Observer, StepMetrics
+from mlm.training.loop import Observer, StepMetrics, ratio
 
 LINE_SECONDS = 10.0
 
@@ -41,7 +42,8 @@ class ProgressBar(Observer):
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Show the training loss in nats, tokens a second and the last held-out loss."""
         heldout = "" if self.heldout_loss is None else f", held-out {self.heldout_loss:.3f}"
-        text = f"loss {metrics.mean('loss'):.3f}{heldout}, {metrics.tokens / metrics.seconds:,.0f} tokens/s"
+        speed = shown(ratio(metrics.tokens, metrics.seconds), ",.0f")
+        text = f"loss {shown(metrics.mean('loss'), '.3f')}{heldout}, {speed} tokens/s"
         done = progress.step if self.length.steps is not None else int(progress.seconds)
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(done - self.bar.n)

@@ -113,9 +113,14 @@ class StepMetrics:
         skipped: list[int] = (~self.finite_S).nonzero().flatten().tolist()
         return skipped
 
-    def mean(self, name: str) -> float:
-        """Return the mean of a sum over the targets."""
-        return self.sums[name].item() / max(self.targets, 1)
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a sum over the targets; None without targets."""
+        return ratio(self.sums[name].item(), self.targets)
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Return part / whole; None, for a measure that cannot be taken, if `whole` is 0."""
+    return part / whole if whole else None
 
 
 class Observer:
@@ -205,7 +210,8 @@ def take_step(
     """Update the weights once, and return the metrics of the step with this rank's own timings.
 
     The gradient of a step is that of the summed loss over all micro-batches and ranks, divided by their number of
-    targets: the division into micro-batches changes nothing.
+    targets: the division into micro-batches changes nothing. A step without targets changes neither weights nor the
+    optimizer's state.
     """
     began = time.perf_counter()
     fraction = settings.length.fraction(progress)
@@ -227,7 +233,7 @@ def take_step(
     norm = clip_gradients(replicas.model, settings.clip_norm)
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
     with autocast(world.device, world.dtype):  # for optimizers that multiply matrices
-        settings.optimizer.update(settings.schedule.factor(fraction), finite)
+        settings.optimizer.update(settings.schedule.factor(fraction), finite & (targets > 0))
     if settings.frequencies.has_record(progress.step + 1):
         synchronize(world.device)  # so that the record holds the time of all work that was queued in its steps
     rates = settings.optimizer.learning_rates()

@@ -46,7 +46,9 @@ class Notebook(Observer):
     steps: int = 0
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
-        self.losses.append(metrics.mean("loss"))
+        loss = metrics.mean("loss")
+        assert loss is not None
+        self.losses.append(loss)
         self.steps += metrics.steps
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import UserError
 from finetune import saved_model
-from finetune.config import TrainConfig
+from finetune.config import EarlyStopping, TrainConfig
 from finetune.data.labelled import Labelled
 from finetune.encoders import EncoderChoice
 from finetune.evaluation import results
+from finetune.evaluation.metrics import Metric
 from finetune.experiment import FinetuneConfig, FinetuneRun, finetune
 from finetune.heads.cnn import CnnHead
 from finetune.heads.linear import LinearHead
@@ -91,6 +93,64 @@ def test_observers_see_every_trial_and_progress_is_logged(
     opening, *trials = caplog.messages
     assert str(made.path) in opening
     assert ["seed 0" in trials[0], "seed 1" in trials[1], len(trials)] == [True, True, 2]
+
+
+def calm_texts(path: Path) -> str:
+    """Write sentences of the first class alone."""
+    rows = "".join(f"The harbour was calm on day {number},0\n" for number in range(12))
+    path.write_text("text,target\n" + rows, encoding="utf-8")
+    return str(path)
+
+
+def test_a_test_part_of_one_class_leaves_null_what_cannot_be_measured(run: Path, tmp_path: Path) -> None:
+    settings = config(run, tmp_path, LinearHead())
+    data = settings.data.model_copy(update={"test": calm_texts(tmp_path / "calm.csv")})
+    rule = EarlyStopping(metric="f1")
+    training = settings.train.model_copy(update={"early_stopping": rule, "seeds": (0,)})
+    made = finetune(settings.model_copy(update={"data": data, "train": training, "control": True}))
+    text = (made.path / "results.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)
+    unmeasured = {name for name, value in found["test"].items() if value is None}
+    assert unmeasured == {"f1", "mcc", "precision", "recall", "roc_auc"}
+    assert {name for name, value in found["baselines"]["majority"].items() if value is None} == unmeasured
+    assert {name for name, value in found["trials"][0]["test"].items() if value is None} == unmeasured
+    assert found["validation"]["f1"]["mean"] is not None
+    assert found["test"]["accuracy"]["std"] is None  # one trial
+    assert found["baselines"]["random_encoder"]["difference"] is None
+    assert made.results == results.read(made.path)
+    report = (made.path / "report.txt").read_text()
+    assert "f1: -" in report
+    told = [line for line in report.splitlines() if "not measured in 1 of 1 trial" in line]
+    assert {line.split()[1].rstrip(":") for line in told} == unmeasured
+
+
+def test_validation_metrics_that_cannot_be_measured_are_null_in_the_records(run: Path, tmp_path: Path) -> None:
+    settings = config(run, tmp_path, LinearHead())
+    data = settings.data.model_copy(update={"validation": calm_texts(tmp_path / "calm.csv")})
+    made = finetune(settings.model_copy(update={"data": data}))
+    records = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+    validated = [record for record in records if record["side"] == "validation"]
+    assert len(validated) == 4  # at both ends of both trials
+    for record in validated:
+        unmeasured = {name for name, value in record.items() if value is None}
+        assert unmeasured == {"f1", "mcc", "precision", "recall", "roc_auc"}
+    (board,) = (made.path / "trials").glob("*seed0")
+    events = EventAccumulator(str(board))
+    events.Reload()
+    assert "validation/accuracy" in events.Tags()["scalars"]
+    assert "validation/f1" not in events.Tags()["scalars"]
+
+
+@pytest.mark.parametrize("metric", ["f1", "mcc", "precision", "recall", "roc_auc"])
+def test_weights_cannot_be_chosen_by_a_metric_that_the_validation_part_lacks(
+    run: Path, tmp_path: Path, metric: Metric
+) -> None:
+    settings = config(run, tmp_path, LinearHead())
+    data = settings.data.model_copy(update={"validation": calm_texts(tmp_path / "calm.csv")})
+    training = settings.train.model_copy(update={"early_stopping": EarlyStopping(metric=metric)})
+    with pytest.raises(UserError, match=rf"train\.early_stopping\.metric={metric}.*validation"):
+        finetune(settings.model_copy(update={"data": data, "train": training}))
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_a_stop_is_an_exception_after_the_step(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Pretraining as a function: called from a program that has imported torch and goes on afterwards."""
 
+import json
+import math
 import os
+import random
 import signal
 import socket
 from collections.abc import Mapping
@@ -10,10 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.multiprocessing.spawn import spawn
 
 from configs import UserError, read
+from mlm import evaluate, status
 from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
+from mlm.tracking import run_directory
+from mlm.tracking.progress_bar import ProgressBar
 from mlm.training.budget import TrainingProgress
 from mlm.training.loop import Observer, StepMetrics
 from tests.mlm.test_pretrain import TINY, write_corpus
@@ -72,7 +79,7 @@ class Losses(Observer):
     """Keeps the training loss of every record."""
 
     def __init__(self) -> None:
-        self.losses: list[float] = []
+        self.losses: list[float | None] = []
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         self.losses.append(metrics.mean("loss"))
@@ -91,6 +98,84 @@ def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(ho
     assert len(observer.losses) >= 2
     finished = resume(stopped.path)
     assert hashed(finished) == hashed(whole)
+
+
+def test_steps_without_targets_have_no_loss_in_any_record(
+    home: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """From 15 % to nearly nothing: the last steps hide no token of their rows."""
+    settings = ("data.row_length=32", "evaluation.words=0", "masking.final_rate=1e-4", "train.intervals.log_steps=1")
+    run = pretrain(config_in(home, "name=none", *settings), [ProgressBar()])
+    assert run.results is not None
+    assert math.isfinite(run.results["heldout"]["loss"])
+    metrics = (run.path / "metrics.jsonl").read_text()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in metrics.splitlines()]
+    trained = [record for record in records if record["side"] == "train"]
+    empty = [record["step"] for record in trained if record["loss"] is None]
+    assert empty == [19, 20]
+    assert [record["step"] for record in trained if record["accuracy"] is None] == empty
+    assert all(record["loss"] != 0.0 for record in trained)
+    assert [record["skipped_updates"] for record in trained] == [0] * 20
+    board = EventAccumulator(str(run.path))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == list(range(1, 19))
+    assert len([line for line in caplog.messages if "step 19" in line and "masking.rate" in line]) == 1
+    assert not [line for line in caplog.messages if "step 20" in line]  # once in a run
+    assert "step 20 (100%): loss -, held-out" in capfd.readouterr().err
+    status.main([str(run.path)])
+    assert "loss -, held-out" in capfd.readouterr().out
+
+
+def test_a_text_without_letters_has_no_bits_per_byte(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor has it other measures of kinds of masks that it does not get."""
+    signs = ["😀", "🐈", "🌍", "!", "?"]
+    chance = random.Random(3)
+    lines = [" ".join("".join(chance.choices(signs, k=3)) for _ in range(12)) for _ in range(400)]
+    (home / "signs.txt").write_text("\n".join(lines), encoding="utf-8")
+    settings = (f"text.source.paths={home / 'signs.txt'}", "vocabulary.size=275", "masking.mask_share=1", "name=signs")
+    run = pretrain(config_in(home, "masking.random_share=0", *settings))
+    assert run.results is not None
+    assert run.results["heldout"]["bits_per_byte"] is None
+    assert run_directory.read_json(run.path / "results.json")["heldout"]["bits_per_byte"] is None
+    assert len([line for line in run.summary.splitlines() if "not measured: " in line]) == 1
+    evaluate.main([str(run.path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:] for line in lines if "random" in line or "itself" in line] == [["0", "-", "-", "-"]] * 6
+    assert "not measured: " in lines[-1]
+    evaluate.main([str(run.path), "--json"])
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["bits_per_byte"] is None
+    assert found["masks"]["word"]["all"] == found["masks"]["word"]["[MASK]"]
+    nothing = {"targets": 0, "loss": None, "perplexity": None, "accuracy": None}
+    assert found["masks"]["word"]["random"] == found["masks"]["word"]["itself"] == nothing
+
+
+def test_dna_is_trained_on_by_whole_words_and_measured_in_bits_per_byte(home: Path) -> None:
+    chance = random.Random(1)
+    (home / "dna.txt").write_text("\n".join("".join(chance.choices("ACGT", k=600)) for _ in range(100)))
+    run = pretrain(config_in(home, f"text.source.paths={home / 'dna.txt'}", "masking.unit=word", "name=dna"))
+    assert run.results is not None
+    assert math.log2(4) / 2 < run.results["heldout"]["bits_per_byte"] < 8
+    losses = [record["loss"] for record in run_directory.read_metrics(run.path / "metrics.jsonl")]
+    assert all(3 < loss < 7 for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        (["masking.rate=0.005"], r"masking\.rate = 0\.005.*rows of 64.*0\.007813.*data\.row_length to 100"),
+        (["masking.rate=0.005", "masking.unit=word"], r"masking\.rate = 0\.005.*rows of 64"),
+        (["masking.rate=0.005", "vocabulary.cls_sep=true"], r"raise it to 0\.008065.*data\.row_length to 102"),
+        (
+            ["masking.rate=0.0079", "text.heldout_share=0.05", "evaluation.most_rows=1"],
+            r"evaluation\.most_rows = 1 is too small.*needs 64 tokens.*: raise it or masking\.rate",
+        ),
+        (["masking.rate=0.0079", "text.heldout_share=0.001"], r"too small.*needs 64 tokens.*text\.heldout_share"),
+    ],
+)
+def test_a_held_out_text_without_targets_is_told_with_its_cause(home: Path, settings: list[str], pattern: str) -> None:
+    with pytest.raises(UserError, match=pattern):
+        pretrain(config_in(home, *settings))
 
 
 def test_a_mistake_is_an_exception(home: Path, tmp_path: Path) -> None:

@@ -112,6 +112,12 @@ def test_curves_of_nothing_are_an_empty_picture(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+def test_a_comparison_of_nothing_is_an_empty_picture(tmp_path: Path) -> None:
+    for scores in ([], [0.5]):
+        write(comparison_figure([("a", scores), ("b", [])], {}, "roc_auc"), tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_a_comparison_shows_means_single_trials_and_baselines(tmp_path: Path) -> None:
     figure = comparison_figure(
         [("empty", []), ("runs/$a", [0.75, 1.0]), ("실행", [0.5])], {"TF-IDF": 0.6, "majority class": 0.5}, "accuracy"

@@ -63,13 +63,30 @@ def test_three_classes_score_as_counted_by_hand() -> None:
     assert found["roc_auc"] == pytest.approx((7.5 / 9 + 5 / 8 + 4.5 / 5) / 3)
 
 
-def test_a_missing_class_leaves_no_roc_auc_and_no_division_by_zero() -> None:
-    all_first = scores(np.zeros(3, np.int64), one_hot([0, 0, 0], 2))
-    assert all_first == {
-        "accuracy": 1.0, "f1": 0.0, "f1_macro": 1.0, "f1_weighted": 1.0, "mcc": 0.0, "precision": 0.0, "recall": 0.0,
-        "roc_auc": None,
-    }  # fmt: skip
-    assert scores(np.array([0, 1]), one_hot([0, 1], 3))["roc_auc"] is None
+@pytest.mark.parametrize("predictions", [[0, 0, 0], [1, 0, 0], [1, 1, 1]])
+def test_metrics_of_a_class_that_is_not_there_are_none_whatever_is_predicted(predictions: list[int]) -> None:
+    all_first = scores(np.zeros(3, np.int64), one_hot(predictions, 2))
+    right = predictions.count(0)
+    f1 = 2 * right / (right + 3)
+    assert all_first == pytest.approx({
+        "accuracy": right / 3, "f1": None, "f1_macro": f1 / len({0, *predictions}), "f1_weighted": f1, "mcc": None,
+        "precision": None, "recall": None, "roc_auc": None,
+    })  # fmt: skip
+    all_second = scores(np.ones(3, np.int64), one_hot(predictions, 2))
+    assert [all_second[name] for name in ("mcc", "roc_auc")] == [None, None]
+    assert all_second["recall"] == pytest.approx(predictions.count(1) / 3)
+
+
+def test_metrics_of_several_classes_are_none_only_where_no_means_is_left() -> None:
+    two_of_three = scores(np.array([0, 1]), one_hot([0, 1], 3))
+    assert two_of_three["roc_auc"] is None
+    assert (two_of_three["mcc"], two_of_three["f1"]) == (1.0, 1.0)
+    one_of_three = scores(np.array([2, 2]), one_hot([2, 0], 3))
+    assert (one_of_three["mcc"], one_of_three["roc_auc"]) == (None, None)
+    assert one_of_three["recall"] == 0.25  # of the two classes that occur
+
+
+def test_a_class_that_is_never_predicted_is_measured() -> None:
     never_second = scores(np.array([0, 1]), one_hot([0, 0], 2))
     assert (never_second["f1"], never_second["mcc"], never_second["roc_auc"]) == (0.0, 0.0, 0.5)
 
@@ -82,9 +99,10 @@ def test_nothing_to_score_is_an_error() -> None:
 def test_a_summary_is_mean_and_sample_standard_deviation_of_what_is_known() -> None:
     found = over_trials([every(0.7, roc_auc=None), every(0.9, roc_auc=0.8)])
     assert found.accuracy.model_dump() == pytest.approx({"mean": 0.8, "std": 0.02**0.5})  # (0.1^2 + 0.1^2) / (2 - 1)
-    assert found.roc_auc == MeanStd(mean=0.8, std=0.0)
+    assert found.roc_auc == MeanStd(mean=0.8, std=None)
     alone = over_trials([every(0.7, roc_auc=None)])
-    assert (alone.accuracy, alone.roc_auc) == (MeanStd(mean=0.7, std=0.0), None)
+    assert (alone.accuracy, alone.roc_auc) == (MeanStd(mean=0.7, std=None), None)
+    assert str(alone.accuracy) == "0.700"
 
 
 def test_seeds_of_one_fold_give_the_t_interval_of_their_differences() -> None:

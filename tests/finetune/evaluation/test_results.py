@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
-from finetune.evaluation.results import difference_of, read, table
+from finetune.evaluation.results import control_of, difference_of, read, table
 from tests.finetune.run_results import NAMES, results, trials
 
 SCORES = {*NAMES, "loss"}
@@ -25,7 +25,7 @@ def test_the_file_holds_what_is_promised(tmp_path: Path) -> None:
     assert set(found["baselines"]) == {"majority", "tfidf", "random_encoder"}
     assert set(found["baselines"]["majority"]) == set(NAMES)
     assert found["baselines"]["majority"]["f1"] == pytest.approx({"mean": 0.55, "std": 0.005**0.5})
-    assert found["baselines"]["tfidf"]["f1"] == {"mean": 0.8, "std": 0.0}
+    assert found["baselines"]["tfidf"]["f1"] == {"mean": 0.8, "std": None}
     reach = 12.706204736174694 * (0.0002**0.5) / 2**0.5  # the folds differ by 0.02 and 0.04; t of 1 degree of freedom
     assert found["baselines"]["random_encoder"]["difference"] == pytest.approx(
         {"mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach, "pairs": 4}
@@ -50,6 +50,17 @@ def test_a_value_that_is_missing_is_null_and_one_that_was_not_asked_for_is_not_t
     assert found["baselines"]["tfidf"]["roc_auc"] is None
     assert set(found["baselines"]) == {"majority", "tfidf"}
     assert read(tmp_path) == made
+
+
+def test_the_control_of_a_metric_that_cannot_be_measured_has_no_difference(tmp_path: Path) -> None:
+    ours, control = trials([0.8, 0.9], roc_auc=None), trials([0.7, 0.7], roc_auc=None)
+    found = control_of(ours, control, "roc_auc")
+    assert (found.difference, found.roc_auc) == (None, None)
+    made = results([0.8, 0.9], roc_auc=None, metric="roc_auc")
+    made = made.model_copy(update={"baselines": made.baselines.model_copy(update={"random_encoder": found})})
+    made.write(tmp_path)
+    assert read(tmp_path) == made
+    assert table(made).splitlines()[-1] == "this encoder - random encoder, roc_auc: -"
 
 
 def test_trials_pair_by_fold_and_seed_whatever_their_order() -> None:
@@ -77,6 +88,7 @@ def test_the_table_of_a_single_trial_claims_no_interval() -> None:
     lines = table(results([0.75], 1, [0.5])).splitlines()
     assert lines[-2].startswith("mean ± standard deviation over 1 trial (1 fold, 1 seed)")
     assert lines[-1] == "this encoder - random encoder, accuracy: +0.250"
+    assert lines[1].split() == ["this", "encoder", "0.750", "0.750", "0.750", "0.750", "0.750"]
     assert "random" not in table(results([0.75]))
 
 

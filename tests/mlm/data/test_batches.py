@@ -21,7 +21,7 @@ from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 def assembled_in_a_loop(packed: PackedRows, row: int) -> list[tuple[int, int, int, bool, bool]]:
     """Return id, segment, position, maskable and word start of each slot of a row, one token after the other."""
     slots: list[tuple[int, int, int, bool, bool]] = []
-    rows, split = packed.rows, packed.split
+    rows, split = packed.rows, packed.splits[0]
     for number, run in enumerate(range(rows.borders[row], rows.borders[row + 1]), start=1):
         tokens = range(rows.starts[run], rows.starts[run] + rows.lengths[run])
         inside = [(int(split.tokens[i]), True, i == tokens[0] or bool(split.word_starts[i])) for i in tokens]

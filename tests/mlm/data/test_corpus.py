@@ -15,6 +15,7 @@ from mlm.config import PretrainConfig
 from mlm.data.batches import PackedRows
 from mlm.data.corpus import Corpus, DataConfig, corpus_at, open_corpus
 from mlm.evaluation.bits_per_byte import heldout_sentences
+from mlm.evaluation.ngram_baselines import first_tokens
 from tests.mlm.samples import packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
@@ -78,10 +79,10 @@ def test_joined_rows_are_the_rows_of_each_folder_in_turn(
 @given(st.lists(DOCUMENTS, min_size=1, max_size=3), st.integers(1, 80))
 def test_a_sample_takes_as_large_a_share_of_each_folder(folders: list[list[list[int]]], most: int) -> None:
     parts = [packed(split_of(documents, seed)) for seed, documents in enumerate(folders)]
-    tokens, starts = PackedRows.join(parts).first_tokens(most)
-    sizes = [len(part.split.tokens) for part in parts]
+    tokens, starts = first_tokens(PackedRows.join(parts), most)
+    sizes = [len(part.splits[0].tokens) for part in parts]
     shares = [size * min(most, sum(sizes)) // sum(sizes) for size in sizes]
-    found = [part.first_tokens(share) for part, share in zip(parts, shares, strict=True)]
+    found = [first_tokens(part, share) for part, share in zip(parts, shares, strict=True)]
     assert tokens.tolist() == [token for sampled, _ in found for token in sampled.tolist()]
     begins = np.cumsum([0, *shares]).tolist()
     assert sorted(starts.tolist()) == sorted(
@@ -96,7 +97,7 @@ def test_several_folders_are_one_corpus(home: Path) -> None:
         assert getattr(two.manifest, side) == getattr(one.manifest, side)
     sentences = [Counter(heldout_sentences(corpus.heldout.splits, corpus.tokenizer)) for corpus in (one, two)]
     assert sentences[0] == sentences[1]
-    assert sorted(two.train.first_tokens(10**9)[0].tolist()) == sorted(one.train.split.tokens.tolist())
+    assert sorted(first_tokens(two.train, 10**9)[0].tolist()) == sorted(one.train.splits[0].tokens.tolist())
 
 
 def test_the_fingerprint_of_several_folders_is_of_all_in_their_order(home: Path) -> None:

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -23,12 +23,21 @@ ENGLISH = [
     "A 2nd one, (shorter) still!",
     "Alone",
 ]
+UNSPACED = [
+    "春天的河边有许多白色的鸟儿，它们每天早上都会在水面上飞来飞去，寻找食物，直到太阳落山。",
+    "春の川辺にはたくさんの白い鳥がいて、毎朝水面を飛び回りながら食べ物を探しています。",
+    "แม่น้ำไหลผ่านหมู่บ้านเล็กๆและผู้คนตื่นแต่เช้าเพื่อไปตลาดใกล้วัดเก่า",
+]
+"""Chinese, Japanese and Thai: a sentence has no space."""
+DNA = ["GATTACAGGT" * 60, "TTGACCATGA" * 60]
 KOREAN = ["문장에서 한 단어를 가리고 나머지로 맞힌다.", "어휘가 달라도 같은 단어를 가린다.", "이모지 😀 도 있다."]
 ROW_LENGTH = 130
 
 
-def tokenizer_of(size: int, *, cls_sep: bool = False) -> Tokenizer:
-    return vocabulary.learn(iter([*ENGLISH, *KOREAN] * 3), VocabularyConfig(size=size, cls_sep=cls_sep))
+def tokenizer_of(
+    size: int, *, cls_sep: bool = False, texts: Sequence[str] = (*ENGLISH, *KOREAN), repeats: int = 3
+) -> Tokenizer:
+    return vocabulary.learn(iter([*texts] * repeats), VocabularyConfig(size=size, cls_sep=cls_sep))
 
 
 def model_of(vocabulary_size: int) -> MaskedLanguageModel:
@@ -47,7 +56,7 @@ def pieces_by_bytes(word: HiddenWord, tokenizer: Tokenizer, ids: list[int]) -> l
 
     Every character of a byte-level token stands for one byte; special tokens have none of the text's.
     """
-    begin = len(word.text[: word.start].encode()) - (word.start > 0)
+    begin = len(word.text[: word.start].encode()) - word.text[: word.start].endswith(" ")
     end = len(word.text[: word.end].encode())
     found, before = [], 0
     for piece, token in enumerate(ids):
@@ -73,7 +82,8 @@ def written_out(model: MaskedLanguageModel, tokenizer: Tokenizer, words: list[Hi
             scores_MV = model(seen, segment_mask, torch.tensor([[piece]]))
             probability *= scores_MV[0].double().softmax(dim=0)[ids[piece]].item()
         bits -= math.log2(probability)
-        total_bytes += len(word.text[word.start : word.end].encode())
+        total_bytes += sum(len(tokenizer.id_to_token(ids[piece]) or "") for piece in pieces)
+        total_bytes -= word.text[: word.start].endswith(" ")
     return bits / total_bytes
 
 
@@ -98,6 +108,46 @@ def test_bits_are_the_negative_log_of_the_product_of_token_probabilities(
     assert any(word.end == len(word.text) for word in words)
     expected = written_out(model, tokenizer, words)
     assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [261, 320])
+@pytest.mark.parametrize("cls_sep", [False, True])
+def test_bits_of_texts_without_spaces_are_counted_over_the_hidden_tokens(cls_sep: bool, size: int) -> None:
+    """A token may reach over the border of a word: it is hidden and counted whole."""
+    texts = [*UNSPACED, *DNA]
+    tokenizer, model = tokenizer_of(size, cls_sep=cls_sep, texts=texts), model_of(size)
+    words = choose_words(iter(texts), 10, 96)
+    assert len(words) == len(texts)
+    assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(
+        written_out(model, tokenizer, words), rel=1e-5
+    )
+
+
+def test_a_uniform_model_needs_as_many_bits_for_a_byte_of_dna_as_for_one_of_a_word() -> None:
+    tokenizer, model = tokenizer_of(261), model_of(261)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    words = choose_words(iter(DNA), 10, 96)
+    assert {word.end - word.start for word in words} == {24}
+    assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(math.log2(261), rel=1e-6)
+
+
+@pytest.mark.parametrize("cls_sep", [False, True])
+def test_a_special_token_named_in_the_text_is_plain_text(cls_sep: bool) -> None:
+    sentences = ["BERT puts [CLS] first.", "Then [SEP] ends it.", "So [MASK] hides, [PAD] pads and [UNK] is unknown."]
+    tokenizer, model = tokenizer_of(261, cls_sep=cls_sep), model_of(261)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    words = choose_words(iter(sentences), 10, 96)
+    assert sorted(word.text for word in words) == sorted(sentences)
+    sizes = [(word.end - word.start, int(word.start > 0)) for word in words]
+    bits = bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU)
+    # Byte by byte, with the space before each word.
+    pieces, hidden = sum(size + space for size, space in sizes), sum(size for size, _ in sizes)
+    assert bits == pytest.approx(pieces * math.log2(261) / hidden, rel=1e-6)
+    assert tokenizer.encode("[MASK]", add_special_tokens=False).ids == [MASK]  # the caller's tokenizer is as before
 
 
 def test_a_word_of_one_token_costs_its_negative_log_probability() -> None:
@@ -155,9 +205,14 @@ def test_a_window_is_a_word_with_as_much_text_around_it_as_fits(words: list[str]
     def sizes(some: list[str]) -> list[int]:
         return [len(word.encode()) for word in some]
 
-    fitting = [word for word in words if any(map(str.isalnum, word)) and len(word.encode()) <= window_bytes]
+    lettered = [word for word in words if any(map(str.isalnum, word))]
+    fitting = [word for word in lettered if len(word.encode()) <= window_bytes]
     chosen = choose_words(iter([" ".join(words)]), 10, window_bytes)
-    assert len(chosen) == bool(fitting)
+    assert len(chosen) == bool(lettered)
+    if lettered and not fitting:  # a piece of a longer one
+        assert len(chosen[0].text.encode()) <= window_bytes
+        assert any(chosen[0].text[chosen[0].start : chosen[0].end] in word for word in lettered)
+        return
     for word in chosen:
         assert word.text[word.start : word.end] in fitting
         assert word.start == 0 or word.text[word.start - 1] == " "
@@ -174,6 +229,52 @@ def test_words_are_taken_from_both_sides_in_turn() -> None:
     assert word == HiddenWord("! ! middle !", 4, 10)
 
 
-@pytest.mark.parametrize("sentence", ["", "... !", "verylongwordbeyondthewindow ?"])
-def test_a_sentence_without_a_word_that_fits_is_skipped(sentence: str) -> None:
+@pytest.mark.parametrize("sentence", ["", "... !", "😀😀 😀", "。" * 50])
+def test_a_sentence_without_a_letter_or_digit_is_skipped(sentence: str) -> None:
     assert choose_words(iter([sentence]), 1, 12) == []
+
+
+@pytest.mark.parametrize("sentence", UNSPACED)
+def test_a_word_of_a_script_without_spaces_is_hidden_alone(sentence: str) -> None:
+    (word,) = choose_words(iter([sentence]), 1, 96)
+    hidden = word.text[word.start : word.end]
+    assert word.text in sentence
+    assert 90 <= len(word.text.encode()) <= 96  # as much context as fits
+    assert len(hidden.encode()) <= 12
+    assert any(map(str.isalnum, hidden))
+
+
+def test_words_of_unicodes_segmentation_are_not_cut() -> None:
+    text = "我们用2024年的BERT模型，don't也行。"
+    found = {choose_words(iter([text + "好" * n]), 1, 200)[0] for n in range(60)}
+    hidden = {word.text[word.start : word.end] for word in found}
+    assert {"2024", "BERT", "don't"} <= hidden
+    assert all(len(one) == 1 for one in hidden - {"2024", "BERT", "don't"})
+
+
+def test_a_piece_never_parts_a_letter_from_its_marks() -> None:
+    letter = "e\u0301\u0323"  # 5 bytes
+    (word,) = choose_words(iter([letter * 100]), 1, 32)
+    assert word.text[word.start : word.end] == letter
+    assert word.text == letter * 6
+
+
+def test_pieces_of_long_words_are_chosen_only_where_there_are_too_few_words() -> None:
+    sentences = [*DNA, *ENGLISH, *UNSPACED]
+    whole = choose_words(iter([*ENGLISH, *UNSPACED]), 10, 96)
+    assert choose_words(iter(sentences), len(whole), 96) == whole
+    everything = choose_words(iter(sentences), 10, 96)
+    assert everything[: len(whole)] == whole
+    assert {word.text[word.start : word.end] in "".join(DNA) for word in everything[len(whole) :]} == {True}
+    assert len(everything) == len(sentences)
+
+
+def test_sentences_with_a_long_word_or_a_foreign_name_keep_the_words_of_earlier_versions() -> None:
+    url = "https://example.org/" + "a" * 100
+    sentences = [
+        f"See {url} for it.",
+        "The city of 北京 (Beijing) is large, and 東京都 is larger.",
+        "Café “Über” — x² °C.",
+    ]
+    hidden = [word.text[word.start : word.end] for word in choose_words(iter(sentences), 10, 40)]
+    assert hidden == ["and", "it.", "“Über”"]

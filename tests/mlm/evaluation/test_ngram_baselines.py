@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, first_tokens, measure_baseline
 from tests.mlm.samples import offsets, packed
 from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP
@@ -27,7 +27,7 @@ def split_of(segments: Sequence[Sequence[int]]) -> ShardArrays:
 
 
 def built(segments: Sequence[Sequence[int]], most_tokens: int = 10**6) -> tuple[Unigram, Bigram]:
-    tokens, starts = packed(split_of(segments), alone=True).first_tokens(most_tokens)
+    tokens, starts = first_tokens(packed(split_of(segments), alone=True), most_tokens)
     unigram = Unigram(tokens, V)
     return unigram, Bigram(tokens, starts, unigram, V)
 

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 
 from mlm.config import PretrainConfig
 from mlm.data.masking import Masking
-from mlm.tracking import run_directory
+from mlm.tracking import plots, run_directory
 from mlm.tracking.metrics_logger import SPIKE_RECORDS, MetricsLogger
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.divergence import DivergenceStop
@@ -81,6 +82,36 @@ def test_a_loss_spike_is_logged_also_after_a_resume(tmp_path: Path, lines: Calla
     second.log(TrainingProgress(SPIKE_RECORDS + 2), metrics(9.0))
     assert lines() == [f"step {SPIKE_RECORDS + 2}: loss spike, 9.000 nats"]
     second.close(None)
+
+
+def test_a_measure_that_cannot_be_taken_is_null_and_no_spike(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+    logger = opened(tmp_path / "run")
+    for step in range(1, SPIKE_RECORDS + 1):
+        logger.log(TrainingProgress(step), metrics(1.0 + step % 2 / 10))
+    for step in range(SPIKE_RECORDS + 1, SPIKE_RECORDS + 3):
+        logger.log(TrainingProgress(step), replace(metrics(0.0), targets=0, seconds=0.0))
+    logger.close({"heldout": {"loss": 1.0, "bits_per_byte": None}})
+    assert len(lines()) == 1
+    assert "masking.rate" in lines()[0]
+    assert list(logger.recent) == [1.0 + step % 2 / 10 for step in range(1, SPIKE_RECORDS + 1)]
+    last = records(tmp_path / "run")[-1]
+    assert [last[name] for name in ("loss", "accuracy", "gradient_norm")] == [None] * 3
+    assert [last[name] for name in ("tokens_per_second", "mfu", "data_wait_share")] == [None] * 3
+    board = EventAccumulator(str(tmp_path / "run"))
+    board.Reload()
+    assert len(board.Scalars("train/loss")) == SPIKE_RECORDS
+    assert "hparam/loss" in board.Tags()["scalars"]
+    assert "hparam/bits_per_byte" not in board.Tags()["scalars"]
+    again = opened(tmp_path / "run", start=SPIKE_RECORDS + 2)
+    assert len(again.recent) == SPIKE_RECORDS - 2  # those of the last records that have a loss
+    again.close(None)
+
+
+def test_curves_without_a_single_loss_are_drawn(tmp_path: Path) -> None:
+    none = [{"side": side, "tokens": 10, "loss": None, "accuracy": None} for side in run_directory.SIDES]
+    for number, found in enumerate(([], none)):
+        plots.draw(found, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_flops_follow_the_masked_share_that_is_in_force(tmp_path: Path) -> None:

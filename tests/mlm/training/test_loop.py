@@ -191,6 +191,76 @@ def test_a_nan_batch_leaves_the_weights_unchanged(config: OptimizerConfig, what:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@dataclass
+class Emptied:
+    """A task some of whose steps, or else some of whose micro-batches, have no targets."""
+
+    task: MaskedLMTask
+    empty_steps: Sequence[int] = ()
+    empty_micro_batches: int = 0
+    """Number of them before, between and after those of the task."""
+
+    def micro_batches(self, step: int, progress: float) -> Sequence[Batch]:
+        batches = self.task.micro_batches(step, progress)
+        empty = [batch.without_targets() for batch in batches]
+        filled = empty if step in self.empty_steps else batches
+        return [*empty[:1] * self.empty_micro_batches, *filled, *empty[:1] * self.empty_micro_batches]
+
+    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return self.task.losses(model, batch)
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        return self.task.evaluate(model)
+
+
+@every_optimizer
+@pytest.mark.parametrize("empty_step", [0, 2])
+def test_a_step_without_targets_has_no_loss_and_changes_nothing(config: OptimizerConfig, empty_step: int) -> None:
+    model = model_of()
+    optimizer = config.build(model)
+    states = [copy.deepcopy((model.state_dict(), optimizer.state_dict()))]
+
+    def save(progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
+        states.append(copy.deepcopy((model.state_dict(), optimizer.state_dict())))
+
+    task = Emptied(task_of(sentences(40), micro_batch_rows=4), [empty_step])
+    end, notebook = run(task, model, optimizer, 4, notebook=Notebook(saving=save))
+    is_empty = [step == empty_step for step in range(4)]
+    assert [same(before[0], after[0]) for before, after in itertools.pairwise(states)] == is_empty
+    assert [metrics.mean("loss") is None for _, metrics in notebook.logged] == is_empty
+    assert [metrics.mean("correct") is None for _, metrics in notebook.logged] == is_empty
+    assert [metrics.skipped for _, metrics in notebook.logged] == [[]] * 4  # no divergence
+    assert end.step == 4
+    # The moments are those before it, too; only the rate of the schedule moves on.
+    for before, after in zip(states[empty_step][1], states[empty_step + 1][1], strict=True):
+        moments = [value for state in after["state"].values() for value in state.values()]
+        assert same(before["state"], after["state"]) if empty_step else not any(value.any() for value in moments)
+
+
+def test_steps_without_targets_do_not_enter_the_means_of_a_record() -> None:
+    intervals = Frequencies(log_steps=4, evaluate_steps=100, checkpoint_steps=100)
+    with_some, alone = (
+        run(Emptied(task_of(sentences(40)), steps), model, AdamW().build(model), 4, intervals=intervals)[1]
+        for steps, model in (([1, 3], model_of()), ([], model_of()))
+    )
+    each = run(Emptied(task_of(sentences(40)), [1, 3]), (model := model_of()), AdamW().build(model), 4)[1].logged
+    losses = [(metrics.sums["loss"].item(), metrics.targets) for _, metrics in each]
+    assert [targets > 0 for _, targets in losses] == [True, False, True, False]
+    mean = with_some.logged[0][1].mean("loss")
+    assert mean == pytest.approx(sum(loss for loss, _ in losses) / sum(targets for _, targets in losses))
+    assert mean != alone.logged[0][1].mean("loss")
+
+
+@every_optimizer
+def test_micro_batches_without_targets_change_nothing(config: OptimizerConfig) -> None:
+    def trained(empty_micro_batches: int) -> tuple[dict[str, Tensor], list[float]]:
+        model, task = model_of(), task_of(sentences(40), micro_batch_rows=3)
+        emptied = Emptied(task, empty_micro_batches=empty_micro_batches)
+        return model.state_dict(), run(emptied, model, config.build(model), 3)[1].losses
+
+    assert same(trained(0), trained(2))
+
+
 @every_optimizer
 @pytest.mark.parametrize("resumed_at", [2, 4, 7])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
@@ -427,6 +497,7 @@ def test_steps_are_merged_into_one_record() -> None:
     assert (merged.targets, merged.tokens, merged.seconds, merged.waited_seconds) == (9, 60, 1.5, 0.75)
     assert (merged.steps, merged.skipped, merged.mean("loss")) == (3, [1, 2], 7.0 / 9)
     assert (merged.learning_rates, merged.gradient_norm.item()) == ({"lr": 0.5}, 4.0)
+    assert replace(merged, targets=0).mean("loss") is None
 
 
 def test_there_is_one_backward_pass_in_the_tree() -> None:
