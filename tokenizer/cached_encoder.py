@@ -39,7 +39,7 @@ class CachedEncoder:
 
     def __init__(self, tokenizer: Tokenizer, limit_chunks: int = _LIMIT_CHUNKS) -> None:
         """Copy the merges and the normaliser of `tokenizer`; remember about `limit_chunks` chunks at most."""
-        self._normalizer = tokenizer.normalizer
+        self.normalizer = tokenizer.normalizer
         plain = Tokenizer.from_str(tokenizer.to_str())
         plain.normalizer = None  # texts are normalised before they are split into chunks
         plain.encode_special_tokens = True
@@ -48,8 +48,8 @@ class CachedEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return the encoding of each of `texts`."""
         self._chunks.limit()
-        if self._normalizer is not None:
-            texts = [self._normalizer.normalize_str(text) for text in texts]
+        if self.normalizer is not None:
+            texts = [self.normalizer.normalize_str(text) for text in texts]
         tokens_of = self._chunks.__getitem__
         encoded = [b"".join(map(tokens_of, _cut(text))) for text in texts]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) // np.dtype(np.uint32).itemsize
