@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
@@ -18,6 +18,7 @@ from tokenizers.normalizers import Normalizer
 
 from configs import Config
 from tokenizer import sentences
+from tokenizer.cached_encoder import normalise_by
 from tokenizer.sources import Document, Documentation, Source, hash_texts
 
 Side = Literal["train", "heldout"]
@@ -80,12 +81,13 @@ def as_read_by(normalizer: Normalizer | None) -> AsRead:
 
     A text of which nothing would be left stays as it is: not all of those are equal.
     """
-    return str if normalizer is None else lambda text: sentences.collapse(normalizer.normalize_str(text)) or text
+    normalise = normalise_by(normalizer)
+    return str if normalizer is None else lambda text: sentences.collapse(normalise(text)) or text
 
 
-def describe_dropped(counts: Mapping[str, int]) -> str:
+def describe_dropped(counts: Iterable[tuple[str, int]]) -> str:
     """Return a line with the numbers of dropped texts by reason; empty where none was dropped."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts if count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     at_sentences = fall_to_one_side(options.text, as_read_by(options.vocabulary.normalizer()))
     tokenizer = learn_from(options.text, options.vocabulary, at_sentences=at_sentences, dropped=dropped)
     seconds = time.monotonic() - start
-    if said := describe_dropped(dropped):
+    if said := describe_dropped(dropped.items()):
         print(f"dropped: {said}")
     if not given.output.exists():
         given.output.parent.mkdir(parents=True, exist_ok=True)

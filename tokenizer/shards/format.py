@@ -71,7 +71,7 @@ class ShardManifest(Config):
 
     def remarks(self) -> list[str]:
         """Return lines on what cleaning dropped and on how the sides were told; none if there is nothing to say."""
-        lines = [f"dropped: {said}"] if (said := describe_dropped(self.dropped)) else []
+        lines = [f"dropped: {said}"] if (said := describe_dropped(self.dropped.items())) else []
         one_side = "all documents fell to one side of the held-out split: their sentences are shared out between both"
         return [*lines, *([one_side] if self.split_at_sentences else [])]
 
