@@ -157,6 +157,7 @@ def _summary(experiment: _Experiment) -> str:
 def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:
     """Train on every split with every seed; save and return the model that validates best."""
     config, world, class_names = experiment.config, experiment.world, experiment.dataset.class_names
+    most_frequent = class_names[np.bincount(experiment.dataset.train.labels).argmax()]
     finished: list[TrialResult] = []
     best: SavedModel | None = None
     for split in experiment.splits:
@@ -165,7 +166,7 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]
             trial = Trial(config, split, seed, len(class_names), variants=variants)
             result, classifier = _run_trial(experiment, trial)
             if best is None or result.goodness > max(one.goodness for one in finished):
-                best = SavedModel(classifier, config, class_names, precision_of(world.dtype))
+                best = SavedModel(classifier, config, class_names, precision_of(world.dtype), most_frequent)
                 if world.is_main:
                     best.save(experiment.path)
             finished.append(result)

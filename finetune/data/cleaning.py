@@ -86,8 +86,10 @@ class RowReader:
 
         They are the identity, and what the encoder reads, with and without prefix.
         """
-        given = [row[column] for column in self.columns]
-        return text_keys(given, [[*map(self.cleaning.clean, given)], self.texts(row)], as_read)
+        given, cleaned = [row[column] for column in self.columns], [self.texts(row)]
+        if self.cleaning.prefix:
+            cleaned.append(tuple(map(self.cleaning.clean, given)))
+        return text_keys(given, cleaned, as_read)
 
 
 def text_keys(given: Sequence[str], cleaned: Iterable[Sequence[str]], as_read: AsRead) -> tuple[Hashable, ...]:
