@@ -220,6 +220,29 @@ def test_rows_without_a_text_get_no_class_and_are_counted(
     assert [line.split(",")[2] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]] == [str(label), ""]
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_empty_text_of_a_submission_gets_the_most_frequent_class(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recorded: bool
+) -> None:
+    sentences, labels = samples.texts(40, seed=5)
+    rare = str(1 - max(set(samples.texts(90)[1]), key=samples.texts(90)[1].count))  # not that of training
+    rows = [sentence for sentence, label in zip(sentences, labels, strict=True) if str(label) == rare]
+    (tmp_path / "in.csv").write_text("text,id\n" + "".join(f"{row},{n}\n" for n, row in enumerate([*rows, "", " "])))
+    model = shutil.copytree(tuned, tmp_path / "run")
+    if not recorded:  # as an earlier version saved it
+        description = json.loads((model / "model" / "model.json").read_text())
+        assert description.pop("most_frequent") != rare
+        (model / "model" / "model.json").write_text(json.dumps(description))
+        (model / "model" / "manifest.json").unlink()
+        seal(model / "model", tmp_path / "sealed", 0)
+        (tmp_path / "sealed").rename(model / "model")
+    output = tmp_path / "out.csv"
+    predict.main([str(model), "--file", str(tmp_path / "in.csv"), "--output", str(output), "--submission", "id"])
+    *_, before, last = [line.split(",")[1] for line in output.read_text().splitlines()]
+    assert before == last == (str(1 - int(rare)) if recorded else rare)
+    assert f"2 empty texts got {last}, the " in capsys.readouterr().err
+
+
 def test_cleaning_is_stored_with_the_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = fine_tune(
         tmp_path, f"encoder.run={run}", "data.cleaning.lower_case=true", "data.cleaning.urls=remove", "train.epochs=1"
