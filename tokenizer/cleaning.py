@@ -30,6 +30,8 @@ AsRead = Callable[[str], str]
 
 _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
+ONE_SIDE = "all documents fell to one side of the held-out split: their sentences are shared out between both"
+"""The line that says that `fall_to_one_side` is true."""
 _READING = "texts are equal as they are read"
 """Part of the fingerprint of a text that a tokenizer normalises."""
 HASH_BYTES = 16

@@ -9,7 +9,7 @@ from pathlib import Path
 from configs import UserError, command
 from tokenizer import command_line, vocabulary
 from tokenizer.cache import learn_from, save
-from tokenizer.cleaning import Reason, as_read_by, describe_dropped, fall_to_one_side
+from tokenizer.cleaning import ONE_SIDE, Reason, as_read_by, describe_dropped, fall_to_one_side
 from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig
 
 _EXAMPLES = """\
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     seconds = time.monotonic() - start
     if said := describe_dropped(dropped.items()):
         print(f"dropped: {said}")
+    if at_sentences:
+        print(ONE_SIDE)
     if not given.output.exists():
         given.output.parent.mkdir(parents=True, exist_ok=True)
         save(tokenizer, given.output)

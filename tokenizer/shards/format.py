@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
-from tokenizer.cleaning import Reason, Side, TextConfig, describe_dropped
+from tokenizer.cleaning import ONE_SIDE, Reason, Side, TextConfig, describe_dropped
 from tokenizer.sources.documentation import PackageWords
 
 TokenType = Literal["<u2", "<u4"]
@@ -72,8 +72,7 @@ class ShardManifest(Config):
     def remarks(self) -> list[str]:
         """Return lines on what cleaning dropped and on how the sides were told; none if there is nothing to say."""
         lines = [f"dropped: {said}"] if (said := describe_dropped(self.dropped.items())) else []
-        one_side = "all documents fell to one side of the held-out split: their sentences are shared out between both"
-        return [*lines, *([one_side] if self.split_at_sentences else [])]
+        return [*lines, *([ONE_SIDE] if self.split_at_sentences else [])]
 
 
 @dataclass(frozen=True)
