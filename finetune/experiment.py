@@ -34,6 +34,7 @@ from mlm.distributed.device import precision_of, with_precision
 from mlm.distributed.world import World, joined
 from mlm.tracking import run_directory
 from mlm.training.loop import Observer
+from tokenizer.cleaning import describe_dropped
 
 __all__ = ["FinetuneConfig", "FinetuneRun", "finetune"]
 
@@ -89,8 +90,7 @@ def finetune(
     with joined() as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
         world = with_precision(world, config.train.precision)
-        encoder_sha256 = _check_fit(config, world)
-        dataset = config.data.load(encoders.corpus_of(choice))
+        encoder_sha256, dataset = _load(config, world)
         splits = config.splits.splits(dataset)
         _check_early_stopping(config, dataset, splits)
         path = Path(world.from_main("making the run's directory", lambda: str(run_directory.create(runs, name))))
@@ -111,15 +111,15 @@ def finetune(
         return FinetuneRun(path, found, model, text)
 
 
-def _check_fit(config: FinetuneConfig, world: World) -> str:
-    """Check settings and encoder before data is read and a run made; return the SHA-256 of the encoder's weights."""
+def _load(config: FinetuneConfig, world: World) -> tuple[str, Dataset]:
+    """Check settings and encoder, then read the data, before a run is made; return the SHA-256 of the weights too."""
     encoder = encoders.open_encoder(config.encoder, seed=0)
     sha256 = weights.sha256(weights.host_state_dict(encoder))
     require_mask(config.augment, encoder.mask_text)
     if config.augment.replace:
         encoders.open_predictor(config.encoder, world)
     config.trainable.prepare(Classifier(encoder, config.head.build(encoder, num_classes=2)))
-    return sha256
+    return sha256, config.data.load(encoders.corpus_of(config.encoder), encoder.as_read)
 
 
 def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list[DataSplit]) -> None:
@@ -151,13 +151,14 @@ def _summary(experiment: _Experiment) -> str:
         f"run {experiment.path}: {config.head.kind} head on {encoder}, {experiment.world}",
         f"examples: {sizes}{folds}; classes: {', '.join(map(metrics.short, dataset.class_names))}",
     ]
-    dropped = ", ".join(f"{number:,} {reason}" for reason, number in dataset.counts.items() if number)
+    dropped = describe_dropped(dataset.counts.items())
     return "\n".join([*lines, f"dropped: {dropped}"] if dropped else lines)
 
 
 def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:
     """Train on every split with every seed; save and return the model that validates best."""
     config, world, class_names = experiment.config, experiment.world, experiment.dataset.class_names
+    most_frequent = class_names[np.bincount(experiment.dataset.train.labels).argmax()]
     finished: list[TrialResult] = []
     best: SavedModel | None = None
     for split in experiment.splits:
@@ -166,7 +167,7 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]
             trial = Trial(config, split, seed, len(class_names), variants=variants)
             result, classifier = _run_trial(experiment, trial)
             if best is None or result.goodness > max(one.goodness for one in finished):
-                best = SavedModel(classifier, config, class_names, precision_of(world.dtype))
+                best = SavedModel(classifier, config, class_names, precision_of(world.dtype), most_frequent)
                 if world.is_main:
                     best.save(experiment.path)
             finished.append(result)

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,8 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
 
     The file has the table's columns, the predicted class, and a column of probabilities for each class. With
     `submission` it has that column and the predicted class only, under the name of the training labels' column. Rows
-    with an empty text get no class; if all are empty, that is a UserError.
+    with an empty text get no class, but in a submission the most frequent one of training; an older model does not tell
+    it, and the one predicted most often takes its place. If all are empty, that is a UserError.
     """
     reader = model.config.data.reader
     rows = reader.rows(source, () if submission is None else (submission,))
@@ -103,13 +105,24 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
             bar.update(len(part))
     if empty == len(rows):
         raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(reader.columns)})")
+    got = "no class" if submission is None or not empty else _fill_empty(lines, model.most_frequent)
     with output.open("x", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(lines)
-    remarks = {"empty texts got no class": empty, "were truncated to the encoder's limit": truncated}
+    remarks = {f"empty texts got {got}": empty, "were truncated to the encoder's limit": truncated}
     said = [f"{number:,} {remark}" for remark, number in remarks.items() if number]
     missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
     said += [f"there is no column {name}: texts are classified without it" for name in missing]
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
+
+
+def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None) -> str:
+    """Fill in the missing classes of a submission, whose first line is the header; return the class and its origin."""
+    known = most_frequent or Counter(predicted for _, predicted in lines[1:] if predicted).most_common(1)[0][0]
+    for line in lines[1:]:
+        line[1] = line[1] or known
+    if most_frequent is None:
+        return f"{known}, the class predicted most often here: this older model does not tell that of training"
+    return f"{known}, the most frequent class of training"
 
 
 def _rows(model: "SavedModel", texts: Sequence[str]) -> list[dict[str, str]]:

@@ -31,6 +31,8 @@ class Description(Config):
     """Names of the classes, by index."""
     precision: ComputePrecision = "float32"
     """Precision of training and evaluation; older models lack it, and float32 suits them."""
+    most_frequent: str | None = None
+    """The most frequent class of the training data; older models lack it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class SavedModel:
     config: FinetuneConfig
     class_names: tuple[str, ...]
     precision: ComputePrecision
+    most_frequent: str | None = None
+    """The most frequent class of the training data; None for an older model, which does not tell."""
 
     def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
         """Return the prediction for each row of a table, on the world's device; texts are cleaned as in training."""
@@ -75,6 +79,7 @@ class SavedModel:
             encoder="hub" if self.config.encoder.run is None else "run",
             classes=self.class_names,
             precision=self.precision,
+            most_frequent=self.most_frequent,
         )
         (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
         seal(partial, run / MODEL_FOLDER, 0)
@@ -98,7 +103,8 @@ def load(run: Path, device: torch.device) -> SavedModel:
     encoder = encoders.restore_encoder(description.encoder, folder / ENCODER)
     classifier = Classifier(encoder, config.head.build(encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
-    return SavedModel(classifier.to(device).eval(), config, description.classes, description.precision)
+    described = description.classes, description.precision, description.most_frequent
+    return SavedModel(classifier.to(device).eval(), config, *described)
 
 
 def newest(runs: Path) -> Path:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict
 
 from configs import Config, UserError, command, read
 from finetune.data.labelled import ClassificationData, Labelled
+from tokenizer.cleaning import describe_dropped
 
 EXAMPLES = """
 examples:
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str]) -> None:
     lines = [text for example in examples for text in example if text]
     options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{options.output}: {len(lines):,} texts")
+    if empty := len(examples) * len(reader.columns) - len(lines):
+        print(f"dropped: {describe_dropped([('empty texts', empty)])}")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def describe(made: PretrainComponents) -> str:
             f"  {f'rows of {config.data.row_length}':38}{len(rows):>14,}",
             f"  {'slots that are not padding':38}{rows.tokens / (len(rows) * config.data.row_length):>14.2%}",
             f"  {'tokens that a token attends to':38}{context:>14.1f}",
+            *(f"  {remark}" for remark in manifest.remarks()),
             f"cost on {world.device}, matrix products in {precision_of(world.dtype)}",
             f"  {'tokens a step':38}{tokens_per_step:>14,.0f}",
             f"  {'FLOPs a step':38}{per_token * tokens_per_step:>14.3g}",

@@ -235,6 +235,8 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained
         threads = f", {components.threads} threads" if components.threads > 1 else ""
         tokens = components.corpus.manifest.train.tokens
         logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
+        for remark in components.corpus.manifest.remarks():
+            logger.info(remark)
     all_observers += [SamplePredictions(partial(_filled, components), metrics_logger), *observers]
     settings = LoopSettings(
         components.optimizer,

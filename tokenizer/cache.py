@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +10,15 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from tokenizer import vocabulary
-from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
+from tokenizer.cleaning import (
+    Reason,
+    SeenHashes,
+    TextConfig,
+    as_read_by,
+    clean_documents,
+    fall_to_one_side,
+    fingerprint_as_read,
+)
 from tokenizer.shards import format
 from tokenizer.shards.build import build
 from tokenizer.sources import hash_texts
@@ -31,23 +40,38 @@ def find_or_build_shards(
     fingerprint = text.fingerprint()
     cache.mkdir(parents=True, exist_ok=True)
     if tokenizer_path is None:
-        key = hash_texts(str(_LEARNING), settings.model_dump_json(), fingerprint)
+        key = hash_texts(
+            str(_LEARNING), settings.model_dump_json(), fingerprint_as_read(fingerprint, settings.normalizer())
+        )
         tokenizer_path = cache / f"tokenizer-{key:.16}.json"
         if not tokenizer_path.exists():
-            save(learn_from(text, settings), tokenizer_path)
+            at_sentences = fall_to_one_side(text, as_read_by(settings.normalizer()))
+            save(learn_from(text, settings, at_sentences=at_sentences), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
-    key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)
+    read = fingerprint_as_read(fingerprint, tokenizer.normalizer)
+    key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), read)
     output = cache / f"shards-{key:.16}"
     build(text, tokenizer, output, fingerprint=fingerprint)
     return output
 
 
-def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be."""
+def learn_from(
+    text: TextConfig,
+    settings: VocabularyConfig,
+    *,
+    at_sentences: bool = False,
+    dropped: Counter[Reason] | None = None,
+) -> Tokenizer:
+    """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be.
+
+    `at_sentences` and `dropped`, the numbers dropped of the text that is read, are those of `clean_documents`.
+    """
+    as_read = as_read_by(settings.normalizer())
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
     with closing(sqlite3.connect("", check_same_thread=False)) as database:
         documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
-        cleaned = clean_documents(text, documents, SeenHashes(database))
+        seen = SeenHashes(database)
+        cleaned = clean_documents(text, documents, seen, as_read, at_sentences=at_sentences, dropped=dropped)
         sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
         return vocabulary.learn(sentences, settings)
 

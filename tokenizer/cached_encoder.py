@@ -7,13 +7,13 @@ chunks end to end, each with the space before it. Natural text repeats few chunk
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 _STARTS_WORD = 1 << 31
 """Bit of a stored token that is the first of a word; no id is so large."""
@@ -22,6 +22,8 @@ _LIMIT_CHARACTERS = 25_000_000
 """The table is emptied beyond either limit, so that memory stays flat (about 150 MB); it fills again in seconds."""
 _ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
 """The byte-level pre-tokenizer's own pattern, as far as printable ASCII goes."""
+_UNICODE_FORMS = (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)
+"""Normalisers that leave ASCII as it is."""
 
 
 class Encoded(NamedTuple):
@@ -34,12 +36,26 @@ class Encoded(NamedTuple):
     """Number of tokens of each text."""
 
 
+def normalise_by(normalizer: normalizers.Normalizer | None) -> Callable[[str], str]:
+    """Return a function that does what `normalizer` does, fast for ASCII under the usual ones; None changes nothing."""
+    if normalizer is None:
+        return str
+    steps = [normalizer]
+    if isinstance(normalizer, normalizers.Sequence):
+        steps = [normalizer[place] for place in range(len(normalizer))]
+    if not all(isinstance(step, (*_UNICODE_FORMS, normalizers.Lowercase)) for step in steps):
+        return normalizer.normalize_str
+    of_ascii = str.lower if any(isinstance(step, normalizers.Lowercase) for step in steps) else str
+    return lambda text: of_ascii(text) if text.isascii() else normalizer.normalize_str(text)
+
+
 class CachedEncoder:
     """Encodes as a tokenizer does, without [CLS] and [SEP]; '[MASK]' and the like in a text are plain characters."""
 
     def __init__(self, tokenizer: Tokenizer, limit_chunks: int = _LIMIT_CHUNKS) -> None:
         """Copy the merges and the normaliser of `tokenizer`; remember about `limit_chunks` chunks at most."""
-        self._normalizer = tokenizer.normalizer
+        self.normalizer = tokenizer.normalizer
+        self._normalise = normalise_by(self.normalizer)
         plain = Tokenizer.from_str(tokenizer.to_str())
         plain.normalizer = None  # texts are normalised before they are split into chunks
         plain.encode_special_tokens = True
@@ -48,8 +64,7 @@ class CachedEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return the encoding of each of `texts`."""
         self._chunks.limit()
-        if self._normalizer is not None:
-            texts = [self._normalizer.normalize_str(text) for text in texts]
+        texts = list(map(self._normalise, texts))
         tokens_of = self._chunks.__getitem__
         encoded = [b"".join(map(tokens_of, _cut(text))) for text in texts]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) // np.dtype(np.uint32).itemsize

@@ -6,25 +6,34 @@ Splitting looks at one document alone and may run ahead, in any process; duplica
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from tokenizers.normalizers import Normalizer
 
 from configs import Config
 from tokenizer import sentences
+from tokenizer.cached_encoder import normalise_by
 from tokenizer.sources import Document, Documentation, Source, hash_texts
 
 Side = Literal["train", "heldout"]
 Reason = Literal["duplicate documents", "short sentences", "long sentences", "duplicate sentences"]
 """Reasons for which cleaning drops text."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
+AsRead = Callable[[str], str]
+"""Gives a text as a model reads it, by which texts are told to be equal; `str` where the tokenizer changes nothing."""
 
 _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
+ONE_SIDE = "all documents fell to one side of the held-out split: their sentences are shared out between both"
+"""The line that says that `fall_to_one_side` is true."""
+_READING = "texts are equal as they are read"
+"""Part of the fingerprint of a text that a tokenizer normalises."""
 HASH_BYTES = 16
 """Size of the hash that stands for a text among those seen."""
 BATCH_CHARACTERS = 1_000_000
@@ -47,9 +56,11 @@ class TextConfig(Config):
     maximum_words: int | None = Field(default=None, ge=1)
     """Drop sentences of more white-space-separated words; null: none."""
     deduplicate: Literal["none", "documents", "sentences"] = "documents"
-    """Drop each document, or each sentence, that repeats an earlier one, differences in white space aside."""
+    """Drop each document, or each sentence, that repeats an earlier one. Texts are equal if the tokenizer reads them
+    alike: normalised and lower-cased as it does, whatever their white space."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
-    """Share of the documents that is never trained on, chosen by a hash of their text: the same on every machine."""
+    """Share of the documents that is never trained on, chosen by a hash of their text: the same on every machine, and
+    for equal texts. Where all documents fall to one side, as a single one does, their sentences are shared out."""
 
     @model_validator(mode="after")
     def _lengths_leave_something(self) -> Self:
@@ -60,6 +71,25 @@ class TextConfig(Config):
     def fingerprint(self) -> str:
         """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""
         return hash_texts(str(_FORMAT), self.model_dump_json(exclude={"source"}), self.source.fingerprint())
+
+
+def fingerprint_as_read(fingerprint: str, normalizer: Normalizer | None) -> str:
+    """Return the fingerprint of a text whose sides and duplicates a tokenizer with `normalizer` tells."""
+    return fingerprint if normalizer is None else hash_texts(fingerprint, _READING)
+
+
+def as_read_by(normalizer: Normalizer | None) -> AsRead:
+    """Return the function that gives a text with single spaces as a tokenizer with `normalizer` reads it.
+
+    A text of which nothing would be left stays as it is: not all of those are equal.
+    """
+    normalise = normalise_by(normalizer)
+    return str if normalizer is None else lambda text: sentences.collapse(normalise(text)) or text
+
+
+def describe_dropped(counts: Iterable[tuple[str, int]]) -> str:
+    """Return a line with the numbers of dropped texts by reason; empty where none was dropped."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts if count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +109,7 @@ class SentenceTable:
     lengths: NDArray[np.int64]
     """Number of sentences of each document."""
     heldout: NDArray[np.bool_]
-    """True where a document is on the held-out side."""
+    """True for each sentence on the held-out side."""
     dropped: NDArray[np.int64]
     """Number of sentences of each document dropped as too short or too long, (documents, reasons)."""
     hashes: list[bytes]
@@ -107,15 +137,43 @@ class SeenHashes:
         return is_new
 
 
-def clean_documents(text: TextConfig, documents: Iterable[Document], seen: SeenHashes) -> Iterator[CleanDocument]:
-    """Yield the cleaned documents of which a sentence is left, and add their hashes to `seen`."""
+def clean_documents(
+    text: TextConfig,
+    documents: Iterable[Document],
+    seen: SeenHashes,
+    as_read: AsRead = str,
+    *,
+    at_sentences: bool = False,
+    dropped: Counter[Reason] | None = None,
+) -> Iterator[CleanDocument]:
+    """Yield the cleaned documents of which a sentence is left, and add their hashes to `seen`.
+
+    `dropped` is increased by the numbers dropped. The other arguments are those of `split_documents`; with
+    `at_sentences` each part of a document on one side is a document.
+    """
     for batch in batch_documents(documents):
-        all_sentences, table = split_documents(text, batch)
-        kept, _ = drop_duplicates(table, text, seen)
-        kept_sentences = itertools.compress(all_sentences, kept)
-        for length, heldout in zip(kept_lengths(table, kept).tolist(), table.heldout.tolist(), strict=True):
-            if found := list(itertools.islice(kept_sentences, length)):
-                yield CleanDocument(found, "heldout" if heldout else "train")
+        all_sentences, table = split_documents(text, batch, as_read, at_sentences=at_sentences)
+        kept, newly_dropped = drop_duplicates(table, text, seen)
+        if dropped is not None:
+            dropped.update(newly_dropped)
+        kept_sentences, lengths = itertools.compress(all_sentences, kept), kept_lengths(table, kept)
+        sides = table.heldout[kept][np.cumsum(lengths) - lengths]  # of the first sentence of each
+        for length, heldout in zip(lengths.tolist(), sides.tolist(), strict=True):
+            yield CleanDocument([*itertools.islice(kept_sentences, length)], "heldout" if heldout else "train")
+
+
+def fall_to_one_side(text: TextConfig, as_read: AsRead) -> bool:
+    """Return True if all documents are on one side, so that they must be split between the sides at sentences.
+
+    The source is read up to the first document of the other side.
+    """
+    sides = set[bool]()
+    for document in text.source.documents():
+        _, table = split_documents(text, [document], as_read)
+        sides.update(table.heldout.tolist())
+        if len(sides) > 1:
+            return False
+    return True
 
 
 def batch_documents(documents: Iterable[Document], limit: int = BATCH_CHARACTERS) -> Iterator[list[Document]]:
@@ -132,16 +190,23 @@ def batch_documents(documents: Iterable[Document], limit: int = BATCH_CHARACTERS
         yield batch
 
 
-def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[list[str], SentenceTable]:
-    """Split documents as `text` says; return the sentences of all, end to end, and their table."""
+def split_documents(
+    text: TextConfig, documents: Sequence[Document], as_read: AsRead = str, *, at_sentences: bool = False
+) -> tuple[list[str], SentenceTable]:
+    """Split documents as `text` says; return the sentences of all, end to end, and their table.
+
+    Equal texts, `as_read`, have equal hashes and are on one side. With `at_sentences` each sentence has a side of its
+    own.
+    """
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
-    lengths, heldout = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.bool_)
-    dropped = np.zeros((len(documents), len(REASONS)), np.int64)
+    heldout: list[bool] = []
+    lengths, dropped = np.zeros(len(documents), np.int64), np.zeros((len(documents), len(REASONS)), np.int64)
     for place, document in enumerate(documents):
         whole = sentences.collapse(document.text)
+        read = as_read(whole)
         if text.deduplicate == "documents":
-            hashes.append(_hash(whole, HASH_BYTES))
+            hashes.append(_hash(read, HASH_BYTES))
         found = _sentences(text, document, whole)
         if text.segments == "sentences":
             found = [sentence.lstrip(" ") for sentence in found]
@@ -151,13 +216,17 @@ def split_documents(text: TextConfig, documents: Sequence[Document]) -> tuple[li
             dropped[place, _SHORT], dropped[place, _LONG] = is_short.sum(), is_long.sum()
             found = list(itertools.compress(found, ~(is_short | is_long)))
         if text.deduplicate == "sentences":
-            hashes += [_hash(sentence.lstrip(" "), HASH_BYTES) for sentence in found]
+            hashes += [_hash(as_read(sentence.lstrip(" ")), HASH_BYTES) for sentence in found]
+        if at_sentences:
+            heldout += [_is_heldout(text, as_read(sentence.lstrip(" "))) for sentence in found]
+        else:
+            heldout += [_is_heldout(text, document.group or read)] * len(found)
         sentences_of_all += found
         lengths[place] = len(found)
-        heldout[place] = int.from_bytes(_hash(document.group or whole, 8), "big") / 2**64 < text.heldout_share
     words = np.array([*map(_words, sentences_of_all)], np.int64)
     text_bytes = np.array([len(sentence.encode()) for sentence in sentences_of_all], np.int64)
-    return sentences_of_all, SentenceTable(lengths, heldout, dropped, hashes, words, text_bytes)
+    table = SentenceTable(lengths, np.array(heldout, np.bool_), dropped, hashes, words, text_bytes)
+    return sentences_of_all, table
 
 
 def drop_duplicates(
@@ -170,16 +239,19 @@ def drop_duplicates(
         dropped[~is_new] = 0
         dropped[~is_new, DUPLICATE_DOCUMENTS] = 1
         kept = np.repeat(is_new, table.lengths)
-    elif text.deduplicate == "sentences":
+    numbers = dropped.sum(axis=0)
+    if text.deduplicate == "sentences":
         kept = seen.add(table.hashes)
-        dropped[:, _DUPLICATE_SENTENCES] = table.lengths - kept_lengths(table, kept)
-    return kept, dict(zip(REASONS, dropped.sum(axis=0).tolist(), strict=True))
+        numbers[_DUPLICATE_SENTENCES] = len(kept) - kept.sum()
+    return kept, dict(zip(REASONS, numbers.tolist(), strict=True))
 
 
 def kept_lengths(table: SentenceTable, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the number of kept sentences of each document."""
+    """Return the number of kept sentences of each document, or part of one on one side, of which any is kept."""
     owners = np.repeat(np.arange(len(table.lengths)), table.lengths)
-    return np.bincount(owners[kept], minlength=len(table.lengths))
+    parts = np.cumsum(np.diff(2 * owners + table.heldout, prepend=-1) != 0)
+    lengths = np.bincount(parts[kept])
+    return lengths[lengths > 0]
 
 
 def _sentences(text: TextConfig, document: Document, whole: str) -> list[str]:
@@ -197,3 +269,7 @@ def _words(sentence: str) -> int:
 
 def _hash(text: str, size_bytes: int) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=size_bytes).digest()
+
+
+def _is_heldout(text: TextConfig, key: str) -> bool:
+    return int.from_bytes(_hash(key, 8), "big") / 2**64 < text.heldout_share

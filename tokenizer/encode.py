@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> None:
         n = getattr(manifest, side)
         bytes_a_token = n.text_bytes / n.tokens
         print(f"{side:8}{n.documents:>13,}{n.sentences:>13,}{n.words:>15,}{n.tokens:>15,}{bytes_a_token:>15.2f}")
-    for reason, count in sorted(manifest.dropped.items()):
-        print(f"dropped: {count:,} {reason}")
+    for remark in manifest.remarks():
+        print(remark)
     if built:
         seconds = time.monotonic() - start
         megabytes = sum(getattr(manifest, side).text_bytes for side in SIDES) / 1e6

@@ -2,12 +2,14 @@
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs import UserError, command
 from tokenizer import command_line, vocabulary
 from tokenizer.cache import learn_from, save
+from tokenizer.cleaning import ONE_SIDE, Reason, as_read_by, describe_dropped, fall_to_one_side
 from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig
 
 _EXAMPLES = """\
@@ -43,8 +45,14 @@ def main(arguments: Sequence[str]) -> None:
     size = [f"vocabulary.size={given.vocabulary}"] if given.vocabulary else []
     options = command_line.configuration(Options, given.files, size)
     start = time.monotonic()
-    tokenizer = learn_from(options.text, options.vocabulary)
+    dropped = Counter[Reason]()
+    at_sentences = fall_to_one_side(options.text, as_read_by(options.vocabulary.normalizer()))
+    tokenizer = learn_from(options.text, options.vocabulary, at_sentences=at_sentences, dropped=dropped)
     seconds = time.monotonic() - start
+    if said := describe_dropped(dropped.items()):
+        print(f"dropped: {said}")
+    if at_sentences:
+        print(ONE_SIDE)
     if not given.output.exists():
         given.output.parent.mkdir(parents=True, exist_ok=True)
         save(tokenizer, given.output)

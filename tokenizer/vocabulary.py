@@ -37,6 +37,15 @@ class VocabularyConfig(Config):
     training_bytes: int = Field(default=500_000_000, ge=1)
     """Bytes at the beginning of the text that the merges are learned from; more text changes them little."""
 
+    def normalizer(self) -> normalizers.Normalizer | None:
+        """Return the normaliser of a tokenizer with these settings, if any."""
+        steps: list[normalizers.Normalizer] = []
+        if self.normalisation != "none":
+            steps.append({"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[self.normalisation]())
+        if self.lowercase:
+            steps.append(normalizers.Lowercase())
+        return normalizers.Sequence(steps) if steps else None
+
 
 def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer of exactly `vocabulary.size` tokens learned from `texts`; a UserError asks for more text."""
@@ -99,13 +108,8 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    steps: list[normalizers.Normalizer] = []
-    if vocabulary.normalisation != "none":
-        steps.append({"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[vocabulary.normalisation]())
-    if vocabulary.lowercase:
-        steps.append(normalizers.Lowercase())
-    if steps:
-        tokenizer.normalizer = normalizers.Sequence(steps)
+    if normalizer := vocabulary.normalizer():
+        tokenizer.normalizer = normalizer
     if vocabulary.cls_sep:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]

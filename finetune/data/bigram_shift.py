@@ -1,16 +1,19 @@
 """Bigram shift: tell sentences with two neighbouring words swapped from others (Conneau et al. 2018, section 2)."""
 
 import sqlite3
+from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, UserError
-from finetune.data.cleaning import Cleaning, RowReader
+from finetune.data import repeats
+from finetune.data.cleaning import Cleaning, RowReader, text_keys
 from finetune.data.examples import Dataset, Examples
-from tokenizer.cleaning import SeenHashes, Side, TextConfig, clean_documents
+from tokenizer.cleaning import AsRead, SeenHashes, Side, TextConfig, clean_documents, fall_to_one_side
 from tokenizer.sources.readers import TableConfig
 
 _FEWEST_SENTENCES = 100
@@ -53,15 +56,24 @@ class BigramShift(Config):
         """The reader of tables at prediction, with white space collapsed as in the sentences of training."""
         return RowReader(("text",), "label", Cleaning(), TableConfig())
 
-    def load(self, text: TextConfig) -> Dataset:
-        """Return sentences from `text`, the encoder's corpus; a UserError if it has too few of these lengths."""
+    def load(self, text: TextConfig, as_read: AsRead = str) -> Dataset:
+        """Return sentences from `text`, the encoder's corpus; a UserError if it has too few of these lengths.
+
+        Sides are those of pretraining, and equal texts are dropped as of labelled ones; `as_read` is the encoder's.
+        """
         rng = np.random.default_rng(self.seed)
-        found = self._sentences(text)
+        found = self._sentences(text, as_read)
         train = self._examples("train", found["train"], self.train_sentences, rng)
         test = self._examples("heldout", found["heldout"], self.test_sentences, rng)
-        return Dataset(("kept", "swapped"), train, None, test, {})
+        numbers = repeats.groups([text_keys(own, [own], as_read) for own in (*train.texts, *test.texts)])
+        ours, theirs, counts = numbers[: len(train)], numbers[len(train) :], Counter[str]()
+        kept = repeats.agreeing(ours, train.labels.tolist(), counts)
+        kept = repeats.first_of_each(ours, kept, counts)
+        kept = repeats.apart_from(theirs, ours, kept, counts, "training texts that are also in the test data")
+        train, test = replace(train, groups=np.array(ours)).take(kept), replace(test, groups=np.array(theirs))
+        return Dataset(("kept", "swapped"), train, None, test, dict(counts))
 
-    def _sentences(self, text: TextConfig) -> dict[Side, list[list[str]]]:
+    def _sentences(self, text: TextConfig, as_read: AsRead) -> dict[Side, list[list[str]]]:
         """Return the words of enough distinct sentences of either side."""
         wanted: dict[Side, int] = {"train": self.train_sentences, "heldout": self.test_sentences}
         found: dict[Side, list[list[str]]] = {side: [] for side in wanted}
@@ -69,7 +81,9 @@ class BigramShift(Config):
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
         with closing(sqlite3.connect(":memory:")) as database:
             changed = text.model_copy(update=changes | lengths)
-            for passage in clean_documents(changed, text.source.documents(), SeenHashes(database)):
+            documents, at_sentences = text.source.documents(), fall_to_one_side(text, as_read)
+            seen = SeenHashes(database)
+            for passage in clean_documents(changed, documents, seen, as_read, at_sentences=at_sentences):
                 if len(found[passage.side]) >= _POOL * wanted[passage.side]:
                     continue
                 rows = [sentence.split(" ") for sentence in passage.sentences]

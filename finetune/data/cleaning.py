@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from pydantic import Field
 
 from configs import Config, Texts
+from tokenizer.cleaning import AsRead
 from tokenizer.sources.readers import TableConfig, read_table
 
 _URL = re.compile(r"(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?", re.IGNORECASE)
@@ -80,9 +81,24 @@ class RowReader:
         before = [self.cleaning.clean(unquote(row.get(column, ""))) for column in self.cleaning.prefix]
         return (": ".join([*filter(None, before), first]) if first else "", *others)
 
+    def keys(self, row: Mapping[str, str], as_read: AsRead) -> tuple[Hashable, ...]:
+        """Return the keys of a row's texts, of which equal texts share one; `as_read` is the encoder's.
+
+        They are the identity, and what the encoder reads, with and without prefix.
+        """
+        given, cleaned = [row[column] for column in self.columns], [self.texts(row)]
+        if self.cleaning.prefix:
+            cleaned.append(tuple(map(self.cleaning.clean, given)))
+        return text_keys(given, cleaned, as_read)
+
+
+def text_keys(given: Sequence[str], cleaned: Iterable[Sequence[str]], as_read: AsRead) -> tuple[Hashable, ...]:
+    """Return the identity of a text or pair as it is given, and what the encoder reads of each of its cleaned forms."""
+    return ("identity", identity(given)), *(("read", *map(as_read, texts)) for texts in cleaned)
+
 
 def identity(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return a key that repeated texts share, whatever their cleaning; `texts` come without prefix.
+    """Return a key of repeated texts whatever their cleaning; `texts` come without prefix.
 
     Case, white space, HTML entities, web addresses and mentions are ignored, because messages are passed on with a new
     address or to somebody else. A text of nothing else keeps them.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -11,10 +11,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, Texts, UserError
+from finetune.data import repeats
 from finetune.data.bigram_shift import BigramShift
-from finetune.data.cleaning import Cleaning, RowReader, identity
+from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
-from tokenizer.cleaning import TextConfig
+from tokenizer.cleaning import AsRead, TextConfig, describe_dropped
 from tokenizer.sources import hub
 from tokenizer.sources.readers import TableConfig
 
@@ -29,10 +30,12 @@ class _Row(NamedTuple):
     """Number of the row in the table, from 1."""
     texts: tuple[str, ...]
     """The cleaned text, or the two of a pair."""
-    identity: tuple[str, ...]
-    """Key of the texts, from `cleaning.identity`."""
+    keys: tuple[Hashable, ...]
+    """Keys of the texts, from `RowReader.keys`."""
     label: str
     """Label in the table; empty where it is missing."""
+    group: int = 0
+    """Number that equal texts share in all parts of the data."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,21 @@ class _Rows:
     """Name of the table in messages."""
     rows: tuple[_Row, ...]
 
+    @property
+    def groups(self) -> list[int]:
+        """The group of each row."""
+        return [row.group for row in self.rows]
+
+    def take(self, places: Sequence[int]) -> "_Rows":
+        """Return the rows at `places`, in that order."""
+        return _Rows(self.where, tuple(self.rows[place] for place in places))
+
     def without(self, other: "_Rows", counts: Counter[str], reason: str) -> "_Rows":
         """Return the rows without texts of `other`, and count those under `reason`; a UserError if none is left."""
-        known = {row.identity for row in other.rows}
-        kept = tuple(row for row in self.rows if row.identity not in known)
-        counts += Counter({reason: len(self.rows) - len(kept)})
+        kept = repeats.apart_from(other.groups, self.groups, range(len(self.rows)), counts, reason)
         if not kept:
             raise UserError(f"{self.where}: every text is in {other.where} too: name files that differ")
-        return _Rows(self.where, kept)
+        return self.take(kept)
 
     def check_labels(self, classes: Sequence[str]) -> None:
         """Raise a UserError that names the rows without a label or with one that is not among the classes."""
@@ -66,13 +76,13 @@ class _Rows:
                 )
 
     def examples(self, classes: Sequence[str]) -> Examples:
-        """Return the rows as examples: labels are indices into `classes`, and texts of one identity are one group."""
+        """Return the rows as examples: labels are indices into `classes`, and equal texts are one group."""
         numbers = {name: number for number, name in enumerate(classes)}
-        groups: dict[tuple[str, ...], int] = {}
+        groups: dict[int, int] = {}
         return Examples(
             tuple(row.texts for row in self.rows),
             np.array([numbers[row.label] for row in self.rows], np.int64),
-            np.array([groups.setdefault(row.identity, len(groups)) for row in self.rows], np.int64),
+            np.array([groups.setdefault(group, len(groups)) for group in self.groups], np.int64),
         )
 
 
@@ -113,10 +123,10 @@ class Labelled(TableConfig):
     """Splits of the hub's data set; a named file takes the place of a split."""
     classes: Texts = ()
     """The classes in order; empty: the sorted labels of the training data."""
-    duplicates: Literal["drop", "keep"] = "drop"
-    """Treatment of repeated training texts; case, white space, web addresses and mentions are ignored. Kept or not, a
-    text is never on both sides of a split."""
-    contradictions: Literal["drop", "majority"] = "drop"
+    duplicates: repeats.Duplicates = "drop"
+    """Treatment of repeated training texts. Texts are equal if they are so but for case, white space, web addresses and
+    mentions, or if the encoder reads them alike. Kept or not, a text is never on both sides of a split."""
+    contradictions: repeats.Contradictions = "drop"
     """Treatment of training texts with several labels: drop them, or keep those with the most frequent label, if it is
     unique."""
     cleaning: Cleaning = Cleaning()
@@ -150,18 +160,22 @@ class Labelled(TableConfig):
     def _text_columns(self) -> tuple[str, ...]:
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
-    def load(self, text: TextConfig) -> Dataset:
-        """Read, clean and check the data; a UserError if none can be trained on. `text`, the corpus, is not used."""
-        counts = Counter[str]()
-        train = self._part("train", counts)
-        if train is None:
+    def load(self, text: TextConfig, as_read: AsRead = str) -> Dataset:
+        """Read, clean and check the data; a UserError if none can be trained on. `text`, the corpus, is not used.
+
+        Texts are equal if their identities are, or what the encoder reads of them by `as_read`.
+        """
+        if self.train is None and self.hub is None:
             raise UserError("no training data is named: set data.train to a labelled file, or data.hub to a data set")
+        counts = Counter[str]()
+        parts = [self._part(name, counts, as_read) for name in ("train", "validation", "test")]
+        train, validation, test = _grouped(parts)
+        assert train is not None
         classes = self.classes or _sorted({row.label for row in train.rows})
         train.check_labels(classes)
         if len(classes) < 2:
             raise UserError(f"{train.where}: every label is {classes[0]!r}: classification takes two classes or more")
         train = self._without_repeats(train, counts)
-        validation, test = self._part("validation", counts), self._part("test", counts)
         for name, part in (("test", test), ("validation", validation)):
             if part is not None:
                 part.check_labels(classes)
@@ -170,28 +184,29 @@ class Labelled(TableConfig):
             validation = validation.without(test, counts, "validation texts that are also in the test data")
         left = {row.label for row in train.rows}
         for missing in [name for name in classes if name not in left]:
-            dropped = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing"
+            dropped = describe_dropped(counts.items()) or "nothing"
             raise UserError(f"{train.where}: no text of class {missing!r} is left to train on (dropped: {dropped})")
         choosing, measuring = (None if part is None else part.examples(classes) for part in (validation, test))
         return Dataset(classes, train.examples(classes), choosing, measuring, dict(counts))
 
-    def _part(self, name: Literal["train", "validation", "test"], counts: Counter[str]) -> _Rows | None:
+    def _part(self, name: str, counts: Counter[str], as_read: AsRead) -> _Rows | None:
+        """Return a part of the data, if there is one, cleaned; count the empty texts."""
         path, split = getattr(self, name), getattr(self.hub_splits, name)
         columns = [*self.cleaning.prefix, self.label]
         if path is not None:
-            return self._cleaned(self.reader.rows(Path(path), columns), path, counts)
+            return self._cleaned(self.reader.rows(Path(path), columns), path, counts, as_read)
         if self.hub is None or self.train is not None or split is None:
             return None
         columns = list(dict.fromkeys([*self._text_columns, *columns]))
         mend_columns = "name the columns in data.text, data.pair and data.label"
         rows = hub.read_split(self.hub, self.configuration, split, self.revision, columns, mend_columns)
-        return self._cleaned(rows, f"the hub's {self.hub}, split {split}", counts)
+        return self._cleaned(rows, f"the hub's {self.hub}, split {split}", counts, as_read)
 
-    def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str]) -> _Rows:
+    def _cleaned(self, rows: Sequence[Mapping[str, str]], where: str, counts: Counter[str], as_read: AsRead) -> _Rows:
         """Return the rows that hold a text, cleaned; count the others."""
         reader = self.reader
         kept = tuple(
-            _Row(number, texts, identity([row[column] for column in reader.columns]), row[self.label].strip())
+            _Row(number, texts, reader.keys(row, as_read), row[self.label].strip())
             for number, row in enumerate(rows, start=1)
             if all(texts := reader.texts(row))
         )
@@ -201,26 +216,19 @@ class Labelled(TableConfig):
         return _Rows(where, kept)
 
     def _without_repeats(self, part: _Rows, counts: Counter[str]) -> _Rows:
-        labels: dict[tuple[str, ...], Counter[str]] = {}
-        for row in part.rows:
-            labels.setdefault(row.identity, Counter())[row.label] += 1
-        right = {text: _agreed(given, self.contradictions) for text, given in labels.items()}
-        agreeing = [row for row in part.rows if row.label == right[row.identity]]
-        counts += Counter({"texts with contradicting labels": len(part.rows) - len(agreeing)})
-        if self.duplicates == "keep":
-            return _Rows(part.where, tuple(agreeing))
-        firsts: dict[tuple[str, ...], _Row] = {}
-        for row in agreeing:
-            firsts.setdefault(row.identity, row)
-        counts += Counter({"duplicated texts": len(agreeing) - len(firsts)})
-        return _Rows(part.where, tuple(firsts.values()))
+        kept = repeats.agreeing(part.groups, [row.label for row in part.rows], counts, self.contradictions)
+        if self.duplicates == "drop":
+            kept = repeats.first_of_each(part.groups, kept, counts)
+        return part.take(kept)
 
 
-def _agreed(given: Counter[str], contradictions: str) -> str | None:
-    """Return the label of a text from those given to it; None if they contradict each other."""
-    (label, count), *others = given.most_common()
-    is_majority = contradictions == "majority" and all(other < count for _, other in others)
-    return label if not others or is_majority else None
+def _grouped(parts: Sequence[_Rows | None]) -> list[_Rows | None]:
+    """Return the parts with their texts grouped: equal ones are of one group in all of them."""
+    numbers = iter(repeats.groups([row.keys for part in parts if part is not None for row in part.rows]))
+    return [
+        None if part is None else _Rows(part.where, tuple(row._replace(group=next(numbers)) for row in part.rows))
+        for part in parts
+    ]
 
 
 def _sorted(labels: Iterable[str]) -> tuple[str, ...]:

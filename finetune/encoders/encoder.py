@@ -38,6 +38,10 @@ class TextEncoder(nn.Module, ABC):
         """Return the tokens of texts or pairs, each truncated to `longest` tokens with special ones."""
 
     @abstractmethod
+    def as_read(self, text: str) -> str:
+        """Return what the tokenizer reads of a text that has single spaces: texts that it reads alike are equal."""
+
+    @abstractmethod
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states, (B, L, D); positions where `real_BL` is false do not change the others."""
 

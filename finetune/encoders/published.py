@@ -14,6 +14,7 @@ from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
 from mlm.distributed.device import autocast
 from mlm.distributed.world import World
+from tokenizer.cleaning import as_read_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,17 @@ class PublishedEncoder(TextEncoder):
         cut = dict(zip(long, self._encode([texts[index] for index in long], longest), strict=True))
         chosen = [(cut.get(index, row), index in cut) for index, row in enumerate(rows)]
         return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
+
+    def as_read(self, text: str) -> str:
+        """Return the normalised text, cut as before any word is looked up: unknown words stay apart."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:  # a tokenizer in Python shows its tokens alone
+            tokens = self.tokenizer.tokenize(text)
+            return text if self.tokenizer.unk_token in tokens else " ".join(tokens) or text
+        read = as_read_by(backend.normalizer)(text)
+        if backend.pre_tokenizer is None:
+            return read
+        return " ".join(piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(read)) or text
 
     def _encode(self, texts: Sequence[tuple[str, ...]], longest: int | None) -> list[tuple[list[int], list[int]]]:
         """Return ids and token types of texts or pairs, each truncated to `longest` tokens."""

@@ -19,6 +19,7 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import score
 from tokenizer import vocabulary
+from tokenizer.cleaning import as_read_by
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 
 
@@ -65,6 +66,10 @@ class RunEncoder(TextEncoder):
         flat = [text for pair in texts for text in pair]
         encoded = iter(self.tokenizer.encode_batch(flat, add_special_tokens=False))
         return [self._joined([next(encoded).ids for _ in pair], longest) for pair in texts]
+
+    def as_read(self, text: str) -> str:
+        """Return the normalised text."""
+        return as_read_by(self.tokenizer.normalizer)(text)
 
     def _joined(self, parts: Sequence[list[int]], longest: int) -> EncodedExample:
         room = longest - 2 * int(self._cls_sep) - (len(parts) - 1)

@@ -1,6 +1,5 @@
 """The corpus of a model: shards of token ids, packed into rows, both built once and cached."""
 
-import hashlib
 import shutil
 import tempfile
 from collections import Counter
@@ -20,6 +19,7 @@ from mlm.data.packing import Rows, pack
 from tokenizer.cache import find_or_build_shards
 from tokenizer.cleaning import Reason, Side, TextConfig
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardArrays, ShardManifest, Shards, open_shards
+from tokenizer.sources import hash_texts
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 PACKING = 1
@@ -117,13 +117,13 @@ def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
     if not others:
         return first
     dropped: Counter[Reason] = sum((Counter(manifest.dropped) for manifest in manifests), Counter())
-    fingerprints = "\0".join(manifest.text_fingerprint for manifest in manifests)
     return first.model_copy(
         update={
-            "text_fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
+            "text_fingerprint": hash_texts(*(manifest.text_fingerprint for manifest in manifests)),
             "train": sum((manifest.train for manifest in others), first.train),
             "heldout": sum((manifest.heldout for manifest in others), first.heldout),
             "dropped": dict(dropped),
+            "split_at_sentences": any(manifest.split_at_sentences for manifest in manifests),
             "files": {},
             "packages": tuple(package for manifest in manifests for package in manifest.packages),
         }

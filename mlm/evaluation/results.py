@@ -15,11 +15,12 @@ from mlm.objectives.masked import MaskedLMTask
 
 
 def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
-    """Return the model's and the baselines' scores on the held-out text."""
+    """Return the model's and the baselines' scores on the held-out text, and what cleaning dropped, by reason."""
     heldout: dict[str, float | None] = dict(task.evaluate(model))
     if config.evaluation.words:
         heldout["bits_per_byte"] = measure_bits_per_byte(config, corpus, model, task.world)
-    return {"heldout": heldout, "baselines": measure_baselines(config, corpus, task.heldout)}
+    baselines = measure_baselines(config, corpus, task.heldout)
+    return {"heldout": heldout, "baselines": baselines, "dropped": dict(corpus.manifest.dropped)}
 
 
 def measure_baselines(

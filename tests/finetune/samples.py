@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,9 +63,9 @@ def write_csv(path: Path, number: int = 60, seed: int = 0) -> Path:
     return path
 
 
-def make_run(folder: Path, *, cls_sep: bool = False, name: str = "tiny", model: ModelConfig = TINY) -> Path:
-    """Write a pretraining run with a checkpoint of random weights."""
-    tokenizer = vocabulary.learn(iter(texts(200)[0]), VocabularyConfig(size=300, cls_sep=cls_sep))
+def make_run(folder: Path, *, name: str = "tiny", model: ModelConfig = TINY, **settings: Any) -> Path:
+    """Write a pretraining run with a checkpoint of random weights; `settings` are those of the vocabulary."""
+    tokenizer = vocabulary.learn(iter(texts(200)[0]), VocabularyConfig(size=300, **settings))
     run = folder / name
     run.mkdir(parents=True)
     (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,44 @@ def test_rows_without_a_text_get_no_class_and_are_counted(
     predict.main([str(tuned), "--file", str(tmp_path / "in.csv"), "--output", str(tmp_path / "out.csv")])
     assert "1 empty text" in capsys.readouterr().err
     assert [line.split(",")[2] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]] == [str(label), ""]
+
+
+def test_texts_that_the_encoder_reads_alike_are_on_one_side(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = samples.make_run(tmp_path, normalisation="nfc")
+    rows = [(f"Café {number} is {'calm' if number % 2 else 'grim'}.", number % 2) for number in range(60)]
+    decomposed = [(unicodedata.normalize("NFD", text), label) for text, label in rows]
+    for name, written in (("train", [*rows, *decomposed]), ("test", decomposed[:20])):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "target"), *written])
+    caplog.set_level("INFO")
+    made = fine_tune(tmp_path, f"encoder.run={run}", f"data.test={tmp_path / 'test.csv'}", "train.epochs=0.1")
+    data = results.read(made).data
+    assert (data.train + data.validation, data.test) == (40, 20)
+    line = "dropped: 60 duplicated texts, 20 training texts that are also in the test data"
+    assert line in caplog.messages[0].splitlines()
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_empty_text_of_a_submission_gets_the_most_frequent_class(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recorded: bool
+) -> None:
+    sentences, labels = samples.texts(40, seed=5)
+    rare = str(1 - max(set(samples.texts(90)[1]), key=samples.texts(90)[1].count))  # not that of training
+    rows = [sentence for sentence, label in zip(sentences, labels, strict=True) if str(label) == rare]
+    (tmp_path / "in.csv").write_text("text,id\n" + "".join(f"{row},{n}\n" for n, row in enumerate([*rows, "", " "])))
+    model = shutil.copytree(tuned, tmp_path / "run")
+    if not recorded:  # as an earlier version saved it
+        description = json.loads((model / "model" / "model.json").read_text())
+        assert description.pop("most_frequent") != rare
+        (model / "model" / "model.json").write_text(json.dumps(description))
+        (model / "model" / "manifest.json").unlink()
+        seal(model / "model", tmp_path / "sealed", 0)
+        (tmp_path / "sealed").rename(model / "model")
+    output = tmp_path / "out.csv"
+    predict.main([str(model), "--file", str(tmp_path / "in.csv"), "--output", str(output), "--submission", "id"])
+    *_, before, last = [line.split(",")[1] for line in output.read_text().splitlines()]
+    assert before == last == (str(1 - int(rare)) if recorded else rare)
+    assert f"2 empty texts got {last}, the " in capsys.readouterr().err
 
 
 def test_cleaning_is_stored_with_the_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,11 +20,12 @@ CLEANING = (
 )
 
 
-def test_texts_are_written_as_the_classifier_will_see_them(tmp_path: Path) -> None:
+def test_texts_are_written_as_the_classifier_will_see_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, output = tmp_path / "test.csv", tmp_path / "texts.txt"
     table.write_text(TABLE)
     texts.main([*CLEANING, "--file", str(table), "--output", str(output)])
     assert output.read_text().splitlines() == ["forest fire: fire & smoke near @user url", "rt forest fire!"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["dropped: 1 empty texts"]
 
 
 def test_the_texts_of_a_pair_stand_on_lines_of_their_own(tmp_path: Path) -> None:

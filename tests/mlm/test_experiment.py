@@ -247,3 +247,20 @@ def with_a_mistake_of_rank_0(rank: int, port: int, home: Path, output: Path) -> 
 def test_a_mistake_that_rank_0_finds_ends_every_rank(home: Path, tmp_path: Path) -> None:
     spawn(with_a_mistake_of_rank_0, (free_port(), home, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
     assert all("nowhere.txt" in (tmp_path / str(rank)).read_text() for rank in range(2))
+
+
+def test_what_cleaning_dropped_is_logged_and_stands_in_the_results(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (home / "corpus.txt").read_text().splitlines()[:600]
+    (home / "shouted.txt").write_text("".join(f"{line}\n{line.upper()}\n" for line in lines))
+    overrides = (f"text.source.paths={home / 'shouted.txt'}", "vocabulary.lowercase=true", "train.budget.steps=1")
+    different = len({" ".join(line.casefold().split()) for line in lines if line.strip()})
+    repeated = 2 * sum(map(bool, map(str.strip, lines))) - different
+    caplog.set_level("INFO")
+    for _ in range(2):  # built, and found in the cache
+        caplog.clear()
+        run = pretrain(config_in(home, *overrides))
+        assert caplog.messages.count(f"dropped: {repeated:,} duplicate documents") == 1
+        assert run.results is not None
+        assert run.results["dropped"] == {"duplicate documents": repeated}

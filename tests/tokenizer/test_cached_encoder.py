@@ -3,10 +3,10 @@ from itertools import accumulate, pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from tests.tokenizer.samples import MIXED, prose, tokenizer
-from tokenizer.cached_encoder import CachedEncoder, Encoded
+from tokenizer.cached_encoder import CachedEncoder, Encoded, normalise_by
 from tokenizer.vocabulary import MASK
 
 LINES = prose(300)
@@ -65,3 +65,20 @@ def test_the_table_is_emptied_before_it_grows_too_large() -> None:
     for _ in range(2):
         for text in (*MIXED, *LINES[:50]):
             assert unpacked(small.encode([text])) == [reference(LEARNED["plain"], text)]
+
+
+NORMALISERS = [
+    normalizers.Lowercase(),
+    normalizers.NFKC(),
+    normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()]),
+    normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("a", "o")]),
+    normalizers.Sequence([normalizers.Sequence([normalizers.NFC()]), normalizers.StripAccents()]),
+    normalizers.BertNormalizer(),
+]
+
+
+@pytest.mark.parametrize("normalizer", NORMALISERS, ids=str)
+@given(st.text(st.characters(max_codepoint=127)) | texts)
+def test_a_text_is_normalised_as_the_library_does(normalizer: normalizers.Normalizer, text: str) -> None:
+    assert normalise_by(normalizer)(text) == normalizer.normalize_str(text)
+    assert normalise_by(None)(text) == text

@@ -1,9 +1,13 @@
+import itertools
 import os
 import random
 import sqlite3
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from tokenizers import Regex, normalizers
 
 from configs import UserError, read
 from tests.tokenizer.samples import files, prose, write_lines
@@ -12,12 +16,16 @@ from tokenizer.cleaning import (
     Reason,
     SeenHashes,
     TextConfig,
+    as_read_by,
     clean_documents,
     drop_duplicates,
+    fall_to_one_side,
+    fingerprint_as_read,
     split_documents,
 )
 from tokenizer.command_line import TextOptions
 from tokenizer.sources import Document, Files
+from tokenizer.vocabulary import VocabularyConfig
 
 
 def clean(documents: list[str] | list[Document], **settings: object) -> tuple[list[CleanDocument], dict[Reason, int]]:
@@ -93,6 +101,65 @@ def test_a_group_is_wholly_on_one_side() -> None:
     assert all(side == sides[number % 20] for number, side in enumerate(sides))
 
 
+SPELLINGS: list[tuple[VocabularyConfig, str, str]] = [
+    (VocabularyConfig(normalisation="nfc"), "Café {} 한글.", unicodedata.normalize("NFD", "Café {} 한글.")),
+    (VocabularyConfig(normalisation="nfkc"), "Number {} fits the ﬁle.", "Ｎumber {} fits the file."),
+    (VocabularyConfig(lowercase=True), "The River {} is Open.", "THE RIVER {} IS OPEN."),
+    (VocabularyConfig(normalisation="nfkc", lowercase=True), "Stage Ⅻ of {}.", "stage\u00a0XII  of {}."),
+]
+
+
+@pytest.mark.parametrize(("settings", "one", "other"), SPELLINGS)
+@pytest.mark.parametrize("deduplicate", ["documents", "sentences", "none"])
+def test_texts_that_the_tokenizer_reads_alike_are_one_text(
+    settings: VocabularyConfig, one: str, other: str, deduplicate: str
+) -> None:
+    documents = [Document(form.format(number)) for number in range(200) for form in (one, other)]
+    text, as_read = TextConfig(deduplicate=deduplicate, heldout_share=0.3), as_read_by(settings.normalizer())  # type: ignore[arg-type]
+    dropped = Counter[str]()
+    seen = SeenHashes(sqlite3.connect(":memory:"))
+    found = list(clean_documents(text, documents, seen, as_read, dropped=dropped))  # type: ignore[arg-type]
+    read: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    for document in found:
+        read[document.side].add(as_read(document.sentences[0]))
+    assert len(read["train"]) + len(read["heldout"]) == 200
+    assert min(map(len, read.values())) > 30
+    if deduplicate == "none":
+        assert (len(found), +dropped) == (400, Counter())
+    else:
+        assert (len(found), +dropped) == (200, Counter({f"duplicate {deduplicate}": 200}))
+    plain = list(clean_documents(text, documents, SeenHashes(sqlite3.connect(":memory:"))))
+    assert len(plain) == 400  # to a tokenizer that normalises nothing they differ
+
+
+def test_texts_of_which_a_normaliser_leaves_nothing_are_not_all_equal() -> None:
+    as_read = as_read_by(normalizers.Replace(Regex("[0-9. ]"), ""))
+    documents = [Document(line) for line in ("1.", "2.", "1.", "a1", "a 2")]
+    _, table = split_documents(TextConfig(), documents, as_read)
+    kept, dropped = drop_duplicates(table, TextConfig(), SeenHashes(sqlite3.connect(":memory:")))
+    assert kept.tolist() == [True, True, False, True, False]
+    assert dropped["duplicate documents"] == 2
+
+
+@pytest.mark.parametrize("segments", ["sentences", "documents"])
+def test_a_single_document_is_split_between_the_sides_at_sentences(segments: str, tmp_path: Path) -> None:
+    sentences = [f"Sentence {number % 150} of the book." for number in range(200)]
+    text = files(write_lines(tmp_path / "a.txt", [" ".join(sentences)]), segments=segments, heldout_share=0.2)
+    assert fall_to_one_side(text, str)
+    found = list(
+        clean_documents(text, text.source.documents(), SeenHashes(sqlite3.connect(":memory:")), at_sentences=True)
+    )
+    assert " ".join("".join(s if s[0] == " " else f" {s}" for s in f.sentences).strip() for f in found) == " ".join(
+        sentences
+    )
+    sides = {side: {s.strip() for f in found if f.side == side for s in f.sentences} for side in ("train", "heldout")}
+    assert not sides["train"] & sides["heldout"]
+    assert 15 < len(sides["heldout"]) < 45
+    assert all(before.side != after.side for before, after in itertools.pairwise(found))  # no part is cut in two
+    write_lines(tmp_path / "a.txt", prose(200))
+    assert not fall_to_one_side(text, str)
+
+
 def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     a, b = write_lines(tmp_path / "a.txt", ["one"]), write_lines(tmp_path / "b.txt", ["one"])
     assert files(a).fingerprint() == files(b).fingerprint()
@@ -106,6 +173,8 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     ]
     prints = {files(a).fingerprint(), *(files(a, **settings).fingerprint() for settings in changed)}
     assert len(prints) == 1 + len(changed) == len(TextConfig.model_fields)
+    assert fingerprint_as_read("a", None) == "a"
+    assert fingerprint_as_read("a", normalizers.NFC()) == fingerprint_as_read("a", normalizers.Lowercase()) != "a"
     write_lines(b, ["two"])
     assert files(a).fingerprint() != files(b).fingerprint()
 

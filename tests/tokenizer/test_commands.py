@@ -124,3 +124,15 @@ def test_help_teaches_every_option(folder: Path, module: str) -> None:
     for words in ("--output", "examples:", "text.source.kind", "text.source.paths", "text.heldout_share", default):
         assert words in said
     assert ("vocabulary.lowercase" in said) == (module == "train")
+
+
+def test_what_cleaning_drops_is_said_in_a_line(folder: Path) -> None:
+    write_lines(folder / "twice.txt", [*LINES, *LINES[:300], "Two words."])
+    given = ["twice.txt", "text.minimum_words=3", "text.split_sentences=false"]
+    line = "dropped: 300 duplicate documents, 1 short sentences"
+    train = [*given, "--output", "t.json", "--vocabulary", "400"]
+    encode = [*given, "--tokenizer", "t.json", "--output", "shards"]
+    assert line in done(folder, "train", *train).splitlines()
+    for _ in range(2):  # built, and found
+        assert line in done(folder, "encode", *encode).splitlines()
+    assert "dropped" not in done(folder, "train", "a.txt", "--output", "a.json", "--vocabulary", "300")

@@ -51,7 +51,7 @@ def build(
     `text`, where the caller has it. A text that cannot be read, an empty side of the split, and an
     `output` that holds something else are UserErrors.
     """
-    fingerprint = fingerprint or text.fingerprint()
+    fingerprint = cleaning.fingerprint_as_read(fingerprint or text.fingerprint(), tokenizer.normalizer)
     start = BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint)
     if _is_built(output, start):
         return False
@@ -97,14 +97,15 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
             kept, newly_dropped = cleaning.drop_duplicates(table, text, seen)
             dropped.update(newly_dropped)
             for side in format.SIDES:
-                in_side = table.heldout == (side == "heldout")
-                _write(writer, side, table, encoded, kept & np.repeat(in_side, table.lengths))
+                _write(writer, side, table, encoded, kept & (table.heldout == (side == "heldout")))
 
+    at_sentences = cleaning.fall_to_one_side(text, cleaning.as_read_by(tokenizer.normalizer))
+    writer.state = writer.state.model_copy(update={"split_at_sentences": at_sentences})
     consumed, committed = writer.state.consumed_documents, time.monotonic()
     remaining = itertools.islice(text.source.documents(), consumed, None)
     documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None)
     count = default_workers() if options.workers is None else options.workers
-    with closing(Workers(text, tokenizer, count, options.local_characters)) as workers:
+    with closing(Workers(text, tokenizer, count, options.local_characters, at_sentences=at_sentences)) as workers:
         for batch in cleaning.batch_documents(documents, options.batch_characters):
             submitted.append(workers.submit(batch))
             write(most_left=2 * workers.count)
@@ -120,8 +121,7 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
 def _write(writer: ShardWriter, side: Side, table: SentenceTable, encoded: Encoded, kept: NDArray[np.bool_]) -> None:
     """Append the kept sentences, which are all of one side."""
     tokens = np.repeat(kept, encoded.lengths)
-    lengths = cleaning.kept_lengths(table, kept)
-    document_lengths = lengths[lengths > 0]
+    document_lengths = cleaning.kept_lengths(table, kept)
     selected = Encoded(encoded.tokens[tokens], encoded.word_starts[tokens], encoded.lengths[kept])
     counts = format.Counts(
         documents=len(document_lengths),
@@ -140,6 +140,6 @@ def _check_sides(state: BuildState) -> None:
     for side, counts in state.counts.items():
         if not counts.documents:
             raise UserError(
-                f"all {total:,} documents fell to one side of the held-out split, none to {side}: "
-                "change text.heldout_share, or add text"
+                f"all {total:,} documents, and their sentences, fell to one side of the held-out split, none to {side}:"
+                " change text.heldout_share, or add text"
             )

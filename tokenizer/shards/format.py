@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
-from tokenizer.cleaning import Reason, Side, TextConfig
+from tokenizer.cleaning import ONE_SIDE, Reason, Side, TextConfig, describe_dropped
 from tokenizer.sources.documentation import PackageWords
 
 TokenType = Literal["<u2", "<u4"]
@@ -64,8 +64,15 @@ class ShardManifest(Config):
     heldout: Counts
     dropped: dict[Reason, int]
     """Documents or sentences that cleaning dropped, by reason."""
+    split_at_sentences: bool = False
+    """True where all documents fell to one side, so that their sentences were shared out."""
     files: dict[str, FileRecord]
     packages: tuple[PackageWords, ...] = ()
+
+    def remarks(self) -> list[str]:
+        """Return lines on what cleaning dropped and on how the sides were told; none if there is nothing to say."""
+        lines = [f"dropped: {said}"] if (said := describe_dropped(self.dropped.items())) else []
+        return [*lines, *([ONE_SIDE] if self.split_at_sentences else [])]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import IO, cast
 from tokenizers import Tokenizer
 
 from tokenizer.cached_encoder import CachedEncoder, Encoded
-from tokenizer.cleaning import SentenceTable, TextConfig, split_documents
+from tokenizer.cleaning import SentenceTable, TextConfig, as_read_by, split_documents
 from tokenizer.sources import Document
 
 _MAXIMUM_WORKERS = 4
@@ -29,9 +29,11 @@ EncodedBatch = tuple[SentenceTable, Encoded]
 """Documents split into sentences, and the tokens of all sentences, duplicates included."""
 
 
-def encode_documents(text: TextConfig, encoder: CachedEncoder, documents: Sequence[Document]) -> EncodedBatch:
-    """Split documents into sentences and encode these, in their order."""
-    sentences, table = split_documents(text, documents)
+def encode_documents(
+    text: TextConfig, encoder: CachedEncoder, documents: Sequence[Document], *, at_sentences: bool = False
+) -> EncodedBatch:
+    """Split documents into sentences and encode these, in their order; equal texts are those that are read alike."""
+    sentences, table = split_documents(text, documents, as_read_by(encoder.normalizer), at_sentences=at_sentences)
     return table, encoder.encode(sentences)
 
 
@@ -44,10 +46,12 @@ def default_workers() -> int:
 class Workers:
     """Encode documents: the first megabytes at once, and the rest in other processes."""
 
-    def __init__(self, text: TextConfig, tokenizer: Tokenizer, count: int, local_characters: int) -> None:
+    def __init__(
+        self, text: TextConfig, tokenizer: Tokenizer, count: int, local_characters: int, *, at_sentences: bool = False
+    ) -> None:
         """Encode the first `local_characters` here and the rest in `count` processes; with 0 processes, all here."""
         self.count = count
-        self._text, self._tokenizer = text, tokenizer
+        self._text, self._tokenizer, self._at_sentences = text, tokenizer, at_sentences
         self._encoder = CachedEncoder(tokenizer)
         self._local_characters = local_characters
         self._processes: list[_Process] = []
@@ -59,7 +63,7 @@ class Workers:
         if not self.count or self._local_characters > 0:
             self._local_characters -= sum(len(document.text) for document in documents)
             done: Future[EncodedBatch] = Future()
-            done.set_result(encode_documents(self._text, self._encoder, documents))
+            done.set_result(encode_documents(self._text, self._encoder, documents, at_sentences=self._at_sentences))
             return done
         if not self._processes:
             self._start()
@@ -72,7 +76,7 @@ class Workers:
             process.communicate()  # closes its input, the sign to end; a dead one's missing answer is raised elsewhere
 
     def _start(self) -> None:
-        settings = pickle.dumps((self._text, self._tokenizer.to_str()))
+        settings = pickle.dumps((self._text, self._tokenizer.to_str(), self._at_sentences))
         for _ in range(self.count):
             process = subprocess.Popen(
                 [sys.executable, "-c", f"from {__name__} import serve; serve()"],
@@ -114,9 +118,10 @@ def _pipes(process: _Process) -> tuple[IO[bytes], IO[bytes]]:
 def serve() -> None:
     """Encode documents from standard input to standard output, as a worker, until the parent closes it or is gone."""
     with suppress(EOFError, BrokenPipeError):
-        text, tokenizer = pickle.load(sys.stdin.buffer)
+        text, tokenizer, at_sentences = pickle.load(sys.stdin.buffer)
         encoder = CachedEncoder(Tokenizer.from_str(tokenizer))
         while True:
             documents = list(map(Document, *pickle.load(sys.stdin.buffer)))
-            pickle.dump(encode_documents(text, encoder, documents), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+            batch = encode_documents(text, encoder, documents, at_sentences=at_sentences)
+            pickle.dump(batch, sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()

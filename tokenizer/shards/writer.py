@@ -40,6 +40,8 @@ class BuildState(Config):
     """Valid contents of each side's files; a killed process may have written beyond them."""
     dropped: dict[Reason, int] = Field(default={})
     """Documents or sentences that cleaning dropped, by reason."""
+    split_at_sentences: bool = False
+    """True where all documents fell to one side, so that their sentences are shared out."""
 
     def has_inputs_of(self, other: "BuildState | ShardManifest") -> bool:
         """Return True if both are of the same tokenizer and text."""
@@ -133,6 +135,7 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
         train=state.counts["train"],
         heldout=state.counts["heldout"],
         dropped=dict(sorted(state.dropped.items())),
+        split_at_sentences=state.split_at_sentences,
         files={name: format.record(folder / name) for name in names},
         packages=tuple(documentation.packages()) if isinstance(text.source, Documentation) else (),
     )

@@ -1,9 +1,12 @@
+import itertools
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Regex, normalizers
 
 from configs import UserError, read
 from finetune.config import FinetuneConfig
@@ -11,9 +14,10 @@ from finetune.data.bigram_shift import BigramShift
 from finetune.data.cleaning import Cleaning
 from finetune.data.examples import Dataset, Examples
 from finetune.data.labelled import Labelled
-from finetune.data.splits import Folds
+from finetune.data.splits import Folds, Fractions
 from tests.tokenizer.samples import files, prose, write_lines
-from tokenizer.cleaning import TextConfig
+from tokenizer.cleaning import AsRead, TextConfig, as_read_by
+from tokenizer.vocabulary import VocabularyConfig
 
 DATA = Path(os.environ.get("MLM_TEST_DATA", ""))
 needs_data = pytest.mark.skipif(
@@ -92,6 +96,59 @@ def test_training_texts_of_the_other_parts_are_dropped_whatever_their_prefix(tmp
     }
 
 
+def alike(number: int) -> list[tuple[str, str, Cleaning, AsRead]]:
+    """Return pairs of texts that cleaning or the encoder makes equal, though their identities differ."""
+    nfc, lower = as_read_by(normalizers.NFC()), as_read_by(normalizers.Sequence([normalizers.NFKC()]))
+    return [
+        (f"See Number {number} burn", f"See #Number {number} burn", Cleaning(hashtags="split"), str),
+        (f"So {number} coool!!!", f"So {number} coooool!!!!!", Cleaning(longest_repeat=2), str),
+        (f"caf\u00e9 {number}", f"cafe\u0301 {number}", Cleaning(), nfc),
+        (f"the file {number}", f"the \ufb01le {number}", Cleaning(), lower),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_texts_that_are_read_alike_are_one_in_training_and_across_files(tmp_path: Path, kind: int) -> None:
+    forms = [alike(number)[kind] for number in range(40)]
+    _, _, cleaning, as_read = forms[0]
+    both = [f"{form},{number % 2}" for number, (one, other, _, _) in enumerate(forms) for form in (one, other)]
+    settings: dict[str, object] = {"train": table(tmp_path, "train", *both), "cleaning": cleaning}
+    data = Labelled(**settings).load(TextConfig(), as_read)  # type: ignore[arg-type]
+    assert (len(data.train), data.counts) == (40, {"duplicated texts": 40})
+    kept = Labelled(**settings, duplicates="keep").load(TextConfig(), as_read)  # type: ignore[arg-type]
+    assert len(kept.train) == 80
+    for split in [*Folds(folds=4).splits(kept), *Fractions(test=0.3).splits(kept)]:
+        sides = [{as_read(text) for (text,) in part.texts} for part in (split.train, split.validation, split.test)]
+        assert sum(map(len, sides)) == len(set.union(*sides)) == 40
+    test = table(tmp_path, "test", *(f"{other},{number % 2}" for number, (_, other, _, _) in enumerate(forms[:10])))
+    validation = table(tmp_path, "dev", *(f"{other},0" for _, other, _, _ in forms[5:20]))
+    data = Labelled(**settings, test=test, validation=validation).load(TextConfig(), as_read)  # type: ignore[arg-type]
+    assert data.validation is not None
+    assert (len(data.train), len(data.validation)) == (20, 10)
+    assert data.counts["training texts that are also in the test data"] == 10
+    opposite = [f"{form},{label}" for one, other, _, _ in forms for form, label in ((one, 0), (other, 1))]
+    settings["train"] = table(tmp_path, "opposite", *opposite, "left over,0", "and another,1")
+    data = Labelled(**settings).load(TextConfig(), as_read)  # type: ignore[arg-type]
+    assert [text for (text,) in data.train.texts] == ["left over", "and another"]
+    assert data.counts["texts with contradicting labels"] == 80
+
+
+def test_equality_reaches_through_a_third_text_and_through_a_pair_and_its_prefix(tmp_path: Path) -> None:
+    cleaning = Cleaning(hashtags="split", prefix=("keyword",))
+    lines = ["keyword,one,two,label", "k,#Big Fire,here,0", "j,Big Fire,here,0", ",BIG FIRE http://x.y,HERE @me,0"]
+    lines += ["k,big fire,here,0", ",k: Big Fire,here,0", "k,#Big Fire,there,1", "k,Big Fire,there,1", "k,else,there,0"]
+    path = str(write_lines(tmp_path / "a.csv", lines))
+    data = Labelled(train=path, text="one", pair="two", cleaning=cleaning).load(TextConfig())
+    assert data.train.texts == (("k: Big Fire", "here"), ("k: Big Fire", "there"), ("k: else", "there"))
+    assert data.counts["duplicated texts"] == 5
+
+
+def test_texts_of_which_the_encoder_reads_nothing_are_not_all_equal(tmp_path: Path) -> None:
+    as_read = as_read_by(normalizers.Replace(Regex("[0-9]"), ""))
+    data = Labelled(train=table(tmp_path, "a", "1,0", "2,1", "a1,0", "a2,0")).load(TextConfig(), as_read)
+    assert [text for (text,) in data.train.texts] == ["1", "2", "a1"]
+
+
 def test_pairs_are_the_same_if_both_texts_are(tmp_path: Path) -> None:
     rows = ["a,b,yes", "a,c,no", "A,B,yes", "b,,no", "b,a,no"]
     task = Labelled(train=str(write_lines(tmp_path / "a.csv", ["one,two,label", *rows])), text="one", pair="two")
@@ -150,6 +207,32 @@ def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_pa
     again, other = task.load(corpus), BigramShift(train_sentences=400, test_sentences=100, seed=1).load(corpus)
     assert again.train.texts == data.train.texts != other.train.texts
     assert np.array_equal(again.train.labels, data.train.labels)
+
+
+def test_bigram_shift_keeps_texts_that_are_read_alike_on_one_side(tmp_path: Path) -> None:
+    lines = [f"Our {a} likes the {b} café near {c}." for a in "pqrstuvw" for b in "abcdefgh" for c in "klmnopqr"]
+    forms = [form for line in lines for form in (line, unicodedata.normalize("NFD", line).upper())]
+    as_read = as_read_by(VocabularyConfig(normalisation="nfc", lowercase=True).normalizer())
+    data = BigramShift(test_sentences=100).load(
+        files(write_lines(tmp_path / "a.txt", forms), heldout_share=0.3, deduplicate="none"), as_read
+    )
+    assert data.test is not None
+    seen = [{tuple(sorted(as_read(text).split())) for (text,) in part.texts} for part in (data.train, data.test)]
+    assert not seen[0] & seen[1]
+    assert len(data.train) == len(seen[0]) > 200
+
+
+def test_bigram_shift_drops_what_swapping_makes_equal(tmp_path: Path) -> None:
+    words = [f"w{number}" for number in range(300)]
+    lines = [f"Here {a} {b} {a} ends." for a, b in itertools.pairwise(words)]
+    swapped = [f"Here {b} {a} {a} ends." for a, b in itertools.pairwise(words)]
+    corpus = files(write_lines(tmp_path / "a.txt", [*lines, *swapped]), heldout_share=0.4)
+    data = BigramShift(test_sentences=100).load(corpus)
+    assert data.test is not None
+    assert not set(data.train.texts) & set(data.test.texts)
+    assert len(set(data.train.texts)) == len(data.train)
+    assert data.counts["training texts that are also in the test data"] > 0
+    assert data.counts["texts with contradicting labels"] > 0
 
 
 def test_bigram_shift_needs_enough_sentences(tmp_path: Path) -> None:

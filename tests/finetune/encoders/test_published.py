@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from tokenizers import Regex, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from finetune.encoders import restore_encoder
@@ -186,3 +187,46 @@ def test_real_weights_know_which_sentences_are_alike() -> None:
     torch.testing.assert_close(mean_BD, own_BD, atol=1e-5, rtol=1e-5)
     alike, first, second = mean_BD[0] @ mean_BD[1], mean_BD[0] @ mean_BD[2], mean_BD[1] @ mean_BD[2]
     assert alike > max(first, second) + 0.3
+
+
+READINGS: list[tuple[Any, Any, str, str]] = [
+    (normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), "Fire in São Paulo!", "FIRE in Sao Paulo !"),
+    (normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), "山火", "山 火"),
+    (normalizers.Replace(" ", "▁"), pre_tokenizers.Metaspace(), "▁fire", "fire"),
+    (
+        normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]),
+        pre_tokenizers.Metaspace(),
+        "the ﬁre",
+        "the fire",
+    ),
+    (normalizers.Sequence([normalizers.Prepend("_"), normalizers.Lowercase()]), None, "Fire", "FIRE"),
+]
+
+
+@pytest.mark.parametrize(("normalizer", "pre_tokenizer", "one", "other"), READINGS)
+def test_texts_are_read_alike_where_the_tokenizer_reads_them_alike(
+    bert: Path, normalizer: Any, pre_tokenizer: Any, one: str, other: str
+) -> None:
+    encoder = load(bert)
+    backend = encoder.tokenizer.backend_tokenizer
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.Sequence([])
+    assert encoder.as_read(one) == encoder.as_read(other)
+    assert [token.ids for token in encoder.tokenise([(one,)], 24)] == [t.ids for t in encoder.tokenise([(other,)], 24)]
+    unknown = {encoder.as_read(f"{word} unknown") for word in ("전혀", "다른", "말")}
+    assert len(unknown) == 3  # the vocabulary knows none of these
+
+
+def test_a_text_of_which_the_tokenizer_reads_nothing_is_read_as_it_stands(bert: Path) -> None:
+    encoder = load(bert)
+    encoder.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    assert encoder.as_read("\u0301") != encoder.as_read("\u0302")
+
+
+def test_a_tokenizer_in_python_shows_its_tokens(tmp_path: Path) -> None:
+    words = tmp_path / "vocab.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fire", "in"]))
+    encoder = load(save(tmp_path / "model", "bert"))
+    encoder.tokenizer = transformers.BertTokenizerLegacy(str(words))  # type: ignore[no-untyped-call]
+    assert encoder.as_read("Fire in") == encoder.as_read("FIRE  in")
+    assert encoder.as_read("Fire 전혀") != encoder.as_read("Fire 다른")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +133,44 @@ def test_any_documents_come_back_from_shards_whole_and_on_one_side(documents: li
             split: ShardArrays = getattr(shards, side)
             assert split.sentences[split.documents[-1]] == len(split.tokens) == len(split.word_starts)
             assert split.word_starts[split.sentences[split.documents[:-1]]].all()
+
+
+@pytest.mark.parametrize(("deduplicate", "workers"), [("documents", 2), ("sentences", 0), ("none", 0)])
+def test_no_text_is_read_alike_on_both_sides(tmp_path: Path, deduplicate: str, workers: int) -> None:
+    learned = tokenizer(LINES, size=300, normalisation="nfkc", lowercase=True)  # the text's settings say nothing of it
+    lines = [f"Café Number {number} serves bread." for number in range(300)]
+    lines += [unicodedata.normalize("NFD", line).upper() for line in lines]
+    text = files(write_lines(tmp_path / "a.txt", lines), deduplicate=deduplicate, heldout_share=0.2)
+    options = BuildOptions(workers=workers, batch_characters=2_000, local_characters=4_000)
+    build(text, learned, tmp_path / "shards", options=options)
+    shards = open_shards(tmp_path / "shards")
+    train, heldout = (decoded(getattr(shards, side), learned) for side in SIDES)
+    assert len({sentence for (sentence,) in [*train, *heldout]}) == 300
+    assert len(heldout) > 30
+    assert not [document for document in heldout if document in train]
+    dropped = {} if deduplicate == "none" else {f"duplicate {deduplicate}": 300}
+    assert shards.manifest.dropped == dropped
+    assert shards.manifest.remarks() == [f"dropped: 300 {reason}" for reason in dropped]
+    assert shards.manifest.text_fingerprint != text.fingerprint()
+    build(text, LEARNED, tmp_path / "plain")
+    assert open_shards(tmp_path / "plain").manifest.text_fingerprint == text.fingerprint()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_single_document_has_both_sides_and_that_is_said(tmp_path: Path, workers: int) -> None:
+    book = " ".join(f"Chapter {number} begins here. It says {number}." for number in range(500))
+    text = files(write_lines(tmp_path / "a.txt", [book]), segments="documents")
+    options = BuildOptions(workers=workers, local_characters=0)
+    assert build(text, LEARNED, tmp_path / "shards", options=options)
+    assert not build(text, LEARNED, tmp_path / "shards", options=options)
+    shards = open_shards(tmp_path / "shards")
+    parts = {side: decoded(getattr(shards, side), LEARNED) for side in SIDES}
+    assert 20 < len(parts["heldout"]) < 90
+    both = [sentence.strip() for side in SIDES for part in parts[side] for sentence in part]
+    assert sorted(both) == sorted(sentence.strip() for sentence in book.replace(". ", ".\n").split("\n"))
+    assert all("".join(part).strip() in book for side in SIDES for part in parts[side])
+    (remark,) = shards.manifest.remarks()
+    assert "one side" in remark
 
 
 def test_larger_vocabularies_take_larger_integers(tmp_path: Path) -> None:
