@@ -13,6 +13,7 @@ from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards import format
 from tokenizer.shards.build import build
 from tokenizer.sources import hash_texts
+from tokenizer.sources.files import Watch
 from tokenizer.vocabulary import VocabularyConfig
 
 _LEARNING = 1
@@ -28,24 +29,28 @@ def find_or_build_shards(
     unless `tokenizer_path` names a tokenizer.json to encode with. A text or tokenizer that cannot be read, or is too
     small, is a UserError.
     """
+    watch = text.source.watch()
     fingerprint = text.fingerprint()
     cache.mkdir(parents=True, exist_ok=True)
     if tokenizer_path is None:
         key = hash_texts(str(_LEARNING), settings.model_dump_json(), fingerprint)
         tokenizer_path = cache / f"tokenizer-{key:.16}.json"
         if not tokenizer_path.exists():
-            save(learn_from(text, settings), tokenizer_path)
+            save(learn_from(text, settings, watch), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
     key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)
     output = cache / f"shards-{key:.16}"
-    build(text, tokenizer, output, fingerprint=fingerprint)
+    build(text, tokenizer, output, fingerprint=fingerprint, watch=watch)
     return output
 
 
-def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be."""
+def learn_from(text: TextConfig, settings: VocabularyConfig, watch: Watch | None = None) -> Tokenizer:
+    """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be.
+
+    `watch` is a watch over the text that has begun before; a text that changes meanwhile is a UserError.
+    """
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
-    with closing(sqlite3.connect("", check_same_thread=False)) as database:
+    with watch or text.source.watch(), closing(sqlite3.connect("", check_same_thread=False)) as database:
         documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
         cleaned = clean_documents(text, documents, SeenHashes(database))
         sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)

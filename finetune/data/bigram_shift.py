@@ -67,7 +67,7 @@ class BigramShift(Config):
         found: dict[Side, list[list[str]]] = {side: [] for side in wanted}
         changes = {"segments": "sentences", "split_sentences": True, "deduplicate": "sentences"}
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
-        with closing(sqlite3.connect(":memory:")) as database:
+        with text.source.watch(), closing(sqlite3.connect(":memory:")) as database:
             changed = text.model_copy(update=changes | lengths)
             for passage in clean_documents(changed, text.source.documents(), SeenHashes(database)):
                 if len(found[passage.side]) >= _POOL * wanted[passage.side]:

@@ -28,7 +28,8 @@ def read(path: Path, **settings: object) -> list[str]:
 
 
 def table(path: Path, columns: Sequence[str] = ("text", "label"), **settings: object) -> list[dict[str, str]]:
-    return read_table(path, columns, TableConfig(**settings))  # type: ignore[arg-type]
+    """Return the rows of a table, with the columns that nobody asked for."""
+    return read_table(path, columns, TableConfig(**settings), all_columns=True)  # type: ignore[arg-type]
 
 
 def parquet(columns: Mapping[str, Sequence[object]]) -> bytes:
@@ -130,15 +131,13 @@ def test_bad_bytes_are_replaced_if_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"", "a.txt is empty"),
-        ("a.txt.gz", gzip.compress(b"", mtime=0), "a.txt.gz is empty"),
         ("a.doc", b"one", "cannot tell the format of .*a.doc .*: it must end in one of .txt, .jsonl, .csv, .tsv"),
         ("a.gz", b"one", "cannot tell the format"),
         ("a.txt", b"one\ntw\xff\n", "a.txt, line 2, byte 6: invalid UTF-8: .*invalid_utf8=replace"),
         ("a.csv", b"text\none\n\xe9\n", "a.csv, line 3, byte 9: invalid UTF-8"),
         ("a.txt", b"\xef\xbb\xbfone\n\xff", "line 2, byte 7: invalid UTF-8"),
         ("a.txt", b"one\ntw\0o\n", "a.txt, line 2, byte 6: a NUL byte"),
-        ("a.txt", "one".encode("utf-16"), "line 1, byte 0: invalid UTF-8|NUL"),
+        ("a.txt", "one".encode("utf-16-le"), "line 1, byte 1: a NUL byte"),
         ("a.txt.gz", gzip.compress(b"one two three\n" * 100, mtime=0)[:-9], "a.txt.gz is truncated or damaged"),
         ("a.txt.gz", b"one two", "a.txt.gz is truncated or damaged"),
         ("a.txt.xz", COMPRESSIONS[".xz"](b"one" * 99)[:-9], "a.txt.xz is truncated or damaged"),
@@ -249,7 +248,7 @@ def test_numbers_become_text_and_gaps_the_empty_text(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b"}\n{"text": null, "label": true}\n')
     assert [tuple(row.values()) for row in table(path)] == [("a", "1"), ("b", ""), ("", "True")]
     odd = write(tmp_path, "b.jsonl", '{"text": "a", "label": NaN, "more": [1]}\n{"label": 1.0, "text": "b"}\n')
-    assert [tuple(row.values()) for row in table(odd)] == [("a", "", "[1]"), ("b", "1.0", "")]
+    assert [tuple(row.values()) for row in table(odd)] == [("a", "", "[1]"), ("b", "1", "")]
     whole = write(tmp_path, "a.parquet", parquet({"text": ["a", "b"], "label": [2, None]}))
     assert [row["label"] for row in table(whole)] == ["2", ""]
 
@@ -263,7 +262,8 @@ def test_another_encoding_is_read_if_it_is_named(tmp_path: Path, encoding: str) 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"\n \n", "a.csv is empty"),
+        ("a.csv", b"\n \n", "a.csv has no rows"),
+        ("a.csv", b"", "a.csv has no rows"),
         ("a.csv", b"text,label\n", "a.csv has no rows"),
         ("a.jsonl", b"\n\n", "a.jsonl has no rows"),
         ("a.txt", b"one", "cannot tell the format of .*a.txt"),
@@ -281,7 +281,6 @@ def test_another_encoding_is_read_if_it_is_named(tmp_path: Path, encoding: str) 
         ("a.jsonl", b'{"text": "a"}\n', "a.jsonl: no column 'label'; there are: text: .*data.label"),
         ("a.csv", b"text,target\none,1\n", "a.csv, line 1: no column 'label'; there are: text, target: .*data.label"),
         ("a.csv", b"text,label,label\none,1,1\n", "a.csv, line 1: the column 'label' is there twice"),
-        ("a.csv", b"text,label,x,x\none,1,1,1\n", "a.csv, line 1: the column 'x' is there twice"),
         ("a.csv.gz", b"text", "a.csv.gz is truncated or damaged"),
         ("a.parquet", b"PAR1 no", "a.parquet is no readable parquet file"),
         ("a.parquet", parquet({"text": [b"a"], "label": [1]}), "a.parquet, row 1: column 'text' holds a bytes"),
