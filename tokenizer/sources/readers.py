@@ -30,15 +30,15 @@ from tokenizer.sources.files import COMPRESSIONS, Watch, suffixes
 logger = logging.getLogger(__name__)
 
 _PARQUET_ROWS = 1024
-_SAMPLE_CHARACTERS = 1 << 16
-"""Characters at the beginning of a .csv file that tell its separator, about."""
 _LONGEST_FIRST_LINE = 1_000_000
+"""Characters of the first line of a table, quoted fields aside."""
 LONGEST_DOCUMENT = 10_000_000
 """Characters; a longer text is read as several documents, so that memory stays flat."""
 _SENTENCE_ENDS = (". ", "! ", "? ", "。", "！", "？", "\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUOTED_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"')
-_QUOTED_IN_CSV = re.compile(r'(?:^|(?<=[,;\t\r\n]))"[^"]*(?:""[^"]*)*"?')
+_QUOTED_IN_CSV = re.compile(r'(?:^|(?<=[,;\t]))"[^"]*(?:""[^"]*)*(?P<end>"?)')
+_NOTHING_QUOTED = re.compile("(?!)(?P<end>)")
 _MEND_COLUMNS = "name the text's in columns"
 _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 40
 _LONGEST_NUMBER = 400
@@ -342,7 +342,7 @@ def _without_lone_surrogates(value: object, place: str, options: _Options) -> ob
 
 def _csv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a document in one field is often longer than the default 131,072 characters
-    separator = max(",;\t", key=_first_line(path, options).count)
+    separator = max(",;\t", key=_first_line(path, options, _QUOTED_IN_CSV).count)
     fields = csv.reader(options.lines(path, file), delimiter=separator, strict=True)
     try:
         yield from _named(path, ((fields.line_num, row) for row in fields), options)
@@ -351,24 +351,23 @@ def _csv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row
 
 
 def _tsv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
-    _first_line(path, options)
+    _first_line(path, options, _NOTHING_QUOTED)
     return _named(path, _tab_separated(line.rstrip("\r\n") for line in options.lines(path, file)), options)
 
 
-def _first_line(path: Path, options: _Options) -> str:
+def _first_line(path: Path, options: _Options, quoted: re.Pattern[str]) -> str:
     """Return the first line of a table without its quoted fields; a UserError if it is too long to name columns."""
-    sample = ""
+    first = ""
     with files.opened(path) as file:
         for part in itertools.filterfalse(str.isspace, options.lines(path, file, _LONGEST_FIRST_LINE)):
-            sample += part
-            if len(sample) >= _SAMPLE_CHARACTERS:
+            first = quoted.sub(lambda field: "" if field["end"] else '"', first + part)
+            if len(first) >= _LONGEST_FIRST_LINE:
+                raise UserError(
+                    f"{path}: the first line has over {_LONGEST_FIRST_LINE:,} characters, so it names no columns: mend "
+                    "the ends of its lines, or give text without columns a name that ends in .txt"
+                )
+            if first.endswith(("\r", "\n")):
                 break
-    first = io.StringIO(_QUOTED_IN_CSV.sub("", sample), newline="").readline()
-    if len(first) >= _LONGEST_FIRST_LINE:
-        raise UserError(
-            f"{path}: the first line has over {_LONGEST_FIRST_LINE:,} characters, so it names no columns: mend the "
-            "ends of its lines, or give text without columns a name that ends in .txt"
-        )
     return first
 
 

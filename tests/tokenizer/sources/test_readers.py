@@ -2,9 +2,12 @@ import gzip
 import io
 import json
 import os
+import tracemalloc
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -304,3 +307,157 @@ def test_a_parquet_column_without_text_is_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": [[1, 2]]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="column 'text' holds a list, not text"):
         read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label,,,\none,1,,,\ntwo,2,,,\n"),
+        ("a.csv", "text,label\none,1,,,\ntwo,2, ,\n"),
+        ("a.csv", "text,label,,\none,1\ntwo,2,\n"),
+        ("a.csv", ",text,label,x,x,y,y\n0,one,1,a,b,,\n1,two,2,c,d,,\n"),
+        ("a.tsv", "\ttext\tlabel\t\t\n0\tone\t1\t\t\n1\ttwo\t2\n"),
+        ("a.csv", ";;text;label\n;;one;1\n;;two;2\n"),
+        (
+            "a.jsonl",
+            '{"text": "one", "label": 1, "x": "\\ud83d", "x": [1.5]}\n'
+            '{"\\ud83d": {"text": 1}, "text": "two", "label": 2}\n',
+        ),
+    ],
+)
+def test_columns_that_nobody_asked_for_harm_nobody(tmp_path: Path, name: str, content: str) -> None:
+    path = write(tmp_path, name, content)
+    assert read(path) == ["one", "two"]
+    wanted = [{"text": "one", "label": "1"}, {"text": "two", "label": "2"}]
+    assert read_table(path, ["text", "label"], TableConfig()) == wanted
+    whole = table(path)
+    assert [{key: row[key] for key in ("text", "label")} for row in whole] == wanted
+    "".join(map(str, whole)).encode()  # as a table of predictions is written
+
+
+def test_repeated_columns_are_numbered_and_none_is_lost(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label,x,x,,x.1,\na,1,2,3,4,5,6\n")
+    assert [list(row.values()) for row in table(path)] == [["a", "1", "2", "3", "4", "5", "6"]]
+    assert list(table(path)[0])[:4] == ["text", "label", "x", "x.1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"text,label,text\none,1,two\n"),
+        ("a.tsv", b"text\ttext\tlabel\none\ttwo\t1\n"),
+        ("a.jsonl", b'{"text": "one", "label": 1, "text": "two"}\n'),
+    ],
+)
+def test_a_wanted_column_that_is_there_twice_is_refused_by_both_uses(tmp_path: Path, name: str, content: bytes) -> None:
+    path = write(tmp_path, name, content)
+    for use in (read, table):
+        with pytest.raises(UserError, match=rf"{name}, line 1: the column 'text' is there twice"):
+            use(path)
+    with pytest.raises(UserError, match="the column 'text' is there twice"):
+        read_table(path, ["label"], TableConfig(), optional=["text"])
+
+
+def test_an_index_of_pandas_is_a_column_and_a_range_is_none(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"text": ["one", "two"], "label": [1, 0], "n": [5, 6]})
+    for index in (None, ["text"], ["text", "label"], ["n", "text", "label"]):
+        path = tmp_path / "a.parquet"
+        (frame if index is None else frame.set_index(index)).to_parquet(path)
+        assert read(path) == ["one", "two"]
+        assert [sorted(row.items()) for row in table(path)] == [
+            [("label", "1"), ("n", "5"), ("text", "one")],
+            [("label", "0"), ("n", "6"), ("text", "two")],
+        ]
+
+
+def test_other_columns_of_parquet_need_not_be_readable(tmp_path: Path) -> None:
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")]
+    )
+    columns = {
+        "text": pyarrow.array(["one"]),
+        "label": pyarrow.array([1.0]),
+        "broken": broken,
+        "late": pyarrow.array([10**14], pyarrow.timestamp("s")),
+        "nested": pyarrow.array([{"a": [b"x", None]}]),
+    }
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    assert read(path) == ["one"]
+    assert read_table(path, ["text", "label"], TableConfig()) == [{"text": "one", "label": "1"}]
+    assert table(path)[0]["broken"] == "\ufffd\ufffd"
+    with pytest.raises(UserError, match=r"a\.parquet is no readable parquet file"):
+        read(path, columns=("broken",))
+
+
+LARGE = 12345678901234567890123
+
+
+@pytest.mark.parametrize(
+    ("number", "spellings"),
+    [
+        ("1", ["1", "1.0", "1e0", "10E-1", "1.000", '"1"']),
+        ("0", ["0", "-0.0", "0e5", "-0"]),
+        ("-2.5", ["-2.5", "-2.50", "-25e-1"]),
+        (str(LARGE), [str(LARGE), f"{LARGE}.0", f"{LARGE}e0"]),
+        ("100000000000000000000", ["1e20", "100000000000000000000", "1E+20"]),
+        ("0.0000001", ["1e-7", "0.0000001"]),
+        ("True", ["true", '"True"']),
+    ],
+)
+def test_equal_numbers_are_one_text(tmp_path: Path, number: str, spellings: list[str]) -> None:
+    lines = [f'{{"text": "a", "label": {spelling}}}' for spelling in spellings]
+    assert {row["label"] for row in table(write(tmp_path, "a.jsonl", "\n".join(lines)))} == {number}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pyarrow.array([1, None], pyarrow.int8()), ["1", ""]),
+        (pyarrow.array([1.0, float("nan"), None, -0.0, 0.5]), ["1", "", "", "0", "0.5"]),
+        (pyarrow.array([Decimal("1.00"), Decimal("0.10")]), ["1", "0.1"]),
+        (pyarrow.array([2**63 + 1], pyarrow.uint64()), [str(2**63 + 1)]),
+        (pyarrow.array([LARGE], pyarrow.decimal256(40, 0)), [str(LARGE)]),
+        (pyarrow.array([True, False, None]), ["True", "False", ""]),
+        (pyarrow.array(["1", "1.0"]).dictionary_encode(), ["1", "1.0"]),
+    ],
+)
+def test_numbers_of_parquet_are_the_same_texts(tmp_path: Path, values: pyarrow.Array, expected: list[str]) -> None:
+    columns = pyarrow.table({"text": ["a"] * len(values), "label": values})
+    pyarrow.parquet.write_table(columns, tmp_path / "a.parquet")
+    assert [row["label"] for row in table(tmp_path / "a.parquet")] == expected
+
+
+def test_the_encoding_is_that_of_each_file(tmp_path: Path) -> None:
+    text = "text,label\ncaf\u00e9,1\n"
+    for content in (text.encode(), text.encode("latin-1"), text.encode("utf-8-sig"), text.encode("utf-16")):
+        path = write(tmp_path, "a.csv", content)
+        assert table(path, encoding="latin-1")[0]["text"] == "caf\u00e9"
+    given = read_table(write(tmp_path, "a.csv", text), ["text"], TableConfig(), encoding="latin-1")
+    assert given == [{"text": "caf\u00c3\u00a9"}]
+    for content in (text.encode("latin-1"), (text * 9).encode() + b"\xe9"):
+        with pytest.raises(UserError, match=r"a\.csv, line \d+, byte \d+: invalid UTF-8: .*--encoding"):
+            read_table(write(tmp_path, "a.csv", content), ["text"], TableConfig(encoding="latin-1"), encoding="utf-8")
+    chinese = write(tmp_path, "a.csv", "text,label\n\u6a21\u578b\u5f88\u597d,1\n".encode("gbk"))
+    assert table(chinese, encoding="gbk")[0]["text"] == "\u6a21\u578b\u5f88\u597d"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_without_line_ends_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name, b"a,b;c\td " * 3_000_000)
+    tracemalloc.start()
+    try:
+        for use in (read, table):
+            with pytest.raises(UserError, match=rf"{name}: the first line has over 1,000,000 characters"):
+                use(path)
+        assert tracemalloc.get_traced_memory()[1] < 15_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_wide_table_and_a_long_quoted_field_are_no_fault(tmp_path: Path) -> None:
+    names = [f"column {number}" for number in range(20_000)]
+    path = write(tmp_path, "a.csv", ";".join(["text", *names]) + "\n" + ";".join(["a, b", *["1"] * 20_000]) + "\n")
+    assert read(path) == ["a, b"]
+    long = "a, b;" * 500_000
+    assert table(write(tmp_path, "b.csv", f'"{long}"\t1\n'), header=("text", "label"))[0]["text"] == long
