@@ -12,7 +12,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -70,8 +70,12 @@ class Watch:
             self.check()
 
     def _states(self) -> dict[Path, tuple[int, int, int]]:
-        states = {path: path.stat() for path in self._files() if path.exists()}
-        return {path: (found.st_size, found.st_mtime_ns, found.st_ctime_ns) for path, found in states.items()}
+        states = {}
+        for path in self._files():
+            with suppress(OSError):  # the reader names it
+                found = path.stat()
+                states[path] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return states
 
 
 def status(path: Path) -> os.stat_result:
@@ -195,7 +199,7 @@ def lines(
         with io.TextIOWrapper(file, encoding, errors, newline="") as reader:
             for line in iter(partial(reader.readline, longest), ""):
                 if "\0" in line:
-                    fault = "a NUL byte, so this is no text: convert it"
+                    fault = "a NUL byte, so this is no text, or UTF-16 without a byte order mark: convert it"
                     raise UserError(f"{path}, {_place_of_fault(path, encoding, errors)}: {fault}")
                 yield line
     except UnicodeError as error:

@@ -116,7 +116,7 @@ def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
     with files.opened(path) as file:
         found = _bounded(options.lines(path, file, LONGEST_DOCUMENT), path)
         if config.document == "paragraph":
-            found = _paragraphs(found)
+            found = _paragraphs(found, path)
         yield from (text for text in found if not text.isspace())
 
 
@@ -251,18 +251,26 @@ def _parts(text: str, path: Path) -> Iterator[str]:
         limit = start + LONGEST_DOCUMENT
         places = (max(text.rfind(end, start, limit) + len(end) for end in ends) for ends in (_SENTENCE_ENDS, (" ",)))
         end = next((place for place in places if place > start + 2), limit)
-        log_once(f"{path} has texts of over {LONGEST_DOCUMENT:,} characters: each is read as several documents")
+        _tell_of_parts(path)
         yield text[start:end]
         start = end
     yield text[start:]
 
 
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+def _tell_of_parts(path: Path) -> None:
+    long = f"{path} has texts of over {LONGEST_DOCUMENT:,} characters"
+    log_once(f"{long}: each is read as several documents, which may be on both sides of the held-out split")
+
+
+def _paragraphs(lines: Iterable[str], path: Path) -> Iterator[str]:
     """Yield lines joined to paragraphs, which blank lines separate; one that is too long ends with a line."""
     held: list[str] = []
     characters = 0
     for line in lines:
-        if held and (line.isspace() or characters + len(line) > LONGEST_DOCUMENT):
+        is_long = characters + len(line) > LONGEST_DOCUMENT
+        if held and is_long and not line.isspace():
+            _tell_of_parts(path)
+        if held and (is_long or line.isspace()):
             yield "".join(held)
             held, characters = [], 0
         if not line.isspace():
@@ -275,7 +283,8 @@ def _strict_text(row: Row, column: str) -> str:
     """Return a column's text, the empty one for a missing value."""
     value = row.values[column]
     if not isinstance(value, str | None):
-        raise UserError(f"{row.place}: column {column!r} holds a {type(value).__name__}, not text: name another")
+        kind = "float" if isinstance(value, Decimal) else type(value).__name__
+        raise UserError(f"{row.place}: column {column!r} holds a {kind}, not text: name another")
     return value or ""
 
 

@@ -92,7 +92,10 @@ def test_the_place_of_a_fault_counts_every_line_end(tmp_path: Path, content: byt
         read(write(tmp_path, "a.txt.gz", gzip.compress(content)))
 
 
-def test_a_document_of_any_size_is_read_in_parts_that_end_with_sentences(tmp_path: Path) -> None:
+def test_a_document_of_any_size_is_read_in_parts_that_end_with_sentences(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     sentence = "A line as long as a library has no end. "
     for name, head, tail, settings in (
         ("a.txt", "", "\nshort\n", {}),
@@ -102,6 +105,7 @@ def test_a_document_of_any_size_is_read_in_parts_that_end_with_sentences(tmp_pat
         body = sentence * 600_000 if name != "b.txt" else f"{sentence}\n" * 600_000
         *parts, last = read(write(tmp_path, name, head + body + tail), **settings)
         assert last == "short"
+        assert f"{name} has texts of over 10,000,000 characters" in caplog.text
         assert len(parts) > 2
         assert max(map(len, parts)) <= 10_000_000
         assert all(part.rstrip().endswith("no end.") for part in parts)

@@ -2,6 +2,8 @@ import gzip
 import io
 import json
 import os
+import threading
+import time
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -222,6 +224,8 @@ def test_the_first_line_tells_the_separator_of_csv(tmp_path: Path, separator: st
     assert table(write(tmp_path, "b.csv", "text\none\n"), ["text"]) == [{"text": "one"}]
     bare = write(tmp_path, "c.csv", f'"one, two; three\tfour"{separator}1\n')
     assert table(bare, header=("text", "label")) == [{"text": "one, two; three\tfour", "label": "1"}]
+    broken = write(tmp_path, "d.csv", f'"one,\n""two"";\tthree\n,,;;"{separator}1\n')
+    assert table(broken, header=("text", "label")) == [{"text": 'one,\n"two";\tthree\n,,;;', "label": "1"}]
 
 
 def test_csv_may_have_a_byte_order_mark_windows_lines_and_line_breaks_in_quotes(tmp_path: Path) -> None:
@@ -440,6 +444,27 @@ def test_the_encoding_is_that_of_each_file(tmp_path: Path) -> None:
             read_table(write(tmp_path, "a.csv", content), ["text"], TableConfig(encoding="latin-1"), encoding="utf-8")
     chinese = write(tmp_path, "a.csv", "text,label\n\u6a21\u578b\u5f88\u597d,1\n".encode("gbk"))
     assert table(chinese, encoding="gbk")[0]["text"] == "\u6a21\u578b\u5f88\u597d"
+
+
+def test_a_table_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label\n" + "one of many,1\n" * 100_000)
+    ended = threading.Event()
+
+    def append() -> None:
+        while not ended.is_set():
+            with path.open("a") as file:
+                file.write("later,1\n")
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match=r"a\.csv changed while it was read"):
+            table(path)
+    finally:
+        ended.set()
+        thread.join()
+    assert len(table(path)) > 100_000
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
