@@ -296,7 +296,7 @@ def _any_text(row: Row, name: str, *, required: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float | Decimal):
-        return number_text(Decimal(repr(value)) if isinstance(value, float) else value)
+        return number_text(Decimal(str(value)))
     if isinstance(value, list | dict):
         value = json.dumps(
             value, ensure_ascii=False, default=lambda one: float(one) if isinstance(one, Decimal) else str(one)
@@ -481,6 +481,8 @@ def _values(column: Any, wanted: bool) -> list[object]:
     import pyarrow
 
     try:
+        if column.type in (pyarrow.float16(), pyarrow.float32()):  # 0.1 is written 0.1, as by those who read it
+            return [None if cell is None else float(cell) for cell in column.cast(pyarrow.string()).to_pylist()]
         return list(column.to_pylist())
     except (pyarrow.ArrowException, ValueError, OverflowError):
         if wanted:

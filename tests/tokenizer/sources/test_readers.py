@@ -419,6 +419,7 @@ def test_equal_numbers_are_one_text(tmp_path: Path, number: str, spellings: list
     [
         (pyarrow.array([1, None], pyarrow.int8()), ["1", ""]),
         (pyarrow.array([1.0, float("nan"), None, -0.0, 0.5]), ["1", "", "", "0", "0.5"]),
+        (pyarrow.array([1.0, 0.1, None, float("nan")], pyarrow.float32()), ["1", "0.1", "", ""]),
         (pyarrow.array([Decimal("1.00"), Decimal("0.10")]), ["1", "0.1"]),
         (pyarrow.array([2**63 + 1], pyarrow.uint64()), [str(2**63 + 1)]),
         (pyarrow.array([LARGE], pyarrow.decimal256(40, 0)), [str(LARGE)]),
