@@ -7,6 +7,7 @@ UserError that names the file, the line or row, and the column.
 
 import codecs
 import csv
+import errno
 import functools
 import io
 import itertools
@@ -18,6 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from pathlib import Path
@@ -455,11 +457,7 @@ def _check_once(wanted: Sequence[str], names: Sequence[str], place: str) -> None
 def _parquet(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     import pyarrow.parquet  # takes a tenth of a second, and few read this format
 
-    with tempfile.TemporaryFile() as unpacked:
-        source: BinaryIO = file
-        if suffixes(path)[1]:  # the file is not read from front to back
-            shutil.copyfileobj(file, unpacked)
-            source = unpacked
+    with _unpacked(path, file) as source:
         try:
             table = pyarrow.parquet.ParquetFile(source)
             _check_names(table.schema_arrow.names, str(path), options)
@@ -474,6 +472,26 @@ def _parquet(path: Path, file: io.BufferedReader, options: _Options) -> Iterator
                     yield Row(f"{path}, row {next(numbers)}", dict(zip(names, row, strict=True)))
         except (pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
             raise UserError(f"{path} is no readable parquet file ({' '.join(str(error).split())})") from error
+
+
+@contextmanager
+def _unpacked(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield the file, which is not read from front to back; a compressed one decompressed in the temporary folder."""
+    if not suffixes(path)[1]:
+        yield file
+        return
+    with ExitStack() as opened:
+        try:
+            unpacked = opened.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, unpacked)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT):
+                raise
+            raise UserError(
+                f"{path} cannot be decompressed in the temporary folder ({error.strerror}): decompress it first, or "
+                "name a folder with space in TMPDIR"
+            ) from error
+        yield unpacked
 
 
 def _values(column: Any, wanted: bool) -> list[object]:

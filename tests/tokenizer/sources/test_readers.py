@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import resource
 import threading
 import time
 import tracemalloc
@@ -240,13 +241,17 @@ def test_a_blank_line_is_an_empty_text_where_there_is_one_column(tmp_path: Path)
         assert read(path) == ["one", "two"]
 
 
-def test_a_header_names_the_columns_of_files_that_do_not(tmp_path: Path) -> None:
+def test_a_header_names_the_columns_of_files_that_do_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     header = ("source", "label", "mark", "sentence")
     bare = write(tmp_path, "a.tsv", "gj04\t1\t\tOne.\nbc01\t0\t*\tTwo.\n")
     named = write(tmp_path, "b.csv", "sentence,label\nOne.,1\n")
     second = dict(zip(header, ["bc01", "0", "*", "Two."], strict=True))
     assert table(bare, ["sentence", "label"], header=header)[1] == second
     assert table(named, ["sentence", "label"], header=header) == [{"sentence": "One.", "label": "1"}]
+    assert [line for line in caplog.messages if "data.header" in line] == [
+        f"{bare}, line 1 does not name the columns: data.header names them source, label, mark, sentence"
+    ]
     with pytest.raises(UserError, match=r"a\.tsv.* header"):
         table(bare, ["sentence"], header=header[1:])
 
@@ -392,6 +397,19 @@ def test_other_columns_of_parquet_need_not_be_readable(tmp_path: Path) -> None:
     assert table(path)[0]["broken"] == "\ufffd\ufffd"
     with pytest.raises(UserError, match=r"a\.parquet is no readable parquet file"):
         read(path, columns=("broken",))
+
+
+def test_a_temporary_folder_without_room_is_no_damage_of_the_file(tmp_path: Path) -> None:
+    content = parquet({"text": [str(number) for number in range(10_000)]})
+    path = write(tmp_path, "a.parquet.gz", gzip.compress(content))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"a\.parquet\.gz cannot be decompressed in the temporary folder .*TMPDIR"):
+            read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(read(path)) == 10_000
 
 
 LARGE = 12345678901234567890123
