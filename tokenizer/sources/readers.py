@@ -216,7 +216,8 @@ def log_once(message: str) -> None:
 
 def _encoding_of(path: Path, named: str) -> str:
     """Return the encoding of a table that is in UTF-8 or the one that is named."""
-    if codecs.lookup(_known(named)).name == "utf-8" or suffixes(path)[0] == ".parquet" or not files.is_utf8(path):
+    is_utf8 = codecs.lookup(_known(named)).name.startswith("utf-8")
+    if is_utf8 or suffixes(path)[0] == ".parquet" or not files.is_utf8(path):
         return named
     log_once(f"{path} is valid UTF-8: it is read as such, not as {named}")
     return "utf-8"
@@ -225,7 +226,7 @@ def _encoding_of(path: Path, named: str) -> str:
 def _known(encoding: str) -> str:
     try:
         "".encode(encoding)
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
         raise UserError(f"encoding = {encoding!r} is unknown: name one such as utf-8 or latin-1") from error
     return encoding
 

@@ -307,9 +307,19 @@ def test_a_bad_table_is_named_with_the_place_and_the_fault(
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'utf-9'"):
-        table(write(tmp_path, "a.csv", "text,label\none,1\n"), encoding="utf-9")
+@pytest.mark.parametrize("encoding", ["utf-9", "undefined", "rot13", ""])
+def test_an_unknown_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(UserError, match=f"'{encoding}' is unknown"):
+        table(write(tmp_path, "a.csv", "text,label\none,1\n"), encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad", "place"), [("cp1252", b"\x81", "line 3, byte 20"), ("shift_jis", b"\xff", "line 3, byte 20")]
+)
+def test_a_fault_of_any_encoding_has_its_place(tmp_path: Path, encoding: str, bad: bytes, place: str) -> None:
+    path = write(tmp_path, "a.csv", b"text,label\r\nab,1\r\ncd" + bad + b",2\r\n")
+    with pytest.raises(UserError, match=rf"a\.csv, {place}: invalid {encoding.upper()}: .*data\.encoding"):
+        table(path, encoding=encoding)
 
 
 def test_a_parquet_column_without_text_is_named(tmp_path: Path) -> None:
