@@ -46,6 +46,8 @@ def lines() -> Iterator[str]:
     """Yield the lines of standard input, without their ends; raise a UserError if it is closed, or is not text."""
     if sys.stdin is None:
         raise UserError("no text is given, and standard input is closed: give a text as an argument")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(newline=None)  # else a carriage return alone ends no line
     try:
         for line in sys.stdin:
             yield line.rstrip("\r\n")

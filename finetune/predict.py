@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to classify; none: lines of standard input")
     parser.add_argument("--file", type=Path, help="table of texts: .csv .tsv .jsonl .parquet, plain or compressed")
     parser.add_argument("--output", type=Path, help="CSV file to write; it must not exist yet (with --file)")
+    parser.add_argument("--encoding", default="utf-8", help="encoding of that table, such as latin-1 (default: utf-8)")
     parser.add_argument("--submission", metavar="COLUMN", help="write this column and the predicted class, no more")
     parser.add_argument("--json", action="store_true", help="one JSON object for each text")
     return parser.parse_intermixed_args(arguments)
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str]) -> None:
     model = saved_model.load(options.run or saved_model.newest(Path(RUNS)), torch.device("cpu"))
     world = with_recorded_precision(init_world(), model.precision)
     if options.file is not None:
-        print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)
+        said = classify_file(model, options.file, options.output, options.submission, world, options.encoding)
+        print(said, file=sys.stderr)
         return
     show = _json if options.json else _line
     given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
@@ -79,7 +81,9 @@ def main(arguments: Sequence[str]) -> None:
                 print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
 
 
-def classify_file(model: "SavedModel", source: Path, output: Path, submission: str | None, world: "World") -> str:
+def classify_file(
+    model: "SavedModel", source: Path, output: Path, submission: str | None, world: "World", encoding: str
+) -> str:
     """Classify every row of a table into a CSV file; return remarks in one line.
 
     The file has the table's columns, the predicted class, and a column of probabilities for each class. With
@@ -88,7 +92,8 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
     it, and the one predicted most often takes its place. If all are empty, that is a UserError.
     """
     reader = model.config.data.reader
-    rows = reader.rows(source, () if submission is None else (submission,))
+    columns = () if submission is None else (submission,)
+    rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
     empty, truncated, classes = 0, 0, model.class_names
     lines = [[*rows[0], "predicted", *(f"probability_{name}" for name in classes)]]
     if submission is not None:

@@ -106,7 +106,7 @@ CASES = {
         "--resume pickled-manifest": "every checkpoint | pickled-manifest",
         f"{FILES}none.txt": "none.txt",
         f"{FILES}table.doc": "table.doc | .txt",
-        f"{FILES}blank.txt": "text is empty",
+        f"{FILES}blank.txt": "blank.txt is empty",
         f"{FILES}latin.txt": "latin.txt, line 1, byte 3 | UTF-8",
         f"{FILES}short.txt": "vocabulary | 262 | 2,048",
         f"{FILES}good.csv text.source.columns=tweet": "good.csv, line 1 | 'tweet' | id, text, target",

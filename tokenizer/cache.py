@@ -22,6 +22,7 @@ from tokenizer.cleaning import (
 from tokenizer.shards import format
 from tokenizer.shards.build import build
 from tokenizer.sources import hash_texts
+from tokenizer.sources.files import Watch
 from tokenizer.vocabulary import VocabularyConfig
 
 _LEARNING = 1
@@ -37,6 +38,7 @@ def find_or_build_shards(
     unless `tokenizer_path` names a tokenizer.json to encode with. A text or tokenizer that cannot be read, or is too
     small, is a UserError.
     """
+    watch = text.source.watch()
     fingerprint = text.fingerprint()
     cache.mkdir(parents=True, exist_ok=True)
     if tokenizer_path is None:
@@ -46,29 +48,31 @@ def find_or_build_shards(
         tokenizer_path = cache / f"tokenizer-{key:.16}.json"
         if not tokenizer_path.exists():
             at_sentences = fall_to_one_side(text, as_read_by(settings.normalizer()))
-            save(learn_from(text, settings, at_sentences=at_sentences), tokenizer_path)
+            save(learn_from(text, settings, watch, at_sentences=at_sentences), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
     read = fingerprint_as_read(fingerprint, tokenizer.normalizer)
     key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), read)
     output = cache / f"shards-{key:.16}"
-    build(text, tokenizer, output, fingerprint=fingerprint)
+    build(text, tokenizer, output, fingerprint=fingerprint, watch=watch)
     return output
 
 
 def learn_from(
     text: TextConfig,
     settings: VocabularyConfig,
+    watch: Watch | None = None,
     *,
     at_sentences: bool = False,
     dropped: Counter[Reason] | None = None,
 ) -> Tokenizer:
     """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be.
 
-    `at_sentences` and `dropped`, the numbers dropped of the text that is read, are those of `clean_documents`.
+    `watch` is a watch over the text that has begun before; a text that changes meanwhile is a UserError. `at_sentences`
+    and `dropped`, the numbers dropped of the text that is read, are those of `clean_documents`.
     """
     as_read = as_read_by(settings.normalizer())
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
-    with closing(sqlite3.connect("", check_same_thread=False)) as database:
+    with watch or text.source.watch(), closing(sqlite3.connect("", check_same_thread=False)) as database:
         documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
         seen = SeenHashes(database)
         cleaned = clean_documents(text, documents, seen, as_read, at_sentences=at_sentences, dropped=dropped)

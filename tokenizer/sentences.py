@@ -8,7 +8,7 @@ _WIDE_MARKS = "。！？｡"
 _END = re.compile(rf"[.!?…।؟۔{_WIDE_MARKS}][.!?…।؟۔{_WIDE_MARKS}]*[{re.escape(_CLOSERS)}]*")
 _LONGEST_WORD = 40
 """Characters looked at after a mark: a bound, for a line may be a whole book."""
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_BLANK_LINE = re.compile(r"(?>\r\n?|\n)[^\S\r\n]*(?>\r\n?|\n)")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -46,7 +46,8 @@ def split(text: str, whole: str | None = None) -> list[str]:
 
     A blank line ends a sentence too. `whole` is the collapsed text, where the caller has it.
     """
-    if "\n" not in text.strip():
+    stripped = text.strip()
+    if "\n" not in stripped and "\r" not in stripped:
         return _split_running(collapse(text) if whole is None else whole)
     parts: list[str] = []
     for paragraph in map(collapse, _BLANK_LINE.split(text)):

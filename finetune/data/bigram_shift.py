@@ -79,7 +79,7 @@ class BigramShift(Config):
         found: dict[Side, list[list[str]]] = {side: [] for side in wanted}
         changes = {"segments": "sentences", "split_sentences": True, "deduplicate": "sentences"}
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
-        with closing(sqlite3.connect(":memory:")) as database:
+        with text.source.watch(), closing(sqlite3.connect(":memory:")) as database:
             changed = text.model_copy(update=changes | lengths)
             documents, at_sentences = text.source.documents(), fall_to_one_side(text, as_read)
             seen = SeenHashes(database)

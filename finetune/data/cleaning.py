@@ -67,9 +67,16 @@ class RowReader:
     cleaning: Cleaning
     table: TableConfig
 
-    def rows(self, path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-        """Return the rows of a table; a UserError if it lacks a column of the texts or one of `columns`."""
-        return read_table(path, list(dict.fromkeys([*self.columns, *columns])), self.table)
+    def rows(
+        self, path: Path, columns: Sequence[str] = (), *, all_columns: bool = False, encoding: str | None = None
+    ) -> list[dict[str, str]]:
+        """Return the rows of a table; a UserError if it lacks a column of the texts or one of `columns`.
+
+        They have no other columns, unless `all_columns`. `encoding` is that of this file, whatever that of others is.
+        """
+        wanted = list(dict.fromkeys([*self.columns, *columns]))
+        optional = [name for name in self.cleaning.prefix if name not in wanted]
+        return read_table(path, wanted, self.table, optional=optional, all_columns=all_columns, encoding=encoding)
 
     def texts(self, row: Mapping[str, str]) -> tuple[str, ...]:
         """Return a row's cleaned text or texts, with the prefix before the first.

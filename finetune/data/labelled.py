@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -17,8 +18,9 @@ from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
 from tokenizer.cleaning import AsRead, TextConfig, describe_dropped
 from tokenizer.sources import hub
-from tokenizer.sources.readers import TableConfig
+from tokenizer.sources.readers import TableConfig, log_once, number_text
 
+_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _SHOWN = 5
 _SHOWN_CLASSES = 20
 
@@ -62,18 +64,27 @@ class _Rows:
             raise UserError(f"{self.where}: every text is in {other.where} too: name files that differ")
         return self.take(kept)
 
-    def check_labels(self, classes: Sequence[str]) -> None:
-        """Raise a UserError that names the rows without a label or with one that is not among the classes."""
-        missing = [row.number for row in self.rows if not row.label]
-        unknown = [row.number for row in self.rows if row.label not in classes]
-        for fault, rows in (("no label", missing), ("an unknown label", unknown)):
-            if rows:
-                more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    def labelled_by(self, classes: Sequence[str]) -> "_Rows":
+        """Return the rows with their labels as the classes are written.
+
+        Rows without a label, or with one that is not among the classes, are named by a UserError.
+        """
+        written = _as_written({row.label for row in self.rows}, classes)
+        if changed := sorted(label for label, name in written.items() if label != name):
+            shown = ", ".join(f"{label} is {written[label]}" for label in changed[:_SHOWN])
+            log_once(f"{self.where}: equal numbers are one class: {shown}")
+        rows = tuple(row._replace(label=written[row.label]) for row in self.rows)
+        missing = [row.number for row in rows if not row.label]
+        unknown = [row.number for row in rows if row.label not in classes]
+        for fault, numbers in (("no label", missing), ("an unknown label", unknown)):
+            if numbers:
+                more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
                 known = ", ".join(classes[:_SHOWN_CLASSES]) + ", ..." * (len(classes) > _SHOWN_CLASSES)
                 raise UserError(
-                    f"{self.where}: {fault} in row {', '.join(map(str, rows[:_SHOWN]))}{more} (known: "
+                    f"{self.where}: {fault} in row {', '.join(map(str, numbers[:_SHOWN]))}{more} (known: "
                     f"{known or 'none'}): mend or remove these rows, or name the classes in data.classes"
                 )
+        return _Rows(self.where, rows)
 
     def examples(self, classes: Sequence[str]) -> Examples:
         """Return the rows as examples: labels are indices into `classes`, and equal texts are one group."""
@@ -122,7 +133,8 @@ class Labelled(TableConfig):
     hub_splits: HubSplits = HubSplits()
     """Splits of the hub's data set; a named file takes the place of a split."""
     classes: Texts = ()
-    """The classes in order; empty: the sorted labels of the training data."""
+    """The classes in order; empty: the sorted labels of the training data. Equal numbers, such as 1 and 1.0, are one
+    class where all labels are numbers, unless both are named here."""
     duplicates: repeats.Duplicates = "drop"
     """Treatment of repeated training texts. Texts are equal if they are so but for case, white space, web addresses and
     mentions, or if the encoder reads them alike. Kept or not, a text is never on both sides of a split."""
@@ -171,14 +183,14 @@ class Labelled(TableConfig):
         parts = [self._part(name, counts, as_read) for name in ("train", "validation", "test")]
         train, validation, test = _grouped(parts)
         assert train is not None
-        classes = self.classes or _sorted({row.label for row in train.rows})
-        train.check_labels(classes)
+        classes = self.classes or _class_names({row.label for row in train.rows})
+        train = train.labelled_by(classes)
         if len(classes) < 2:
             raise UserError(f"{train.where}: every label is {classes[0]!r}: classification takes two classes or more")
         train = self._without_repeats(train, counts)
+        test, validation = (None if part is None else part.labelled_by(classes) for part in (test, validation))
         for name, part in (("test", test), ("validation", validation)):
             if part is not None:
-                part.check_labels(classes)
                 train = train.without(part, counts, f"training texts that are also in the {name} data")
         if validation is not None and test is not None:
             validation = validation.without(test, counts, "validation texts that are also in the test data")
@@ -231,13 +243,34 @@ def _grouped(parts: Sequence[_Rows | None]) -> list[_Rows | None]:
     ]
 
 
-def _sorted(labels: Iterable[str]) -> tuple[str, ...]:
-    """Sort labels by value if all are whole numbers, else by letters; drop missing ones."""
-    given = [label for label in labels if label]
+def _class_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the classes of the labels, sorted by value if all are numbers, else by letters; missing ones are none.
+
+    A class is written as its label is. Only where all labels are numbers are equal ones, such as 1, 1.0 and 1e0, one
+    class, in their shortest form. A code such as 01 is no number.
+    """
+    given = sorted(filter(None, labels))
+    numbers = {label: _number(label) for label in given}
+    if None not in numbers.values():
+        written: dict[str | None, str] = {}
+        for label, number in numbers.items():
+            written[number] = str(number) if number in written else label
+        given = list(written.values())
     try:
-        return tuple(sorted(given, key=int))
-    except ValueError:
-        return tuple(sorted(given))
+        return tuple(sorted(given, key=Decimal))
+    except InvalidOperation:
+        return tuple(given)
+
+
+def _as_written(labels: Iterable[str], classes: Sequence[str]) -> dict[str, str]:
+    """Return the class of each label: itself, or an equal number where all classes are numbers; unknown ones stay."""
+    numbers = {_number(name): name for name in classes}
+    others = {} if None in numbers else numbers
+    return {label: label if label in classes else others.get(_number(label), label) for label in labels}
+
+
+def _number(label: str) -> str | None:
+    return number_text(Decimal(label)) if _NUMBER.fullmatch(label) else None
 
 
 ClassificationData = Annotated[BigramShift | Labelled, Field(discriminator="kind")]

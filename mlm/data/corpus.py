@@ -66,7 +66,7 @@ def open_corpus(
         tokenizer_path = Path(data.tokenizer)
     if data.shards is None:
         return corpus_at([find_or_build_shards(text, vocabulary, cache, tokenizer_path)], data.row_length)
-    corpus = corpus_at(list(map(Path, data.shards)), data.row_length)
+    corpus = corpus_at(list({Path(name).resolve(): Path(name) for name in data.shards}.values()), data.row_length)
     if tokenizer_path is not None and sha256(load(tokenizer_path)) != corpus.manifest.tokenizer_sha256:
         raise UserError(
             f"data.shards = {', '.join(data.shards)} was encoded with another tokenizer than {tokenizer_path}:"

@@ -60,3 +60,11 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_lines_of_standard_input_have_any_end(end: bytes) -> None:
+    program = "from configs import command; print([ascii(line) for line in command.lines()])"
+    given = end.join(["one\u2028".encode(), b"", b"two\x0b\x1c", b"three"]) + end
+    done = subprocess.run([sys.executable, "-c", program], input=given, capture_output=True, check=True)
+    assert eval(done.stdout) == [ascii(line) for line in ("one\u2028", "", "two\x0b\x1c", "three")]

@@ -202,6 +202,23 @@ def test_a_table_is_classified_as_its_texts_are(
         assert one["probabilities"]["1"] == pytest.approx(float(row["probability_1"]), abs=1e-5)
 
 
+def test_a_table_is_decoded_by_itself_and_not_as_the_training_data_was(run: Path, tmp_path: Path) -> None:
+    samples.write_csv(tmp_path / "train.csv", 60)
+    content = (tmp_path / "train.csv").read_text() + "60,caf\u00e9 on fire,1\n"
+    (tmp_path / "train.csv").write_text(content, encoding="latin-1")
+    made = fine_tune(tmp_path, f"encoder.run={run}", "data.encoding=latin-1", "train.epochs=1")
+    table, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    for encoding, options in (("utf-8", []), ("latin-1", ["--encoding", "latin-1"]), ("utf-16", [])):
+        table.write_text("id,text\n1,A calm caf\u00e9\n", encoding=encoding)
+        predict.main([str(made), "--file", str(table), "--output", str(output), *options])
+        assert output.read_text(encoding="utf-8").splitlines()[1].startswith("1,A calm caf\u00e9,")
+        output.unlink()
+    table.write_text("id,text\n1,A calm caf\u00e9\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"in\.csv, line 2, byte 20: invalid UTF-8: .*--encoding"):
+        predict.main([str(made), "--file", str(table), "--output", str(output)])
+    assert not output.exists()
+
+
 def test_a_submission_holds_the_id_and_the_class(tuned: Path, tmp_path: Path) -> None:
     table, output = samples.write_csv(tmp_path / "in.csv", 10, seed=5), tmp_path / "out.csv"
     predict.main([str(tuned), "--file", str(table), "--output", str(output), "--submission", "id"])

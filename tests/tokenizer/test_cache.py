@@ -1,5 +1,7 @@
 import os
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
 from tokenizer.cache import find_or_build_shards, learn_from
 from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
+from tokenizer.shards.build import BuildOptions, build
 from tokenizer.shards.format import open_shards
 from tokenizer.sources import Document
 from tokenizer.vocabulary import VocabularyConfig
@@ -68,6 +71,46 @@ def test_a_text_changed_in_place_is_another(tmp_path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
     assert find_or_build_shards(files(path, **HELDOUT), SMALL, tmp_path / "cache") != first
+
+
+def append_once_there(awaited: Path, pattern: str, path: Path) -> threading.Thread:
+    """Start a thread that appends to `path` as soon as `awaited` holds a file of the pattern."""
+
+    def append() -> None:
+        while not (awaited.exists() and any(awaited.glob(pattern))):
+            time.sleep(0.001)
+        with path.open("a") as file:
+            file.write("Appended while it was read.\n")
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_text_that_grows_while_it_is_read_is_not_cached(tmp_path: Path, *, given: bool) -> None:
+    path, cache, learned = tmp_path / "a.txt", tmp_path / "cache", tmp_path / "learned.json"
+    write_lines(path, prose(10_000))
+    learned.write_bytes(vocabulary.serialise(tokenizer(LINES)))
+    thread = append_once_there(*((cache, "*.partial/train/*") if given else (tmp_path, "cache")), path)
+    with pytest.raises(UserError, match=r"a\.txt changed while it was read"):
+        find_or_build_shards(files(path, **HELDOUT), SMALL, cache, learned if given else None)
+    thread.join()
+    assert list(cache.iterdir()) == []
+
+
+def test_nothing_is_kept_of_a_text_that_changed_after_its_fingerprint(tmp_path: Path) -> None:
+    path, output = write_lines(tmp_path / "a.txt", LINES), tmp_path / "shards"
+    text, learned = files(path, **HELDOUT), tokenizer(LINES)
+    watch, fingerprint = text.source.watch(), text.fingerprint()
+    write_lines(path, LINES[::-1])
+    for options in (BuildOptions(), BuildOptions(commit_seconds=0, batch_characters=500)):
+        with pytest.raises(UserError, match=r"a\.txt changed while it was read"):
+            build(text, learned, output, fingerprint=fingerprint, watch=watch, options=options)
+        assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
+    with pytest.raises(UserError, match=r"a\.txt changed while it was read"):
+        learn_from(text, SMALL, watch)
+    assert build(text, learned, output)
 
 
 def test_a_given_tokenizer_is_used_and_known_by_its_content(tmp_path: Path) -> None:

@@ -50,3 +50,12 @@ def test_a_line_as_long_as_a_book_takes_no_longer_than_short_ones() -> None:
 def test_nothing_is_lost_or_added_but_white_space(text: str) -> None:
     assert "".join(split(text)) == collapse(text) == " ".join(text.split())
     assert all(part.strip() for part in split(text))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_blank_lines_end_sentences_whatever_ends_lines(end: str) -> None:
+    assert split(f"A heading{end}{end}some text{end}on two lines{end} \t{end}the end") == [
+        "A heading",
+        " some text on two lines",
+        " the end",
+    ]

@@ -23,6 +23,7 @@ from tokenizer.cleaning import SeenHashes, SentenceTable, Side, TextConfig
 from tokenizer.shards import format
 from tokenizer.shards.workers import EncodedBatch, Workers, default_workers
 from tokenizer.shards.writer import BuildState, ShardWriter, finish, locked, opened
+from tokenizer.sources.files import Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,13 @@ class BuildOptions:
 
 
 def build(
-    text: TextConfig, tokenizer: Tokenizer, output: Path, *, fingerprint: str = "", options: BuildOptions | None = None
+    text: TextConfig,
+    tokenizer: Tokenizer,
+    output: Path,
+    *,
+    fingerprint: str = "",
+    watch: Watch | None = None,
+    options: BuildOptions | None = None,
 ) -> bool:
     """Write the shards of `text` to the folder `output`; return False if they were there already.
 
@@ -48,9 +55,10 @@ def build(
     the result is the same byte for byte. A second process waits for the first.
 
     `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
-    `text`, where the caller has it. A text that cannot be read, an empty side of the split, and an
-    `output` that holds something else are UserErrors.
+    `text`, where the caller has it, with a `watch` over the text that began before. A text that cannot be read or
+    changes meanwhile, an empty side of the split, and an `output` that holds something else are UserErrors.
     """
+    watch = watch or text.source.watch()
     fingerprint = cleaning.fingerprint_as_read(fingerprint or text.fingerprint(), tokenizer.normalizer)
     start = BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint)
     if _is_built(output, start):
@@ -62,8 +70,8 @@ def build(
             folder.rmdir()
             return False
         try:
-            with opened(folder, start, format.token_type(tokenizer.get_vocab_size())) as writer:
-                _fill(writer, text, tokenizer, options or BuildOptions())
+            with watch, opened(folder, start, format.token_type(tokenizer.get_vocab_size())) as writer:
+                _fill(writer, text, tokenizer, options or BuildOptions(), watch)
             _check_sides(writer.state)
             finish(folder, output, text, tokenizer, writer.state)
         except UserError:
@@ -85,7 +93,7 @@ def _is_built(output: Path, start: BuildState) -> bool:
     return True
 
 
-def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: BuildOptions) -> None:
+def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: BuildOptions, watch: Watch) -> None:
     """Read, clean, encode and write all documents that the writer's state does not hold yet, batch by batch."""
     seen, dropped = SeenHashes(writer.database), Counter(writer.state.dropped)
     submitted: deque[Future[EncodedBatch]] = deque()
@@ -112,9 +120,11 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
             consumed += len(batch)
             if time.monotonic() - committed > options.commit_seconds:
                 write(most_left=0)
+                watch.check()  # a later build would resume from text that is gone
                 writer.commit(consumed, +dropped)
                 committed = time.monotonic()
         write(most_left=0)
+    watch.check()
     writer.commit(consumed, +dropped)  # without zeros
 
 

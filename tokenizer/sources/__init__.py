@@ -7,6 +7,7 @@ Not here: cleaning, encoding, and anything that knows a task.
 import glob
 import hashlib
 import importlib.metadata
+import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ from pydantic import Field
 
 from configs import Config, Texts, UserError
 from tokenizer.sources import documentation, hub, readers
-from tokenizer.sources.readers import TextFileConfig
+from tokenizer.sources.files import Watch, status
+from tokenizer.sources.readers import TextFileConfig, log_once
+
+_SHOWN = 5
 
 
 class Document(NamedTuple):
@@ -33,8 +37,12 @@ class _TextFiles(TextFileConfig):
     """A source of files, which all may be missing, empty or no text: a UserError says so."""
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents of every file in turn."""
-        return (Document(text) for path in self._files() for text in readers.texts(path, self))
+        """Yield the documents of every file in turn; pass over files without text where others have some."""
+        return self._documents(self._files())
+
+    def watch(self) -> Watch:
+        """Return a watch over the files, which a pattern may come to match only later."""
+        return Watch(self._files)
 
     def fingerprint(self) -> str:
         """Return a hash of the files' contents and formats and of how they are read, not of their places."""
@@ -43,6 +51,22 @@ class _TextFiles(TextFileConfig):
             with path.open("rb") as file:
                 parts += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
         return hash_texts(*parts)
+
+    def _documents(self, paths: list[Path]) -> Iterator[Document]:
+        empty = []
+        for path in paths:
+            found = map(Document, readers.texts(path, self))
+            first = next(found, None)
+            if first is None:
+                empty.append(path)
+            else:
+                yield first
+                yield from found
+        if empty == paths:
+            raise UserError(f"{', '.join(map(str, empty[:_SHOWN]))} is empty: name a file with text")
+        if empty:
+            shown = ", ".join(map(str, empty[:_SHOWN])) + ", ..." * (len(empty) > _SHOWN)
+            log_once(f"{len(empty):,} of {len(paths):,} files are empty and passed over: {shown}")
 
     @abstractmethod
     def _files(self) -> list[Path]: ...
@@ -62,26 +86,37 @@ class Documentation(Config):
         """Return a hash of the files that the documents are made of."""
         return documentation.fingerprint()
 
+    def watch(self) -> Watch:
+        """Return a watch over the files that the documents are made of."""
+        paths = [source.path for source in documentation.sources()]
+        return Watch(lambda: paths)
+
 
 class Files(_TextFiles):
     """Local files: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
     paths: Texts = ()
-    """Files or glob patterns ('**' matches any depth of folders); read in this order, a pattern's by name."""
+    """Files or glob patterns ('**' matches any depth of folders); read in this order, a pattern's by name, and each
+    file once, however many names and links it has."""
 
     def _files(self) -> list[Path]:
         if not self.paths:
             raise UserError("no files are named: set text.source.paths to files or glob patterns")
-        found: dict[Path, None] = {}
+        found: dict[tuple[int, int], Path] = {}
         for pattern in self.paths:
-            matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-            files = [path for path in map(Path, matches) if path.is_file()]
-            if not files:
-                what = "a folder, not a file" if matches else "no such file, and no file matches it as a pattern"
-                raise UserError(f"{pattern}: {what}: name files, or a pattern such as 'texts/**/*.txt'")
-            found |= dict.fromkeys(files)
-        return list(found)
+            is_name = os.path.lexists(pattern)
+            matches = [pattern] if is_name else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+            paths = [path for path in map(Path, matches) if is_name or not path.is_dir()]
+            if not paths:
+                what = "no file matches it, only folders" if matches else "no such file, and no file matches it"
+                raise UserError(f"{pattern}: {what} as a pattern: name files, or a pattern such as 'texts/**/*.txt'")
+            for path in paths:
+                known = status(path)
+                first = found.setdefault((known.st_dev, known.st_ino), path)
+                if first != path:
+                    log_once(f"{path} is the same file as {first}: it is read once")
+        return list(found.values())
 
 
 class Package(_TextFiles):
@@ -129,6 +164,10 @@ class Hub(Config):
     def fingerprint(self) -> str:
         """Return a hash of the resolved commit and the settings; the content is not read."""
         return hash_texts(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
+
+    def watch(self) -> Watch:
+        """Return a watch over nothing: a commit does not change."""
+        return Watch(tuple)
 
 
 Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]

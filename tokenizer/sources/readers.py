@@ -1,38 +1,55 @@
 """Read texts and tables out of local files: the one reader of pretraining text and of labelled data.
 
 The name of a file tells its format: .txt, .jsonl, .csv, .tsv or .parquet, alone or followed by .gz, .xz or .zst.
-A missing, empty, damaged or binary file, an unknown format or encoding, a missing or repeated column, a row of another
-length, a line that is no JSON: each is a UserError that names the file, the line or row, and the column.
+An unknown format or encoding, a missing or repeated column, a row of another length, a line that is no JSON: each is a
+UserError that names the file, the line or row, and the column.
 """
 
 import codecs
 import csv
-import gzip
+import errno
+import functools
 import io
 import itertools
 import json
-import lzma
+import logging
 import math
 import re
 import shutil
 import sys
 import tempfile
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from configs import Config, Texts, UserError
+from tokenizer.sources import files
+from tokenizer.sources.files import COMPRESSIONS, Watch, suffixes
 
-_BUFFER_BYTES = 1 << 20
+logger = logging.getLogger(__name__)
+
 _PARQUET_ROWS = 1024
+_LONGEST_FIRST_LINE = 1_000_000
+"""Characters of the first line of a table, quoted fields aside."""
+LONGEST_DOCUMENT = 10_000_000
+"""Characters; a longer text is read as several documents, so that memory stays flat."""
+_SENTENCE_ENDS = (". ", "! ", "? ", "。", "！", "？", "\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUOTED_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"')
+_QUOTED_IN_CSV = re.compile(r'(?:^|(?<=[,;\t]))"[^"]*(?:""[^"]*)*(?P<end>"?)')
+_NOTHING_QUOTED = re.compile("(?!)(?P<end>)")
 _MEND_COLUMNS = "name the text's in columns"
+_SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 40
+_LONGEST_NUMBER = 400
+"""Digits of the longest number that is written out; the largest float has 309."""
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _RULES = {".tsv": "2"}
 """Version of the rules by which a format is read, from the second on: raised when the same file gives other texts."""
+_RETURNS = "r"
+"""Added to it for files of lines that end in carriage returns alone, which once ended none."""
 
 
 class TextFileConfig(Config):
@@ -53,7 +70,7 @@ class TableConfig(Config):
     header: Texts = ()
     """Names of all the columns, for .csv and .tsv files whose first line does not name those that are needed."""
     encoding: str = "utf-8"
-    """Encoding of the files, such as utf-8 or latin-1; .parquet files need none."""
+    """Encoding, such as latin-1, of the files that are not valid UTF-8; .parquet files need none."""
 
 
 class Row(NamedTuple):
@@ -70,6 +87,8 @@ class _Options:
 
     columns: Sequence[str]
     """The columns that must be there."""
+    optional: Sequence[str] = ()
+    """Columns that are read where they are there."""
     all_columns: bool = False
     """True to read the other columns too."""
     header: Sequence[str] = ()
@@ -78,17 +97,28 @@ class _Options:
     mend_columns: str = _MEND_COLUMNS
     mend_bytes: str = "convert the file, or set text.source.invalid_utf8=replace to read bad bytes as U+FFFD"
 
+    @property
+    def wanted(self) -> Sequence[str]:
+        """The columns of which there must be one only."""
+        return (*self.columns, *self.optional)
+
+    def lines(self, path: Path, file: io.BufferedReader, longest: int = -1) -> Iterator[str]:
+        """Yield the lines of a file, as `files.lines` does."""
+        replace = self.replace_invalid
+        return files.lines(path, file, self.encoding, self.mend_bytes, replace=replace, longest=longest)
+
 
 def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
-    """Yield the texts of the file at `path` in order, without blank ones."""
+    """Yield the texts of the file at `path` in order, without blank ones; one that is too long comes in parts."""
     options = _Options(config.columns or ("text",), replace_invalid=config.invalid_utf8 == "replace")
-    if _suffixes(path)[0] != ".txt":
-        yield from texts_of_rows(_rows(path, options), options.columns)
+    if suffixes(path)[0] != ".txt":
+        found = texts_of_rows(_rows(path, options), options.columns)
+        yield from itertools.chain.from_iterable(_parts(text, path) for text in found)
         return
-    with _opened(path) as file:
-        found = _lines(path, file, options)
+    with files.opened(path) as file:
+        found = _bounded(options.lines(path, file, LONGEST_DOCUMENT), path)
         if config.document == "paragraph":
-            found = ("".join(lines) for is_blank, lines in itertools.groupby(found, str.isspace) if not is_blank)
+            found = _paragraphs(found, path)
         yield from (text for text in found if not text.isspace())
 
 
@@ -100,150 +130,217 @@ def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
         yield from (text for text in found if text and not text.isspace())
 
 
-def read_table(path: Path, columns: Sequence[str], config: TableConfig) -> list[dict[str, str]]:
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    config: TableConfig,
+    *,
+    optional: Sequence[str] = (),
+    all_columns: bool = False,
+    encoding: str | None = None,
+) -> list[dict[str, str]]:
     """Return the rows of the table at `path`: each value as text, a missing one as the empty text.
 
-    The named columns must be there and hold single values; the others are returned too. The first line of a .csv file
-    tells its separator: comma, semicolon or tab.
+    The named columns must be there and hold single values; the `optional` ones may be missing, and the others are left
+    out unless `all_columns`. The first line of a .csv file tells its separator: comma, semicolon or tab. `encoding` is
+    that of this file; without it the file is UTF-8 if it is valid UTF-8 beyond ASCII, else `config.encoding`.
     """
-    try:
-        "".encode(config.encoding)
-    except LookupError as error:
-        raise UserError(f"encoding = {config.encoding!r} is unknown: name one such as utf-8 or latin-1") from error
     mend = "name the columns in data.text, data.pair and data.label, or those of a file without names in data.header"
-    options = _Options(
-        columns, True, config.header, config.encoding, mend_columns=mend, mend_bytes="convert it, or set data.encoding"
-    )
-    return text_rows(_rows(path, options), columns, str(path), mend)
+    with Watch(lambda: [path]):
+        options = _Options(
+            columns,
+            optional,
+            all_columns,
+            config.header,
+            _encoding_of(path, config.encoding) if encoding is None else _known(encoding),
+            mend_columns=mend,
+            mend_bytes=f"convert it, or {'set data.encoding' if encoding is None else 'name its encoding: --encoding'}",
+        )
+        rows = list(_rows(path, options))
+    return text_rows(rows, columns, str(path), mend, None if all_columns else options.wanted)
 
 
-def text_rows(rows: Iterable[Row], columns: Sequence[str], where: str, mend: str) -> list[dict[str, str]]:
+def text_rows(
+    rows: Iterable[Row], columns: Sequence[str], where: str, mend: str, kept: Collection[str] | None = None
+) -> list[dict[str, str]]:
     """Return rows with each value as text and a missing one as the empty text; all of them have the same columns.
 
-    Some row must have each of `columns`, which hold single values; messages name the table, `where`.
+    Some row must have each of `columns`, which hold single values; messages name the table, `where`. Only the columns
+    in `kept` are returned; None: all.
     """
     found = list(rows)
     if not found:
         raise UserError(f"{where} has no rows: name a file with labelled texts")
     names = dict.fromkeys(itertools.chain.from_iterable(row.values for row in found))
     check_columns(columns, names, where, mend)
-    return [{name: _any_text(row, name, required=name in columns) for name in names} for row in found]
+    shown = {name: _SURROGATE.sub("\ufffd", name) for name in names if kept is None or name in kept}
+    return [{text: _any_text(row, name, required=name in columns) for name, text in shown.items()} for row in found]
 
 
 def check_columns(wanted: Sequence[str], there: Collection[str], where: str, mend: str) -> None:
     """Raise a UserError, which lists the columns that are there, if a wanted one is not."""
     for column in wanted:
         if column not in there:
-            raise UserError(f"{where}: no column {column!r}; there are: {', '.join(there) or 'none'}: {mend}")
+            shown = itertools.islice(there, _SHOWN_COLUMNS)
+            names = [name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..." for name in shown]
+            more = f" and {len(there) - _SHOWN_COLUMNS} more" if len(there) > _SHOWN_COLUMNS else ""
+            raise UserError(f"{where}: no column {column!r}; there are: {', '.join(names) or 'none'}{more}: {mend}")
+
+
+def number_text(value: Decimal) -> str:
+    """Return a number as text: equal numbers give equal texts, and whole ones have no point."""
+    value = value.normalize(_EXACT) if value.is_finite() else value
+    if not value.is_finite() or abs(value.adjusted()) > _LONGEST_NUMBER:
+        return str(value)
+    return format(value, "f") if value else "0"
 
 
 def format_of(path: Path) -> str:
     """Return the part of the file's name that tells its format, such as .csv.gz; empty where no reader knows it."""
-    kind, compression = _suffixes(path)
+    kind, compression = suffixes(path)
     return f"{kind}{compression}" if kind in _KINDS else ""
 
 
 def fingerprint_of_format(path: Path) -> str:
     """Return the format of a file and the version of the rules by which it is read, for fingerprints."""
-    return format_of(path) + _RULES.get(_suffixes(path)[0], "")
+    kind = suffixes(path)[0]
+    has_returns = kind in (".txt", ".tsv") and files.has_lone_returns(path)
+    return format_of(path) + _RULES.get(kind, "") + (_RETURNS if has_returns else "")
+
+
+@functools.cache
+def log_once(message: str) -> None:
+    """Log a message, once a process: the text is read more than once."""
+    logger.info("%s", message)
+
+
+def _encoding_of(path: Path, named: str) -> str:
+    """Return the encoding of a table that is in UTF-8 or the one that is named."""
+    is_utf8 = codecs.lookup(_known(named)).name.startswith("utf-8")
+    if is_utf8 or suffixes(path)[0] == ".parquet" or not files.is_utf8(path):
+        return named
+    log_once(f"{path} is valid UTF-8: it is read as such, not as {named}")
+    return "utf-8"
+
+
+def _known(encoding: str) -> str:
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError) as error:
+        raise UserError(f"encoding = {encoding!r} is unknown: name one such as utf-8 or latin-1") from error
+    return encoding
+
+
+def _bounded(lines: Iterable[str], path: Path) -> Iterator[str]:
+    """Yield lines; one that comes in parts is cut at the ends of sentences instead."""
+    rest = ""
+    for line in lines:
+        if rest or len(line) == LONGEST_DOCUMENT:
+            *whole, rest = _parts(rest + line, path)
+            yield from whole
+        else:
+            rest = line
+        if len(line) < LONGEST_DOCUMENT or line.endswith(("\r", "\n")):
+            yield rest
+            rest = ""
+    if rest:
+        yield rest
+
+
+def _parts(text: str, path: Path) -> Iterator[str]:
+    """Yield a text in parts of at most `LONGEST_DOCUMENT` characters, which end with a sentence or at least a word."""
+    start = 0
+    while len(text) - start > LONGEST_DOCUMENT:
+        limit = start + LONGEST_DOCUMENT
+        places = (max(text.rfind(end, start, limit) + len(end) for end in ends) for ends in (_SENTENCE_ENDS, (" ",)))
+        end = next((place for place in places if place > start + 2), limit)
+        _tell_of_parts(path)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _tell_of_parts(path: Path) -> None:
+    long = f"{path} has texts of over {LONGEST_DOCUMENT:,} characters"
+    log_once(f"{long}: each is read as several documents, which may be on both sides of the held-out split")
+
+
+def _paragraphs(lines: Iterable[str], path: Path) -> Iterator[str]:
+    """Yield lines joined to paragraphs, which blank lines separate; one that is too long ends with a line."""
+    held: list[str] = []
+    characters = 0
+    for line in lines:
+        is_long = characters + len(line) > LONGEST_DOCUMENT
+        if held and is_long and not line.isspace():
+            _tell_of_parts(path)
+        if held and (is_long or line.isspace()):
+            yield "".join(held)
+            held, characters = [], 0
+        if not line.isspace():
+            held.append(line)
+            characters += len(line)
+    yield from ["".join(held)] if held else []
 
 
 def _strict_text(row: Row, column: str) -> str:
     """Return a column's text, the empty one for a missing value."""
     value = row.values[column]
     if not isinstance(value, str | None):
-        raise UserError(f"{row.place}: column {column!r} holds a {type(value).__name__}, not text: name another")
+        kind = "float" if isinstance(value, Decimal) else type(value).__name__
+        raise UserError(f"{row.place}: column {column!r} holds a {kind}, not text: name another")
     return value or ""
 
 
-def _any_text(row: Row, column: str, *, required: bool) -> str:
-    value = row.values.get(column)
+def _any_text(row: Row, name: str, *, required: bool) -> str:
+    """Return any value as text: numbers as `number_text` does, a truth value as True or False."""
+    value = row.values.get(name)
     if required and isinstance(value, list | dict | bytes):
-        _strict_text(row, column)
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def _suffixes(path: Path) -> tuple[str, str]:
-    """Return the last suffix but for a compression's, and the compression's."""
-    before, last = ["", "", *path.suffixes][-2:]
-    kind, compression = (before, last) if last.lower() in _COMPRESSIONS else (last, "")
-    return kind.lower(), compression.lower()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file for reading its decompressed bytes; damage found while reading is a UserError."""
-    compression = _suffixes(path)[1]
-    try:
-        raw = path.open("rb")
-    except FileNotFoundError as error:
-        raise UserError(f"no such file: {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        decompressed = _COMPRESSIONS[compression](raw) if compression else raw
-        with raw, io.BufferedReader(decompressed, _BUFFER_BYTES) as file:
-            if not file.peek(1):
-                raise UserError(f"{path} is empty: name a file with text")
-            yield file
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}): fetch or compress it again") from error
-
-
-def _zstd(file: BinaryIO) -> Any:
-    import pyarrow  # takes a tenth of a second, and few read this format
-
-    return pyarrow.CompressedInputStream(file, "zstd")
-
-
-_COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": _zstd}
-
-
-def _lines(path: Path, file: BinaryIO, options: _Options) -> Iterator[str]:
-    """Yield the decoded lines with their ends, without a leading byte order mark."""
-    errors = "replace" if options.replace_invalid else "strict"
-    by_lines = "\n".encode(options.encoding) == b"\n"  # else, as in UTF-16, a line cannot be told before decoding
-    number, offset = 1, 0
-    while block := b"".join(file.readlines(_BUFFER_BYTES)) if by_lines else file.read():
-        fault, bad = "a NUL byte, so this is no text: convert it", block.find(0) if by_lines else -1
-        try:
-            text = block.decode(options.encoding, errors)
-        except UnicodeError as error:
-            bad, fault = getattr(error, "start", 0), f"invalid {options.encoding.upper()}: {options.mend_bytes}"
-        if bad >= 0:
-            line = number + block.count(b"\n", 0, bad)
-            raise UserError(f"{path}, line {line}, byte {offset + bad}: {fault}")
-        yield from io.StringIO(text.removeprefix(codecs.BOM_UTF8.decode()) if number == 1 else text)
-        number += block.count(b"\n")
-        offset += len(block)
+        _strict_text(row, name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float | Decimal):
+        return number_text(Decimal(str(value)))
+    if isinstance(value, list | dict):
+        value = json.dumps(
+            value, ensure_ascii=False, default=lambda one: float(one) if isinstance(one, Decimal) else str(one)
+        )
+    return str(value) if required else _SURROGATE.sub("\ufffd", str(value))
 
 
 def _rows(path: Path, options: _Options) -> Iterator[Row]:
-    kind = _suffixes(path)[0]
+    kind = suffixes(path)[0]
     if kind not in _FORMATS:
         raise UserError(
             f"cannot tell the format of {path} by its name: it must end in one of {', '.join(_KINDS)}, "
-            f"alone or followed by one of {', '.join(_COMPRESSIONS)}; .txt is for text without columns"
+            f"alone or followed by one of {', '.join(COMPRESSIONS)}; .txt is for text without columns"
         )
-    with _opened(path) as file:
-        yield from _FORMATS[kind](path, file, options)
+    with files.opened(path) as file:
+        if file.peek(1):
+            yield from _FORMATS[kind](path, file, options)
 
 
-def _jsonl(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path, file, options), start=1):
+def _jsonl(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
+    for number, line in enumerate(options.lines(path, file), start=1):
         if line.isspace():
             continue
         place = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = json.loads(line, parse_float=Decimal)  # no digit is lost
+            repeated = [name for name in options.wanted if line.count(f'"{name}"') > 1]
+            pairs = json.loads(line, object_pairs_hook=_Pairs) if repeated else ()
+        except (ValueError, RecursionError, ArithmeticError) as error:
             raise UserError(f"{place}: not valid JSON ({error}): mend or remove the line") from error
         if not isinstance(record, dict):
             raise UserError(f"{place}: a JSON {type(record).__name__}, not an object with named columns")
+        _check_once(repeated, [name for name, _ in pairs], place)
         if "\\u" in line:
-            wanted = record if options.all_columns else record.keys() & options.columns
+            wanted = [name for name in options.wanted if name in record]
             record |= {name: _without_lone_surrogates(record[name], place, options) for name in wanted}
         yield Row(place, record)
+
+
+class _Pairs(list[tuple[str, object]]):
+    """The names and values of a JSON object, repeated ones too."""
 
 
 def _without_lone_surrogates(value: object, place: str, options: _Options) -> object:
@@ -255,20 +352,35 @@ def _without_lone_surrogates(value: object, place: str, options: _Options) -> ob
     return _SURROGATE.sub("\ufffd", value)
 
 
-def _csv(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
+def _csv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a document in one field is often longer than the default 131,072 characters
-    lines, ahead = itertools.tee(_lines(path, file, options))
-    first = re.sub('"[^"]*"', "", next(itertools.filterfalse(str.isspace, ahead), ""))
-    del ahead  # else all lines would be kept for it
-    fields = csv.reader(lines, delimiter=max(",;\t", key=first.count), strict=True)
+    separator = max(",;\t", key=_first_line(path, options, _QUOTED_IN_CSV).count)
+    fields = csv.reader(options.lines(path, file), delimiter=separator, strict=True)
     try:
         yield from _named(path, ((fields.line_num, row) for row in fields), options)
     except csv.Error as error:
         raise UserError(f"{path}, line {fields.line_num}: not valid CSV ({error}): mend the quotes there") from error
 
 
-def _tsv(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
-    return _named(path, _tab_separated(line.rstrip("\r\n") for line in _lines(path, file, options)), options)
+def _tsv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
+    _first_line(path, options, _NOTHING_QUOTED)
+    return _named(path, _tab_separated(line.rstrip("\r\n") for line in options.lines(path, file)), options)
+
+
+def _first_line(path: Path, options: _Options, quoted: re.Pattern[str]) -> str:
+    """Return the first line of a table without its quoted fields; a UserError if it is too long to name columns."""
+    first = ""
+    with files.opened(path) as file:
+        for part in itertools.filterfalse(str.isspace, options.lines(path, file, _LONGEST_FIRST_LINE)):
+            first = quoted.sub(lambda field: "" if field["end"] else '"', first + part)
+            if len(first) >= _LONGEST_FIRST_LINE:
+                raise UserError(
+                    f"{path}: the first line has over {_LONGEST_FIRST_LINE:,} characters, so it names no columns: mend "
+                    "the ends of its lines, or give text without columns a name that ends in .txt"
+                )
+            if first.endswith(("\r", "\n")):
+                break
+    return first
 
 
 def _tab_separated(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -297,44 +409,105 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options)
     rows = itertools.dropwhile(lambda row: not "".join(row[1]).strip(), rows)
     start, first = next(rows, (0, []))
     if not first:
-        raise UserError(f"{path} is empty: name a file with text")
+        return
     is_header = not options.header or set(options.columns) <= set(first)
-    names = first if is_header else options.header
-    _check_names(names, f"{path}, line {start}", options)
+    given = first if is_header else options.header
+    _check_names(given, f"{path}, line {start}", options)
+    if not is_header:
+        log_once(f"{path}, line {start} does not name the columns: data.header names them {', '.join(given)}")
+    names = _unique(given)
     for number, fields in rows if is_header else itertools.chain([(start, first)], rows):
         if not fields and len(names) > 1:
             continue
-        if len(fields or [""]) != len(names):
+        if len(fitting := _fitting(fields or [""], given)) != len(names):
             raise UserError(
                 f"{path}, line {number}: {len(fields)} columns where {'the first line' if is_header else 'header'} has "
                 f"{len(names)}: mend that, or quote the fields that hold separators or line breaks and save it as .csv"
             )
-        yield Row(f"{path}, line {number}", dict(zip(names, fields or [""], strict=True)))
+        yield Row(f"{path}, line {number}", dict(zip(names, fitting, strict=True)))
+
+
+def _fitting(fields: list[str], names: Sequence[str]) -> list[str]:
+    """Return the fields without empty ones behind the last column, and with empty ones for columns without names."""
+    while len(fields) > len(names) and not fields[-1].strip():
+        fields.pop()
+    behind = names[len(fields) :]
+    return fields if any(behind) else [*fields, *behind]
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names with a number behind those that are there before, as pandas does."""
+    unique: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        unique[next(new for new in itertools.chain([name], numbered) if new not in unique)] = None
+    return list(unique)
 
 
 def _check_names(names: Sequence[str], place: str, options: _Options) -> None:
     check_columns(options.columns, names, place, options.mend_columns)
-    for name in names if options.all_columns else options.columns:
+    _check_once(options.wanted, names, place)
+
+
+def _check_once(wanted: Sequence[str], names: Sequence[str], place: str) -> None:
+    for name in wanted:
         if names.count(name) > 1:
             raise UserError(f"{place}: the column {name!r} is there twice: give each a name of its own")
 
 
-def _parquet(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
-    import pyarrow.parquet  # see _zstd
+def _parquet(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
+    import pyarrow.parquet  # takes a tenth of a second, and few read this format
 
-    with tempfile.TemporaryFile() as unpacked:
-        if _suffixes(path)[1]:  # the file is not read from front to back
-            shutil.copyfileobj(file, unpacked)
-            file = unpacked
+    with _unpacked(path, file) as source:
         try:
-            table = pyarrow.parquet.ParquetFile(file)
+            table = pyarrow.parquet.ParquetFile(source)
             _check_names(table.schema_arrow.names, str(path), options)
-            batches = table.iter_batches(_PARQUET_ROWS, columns=None if options.all_columns else list(options.columns))
-            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, row in enumerate(rows, start=1):
-                yield Row(f"{path}, row {number}", row)
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            kept = [name for name in table.schema_arrow.names if name in options.wanted]
+            numbers = itertools.count(1)
+            for batch in table.iter_batches(_PARQUET_ROWS, columns=None if options.all_columns else kept):
+                names = _unique(batch.schema.names)
+                columns = [
+                    _values(column, name in options.wanted) for name, column in zip(names, batch.columns, strict=True)
+                ]
+                for row in zip(*columns, strict=True):
+                    yield Row(f"{path}, row {next(numbers)}", dict(zip(names, row, strict=True)))
+        except (pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
             raise UserError(f"{path} is no readable parquet file ({' '.join(str(error).split())})") from error
+
+
+@contextmanager
+def _unpacked(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield the file, which is not read from front to back; a compressed one decompressed in the temporary folder."""
+    if not suffixes(path)[1]:
+        yield file
+        return
+    with ExitStack() as opened:
+        try:
+            unpacked = opened.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, unpacked)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT):
+                raise
+            raise UserError(
+                f"{path} cannot be decompressed in the temporary folder ({error.strerror}): decompress it first, or "
+                "name a folder with space in TMPDIR"
+            ) from error
+        yield unpacked
+
+
+def _values(column: Any, wanted: bool) -> list[object]:
+    """Return the values of an Arrow array; what Python cannot hold in a column that nobody wants becomes text."""
+    import pyarrow
+
+    try:
+        if column.type in (pyarrow.float16(), pyarrow.float32()):  # 0.1 is written 0.1, as by those who read it
+            return [None if cell is None else float(cell) for cell in column.cast(pyarrow.string()).to_pylist()]
+        return list(column.to_pylist())
+    except (pyarrow.ArrowException, ValueError, OverflowError):
+        if wanted:
+            raise
+        cells = column.cast(pyarrow.string(), safe=False).cast(pyarrow.binary()).to_pylist()
+        return [None if cell is None else cell.decode(errors="replace") for cell in cells]
 
 
 _FORMATS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}

@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import re
 import unicodedata
@@ -19,6 +20,7 @@ from tests.tokenizer.samples import files, prose, write_lines
 from tokenizer.cleaning import AsRead, TextConfig, as_read_by
 from tokenizer.vocabulary import VocabularyConfig
 
+LARGE = 2**63
 DATA = Path(os.environ.get("MLM_TEST_DATA", ""))
 needs_data = pytest.mark.skipif(
     "MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data"
@@ -274,3 +276,62 @@ def test_cola_is_read_from_its_raw_files() -> None:
     assert data.test is not None
     assert (data.class_names, len(data.test)) == (("0", "1"), 527)
     assert len(data.train) + sum(data.counts.values()) == 8551
+
+
+def json_lines(folder: Path, *labels: object) -> str:
+    rows = [json.dumps({"text": f"text {number}", "label": label}) for number, label in enumerate(labels)]
+    return str(write_lines(folder / "a.jsonl", rows))
+
+
+def test_equal_numbers_are_one_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    data = load(train=json_lines(tmp_path, 1, 0, 1.0, 0.0, -0.0, "1", 10, 9.5))
+    assert (data.class_names, data.train.labels.tolist()) == (("0", "1", "9.5", "10"), [1, 0, 1, 0, 0, 1, 3, 2])
+    data = load(train=table(tmp_path, "b", "a,1", "b,0", "c,1.0", "d,0.0", "e,1e0", "f,+1"))
+    assert (data.class_names, data.train.labels.tolist()) == (("0", "1"), [1, 0, 1, 0, 1, 1])
+    assert "b.csv: equal numbers are one class: +1 is 1, 0.0 is 0, 1.0 is 1" in caplog.text
+    files = {"train": ["a,1.0", "b,0.0"], "validation": ["c,0", "d,1"], "test": ["e,1.00", "f,00"]}
+    paths = {name: table(tmp_path, name, *rows) for name, rows in files.items()}
+    with pytest.raises(UserError, match=r"test\.csv: an unknown label in row 2"):
+        load(**paths)
+    table(tmp_path, "test", "e,1.00", "f,0e0")
+    data = load(**paths)
+    assert data.class_names == ("0.0", "1.0")
+    assert (shown(data, data.validation), shown(data, data.test)) == (
+        [("c", "0.0"), ("d", "1.0")],
+        [("e", "1.0"), ("f", "0.0")],
+    )
+    named = load(train=table(tmp_path, "d", "a,1.1", "b,1.10", "c,1.100"), classes=("1.1", "1.10", "1.100"))
+    assert named.train.labels.tolist() == [0, 1, 2]
+
+
+def test_labels_are_as_written_where_not_all_are_numbers(tmp_path: Path) -> None:
+    assert load(train=table(tmp_path, "a", "a,1", "b,1.0", "c,x")).class_names == ("1", "1.0", "x")
+    assert load(train=table(tmp_path, "b", "a,1", "b,01", "c,1.0", "d,001")).class_names == ("001", "01", "1", "1.0")
+    assert load(train=json_lines(tmp_path, True, False, 1, 0)).class_names == ("0", "1", "False", "True")
+    assert load(train=json_lines(tmp_path, "nan", 1, "Infinity", 0)).class_names == ("0", "1", "Infinity", "nan")
+
+
+def test_the_order_of_classes_has_no_chance_in_it(tmp_path: Path) -> None:
+    codes = [f"{'0' * zeros}{value}" for value in range(1, 8) for zeros in range(3, -1, -1)]
+    rows = [f"text {number},{code}" for number, code in enumerate(reversed(codes))]
+    assert load(train=table(tmp_path, "a", *rows)).class_names == tuple(codes)
+    values = ["-1e3", "-2.5", "0", "0.5", "3", "20", "1e2"]
+    rows = [f"text {number},{value}" for number, value in enumerate(sorted(values))]
+    assert load(train=table(tmp_path, "b", *rows)).class_names == tuple(values)
+    assert load(train=json_lines(tmp_path, LARGE + 1, LARGE, LARGE - 1)).class_names == (
+        str(LARGE - 1),
+        str(LARGE),
+        str(LARGE + 1),
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_each_part_is_decoded_by_itself(tmp_path: Path, encoding: str) -> None:
+    train = tmp_path / "train.csv"
+    train.write_text("text,label\nsong,1\ncaf\u00e9,0\n", encoding="latin-1")
+    test = tmp_path / "test.csv"
+    test.write_text("text,label\nna\u00efve,1\n", encoding=encoding)
+    data = load(train=str(train), test=str(test), encoding="latin-1")
+    assert shown(data, data.train) == [("song", "1"), ("caf\u00e9", "0")]
+    assert shown(data, data.test) == [("na\u00efve", "1")]

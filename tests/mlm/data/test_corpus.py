@@ -157,3 +157,11 @@ def test_a_run_on_several_folders_resumes_to_the_same_weights(home: Path, tmp_pa
     (tmp_path / "both").rename(tmp_path / "second")
     (resumed / "results.json").unlink()
     assert "text" in mistake(run(tmp_path, "--resume", str(resumed)))
+
+
+def test_a_folder_is_read_once_however_many_names_it_has(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "first", tmp_path / "first")
+    (tmp_path / "link").symlink_to("first")
+    once, often = opened(tmp_path, "first"), opened(tmp_path, "first", "link", "first/../first", "first")
+    assert often.manifest == once.manifest
+    assert len(often.train) == len(once.train)

@@ -160,6 +160,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     def absent(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
+    documentation.sources.cache_clear()
     monkeypatch.setattr(metadata, "requires", absent)
     with pytest.raises(UserError, match=r"mlm is not installed: run `pip install -e \.`"):
         documentation.sources()

@@ -2,9 +2,15 @@ import gzip
 import io
 import json
 import os
+import resource
+import threading
+import time
+import tracemalloc
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -28,7 +34,8 @@ def read(path: Path, **settings: object) -> list[str]:
 
 
 def table(path: Path, columns: Sequence[str] = ("text", "label"), **settings: object) -> list[dict[str, str]]:
-    return read_table(path, columns, TableConfig(**settings))  # type: ignore[arg-type]
+    """Return the rows of a table, with the columns that nobody asked for."""
+    return read_table(path, columns, TableConfig(**settings), all_columns=True)  # type: ignore[arg-type]
 
 
 def parquet(columns: Mapping[str, Sequence[object]]) -> bytes:
@@ -130,15 +137,13 @@ def test_bad_bytes_are_replaced_if_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"", "a.txt is empty"),
-        ("a.txt.gz", gzip.compress(b"", mtime=0), "a.txt.gz is empty"),
         ("a.doc", b"one", "cannot tell the format of .*a.doc .*: it must end in one of .txt, .jsonl, .csv, .tsv"),
         ("a.gz", b"one", "cannot tell the format"),
         ("a.txt", b"one\ntw\xff\n", "a.txt, line 2, byte 6: invalid UTF-8: .*invalid_utf8=replace"),
         ("a.csv", b"text\none\n\xe9\n", "a.csv, line 3, byte 9: invalid UTF-8"),
         ("a.txt", b"\xef\xbb\xbfone\n\xff", "line 2, byte 7: invalid UTF-8"),
         ("a.txt", b"one\ntw\0o\n", "a.txt, line 2, byte 6: a NUL byte"),
-        ("a.txt", "one".encode("utf-16"), "line 1, byte 0: invalid UTF-8|NUL"),
+        ("a.txt", "one".encode("utf-16-le"), "line 1, byte 1: a NUL byte"),
         ("a.txt.gz", gzip.compress(b"one two three\n" * 100, mtime=0)[:-9], "a.txt.gz is truncated or damaged"),
         ("a.txt.gz", b"one two", "a.txt.gz is truncated or damaged"),
         ("a.txt.xz", COMPRESSIONS[".xz"](b"one" * 99)[:-9], "a.txt.xz is truncated or damaged"),
@@ -220,6 +225,8 @@ def test_the_first_line_tells_the_separator_of_csv(tmp_path: Path, separator: st
     assert table(write(tmp_path, "b.csv", "text\none\n"), ["text"]) == [{"text": "one"}]
     bare = write(tmp_path, "c.csv", f'"one, two; three\tfour"{separator}1\n')
     assert table(bare, header=("text", "label")) == [{"text": "one, two; three\tfour", "label": "1"}]
+    broken = write(tmp_path, "d.csv", f'"one,\n""two"";\tthree\n,,;;"{separator}1\n')
+    assert table(broken, header=("text", "label")) == [{"text": 'one,\n"two";\tthree\n,,;;', "label": "1"}]
 
 
 def test_csv_may_have_a_byte_order_mark_windows_lines_and_line_breaks_in_quotes(tmp_path: Path) -> None:
@@ -234,13 +241,17 @@ def test_a_blank_line_is_an_empty_text_where_there_is_one_column(tmp_path: Path)
         assert read(path) == ["one", "two"]
 
 
-def test_a_header_names_the_columns_of_files_that_do_not(tmp_path: Path) -> None:
+def test_a_header_names_the_columns_of_files_that_do_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     header = ("source", "label", "mark", "sentence")
     bare = write(tmp_path, "a.tsv", "gj04\t1\t\tOne.\nbc01\t0\t*\tTwo.\n")
     named = write(tmp_path, "b.csv", "sentence,label\nOne.,1\n")
     second = dict(zip(header, ["bc01", "0", "*", "Two."], strict=True))
     assert table(bare, ["sentence", "label"], header=header)[1] == second
     assert table(named, ["sentence", "label"], header=header) == [{"sentence": "One.", "label": "1"}]
+    assert [line for line in caplog.messages if "data.header" in line] == [
+        f"{bare}, line 1 does not name the columns: data.header names them source, label, mark, sentence"
+    ]
     with pytest.raises(UserError, match=r"a\.tsv.* header"):
         table(bare, ["sentence"], header=header[1:])
 
@@ -249,7 +260,7 @@ def test_numbers_become_text_and_gaps_the_empty_text(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b"}\n{"text": null, "label": true}\n')
     assert [tuple(row.values()) for row in table(path)] == [("a", "1"), ("b", ""), ("", "True")]
     odd = write(tmp_path, "b.jsonl", '{"text": "a", "label": NaN, "more": [1]}\n{"label": 1.0, "text": "b"}\n')
-    assert [tuple(row.values()) for row in table(odd)] == [("a", "", "[1]"), ("b", "1.0", "")]
+    assert [tuple(row.values()) for row in table(odd)] == [("a", "", "[1]"), ("b", "1", "")]
     whole = write(tmp_path, "a.parquet", parquet({"text": ["a", "b"], "label": [2, None]}))
     assert [row["label"] for row in table(whole)] == ["2", ""]
 
@@ -263,7 +274,8 @@ def test_another_encoding_is_read_if_it_is_named(tmp_path: Path, encoding: str) 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"\n \n", "a.csv is empty"),
+        ("a.csv", b"\n \n", "a.csv has no rows"),
+        ("a.csv", b"", "a.csv has no rows"),
         ("a.csv", b"text,label\n", "a.csv has no rows"),
         ("a.jsonl", b"\n\n", "a.jsonl has no rows"),
         ("a.txt", b"one", "cannot tell the format of .*a.txt"),
@@ -281,7 +293,6 @@ def test_another_encoding_is_read_if_it_is_named(tmp_path: Path, encoding: str) 
         ("a.jsonl", b'{"text": "a"}\n', "a.jsonl: no column 'label'; there are: text: .*data.label"),
         ("a.csv", b"text,target\none,1\n", "a.csv, line 1: no column 'label'; there are: text, target: .*data.label"),
         ("a.csv", b"text,label,label\none,1,1\n", "a.csv, line 1: the column 'label' is there twice"),
-        ("a.csv", b"text,label,x,x\none,1,1,1\n", "a.csv, line 1: the column 'x' is there twice"),
         ("a.csv.gz", b"text", "a.csv.gz is truncated or damaged"),
         ("a.parquet", b"PAR1 no", "a.parquet is no readable parquet file"),
         ("a.parquet", parquet({"text": [b"a"], "label": [1]}), "a.parquet, row 1: column 'text' holds a bytes"),
@@ -296,12 +307,211 @@ def test_a_bad_table_is_named_with_the_place_and_the_fault(
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'utf-9'"):
-        table(write(tmp_path, "a.csv", "text,label\none,1\n"), encoding="utf-9")
+@pytest.mark.parametrize("encoding", ["utf-9", "undefined", "rot13", ""])
+def test_an_unknown_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(UserError, match=f"'{encoding}' is unknown"):
+        table(write(tmp_path, "a.csv", "text,label\none,1\n"), encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad", "place"), [("cp1252", b"\x81", "line 3, byte 20"), ("shift_jis", b"\xff", "line 3, byte 20")]
+)
+def test_a_fault_of_any_encoding_has_its_place(tmp_path: Path, encoding: str, bad: bytes, place: str) -> None:
+    path = write(tmp_path, "a.csv", b"text,label\r\nab,1\r\ncd" + bad + b",2\r\n")
+    with pytest.raises(UserError, match=rf"a\.csv, {place}: invalid {encoding.upper()}: .*data\.encoding"):
+        table(path, encoding=encoding)
 
 
 def test_a_parquet_column_without_text_is_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": [[1, 2]]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="column 'text' holds a list, not text"):
         read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label,,,\none,1,,,\ntwo,2,,,\n"),
+        ("a.csv", "text,label\none,1,,,\ntwo,2, ,\n"),
+        ("a.csv", "text,label,,\none,1\ntwo,2,\n"),
+        ("a.csv", ",text,label,x,x,y,y\n0,one,1,a,b,,\n1,two,2,c,d,,\n"),
+        ("a.tsv", "\ttext\tlabel\t\t\n0\tone\t1\t\t\n1\ttwo\t2\n"),
+        ("a.csv", ";;text;label\n;;one;1\n;;two;2\n"),
+        (
+            "a.jsonl",
+            '{"text": "one", "label": 1, "x": "\\ud83d", "x": [1.5]}\n'
+            '{"\\ud83d": {"text": 1}, "text": "two", "label": 2}\n',
+        ),
+    ],
+)
+def test_columns_that_nobody_asked_for_harm_nobody(tmp_path: Path, name: str, content: str) -> None:
+    path = write(tmp_path, name, content)
+    assert read(path) == ["one", "two"]
+    wanted = [{"text": "one", "label": "1"}, {"text": "two", "label": "2"}]
+    assert read_table(path, ["text", "label"], TableConfig()) == wanted
+    whole = table(path)
+    assert [{key: row[key] for key in ("text", "label")} for row in whole] == wanted
+    "".join(map(str, whole)).encode()  # as a table of predictions is written
+
+
+def test_repeated_columns_are_numbered_and_none_is_lost(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label,x,x,,x.1,\na,1,2,3,4,5,6\n")
+    assert [list(row.values()) for row in table(path)] == [["a", "1", "2", "3", "4", "5", "6"]]
+    assert list(table(path)[0])[:4] == ["text", "label", "x", "x.1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"text,label,text\none,1,two\n"),
+        ("a.tsv", b"text\ttext\tlabel\none\ttwo\t1\n"),
+        ("a.jsonl", b'{"text": "one", "label": 1, "text": "two"}\n'),
+    ],
+)
+def test_a_wanted_column_that_is_there_twice_is_refused_by_both_uses(tmp_path: Path, name: str, content: bytes) -> None:
+    path = write(tmp_path, name, content)
+    for use in (read, table):
+        with pytest.raises(UserError, match=rf"{name}, line 1: the column 'text' is there twice"):
+            use(path)
+    with pytest.raises(UserError, match="the column 'text' is there twice"):
+        read_table(path, ["label"], TableConfig(), optional=["text"])
+
+
+def test_an_index_of_pandas_is_a_column_and_a_range_is_none(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"text": ["one", "two"], "label": [1, 0], "n": [5, 6]})
+    for index in (None, ["text"], ["text", "label"], ["n", "text", "label"]):
+        path = tmp_path / "a.parquet"
+        (frame if index is None else frame.set_index(index)).to_parquet(path)
+        assert read(path) == ["one", "two"]
+        assert [sorted(row.items()) for row in table(path)] == [
+            [("label", "1"), ("n", "5"), ("text", "one")],
+            [("label", "0"), ("n", "6"), ("text", "two")],
+        ]
+
+
+def test_other_columns_of_parquet_need_not_be_readable(tmp_path: Path) -> None:
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"\xff\xfe")]
+    )
+    columns = {
+        "text": pyarrow.array(["one"]),
+        "label": pyarrow.array([1.0]),
+        "broken": broken,
+        "late": pyarrow.array([10**14], pyarrow.timestamp("s")),
+        "nested": pyarrow.array([{"a": [b"x", None]}]),
+    }
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    assert read(path) == ["one"]
+    assert read_table(path, ["text", "label"], TableConfig()) == [{"text": "one", "label": "1"}]
+    assert table(path)[0]["broken"] == "\ufffd\ufffd"
+    with pytest.raises(UserError, match=r"a\.parquet is no readable parquet file"):
+        read(path, columns=("broken",))
+
+
+def test_a_temporary_folder_without_room_is_no_damage_of_the_file(tmp_path: Path) -> None:
+    content = parquet({"text": [str(number) for number in range(10_000)]})
+    path = write(tmp_path, "a.parquet.gz", gzip.compress(content))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"a\.parquet\.gz cannot be decompressed in the temporary folder .*TMPDIR"):
+            read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(read(path)) == 10_000
+
+
+LARGE = 12345678901234567890123
+
+
+@pytest.mark.parametrize(
+    ("number", "spellings"),
+    [
+        ("1", ["1", "1.0", "1e0", "10E-1", "1.000", '"1"']),
+        ("0", ["0", "-0.0", "0e5", "-0"]),
+        ("-2.5", ["-2.5", "-2.50", "-25e-1"]),
+        (str(LARGE), [str(LARGE), f"{LARGE}.0", f"{LARGE}e0"]),
+        ("100000000000000000000", ["1e20", "100000000000000000000", "1E+20"]),
+        ("0.0000001", ["1e-7", "0.0000001"]),
+        ("True", ["true", '"True"']),
+    ],
+)
+def test_equal_numbers_are_one_text(tmp_path: Path, number: str, spellings: list[str]) -> None:
+    lines = [f'{{"text": "a", "label": {spelling}}}' for spelling in spellings]
+    assert {row["label"] for row in table(write(tmp_path, "a.jsonl", "\n".join(lines)))} == {number}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pyarrow.array([1, None], pyarrow.int8()), ["1", ""]),
+        (pyarrow.array([1.0, float("nan"), None, -0.0, 0.5]), ["1", "", "", "0", "0.5"]),
+        (pyarrow.array([1.0, 0.1, None, float("nan")], pyarrow.float32()), ["1", "0.1", "", ""]),
+        (pyarrow.array([Decimal("1.00"), Decimal("0.10")]), ["1", "0.1"]),
+        (pyarrow.array([2**63 + 1], pyarrow.uint64()), [str(2**63 + 1)]),
+        (pyarrow.array([LARGE], pyarrow.decimal256(40, 0)), [str(LARGE)]),
+        (pyarrow.array([True, False, None]), ["True", "False", ""]),
+        (pyarrow.array(["1", "1.0"]).dictionary_encode(), ["1", "1.0"]),
+    ],
+)
+def test_numbers_of_parquet_are_the_same_texts(tmp_path: Path, values: pyarrow.Array, expected: list[str]) -> None:
+    columns = pyarrow.table({"text": ["a"] * len(values), "label": values})
+    pyarrow.parquet.write_table(columns, tmp_path / "a.parquet")
+    assert [row["label"] for row in table(tmp_path / "a.parquet")] == expected
+
+
+def test_the_encoding_is_that_of_each_file(tmp_path: Path) -> None:
+    text = "text,label\ncaf\u00e9,1\n"
+    for content in (text.encode(), text.encode("latin-1"), text.encode("utf-8-sig"), text.encode("utf-16")):
+        path = write(tmp_path, "a.csv", content)
+        assert table(path, encoding="latin-1")[0]["text"] == "caf\u00e9"
+    given = read_table(write(tmp_path, "a.csv", text), ["text"], TableConfig(), encoding="latin-1")
+    assert given == [{"text": "caf\u00c3\u00a9"}]
+    for content in (text.encode("latin-1"), (text * 9).encode() + b"\xe9"):
+        with pytest.raises(UserError, match=r"a\.csv, line \d+, byte \d+: invalid UTF-8: .*--encoding"):
+            read_table(write(tmp_path, "a.csv", content), ["text"], TableConfig(encoding="latin-1"), encoding="utf-8")
+    chinese = write(tmp_path, "a.csv", "text,label\n\u6a21\u578b\u5f88\u597d,1\n".encode("gbk"))
+    assert table(chinese, encoding="gbk")[0]["text"] == "\u6a21\u578b\u5f88\u597d"
+
+
+def test_a_table_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label\n" + "one of many,1\n" * 100_000)
+    ended = threading.Event()
+
+    def append() -> None:
+        while not ended.is_set():
+            with path.open("a") as file:
+                file.write("later,1\n")
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match=r"a\.csv changed while it was read"):
+            table(path)
+    finally:
+        ended.set()
+        thread.join()
+    assert len(table(path)) > 100_000
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_without_line_ends_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name, b"a,b;c\td " * 3_000_000)
+    tracemalloc.start()
+    try:
+        for use in (read, table):
+            with pytest.raises(UserError, match=rf"{name}: the first line has over 1,000,000 characters"):
+                use(path)
+        assert tracemalloc.get_traced_memory()[1] < 15_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_wide_table_and_a_long_quoted_field_are_no_fault(tmp_path: Path) -> None:
+    names = [f"column {number}" for number in range(20_000)]
+    path = write(tmp_path, "a.csv", ";".join(["text", *names]) + "\n" + ";".join(["a, b", *["1"] * 20_000]) + "\n")
+    assert read(path) == ["a, b"]
+    long = "a, b;" * 500_000
+    assert table(write(tmp_path, "b.csv", f'"{long}"\t1\n'), header=("text", "label"))[0]["text"] == long

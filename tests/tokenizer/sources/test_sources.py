@@ -1,3 +1,4 @@
+import gzip
 import os
 import subprocess
 import sys
@@ -50,6 +51,47 @@ def test_files_that_are_not_there_are_named(
     for use in (Files(paths=paths).fingerprint, Files(paths=paths).documents):
         with pytest.raises(UserError, match=message):
             use()
+
+
+def test_a_file_is_read_once_however_many_names_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lines(Path("a.txt"), ["one"])
+    Path("symbolic.txt").symlink_to("a.txt")
+    os.link("a.txt", "hard.txt")
+    Path("folder").mkdir()
+    Path("linked").symlink_to("folder")
+    write_lines(Path("folder/b.txt"), ["two"])
+    paths = ("./a.txt", "a.txt", "folder/../a.txt", str(tmp_path / "a.txt"), "symbolic.txt", "hard.txt", "**/*.txt")
+    assert texts(Files(paths=paths)) == ["one", "two"]
+    assert Files(paths=paths).fingerprint() == Files(paths=("a.txt", "folder/b.txt")).fingerprint()
+
+
+def test_files_without_text_are_passed_over_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    empty = {
+        "a.txt": b"",
+        "b.txt": b"\n \r\n",
+        "c.txt": b"\xef\xbb\xbf",
+        "d.txt": b"\xff\xfe\n\0",
+        "e.txt.gz": gzip.compress(b""),
+        "f.csv": b"",
+        "g.csv": b"text,label\n",
+        "h.tsv": b"\n\n",
+        "i.jsonl": b"\n",
+        "j.txt.xz": b"",
+        "k.parquet": b"",
+    }
+    for name, content in empty.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} is empty"):
+            texts(Files(paths=(str(tmp_path / name),)))
+    with pytest.raises(UserError, match=r"a\.txt, .*e\.txt\.gz.* is empty"):
+        texts(Files(paths=(f"{tmp_path}/*",)))
+    write_lines(tmp_path / "z.txt", ["one"])
+    for _ in range(2):
+        assert texts(Files(paths=(f"{tmp_path}/*",))) == ["one"]
+    assert [line for line in caplog.messages if "11 of 12 files are empty" in line and "a.txt" in line] != []
+    assert len(caplog.messages) == 1
 
 
 def test_the_same_content_elsewhere_is_the_same_text(tmp_path: Path) -> None:

@@ -1,0 +1,234 @@
+"""Open local files: regular ones only, decompressed, decoded and cut into lines, and watched for changes.
+
+A file that is missing, a pipe, damaged or no text is a UserError that names it, and the line and byte where there are
+such.
+"""
+
+import codecs
+import gzip
+import io
+import lzma
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from configs import UserError
+
+_BUFFER_BYTES = 1 << 20
+_SEARCHED_BYTES = 1 << 16
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # it begins with the mark of UTF-16
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_NO_FILES = {
+    stat.S_IFDIR: "a folder, not a file: name files, or a pattern such as 'texts/**/*.txt'",
+    stat.S_IFIFO: "a pipe: it would have to be read twice: write it to a file first",
+    stat.S_IFSOCK: "a socket, not a file: name a file",
+    stat.S_IFCHR: "a device, not a file: name a file",
+    stat.S_IFBLK: "a device, not a file: name a file",
+}
+
+
+class Watch:
+    """Tells whether files change while they are read: as a context, it checks them at its end.
+
+    Where they have changed, an error of the reader gives way to the one that says so.
+    """
+
+    def __init__(self, files: Callable[[], Iterable[Path]]) -> None:
+        """Note the sizes and times of the files that `files` lists, now and in each later check."""
+        self._files = files
+        self._before = self._states()
+
+    def check(self) -> None:
+        """Raise a UserError if a file has changed, come or gone since the watch began."""
+        try:
+            after = self._states()
+        except UserError as error:
+            raise UserError(f"the files changed while they were read: {error}") from error
+        for path in self._before | after:
+            if self._before.get(path) != after.get(path):
+                raise UserError(
+                    f"{path} changed while it was read, so nothing made of it is kept: wait until it is complete, "
+                    "or read a copy of it"
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None or isinstance(error, UserError | OSError):
+            self.check()
+
+    def _states(self) -> dict[Path, tuple[int, int, int]]:
+        states = {}
+        for path in self._files():
+            with suppress(OSError):  # the reader names it
+                found = path.stat()
+                states[path] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return states
+
+
+def status(path: Path) -> os.stat_result:
+    """Return the status of a regular file; anything else is a UserError, before it is opened."""
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        link = " (a link to a file that is not there)" if path.is_symlink() else ""
+        raise UserError(f"no such file: {path}{link}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: {_NO_FILES.get(stat.S_IFMT(found.st_mode), 'no regular file: name one')}")
+    return found
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """Return the last suffix but for a compression's, and the compression's, in small letters."""
+    before, last = ["", "", *path.suffixes][-2:]
+    kind, compression = (before, last) if last.lower() in COMPRESSIONS else (last, "")
+    return kind.lower(), compression.lower()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """Open the file for reading its decompressed bytes; damage found while reading is a UserError."""
+    status(path)
+    try:
+        raw = path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        with raw:
+            compression = suffixes(path)[1] if raw.peek(1) else ""  # an empty file is no stream of any library
+            yield io.BufferedReader(COMPRESSIONS[compression](raw), _BUFFER_BYTES) if compression else raw
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if "too much memory" in str(error):
+            raise UserError(
+                f"{path} is whole, but its window is longer than this reader takes: "
+                f"decompress it first, by zstd -d --long=31 {path}"
+            ) from error
+        raise UserError(f"{path} is truncated or damaged ({error}): fetch or compress it again") from error
+
+
+class _XzFile(io.RawIOBase):
+    """The decompressed bytes of .xz streams laid end to end, with or without zero bytes between and behind them.
+
+    `lzma.open` takes a second stream that is damaged, or behind zero bytes, for the end of the file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream = lzma.LZMADecompressor()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as the present stream does, and return the number of bytes; 0 at the end."""
+        while True:
+            if self._stream.eof:
+                block = self._stream.unused_data.lstrip(b"\0")
+                while not block and (more := self._file.read(_BUFFER_BYTES)):
+                    block = more.lstrip(b"\0")
+                if not block:
+                    return 0
+                self._stream = lzma.LZMADecompressor()
+            else:
+                block = self._file.read(_BUFFER_BYTES) if self._stream.needs_input else b""
+                if self._stream.needs_input and not block:
+                    raise EOFError("the last stream has no end")
+            if found := self._stream.decompress(block, len(buffer)):
+                buffer[: len(found)] = found
+                return len(found)
+
+
+def _zstd(file: BinaryIO) -> Any:
+    import pyarrow  # takes a tenth of a second, and few read this format
+
+    return pyarrow.CompressedInputStream(file, "zstd")
+
+
+COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": _XzFile, ".zst": _zstd}
+
+
+def is_utf8(path: Path) -> bool:
+    """Return True if the file is valid UTF-8 and has more than ASCII, so that it can hardly be anything else."""
+    beyond_ascii = False
+    with opened(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as reader:
+        try:
+            for text in iter(partial(reader.read, _BUFFER_BYTES), ""):
+                if "\0" in text:
+                    return False
+                beyond_ascii |= not text.isascii()
+        except UnicodeDecodeError:
+            return False
+    return beyond_ascii
+
+
+def has_lone_returns(path: Path) -> bool:
+    """Return True if a carriage return without a line feed ends a line at the beginning of the file."""
+    with opened(path) as file:
+        beginning = file.read(_SEARCHED_BYTES)
+    return b"\r" in beginning.removesuffix(b"\r").replace(b"\r\n", b"")
+
+
+def lines(
+    path: Path, file: io.BufferedReader, encoding: str, mend: str, *, replace: bool = False, longest: int = -1
+) -> Iterator[str]:
+    r"""Yield the decoded lines with their ends: \n, \r\n or \r.
+
+    A byte order mark at the beginning tells the encoding, whatever `encoding` is. Bytes that it cannot decode are read
+    as U+FFFD if `replace`, else they are a UserError that ends in `mend`. A line of more than `longest` characters
+    comes in parts of that length.
+    """
+    beginning = file.peek(4)
+    marks = (name for mark, name in _BYTE_ORDER_MARKS.items() if beginning.startswith(mark))
+    encoding, errors = next(marks, encoding), "replace" if replace else "strict"
+    try:
+        with io.TextIOWrapper(file, encoding, errors, newline="") as reader:
+            for line in iter(partial(reader.readline, longest), ""):
+                if "\0" in line:
+                    fault = "a NUL byte, so this is no text, or UTF-16 without a byte order mark: convert it"
+                    raise UserError(f"{path}, {_place_of_fault(path, encoding, errors)}: {fault}")
+                yield line
+    except UnicodeError as error:
+        name = encoding.upper().removesuffix("-SIG")
+        place = _place_of_fault(path, encoding, errors)
+        raise UserError(f"{path}, {place}: invalid {name}: {mend}") from error
+
+
+def _place_of_fault(path: Path, encoding: str, errors: str) -> str:
+    """Return the line and byte at which decoding fails or a NUL stands, having read the file again up to there."""
+    decoder, newlines = codecs.getincrementaldecoder(encoding)(errors), io.IncrementalNewlineDecoder(None, True)
+    line, offset, step = 1, 0, _SEARCHED_BYTES
+    with opened(path) as file:
+        source: BinaryIO = file
+        while block := source.read(step):
+            state = decoder.getstate()
+            try:
+                text = decoder.decode(block)
+            except UnicodeError:
+                text = "\0"
+            if "\0" not in text:
+                line += newlines.decode(text).count("\n")
+                offset += len(block)
+            elif step == 1:
+                break
+            else:  # byte by byte from here on
+                decoder.setstate(state)
+                source, step = io.BytesIO(block), 1
+        else:
+            state = decoder.getstate()  # the file ends inside a character
+    line += newlines.decode("", True).count("\n")
+    return f"line {line}, byte {offset - len(state[0])}"
