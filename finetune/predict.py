@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
     for texts in given:
         for text, found in zip(texts, model.classify(_rows(model, texts), world), strict=True):
-            print(show(text, model.class_names, found), flush=True)
+            command.show(show(text, model.class_names, found))
             if found.truncated:
                 print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
 

@@ -47,15 +47,15 @@ def main(arguments: Sequence[str]) -> None:
     scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world) for unit in UNITS}
     bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else None
     if options.json:
-        print(json.dumps({"masks": scores, "bits_per_byte": bits}))
+        command.show(json.dumps({"masks": scores, "bits_per_byte": bits}))
         return
-    print(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
+    command.show(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
     for unit, kinds in scores.items():
         for kind, s in kinds.items():
             numbers = f"{s['targets']:>10,}{s['loss']:>13.3f}{s['perplexity']:>12.2f}{s['accuracy']:>10.1%}"
-            print(f"{unit:8}{kind:>10}{numbers}")
+            command.show(f"{unit:8}{kind:>10}{numbers}")
     if bits is not None:
-        print(f"\nbits per byte of hidden words: {bits:.3f} ({config.evaluation.words} words)")
+        command.show(f"\nbits per byte of hidden words: {bits:.3f} ({config.evaluation.words} words)")
 
 
 if __name__ == "__main__":
