@@ -11,6 +11,7 @@ import select
 import stat
 import sys
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class _Descriptor(io.FileIO):
-    """The descriptor of a standard stream; a write that fails turns it to the null device."""
+    """The descriptor of a standard stream, whose `write` never fails."""
 
     failure: OSError | None = None
-    """The error of the write that failed; a BrokenPipeError or another ConnectionError if the reader has left."""
+    """The error of the last write that failed; a ConnectionError, such as BrokenPipeError, if the reader has left."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Write some of `data`, and return the number of bytes; all of them are lost if that fails."""
@@ -31,20 +32,15 @@ class _Descriptor(io.FileIO):
         except OSError as error:
             hung_up = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
             self.failure = BrokenPipeError(*error.args) if hung_up else error
-            with suppress(OSError):  # of the system's limits: the next write fails as well
-                self._silence()
+            if isinstance(self.failure, ConnectionError):
+                with suppress(OSError):  # of too many open files: the next write comes here again
+                    os.dup2(_null().fileno(), self.fileno())  # so that C++ libraries and child processes do not fail
             return memoryview(data).nbytes
         return written
 
-    def _silence(self) -> None:
-        """Turn the descriptor to the null device, for C++ libraries and later child processes as well."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self.fileno())
-        os.close(null)
-
 
 def guard() -> None:
-    """Make sure that no message can fail: replace this process's standard output and error, and open closed ones.
+    """Guard this process's standard output and error, and open those that are closed.
 
     Letters that the terminal lacks are printed as escapes. A stream that the caller has replaced stays as it is.
     """
@@ -54,20 +50,24 @@ def guard() -> None:
         except OSError:  # the next file to be opened would get this number, and the messages of C++ libraries with it
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout = _guarded(sys.stdout, sys.__stdout__)
-    sys.stderr = _guarded(sys.stderr, sys.__stderr__)
+    sys.stderr = messages()
+
+
+def messages() -> TextIO:
+    """Return standard error, guarded, also where it is absent or closed: nothing that is printed there can fail."""
+    return _guarded(sys.stderr, sys.__stderr__)
 
 
 def failure(stream: TextIO) -> OSError | None:
-    """Return the error by which a guarded stream lost its messages, if any."""
+    """Return the last error by which a guarded stream has lost something, if any."""
     return getattr(getattr(getattr(stream, "buffer", None), "raw", None), "failure", None)
 
 
 def _guarded(stream: TextIO | None, own: TextIO | None) -> TextIO:
-    """Return the guarded stream in place of `stream`, if that is the interpreter's `own`, or is absent."""
-    if stream is None:
-        null = io.FileIO(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
-        stream = io.TextIOWrapper(io.BufferedWriter(null), encoding="utf-8")
-    elif stream is not own or not isinstance(stream, io.TextIOWrapper):
+    """Return the guarded stream in place of `stream`, if that is the interpreter's `own`, absent or closed."""
+    if stream is None or stream.closed:
+        return _null()
+    if stream is not own or not isinstance(stream, io.TextIOWrapper):
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(_Descriptor(stream.fileno(), "w", closefd=False)),
@@ -77,3 +77,10 @@ def _guarded(stream: TextIO | None, own: TextIO | None) -> TextIO:
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+@cache
+def _null() -> TextIO:
+    """Return the null device."""
+    descriptor = io.FileIO(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(descriptor), encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from configs import UserError, command
+from configs import UserError, command, streams
 from mlm.distributed.process import configure_process
 
 if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
@@ -91,7 +91,7 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
     lines = [[*rows[0], "predicted", *(f"probability_{name}" for name in classes)]]
     if submission is not None:
         lines = [[submission, reader.label]]
-    with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
+    with tqdm(total=len(rows), unit="text", file=streams.messages()) as bar:
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
             for row, found in zip(part, model.classify(part, world), strict=True):

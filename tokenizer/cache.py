@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from configs import streams
 from tokenizer import vocabulary
 from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards import format
@@ -46,7 +47,8 @@ def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be."""
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
     with closing(sqlite3.connect("", check_same_thread=False)) as database:
-        documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
+        read = text.source.documents()
+        documents = tqdm(read, "vocabulary", unit=" documents", disable=None, file=streams.messages())
         cleaned = clean_documents(text, documents, SeenHashes(database))
         sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
         return vocabulary.learn(sentences, settings)

@@ -15,6 +15,7 @@ from torch.multiprocessing.spawn import spawn
 from configs import UserError, read
 from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
 from mlm.training.budget import TrainingProgress
+from mlm.training.interrupt import SIGNALS
 from mlm.training.loop import Observer, StepMetrics
 from tests.mlm.test_pretrain import TINY, write_corpus
 
@@ -43,7 +44,7 @@ def process_state() -> Mapping[str, Any]:
     """Return the state of this process that a library has no business to change."""
     return {
         "environment": {name: value for name, value in os.environ.items() if not name.startswith("TORCH")},
-        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
+        "signals": [signal.getsignal(number) for number in SIGNALS],
         "threads": torch.get_num_threads(),
         "random state": torch.get_rng_state().tolist(),
         "default dtype": torch.get_default_dtype(),
