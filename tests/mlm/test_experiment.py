@@ -14,8 +14,9 @@ from torch.multiprocessing.spawn import spawn
 
 from configs import UserError, read
 from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
+from mlm.tracking.progress_bar import ProgressBar
 from mlm.training.budget import TrainingProgress
-from mlm.training.interrupt import SIGNALS
+from mlm.training.interrupt import SIGNALS, SignalStop
 from mlm.training.loop import Observer, StepMetrics
 from tests.mlm.test_pretrain import TINY, write_corpus
 
@@ -92,6 +93,35 @@ def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(ho
     assert len(observer.losses) >= 2
     finished = resume(stopped.path)
     assert hashed(finished) == hashed(whole)
+
+
+class SignalAtTheEnd(Observer):
+    """Sends this process a signal when the last checkpoint has been saved, after the loop's last question."""
+
+    def ended(self, progress: TrainingProgress) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_is_heeded_and_the_results_are_measured_on_resuming(home: Path) -> None:
+    whole = pretrain(config_in(home, "name=measured"))
+    with SignalStop("saving") as signals:
+        stopped = pretrain(config_in(home, "name=late"), [SignalAtTheEnd(), signals], stop=signals.received)
+    assert (stopped.results, stopped.stopped_by) == (None, signal.SIGTERM)
+    assert not (stopped.path / "results.json").exists()
+    assert hashed(resume(stopped.path)) == hashed(whole)
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_pretrain_needs_no_standard_streams(
+    home: Path, absent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "closed").open("w") as closed:
+        pass
+    monkeypatch.setattr("sys.stdout", None if absent else closed)
+    monkeypatch.setattr("sys.stderr", None if absent else closed)
+    vocabulary = f"vocabulary.size={301 + absent}"  # to be built
+    run = pretrain(config_in(home, "name=silent", vocabulary, "train.budget.steps=2"), [ProgressBar()])
+    assert run.results is not None
 
 
 def test_a_mistake_is_an_exception(home: Path, tmp_path: Path) -> None:
