@@ -9,9 +9,10 @@ import torch
 
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.interrupt import SIGNALS, SignalStop
+from mlm.training.interrupt import SignalStop
 from mlm.training.loop import StepMetrics
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 WORLD = World(torch.device("cpu"), torch.float32)
 METRICS = StepMetrics({}, 1, 1, 1.0, 0.0, {}, torch.tensor(1.0), torch.tensor([True]))
 
@@ -35,7 +36,7 @@ def started() -> SignalStop:
     return stop
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_noted_and_told_with_the_step(
     number: signal.Signals, handlers: list[object], caplog: pytest.LogCaptureFixture
 ) -> None:
