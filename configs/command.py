@@ -1,7 +1,6 @@
 """Run an entry point so that a user's mistake is one line and exit code 2, never a traceback."""
 
 import argparse
-import io
 import logging
 import os
 import signal
@@ -12,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs import UserError
+from configs import UserError, streams
 
 EXIT_MISTAKE = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal that stopped a run, which is saved."""
 EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
+EXIT_UNREAD = EXIT_SIGNAL + signal.SIGPIPE
+"""Of a command whose result is its standard output, and whose reader has left."""
 TRACEBACK = "MLM_TRACEBACK"
 """Environment variable that, set to 1, shows the traceback behind every one-line error."""
 LOGGED_PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
@@ -33,6 +34,23 @@ class Parser(argparse.ArgumentParser):
         """Raise a UserError instead of printing the usage."""
         raise UserError(f"{message}: see {self.prog} --help")
 
+    def print_help(self, file: object = None) -> None:
+        """Show the help, which is a result."""
+        show(self.format_help().rstrip("\n"))
+
+
+def show(result: str) -> None:
+    """Print a line, or several, of a result that is nowhere but on standard output; any other `print` is a message.
+
+    If it cannot be written, the command ends: with 141 if its reader has left, and by an OSError if its disk is full.
+    """
+    print(result, flush=True)
+    failure = streams.failure(sys.stdout)
+    if isinstance(failure, ConnectionError):
+        sys.exit(EXIT_UNREAD)
+    if failure is not None:
+        raise OSError(failure.errno, failure.strerror, "standard output")
+
 
 def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Separate the YAML file among a command's words, one at most or a UserError is raised, from the overrides."""
@@ -44,7 +62,7 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 def lines() -> Iterator[str]:
     """Yield the lines of standard input, without their ends; raise a UserError if it is closed, or is not text."""
-    if sys.stdin is None:
+    if sys.stdin is None or sys.stdin.closed:
         raise UserError("no text is given, and standard input is closed: give a text as an argument")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(newline=None)  # else a carriage return alone ends no line
@@ -53,6 +71,8 @@ def lines() -> Iterator[str]:
             yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise UserError(f"standard input cannot be read ({error.strerror}): give a text as an argument") from error
 
 
 class _LogLines(logging.Handler):
@@ -61,9 +81,7 @@ class _LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        if sys.stderr is not None:
-            tqdm.write(self.format(record), file=sys.stderr)
-            sys.stderr.flush()
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 @contextmanager
@@ -81,31 +99,26 @@ def _logging_to_standard_error() -> Iterator[None]:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 130 Ctrl-C.
+    """Call `main` with the command line's arguments and exit: 0 done, 2 a mistake or a failing disk, 128 + n signal n.
 
     An error is one line of standard error; with MLM_TRACEBACK=1 its traceback, causes included, comes before it.
+    Messages that nobody reads are lost, and change neither the work nor the exit code.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal lacks are printed as escapes
+    streams.guard()
     try:
         with _logging_to_standard_error():
             main(sys.argv[1:])
-        if sys.stdout is not None:  # it is None if the command was started with a closed output
-            sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
-    except BrokenPipeError:  # the reader closed the pipe; Python's own flush at exit must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except (MemoryError, RuntimeError) as error:
         if not any(sign in str(error) for sign in ("allocate memory", "out of memory", "not enough memory")):
             raise
         _fail("not enough memory: lower the rows or examples of a micro-batch, the length of rows, or the model's size")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:  # Python's own has no number
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_SIGNAL + (error.args[0] if error.args else signal.SIGINT))
     sys.exit(0)
 
 

@@ -32,9 +32,9 @@ def main(kind: str, description: str | None, arguments: Sequence[str]) -> None:
 
     config = read(config_of(kind), *command.split(options.recipe))
     if options.print_config:
-        print(dump(config), end="")
+        command.show(dump(config).rstrip("\n"))
         return
-    with SignalStop("finishing the step") as signals:
+    with SignalStop("stopping") as signals:
         run = finetune(config, [signals, ProgressBar()], stop=signals.received)
     if run.summary:
         print(run.summary)

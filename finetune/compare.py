@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
             "notes": notes,
             "picture": str(options.output),
         }
-        print(json.dumps(values, ensure_ascii=False, indent=2))
+        command.show(json.dumps(values, ensure_ascii=False, indent=2))
         return
     print("\n".join([table(rows, baselines, metric), *(f"note: {note}" for note in notes)]))
     print(f"picture: {options.output}")

@@ -79,7 +79,7 @@ def finetune(
 
     Raises:
         UserError: encoder, data or a setting cannot be used, or training diverged; the text is one line.
-        KeyboardInterrupt: `stop` has stopped training; raised on all ranks.
+        KeyboardInterrupt: `stop` has stopped training; its argument is the largest number, on all ranks.
         ConnectionError: another rank is lost.
         OSError: the disk is full or not writable.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from configs import UserError, command
+from configs import UserError, command, streams
 from mlm.distributed.process import configure_process
 
 if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
     for texts in given:
         for text, found in zip(texts, model.classify(_rows(model, texts), world), strict=True):
-            print(show(text, model.class_names, found), flush=True)
+            command.show(show(text, model.class_names, found))
             if found.truncated:
                 print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
 
@@ -98,7 +98,7 @@ def classify_file(
     lines = [[*rows[0], "predicted", *(f"probability_{name}" for name in classes)]]
     if submission is not None:
         lines = [[submission, reader.label]]
-    with tqdm(total=len(rows), unit="text", disable=sys.stderr is None) as bar:
+    with tqdm(total=len(rows), unit="text", file=streams.messages()) as bar:
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
             for row, found in zip(part, model.classify(part, world), strict=True):

@@ -125,8 +125,8 @@ def run_trial(
 ) -> tuple[TrialResult, Classifier]:
     """Train a fresh head on `encoder`, in place; return the result and the classifier with its best weights.
 
-    A UserError if a setting does not fit the encoder, or training diverged. A KeyboardInterrupt on all ranks, after the
-    step, if `stop` returned a number other than 0 on any of them.
+    A UserError if a setting does not fit the encoder, or training diverged. A KeyboardInterrupt of the largest number
+    on all ranks, after the step, if `stop` returned one other than 0 on any of them.
     """
     config = trial.config
     torch.manual_seed(trial.seed)
@@ -150,8 +150,9 @@ def run_trial(
         start=TrainingProgress(),
         stop=lambda: request.is_made() or best.is_exhausted(),
     )
-    if world.max(request.number):
-        raise KeyboardInterrupt
+    request.is_made()  # a signal may have come after the last step's question
+    if stopped_by := world.max(request.number):
+        raise KeyboardInterrupt(stopped_by)
     trained = count(parameter for parameter in classifier.parameters() if parameter.requires_grad)
     classifier.load_state_dict(best.weights)
     config.trainable.finish(classifier)

@@ -47,16 +47,16 @@ def main(arguments: Sequence[str]) -> None:
     scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world) for unit in UNITS}
     bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else None
     if options.json:
-        print(json.dumps(run_directory.finite({"masks": scores, "bits_per_byte": bits}), allow_nan=False))
+        command.show(json.dumps(run_directory.finite({"masks": scores, "bits_per_byte": bits}), allow_nan=False))
         return
-    print(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
+    command.show(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
     for unit, kinds in scores.items():
         for kind, s in kinds.items():
             loss, perplexity = shown(s["loss"], ".3f"), shown(s["perplexity"], ".2f")
             numbers = f"{s['targets']:>10,}{loss:>13}{perplexity:>12}{shown(s['accuracy'], '.1%'):>10}"
-            print(f"{unit:8}{kind:>10}{numbers}")
+            command.show(f"{unit:8}{kind:>10}{numbers}")
     if config.evaluation.words:
-        print(f"\nbits per byte of hidden words: {bits_line(bits)}")
+        command.show(f"\nbits per byte of hidden words: {bits_line(bits)}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class PretrainRun:
     summary: str
     """The results, or the way to resume, as text; empty on ranks other than 0."""
     stopped_by: int
-    """The largest number that `stop` returned on any rank; 0 for a finished run."""
+    """The largest number that `stop` returned on any rank; 0 for a finished run, whose results are written."""
 
     @property
     def checkpoint(self) -> Path:
@@ -106,7 +106,8 @@ def pretrain(config: PretrainConfig, observers: Sequence[Observer] = (), *, stop
     """Pretrain an encoder in a new run directory; a job that torchrun or SLURM started again resumes its own run.
 
     `observers` receive the events of training, such as a `ProgressBar`; the run's own files need none. `stop` is called
-    after each step: a number other than 0, on any rank, stops training after saving.
+    after each step: a number other than 0, on any rank, stops training after saving; after the last step, `resume`
+    measures the results.
 
     Raises:
         UserError: data, a setting or the machine cannot be used, or training diverged.
@@ -253,8 +254,8 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained
         return request.is_made() or divergence.has_diverged
 
     end = train(components.model, components.task, settings, world, all_observers, start=ready.progress, stop=must_stop)
-    stopped_by = 0 if components.length.finished(end) else world.max(request.number)
-    return _Trained(ready, end, stopped_by, metrics_logger, divergence)
+    request.is_made()  # a signal may have come after the last step's question; the results can be measured on resuming
+    return _Trained(ready, end, world.max(request.number), metrics_logger, divergence)
 
 
 def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
@@ -265,7 +266,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     components, config = trained.run.components, trained.run.components.config
     if metrics_logger is None:
         return PretrainRun(path, None, "", trained.stopped_by)
-    if not components.length.finished(end):
+    if trained.stopped_by or not components.length.finished(end):
         metrics_logger.close(None)
         saved = f"step {end.step} is saved; resume: python -m mlm.pretrain --resume {path}"
         if not trained.stopped_by:

@@ -45,12 +45,12 @@ def main(arguments: Sequence[str]) -> None:
         guesses = fill_blanks.guess(model, batch, tokenizer, world, options.top)
         if options.json:
             found = [[{"token": g.token, "probability": g.probability} for g in blank] for blank in guesses]
-            print(json.dumps({"sentence": sentence, "blanks": found}, ensure_ascii=False), flush=True)
+            command.show(json.dumps({"sentence": sentence, "blanks": found}, ensure_ascii=False))
             continue
-        print(sentence)
+        command.show(sentence)
         for number, blank in enumerate(guesses, start=1):
             shown = "  ".join(f"{g.token.strip() or repr(g.token)} {g.probability:.1%}" for g in blank)
-            print(f"  {f'[MASK] {number}: ' if len(guesses) > 1 else ''}{shown}", flush=True)
+            command.show(f"  {f'[MASK] {number}: ' if len(guesses) > 1 else ''}{shown}")
 
 
 if __name__ == "__main__":

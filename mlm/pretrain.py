@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--resume takes the run's own configuration: remove everything but the run")
     config = read(experiment.PretrainConfig, yaml, overrides)
     if options.print_config:
-        print(dump(experiment.resolve(config)), end="")
+        command.show(dump(experiment.resolve(config)).rstrip("\n"))
         return
     if options.dry_run:
-        print(dry_run.preview(experiment.resolve(config)))
+        command.show(dry_run.preview(experiment.resolve(config)))
         return
-    with SignalStop("finishing the step and saving") as signals:
+    with SignalStop("saving") as signals:
         observers = [signals, ProgressBar()]
         if options.resume is None:
             run = experiment.pretrain(config, observers, stop=signals.received)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     for path in options.runs or [_newest(Path(RUNS))]:
         found = status(path)
-        print(json.dumps(found) if options.json else "\n".join(_lines(path, found)))
+        command.show(json.dumps(found) if options.json else "\n".join(_lines(path, found)))
 
 
 def status(path: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from configs import streams
+
 ROOT = Path(__file__).parents[1]
 BUDGET = ("train.budget.kind=steps", "train.budget.steps=200", "train.precision=float32", "evaluation.words=0")
 PRETRAINING = {
@@ -83,4 +85,5 @@ def _run(root: Path, home: Path, *words: str) -> None:
 
 
 if __name__ == "__main__":
+    streams.guard()  # the exit code counts, whoever reads the lines
     main()

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs import UserError
+from configs import UserError, streams
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import read_manifest, verify
 
@@ -206,4 +206,5 @@ def _damage(folder: Path, rng: random.Random) -> Damage:
 
 
 if __name__ == "__main__":
+    streams.guard()  # the exit code counts, whoever reads the lines
     main()

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from configs import streams
 from tokenizer import vocabulary
 from tokenizer.cleaning import (
     Reason,
@@ -73,8 +74,8 @@ def learn_from(
     as_read = as_read_by(settings.normalizer())
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
     with watch or text.source.watch(), closing(sqlite3.connect("", check_same_thread=False)) as database:
-        documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
-        seen = SeenHashes(database)
+        read, seen = text.source.documents(), SeenHashes(database)
+        documents = tqdm(read, "vocabulary", unit=" documents", disable=None, file=streams.messages())
         cleaned = clean_documents(text, documents, seen, as_read, at_sentences=at_sentences, dropped=dropped)
         sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
         return vocabulary.learn(sentences, settings)

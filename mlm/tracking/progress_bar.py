@@ -1,12 +1,12 @@
 """A progress bar on a terminal; elsewhere, a plain line every ten seconds."""
 
-import sys
 import time
 from collections.abc import Mapping
 
 from torch import nn
 from tqdm import tqdm
 
+from configs import streams
 from mlm.distributed.world import World
 from mlm.evaluation.results import shown
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -23,17 +23,18 @@ class ProgressBar(Observer):
         self.heldout_loss: float | None = None
         self.silent = True
         self.printed = 0.0
+        self.file = streams.messages()
         self.bar = tqdm(disable=True)
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
         """Begin a bar at `progress`."""
         self.length, self.heldout_loss, self.printed = length, None, 0.0
-        self.silent = not world.is_main or sys.stderr is None
+        self.silent = not world.is_main
         unit, total, initial = "step", length.steps, progress.step
         if length.seconds is not None:
             unit, total, initial = "s", round(length.seconds), int(progress.seconds)
-        disabled = self.silent or not sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=initial, unit=unit, disable=disabled, dynamic_ncols=True)
+        disabled = self.silent or not self.file.isatty()
+        self.bar = tqdm(total=total, initial=initial, unit=unit, disable=disabled, dynamic_ncols=True, file=self.file)
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Keep the held-out loss, to be shown with each log."""
@@ -53,7 +54,7 @@ class ProgressBar(Observer):
             self.printed = now
             fraction = min(self.length.fraction(progress), 1.0)
             left = progress.seconds * (1 - fraction) / fraction if fraction else 0.0
-            print(f"step {progress.step} ({fraction:.0%}): {text}, {left:,.0f} s left", file=sys.stderr, flush=True)
+            print(f"step {progress.step} ({fraction:.0%}): {text}, {left:,.0f} s left", file=self.file, flush=True)
 
     def ended(self, progress: TrainingProgress) -> None:
         """End the bar."""

@@ -1,10 +1,18 @@
+import ast
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
-from configs import UserError, command
+from configs import UserError, command, streams
+from tests.unread import UNREAD, run_closed, unread
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def outcome(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -50,15 +58,88 @@ def test_the_arguments_are_those_of_the_command_line(monkeypatch: pytest.MonkeyP
     assert received == [["a=1", "--json"]]
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
-    program = "from configs import command; command.run(lambda _: print('line\\n' * 100_000))"
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr is not None
-    with process.stderr:
-        assert process.stderr.read() == b""
+def test_a_signal_that_stopped_the_work_is_in_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(KeyboardInterrupt(15), capsys) == (143, "\ninterrupted\n")
+
+
+MESSAGES = """
+import logging, os, sys, warnings
+from pathlib import Path
+from tqdm import tqdm
+from configs import UserError, command
+
+def main(_):
+    for number in tqdm(range(3)):
+        print("message " * 2000)
+        print("message", file=sys.stderr)
+        logging.getLogger("mlm").warning("logged")
+        warnings.warn(f"warning {number}")
+    Path("done").touch()
+    END
+
+command.run(main)
+"""
+
+
+def program(end: str) -> list[str]:
+    """Return a command that sends all kinds of messages, does its work, and ends by the statement `end`."""
+    return [sys.executable, "-c", MESSAGES.replace("END", end)]
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_messages_that_nobody_reads_cost_nothing(kind: str, tmp_path: Path) -> None:
+    for end, code in (("pass", 0), ("raise UserError('mistake')", 2), ("sys.exit(143)", 143)):
+        with unread(kind) as stream:
+            process = subprocess.run(program(end), stdout=stream, stderr=stream, cwd=tmp_path, env=ENVIRONMENT)
+        assert (process.returncode, (tmp_path / "done").exists()) == (code, True), end
+        (tmp_path / "done").unlink()
+
+
+def test_messages_to_one_stream_arrive_if_the_other_is_unread(tmp_path: Path) -> None:
+    with unread("a closed pipe") as stream:
+        words = program("raise UserError('mistake')")
+        process = subprocess.run(words, stdout=stream, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1] == "error: mistake"
+    assert process.stderr.count("logged") == 3
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_cost_nothing_and_no_file_takes_their_place(redirection: str, tmp_path: Path) -> None:
+    end = "file = open('data', 'w'); os.write(1, b'C++'); os.write(2, b'C++'); assert file.fileno() > 2"
+    assert run_closed(redirection, *program(end)[1:], cwd=tmp_path) == 0
+    assert (tmp_path / "data").read_bytes() == b""
+
+
+def test_later_child_processes_do_not_meet_the_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    child = "import subprocess; subprocess.run([sys.executable, '-c', 'print(1)'], check=True)"
+    with unread("a closed pipe") as stream:
+        process = subprocess.run(program(child), stdout=stream, stderr=stream, cwd=tmp_path, env=ENVIRONMENT)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("a closed pipe", 141), ("a hung-up terminal", 141), ("a full disk", 2), (None, 0)]
+)
+@pytest.mark.parametrize("result", ["command.show('result')", "command.Parser(prog='x').parse_args(['--help'])"])
+def test_a_result_that_nobody_reads_ends_the_command(kind: str | None, code: int, result: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", f"from configs import command; command.run(lambda _: {result})"]
+    with unread(kind) if kind else (tmp_path / "result").open("w") as stream:
+        process = subprocess.run(words, stdout=stream, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    lines = process.stderr.splitlines()
+    assert (process.returncode, len(lines)) == (code, int(code == 2))
+    assert code != 2 or "standard output" in lines[0]
+
+
+def test_a_stream_that_another_program_made_non_blocking_loses_nothing() -> None:
+    lines = "from configs import command; command.run(lambda _: print('line\\n' * 100_000))"
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = subprocess.Popen([sys.executable, "-c", lines], stdout=writer, env=ENVIRONMENT)
+    os.close(writer)
+    time.sleep(0.3)  # the pipe fills
+    with os.fdopen(reader) as read:
+        assert len(read.readlines()) == 100_001
     assert process.wait() == 0
 
 
@@ -67,4 +148,22 @@ def test_lines_of_standard_input_have_any_end(end: bytes) -> None:
     program = "from configs import command; print([ascii(line) for line in command.lines()])"
     given = end.join(["one\u2028".encode(), b"", b"two\x0b\x1c", b"three"]) + end
     done = subprocess.run([sys.executable, "-c", program], input=given, capture_output=True, check=True)
-    assert eval(done.stdout) == [ascii(line) for line in ("one\u2028", "", "two\x0b\x1c", "three")]
+    assert ast.literal_eval(done.stdout.decode()) == [ascii(line) for line in ("one\u2028", "", "two\x0b\x1c", "three")]
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_progress_needs_no_stream(absent: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "closed").open("w") as closed:
+        pass
+    monkeypatch.setattr(sys, "stderr", None if absent else closed)
+    assert list(tqdm("ab", file=streams.messages(), disable=False)) == ["a", "b"]
+    monkeypatch.setattr(sys, "stdin", None if absent else closed)
+    with pytest.raises(UserError, match="standard input"):
+        next(command.lines())
+
+
+def test_a_standard_input_that_cannot_be_read_is_a_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with os.fdopen(os.open(tmp_path / "written", os.O_CREAT | os.O_WRONLY)) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(UserError, match="standard input"):
+            next(command.lines())

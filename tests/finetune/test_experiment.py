@@ -155,10 +155,19 @@ def test_weights_cannot_be_chosen_by_a_metric_that_the_validation_part_lacks(
 
 def test_a_stop_is_an_exception_after_the_step(run: Path, tmp_path: Path) -> None:
     events = Events()
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config(run, tmp_path, CnnHead(filters=8)), [events], stop=lambda: int(len(events.steps) > 2))
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        finetune(config(run, tmp_path, CnnHead(filters=8)), [events], stop=lambda: 15 * (len(events.steps) > 2))
+    assert stopped.value.args == (15,)
     assert events.seen == ["started", "ended"]
     assert not list((tmp_path / "runs").glob("*/results.json"))
+
+
+def test_a_stop_after_a_trials_last_step_is_heeded(run: Path, tmp_path: Path) -> None:
+    events = Events()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        finetune(config(run, tmp_path, CnnHead(filters=8)), [events], stop=lambda: 15 * ("ended" in events.seen))
+    assert stopped.value.args == (15,)
+    assert events.seen == ["started", "ended"]
 
 
 def test_a_mistake_is_an_exception_and_makes_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

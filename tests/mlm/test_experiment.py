@@ -22,6 +22,7 @@ from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
 from mlm.tracking import run_directory
 from mlm.tracking.progress_bar import ProgressBar
 from mlm.training.budget import TrainingProgress
+from mlm.training.interrupt import SIGNALS, SignalStop
 from mlm.training.loop import Observer, StepMetrics
 from tests.mlm.test_pretrain import TINY, write_corpus
 
@@ -50,7 +51,7 @@ def process_state() -> Mapping[str, Any]:
     """Return the state of this process that a library has no business to change."""
     return {
         "environment": {name: value for name, value in os.environ.items() if not name.startswith("TORCH")},
-        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
+        "signals": [signal.getsignal(number) for number in SIGNALS],
         "threads": torch.get_num_threads(),
         "random state": torch.get_rng_state().tolist(),
         "default dtype": torch.get_default_dtype(),
@@ -176,6 +177,35 @@ def test_dna_is_trained_on_by_whole_words_and_measured_in_bits_per_byte(home: Pa
 def test_a_held_out_text_without_targets_is_told_with_its_cause(home: Path, settings: list[str], pattern: str) -> None:
     with pytest.raises(UserError, match=pattern):
         pretrain(config_in(home, *settings))
+
+
+class SignalAtTheEnd(Observer):
+    """Sends this process a signal when the last checkpoint has been saved, after the loop's last question."""
+
+    def ended(self, progress: TrainingProgress) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_is_heeded_and_the_results_are_measured_on_resuming(home: Path) -> None:
+    whole = pretrain(config_in(home, "name=measured"))
+    with SignalStop("saving") as signals:
+        stopped = pretrain(config_in(home, "name=late"), [SignalAtTheEnd(), signals], stop=signals.received)
+    assert (stopped.results, stopped.stopped_by) == (None, signal.SIGTERM)
+    assert not (stopped.path / "results.json").exists()
+    assert hashed(resume(stopped.path)) == hashed(whole)
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_pretrain_needs_no_standard_streams(
+    home: Path, absent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "closed").open("w") as closed:
+        pass
+    monkeypatch.setattr("sys.stdout", None if absent else closed)
+    monkeypatch.setattr("sys.stderr", None if absent else closed)
+    vocabulary = f"vocabulary.size={301 + absent}"  # to be built
+    run = pretrain(config_in(home, "name=silent", vocabulary, "train.budget.steps=2"), [ProgressBar()])
+    assert run.results is not None
 
 
 def test_a_mistake_is_an_exception(home: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from mlm.checkpoint.manifest import MANIFEST, read_manifest
 from mlm.config import PretrainConfig
 from mlm.tracking.run_directory import lock
 from tests.test_malformed import Code
+from tests.unread import unread
 from tokenizer.shards.format import record
 
 TINY = (
@@ -232,6 +233,43 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert results(broken)["weights_sha256"] == results(whole)["weights_sha256"]
     assert results(broken)["heldout"] == results(whole)["heldout"]
     assert heldout_curve(broken) == heldout_curve(whole)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("a closed pipe", signal.SIGINT), ("a hung-up terminal", signal.SIGHUP)])
+def test_a_signal_that_takes_the_reader_too_saves_the_run(
+    home: Path, kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    """As Ctrl-C does under `| tee log`: both get it, and tee ends at once."""
+    shutil.copy(home / "corpus.txt", tmp_path)
+    shutil.copytree(home / "runs" / "cache", tmp_path / "runs" / "cache")
+    words = [sys.executable, "-m", "mlm.pretrain", *TINY, "name=told", "train.budget.steps=100000"]
+    with unread(kind) as stream:
+        quiet = ("train.intervals.log_steps=5", "train.intervals.checkpoint_steps=100000")
+        process = subprocess.Popen([*words, *quiet], cwd=tmp_path, stdout=stream, stderr=stream)
+    path = wait_for_step(tmp_path, "told", 20)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 128 + number
+    (saved,) = (path / "checkpoints").iterdir()
+    assert read_manifest(saved).step >= 20
+
+
+def test_under_nohup_a_run_whose_terminal_is_gone_trains_to_its_end(home: Path, tmp_path: Path) -> None:
+    shutil.copy(home / "corpus.txt", tmp_path)
+    shutil.copytree(home / "runs" / "cache", tmp_path / "runs" / "cache")
+    words = ["nohup", sys.executable, "-m", "mlm.pretrain", *TINY, "name=told", "train.budget.steps=30"]
+    with unread("a closed pipe") as stream:
+        process = subprocess.Popen(words, cwd=tmp_path, stdout=stream, stderr=stream)
+    path = wait_for_step(tmp_path, "told", 10)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+    assert results(path)["steps"] == 30
+
+
+@pytest.mark.parametrize("words", [["mlm.status", "{run}"], ["mlm.fill_mask", "--run", "{run}", "a [MASK]"]])
+def test_a_command_whose_result_is_not_read_ends_with_the_code_of_sigpipe(first: Path, words: list[str]) -> None:
+    with unread("a closed pipe") as stream:
+        process = subprocess.run([sys.executable, "-m", *(word.format(run=first) for word in words)], stdout=stream)
+    assert process.returncode == command.EXIT_UNREAD == 141
 
 
 def wait_for_step(folder: Path, name: str, step: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.tokenizer.samples import prose, tokenizer, write_lines
+from tests.unread import run_closed
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import open_shards
 from tokenizer.vocabulary import load, serialise
@@ -49,6 +50,15 @@ def test_text_becomes_a_tokenizer_and_shards(folder: Path) -> None:
     shards = open_shards(folder / "shards")
     assert shards.manifest.train.documents + shards.manifest.heldout.documents == 1000
     assert f"{shards.manifest.train.tokens:,}" in said
+
+
+def test_what_is_built_does_not_depend_on_who_reads_the_messages(folder: Path) -> None:
+    (folder / "t.json").write_bytes(TOKENIZER)
+    words = ("-m", "tokenizer.encode", "a.txt", "b.txt", "--tokenizer", "t.json", "text.heldout_share=0.1", "--output")
+    assert run_closed("<&- >&- 2>&-", *words, "closed", cwd=folder) == 0
+    assert run_closed(">/dev/full 2>/dev/full", *words, "full", cwd=folder) == 0
+    closed, full = ((folder / name / "manifest.json").read_bytes() for name in ("closed", "full"))
+    assert closed == full
 
 
 def test_what_the_error_about_bad_utf8_says_to_set_can_be_set(folder: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from configs import UserError
+from configs import UserError, streams
 from tokenizer import cleaning, vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import SeenHashes, SentenceTable, Side, TextConfig
@@ -111,7 +111,8 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     writer.state = writer.state.model_copy(update={"split_at_sentences": at_sentences})
     consumed, committed = writer.state.consumed_documents, time.monotonic()
     remaining = itertools.islice(text.source.documents(), consumed, None)
-    documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None)
+    shown = streams.messages()
+    documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None, file=shown)
     count = default_workers() if options.workers is None else options.workers
     with closing(Workers(text, tokenizer, count, options.local_characters, at_sentences=at_sentences)) as workers:
         for batch in cleaning.batch_documents(documents, options.batch_characters):

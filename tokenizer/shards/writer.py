@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
-from configs import Config, UserError
+from configs import Config, UserError, streams
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, Side, TextConfig
@@ -83,7 +82,7 @@ class ShardWriter(ExitStack):
         self.database.execute("DELETE FROM state")
         self.database.execute("INSERT INTO state VALUES (?)", (self.state.model_dump_json(),))
         self.database.commit()
-        if sys.stderr is None or not sys.stderr.isatty():  # a terminal has a progress bar
+        if not streams.messages().isatty():  # a terminal has a progress bar
             logger.info("shards: %s documents", f"{consumed:,}")
 
 
