@@ -1,6 +1,7 @@
 """Run an entry point so that a user's mistake is one line and exit code 2, never a traceback."""
 
 import argparse
+import io
 import logging
 import os
 import signal
