@@ -15,7 +15,7 @@ from tokenizer.shards.build import build
 from tokenizer.sources import hash_texts
 from tokenizer.vocabulary import VocabularyConfig
 
-_LEARNING = 1
+_LEARNING = 2
 """Part of the key of a learned vocabulary: raise it whenever the same text would give another one."""
 
 

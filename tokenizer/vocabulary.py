@@ -3,12 +3,12 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from configs import Config, UserError
 
@@ -17,8 +17,18 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
 # [MASK] takes in the space before it: the predicted token carries its own
 _SPECIAL = [AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]") for token in SPECIAL_TOKENS]
-_LONGEST_WORD = 1000
-"""Characters; longer words are skipped when merges are learned, which takes time quadratic in a word's length."""
+LONGEST_WORD = 1000
+"""Characters of a word; a longer one is cut, because learning merges takes time quadratic in its length."""
+_JOINED = r"\p{M}\u200c\u200d\u180e\u055b\u055c\u055e"
+"""Combining marks, the joiners of Persian, Indic and Mongolian scripts, and the signs inside of Armenian words."""
+_WORD = (
+    r"'(?:[sdmt]|ll|ve|re)(?!\p{M})"
+    rf"| ?\p{{L}}[\p{{L}}{_JOINED}]{{0,{LONGEST_WORD - 1}}}[{_JOINED}]{{0,16}}"  # a cut is not before a mark
+    rf"| ?\p{{N}}[\p{{N}}\p{{M}}]{{0,{LONGEST_WORD - 1}}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]{{1,{LONGEST_WORD}}}"
+    r"|\s+(?!\S)|\s+"
+)
+"""The pattern of GPT-2, but for combining marks: those belong to the letter, digit or sign before them."""
 MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
 MAXIMUM_SIZE = 131_072
 
@@ -39,7 +49,10 @@ class VocabularyConfig(Config):
 
 
 def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer of exactly `vocabulary.size` tokens learned from `texts`; a UserError asks for more text."""
+    """Return a tokenizer of exactly `vocabulary.size` tokens learned from `texts`; a UserError asks for more text.
+
+    As one of `load`, it takes '[MASK]' and the like in a text for plain characters.
+    """
     tokenizer = _blank(vocabulary)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary.size,
@@ -58,11 +71,15 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
             f"a corpus too small for the vocabulary: its text gives {tokenizer.get_vocab_size():,} tokens, not "
             f"{vocabulary.size:,}: set vocabulary.size to at most that, or add text"
         )
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def load(path: Path) -> Tokenizer:
-    """Return a saved tokenizer, without truncation and padding; any but a byte-level one like ours is a UserError."""
+    """Return a saved tokenizer, without truncation and padding; any but a byte-level one like ours is a UserError.
+
+    It takes '[MASK]' and the like in a text for plain characters: `encode_masked` puts in the masks.
+    """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -78,7 +95,26 @@ def load(path: Path) -> Tokenizer:
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list[list[int]]:
+    """Return the tokens of texts in which `mask` stands for [MASK], without [CLS] and [SEP]; all else is plain text.
+
+    [MASK] takes in the space before it: the predicted token carries its own.
+    """
+    assert tokenizer.encode_special_tokens
+    parts = [text.split(mask) for text in texts]
+    flat = [part for *before, last in parts for part in (*map(str.rstrip, before), last)]
+    encoded = iter(tokenizer.encode_batch(flat, add_special_tokens=False))
+    ids_of_texts = []
+    for _, *others in parts:
+        ids = next(encoded).ids
+        for _ in others:
+            ids += [MASK, *next(encoded).ids]
+        ids_of_texts.append(ids)
+    return ids_of_texts
 
 
 def serialise(tokenizer: Tokenizer) -> bytes:
@@ -97,7 +133,12 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     Training adds the special tokens. If they were there before, it would take '[MASK]' in a text for one.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORD), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     steps: list[normalizers.Normalizer] = []
     if vocabulary.normalisation != "none":
@@ -116,12 +157,16 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
 def _is_like_ours(tokenizer: Tokenizer) -> bool:
     """Return True for a byte-level BPE that encodes any text and has the special tokens as ids 0 to 4."""
     pieces = tokenizer.get_vocab()
-    blanks = [_blank(VocabularyConfig(cls_sep=cls_sep)) for cls_sep in (False, True)]
-    for blank in blanks:
+    frames = []
+    for cls_sep in (False, True):
+        blank = _blank(VocabularyConfig(cls_sep=cls_sep))
         blank.add_special_tokens(_SPECIAL)
+        frames.append(_frame(blank))
+        blank.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # an earlier vocabulary's: GPT-2's own
+        frames.append(_frame(blank))
     complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
     dense = max(pieces.values(), default=0) == len(pieces) - 1
-    return complete and dense and _frame(tokenizer) in map(_frame, blanks)
+    return complete and dense and _frame(tokenizer) in frames
 
 
 def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -133,10 +178,9 @@ def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _head(texts: Iterator[str], limit_bytes: int) -> Iterator[str]:
-    """Yield texts of about `limit_bytes`, without words so long that learning would be slow and ignore Ctrl-C."""
+    """Yield texts of about `limit_bytes`."""
     for text in texts:
-        fits = len(text) <= _LONGEST_WORD
-        yield text if fits else " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)
+        yield text
         limit_bytes -= len(text.encode())
         if limit_bytes <= 0:
             return
