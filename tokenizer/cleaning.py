@@ -23,7 +23,7 @@ Reason = Literal["duplicate documents", "short sentences", "long sentences", "du
 """Reasons for which cleaning drops text."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
 HASH_BYTES = 16
 """Size of the hash that stands for a text among those seen."""

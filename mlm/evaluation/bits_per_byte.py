@@ -22,7 +22,7 @@ from mlm.data.batches import Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
 from tokenizer.shards.format import ShardArrays
-from tokenizer.vocabulary import MASK, PAD, SPECIAL_TOKENS
+from tokenizer.vocabulary import MASK, PAD
 
 BATCH_ROWS = 64
 SENTENCES_READ = 20_000
@@ -50,8 +50,6 @@ def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> lis
 
 def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[bytes, list[str], int]]:
     for sentence in sentences:
-        if any(token in sentence for token in SPECIAL_TOKENS):
-            continue  # the text would be encoded as special tokens
         words = sentence.split()
         hashes = [
             (hashlib.blake2b(f"{i} {sentence}".encode(), digest_size=8).digest(), i)
