@@ -19,8 +19,8 @@ _URL = re.compile(r"(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?
 """ASCII only, because languages without spaces continue right after a URL; it ends before a full stop or bracket."""
 MARKS = JOINERS + "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c).startswith("M"))
 """Characters that belong to the word before them: combining marks, which are no letters to Python, and joiners."""
-_MENTION = re.compile(rf"(?<![\w@])@[\w{MARKS}]+")
-_HASHTAG = re.compile(rf"(?<![\w&])#([\w{MARKS}]+)")
+_MENTION = re.compile(rf"(?<![\w@{MARKS}])@[\w{MARKS}]+")
+_HASHTAG = re.compile(rf"(?<![\w&{MARKS}])#([\w{MARKS}]+)")
 _JOINT = re.compile(r"_+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
 """The borders of words within a hashtag."""
 
