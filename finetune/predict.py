@@ -69,13 +69,21 @@ def main(arguments: Sequence[str]) -> None:
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)
         return
+    columns = model.config.data.reader.columns
+    if len(columns) > 1:
+        raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
     show = _json if options.json else _line
-    given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
-    for texts in given:
-        for text, found in zip(texts, model.classify(_rows(model, texts), world), strict=True):
+
+    def answer(*texts: str) -> None:
+        for text, found in zip(texts, model.classify(_rows(columns[0], texts), world), strict=True):
             print(show(text, model.class_names, found), flush=True)
             if found.truncated:
                 print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
+
+    if options.texts:
+        answer(*options.texts)
+    else:
+        command.answer_lines(answer)
 
 
 def classify_file(model: "SavedModel", source: Path, output: Path, submission: str | None, world: "World") -> str:
@@ -112,14 +120,11 @@ def classify_file(model: "SavedModel", source: Path, output: Path, submission: s
     return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
 
 
-def _rows(model: "SavedModel", texts: Sequence[str]) -> list[dict[str, str]]:
-    columns = model.config.data.reader.columns
-    if len(columns) > 1:
-        raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
+def _rows(column: str, texts: Sequence[str]) -> list[dict[str, str]]:
     for text in texts:
         if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
             raise UserError(f"the text {text!a} is not valid text: write it in UTF-8")
-    return [{columns[0]: text} for text in texts]
+    return [{column: text} for text in texts]
 
 
 def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:

@@ -1,3 +1,5 @@
+import io
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -60,3 +62,27 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffone\r\n\n \t\n  two \n\ufeffthree"))
+    assert list(command.lines()) == ["one", "  two ", "\ufeffthree"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeff\n"))
+    assert list(command.lines()) == []
+
+
+def test_lines_after_a_wrong_one_are_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered = []
+
+    def answer(line: str) -> None:
+        if line == "wrong":
+            raise UserError("this line is wrong")
+        answered.append(line)
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\nwrong\ntwo\nwrong\n"))
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"\b2 of"):
+        command.answer_lines(answer)
+    assert answered == ["one", "two"]
+    assert caplog.messages == ["this line is wrong"] * 2

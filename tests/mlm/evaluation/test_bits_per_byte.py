@@ -177,3 +177,12 @@ def test_words_are_taken_from_both_sides_in_turn() -> None:
 @pytest.mark.parametrize("sentence", ["", "... !", "verylongwordbeyondthewindow ?"])
 def test_a_sentence_without_a_word_that_fits_is_skipped(sentence: str) -> None:
     assert choose_words(iter([sentence]), 1, 12) == []
+
+
+def test_special_tokens_in_a_text_are_plain_text() -> None:
+    tokenizer = tokenizer_of(300, cls_sep=True)
+    model = model_of(300)
+    words = choose_words(iter(["[SEP] ends it and [PAD] fills it.", "[MASK]", "A [CLS] begins"]), 3, 96)
+    assert len(words) == 3
+    expected = written_out(model, tokenizer, words)
+    assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(expected, rel=1e-4)
