@@ -23,8 +23,9 @@ Reason = Literal["duplicate documents", "short sentences", "long sentences", "du
 """Reasons for which cleaning drops text."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-_FORMAT = 2
-"""Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
+_FORMAT = 1
+"""Part of the fingerprint: raise it whenever the same source and settings would give other sentences. Earlier runs
+cannot be resumed then. So it was not raised for the marks of further scripts, which leave most texts as they were."""
 HASH_BYTES = 16
 """Size of the hash that stands for a text among those seen."""
 BATCH_CHARACTERS = 1_000_000

@@ -61,7 +61,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    head = _head(texts, vocabulary.training_bytes)
+    head = filter(None, _head(texts, vocabulary.training_bytes))
     first = next(head, "")
     tokenizer.train_from_iterator(itertools.chain([first], head), trainer)
     if tokenizer.get_vocab_size() != vocabulary.size:
