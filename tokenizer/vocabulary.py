@@ -4,7 +4,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 from pydantic import Field
@@ -63,10 +65,12 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
     )
     head = filter(None, _head(texts, vocabulary.training_bytes))
     first = next(head, "")
-    tokenizer.train_from_iterator(itertools.chain([first], head), trainer)
+    _train(tokenizer, itertools.chain([first], head), trainer)
     if tokenizer.get_vocab_size() != vocabulary.size:
         if not first:
-            raise UserError("the text is empty: after cleaning, no training sentence is left: name another source")
+            raise UserError(
+                "the text is empty, or cleaning drops all of it: no training sentence is left: name another source"
+            )
         raise UserError(
             f"a corpus too small for the vocabulary: its text gives {tokenizer.get_vocab_size():,} tokens, not "
             f"{vocabulary.size:,}: set vocabulary.size to at most that, or add text"
@@ -175,6 +179,28 @@ def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
     model = {name: value for name, value in parts["model"].items() if name not in ("vocab", "merges")}
     shared = {name: parts[name] for name in ("added_tokens", "pre_tokenizer", "post_processor", "decoder")}
     return {**shared, "model": model}
+
+
+def _train(tokenizer: Tokenizer, texts: Iterator[str], trainer: trainers.BpeTrainer) -> None:
+    """Learn the merges in another thread: the library hears no Ctrl-C, but this thread does."""
+    stopped, all_read = Event(), Event()
+
+    def read() -> Iterator[str]:
+        for text in texts:
+            if stopped.is_set():
+                raise InterruptedError
+            yield text
+        all_read.set()
+
+    with ThreadPool(1) as pool:
+        learned = pool.apply_async(tokenizer.train_from_iterator, (read(), trainer))
+        try:
+            learned.get()
+        except KeyboardInterrupt:
+            stopped.set()
+            if not all_read.is_set():  # Python must not end under a thread that runs its code
+                learned.wait()
+            raise
 
 
 def _head(texts: Iterator[str], limit_bytes: int) -> Iterator[str]:

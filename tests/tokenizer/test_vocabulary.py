@@ -1,5 +1,8 @@
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +209,24 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
         load(tmp_path / "none.json")
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         load(tmp_path)
+
+
+LONG_LEARNING = """
+import random
+from tokenizer.vocabulary import VocabularyConfig, learn
+chance = random.Random(0)
+def texts():
+    for _ in range(3000):
+        yield "".join(chance.choices("ACGT", k=1000))
+    print("all read", flush=True)
+learn(texts(), VocabularyConfig(size=16_000))
+"""
+
+
+def test_ctrl_c_is_heard_while_merges_are_learned() -> None:
+    child = subprocess.Popen([sys.executable, "-c", LONG_LEARNING], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"all read\n"
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=4)  # learning takes ten seconds
+    assert errors.endswith(b"KeyboardInterrupt\n")
