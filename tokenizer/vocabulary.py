@@ -198,8 +198,8 @@ def _train(tokenizer: Tokenizer, texts: Iterator[str], trainer: trainers.BpeTrai
             learned.get()
         except KeyboardInterrupt:
             stopped.set()
-            if not all_read.is_set():  # Python must not end under a thread that runs its code
-                learned.wait()
+            while not (all_read.is_set() or learned.ready()):  # Python must not end while a thread runs its code
+                learned.wait(0.01)
             raise
 
 
