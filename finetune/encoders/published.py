@@ -69,9 +69,11 @@ class PublishedEncoder(TextEncoder):
             split_special_tokens=True,
             verbose=False,
         )
-        masks = {self._placeholder_id: self.tokenizer.mask_token_id}
-        ids = [[masks.get(token, token) for token in row] for row in rows["input_ids"]]
-        return list(zip(ids, rows["token_type_ids"], strict=True))
+        placeholder, mask = self._placeholder_id, self.tokenizer.mask_token_id
+        for row in rows["input_ids"]:
+            while placeholder in row:
+                row[row.index(placeholder)] = mask
+        return list(zip(rows["input_ids"], rows["token_type_ids"], strict=True))
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states of the last layer, (B, L, D)."""
@@ -194,10 +196,12 @@ def _without_special_tokens_in_texts(tokenizer: "PreTrainedTokenizerBase") -> "P
         mask = tokenizer.added_tokens_decoder[tokenizer.mask_token_id]
         settings = {"lstrip": mask.lstrip, "rstrip": mask.rstrip, "normalized": False}
         reader.add_tokens([AddedToken(MASKED, **settings)])
-    if isinstance(backend := getattr(reader, "backend_tokenizer", None), Tokenizer):
+    marks = [mark for mark in tokenizer.all_special_tokens if mark != tokenizer.unk_token]
+    read = reader(" ".join(marks), add_special_tokens=False, split_special_tokens=True).input_ids
+    backend = getattr(reader, "backend_tokenizer", None)
+    if isinstance(backend, Tokenizer) and not {*read}.isdisjoint(tokenizer.convert_tokens_to_ids(marks)):
         # A unigram model takes any entry of its vocabulary for text: so it is never shown a special token whole.
-        marks = [mark for mark in tokenizer.all_special_tokens if len(mark) > 1]
-        begins = "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in marks)
+        begins = "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in tokenizer.all_special_tokens)
         steps = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
         backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Split(Regex(begins), "isolated")])
     return reader
