@@ -108,7 +108,7 @@ def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list
 
     [MASK] takes in the space before it: the predicted token carries its own.
     """
-    assert tokenizer.encode_special_tokens
+    tokenizer.encode_special_tokens = True  # a copy of a loaded one has forgotten it
     parts = [text.split(mask) for text in texts]
     flat = [part for *before, last in parts for part in (*map(str.rstrip, before), last)]
     encoded = iter(tokenizer.encode_batch(flat, add_special_tokens=False))
