@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-MASKED = "\ufdd0[MASK]\ufdd0"
-"""Stands for a masked token in a text. No text holds it: U+FDD0 is no character. '[MASK]' in a text is plain text."""
+MASKED = "\ufdd0\ufdd1"
+"""Stands for a masked token in a text. No text holds it: these are no characters. '[MASK]' in a text is plain text."""
 
 
 @dataclass(frozen=True, slots=True)

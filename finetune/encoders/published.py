@@ -39,7 +39,8 @@ class PublishedEncoder(TextEncoder):
         pads = (getattr(config, "pad_token_id", None), tokenizer.pad_token_id, 0)
         self.pad_id = next(int(pad) for pad in pads if pad is not None)  # RoBERTa counts positions by the model's
         self.mask_text = None if tokenizer.mask_token is None else MASKED
-        self._reader = _without_special_tokens_in_texts(tokenizer)
+        begins = _begin_of_special_tokens(tokenizer)
+        self._begins, self._reader = re.compile(begins), _reader_of(tokenizer, begins)
         self._placeholder_id = self._reader.convert_tokens_to_ids(MASKED)
         self.longest = int(min(_position_limit(model), tokenizer.model_max_length))
         put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
@@ -60,13 +61,16 @@ class PublishedEncoder(TextEncoder):
         """Return ids and token types of texts or pairs, each truncated to `longest` tokens."""
         if not texts:
             return []
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        if not self._reader.is_fast:  # a tokenizer in Python always looks for special tokens: it is shown none whole
+            columns = [[self._begins.sub(r"\g<0> ", text) for text in column] for column in columns]
         rows = self._reader(
-            *map(list, zip(*texts, strict=True)),
+            *columns,
             truncation=longest is not None,
             max_length=longest,
             return_token_type_ids=True,
             return_attention_mask=False,
-            split_special_tokens=True,
+            split_special_tokens=self._reader.is_fast,
             verbose=False,
         )
         placeholder, mask = self._placeholder_id, self.tokenizer.mask_token_id
@@ -189,22 +193,30 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
     return PublishedPredictor(read_weights(model_class, folder, config), tokenizer, world)
 
 
-def _without_special_tokens_in_texts(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
-    """Return a copy that can read special tokens in a text as plain text, and reads MASKED as a token of its own."""
+def _reader_of(tokenizer: "PreTrainedTokenizerBase", begins: str) -> "PreTrainedTokenizerBase":
+    """Return a copy that reads MASKED as a token of its own, and can read special tokens in a text as plain text.
+
+    `begins` is the pattern of `_begin_of_special_tokens`.
+    """
     reader = copy.deepcopy(tokenizer)
     if tokenizer.mask_token is not None:
         mask = tokenizer.added_tokens_decoder[tokenizer.mask_token_id]
         settings = {"lstrip": mask.lstrip, "rstrip": mask.rstrip, "normalized": False}
         reader.add_tokens([AddedToken(MASKED, **settings)])
-    marks = [mark for mark in tokenizer.all_special_tokens if mark != tokenizer.unk_token]
-    read = reader(" ".join(marks), add_special_tokens=False, split_special_tokens=True).input_ids
-    backend = getattr(reader, "backend_tokenizer", None)
-    if isinstance(backend, Tokenizer) and not {*read}.isdisjoint(tokenizer.convert_tokens_to_ids(marks)):
-        # A unigram model takes any entry of its vocabulary for text: so it is never shown a special token whole.
-        begins = "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in tokenizer.all_special_tokens)
-        steps = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
-        backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Split(Regex(begins), "isolated")])
+    if reader.is_fast:
+        special = [mark for mark in tokenizer.all_special_tokens if mark != tokenizer.unk_token]
+        read = reader(" ".join(special), add_special_tokens=False, split_special_tokens=True).input_ids
+        if any(tokenizer.convert_tokens_to_ids(mark) in read for mark in special):
+            # A unigram model takes any entry of its vocabulary for text: so it is never shown a special token whole.
+            backend: Tokenizer = reader.backend_tokenizer
+            steps = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
+            backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Split(Regex(begins), "isolated")])
     return reader
+
+
+def _begin_of_special_tokens(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return a pattern of the first character of every special token in a text."""
+    return "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in tokenizer.all_special_tokens)
 
 
 def _position_limit(model: nn.Module) -> int:

@@ -157,6 +157,19 @@ def test_a_unigram_vocabulary_takes_no_special_token_out_of_a_text(folders: dict
         assert not {*example.ids} & {*unigram.all_special_ids}
 
 
+def test_a_tokenizer_in_python_takes_no_special_token_out_of_a_text(folders: dict[str, Path], tmp_path: Path) -> None:
+    special = ["<cls>", "<pad>", "<eos>", "<unk>"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *"ACDEGL", "<mask>"]))
+    build: Any = transformers.EsmTokenizer
+    proteins = build(str(tmp_path / "vocab.txt"))
+    assert not proteins.is_fast
+    encoder = PublishedEncoder(load(folders["bert"]).model, proteins)
+    for text in ("GALA", "L A G"):
+        assert list(encoder.tokenise([(text,)], 99)[0].ids) == proteins(text).input_ids
+    assert of_special(encoder, "GA<eos>L <pad> A<mask>") == of_special(encoder, "GALA")
+    assert of_special(encoder, f"GA {MASKED} L<mask>")[1] == proteins.mask_token_id
+
+
 def test_what_is_cut_off_is_said(bert: Path) -> None:
     encoder = load(bert)
     rows = encoder.tokenise([("a dog runs over the city",), ("a dog",), ("a dog runs over",)], 6)
