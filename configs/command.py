@@ -24,6 +24,8 @@ TRACEBACK = "MLM_TRACEBACK"
 """Environment variable that, set to 1, shows the traceback behind every one-line error."""
 LOGGED_PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 
+logger = logging.getLogger(__name__)
+
 
 class Parser(argparse.ArgumentParser):
     """A parser of command lines that raises UserError for mistakes and accepts no abbreviated option."""
@@ -62,18 +64,39 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def lines() -> Iterator[str]:
-    """Yield the lines of standard input, without their ends; raise a UserError if it is closed, or is not text."""
+    """Yield the lines of standard input that are not blank, without their ends, and without a byte-order mark.
+
+    Raise a UserError if it is closed, or is not text.
+    """
     if sys.stdin is None or sys.stdin.closed:
         raise UserError("no text is given, and standard input is closed: give a text as an argument")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(newline=None)  # else a carriage return alone ends no line
     try:
-        for line in sys.stdin:
-            yield line.rstrip("\r\n")
+        for number, line in enumerate(sys.stdin):
+            text = line.rstrip("\r\n").removeprefix("" if number else "\ufeff")
+            if text.strip():
+                yield text
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not {error.encoding}: {error.reason} at byte {error.start}") from None
     except OSError as error:
         raise UserError(f"standard input cannot be read ({error.strerror}): give a text as an argument") from error
+
+
+def answer_lines(answer: Callable[[str], None]) -> None:
+    """Call `answer` with each line of standard input that is not blank; raise a UserError at the end if any was wrong.
+
+    A line for which `answer` raises a UserError is reported, and the lines after it are still answered.
+    """
+    wrong = 0
+    for line in lines():
+        try:
+            answer(line)
+        except UserError as error:
+            logger.warning("%s", error)
+            wrong += 1
+    if wrong:
+        raise UserError(f"no answer to {wrong:,} of the lines of standard input, as said above: mend them")
 
 
 class _LogLines(logging.Handler):

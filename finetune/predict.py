@@ -72,13 +72,21 @@ def main(arguments: Sequence[str]) -> None:
         said = classify_file(model, options.file, options.output, options.submission, world, options.encoding)
         print(said, file=sys.stderr)
         return
+    columns = model.config.data.reader.columns
+    if len(columns) > 1:
+        raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
     show = _json if options.json else _line
-    given = [options.texts] if options.texts else ([line] for line in command.lines() if line.strip())
-    for texts in given:
-        for text, found in zip(texts, model.classify(_rows(model, texts), world), strict=True):
+
+    def answer(*texts: str) -> None:
+        for text, found in zip(texts, model.classify(_rows(columns[0], texts), world), strict=True):
             command.show(show(text, model.class_names, found))
             if found.truncated:
                 print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
+
+    if options.texts:
+        answer(*options.texts)
+    else:
+        command.answer_lines(answer)
 
 
 def classify_file(
@@ -130,14 +138,11 @@ def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None) -> str:
     return f"{known}, the most frequent class of training"
 
 
-def _rows(model: "SavedModel", texts: Sequence[str]) -> list[dict[str, str]]:
-    columns = model.config.data.reader.columns
-    if len(columns) > 1:
-        raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
+def _rows(column: str, texts: Sequence[str]) -> list[dict[str, str]]:
     for text in texts:
         if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
             raise UserError(f"the text {text!a} is not valid text: write it in UTF-8")
-    return [{columns[0]: text} for text in texts]
+    return [{column: text} for text in texts]
 
 
 def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:

@@ -40,17 +40,23 @@ def main(arguments: Sequence[str]) -> None:
     folder = checkpoint.newest(path)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, tokenizer, config = checkpoint.load_model(folder, world.device)
-    for sentence in options.sentences or command.lines():
+
+    def answer(sentence: str) -> None:
         batch = fill_blanks.read_blanks(sentence, tokenizer, config.data.row_length)
         guesses = fill_blanks.guess(model, batch, tokenizer, world, options.top)
         if options.json:
             found = [[{"token": g.token, "probability": g.probability} for g in blank] for blank in guesses]
             command.show(json.dumps({"sentence": sentence, "blanks": found}, ensure_ascii=False))
-            continue
+            return
         command.show(sentence)
         for number, blank in enumerate(guesses, start=1):
             shown = "  ".join(f"{g.token.strip() or repr(g.token)} {g.probability:.1%}" for g in blank)
             command.show(f"  {f'[MASK] {number}: ' if len(guesses) > 1 else ''}{shown}")
+
+    for sentence in options.sentences:
+        answer(sentence)
+    if not options.sentences:
+        command.answer_lines(answer)
 
 
 if __name__ == "__main__":

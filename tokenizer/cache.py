@@ -26,7 +26,7 @@ from tokenizer.sources import hash_texts
 from tokenizer.sources.files import Watch
 from tokenizer.vocabulary import VocabularyConfig
 
-_LEARNING = 1
+_LEARNING = 2
 """Part of the key of a learned vocabulary: raise it whenever the same text would give another one."""
 
 

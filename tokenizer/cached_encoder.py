@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers
 
+from tokenizer.vocabulary import LONGEST_WORD
+
 _STARTS_WORD = 1 << 31
 """Bit of a stored token that is the first of a word; no id is so large."""
 _LIMIT_CHUNKS = 500_000
 _LIMIT_CHARACTERS = 25_000_000
 """The table is emptied beyond either limit, so that memory stays flat (about 150 MB); it fills again in seconds."""
 _ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
-"""The byte-level pre-tokenizer's own pattern, as far as printable ASCII goes."""
+"""The tokenizer's own pattern, as far as printable ASCII of less than a longest word goes."""
 _UNICODE_FORMS = (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)
 """Normalisers that leave ASCII as it is."""
+_OTHER_SPACE = re.compile(r"[^\S ]")
 
 
 class Encoded(NamedTuple):
@@ -82,7 +85,8 @@ class _Chunks(dict[str, bytes]):
         self._characters = 0
 
     def __missing__(self, chunk: str) -> bytes:
-        words = _ASCII_WORDS.findall(chunk) if chunk.isascii() and chunk.isprintable() else []
+        is_plain = chunk.isascii() and chunk.isprintable() and len(chunk) <= LONGEST_WORD
+        words = _ASCII_WORDS.findall(chunk) if is_plain else []
         has_words = len(words) > 1 and "".join(words) == chunk
         stored = b"".join(map(self.__getitem__, words)) if has_words else self._encoded(chunk)
         self[chunk] = stored
@@ -107,6 +111,6 @@ class _Chunks(dict[str, bytes]):
 
 def _cut(text: str) -> list[str]:
     """Split before every space; a text with other white space, or runs of it, stays whole, as the rule needs."""
-    if "  " in text or not text.isprintable():
+    if "  " in text or not (text.isprintable() or _OTHER_SPACE.search(text) is None):
         return [text]
-    return text.replace(" ", "\n ").split("\n")
+    return text.replace(" ", "\n ").split("\n")  # a line break is other white space: the text has none

@@ -29,7 +29,8 @@ AsRead = Callable[[str], str]
 """Gives a text as a model reads it, by which texts are told to be equal; `str` where the tokenizer changes nothing."""
 
 _FORMAT = 1
-"""Part of the fingerprint: raise it whenever the same source and settings would give other sentences."""
+"""Part of the fingerprint: raise it whenever the same source and settings would give other sentences. Earlier runs
+cannot be resumed then. So it was not raised for the marks of further scripts, which leave most texts as they were."""
 ONE_SIDE = "all documents fell to one side of the held-out split: their sentences are shared out between both"
 """The line that says that `fall_to_one_side` is true."""
 _READING = "texts are equal as they are read"

@@ -1,11 +1,17 @@
-"""Split running text into sentences by a few rules, for languages that write . ! ? and for Chinese and Japanese."""
+"""Split running text into sentences by a few rules, at . ! ? and at the marks that end sentences in other scripts."""
 
 import re
 
 _OPENERS = "\"'“‘«([「『（"
 _CLOSERS = "\"'”’»)]」』）】"
-_WIDE_MARKS = "。！？｡"
-_END = re.compile(rf"[.!?…।؟۔{_WIDE_MARKS}][.!?…।؟۔{_WIDE_MARKS}]*[{re.escape(_CLOSERS)}]*")
+_SPACED_MARKS = ".!?…։؝؞؟۔܀܁܂߹།༎᙮᠃᠉᥄᥅᱾᱿⸮⳹⳺⳻꓿꘎꘏꛳꛷꤯꩝꩞꩟꫰꫱꯫"
+_UNSPACED_MARKS = "।॥။።፧፨។៕᜵᜶᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼꡶꡷꣎꣏꧉。！？｡"
+"""Marks that end a sentence only before a space, and those that need none, among them the Ethiopic ones, which are also
+written as two word separators (፡). Both are Unicode's Sentence_Terminal, but for marks that also end clauses or stand
+in English, and for the Tibetan ones, which it lacks."""
+_WORD_SEPARATOR, _VERSE_END = "፡॥"
+_MARKS = f"{_SPACED_MARKS}{_UNSPACED_MARKS}{_WORD_SEPARATOR}"
+_END = re.compile(rf"[{_MARKS}][{_MARKS}]*[{re.escape(_CLOSERS)}]*")
 _LONGEST_WORD = 40
 """Characters looked at after a mark: a bound, for a line may be a whole book."""
 _BLANK_LINE = re.compile(r"(?>\r\n?|\n)[^\S\r\n]*(?>\r\n?|\n)")
@@ -62,14 +68,24 @@ def _split_running(running: str) -> list[str]:
         mark, end = match.span()
         if end == len(running):
             break
-        if running[mark] in _WIDE_MARKS:  # it may end just a quotation within the sentence
-            ends = running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
+        if running[mark] in _UNSPACED_MARKS or running[mark] == _WORD_SEPARATOR:
+            ends = _ends_without_space(running, mark, end)
         else:
             ends = running[end] == " " and _ends(running, start, mark, end, cased)
         if ends:
             parts.append(running[start:end])
             start = end
     return [*parts, running[start:]] if running else []
+
+
+def _ends_without_space(running: str, mark: int, end: int) -> bool:
+    """Return True if the mark at `mark`, with closing quotes up to `end`, ends a sentence, space or not."""
+    if running[mark] == _WORD_SEPARATOR and running[mark + 1] != _WORD_SEPARATOR:
+        return False
+    if running[mark] == _VERSE_END and running[end : end + 2].lstrip(" ")[:1].isdecimal():
+        return False  # the number of the verse follows
+    # It may end just a quotation within the sentence.
+    return running[end - 1] not in _CLOSERS or running[end] in f" {_OPENERS}"
 
 
 def _ends(running: str, start: int, mark: int, end: int, cased: bool) -> bool:

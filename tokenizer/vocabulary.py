@@ -3,12 +3,14 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 from pydantic import Field
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from configs import Config, UserError
 
@@ -17,8 +19,18 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
 # [MASK] takes in the space before it: the predicted token carries its own
 _SPECIAL = [AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]") for token in SPECIAL_TOKENS]
-_LONGEST_WORD = 1000
-"""Characters; longer words are skipped when merges are learned, which takes time quadratic in a word's length."""
+LONGEST_WORD = 1000
+"""Characters of a word; a longer one is cut, because learning merges takes time quadratic in its length."""
+JOINERS = "\u200c\u200d\u180e\u055b\u055c\u055e"
+"""Characters inside of words besides letters and marks: of Persian, Indic and Mongolian scripts, and of Armenian."""
+_WORD = (
+    r"'(?:[sdmt]|ll|ve|re)(?!\p{M})"
+    rf"| ?\p{{L}}[\p{{L}}\p{{M}}{JOINERS}]{{0,{LONGEST_WORD - 1}}}[\p{{M}}{JOINERS}]{{0,16}}"  # no cut before a mark
+    rf"| ?\p{{N}}[\p{{N}}\p{{M}}]{{0,{LONGEST_WORD - 1}}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]{{1,{LONGEST_WORD}}}"
+    r"|\s+(?!\S)|\s+"
+)
+"""The pattern of GPT-2, but for combining marks: those belong to the letter, digit or sign before them."""
 MINIMUM_SIZE = len(SPECIAL_TOKENS) + 256
 MAXIMUM_SIZE = 131_072
 
@@ -48,7 +60,10 @@ class VocabularyConfig(Config):
 
 
 def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
-    """Return a tokenizer of exactly `vocabulary.size` tokens learned from `texts`; a UserError asks for more text."""
+    """Return a tokenizer of exactly `vocabulary.size` tokens learned from `texts`; a UserError asks for more text.
+
+    As one of `load`, it takes '[MASK]' and the like in a text for plain characters.
+    """
     tokenizer = _blank(vocabulary)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary.size,
@@ -57,21 +72,27 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    head = _head(texts, vocabulary.training_bytes)
+    head = filter(None, _head(texts, vocabulary.training_bytes))
     first = next(head, "")
-    tokenizer.train_from_iterator(itertools.chain([first], head), trainer)
+    _train(tokenizer, itertools.chain([first], head), trainer)
     if tokenizer.get_vocab_size() != vocabulary.size:
         if not first:
-            raise UserError("the text is empty: after cleaning, no training sentence is left: name another source")
+            raise UserError(
+                "the text is empty, or cleaning drops all of it: no training sentence is left: name another source"
+            )
         raise UserError(
             f"a corpus too small for the vocabulary: its text gives {tokenizer.get_vocab_size():,} tokens, not "
             f"{vocabulary.size:,}: set vocabulary.size to at most that, or add text"
         )
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def load(path: Path) -> Tokenizer:
-    """Return a saved tokenizer, without truncation and padding; any but a byte-level one like ours is a UserError."""
+    """Return a saved tokenizer, without truncation and padding; any but a byte-level one like ours is a UserError.
+
+    It takes '[MASK]' and the like in a text for plain characters: `encode_masked` puts in the masks.
+    """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -87,7 +108,26 @@ def load(path: Path) -> Tokenizer:
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list[list[int]]:
+    """Return the tokens of texts in which `mask` stands for [MASK], without [CLS] and [SEP]; all else is plain text.
+
+    [MASK] takes in the space before it: the predicted token carries its own.
+    """
+    tokenizer.encode_special_tokens = True  # a copy of a loaded one has forgotten it
+    parts = [text.split(mask) for text in texts]
+    flat = [part for *before, last in parts for part in (*map(str.rstrip, before), last)]
+    encoded = iter(tokenizer.encode_batch(flat, add_special_tokens=False))
+    ids_of_texts = []
+    for _, *others in parts:
+        ids = next(encoded).ids
+        for _ in others:
+            ids += [MASK, *next(encoded).ids]
+        ids_of_texts.append(ids)
+    return ids_of_texts
 
 
 def serialise(tokenizer: Tokenizer) -> bytes:
@@ -106,7 +146,12 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     Training adds the special tokens. If they were there before, it would take '[MASK]' in a text for one.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORD), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     if normalizer := vocabulary.normalizer():
         tokenizer.normalizer = normalizer
@@ -120,12 +165,16 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
 def _is_like_ours(tokenizer: Tokenizer) -> bool:
     """Return True for a byte-level BPE that encodes any text and has the special tokens as ids 0 to 4."""
     pieces = tokenizer.get_vocab()
-    blanks = [_blank(VocabularyConfig(cls_sep=cls_sep)) for cls_sep in (False, True)]
-    for blank in blanks:
+    frames = []
+    for cls_sep in (False, True):
+        blank = _blank(VocabularyConfig(cls_sep=cls_sep))
         blank.add_special_tokens(_SPECIAL)
+        frames.append(_frame(blank))
+        blank.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # an earlier vocabulary's: GPT-2's own
+        frames.append(_frame(blank))
     complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
     dense = max(pieces.values(), default=0) == len(pieces) - 1
-    return complete and dense and _frame(tokenizer) in map(_frame, blanks)
+    return complete and dense and _frame(tokenizer) in frames
 
 
 def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -136,11 +185,32 @@ def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
     return {**shared, "model": model}
 
 
+def _train(tokenizer: Tokenizer, texts: Iterator[str], trainer: trainers.BpeTrainer) -> None:
+    """Learn the merges in another thread: the library hears no Ctrl-C, but this thread does."""
+    stopped, all_read = Event(), Event()
+
+    def read() -> Iterator[str]:
+        for text in texts:
+            if stopped.is_set():
+                raise InterruptedError
+            yield text
+        all_read.set()
+
+    with ThreadPool(1) as pool:
+        learned = pool.apply_async(tokenizer.train_from_iterator, (read(), trainer))
+        try:
+            learned.get()
+        except KeyboardInterrupt:
+            stopped.set()
+            while not (all_read.is_set() or learned.ready()):  # Python must not end while a thread runs its code
+                learned.wait(0.01)
+            raise
+
+
 def _head(texts: Iterator[str], limit_bytes: int) -> Iterator[str]:
-    """Yield texts of about `limit_bytes`, without words so long that learning would be slow and ignore Ctrl-C."""
+    """Yield texts of about `limit_bytes`."""
     for text in texts:
-        fits = len(text) <= _LONGEST_WORD
-        yield text if fits else " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)
+        yield text
         limit_bytes -= len(text.encode())
         if limit_bytes <= 0:
             return

@@ -11,14 +11,20 @@ from torch import Tensor
 
 from configs import UserError
 from finetune.data.augment import draw_count, generator
+from finetune.data.cleaning import MARKS
 
 BATCH_TEXTS = 64
 
 _STREAM = 2
-_REPLACEABLE = re.compile(r"(?<=\s)[^\W\d_]+(?=[^\w\s]*(?!\S))")
-"""Letters between white space and punctuation or white space: no number, URL, mention, hashtag or abbreviation. A word
+_REPLACEABLE = re.compile(rf"(?<=\s)[^\W\d_](?:[^\W\d_]|[{MARKS}])*(?=(?![{MARKS}])[^\w\s]*(?!\S))")
+"""A word between white space and punctuation or white space: no number, URL, mention, hashtag or abbreviation. A word
 at the start of a text or after a bracket does not match: without a space before it, many vocabularies use another token
 for it."""
+
+
+def is_word(text: str) -> bool:
+    """Return True for letters and the marks that belong to them, and nothing else."""
+    return text[:1].isalpha() and all(character.isalpha() or character in MARKS for character in text)
 
 
 class Predictor(Protocol):
@@ -92,8 +98,7 @@ def _choose(example: tuple[str, ...], mask_text: str, share: float, key: tuple[i
     rng, chosen = generator(_STREAM, key), list[_Blanks]()
     _, variant, index = key
     for part, text in enumerate(example):
-        # A mask token in the original text cannot be told from ours.
-        places = [] if mask_text in text else [match.span() for match in _REPLACEABLE.finditer(text)]
+        places = [match.span() for match in _REPLACEABLE.finditer(text)]
         count = draw_count(share, len(places), rng)
         blanks = sorted(rng.permutation(len(places))[:count].tolist())
         if blanks:

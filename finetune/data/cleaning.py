@@ -2,6 +2,7 @@
 
 import html
 import re
+import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from pydantic import Field
 from configs import Config, Texts
 from tokenizer.cleaning import AsRead
 from tokenizer.sources.readers import TableConfig, read_table
+from tokenizer.vocabulary import JOINERS
 
 _URL = re.compile(r"(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?", re.IGNORECASE)
 """ASCII only, because languages without spaces continue right after a URL; it ends before a full stop or bracket."""
-_MENTION = re.compile(r"(?<![\w@])@\w+")
-_HASHTAG = re.compile(r"(?<![\w&])#(\w+)")
+MARKS = JOINERS + "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c).startswith("M"))
+"""Characters that belong to the word before them: combining marks, which are no letters to Python, and joiners."""
+_MENTION = re.compile(rf"(?<![\w@{MARKS}])@[\w{MARKS}]+")
+_HASHTAG = re.compile(rf"(?<![\w&{MARKS}])#([\w{MARKS}]+)")
 _JOINT = re.compile(r"_+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
 """The borders of words within a hashtag."""
 

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+MASKED = "\ufdd0\ufdd1"
+"""Stands for a masked token in a text. No text holds it: these are no characters. '[MASK]' in a text is plain text."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
@@ -29,13 +32,16 @@ class TextEncoder(nn.Module, ABC):
     cls_id: int | None
     """Id of [CLS]; None if the tokenizer adds none."""
     mask_text: str | None
-    """The mask token as text; None for an encoder without one."""
+    """MASKED; None for an encoder without a mask token."""
     longest: int
     """Largest number of tokens of an example, with special tokens."""
 
     @abstractmethod
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
-        """Return the tokens of texts or pairs, each truncated to `longest` tokens with special ones."""
+        """Return the tokens of texts or pairs, each truncated to `longest` tokens with special ones.
+
+        Special tokens in a text are plain text, but for MASKED.
+        """
 
     @abstractmethod
     def as_read(self, text: str) -> str:

@@ -1,16 +1,20 @@
 """Published encoders and masked language models of the transformers library, with their own tokenizers."""
 
+import copy
 import inspect
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 
 from configs import UserError
-from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
+from finetune.data.augment_contextual import is_word
+from finetune.encoders.encoder import MASKED, EncodedExample, TextEncoder, padded
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
 from mlm.distributed.device import autocast
 from mlm.distributed.world import World
@@ -35,7 +39,10 @@ class PublishedEncoder(TextEncoder):
         self.width = int(config.hidden_size)
         pads = (getattr(config, "pad_token_id", None), tokenizer.pad_token_id, 0)
         self.pad_id = next(int(pad) for pad in pads if pad is not None)  # RoBERTa counts positions by the model's
-        self.mask_text = tokenizer.mask_token
+        self.mask_text = None if tokenizer.mask_token is None else MASKED
+        begins = _begin_of_special_tokens(tokenizer)
+        self._begins, self._reader = re.compile(begins), _reader_of(tokenizer, begins)
+        self._placeholder_id = self._reader.convert_tokens_to_ids(MASKED)
         self.longest = int(min(_position_limit(model), tokenizer.model_max_length))
         put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
         self.cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id in put else None
@@ -66,14 +73,22 @@ class PublishedEncoder(TextEncoder):
         """Return ids and token types of texts or pairs, each truncated to `longest` tokens."""
         if not texts:
             return []
-        rows = self.tokenizer(
-            *map(list, zip(*texts, strict=True)),
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        if not self._reader.is_fast:  # a tokenizer in Python always looks for special tokens: it is shown none whole
+            columns = [[self._begins.sub(r"\g<0> ", text) for text in column] for column in columns]
+        rows = self._reader(
+            *columns,
             truncation=longest is not None,
             max_length=longest,
             return_token_type_ids=True,
             return_attention_mask=False,
+            split_special_tokens=self._reader.is_fast,
             verbose=False,
         )
+        placeholder, mask = self._placeholder_id, self.tokenizer.mask_token_id
+        for row in rows["input_ids"]:
+            while placeholder in row:
+                row[row.index(placeholder)] = mask
         return list(zip(rows["input_ids"], rows["token_type_ids"], strict=True))
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
@@ -131,7 +146,7 @@ class PublishedPredictor(PublishedEncoder):
         begins = marked if sum(marked) > sum(continues) else [not rest for rest in continues]
         texts = [text.strip() for text in self.tokenizer.batch_decode([[index] for index in range(size)])]
         return [
-            text if begins[index] and index not in special and text.isalpha() else None
+            text if begins[index] and index not in special and is_word(text) else None
             for index, text in enumerate(texts)
         ]
 
@@ -188,6 +203,32 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
         )
     model_class = cast("type[PreTrainedModel]", MODEL_FOR_MASKED_LM_MAPPING[type(config)])
     return PublishedPredictor(read_weights(model_class, folder, config), tokenizer, world)
+
+
+def _reader_of(tokenizer: "PreTrainedTokenizerBase", begins: str) -> "PreTrainedTokenizerBase":
+    """Return a copy that reads MASKED as a token of its own, and can read special tokens in a text as plain text.
+
+    `begins` is the pattern of `_begin_of_special_tokens`.
+    """
+    reader = copy.deepcopy(tokenizer)
+    if tokenizer.mask_token is not None:
+        mask = tokenizer.added_tokens_decoder[tokenizer.mask_token_id]
+        settings = {"lstrip": mask.lstrip, "rstrip": mask.rstrip, "normalized": False}
+        reader.add_tokens([AddedToken(MASKED, **settings)])
+    if reader.is_fast:
+        special = [mark for mark in tokenizer.all_special_tokens if mark != tokenizer.unk_token]
+        read = reader(" ".join(special), add_special_tokens=False, split_special_tokens=True).input_ids
+        if any(tokenizer.convert_tokens_to_ids(mark) in read for mark in special):
+            # A unigram model takes any entry of its vocabulary for text: so it is never shown a special token whole.
+            backend: Tokenizer = reader.backend_tokenizer
+            steps = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
+            backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Split(Regex(begins), "isolated")])
+    return reader
+
+
+def _begin_of_special_tokens(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return a pattern of the first character of every special token in a text."""
+    return "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in tokenizer.all_special_tokens)
 
 
 def _position_limit(model: nn.Module) -> int:

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from configs import dump, read
-from finetune.encoders.encoder import EncodedExample, TextEncoder
+from finetune.data.augment_contextual import is_word
+from finetune.encoders.encoder import MASKED, EncodedExample, TextEncoder, padded
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
@@ -20,7 +21,7 @@ from mlm.model.initialise import initialise
 from mlm.objectives.masked import score
 from tokenizer import vocabulary
 from tokenizer.cleaning import as_read_by
-from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
+from tokenizer.vocabulary import CLS, MASK, PAD, SEP
 
 
 class RunEncoder(TextEncoder):
@@ -37,7 +38,7 @@ class RunEncoder(TextEncoder):
         self.width = config.encoder.width
         self._cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
         self.pad_id, self.cls_id = PAD, CLS if self._cls_sep else None
-        self.mask_text = SPECIAL_TOKENS[-1]
+        self.mask_text = MASKED
         self.longest = recipe.data.row_length
 
     @classmethod
@@ -64,30 +65,12 @@ class RunEncoder(TextEncoder):
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens; the two texts of a pair share one segment, with [SEP] between them."""
         flat = [text for pair in texts for text in pair]
-        encoded = iter(self.tokenizer.encode_batch(flat, add_special_tokens=False))
-        return [self._joined([next(encoded).ids for _ in pair], longest) for pair in texts]
+        encoded = iter(vocabulary.encode_masked(self.tokenizer, flat, MASKED))
+        return [_joined([next(encoded) for _ in pair], longest, self._cls_sep) for pair in texts]
 
     def as_read(self, text: str) -> str:
         """Return the normalised text."""
         return as_read_by(self.tokenizer.normalizer)(text)
-
-    def _joined(self, parts: Sequence[list[int]], longest: int) -> EncodedExample:
-        room = longest - 2 * int(self._cls_sep) - (len(parts) - 1)
-        truncated = sum(map(len, parts)) > room
-        if len(parts) == 2:
-            first, second = parts
-            kept = min(len(first), max(room - len(second), -(-room // 2)))  # the longer text is truncated first
-            parts = [first[:kept], second[: room - kept]]
-        else:
-            parts = [part[:room] for part in parts]
-        ids = [CLS] if self._cls_sep else []
-        types = [0] * len(ids)
-        for number, part in enumerate(parts):
-            separator = [SEP] if number else []
-            ids += separator + part
-            types += [0] * len(separator) + [number] * len(part)
-        last = [SEP] if self._cls_sep else []
-        return EncodedExample(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states, (B, L, D); token types are ignored."""
@@ -107,17 +90,15 @@ class RunEncoder(TextEncoder):
 class RunPredictor:
     """The masked language model of a pretraining run; it reads the texts of a pair separately, as in pretraining."""
 
-    mask_text = SPECIAL_TOKENS[MASK]
+    mask_text = MASKED
 
     def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, world: World) -> None:
         """Wrap a model in evaluation mode on the world's device."""
         assert not model.training
-        self.model, self.world = model, world
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: truncation and padding are set
-        self.tokenizer.enable_truncation(row_length)
-        self.tokenizer.enable_padding(pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
+        self.model, self.tokenizer, self.row_length, self.world = model, tokenizer, row_length, world
+        self._cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
         decoded = [tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())]
-        self.words = [text[1:] if text.startswith(" ") and text[1:].isalpha() else None for text in decoded]
+        self.words = [text[1:] if text.startswith(" ") and is_word(text[1:]) else None for text in decoded]
 
     @classmethod
     def load(cls, run: Path, world: World) -> "RunPredictor":
@@ -130,17 +111,37 @@ class RunPredictor:
         """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
         if not texts:
             return []
-        rows = self.tokenizer.encode_batch([text for example in texts for text in example])
-        ids_BL = torch.tensor([row.ids for row in rows])
-        segments_BL = torch.tensor([row.attention_mask for row in rows], dtype=torch.int32)
+        flat = [text for example in texts for text in example]
+        encoded = vocabulary.encode_masked(self.tokenizer, flat, MASKED)
+        ids_BL, real_BL, _ = padded([_joined([ids], self.row_length, self._cls_sep) for ids in encoded], PAD)
         masks_B = (ids_BL == MASK).sum(dim=1)
         slots = torch.arange(int(masks_B.max()))
         predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
         positions_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
         labels_BM = torch.full_like(predicted_BM, IGNORED)
-        targets, tokens = int(masks_B.sum()), int(segments_BL.sum())
-        batch = Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM, targets=targets, tokens=tokens)
+        targets, tokens = int(masks_B.sum()), int(real_BL.sum())
+        batch = Batch(ids_BL, real_BL.int(), positions_BL, predicted_BM, labels_BM, targets=targets, tokens=tokens)
         scores_MV = score(self.model, batch.to(self.world.device), self.world)
         scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
         masks_of_examples = torch.split(masks_B, [len(example) for example in texts])
         return list(torch.split(scores_MV, [int(masks.sum()) for masks in masks_of_examples]))
+
+
+def _joined(parts: Sequence[list[int]], longest: int, cls_sep: bool) -> EncodedExample:
+    """Return a text's or pair's tokens with the special ones, truncated to `longest`."""
+    room = longest - 2 * int(cls_sep) - (len(parts) - 1)
+    truncated = sum(map(len, parts)) > room
+    if len(parts) == 2:
+        first, second = parts
+        kept = min(len(first), max(room - len(second), -(-room // 2)))  # the longer text is truncated first
+        parts = [first[:kept], second[: room - kept]]
+    else:
+        parts = [part[:room] for part in parts]
+    ids = [CLS] if cls_sep else []
+    types = [0] * len(ids)
+    for number, part in enumerate(parts):
+        separator = [SEP] if number else []
+        ids += separator + part
+        types += [0] * len(separator) + [number] * len(part)
+    last = [SEP] if cls_sep else []
+    return EncodedExample(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)

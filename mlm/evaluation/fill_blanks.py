@@ -12,7 +12,8 @@ from configs import UserError
 from mlm.data.batches import IGNORED, Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
-from tokenizer.vocabulary import MASK, SPECIAL_TOKENS
+from tokenizer.sentences import collapse
+from tokenizer.vocabulary import CLS, MASK, SEP, SPECIAL_TOKENS, encode_masked
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,15 @@ class Guess:
 
 
 def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
-    """Return a batch of one row; raise a UserError if the sentence has no [MASK], or does not fit a row."""
+    """Return a batch of one row; raise a UserError if the sentence has no [MASK], or does not fit a row.
+
+    White space is collapsed as in training texts, and special tokens other than [MASK] are plain text, as there.
+    """
     if not sentence.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in sentence):
         raise UserError(f"the sentence {sentence!a} is not valid text: give it in UTF-8")
-    ids = tokenizer.encode(sentence).ids
+    (ids,) = encode_masked(tokenizer, [collapse(sentence)], SPECIAL_TOKENS[MASK])
+    if tokenizer.num_special_tokens_to_add(is_pair=False):
+        ids = [CLS, *ids, SEP]
     blanks = [i for i, token in enumerate(ids) if token == MASK]
     if not blanks:
         raise UserError(f"no [MASK] in {sentence!r}: write [MASK] where a word is to be filled in")

@@ -1,4 +1,6 @@
 import ast
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -148,7 +150,7 @@ def test_lines_of_standard_input_have_any_end(end: bytes) -> None:
     program = "from configs import command; print([ascii(line) for line in command.lines()])"
     given = end.join(["one\u2028".encode(), b"", b"two\x0b\x1c", b"three"]) + end
     done = subprocess.run([sys.executable, "-c", program], input=given, capture_output=True, check=True)
-    assert ast.literal_eval(done.stdout.decode()) == [ascii(line) for line in ("one\u2028", "", "two\x0b\x1c", "three")]
+    assert ast.literal_eval(done.stdout.decode()) == [ascii(line) for line in ("one\u2028", "two\x0b\x1c", "three")]
 
 
 @pytest.mark.parametrize("absent", [True, False])
@@ -167,3 +169,27 @@ def test_a_standard_input_that_cannot_be_read_is_a_mistake(monkeypatch: pytest.M
         monkeypatch.setattr(sys, "stdin", stdin)
         with pytest.raises(UserError, match="standard input"):
             next(command.lines())
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffone\r\n\n \t\n  two \n\ufeffthree"))
+    assert list(command.lines()) == ["one", "  two ", "\ufeffthree"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeff\n"))
+    assert list(command.lines()) == []
+
+
+def test_lines_after_a_wrong_one_are_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered = []
+
+    def answer(line: str) -> None:
+        if line == "wrong":
+            raise UserError("this line is wrong")
+        answered.append(line)
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\nwrong\ntwo\nwrong\n"))
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"\b2 of"):
+        command.answer_lines(answer)
+    assert answered == ["one", "two"]
+    assert caplog.messages == ["this line is wrong"] * 2

@@ -428,8 +428,9 @@ def process(*arguments: str, cwd: Path, text: str | None = None) -> subprocess.C
 
 
 def test_lines_of_standard_input_are_classified_one_by_one(tuned: Path, tmp_path: Path) -> None:
-    done = process("finetune.predict", str(tuned), cwd=tmp_path, text="the river is on fire 5\n\nhow lovely\n")
-    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    done = process("finetune.predict", str(tuned), cwd=tmp_path, text="\ufeffthe river is on fire 5\n\n \nhow lovely\n")
+    assert done.returncode == 0
+    assert [line.rpartition("    ")[2] for line in done.stdout.splitlines()] == ["the river is on fire 5", "how lovely"]
     assert done.stderr == ""
 
 

@@ -398,8 +398,13 @@ def test_fill_mask_answers_arguments_and_standard_input(home: Path) -> None:
         probabilities = [guess["probability"] for guess in blank]
         assert probabilities == sorted(probabilities, reverse=True)
         assert 0 < sum(probabilities) <= 1
-    piped = run(home, "--top", "3", "--json", module="mlm.fill_mask", input=f"{sentence}\n{sentence}\n")
-    assert [json.loads(line) for line in piped.stdout.splitlines()] == [answer, answer]
+    spaced = f" {sentence.replace(' ', '  ')}\t"
+    piped = run(
+        home, "--top", "3", "--json", module="mlm.fill_mask", input=f"\ufeff{sentence}\n\n no blank\n \n{spaced}\n"
+    )
+    assert [json.loads(line) for line in piped.stdout.splitlines()] == [answer, answer | {"sentence": spaced}]
+    assert "no answer to 1 of" in mistake(piped)
+    assert sum("' no blank'" in line for line in piped.stderr.splitlines()) == 1
 
 
 def test_evaluate_agrees_with_the_runs_results(home: Path, first: Path) -> None:

@@ -1,18 +1,20 @@
 """Texts, and files of them, that several tests read."""
 
+import base64
 import csv
 import gzip
 import io
 import json
 import lzma
 import random
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from tokenizer import vocabulary
 from tokenizer.cleaning import TextConfig
@@ -27,6 +29,40 @@ MIXED = (
     "[MASK] and [SEP] are plain text here.",
     "Tabs\tand\u00a0no-break spaces,\u200bzero width.",
 )
+
+WORDS = {
+    "Hindi": ("छोटी लड़की बगीचे में गाती है।", 7),
+    "Bengali": ("বৃষ্টির দিনে আমরা খিচুড়ি খাই।", 6),
+    "Tamil": ("மழை பெய்தால் குளிர்ந்த காற்று வீசும்.", 6),
+    "Sinhala, with a joiner": ("ශ්\u200dරී ලංකාව", 2),
+    "Thai": ("วันนี้ฝนตก เราอยู่บ้าน", 2),
+    "Hebrew with points": ("הַיֶּלֶד קוֹרֵא סֵפֶר.", 4),
+    "Arabic with vowels": ("كَتَبَ الطَّالِبُ دَرْسَهُ.", 4),
+    "Persian, with non-joiners": ("می\u200cخواهم کتاب\u200cها را بخوانم.", 5),
+    "Vietnamese, decomposed": (unicodedata.normalize("NFD", "Trời mưa to, chúng tôi ở nhà."), 9),
+    "Korean, decomposed": (unicodedata.normalize("NFD", "비가 와서 집에 있었다."), 5),
+    "Khmer": ("ខ្ញុំទៅផ្សារ ទិញបន្លែ។", 3),
+    "Burmese": ("မိုးရွာလျှင်၊ အိမ်မှာနေမည်။", 4),
+    "Armenian": ("Ինչո՞ւ ես լալիս։", 4),
+    "Amharic": ("ዛሬ ዝናብ ዘነበ።", 4),
+    "signs": ("❤️ 1️⃣ 2\u0301 'S\u0301o 's\u0301o", 7),
+}
+"""Sentences, with their numbers of words and of punctuation marks, counted by hand."""
+
+
+def long_texts() -> dict[str, str]:
+    """Return texts with more than a thousand characters between spaces."""
+    chance = random.Random(0)
+    return {
+        "Chinese with commas": "，".join(["山上的老人种了很多茶树"] * 200),
+        "Japanese": "雨の日は家で本を読みます" * 200,
+        "Thai": "วันนี้ฝนตกเราอยู่บ้าน" * 200,
+        "Khmer": "ខ្ញុំទៅផ្សារទិញបន្លែ" * 200,
+        "DNA": "".join(chance.choices("ACGT", k=200_000)),  # a minute, if it were one word
+        "base64": base64.b64encode(chance.randbytes(3000)).decode(),
+        "code": "".join(f"function(a{n}){{return a{n}+{n};}}" for n in range(100)),
+        "a line": "-=" * 3000,
+    }
 
 
 def prose(documents: int, seed: int = 0, sentences: int = 3) -> list[str]:
@@ -59,6 +95,13 @@ def files(*paths: Path, **settings: Any) -> TextConfig:
 def tokenizer(lines: Sequence[str], size: int = 300, **settings: Any) -> Tokenizer:
     """Learn a small vocabulary."""
     return vocabulary.learn(iter(lines), VocabularyConfig(size=size, **settings))
+
+
+def earlier(learned: Tokenizer) -> Tokenizer:
+    """Return the tokenizer with the pattern of vocabularies that were learned before marks belonged to words."""
+    changed = Tokenizer.from_str(learned.to_str())
+    changed.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return changed
 
 
 def _txt(texts: Sequence[str]) -> bytes:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
-from tests.tokenizer.samples import MIXED, prose, tokenizer
+from tests.tokenizer.samples import MIXED, WORDS, earlier, long_texts, prose, tokenizer
 from tokenizer.cached_encoder import CachedEncoder, Encoded, normalise_by
 from tokenizer.vocabulary import MASK
 
@@ -15,10 +15,14 @@ LEARNED = {
     "normalising": tokenizer(LINES, size=500, normalisation="nfkc", lowercase=True),
     "cls_sep": tokenizer(LINES, size=500, cls_sep=True),
 }
+LEARNED["earlier"] = earlier(LEARNED["plain"])
 LOOKUPS = {name: CachedEncoder(learned) for name, learned in LEARNED.items()}
 
 texts = st.text(min_size=1) | st.text(
-    st.sampled_from("aabs'trem!?.,12   \t\n é한글中。🙂\u200b\u00a0\u3000\u0301\x1c\x85¨½[]MASK-_"), min_size=1
+    st.sampled_from(
+        "aabs'trem!?.,12   \t\n é한글中。🙂\u200b\u00a0\u3000\u0301\x1c\x85¨½[]MASK-_कािทิשָعَի՞\u200c\u200d\ufe0f"
+    ),
+    min_size=1,
 )
 
 
@@ -51,6 +55,13 @@ def test_every_character_is_encoded_as_by_the_library() -> None:
     plain = Tokenizer.from_str(LEARNED["plain"].to_str())
     expected = [encoding.ids for encoding in plain.encode_batch(several, add_special_tokens=False)]
     assert [ids for ids, _ in unpacked(CachedEncoder(plain).encode(several))] == expected
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_other_scripts_and_long_words_are_encoded_as_by_the_library(name: str) -> None:
+    several = [*(text for text, _ in WORDS.values()), *long_texts().values(), "a" * 5000, f"{'b1' * 600} {'c' * 1001}"]
+    expected = [reference(LEARNED[name], text) for text in several]
+    assert unpacked(LOOKUPS[name].encode(several)) == expected
 
 
 def test_special_tokens_in_a_text_are_plain_text() -> None:

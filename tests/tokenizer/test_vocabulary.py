@@ -1,16 +1,21 @@
 import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from configs import UserError
-from tests.tokenizer.samples import MIXED, prose, tokenizer
-from tokenizer.vocabulary import MASK, SPECIAL_TOKENS, load, serialise
+from tests.tokenizer.samples import MIXED, WORDS, earlier, long_texts, prose, tokenizer
+from tokenizer.cached_encoder import CachedEncoder
+from tokenizer.vocabulary import MASK, SPECIAL_TOKENS, encode_masked, load, serialise
 
 LINES = prose(300)
 LEARNED = tokenizer(LINES, size=400)
@@ -24,15 +29,12 @@ def save(folder: Path, content: str | bytes) -> Path:
 
 @given(st.text())
 def test_any_text_comes_back_out_of_its_tokens(text: str) -> None:
-    plain = Tokenizer.from_str(LEARNED.to_str())
-    plain.encode_special_tokens = True
-    assert plain.decode(plain.encode(text).ids, skip_special_tokens=False) == text
+    assert LEARNED.decode(LEARNED.encode(text).ids, skip_special_tokens=False) == text
 
 
 @pytest.mark.parametrize("text", [*MIXED, "\x00\x1f\x7f\u0085\ufeff", "한글 ᄒᆞᆫ글", "👩🏽‍🚀🇰🇷", "a\u0301 á"])
 def test_chosen_texts_come_back_from_bytes_alone(text: str) -> None:
     bytes_only = tokenizer([], size=261)
-    bytes_only.encode_special_tokens = True
     encoding = bytes_only.encode(text)
     assert len(encoding.ids) == len(text.encode())
     assert bytes_only.decode(encoding.ids) == text
@@ -65,8 +67,9 @@ def test_merges_are_learned_from_no_more_text_than_allowed() -> None:
 
 
 def test_the_blank_takes_in_the_space_before_it() -> None:
-    tokens = LEARNED.encode("the [MASK] house").ids
-    assert tokens == [*LEARNED.encode("the").ids, MASK, *LEARNED.encode(" house").ids]
+    the, house = LEARNED.encode("the").ids, LEARNED.encode(" house").ids
+    assert encode_masked(LEARNED, ["the [MASK] house", "the"], "[MASK]") == [[*the, MASK, *house], the]
+    assert encode_masked(LEARNED, ["the# [MASK]", "#  # house"], "#")[1] == [MASK, MASK, *house]
 
 
 @pytest.mark.parametrize(
@@ -77,12 +80,63 @@ def test_the_blank_takes_in_the_space_before_it() -> None:
 def test_transformers_tokenises_the_same(tmp_path: Path, settings: dict[str, Any]) -> None:
     learned = tokenizer(LINES, size=400, **settings)
     theirs: Any = PreTrainedTokenizerFast(tokenizer_file=str(save(tmp_path, serialise(learned))))  # type: ignore[no-untyped-call]
-    for text in [*MIXED, *LINES[:20], "the [MASK] of", "Ａ ﬁne ½ café ¨x", "A\u0301"]:
+    for text in [*MIXED, *LINES[:20], "Ａ ﬁne ½ café ¨x", "A\u0301"]:
         ids = learned.encode(text).ids
-        assert theirs(text)["input_ids"] == ids
+        assert theirs(text, split_special_tokens=True)["input_ids"] == ids
         assert theirs.decode(ids) == learned.decode(ids, skip_special_tokens=False)
+    blank = "cat  [MASK] [MASK] of"
+    assert theirs(blank, add_special_tokens=False)["input_ids"] == encode_masked(learned, [blank], "[MASK]")[0]
     assert len(theirs) == 400
     assert theirs.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_combining_mark_belongs_to_its_word(name: str) -> None:
+    text, words = WORDS[name]
+    assert CachedEncoder(LEARNED).encode([text]).word_starts.sum() == words
+
+
+def test_a_merge_joins_a_letter_and_its_mark() -> None:
+    assert len(tokenizer(["नदी कि ओर, नदी के पास"] * 2, size=275).encode("नदी").ids) == 1
+
+
+def test_an_earlier_vocabulary_keeps_its_pattern(tmp_path: Path) -> None:
+    kept = load(save(tmp_path, earlier(LEARNED).to_str()))
+    assert serialise(kept) == serialise(earlier(LEARNED))
+    assert CachedEncoder(kept).encode(["की"]).word_starts.tolist() == [1, 0, 0, 1, 0, 0]
+
+
+def test_english_gives_the_tokens_and_merges_of_the_earlier_pattern() -> None:
+    lines = [f"{re.sub('[^ -~]', '', line)} {'=' * 79} isn't we've 1,000" for line in LINES]
+    expected = Tokenizer(models.BPE())
+    expected.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    expected.train_from_iterator(lines, trainer)
+    parts = [json.loads(learned.to_str())["model"] for learned in (tokenizer(lines, size=500), expected)]
+    assert parts[0] == parts[1]
+
+
+@pytest.mark.parametrize("text", long_texts().values(), ids=long_texts())
+def test_no_text_is_left_out_because_its_words_are_long(text: str) -> None:
+    learned = tokenizer([text], size=265)
+    assert len(learned.encode(text).ids) < len(text.encode())
+    assert "".join(learned.decode(learned.encode(text).ids)) == text
+
+
+def test_a_long_word_is_not_cut_before_a_mark() -> None:
+    for syllable in ("नि", "a\u0323\u0302", "ම්\u200d"):
+        encoded = CachedEncoder(LEARNED).encode([syllable * 2000])
+        starts = encoded.word_starts.nonzero()[0].tolist()
+        assert 2 < len(starts) < 8
+        for start in starts:
+            before = LEARNED.decode(encoded.tokens[:start].tolist())
+            assert len(before) % len(syllable) == 0
 
 
 def test_normalisation_and_lower_case_are_part_of_the_tokenizer() -> None:
@@ -155,3 +209,24 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
         load(tmp_path / "none.json")
     with pytest.raises(UserError, match="cannot read the tokenizer"):
         load(tmp_path)
+
+
+LONG_LEARNING = """
+import random
+from tokenizer.vocabulary import VocabularyConfig, learn
+chance = random.Random(0)
+def texts():
+    for _ in range(3000):
+        yield "".join(chance.choices("ACGT", k=1000))
+    print("all read", flush=True)
+learn(texts(), VocabularyConfig(size=16_000))
+"""
+
+
+def test_ctrl_c_is_heard_while_merges_are_learned() -> None:
+    child = subprocess.Popen([sys.executable, "-c", LONG_LEARNING], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"all read\n"
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=4)  # learning takes ten seconds
+    assert errors.endswith(b"KeyboardInterrupt\n")

@@ -147,7 +147,7 @@ def _write(writer: ShardWriter, side: Side, table: SentenceTable, encoded: Encod
 def _check_sides(state: BuildState) -> None:
     total = sum(counts.documents for counts in state.counts.values())
     if not total:
-        raise UserError("the text is empty: after cleaning, no sentence of it is left: name another source")
+        raise UserError("the text is empty, or cleaning drops all of it: name another source, or clean less")
     for side, counts in state.counts.items():
         if not counts.documents:
             raise UserError(

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from configs import UserError
 from finetune.data.augment_contextual import BATCH_TEXTS, variants
+from finetune.encoders.encoder import MASKED
 from finetune.encoders.run import RunPredictor
 from mlm.distributed.world import World
 from mlm.evaluation import fill_blanks
@@ -115,7 +116,7 @@ def test_choices_are_those_of_seed_variant_and_example() -> None:
 def test_predictions_are_those_of_each_text_alone(cls_sep: bool) -> None:
     predictor = predictor_of(1, cls_sep=cls_sep)
     texts = [("the [MASK] fire",), ("the [MASK] near the [MASK] lake.", "a [MASK]"), ("no blank",), ("[MASK]",)]
-    together = predictor.predict(texts)
+    together = predictor.predict([tuple(text.replace("[MASK]", MASKED) for text in example) for example in texts])
     assert [len(scores_MV) for scores_MV in together] == [1, 3, 0, 1]
     for example, scores_MV in zip(texts, together, strict=True):
         for text in example:
@@ -132,7 +133,7 @@ def test_predictions_are_those_of_each_text_alone(cls_sep: bool) -> None:
 def test_low_precision_gives_float32_scores_on_the_cpu() -> None:
     exact = predictor_of(1)
     low = RunPredictor(exact.model, exact.tokenizer, ROW_LENGTH, World(torch.device("cpu"), torch.bfloat16))
-    texts = [("the [MASK] fire",)]
+    texts = [(f"the {MASKED} fire",)]
     assert low.predict(texts)[0].dtype == torch.float32
     torch.testing.assert_close(low.predict(texts)[0], exact.predict(texts)[0], rtol=0, atol=0.02)
 
@@ -146,17 +147,29 @@ def test_words_beyond_the_longest_row_stay(cls_sep: bool) -> None:
     assert after == "the" + " storm" * fits + " lake" * (12 - fits)
 
 
-def test_a_text_that_holds_a_mask_itself_is_left_alone() -> None:
+def test_a_special_token_in_a_text_is_plain_text() -> None:
     predictor = predictor_of()
     prefer(predictor, {" storm": 30.0})
-    assert variants([("a [MASK] lake", "a lake")], predictor, 0.999_999, 1, 0) == [(("a [MASK] lake", "a storm"),)]
+    assert variants([("a [MASK] lake [SEP]",)], predictor, 0.999_999, 1, 0) == [(("a [MASK] storm [SEP]",),)]
+
+
+def test_a_word_is_replaced_with_its_marks() -> None:
+    predictor = predictor_of(row_length=128)
+    prefer(predictor, {" storm": 30.0})
+    for word in ("cafe\u0301", "बारिश", "மழை", "ฝนตก", "שָׁלוֹם", "ශ්\u200dරී", "ի՞նչ"):
+        assert variants([(f"a {word}! {word}",)], predictor, 0.999_999, 1, 0) == [(("a storm! storm",),)]
+
+
+def test_the_words_of_a_vocabulary_have_marks() -> None:
+    tokenizer = learn(iter([f"{line} पुल के नीचे" for line in CORPUS]), VocabularyConfig(size=SIZE))
+    assert "नीचे" in RunPredictor(MaskedLanguageModel(CONFIG, SIZE, ROW_LENGTH).eval(), tokenizer, ROW_LENGTH, CPU).words
 
 
 def test_the_callers_tokenizer_is_left_as_it_was() -> None:
     tokenizer = learn(iter(CORPUS), VocabularyConfig(size=SIZE))
     before = tokenizer.to_str()
     model = MaskedLanguageModel(CONFIG, SIZE, ROW_LENGTH).eval()
-    RunPredictor(model, tokenizer, ROW_LENGTH, CPU).predict([("the [MASK]",), ("a",)])
+    RunPredictor(model, tokenizer, ROW_LENGTH, CPU).predict([(f"the {MASKED}",), ("a",)])
     assert tokenizer.to_str() == before
     assert Tokenizer.from_str(before).truncation is None
 

@@ -19,6 +19,8 @@ from tokenizer.sources.readers import TableConfig
         (["mentions=replace"], "@bbc: mail me@x.org @ 5", "@user: mail me@x.org @ 5"),
         (["mentions=remove"], "hi @some_one!", "hi !"),
         (["hashtags=split"], "#ForestFire2015 in #USAToday &#39; #a_b", "Forest Fire 2015 in USA Today &#39; a b"),
+        (["hashtags=split"], "#हिंदी_दिवस #Cafe\u0301Noir ने#टैग", "हिंदी दिवस Cafe\u0301Noir ने#टैग"),
+        (["mentions=replace"], "@नीलिमा, @re\u0301mi! माही@x", "@user, @user! माही@x"),
         (["longest_repeat=3"], "sooooo!!!!!! 100000", "sooo!!! 100000"),
         (["longest_repeat=1"], "aab", "ab"),
         (["lower_case=true", "urls=replace"], "At HTTP://T.co/X", "at url"),
@@ -41,6 +43,7 @@ def test_prefixes_stand_before_the_first_text_where_there_are_any() -> None:
 def test_texts_are_the_same_whatever_their_addresses_mentions_and_case() -> None:
     same = ["Fire &amp; smoke http://t.co/1", "fire &  SMOKE", "@bbc Fire & smoke https://t.co/2"]
     assert len({identity([text]) for text in same}) == 1
+    assert identity(["@मीरा आग लगी"]) == identity(["@रवि आग लगी"])
     assert identity(["Fire", "a"]) != identity(["Fire", "b"])
 
 

@@ -6,11 +6,12 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from finetune.encoders import restore_encoder
-from finetune.encoders.published import load_published
+from finetune.encoders.encoder import MASKED
+from finetune.encoders.published import PublishedEncoder, load_published
 from tests.finetune.tiny_published import KINDS, LONGEST, PAIRS, TEXTS, equal, load, rows, save, weights
 
 SINGLES = [(text,) for text in TEXTS]
@@ -115,7 +116,7 @@ def test_special_tokens_and_limits(folders: dict[str, Path], name: str) -> None:
     ids = encoder.tokenise(SINGLES[:1], LONGEST)[0].ids
     assert ids[-1 if marks.single.endswith("<cls>:2") else 0] == encoder.cls_id
     assert ids.count(encoder.cls_id) == 1
-    assert encoder.mask_text == marks.mask
+    assert encoder.mask_text == MASKED
     assert encoder.longest == KINDS[name].longest
     assert not hasattr(encoder.model, "pooler") or encoder.model.pooler is None
     if encoder.longest < 99:
@@ -123,6 +124,50 @@ def test_special_tokens_and_limits(folders: dict[str, Path], name: str) -> None:
         assert len(full[0].ids) == encoder.longest
         ids_BL = torch.tensor([full[0].ids])
         assert encoder(ids_BL, torch.ones_like(ids_BL).bool(), torch.zeros_like(ids_BL)).isfinite().all()
+
+
+def of_special(encoder: PublishedEncoder, *texts: str) -> list[int]:
+    """Return the special tokens of an encoded text or pair."""
+    (example,) = encoder.tokenise([texts], 99)
+    return [i for i in example.ids if i in encoder.tokenizer.all_special_ids and i != encoder.tokenizer.unk_token_id]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_special_tokens_in_a_text_are_plain_text(folders: dict[str, Path], name: str) -> None:
+    encoder, marks = load(folders[name]), KINDS[name].marks
+    typed = f"{marks.mask} the {marks.sep} fire{marks.pad}{marks.cls} runs {marks.unknown}"
+    assert of_special(encoder, typed) == of_special(encoder, "the fire")
+    assert of_special(encoder, "a dog", typed) == of_special(encoder, "a dog", "the fire")
+    masked = of_special(encoder, f"the {MASKED} fire {marks.mask}")
+    assert sorted(masked) == sorted([*of_special(encoder, "the fire"), encoder.tokenizer.mask_token_id])
+
+
+def test_a_unigram_vocabulary_takes_no_special_token_out_of_a_text(folders: dict[str, Path]) -> None:
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces = [*((mark, 0.0) for mark in special), *((letter, -9.0) for letter in "▁</>fireskpadmnu"), ("▁fire", -2.0)]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=3))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    names = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+    build: Any = transformers.PreTrainedTokenizerFast
+    unigram = build(tokenizer_object=backend, **dict(zip(names, special, strict=True)))
+    encoder = PublishedEncoder(load(folders["xlm_roberta"]).model, unigram)
+    for mark in special:
+        (example,) = encoder.tokenise([(f"fire {mark} fire",)], 99)
+        assert unigram.decode(example.ids) == f"fire {mark} fire"
+        assert not {*example.ids} & {*unigram.all_special_ids}
+
+
+def test_a_tokenizer_in_python_takes_no_special_token_out_of_a_text(folders: dict[str, Path], tmp_path: Path) -> None:
+    special = ["<cls>", "<pad>", "<eos>", "<unk>"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *"ACDEGL", "<mask>"]))
+    build: Any = transformers.EsmTokenizer
+    proteins = build(str(tmp_path / "vocab.txt"))
+    assert not proteins.is_fast
+    encoder = PublishedEncoder(load(folders["bert"]).model, proteins)
+    for text in ("GALA", "L A G"):
+        assert list(encoder.tokenise([(text,)], 99)[0].ids) == proteins(text).input_ids
+    assert of_special(encoder, "GA<eos>L <pad> A<mask>") == of_special(encoder, "GALA")
+    assert of_special(encoder, f"GA {MASKED} L<mask>")[1] == proteins.mask_token_id
 
 
 def test_what_is_cut_off_is_said(bert: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 import transformers
 
 from configs import UserError
+from finetune.encoders.encoder import MASKED
 from finetune.encoders.published import load_published_predictor
 from mlm.distributed.world import World
 from tests.finetune.tiny_published import KINDS, PAIRS, load, save
@@ -19,11 +20,11 @@ def test_a_predictor_scores_the_masks_as_transformers_does(tmp_path: Path, name:
     prefix = KINDS[name].model.removesuffix("Model")
     save(tmp_path, name, f"{prefix}ForMaskedLM")
     predictor = load_published_predictor(str(tmp_path), None, WORLD)
-    mask = predictor.mask_text
-    texts = [(f"the {mask} burns in the {mask}",), ("a dog runs",), (f"{mask} runs",)]
+    texts = [(f"the {MASKED} burns in the {MASKED}",), ("a dog runs",), (f"{MASKED} runs",)]
     own: Any = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)
     words = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    batch = words([text for (text,) in texts], padding=True, return_tensors="pt")
+    plain = [text.replace(MASKED, KINDS[name].marks.mask) for (text,) in texts]
+    batch = words(plain, padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
     logits_MV = own(**batch).logits[batch["input_ids"] == words.mask_token_id]
     scores = predictor.predict(texts)

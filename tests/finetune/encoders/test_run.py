@@ -8,11 +8,13 @@ import torch
 from configs import UserError
 from finetune import encoders
 from finetune.encoders import EncoderChoice
+from finetune.encoders.encoder import MASKED
 from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
 from mlm.model.attention import SegmentMask
 from tests.finetune import samples
-from tokenizer.vocabulary import CLS, SEP
+from tokenizer.cached_encoder import CachedEncoder
+from tokenizer.vocabulary import CLS, MASK, SEP
 
 
 def test_hidden_states_are_those_of_the_pretrained_encoder(run: Path) -> None:
@@ -43,6 +45,21 @@ def test_a_pair_without_cls_is_parted_by_sep(run: Path) -> None:
     first, second = (encoder.tokenizer.encode(t).ids for t in ("a storm", "was quiet"))
     assert list(pair.ids) == [*first, SEP, *second]
     assert encoder.cls_id is None
+
+
+@pytest.mark.parametrize("fixture", ["run", "run_with_cls"])
+def test_special_tokens_in_a_text_are_plain_text_as_in_pretraining(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    encoder = samples.encoder(request.getfixturevalue(fixture))
+    typed = "a [PAD] storm[SEP] [MASK] [CLS]was [UNK]"
+    plain = CachedEncoder(encoder.tokenizer).encode([typed]).tokens.tolist()
+    framed = [CLS, *plain, SEP] if encoder.cls_id is not None else plain
+    assert min(plain) > MASK
+    assert list(encoder.tokenise([(typed,)], 99)[0].ids) == framed
+    assert encoder.tokenise([("a", typed)], 99)[0].ids.count(SEP) == 1 + (encoder.cls_id is not None)
+    (masked,) = encoder.tokenise([(f"a {MASKED} [MASK]",)], 99)
+    assert masked.ids.count(MASK) == 1
 
 
 @pytest.mark.parametrize(

@@ -278,3 +278,12 @@ def test_sentences_with_a_long_word_or_a_foreign_name_keep_the_words_of_earlier_
     ]
     hidden = [word.text[word.start : word.end] for word in choose_words(iter(sentences), 10, 40)]
     assert hidden == ["and", "it.", "“Über”"]
+
+
+def test_special_tokens_in_a_text_are_plain_text() -> None:
+    tokenizer = tokenizer_of(300, cls_sep=True)
+    model = model_of(300)
+    words = choose_words(iter(["[SEP] ends it and [PAD] fills it.", "[MASK]", "A [CLS] begins"]), 3, 96)
+    assert len(words) == 3
+    expected = written_out(model, tokenizer, words)
+    assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(expected, rel=1e-4)
