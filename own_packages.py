@@ -1,4 +1,4 @@
-"""Refuse the packages of another project that hide ours: it stands alone because any of the four may be the hidden one."""
+"""Refuse packages of another project that hide ours; any of ours may be hidden, so that this file belongs to none."""
 
 from importlib.util import find_spec
 from pathlib import Path

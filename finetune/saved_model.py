@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError, dump, read
+from configs.files import PARTIAL
 from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.encoders import MODEL_FOLDER
@@ -64,20 +65,26 @@ class SavedModel:
 
     def save(self, run: Path) -> None:
         """Write the model into a run's directory."""
-        partial = run / f"{MODEL_FOLDER}.partial"
+        partial = run / f"{MODEL_FOLDER}{PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / ENCODER).mkdir(parents=True)
-        weights.write(partial / checkpoint.WEIGHTS, weights.host_state_dict(self.classifier))
-        self.classifier.encoder.save(partial / ENCODER)
-        (partial / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
+        try:
+            self._write(partial)
+            seal(partial, run / MODEL_FOLDER, 0)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        (folder / ENCODER).mkdir(parents=True)
+        weights.write(folder / checkpoint.WEIGHTS, weights.host_state_dict(self.classifier))
+        self.classifier.encoder.save(folder / ENCODER)
+        (folder / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
         description = Description(
             head=self.config.head.kind,
             encoder="hub" if self.config.encoder.run is None else "run",
             classes=self.class_names,
             precision=self.precision,
         )
-        (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
-        seal(partial, run / MODEL_FOLDER, 0)
+        (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
 
 
 def load(run: Path, device: torch.device) -> SavedModel:

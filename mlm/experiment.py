@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from configs import UserError, dump, read
+from configs.files import write_text
 from mlm.build import PretrainComponents, build, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
@@ -198,7 +199,7 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     path = Path(world.from_main("making the run's directory", create))
     if world.is_main:
         opened.enter_context(run_directory.lock(path))
-        (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
+        write_text(path / checkpoint.CONFIG, dump(config))
         environment = run_directory.environment(world) | {"kind": run_directory.PRETRAINING, "job": world.job}
         environment |= started_from | _data(components.corpus)
         run_directory.write_json(path / run_directory.ENVIRONMENT, environment)

@@ -1,6 +1,5 @@
 """Build a text's vocabulary and shards, or find them by content where they were built before."""
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from configs import files
 from tokenizer import vocabulary
 from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards import format
@@ -45,7 +45,7 @@ def find_or_build_shards(
 def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
     """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be."""
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
-    with closing(sqlite3.connect("", check_same_thread=False)) as database:
+    with files.temporary(), closing(sqlite3.connect("", check_same_thread=False)) as database:
         documents = tqdm(text.source.documents(), "vocabulary", unit=" documents", disable=None)
         cleaned = clean_documents(text, documents, SeenHashes(database))
         sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
@@ -54,9 +54,5 @@ def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write a standard tokenizer.json, whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with files.written(path) as partial:
         partial.write_bytes(vocabulary.serialise(tokenizer))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -42,11 +42,13 @@ def main(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     size = [f"vocabulary.size={given.vocabulary}"] if given.vocabulary else []
     options = command_line.configuration(Options, given.files, size)
+    if given.output.exists():
+        vocabulary.load(given.output)  # raises now, not after learning, where this is no tokenizer
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     tokenizer = learn_from(options.text, options.vocabulary)
     seconds = time.monotonic() - start
     if not given.output.exists():
-        given.output.parent.mkdir(parents=True, exist_ok=True)
         save(tokenizer, given.output)
         print(f"{given.output}: {tokenizer.get_vocab_size():,} tokens, learned in {seconds:.1f} s")
     elif vocabulary.sha256(vocabulary.load(given.output)) == vocabulary.sha256(tokenizer):

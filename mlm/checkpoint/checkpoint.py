@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from configs import UserError, dump, read
+from configs.files import PARTIAL
 from mlm.checkpoint import sharded_state, weights
-from mlm.checkpoint.manifest import MANIFEST, PARTIAL, read_manifest, seal, verify
+from mlm.checkpoint.manifest import MANIFEST, read_manifest, seal, verify
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_dtensor
 from mlm.model.heads import MaskedLanguageModel

@@ -1,6 +1,5 @@
 """A run's directory: its name, lock, environment, metrics and results."""
 
-import fcntl
 import json
 import math
 import mmap
@@ -19,7 +18,7 @@ from typing import IO, Any
 import torch
 from pydantic import ConfigDict, ValidationError
 
-from configs import Config, UserError, section_names
+from configs import Config, UserError, files, section_names
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
 from mlm.config import RUNS
@@ -85,12 +84,10 @@ def with_checkpoint(runs: Path) -> set[Path]:
 def lock(path: Path) -> IO[str]:
     """Lock a run's directory until the returned file is closed or this process ends; a UserError if it is locked."""
     file = (path / LOCK).open("a+", errors="replace")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not files.lock(file.fileno(), path):
         file.seek(0)
         owner = file.read().strip() or "unknown"
-        raise UserError(f"{path} is in use by another process ({owner}): wait for it, or stop it") from None
+        raise UserError(f"{path} is in use by another process ({owner}): wait for it, or stop it")
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}")
     file.flush()
@@ -104,11 +101,7 @@ def owner(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip()
-    return None
+        return None if files.lock(file.fileno(), path, shared=True) else file.read().strip()
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -160,10 +153,7 @@ def run_identity(path: Path) -> RunIdentity:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file in one step, so that it is complete at every moment."""
-    partial = path.with_name(path.name + ".partial")
-    text = json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    files.write_text(path, json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

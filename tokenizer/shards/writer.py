@@ -1,6 +1,5 @@
 """The folder in which one process at a time builds shards, and the state from which it resumes after a kill."""
 
-import fcntl
 import itertools
 import logging
 import os
@@ -18,6 +17,7 @@ from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
 from configs import Config, UserError
+from configs.files import lock
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, Side, TextConfig
@@ -153,11 +153,9 @@ def _lock(folder: Path) -> int | None:
     with suppress(FileNotFoundError), ExitStack() as unless_locked:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         unless_locked.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(descriptor, folder):
             logger.info("another process is at work in %s: waiting for it", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, folder, wait=True)
         if os.path.samestat(folder.stat(), os.fstat(descriptor)):
             unless_locked.pop_all()
             return descriptor
