@@ -107,7 +107,8 @@ def temporary() -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        if isinstance(error, OSError) and error.errno not in _FULL:
+        absent = isinstance(error, OSError) and error.errno == errno.ENOENT and error.filename is None  # by tempfile
+        if isinstance(error, OSError) and error.errno not in _FULL and not absent:
             raise
         _say_temporary_is_full(error)
 

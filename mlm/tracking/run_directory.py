@@ -5,7 +5,6 @@ import math
 import mmap
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,8 @@ SIDES = ("train", "heldout")
 """The sides of the held-out split, each with its own records."""
 PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
 """Kinds of runs, in their environment.json."""
+MOST_DIFF_BYTES = 1_000_000
+"""Size of the uncommitted changes beyond which their rest is not recorded."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
 
@@ -106,12 +107,6 @@ def owner(path: Path) -> str | None:
 
 def environment(world: World) -> dict[str, Any]:
     """Return the environment of a run: command, versions, commit and uncommitted changes, device, precision."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
-        return done.stdout if done and done.returncode == 0 else None
-
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.orig_argv[1:]],
@@ -119,8 +114,8 @@ def environment(world: World) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES}
         | {one.name: one.version for one in metadata.distributions() if one.name in RECORDED_IF_INSTALLED},
-        "git_commit": (git("rev-parse", "HEAD") or "").strip() or None,
-        "git_diff": git("diff", "HEAD"),
+        "git_commit": (_git("rev-parse", "HEAD") or "").strip() or None,
+        "git_diff": _git("diff", "--no-ext-diff", "--no-textconv", "HEAD"),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
         "precision": precision_of(world.dtype),
         "processes": world.size,
@@ -220,6 +215,21 @@ def finite(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [finite(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _git(*arguments: str) -> str | None:
+    """Return the answer of git about this code, of any bytes and at most so long; None without git or a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            answer = process.stdout.read(MOST_DIFF_BYTES + 1)
+            process.stdout.close()  # the end of git where it has more to say
+    except OSError:
+        return None
+    if len(answer) > MOST_DIFF_BYTES:
+        return f"{answer[:MOST_DIFF_BYTES].decode(errors='replace')}\n(the rest is left out)\n"
+    return None if process.returncode else answer.decode(errors="replace")
 
 
 def _processor() -> str:

@@ -163,7 +163,8 @@ def _lock(folder: Path) -> int | None:
 
 
 def _connected(folder: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(folder / _DATABASE)
-    # The holder of the folder's lock is alone: it needs no memory shared with others, which network disks lack.
+    # The holder of the folder's lock is alone: it needs neither locks of the database nor memory shared with others,
+    # which network disks may lack.
+    database = sqlite3.connect(f"{(folder / _DATABASE).absolute().as_uri()}?vfs=unix-none", uri=True)
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     return database

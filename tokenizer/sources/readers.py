@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from configs import Config, Texts, UserError
+from configs.files import temporary
 
 _BUFFER_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
@@ -322,7 +323,7 @@ def _check_names(names: Sequence[str], place: str, options: _Options) -> None:
 def _parquet(path: Path, file: BinaryIO, options: _Options) -> Iterator[Row]:
     import pyarrow.parquet  # see _zstd
 
-    with tempfile.TemporaryFile() as unpacked:
+    with temporary(), tempfile.TemporaryFile() as unpacked:
         if _suffixes(path)[1]:  # the file is not read from front to back
             shutil.copyfileobj(file, unpacked)
             file = unpacked
