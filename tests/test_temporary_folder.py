@@ -38,12 +38,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_learning_a_vocabulary_names_the_folder_and_works_once_there_is_room(temporary: Path, tmp_path: Path) -> None:
     text, output = tmp_path / "many.txt", tmp_path / "t.json"
-    text.write_text("".join(f"row {number}\n" for number in range(80_000)))  # as many hashes take 3 MB
-    words = [str(text), "--output", str(output), "--vocabulary", "270"]
+    text.write_text("".join(f"row {number}\n" for number in range(200_000)))  # SQLite keeps the hashes of 60,000
+    words = [str(text), "--output", str(output), "--vocabulary", "262", "text.heldout_share=0.001"]
     with small_disk(500_000), pytest.raises(UserError, match=r"TMPDIR") as raised:
         train.main(words)
     assert str(temporary) in str(raised.value)
     assert not output.exists()
+    text.write_text("row 1\nrow 2\n")
     train.main(words)
     assert output.exists()
 

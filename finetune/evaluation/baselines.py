@@ -49,6 +49,7 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
         return majority(split, num_classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         model = LogisticRegression(C=2.0, max_iter=iterations).fit(features_NF, labels_N)
     probabilities_NC = np.zeros((len(split.test), num_classes))
     probabilities_NC[:, model.classes_] = model.predict_proba(vectorizer.transform(_joined(split.test)))
