@@ -62,11 +62,13 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from finetune import saved_model
+    from mlm.checkpoint import checkpoint
     from mlm.config import RUNS
     from mlm.distributed.device import with_recorded_precision
     from mlm.distributed.world import init_world
 
-    model = saved_model.load(options.run or saved_model.newest(Path(RUNS)), torch.device("cpu"))
+    path = checkpoint.run_of(options.run) if options.run else saved_model.newest(Path(RUNS))
+    model = saved_model.load(path, torch.device("cpu"))
     world = with_recorded_precision(init_world(), model.precision)
     if options.file is not None:
         print(classify_file(model, options.file, options.output, options.submission, world), file=sys.stderr)

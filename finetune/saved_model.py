@@ -19,6 +19,7 @@ from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import MANIFEST, seal, verify
 from mlm.distributed.device import ComputePrecision
 from mlm.distributed.world import World
+from mlm.tracking import run_directory
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
 
@@ -110,7 +111,8 @@ def load(run: Path, device: torch.device) -> SavedModel:
 
 def newest(runs: Path) -> Path:
     """Return the fine-tuning run that finished last; a UserError if there is none."""
-    found = [path.parents[1] for path in runs.glob(f"*/{MODEL_FOLDER}/{MANIFEST}")]
+    tuned = run_directory.newest_first(runs, run_directory.FINE_TUNING)
+    found = [path for path in tuned if checkpoint.is_whole(path / MODEL_FOLDER)]
     if not found:
         raise UserError(f"there is no fine-tuned model in {runs}: train one by python -m finetune.cnn_head")
     return max(found, key=lambda path: (path / MODEL_FOLDER / MANIFEST).stat().st_mtime_ns)

@@ -1,5 +1,6 @@
 """Build a text's vocabulary and shards, or find them by content where they were built before."""
 
+import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from configs import files
+from configs import UserError, files
 from tokenizer import vocabulary
 from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.shards import format
 from tokenizer.shards.build import build
 from tokenizer.sources import hash_texts
 from tokenizer.vocabulary import VocabularyConfig
+
+logger = logging.getLogger(__name__)
 
 _LEARNING = 1
 """Part of the key of a learned vocabulary: raise it whenever the same text would give another one."""
@@ -36,10 +39,28 @@ def find_or_build_shards(
         if not tokenizer_path.exists():
             save(learn_from(text, settings), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
-    key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint)
-    output = cache / f"shards-{key:.16}"
+    output = _shards_path(cache, tokenizer, fingerprint)
     build(text, tokenizer, output, fingerprint=fingerprint)
     return output
+
+
+def find_kept_shards(text: TextConfig, cache: Path, tokenizer_path: Path, fingerprint: str) -> Path | None:
+    """Return the shards in `cache` of the text that had `fingerprint`; None if there are none, or the text has changed.
+
+    Where the text is gone, or cannot be read any more, a line says that its shards are used.
+    """
+    output = _shards_path(cache, vocabulary.load(tokenizer_path), fingerprint)
+    if not (output / format.MANIFEST).is_file():
+        return None
+    try:
+        return output if text.fingerprint() == fingerprint else None
+    except (UserError, OSError) as error:
+        logger.info("the text is gone (%s): its shards in %s are used", error, output)
+        return output
+
+
+def _shards_path(cache: Path, tokenizer: Tokenizer, fingerprint: str) -> Path:
+    return cache / f"shards-{hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint):.16}"
 
 
 def learn_from(text: TextConfig, settings: VocabularyConfig) -> Tokenizer:

@@ -1,6 +1,7 @@
 """A run's directory: its name, lock, environment, metrics and results."""
 
 import json
+import logging
 import math
 import mmap
 import os
@@ -19,7 +20,6 @@ from pydantic import ConfigDict, ValidationError
 
 from configs import Config, UserError, files, section_names
 from mlm.checkpoint import checkpoint
-from mlm.checkpoint.manifest import MANIFEST
 from mlm.config import RUNS
 from mlm.distributed.device import ComputePrecision, precision_of
 from mlm.distributed.world import World
@@ -33,6 +33,8 @@ MOST_DIFF_BYTES = 1_000_000
 """Size of the uncommitted changes beyond which their rest is not recorded."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
+
+logger = logging.getLogger(__name__)
 
 
 def create(runs: Path, name: str) -> Path:
@@ -48,11 +50,28 @@ def create(runs: Path, name: str) -> Path:
 
 
 def newest(runs: Path = Path(RUNS)) -> Path:
-    """Return the run that was started last among those with a checkpoint, or raise a UserError if there is none."""
-    found = with_checkpoint(runs)
-    if not found:
-        raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
-    return max(found, key=lambda path: (path / checkpoint.CONFIG).stat().st_mtime_ns)
+    """Return the pretraining run that was started last among those with a whole checkpoint; a UserError if none is."""
+    for path in newest_first(runs, PRETRAINING):
+        saved = checkpoint.completed(path)
+        if any(map(checkpoint.is_whole, saved)):
+            return path
+        if saved:
+            logger.warning("%s is passed over: no checkpoint in it is whole", path)
+    raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
+
+
+def newest_first(runs: Path, kind: str) -> Iterator[Path]:
+    """Yield the runs of a kind in `runs`, the one that was started last first; whatever else is there is passed over.
+
+    A run has a readable configuration: a folder that is being copied, or whose configuration was removed, is none.
+    """
+    started = list[tuple[int, Path]]()
+    for path in runs.iterdir() if runs.is_dir() else ():
+        with suppress(OSError):  # a file, a broken link, a folder that may not be read
+            started.append(((path / checkpoint.CONFIG).stat().st_mtime_ns, path))
+    for _, path in sorted(started, reverse=True):
+        if section_names(path / checkpoint.CONFIG) and is_fine_tuning(path) == (kind == FINE_TUNING):
+            yield path
 
 
 def config_path(path: Path) -> Path:
@@ -75,11 +94,6 @@ def is_fine_tuning(path: Path) -> bool:
     except UserError:
         kind = None
     return kind == FINE_TUNING if kind else "head" in section_names(path / checkpoint.CONFIG)
-
-
-def with_checkpoint(runs: Path) -> set[Path]:
-    """Return the runs that have a checkpoint."""
-    return {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{MANIFEST}")}
 
 
 def lock(path: Path) -> IO[str]:
