@@ -134,6 +134,7 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
         names = path.split(".")
         if not equals or not all(names):
             raise UserError(f"cannot read the override {override!r}: write section.key=value, such as optim.lr=3e-4")
+        check_text(text, path)
         value: Any = None if text in ("", "null") else text
         if text.startswith(("[", "{")):
             try:
