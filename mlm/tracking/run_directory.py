@@ -20,6 +20,7 @@ from pydantic import ConfigDict, ValidationError
 
 from configs import Config, UserError, files, section_names
 from mlm.checkpoint import checkpoint
+from mlm.checkpoint.manifest import MANIFEST
 from mlm.config import RUNS
 from mlm.distributed.device import ComputePrecision, precision_of
 from mlm.distributed.world import World
@@ -79,6 +80,8 @@ def config_path(path: Path) -> Path:
     config = path / checkpoint.CONFIG
     if not config.is_file():
         raise UserError(f"{path} is not a run: it has no {checkpoint.CONFIG}")
+    if (path / MANIFEST).is_file():
+        raise UserError(f"{path} is a checkpoint outside of its run: start a new run from it by start_from={path}")
     if is_fine_tuning(path):
         raise UserError(
             f"{path} is a fine-tuning run, which cannot be resumed: it is finished if it has a report.txt, else repeat"
