@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,10 +135,13 @@ def _warn_of_no_locks(file_system: int, place: Path, error: OSError) -> None:
 
 
 def _say_temporary_is_full(error: Exception) -> NoReturn:
-    try:
-        folder = tempfile.gettempdir()
-    except FileNotFoundError:
-        folder = os.environ.get("TMPDIR", "/tmp")
+    # Not tempfile.gettempdir(), which passes by a folder that is full by now. SQLite has an order of its own.
+    names: tuple[str, ...] = ("TMPDIR",)
+    usual = "/tmp"
+    if isinstance(error, sqlite3.Error):
+        names, usual = ("SQLITE_TMPDIR", "TMPDIR"), "/var/tmp"
+    folders = [*filter(None, map(os.environ.get, names)), usual]
+    folder = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), folders[0])
     raise UserError(
         f"cannot write into the temporary folder {folder} ({error}): make room there, or set TMPDIR to another folder"
     ) from error
