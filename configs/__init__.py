@@ -71,10 +71,26 @@ def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[s
         origin = f"{path} and command line" if overrides else str(path)
         _merge(values, _load(path))
     _merge(values, _overrides(overrides))
+    check_text(values)
     try:
         return model.model_validate(values, strict=False)
     except ValidationError as error:
         raise UserError("; ".join(_explain(detail, model) for detail in error.errors()) + f" ({origin})") from None
+
+
+def check_text(values: Any, name: str = "") -> None:
+    """Raise a UserError if a text among nested values holds bytes that are no UTF-8, as the name of a file can.
+
+    Such a text fits no YAML, JSON or TensorBoard file, in which a run records it.
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            check_text(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            check_text(value, name)
+    elif isinstance(values, str) and not values.isascii() and any("\ud800" <= letter <= "\udfff" for letter in values):
+        raise UserError(f"{name} = {values}: this is not UTF-8: rename the file or folder (a pattern may match it)")
 
 
 def dump(config: Config) -> str:
@@ -118,12 +134,16 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
         names = path.split(".")
         if not equals or not all(names):
             raise UserError(f"cannot read the override {override!r}: write section.key=value, such as optim.lr=3e-4")
+        check_text(text, path)
         value: Any = None if text in ("", "null") else text
         if text.startswith(("[", "{")):
             try:
                 value = yaml.load(text, Loader=_TextLoader)
             except (yaml.YAMLError, RecursionError):
-                raise UserError(f"cannot read the value of {override!r}: write a list as [a, b]") from None
+                raise UserError(
+                    f"cannot read the value of {override!r}: write a list as [a, b], and a text that begins with a"
+                    ' bracket as ["[a].txt"]'
+                ) from None
         for name in reversed(names[1:]):
             value = {name: value}
         _merge(merged, {names[0]: value})

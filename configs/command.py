@@ -56,11 +56,14 @@ def show(result: str) -> None:
 
 
 def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Separate the YAML file among a command's words, one at most or a UserError is raised, from the overrides."""
-    files = [word for word in words if "=" not in word]
+    """Separate the YAML file among a command's words, one at most or a UserError is raised, from the overrides.
+
+    A word with `=` is a file if there is one of this name.
+    """
+    files = [word for word in words if "=" not in word or os.path.isfile(word)]  # noqa: PTH113 - a long word is no error
     if len(files) > 1:
         raise UserError(f"at most one YAML file, not {', '.join(files)}")
-    return Path(files[0]) if files else None, [word for word in words if "=" in word]
+    return Path(files[0]) if files else None, [word for word in words if word not in files]
 
 
 def lines() -> Iterator[str]:

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from configs.files import written
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.masking import Masking
 from mlm.data.packing import pack
@@ -67,7 +68,8 @@ def main(output: Path = OUTPUT) -> None:
     _draw_masks(figure.add_axes((0.065, 0.515, 0.915, 0.165)), tokenizer, whole_BL, epochs)
     _draw_attention(figure.add_axes((0.1, 0.045, 0.42, 0.395)), tokenizer, whole_BL, epochs[0])
     _write_legend(figure.add_axes((0.54, 0.045, 0.44, 0.395)))
-    figure.savefig(output, dpi=100)
+    with written(output) as partial:
+        figure.savefig(partial, format="png", dpi=100)
 
 
 def packed_text() -> tuple[Tokenizer, PackedRows]:

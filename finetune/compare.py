@@ -64,8 +64,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--output {options.output}: the figure is a PNG file, so its name must end in .png")
     if not options.output.parent.is_dir():
         raise UserError(f"--output {options.output}: there is no folder {options.output.parent}: make it first")
-    names = _names(options.runs)
-    found = [results.read(folder) for folder in options.runs]
+    folders = list(map(checkpoint.run_of, options.runs))
+    names = _names(folders)
+    found = [results.read(folder) for folder in folders]
     metric: Metric = options.metric or found[0].metric
     first = found[0]
     rows = [
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
             test=run.test.get(metric),
             difference=None if run is first else results.difference_of(run.trials, first.trials, metric),
         )
-        for name, folder, run in zip(names, options.runs, found, strict=True)
+        for name, folder, run in zip(names, folders, found, strict=True)
     ]
     scores = {"TF-IDF": first.baselines.tfidf.get(metric), "majority class": first.baselines.majority.get(metric)}
     baselines = {name: score for name, score in scores.items() if score is not None}

@@ -14,6 +14,7 @@ from finetune.evaluation.metrics import Metric
 from finetune.heads import Head
 from finetune.heads.cnn import CnnHead
 from finetune.training.trainable import Layers, Trainable
+from mlm.config import LONGEST_NAME, RUNS
 from mlm.distributed.device import Precision
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
 from mlm.training.schedule import AnySchedule, Linear
@@ -65,9 +66,9 @@ FinetuneOptimizer = Annotated[AdamW | ScheduleFreeAdamW, Field(discriminator="ki
 class FinetuneConfig(Config):
     """Every setting of a fine-tuning run."""
 
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     """Name of the run; its directory is named by the time of its start and this name. null: the name of the data."""
-    runs: str = "runs"
+    runs: str = RUNS
     """Directory of all runs."""
     encoder: EncoderChoice = EncoderChoice()
     """The choice of the encoder."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from configs import UserError, dump
+from configs.files import write_text
 from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.data import augment_contextual
@@ -97,7 +98,7 @@ def finetune(
         experiment = _Experiment(config, dataset, splits, world, path, observers, stop)
         if world.is_main:
             opened.enter_context(run_directory.lock(path))
-            (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
+            write_text(path / checkpoint.CONFIG, dump(config))
             source = choice.model_dump(include={"run", "hub", "revision"}) | {"weights_sha256": encoder_sha256}
             about = {"kind": run_directory.FINE_TUNING, "started_from": source}
             run_directory.write_json(path / run_directory.ENVIRONMENT, run_directory.environment(world) | about)
@@ -149,7 +150,7 @@ def _summary(experiment: _Experiment) -> str:
     encoder = config.encoder.run or config.encoder.hub
     lines = [
         f"run {experiment.path}: {config.head.kind} head on {encoder}, {experiment.world}",
-        f"examples: {sizes}{folds}; classes: {', '.join(map(metrics.short, dataset.class_names))}",
+        f"examples: {sizes}{folds}; classes: {metrics.listed(dataset.class_names)}",
     ]
     dropped = describe_dropped(dataset.counts.items())
     return "\n".join([*lines, f"dropped: {dropped}"] if dropped else lines)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from configs import UserError, command, streams
+from configs import UserError, command, files, streams
 from mlm.distributed.process import configure_process
 
 if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # imported by `main`, because configure_process comes before 
 
 AT_ONCE = 2048
 """Number of texts of a file that are tokenised, sorted by length and classified together."""
+MOST_SHOWN = 10
+"""Number of classes in a line, the most probable ones."""
+MOST_CHANCES = 2_000_000
+"""Largest number of probabilities in memory: with thousands of classes, fewer texts are classified together."""
 
 EXAMPLES = """
 examples:
@@ -54,19 +58,19 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--submission needs a table: name it with --file, and --output")
     if options.file is not None and (options.texts or options.json):
         raise UserError("--file excludes texts and --json: it writes a CSV file")
-    if options.output is not None and options.output.exists():
-        raise UserError(f"{options.output} exists already: name another file")
-    if options.output is not None and not options.output.parent.is_dir():
-        raise UserError(f"{options.output} is in a folder that does not exist: make it")
+    if options.output is not None:
+        files.check_new(options.output)
     configure_process()
     import torch
 
     from finetune import saved_model
+    from mlm.checkpoint import checkpoint
     from mlm.config import RUNS
     from mlm.distributed.device import with_recorded_precision
     from mlm.distributed.world import init_world
 
-    model = saved_model.load(options.run or saved_model.newest(Path(RUNS)), torch.device("cpu"))
+    path = checkpoint.run_of(options.run) if options.run else saved_model.newest(Path(RUNS))
+    model = saved_model.load(path, torch.device("cpu"))
     world = with_recorded_precision(init_world(), model.precision)
     if options.file is not None:
         said = classify_file(model, options.file, options.output, options.submission, world, options.encoding)
@@ -99,28 +103,38 @@ def classify_file(
     with an empty text get no class, but in a submission the most frequent one of training; an older model does not tell
     it, and the one predicted most often takes its place. If all are empty, that is a UserError.
     """
-    reader = model.config.data.reader
+    reader, classes = model.config.data.reader, model.class_names
     columns = () if submission is None else (submission,)
     rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
-    empty, truncated, classes = 0, 0, model.class_names
-    lines = [[*rows[0], "predicted", *(f"probability_{name}" for name in classes)]]
-    if submission is not None:
-        lines = [[submission, reader.label]]
-    with tqdm(total=len(rows), unit="text", file=streams.messages()) as bar:
-        for start in range(0, len(rows), AT_ONCE):
-            part = rows[start : start + AT_ONCE]
+    empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_CHANCES // len(classes), 1))
+    header = [*rows[0], "predicted", *(f"probability_{name}" for name in classes)]
+    lines = [header if submission is None else [submission, reader.label]]
+    with (
+        files.written(output, new=True) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+        tqdm(total=len(rows), unit="text", file=streams.messages()) as bar,
+    ):
+        writer = csv.writer(file)
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
             for row, found in zip(part, model.classify(part, world), strict=True):
                 empty += not found.chances
                 truncated += found.truncated
                 predicted = classes[found.chances.index(max(found.chances))] if found.chances else ""
-                shown = [f"{chance:.6f}" for chance in found.chances] or [""] * len(classes)
-                lines.append([*row.values(), predicted, *shown] if submission is None else [row[submission], predicted])
+                if submission is None:
+                    shown = [f"{chance:.6f}" for chance in found.chances] or [""] * len(classes)
+                    lines.append([*row.values(), predicted, *shown])
+                else:
+                    lines.append([row[submission], predicted])
+            if submission is None:
+                writer.writerows(lines)
+                lines.clear()
             bar.update(len(part))
-    if empty == len(rows):
-        raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({', '.join(reader.columns)})")
-    got = "no class" if submission is None or not empty else _fill_empty(lines, model.most_frequent)
-    with output.open("x", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(lines)
+        if empty == len(rows):
+            names = ", ".join(reader.columns)
+            raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({names})")
+        got = "no class" if submission is None or not empty else _fill_empty(lines, model.most_frequent)
+        writer.writerows(lines)
     remarks = {f"empty texts got {got}": empty, "were truncated to the encoder's limit": truncated}
     said = [f"{number:,} {remark}" for remark, number in remarks.items() if number]
     missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
@@ -147,7 +161,7 @@ def _rows(column: str, texts: Sequence[str]) -> list[dict[str, str]]:
 
 def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:
     ranked = sorted(zip(found.chances, classes, strict=True), reverse=True) if found.chances else []
-    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked) or "empty after cleaning"
+    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked[:MOST_SHOWN]) or "empty after cleaning"
     return f"{shown}    {text}"
 
 

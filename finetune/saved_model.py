@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError, dump, read
+from configs.files import PARTIAL
 from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.encoders import MODEL_FOLDER
@@ -18,6 +19,7 @@ from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import MANIFEST, seal, verify
 from mlm.distributed.device import ComputePrecision
 from mlm.distributed.world import World
+from mlm.tracking import run_directory
 
 DESCRIPTION, ENCODER = "model.json", "encoder"
 
@@ -68,12 +70,19 @@ class SavedModel:
 
     def save(self, run: Path) -> None:
         """Write the model into a run's directory."""
-        partial = run / f"{MODEL_FOLDER}.partial"
+        partial = run / f"{MODEL_FOLDER}{PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / ENCODER).mkdir(parents=True)
-        weights.write(partial / checkpoint.WEIGHTS, weights.host_state_dict(self.classifier))
-        self.classifier.encoder.save(partial / ENCODER)
-        (partial / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
+        try:
+            self._write(partial)
+            seal(partial, run / MODEL_FOLDER, 0)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        (folder / ENCODER).mkdir(parents=True)
+        weights.write(folder / checkpoint.WEIGHTS, weights.host_state_dict(self.classifier))
+        self.classifier.encoder.save(folder / ENCODER)
+        (folder / checkpoint.CONFIG).write_text(dump(self.config), encoding="utf-8")
         description = Description(
             head=self.config.head.kind,
             encoder="hub" if self.config.encoder.run is None else "run",
@@ -81,8 +90,7 @@ class SavedModel:
             precision=self.precision,
             most_frequent=self.most_frequent,
         )
-        (partial / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
-        seal(partial, run / MODEL_FOLDER, 0)
+        (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
 
 
 def load(run: Path, device: torch.device) -> SavedModel:
@@ -109,7 +117,8 @@ def load(run: Path, device: torch.device) -> SavedModel:
 
 def newest(runs: Path) -> Path:
     """Return the fine-tuning run that finished last; a UserError if there is none."""
-    found = [path.parents[1] for path in runs.glob(f"*/{MODEL_FOLDER}/{MANIFEST}")]
+    tuned = run_directory.newest_first(runs, run_directory.FINE_TUNING)
+    found = [path for path in tuned if checkpoint.is_whole(path / MODEL_FOLDER)]
     if not found:
         raise UserError(f"there is no fine-tuned model in {runs}: train one by python -m finetune.cnn_head")
     return max(found, key=lambda path: (path / MODEL_FOLDER / MANIFEST).stat().st_mtime_ns)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
-from configs import Config, UserError, command, read
+from configs import Config, UserError, command, files, read
 from finetune.data.labelled import ClassificationData, Labelled
 from tokenizer.cleaning import describe_dropped
 
@@ -42,13 +42,12 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if options.output.suffix != ".txt":
         raise UserError(f"--output {options.output}: it has one text per line, so its name must end in .txt")
-    if options.output.exists():
-        raise UserError(f"--output {options.output} exists already: remove it, or name another file")
+    files.check_new(options.output)
     yaml, overrides = command.split(options.recipe)
     reader = read(_DataOnly, yaml, overrides).data.reader
     examples = [reader.texts(row) for row in reader.rows(options.file)]
     lines = [text for example in examples for text in example if text]
-    options.output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    files.write_text(options.output, "".join(f"{line}\n" for line in lines), new=True)
     print(f"{options.output}: {len(lines):,} texts")
     if empty := len(examples) * len(reader.columns) - len(lines):
         print(f"dropped: {describe_dropped([('empty texts', empty)])}")

@@ -5,13 +5,14 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from configs import UserError
+from configs import UserError, check_text
+from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import Batch, PackedRows
 from mlm.data.corpus import Corpus, corpus_at, open_corpus
@@ -23,8 +24,12 @@ from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength
 from mlm.training.optim import Optimizer
+from tokenizer.cache import find_kept_shards
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import read_manifest
+
+CACHE = "cache"
+"""Folder of tokenizers and shards, beside the runs."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +49,32 @@ class PretrainComponents:
     """Micro-batches computed at the same time; one if there is dropout, whose random numbers threads would share."""
 
 
-def build(config: PretrainConfig, world: World, tokenizer: Path | None = None) -> PretrainComponents:
-    """Build data, model and optimizer; `tokenizer` replaces that of the configuration, whose file may be gone.
+@dataclass(frozen=True)
+class Recorded:
+    """What a run recorded of its corpus: all that finds it again where the text or its tokenizer is gone."""
+
+    tokenizer: Path
+    """The tokenizer.json in a checkpoint."""
+    fingerprint: str
+    """The fingerprint of the text."""
+    cache: Path
+    """The cache beside the run, which need not be there."""
+
+    @classmethod
+    def of(cls, run: Path, folder: Path, data: Mapping[str, str]) -> "Recorded":
+        """Return the record of a run by one of its checkpoints and the data of its identity."""
+        return cls(folder / checkpoint.TOKENIZER, data.get("text_fingerprint", ""), run.absolute().parent / CACHE)
+
+
+def build(config: PretrainConfig, world: World, recorded: Recorded | None = None) -> PretrainComponents:
+    """Build data, model and optimizer; `recorded` is of the run to resume, if any.
 
     Raise a UserError if the corpus is too small for one batch, or a setting does not fit the machine.
     """
     settings, row_length = config.train, config.data.row_length
 
     def built() -> str:
-        return json.dumps(list(map(str, corpus_of(config, tokenizer).folders)))
+        return json.dumps(list(map(str, corpus_of(config, recorded).folders)))
 
     folders = json.loads(world.from_main("building tokenizer and shards", built))
     corpus = corpus_at(list(map(Path, folders)), row_length, checked=True)
@@ -116,7 +138,7 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     if config.data.shards is None:
         return config
     text = read_manifest(Path(config.data.shards[0])).text
-    if config.text not in (TextConfig(), text):
+    if config.text not in (TextConfig(), text) and config.text.absolute() != text:
         raise UserError(
             f"data.shards = {config.data.shards[0]} was made of another text or by other options than those of text:"
             " remove text, or remove data.shards"
@@ -124,9 +146,40 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     return config.model_copy(update={"text": text})
 
 
-def corpus_of(config: PretrainConfig, tokenizer: Path | None = None) -> Corpus:
-    """Return the corpus, cached or built, or raise a UserError; `tokenizer` replaces that of the configuration."""
-    return open_corpus(config.data, config.text, config.vocabulary, Path(config.runs) / "cache", tokenizer)
+def with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with paths of its text, tokenizer and start that hold in any working directory.
+
+    The text of shards is not read: its paths stay as they were when it was encoded. Raise a UserError if a path is no
+    text, because the working directory's is none.
+    """
+    data = config.data
+    tokenizer = None if data.tokenizer is None else str(Path(data.tokenizer).absolute())
+    shards = None if data.shards is None else tuple(str(Path(folder).absolute()) for folder in data.shards)
+    changed = {
+        "start_from": None if config.start_from is None else str(Path(config.start_from).absolute()),
+        "text": config.text.absolute() if shards is None else config.text,
+        "data": data.model_copy(update={"tokenizer": tokenizer, "shards": shards}),
+    }
+    config = config.model_copy(update=changed)
+    check_text(config.model_dump(mode="json"))
+    return config
+
+
+def corpus_of(config: PretrainConfig, recorded: Recorded | None = None) -> Corpus:
+    """Return the corpus, cached or built, or raise a UserError.
+
+    The tokenizer and, where its text is gone, the shards of a run are those that it `recorded`.
+    """
+    cache = Path(config.runs) / CACHE
+    if recorded is None:
+        return open_corpus(config.data, config.text, config.vocabulary, cache)
+    if recorded.cache.is_dir() or not cache.is_dir():
+        cache = recorded.cache
+    if config.data.shards is None:
+        kept = find_kept_shards(config.text, cache, recorded.tokenizer, recorded.fingerprint)
+        if kept is not None:
+            return corpus_at([kept], config.data.row_length)
+    return open_corpus(config.data, config.text, config.vocabulary, cache, recorded.tokenizer)
 
 
 def _can_compile(world: World) -> bool:

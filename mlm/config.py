@@ -18,6 +18,8 @@ from tokenizer.vocabulary import VocabularyConfig
 
 RUNS = "runs"
 """Directory of all runs, unless a run's configuration names another."""
+LONGEST_NAME = 200
+"""Characters of a run's name: with the time it is the name of a directory, which may have 255 bytes."""
 
 
 class Retention(Config):
@@ -76,7 +78,7 @@ class EvaluationConfig(Config):
 class PretrainConfig(Config):
     """Every setting of a pretraining run."""
 
-    name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     """Name of the run; its directory is named by the start time and this name."""
     runs: str = RUNS
     """Directory of all runs and of the cache of tokenizers and shards."""

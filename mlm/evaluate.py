@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     configure_process()
     import torch
 
-    from mlm.build import corpus_of
+    from mlm.build import Recorded, corpus_of
     from mlm.checkpoint import checkpoint
     from mlm.distributed.device import with_recorded_precision
     from mlm.distributed.world import init_world
@@ -32,14 +32,14 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.evaluation.results import bits_line, measure_bits_per_byte, shown
     from mlm.tracking import run_directory
 
-    path = options.run or run_directory.newest()
-    folder = checkpoint.newest(path)
+    named = options.run or run_directory.newest()
+    path, folder = checkpoint.run_of(named), checkpoint.resolve(named)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     model, _, config = checkpoint.load_model(folder, torch.device("cpu"))
     identity = run_directory.run_identity(path)
     world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
-    corpus = corpus_of(config, folder / checkpoint.TOKENIZER)
+    corpus = corpus_of(config, Recorded.of(path, folder, identity.data))
     if identity.data.get("text_fingerprint") != corpus.manifest.text_fingerprint:
         raise UserError(
             f"the text of {path} is not the text that the run was trained on, so no part of it is known to be held out"

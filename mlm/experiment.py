@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from configs import UserError, dump, read
-from mlm.build import PretrainComponents, build, with_text_of_shards
+from configs.files import write_text
+from mlm.build import PretrainComponents, Recorded, build, with_absolute_paths, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
 from mlm.checkpoint.writer import CheckpointWriter
@@ -114,7 +115,7 @@ def pretrain(config: PretrainConfig, observers: Sequence[Observer] = (), *, stop
         ConnectionError: another process was lost.
         OSError: the last checkpoint could not be written.
     """
-    return _run(resolve(config), None, observers, stop)
+    return _run(with_absolute_paths(resolve(config)), None, observers, stop)
 
 
 def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambda: 0) -> PretrainRun:
@@ -122,7 +123,10 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambd
 
     Arguments and errors are those of `pretrain`. A run whose configuration or text was changed raises a UserError.
     """
-    return _run(config_of(path), path, observers, stop)
+    run = checkpoint.run_of(path)
+    if run != path:
+        logger.info("%s is a checkpoint of %s, which resumes from its newest one", path, run)
+    return _run(config_of(run), run, observers, stop)
 
 
 def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer], stop: Stop) -> PretrainRun:
@@ -164,7 +168,8 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
             return False
 
     def newest() -> str:
-        mine = filter(is_mine, run_directory.with_checkpoint(Path(config.runs)))
+        runs = run_directory.newest_first(Path(config.runs), run_directory.PRETRAINING)
+        mine = (path for path in runs if checkpoint.completed(path) and is_mine(path))
         return str(max(mine, key=lambda path: path.name, default=""))
 
     found = world.from_main("looking for this job's run", newest)
@@ -199,7 +204,7 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     path = Path(world.from_main("making the run's directory", create))
     if world.is_main:
         opened.enter_context(run_directory.lock(path))
-        (path / checkpoint.CONFIG).write_text(dump(config), encoding="utf-8")
+        write_text(path / checkpoint.CONFIG, dump(config))
         environment = run_directory.environment(world) | {"kind": run_directory.PRETRAINING, "job": world.job}
         environment |= started_from | _data(components.corpus)
         run_directory.write_json(path / run_directory.ENVIRONMENT, environment)
@@ -214,7 +219,7 @@ def _restore(path: Path, world: World) -> _Ready:
         raise UserError(f"{path / checkpoint.CONFIG} was changed since the run began: undo that, or start a new run")
     identity = run_directory.run_identity(path)
     world = with_recorded_precision(world, identity.precision)
-    components = build(config, world, folder / checkpoint.TOKENIZER)
+    components = build(config, world, Recorded.of(path, folder, identity.data))
     if _data(components.corpus)["data"] != identity.data:
         raise UserError(f"the text of {path} is not the text that the run began with: put it back, or start a new run")
     if world.is_main and precision_of(world.dtype) != identity.precision:
@@ -281,7 +286,6 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     model, _, _ = checkpoint.load_model(folder, world.device)
     task = replace(components.task, world=world, compiled=False)
     scores = results.measure(config, components.corpus, task, model)
-    filled = _filled(components, model)
     records = list(run_directory.read_metrics(path / run_directory.METRICS))
     scores |= warm_start.scores_at_start(config, records)
     scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
@@ -289,8 +293,9 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
-    plots.draw(records, path / "curves.png", scores["baselines"])
-    return PretrainRun(path, scores, results.summary(path, scores, filled), 0)
+    with metrics_logger.surviving("LEARNING CURVE"):
+        plots.draw(records, path / "curves.png", scores["baselines"])
+    return PretrainRun(path, scores, results.summary(path, scores, _filled(components, model)), 0)
 
 
 def _filled(components: PretrainComponents, model: nn.Module) -> str:

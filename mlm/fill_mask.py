@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> None:
 
     world = init_world()
     path = options.run or run_directory.newest()
-    folder = checkpoint.newest(path)
-    print(f"run: {path}, {folder.name}", file=sys.stderr)
+    folder = checkpoint.resolve(path)
+    print(f"run: {checkpoint.run_of(path)}, {folder.name}", file=sys.stderr)
     model, tokenizer, config = checkpoint.load_model(folder, world.device)
 
     def answer(sentence: str) -> None:

@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    for path in options.runs or [_newest(Path(RUNS))]:
+    for path in map(checkpoint.run_of, options.runs) if options.runs else [_newest(Path(RUNS))]:
         found = status(path)
         command.show(json.dumps(found) if options.json else "\n".join(_lines(path, found)))
 
@@ -63,11 +63,10 @@ def status(path: Path) -> dict[str, Any]:
 
 
 def _newest(runs: Path) -> Path:
-    paths = [metrics.parent for metrics in runs.glob(f"*/{run_directory.METRICS}")]
-    found = [path for path in paths if not run_directory.is_fine_tuning(path)]
-    if not found:
-        raise UserError(f"there is no run of pretraining in {runs}: start one by python -m mlm.pretrain, or name it")
-    return max(found, key=lambda path: (path / checkpoint.CONFIG).stat().st_mtime_ns)
+    for path in run_directory.newest_first(runs, run_directory.PRETRAINING):
+        if (path / run_directory.METRICS).is_file():
+            return path
+    raise UserError(f"there is no run of pretraining in {runs}: start one by python -m mlm.pretrain, or name it")
 
 
 def _lines(path: Path, found: dict[str, Any]) -> list[str]:

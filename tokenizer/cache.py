@@ -1,6 +1,6 @@
 """Build a text's vocabulary and shards, or find them by content where they were built before."""
 
-import os
+import logging
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from configs import streams
+from configs import UserError, files, streams
 from tokenizer import vocabulary
 from tokenizer.cleaning import (
     Reason,
@@ -25,6 +25,8 @@ from tokenizer.shards.build import build
 from tokenizer.sources import hash_texts
 from tokenizer.sources.files import Watch
 from tokenizer.vocabulary import VocabularyConfig
+
+logger = logging.getLogger(__name__)
 
 _LEARNING = 2
 """Part of the key of a learned vocabulary: raise it whenever the same text would give another one."""
@@ -51,11 +53,28 @@ def find_or_build_shards(
             at_sentences = fall_to_one_side(text, as_read_by(settings.normalizer()))
             save(learn_from(text, settings, watch, at_sentences=at_sentences), tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
-    read = fingerprint_as_read(fingerprint, tokenizer.normalizer)
-    key = hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), read)
-    output = cache / f"shards-{key:.16}"
+    output = _shards_path(cache, tokenizer, fingerprint_as_read(fingerprint, tokenizer.normalizer))
     build(text, tokenizer, output, fingerprint=fingerprint, watch=watch)
     return output
+
+
+def find_kept_shards(text: TextConfig, cache: Path, tokenizer_path: Path, fingerprint: str) -> Path | None:
+    """Return the shards in `cache` of the text that had `fingerprint`; None if there are none, or the text has changed.
+
+    Where the text is gone, or cannot be read any more, a line says that its shards are used.
+    """
+    output = _shards_path(cache, vocabulary.load(tokenizer_path), fingerprint)
+    if not (output / format.MANIFEST).is_file():
+        return None
+    try:
+        return output if text.fingerprint() == fingerprint else None
+    except (UserError, OSError) as error:
+        logger.info("the text is gone (%s): its shards in %s are used", error, output)
+        return output
+
+
+def _shards_path(cache: Path, tokenizer: Tokenizer, fingerprint: str) -> Path:
+    return cache / f"shards-{hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint):.16}"
 
 
 def learn_from(
@@ -83,9 +102,5 @@ def learn_from(
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write a standard tokenizer.json, whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with files.written(path) as partial:
         partial.write_bytes(vocabulary.serialise(tokenizer))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

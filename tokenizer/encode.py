@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     given = parse(arguments)
-    text = command_line.configuration(command_line.TextOptions, given.files, []).text
+    text = command_line.configuration(command_line.TextOptions, given.files, []).text.absolute()
     start = time.monotonic()
     tokenizer = vocabulary.load(given.tokenizer)
     built = build(text, tokenizer, given.output)

@@ -44,6 +44,9 @@ def main(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     size = [f"vocabulary.size={given.vocabulary}"] if given.vocabulary else []
     options = command_line.configuration(Options, given.files, size)
+    if given.output.exists():
+        vocabulary.load(given.output)  # raises now, not after learning, where this is no tokenizer
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     dropped = Counter[Reason]()
     at_sentences = fall_to_one_side(options.text, as_read_by(options.vocabulary.normalizer()))
@@ -54,7 +57,6 @@ def main(arguments: Sequence[str]) -> None:
     if at_sentences:
         print(ONE_SIDE)
     if not given.output.exists():
-        given.output.parent.mkdir(parents=True, exist_ok=True)
         save(tokenizer, given.output)
         print(f"{given.output}: {tokenizer.get_vocab_size():,} tokens, learned in {seconds:.1f} s")
     elif vocabulary.sha256(vocabulary.load(given.output)) == vocabulary.sha256(tokenizer):

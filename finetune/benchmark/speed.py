@@ -31,8 +31,9 @@ from mlm.distributed.world import World, init_world
 from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, train
+from tokenizer.cache import save
 from tokenizer.cleaning import TextConfig
-from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig, learn, serialise
+from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig, learn
 
 if TYPE_CHECKING:
     import datasets
@@ -135,7 +136,7 @@ def random_encoder(path: Path, data: Dataset, scale: Scale, vocabulary_size: int
     if not MINIMUM_SIZE <= vocabulary_size <= MAXIMUM_SIZE:
         raise UserError(f"--vocabulary {vocabulary_size}: must be {MINIMUM_SIZE} to {MAXIMUM_SIZE}")
     texts, vocabulary = itertools.chain(*data.train.texts), VocabularyConfig(size=vocabulary_size, cls_sep=True)
-    path.write_bytes(serialise(learn(texts, vocabulary)))
+    save(learn(texts, vocabulary), path)
     heads, wide = max(scale.width // 64, 1), 4 * scale.width
     sizes = EncoderConfig(layers=scale.layers, width=scale.width, heads=heads, feedforward_width=wide, dropout=DROPOUT)
     torch.manual_seed(SEED)

@@ -21,6 +21,7 @@ from tokenizer.sources import hub
 from tokenizer.sources.readers import TableConfig, log_once, number_text
 
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_LONGEST_TITLE = 100
 _SHOWN = 5
 _SHOWN_CLASSES = 20
 
@@ -155,7 +156,7 @@ class Labelled(TableConfig):
     def title(self) -> str:
         """Return the default name of a run on this data."""
         name = Path(self.train or self.hub or "labelled").name.split(".")[0]
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_LONGEST_TITLE].strip("-.") or self.kind
 
     def pinned(self) -> Self:
         """Return the same data with the hub's data set pinned to the current commit of its revision."""

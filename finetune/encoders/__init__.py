@@ -62,7 +62,7 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
     from mlm.tracking import run_directory
 
     path = run_directory.newest(runs) if choice.run is None else Path(choice.run)
-    if (path / MODEL_FOLDER).is_dir():
+    if (checkpoint.run_of(path) / MODEL_FOLDER).is_dir():
         raise UserError(f"encoder.run: {path} is a fine-tuned model already: name a run of mlm.pretrain")
     return choice.model_copy(update={"run": str(checkpoint.resolve(path))})
 

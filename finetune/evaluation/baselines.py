@@ -1,5 +1,6 @@
 """Baselines without an encoder: the majority class, and character n-grams with logistic regression."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,10 @@ from finetune.data.examples import DataSplit, Examples
 from finetune.evaluation.metrics import Metric, scores
 
 LONGEST_TEXT = 2_000
+MOST_FEATURES, MOST_WEIGHTS = 200_000, 10_000_000
+"""Largest numbers of n-grams and of weights, which are n-grams x classes: L-BFGS takes 200 bytes a weight."""
+MOST_ITERATIONS, MOST_PROBABILITIES = 1_000, 4_000_000_000
+"""Largest numbers of iterations and of probabilities that they compute, which are examples x classes an iteration."""
 
 
 def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
@@ -23,23 +28,29 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
 
     The validation part is training data as well, because nothing is chosen on it: the baseline is not made weak. The
     n-grams stay within words (with a space at either end), count logarithmically, and occur in at least two texts. To
-    bound time and memory, the first 2,000 characters of a text are read, and the 200,000 most frequent n-grams kept. If
-    there is nothing to learn (a single class, or no n-gram that two texts share) the majority class is predicted.
+    bound time and memory, the first 2,000 characters of a text are read, and the 200,000 most frequent n-grams kept;
+    with more than 50 classes fewer n-grams, and with thousands of classes fewer iterations. If there is nothing to
+    learn (a single class, or no n-gram that two texts share) the majority class is predicted.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
+    labels_N, features = _seen(split), min(MOST_FEATURES, MOST_WEIGHTS // num_classes)
+    iterations = min(MOST_ITERATIONS, max(MOST_PROBABILITIES // (len(labels_N) * num_classes), 20))
     vectorizer = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2, max_features=200_000, dtype=np.float32
+        analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2, max_features=features, dtype=np.float32
     )
-    labels_N = _seen(split)
     try:
         features_NF = vectorizer.fit_transform([*_joined(split.train), *_joined(split.validation)])
     except ValueError:  # scikit-learn raises it for an empty vocabulary
         return majority(split, num_classes)
     if len(np.unique(labels_N)) == 1:
         return majority(split, num_classes)
-    model = LogisticRegression(C=2.0, max_iter=1_000).fit(features_NF, labels_N)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        model = LogisticRegression(C=2.0, max_iter=iterations).fit(features_NF, labels_N)
     probabilities_NC = np.zeros((len(split.test), num_classes))
     probabilities_NC[:, model.classes_] = model.predict_proba(vectorizer.transform(_joined(split.test)))
     return scores(split.test.labels, probabilities_NC)

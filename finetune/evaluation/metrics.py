@@ -13,6 +13,8 @@ Metric = Literal[
 METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 
 LONGEST_NAME = 24
+MOST_CLASSES = 40
+"""Number of classes in a table or a picture; of more classes it shows those that are confused most."""
 
 
 def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[Metric, float | None]:
@@ -44,19 +46,31 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
     precision, recall, f1 = macro
     if classes == 2:
         precision, recall, f1 = average("macro", only=[1]) if 1 in labels_N else (None, None, None)
-    ranked = probabilities_NC[:, 1] if classes == 2 else probabilities_NC
     found_classes = len(np.unique(labels_N))
-    has_all_classes = found_classes == max(classes, 2)
+    # One class after the other, because scikit-learn's own mean takes a dense matrix of examples by classes.
+    ranked = (
+        list(enumerate(probabilities_NC.T))[-1 if classes == 2 else 0 :] if found_classes == max(classes, 2) else []
+    )
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
         "f1": f1,
         "f1_macro": macro[2],
         "f1_weighted": average("weighted")[2],
-        "mcc": float(metrics.matthews_corrcoef(labels_N, predictions_N)) if found_classes > 1 else None,
+        "mcc": _mcc(labels_N, predictions_N, classes) if found_classes > 1 else None,
         "precision": precision,
         "recall": recall,
-        "roc_auc": float(metrics.roc_auc_score(labels_N, ranked, multi_class="ovr")) if has_all_classes else None,
+        "roc_auc": float(np.mean([metrics.roc_auc_score(labels_N == c, p_N) for c, p_N in ranked])) if ranked else None,
     }
+
+
+def _mcc(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: int) -> float:
+    """Return Matthews' correlation (Gorodkin 2004), 0 for 0/0; scikit-learn takes a dense matrix of all classes."""
+    examples, right = len(labels_N), int((labels_N == predictions_N).sum())
+    true_C, predicted_C = (
+        np.bincount(found, minlength=classes).astype(np.float64) for found in (labels_N, predictions_N)
+    )
+    spread = (examples**2 - true_C @ true_C) * (examples**2 - predicted_C @ predicted_C)
+    return float((right * examples - true_C @ predicted_C) / spread**0.5) if spread else 0.0
 
 
 def goodness(metric: Metric, value: float) -> float:
@@ -88,15 +102,48 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], folds: Seq
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
 
-def per_class_report(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
-    """Return precision, recall, F1 and number of examples of every class as lines of text."""
+def most_confused(
+    labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: int, most: int = MOST_CLASSES
+) -> NDArray[np.int64]:
+    """Return the indices, in order, of the classes with most mistakes, as the true class or as the predicted one."""
+    wrong = labels_N != predictions_N
+    mistakes_C = np.bincount(np.concatenate([labels_N[wrong], predictions_N[wrong]]), minlength=classes)
+    return np.sort(np.argsort(-mistakes_C, kind="stable")[:most])
+
+
+def confusion(
+    labels_N: NDArray[np.int64],
+    predictions_N: NDArray[np.int64],
+    class_names: Sequence[str],
+    shown_K: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the confusion matrix of the shown classes and its names; a last row and column are all other classes."""
+    from sklearn.metrics import confusion_matrix
+
+    names, others = [class_names[index] for index in shown_K], len(class_names) - len(shown_K)
+    places_C = np.full(len(class_names), len(names))
+    places_C[shown_K] = np.arange(len(names))
+    names += [f"{others:,} other classes"] if others else []
+    return confusion_matrix(places_C[labels_N], places_C[predictions_N], labels=range(len(names))), names
+
+
+def per_class_report(
+    labels_N: NDArray[np.int64],
+    predictions_N: NDArray[np.int64],
+    class_names: Sequence[str],
+    shown_K: NDArray[np.int64],
+) -> str:
+    """Return precision, recall, F1 and number of examples of the shown classes, and means over all, as text."""
     from sklearn.metrics import classification_report
 
     names = [short(name) for name in class_names]
     report: str = classification_report(
         labels_N, predictions_N, labels=range(len(names)), target_names=names, digits=3, zero_division=0
     )
-    return report.rstrip()
+    head, blank, *lines = report.rstrip().splitlines()
+    classes, means = lines[: len(names)], lines[len(names) :]
+    left_out = [f"({len(names) - len(shown_K):,} other classes)"] if len(shown_K) < len(names) else []
+    return "\n".join([head, blank, *(classes[index] for index in shown_K), *left_out, *means])
 
 
 def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> str:
@@ -109,6 +156,12 @@ def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> 
     for number, (row, name) in enumerate(zip(matrix_CC.tolist(), class_names, strict=True)):
         lines.append(f"{number:>16}" + "".join(f"{count:>{width},}" for count in row) + f"   {number} = {short(name)}")
     return "\n".join(lines)
+
+
+def listed(class_names: Sequence[str], most: int = MOST_CLASSES) -> str:
+    """Return the first names for a message, and the number of the others."""
+    more = f" and {len(class_names) - most:,} more" if len(class_names) > most else ""
+    return ", ".join(map(short, class_names[:most])) + more
 
 
 def short(name: str, longest: int = LONGEST_NAME) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.files import write_text, written
 from finetune.data.examples import Examples
 from finetune.evaluation import figures, metrics, results
 from finetune.evaluation.results import Results, Scores, TrialResult, TrialScores
@@ -37,33 +38,39 @@ def trial_line(trial: TrialScores, metric: metrics.Metric, folds: int, *, contro
 
 
 def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
-    """Write report, figures and mistakes into the run's directory; return the text that the command prints."""
-    from sklearn.metrics import confusion_matrix
+    """Write report, mistakes and figures into the run's directory; return the text that the command prints.
+
+    What is drawn comes last. Of many classes, text and figures show those that are confused most.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     labels_N = np.concatenate([one.test.labels for one in finished])
     predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
-    matrix_CC = confusion_matrix(labels_N, predictions_N, labels=range(len(found.classes)))
+    shown_K = metrics.most_confused(labels_N, predictions_N, len(found.classes))
+    matrix_KK, names = metrics.confusion(labels_N, predictions_N, found.classes, shown_K)
     counted = results.count_trials(found.trials)
-    picture = figures.confusion_figure(matrix_CC, found.classes, f"{found.name}: test,\n{counted}")
-    plots.write(picture, path / CONFUSION)
-    with SummaryWriter(str(path)) as board:
-        board.add_figure("confusion", picture)
-    plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
+    if len(shown_K) < len(found.classes):
+        counted += f", the {len(shown_K)} most confused of {len(found.classes):,} classes"
+    sections = [
+        results.table(found),
+        f"all test predictions, {counted}\n"
+        + metrics.per_class_report(labels_N, predictions_N, found.classes, shown_K),
+        metrics.confusion_text(matrix_KK, names),
+        "\n".join(_remarks(found, finished)),
+    ]
+    text = "\n\n".join(sections)
+    write_text(path / REPORT, text + "\n")
     # The trials of the first seed test every fold once.
     first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
     texts = tuple(text for one in first for text in one.test.texts)
     examples = Examples(texts, np.concatenate([one.test.labels for one in first]))
     probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
     wrong = write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
-    sections = [
-        results.table(found),
-        f"all test predictions, {counted}\n{metrics.per_class_report(labels_N, predictions_N, found.classes)}",
-        metrics.confusion_text(matrix_CC, found.classes),
-        "\n".join(_remarks(found, finished)),
-    ]
-    text = "\n\n".join(sections)
-    (path / REPORT).write_text(text + "\n", encoding="utf-8")
+    picture = figures.confusion_figure(matrix_KK, names, f"{found.name}: test,\n{counted}")
+    plots.write(picture, path / CONFUSION)
+    with SummaryWriter(str(path)) as board:
+        board.add_figure("confusion", picture)
+    plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
     return (
         f"{text}\n\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}\n"
         f"{wrong:,} mistakes, the most confident first: {path / MISTAKES}    all results: {path / RESULTS}\n"
@@ -108,14 +115,15 @@ def write_mistakes(
     wrong = np.flatnonzero(predictions_N != examples.labels)
     wrong = wrong[np.argsort(-confidences_N[wrong], kind="stable")]
     columns = max((len(texts) for texts in examples.texts), default=1)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+    with (
+        written(path) as partial,
+        partial.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file, quoting=csv.QUOTE_MINIMAL)
         writer.writerow(["confidence", "predicted", "true", "text", *(f"text_{i}" for i in range(2, columns + 1))])
         for index in wrong.tolist():
             fields = (class_names[predictions_N[index]], class_names[examples.labels[index]], *examples.texts[index])
             writer.writerow([f"{confidences_N[index]:.4f}", *(_inert(field) for field in fields)])
-    partial.replace(path)
     return len(wrong)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from configs.files import temporary
 from mlm.benchmark import hf_trainer
 from mlm.benchmark.measure import Case, alternate, in_fresh_process, peak_bytes, times_a_second
 
@@ -59,7 +60,7 @@ def build_shards(bench: "Bench", name: str) -> list[Case]:
     from tokenizer.shards.workers import default_workers
 
     cases: list[Case] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary(), tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
 
         def measured(build: Callable[[Path, Path, Path], tuple[float, int]]) -> tuple[float, float]:

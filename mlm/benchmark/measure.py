@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from unittest import mock
 
+from mlm.tracking import plots
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -144,13 +146,12 @@ def _figure(path: Path, size: tuple[float, float], panels: "Sequence[Callable[[A
     """Write panels side by side to a PNG file."""
     from matplotlib.figure import Figure
 
-    figure, unfinished = Figure(figsize=size, layout="constrained"), path.with_name(path.name + ".partial")
+    figure = Figure(figsize=size, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         panel(axes)
-    figure.savefig(unfinished, format="png", dpi=120)
-    unfinished.replace(path)
+    plots.write(figure, path)
 
 
 def _draw_ratios(cases: Sequence[Case], axes: "Axes") -> None:

@@ -19,9 +19,10 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from configs import UserError, dump, read
+from configs import UserError, check_text, dump, read
+from configs.files import PARTIAL
 from mlm.checkpoint import sharded_state, weights
-from mlm.checkpoint.manifest import MANIFEST, PARTIAL, read_manifest, seal, verify
+from mlm.checkpoint.manifest import MANIFEST, read_manifest, seal, verify
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_dtensor
 from mlm.model.heads import MaskedLanguageModel
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 WEIGHTS, CONFIG, TOKENIZER, STATE = "weights.safetensors", "config.yaml", "tokenizer.json", "training_state.pt"
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints."""
 NAMES = "step-" + "[0-9]" * 9
 """Glob pattern of the names of checkpoint folders."""
 SHARES = "shares"
@@ -138,19 +141,40 @@ def newest_undamaged(run: Path) -> Path:
 
 def resolve(path: Path) -> Path:
     """Return `path` if it is a checkpoint, else the newest one of the run there; raise a UserError if it has none."""
-    if (path / MANIFEST).is_file() and (path / CONFIG).is_file():
+    run = run_of(path)
+    return path if (path / MANIFEST).is_file() and (path / CONFIG).is_file() else newest(run)
+
+
+def run_of(path: Path) -> Path:
+    """Return the run that a user names: by its directory, or by a folder in it with a checkpoint or a model.
+
+    Raise a UserError if the path is not UTF-8, which the libraries that read and write weights and metrics demand.
+    """
+    check_text(str(path), "the run")
+    if not (path / MANIFEST).is_file():
         return path
-    return newest(path)
+    folder = path.absolute()
+    run = folder.parents[1] if folder.parent.name == CHECKPOINTS else folder.parent
+    return run if (run / CONFIG).is_file() else path
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether all files of a checkpoint are there in their sizes; their content is not read."""
+    try:
+        files = read_manifest(folder).files
+        return all((folder / name).stat().st_size == expected.size_bytes for name, expected in files.items())
+    except (UserError, OSError):
+        return False
 
 
 def step_folder(run: Path, step: int) -> Path:
     """Return the folder of a run's checkpoint of a step, which need not exist."""
-    return run / "checkpoints" / f"step-{step:09d}"
+    return run / CHECKPOINTS / f"step-{step:09d}"
 
 
 def completed(run: Path) -> list[Path]:
     """Return a run's complete checkpoints, oldest first; other files are ignored."""
-    return sorted(path for path in (run / "checkpoints").glob(NAMES) if path.is_dir())
+    return sorted(path for path in (run / CHECKPOINTS).glob(NAMES) if path.is_dir())
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel, Tokenizer, PretrainConfig]:

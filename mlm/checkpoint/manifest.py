@@ -1,7 +1,6 @@
 """Directories that appear only when complete: a manifest of every file's size and checksum, then a rename."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -9,11 +8,10 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from configs import Config, UserError
+from configs.files import PARTIAL, sync
 from tokenizer.shards.format import FileRecord, record
 
 MANIFEST = "manifest.json"
-PARTIAL = ".partial"
-"""Ending of the name of a folder that is still being written."""
 
 
 class Manifest(Config):
@@ -39,11 +37,11 @@ def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = No
     manifest = Manifest(step=step, files=files, heldout_loss=heldout_loss).sealed()
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in (*partial.rglob("*"), partial):
-        _sync(path)
+        sync(path)
     if folder.exists():
         remove(folder)
     partial.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     return manifest
 
 
@@ -81,11 +79,3 @@ def verify(folder: Path, names: Sequence[str]) -> Manifest:
         if path.stat().st_size != expected.size_bytes or record(path) != expected:
             raise UserError(f"{path} is truncated or was changed: its checksum is not the manifest's")
     return manifest
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import nn
 
 from configs import UserError
+from configs.files import PARTIAL
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.checkpoint import Snapshot
-from mlm.checkpoint.manifest import PARTIAL, read_manifest, remove
+from mlm.checkpoint.manifest import read_manifest, remove
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World

@@ -1,6 +1,5 @@
 """The corpus of a model: shards of token ids, packed into rows, both built once and cached."""
 
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -138,15 +137,14 @@ def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -
         alone = shards.manifest.text.segments == "sentences"
         documents = np.arange(len(split.sentences)) if alone else np.asarray(split.documents)
         rows = pack(np.asarray(split.sentences), documents, row_length, 2 * cls_sep)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=shards.path))
-        for name, array in vars(rows).items():
-            np.save(partial / f"{name}.npy", array)
         try:
-            partial.rename(folder)
-        except OSError:  # another process packed the same rows first
-            if not folder.exists():
-                raise
-            shutil.rmtree(partial)
+            with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=shards.path) as partial:
+                for name, array in vars(rows).items():
+                    np.save(Path(partial, f"{name}.npy"), array)
+                Path(partial).rename(folder)
+        except OSError as error:
+            if not folder.exists():  # by another process, which packed the same rows first
+                raise OSError(error.errno, f"cannot write ({error})", str(folder)) from error
     rows = Rows(*(_mapped(folder / f"{name}.npy") for name in ("starts", "lengths", "borders")))
     if not _is_packing(rows, len(split.tokens), row_length, 2 * cls_sep):
         raise UserError(f"{folder} holds no packing of these shards: delete it to rebuild it")

@@ -9,6 +9,8 @@ import os
 import sys
 import warnings
 
+from mlm.distributed import launcher
+
 SPIN_COUNT = "1000"
 """Iterations that an OpenMP thread spins for another before it gives its core away."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -32,7 +34,7 @@ def configure_process() -> None:
         )
     # Spinning threads make training up to ten times slower where anything else runs on the machine.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launcher.has_several():
         # DistributedDataParallel warns, on every rank, of the option that keeps the order of summation as it is.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # torch.compile recommends TensorFloat32, which rounds more than the float32 of the configuration.

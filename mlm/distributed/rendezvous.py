@@ -5,7 +5,6 @@ agents on several machines count the attempts independently. So rank 0 draws a n
 ranks that ask for it; the name is a prefix of all the attempt's keys in the store.
 """
 
-import os
 import secrets
 import time
 from collections import deque
@@ -18,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
+
+from mlm.distributed import launcher
 
 REQUEST_SECONDS = 0.05
 RELEASE_SECONDS = 5.0
@@ -42,12 +43,16 @@ class Membership:
 
 
 def join(timeout: timedelta) -> Membership:
-    """Join the other processes by the launcher's variables; raise a ConnectionError if one does not arrive in time."""
-    slurm = f"slurm {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+    """Join the other processes by the launcher's variables.
+
+    Raises:
+        UserError: a variable is missing or wrong.
+        ConnectionError: a process does not arrive in time.
+    """
+    (slurm, requeued), place = launcher.job_of_slurm(), launcher.launch()
+    if not place.has_store:
         return Membership(0, 1, None, slurm, requeued)
-    rank = int(os.environ["RANK"])
+    rank = place.rank
     try:
         store, rank, size = _store_of_job(timeout)
         attempt = _send_name(store, size) if rank == 0 else _receive_name(store, rank, timeout)

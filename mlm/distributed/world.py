@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
 from configs import UserError
+from mlm.distributed.launcher import launch
 from mlm.distributed.rendezvous import Membership, backend_of, join, leave, reduce
 
 SILENCE_MINUTES = 10.0
@@ -163,13 +164,13 @@ def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
     the others waiting for `silence_minutes` is treated as lost.
 
     Raises:
-        UserError: there are more processes than GPUs.
+        UserError: there are more processes than GPUs, or a launcher's variable is missing or wrong.
         ConnectionError: a process did not arrive in time.
     """
     existing, cuda = dist.is_initialized(), torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    if cuda and not existing and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if cuda and not existing and (place := launch()).size > 1:
+        local, count = place.local_rank, torch.cuda.device_count()
         if local >= count:
             raise UserError(f"{local + 1} or more processes on a machine with {count} GPUs: start fewer")
         device = torch.device("cuda", local)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.files import written
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -38,6 +40,5 @@ def draw(
 
 def write(figure: "Figure", path: Path) -> None:
     """Write the figure as a PNG file, which is whole at every moment."""
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
+    with written(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -1,12 +1,11 @@
 """A run's directory: its name, lock, environment, metrics and results."""
 
-import fcntl
 import json
+import logging
 import math
 import mmap
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import IO, Any
 import torch
 from pydantic import ConfigDict, ValidationError
 
-from configs import Config, UserError, section_names
+from configs import Config, UserError, files, section_names
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
 from mlm.config import RUNS
@@ -31,8 +30,12 @@ SIDES = ("train", "heldout")
 """The sides of the held-out split, each with its own records."""
 PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
 """Kinds of runs, in their environment.json."""
+MOST_DIFF_BYTES = 1_000_000
+"""Size of the uncommitted changes beyond which their rest is not recorded."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
+
+logger = logging.getLogger(__name__)
 
 
 def create(runs: Path, name: str) -> Path:
@@ -48,11 +51,28 @@ def create(runs: Path, name: str) -> Path:
 
 
 def newest(runs: Path = Path(RUNS)) -> Path:
-    """Return the run that was started last among those with a checkpoint, or raise a UserError if there is none."""
-    found = with_checkpoint(runs)
-    if not found:
-        raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
-    return max(found, key=lambda path: (path / checkpoint.CONFIG).stat().st_mtime_ns)
+    """Return the pretraining run that was started last among those with a whole checkpoint; a UserError if none is."""
+    for path in newest_first(runs, PRETRAINING):
+        saved = checkpoint.completed(path)
+        if any(map(checkpoint.is_whole, saved)):
+            return path
+        if saved:
+            logger.warning("%s is passed over: no checkpoint in it is whole", path)
+    raise UserError(f"there is no run with a checkpoint in {runs}: start one by python -m mlm.pretrain")
+
+
+def newest_first(runs: Path, kind: str) -> Iterator[Path]:
+    """Yield the runs of a kind in `runs`, the one that was started last first; whatever else is there is passed over.
+
+    A run has a readable configuration: a folder that is being copied, or whose configuration was removed, is none.
+    """
+    started = list[tuple[int, Path]]()
+    for path in runs.iterdir() if runs.is_dir() else ():
+        with suppress(OSError):  # a file, a broken link, a folder that may not be read
+            started.append(((path / checkpoint.CONFIG).stat().st_mtime_ns, path))
+    for _, path in sorted(started, reverse=True):
+        if section_names(path / checkpoint.CONFIG) and is_fine_tuning(path) == (kind == FINE_TUNING):
+            yield path
 
 
 def config_path(path: Path) -> Path:
@@ -60,6 +80,8 @@ def config_path(path: Path) -> Path:
     config = path / checkpoint.CONFIG
     if not config.is_file():
         raise UserError(f"{path} is not a run: it has no {checkpoint.CONFIG}")
+    if (path / MANIFEST).is_file():
+        raise UserError(f"{path} is a checkpoint outside of its run: start a new run from it by start_from={path}")
     if is_fine_tuning(path):
         raise UserError(
             f"{path} is a fine-tuning run, which cannot be resumed: it is finished if it has a report.txt, else repeat"
@@ -77,20 +99,13 @@ def is_fine_tuning(path: Path) -> bool:
     return kind == FINE_TUNING if kind else "head" in section_names(path / checkpoint.CONFIG)
 
 
-def with_checkpoint(runs: Path) -> set[Path]:
-    """Return the runs that have a checkpoint."""
-    return {path.parents[2] for path in runs.glob(f"*/checkpoints/step-*/{MANIFEST}")}
-
-
 def lock(path: Path) -> IO[str]:
     """Lock a run's directory until the returned file is closed or this process ends; a UserError if it is locked."""
     file = (path / LOCK).open("a+", errors="replace")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not files.lock(file.fileno(), path):
         file.seek(0)
         owner = file.read().strip() or "unknown"
-        raise UserError(f"{path} is in use by another process ({owner}): wait for it, or stop it") from None
+        raise UserError(f"{path} is in use by another process ({owner}): wait for it, or stop it")
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}")
     file.flush()
@@ -104,21 +119,11 @@ def owner(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip()
-    return None
+        return None if files.lock(file.fileno(), path, shared=True) else file.read().strip()
 
 
 def environment(world: World) -> dict[str, Any]:
     """Return the environment of a run: command, versions, commit and uncommitted changes, device, precision."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
-        return done.stdout if done and done.returncode == 0 else None
-
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.orig_argv[1:]],
@@ -126,8 +131,8 @@ def environment(world: World) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES}
         | {one.name: one.version for one in metadata.distributions() if one.name in RECORDED_IF_INSTALLED},
-        "git_commit": (git("rev-parse", "HEAD") or "").strip() or None,
-        "git_diff": git("diff", "HEAD"),
+        "git_commit": (_git("rev-parse", "HEAD") or "").strip() or None,
+        "git_diff": _git("diff", "--no-ext-diff", "--no-textconv", "HEAD"),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
         "precision": precision_of(world.dtype),
         "processes": world.size,
@@ -160,10 +165,7 @@ def run_identity(path: Path) -> RunIdentity:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file in one step, so that it is complete at every moment."""
-    partial = path.with_name(path.name + ".partial")
-    text = json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    files.write_text(path, json.dumps(finite(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -230,6 +232,21 @@ def finite(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [finite(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _git(*arguments: str) -> str | None:
+    """Return the answer of git about this code, of any bytes and at most so long; None without git or a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            answer = process.stdout.read(MOST_DIFF_BYTES + 1)
+            process.stdout.close()  # the end of git where it has more to say
+    except OSError:
+        return None
+    if len(answer) > MOST_DIFF_BYTES:
+        return f"{answer[:MOST_DIFF_BYTES].decode(errors='replace')}\n(the rest is left out)\n"
+    return None if process.returncode else answer.decode(errors="replace")
 
 
 def _processor() -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -414,6 +415,32 @@ def test_an_existing_output_is_not_overwritten(tuned: Path, tmp_path: Path) -> N
         predict.main([str(tuned), "--file", str(table), "--output", str(output)])
     assert output.read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
+
+
+def test_a_full_disk_leaves_no_predictions_and_the_second_try_works(tuned: Path, tmp_path: Path) -> None:
+    table, output = samples.write_csv(tmp_path / "in.csv", 60), tmp_path / "out.csv"
+    words = [str(tuned), "--file", str(table), "--output", str(output)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as a disk with little room
+    try:
+        with pytest.raises(OSError, match=r"out\.csv"):
+            predict.main(words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv"}
+    predict.main(words)
+    with output.open(newline="") as file:
+        assert len(list(csv.reader(file))) == 61
+
+
+def test_a_saved_model_stands_for_its_run(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for named in (tuned, tuned / "model"):
+        predict.main([str(named), "the storm is near"])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    with pytest.raises(UserError, match="a fine-tuned model already"):
+        fine_tune(tmp_path, f"encoder.run={tuned / 'model'}")
 
 
 def process(*arguments: str, cwd: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -24,6 +24,8 @@ from tokenizer.sources import Document
 _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
 
+_SERVE = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
+"""The program of a process, which finds its modules where the parent does, in that order."""
 _Process = subprocess.Popen[bytes]
 EncodedBatch = tuple[SentenceTable, Encoded]
 """Documents split into sentences, and the tokens of all sentences, duplicates included."""
@@ -79,10 +81,9 @@ class Workers:
         settings = pickle.dumps((self._text, self._tokenizer.to_str(), self._at_sentences))
         for _ in range(self.count):
             process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+                [sys.executable, "-P", "-c", _SERVE, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,  # Ctrl-C is for the parent to act on
             )
             self._processes.append(process)

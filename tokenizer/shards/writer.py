@@ -1,6 +1,5 @@
 """The folder in which one process at a time builds shards, and the state from which it resumes after a kill."""
 
-import fcntl
 import itertools
 import logging
 import os
@@ -17,6 +16,7 @@ from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
 from configs import Config, UserError, streams
+from configs.files import lock
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, Side, TextConfig
@@ -155,11 +155,9 @@ def _lock(folder: Path) -> int | None:
     with suppress(FileNotFoundError), ExitStack() as unless_locked:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         unless_locked.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(descriptor, folder):
             logger.info("another process is at work in %s: waiting for it", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, folder, wait=True)
         if os.path.samestat(folder.stat(), os.fstat(descriptor)):
             unless_locked.pop_all()
             return descriptor
@@ -167,7 +165,8 @@ def _lock(folder: Path) -> int | None:
 
 
 def _connected(folder: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(folder / _DATABASE)
-    # The holder of the folder's lock is alone: it needs no memory shared with others, which network disks lack.
+    # The holder of the folder's lock is alone: it needs neither locks of the database nor memory shared with others,
+    # which network disks may lack.
+    database = sqlite3.connect(f"{(folder / _DATABASE).absolute().as_uri()}?vfs=unix-none", uri=True)
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     return database

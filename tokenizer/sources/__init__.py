@@ -11,7 +11,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -99,6 +99,12 @@ class Files(_TextFiles):
     paths: Texts = ()
     """Files or glob patterns ('**' matches any depth of folders); read in this order, a pattern's by name, and each
     file once, however many names and links it has."""
+
+    def absolute(self) -> Self:
+        """Return the same files by paths that hold in any working directory."""
+        here = glob.escape(str(Path.cwd()))
+        absolute = [str(Path(path).absolute() if Path(path).exists() else Path(here, path)) for path in self.paths]
+        return self.model_copy(update={"paths": tuple(absolute)})
 
     def _files(self) -> list[Path]:
         if not self.paths:

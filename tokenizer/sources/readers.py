@@ -7,7 +7,6 @@ UserError that names the file, the line or row, and the column.
 
 import codecs
 import csv
-import errno
 import functools
 import io
 import itertools
@@ -19,13 +18,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from configs import Config, Texts, UserError
+from configs.files import temporary
 from tokenizer.sources import files
 from tokenizer.sources.files import COMPRESSIONS, Watch, suffixes
 
@@ -481,17 +481,8 @@ def _unpacked(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
     if not suffixes(path)[1]:
         yield file
         return
-    with ExitStack() as opened:
-        try:
-            unpacked = opened.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(file, unpacked)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT):
-                raise
-            raise UserError(
-                f"{path} cannot be decompressed in the temporary folder ({error.strerror}): decompress it first, or "
-                "name a folder with space in TMPDIR"
-            ) from error
+    with temporary(), tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(file, unpacked)
         yield unpacked
 
 

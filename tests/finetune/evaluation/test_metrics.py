@@ -1,9 +1,15 @@
+import tracemalloc
+
 import numpy as np
 import pytest
+from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
 from finetune.evaluation.metrics import (
     METRIC_NAMES,
+    MOST_CLASSES,
+    confusion,
     confusion_text,
+    most_confused,
     paired_difference,
     per_class_report,
     scores,
@@ -141,11 +147,59 @@ def test_the_confusion_matrix_as_text_is_aligned_whatever_the_names() -> None:
 
 
 def test_the_report_names_every_class_with_its_numbers() -> None:
-    report = per_class_report(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ["cold", "warm", "hot"])
+    labels_N, predictions_N, names = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ["cold", "warm", "hot"]
+    report = per_class_report(labels_N, predictions_N, names, np.arange(3))
     lines = {line.split()[0]: line.split()[1:] for line in report.splitlines() if line.strip()}
     assert lines["cold"] == ["1.000", "0.500", "0.667", "2"]
     assert lines["warm"] == ["0.667", "1.000", "0.800", "2"]
     assert lines["hot"] == ["0.000", "0.000", "0.000", "0"]
+
+
+def test_of_many_classes_those_that_are_confused_most_are_shown() -> None:
+    classes, rng = 1000, np.random.default_rng(0)
+    labels_N = np.tile(np.arange(classes), 3)
+    predictions_N = labels_N.copy()
+    confused = rng.choice(classes, MOST_CLASSES, replace=False)
+    for one, other in zip(confused[::2], confused[1::2], strict=True):
+        predictions_N[one] = other
+    shown_K = most_confused(labels_N, predictions_N, classes)
+    assert shown_K.tolist() == sorted(confused.tolist())
+    names = [f"class {number}" for number in range(classes)]
+    matrix_KK, shown = confusion(labels_N, predictions_N, names, shown_K)
+    assert matrix_KK.shape == (MOST_CLASSES + 1, MOST_CLASSES + 1)
+    assert matrix_KK.sum() == len(labels_N)
+    assert matrix_KK[-1, -1] == 3 * (classes - MOST_CLASSES)
+    place = {name: number for number, name in enumerate(shown)}
+    assert matrix_KK[place[names[confused[0]]], place[names[confused[1]]]] == 1
+    report = per_class_report(labels_N, predictions_N, names, shown_K).splitlines()
+    assert len(report) < MOST_CLASSES + 10
+    assert [line.split()[:2] for line in report if " class" in line[:20] and "other" not in line] == [
+        name.split() for name in shown[:-1]
+    ]
+    assert report[-1].split()[:2] == ["weighted", "avg"]
+    assert report[-1].split()[-1] == f"{len(labels_N)}"
+
+
+@pytest.mark.parametrize("classes", [3, 50])
+def test_scores_of_many_classes_are_those_of_scikit_learn(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels_N = np.tile(np.arange(classes), 4)
+    probabilities_NC = rng.dirichlet(np.ones(classes), len(labels_N))
+    found, predictions_N = scores(labels_N, probabilities_NC), probabilities_NC.argmax(axis=1)
+    assert found["mcc"] == pytest.approx(matthews_corrcoef(labels_N, predictions_N), abs=1e-12)
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(labels_N, probabilities_NC, multi_class="ovr"), abs=1e-12)
+
+
+def test_memory_of_the_scores_is_linear_in_the_number_of_classes() -> None:
+    classes = 10_000  # a matrix of which takes 800 MB
+    probabilities_NC = np.random.default_rng(0).random((50, classes))
+    labels_N = np.arange(50) * 199
+    tracemalloc.start()
+    scores(labels_N, probabilities_NC)
+    shown_K = most_confused(labels_N, probabilities_NC.argmax(axis=1), classes)
+    confusion(labels_N, probabilities_NC.argmax(axis=1), [f"{number}" for number in range(classes)], shown_K)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
 
 
 def test_short_names_are_kept_and_long_ones_cut() -> None:

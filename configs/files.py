@@ -1,0 +1,147 @@
+"""Files on any disk: written whole or not at all, locked where the file system can, and temporary ones."""
+
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from configs import UserError
+
+PARTIAL = ".partial"
+"""Ending of the name of a file or folder that is still being written."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""Errors of writing alone: a file that is only read raises none of them."""
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+"""Errors of a file system that lacks locks, such as NFS without its lock service, Lustre and FUSE."""
+_LETTERS_OF_NAME = 40
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def written(path: Path, *, new: bool = False) -> Iterator[Path]:
+    """Return a context with the path of a file to write, which becomes `path` at its end, or is removed by an error.
+
+    A pipe or a device is written to directly, and a link stays one. Unless it must be `new`, a former file is replaced.
+
+    Raises:
+        UserError: `path` must be new, and is there.
+        OSError: the disk is full or not writable; the error names `path`.
+    """
+    if new:
+        check_new(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
+    partial = path.with_name(f".{path.name[:_LETTERS_OF_NAME]}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        yield partial
+        sync(partial)
+        if new:
+            _link(partial, path)
+        else:
+            partial.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) != partial:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, new: bool = False) -> None:
+    """Write a text file in UTF-8 by `written`; bytes of a file's name that are no UTF-8 are written as escapes."""
+    with written(path, new=new) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def check_new(path: Path) -> None:
+    """Raise a UserError if the file is there, or its folder is not: before the work whose result it shall hold."""
+    if path.is_file() or path.is_dir():
+        raise UserError(f"{path} exists already: remove it, or name another file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path} is in a folder that does not exist: make {path.parent} first")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:  # some network file systems cannot do it for a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, place: Path, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file or folder until it is closed; return False if another process holds its lock.
+
+    A file system without locks gives none: it is as if nobody else were there, and a warning says so.
+    """
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise OSError(error.errno, f"cannot lock ({error.strerror})", str(place)) from error
+        _warn_of_no_locks(os.fstat(descriptor).st_dev, place, error)
+    return True
+
+
+@contextmanager
+def temporary() -> Iterator[None]:
+    """Return a context whose errors of a full temporary folder, and of SQLite there, are UserErrors that name it."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        absent = isinstance(error, OSError) and error.errno == errno.ENOENT and error.filename is None  # by tempfile
+        if isinstance(error, OSError) and error.errno not in _FULL and not absent:
+            raise
+        _say_temporary_is_full(error)
+
+
+def _link(partial: Path, path: Path) -> None:
+    """Give a written file its name, or raise a UserError if another process has given it to a file meanwhile."""
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError:
+        check_new(path)
+    except OSError:  # a file system without links
+        check_new(path)
+        partial.replace(path)
+
+
+_WARNED = set[int]()
+"""Numbers of the file systems without locks that a warning has named."""
+
+
+def _warn_of_no_locks(file_system: int, place: Path, error: OSError) -> None:
+    if file_system not in _WARNED:
+        _WARNED.add(file_system)
+        without = "is on a file system without locks"
+        logger.warning("%s %s (%s): let no second process write there", place, without, error.strerror)
+
+
+def _say_temporary_is_full(error: Exception) -> NoReturn:
+    # Not tempfile.gettempdir(), which passes by a folder that is full by now. SQLite has an order of its own.
+    names: tuple[str, ...] = ("TMPDIR",)
+    usual = "/tmp"
+    if isinstance(error, sqlite3.Error):
+        names, usual = ("SQLITE_TMPDIR", "TMPDIR"), "/var/tmp"
+    folders = [*filter(None, map(os.environ.get, names)), usual]
+    folder = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), folders[0])
+    raise UserError(
+        f"cannot write into the temporary folder {folder} ({error}): make room there, or set TMPDIR to another folder"
+    ) from error

@@ -1,0 +1,193 @@
+"""A run is found and used from any directory, by any of its folders, beside whatever else lies in `runs`."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs import UserError
+from finetune import encoders, saved_model
+from finetune.encoders import EncoderChoice
+from mlm import evaluate, fill_mask, status
+from mlm.checkpoint import checkpoint
+from mlm.experiment import pretrain, resume
+from mlm.tracking import run_directory
+from tests.mlm.samples import CPU
+from tests.mlm.test_experiment import config_in
+from tests.mlm.test_pretrain import write_corpus
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a text and a run of it that was started there by relative paths."""
+    folder, before = tmp_path_factory.mktemp("work[1]"), Path.cwd()
+    write_corpus(folder / "corpus.txt")
+    os.chdir(folder)
+    try:
+        pretrain(config_in(Path(), "name=first", "text.source.paths=corp*.txt", "train.budget.steps=20"))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def moved(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the run in a copy of that folder, its results removed; the working directory is another one."""
+    shutil.copytree(work / "runs", tmp_path / "copy" / "runs")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    (run,) = (tmp_path / "copy" / "runs").glob("*-first")
+    (run / run_directory.RESULTS).unlink()
+    return run
+
+
+def evaluated(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    evaluate.main([str(path), "--json"])
+    return capsys.readouterr().out
+
+
+def test_a_run_is_resumed_and_evaluated_from_another_directory(
+    work: Path, moved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (original,) = (work / "runs").glob("*-first")
+    done = resume(moved)
+    assert done.results is not None
+    assert done.results["weights_sha256"] == run_directory.read_json(original / "results.json")["weights_sha256"]
+    assert evaluated(moved, capsys) == evaluated(original, capsys)
+    assert list(Path().iterdir()) == []
+
+
+def test_where_the_text_is_gone_its_shards_are_used_and_that_is_said(
+    work: Path, moved: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = evaluated(moved, capsys)
+    (work / "corpus.txt").rename(work / "away")
+    try:
+        with caplog.at_level(logging.INFO):
+            assert evaluated(moved, capsys) == before
+        assert [line for line in caplog.messages if "is gone" in line and "shards-" in line]
+        assert resume(moved).results is not None
+        shutil.rmtree(moved.parent / "cache")
+        with pytest.raises(UserError, match=r"corp"):
+            evaluate.main([str(moved)])
+    finally:
+        (work / "away").rename(work / "corpus.txt")
+
+
+def test_a_text_that_has_changed_is_no_text_that_is_gone(work: Path, moved: Path) -> None:
+    text = (work / "corpus.txt").read_bytes()
+    (work / "corpus.txt").write_bytes(text + b"One sentence more.\n")
+    try:
+        with pytest.raises(UserError, match="is not the text that the run was trained on"):
+            evaluate.main([str(moved)])
+    finally:
+        (work / "corpus.txt").write_bytes(text)
+
+
+def test_a_checkpoint_stands_for_its_run(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, last = checkpoint.completed(moved)
+    for folder in (first, last):
+        assert checkpoint.run_of(folder) == moved
+        assert checkpoint.resolve(folder) == folder
+        assert status.status(checkpoint.run_of(folder))["step"] == 20
+        status.main([str(folder)])
+        fill_mask.main(["the [MASK] sleeps", "--run", str(folder)])
+        assert folder.name in capsys.readouterr().err
+        assert encoders.resolve(EncoderChoice(run=str(folder)), Path("runs")).run == str(folder)
+    assert evaluated(first, capsys) != evaluated(last, capsys) == evaluated(moved, capsys)
+    os.chdir(last)
+    assert checkpoint.run_of(Path()) == moved
+    assert resume(first).path == moved
+    assert (moved / run_directory.RESULTS).is_file()
+
+
+def test_a_checkpoint_outside_of_a_run_is_used_alone(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(checkpoint.newest(moved), Path("alone"))
+    assert checkpoint.run_of(folder) == folder
+    fill_mask.main(["the [MASK] sleeps", "--run", str(folder)])
+    with pytest.raises(UserError, match=r"alone"):
+        status.main([str(folder)])
+
+
+def strays(runs: Path, run: Path) -> None:
+    """Put everything into `runs` that is no run, each of it newer than any."""
+    for name, config in (("metrics", None), ("empty", ""), ("copied", "half: ["), ("tuning", "head:\n  kind: cnn\n")):
+        (runs / name).mkdir()
+        (runs / name / run_directory.METRICS).write_text('{"side": "train", "step": 1}\n')
+        if config is not None:
+            (runs / name / checkpoint.CONFIG).write_text(config)
+    half = runs / "half" / checkpoint.CHECKPOINTS / "step-000000020"
+    half.mkdir(parents=True)
+    shutil.copy(run / checkpoint.CONFIG, runs / "half")
+    shutil.copy(checkpoint.newest(run) / "manifest.json", half)
+    shutil.copytree(run / checkpoint.CHECKPOINTS, runs / "without" / checkpoint.CHECKPOINTS)
+    (runs / "file").touch()
+    (runs / "broken").symlink_to("nowhere")
+    (runs / "tuning" / "model").mkdir()
+    shutil.copy(checkpoint.newest(run) / "manifest.json", runs / "tuning" / "model")
+    for path in runs.glob(f"*/{checkpoint.CONFIG}"):
+        if path.parent != run:
+            os.utime(path, (2e9, 2e9))
+
+
+def test_what_is_no_run_is_passed_over(
+    moved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strays(moved.parent, moved)
+    monkeypatch.chdir(moved.parents[1])
+    assert run_directory.newest() == Path("runs") / moved.name
+    assert [line for line in caplog.messages if str(Path("runs/half")) in line]
+    status.main(["--json"])
+    assert json.loads(capsys.readouterr().out)["step"] == 20
+    assert encoders.resolve(EncoderChoice(), Path("runs")).run == f"runs/{moved.name}/checkpoints/step-000000020"
+    with pytest.raises(UserError, match="no fine-tuned model"):
+        saved_model.newest(Path("runs"))
+
+
+def test_a_folder_of_runs_may_be_absent(tmp_path: Path) -> None:
+    for newest in (run_directory.newest, saved_model.newest):
+        with pytest.raises(UserError, match="absent"):
+            newest(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("git", "diff"),
+    [
+        (r"printf 'caf\351\000'", "caf\ufffd\0"),
+        ("echo dubious ownership >&2; exit 128", None),
+        ("yes", "y\ny\n"),
+        (None, None),
+    ],
+)
+def test_whatever_git_answers_is_recorded(
+    git: str | None, diff: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    if git is not None:
+        program.write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\n{git}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    found = run_directory.environment(CPU)["git_diff"]
+    assert found == diff or (diff == "y\ny\n" and found.startswith(diff) and len(found) < 1_000_100)
+    run_directory.write_json(tmp_path / "environment.json", {"git_diff": found})
+    assert run_directory.read_json(tmp_path / "environment.json") == {"git_diff": found}
+
+
+def test_a_command_line_of_any_bytes_is_recorded(tmp_path: Path) -> None:
+    command = ["python", os.fsdecode(b"caf\xe9.csv"), "'\"\n=*?["]
+    run_directory.write_json(tmp_path / "environment.json", {"command": command})
+    (tmp_path / "environment.json").read_text(encoding="utf-8")
+    assert run_directory.read_json(tmp_path / "environment.json") == {"command": command}
+
+
+def test_a_run_whose_name_is_no_text_is_refused_in_one_line(moved: Path) -> None:
+    odd = Path(os.fsdecode(b"caf\xe9"))
+    shutil.copytree(moved, odd / "x")
+    for use in (resume, checkpoint.resolve, lambda path: status.main([str(path)])):
+        with pytest.raises(UserError, match="not UTF-8"):
+            use(odd / "x")
