@@ -53,7 +53,7 @@ def test_wheels_that_are_not_there_end_the_script(tmp_path: Path) -> None:
 
 
 def test_a_part_that_there_is_not_ends_the_script_before_any_other_runs(tmp_path: Path) -> None:
-    command = ["bash", SCRIPT, "", tmp_path / "out", "fill-mask", "tests"]
+    command = ["bash", str(SCRIPT), "", str(tmp_path / "out"), "fill-mask", "tests"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("there is no part tests: name some of gpu-tests benchmark")

@@ -63,11 +63,13 @@ def find_kept_shards(text: TextConfig, cache: Path, tokenizer_path: Path, finger
 
     Where the text is gone, or cannot be read any more, a line says that its shards are used.
     """
-    output = _shards_path(cache, vocabulary.load(tokenizer_path), fingerprint)
+    tokenizer = vocabulary.load(tokenizer_path)
+    output = _shards_path(cache, tokenizer, fingerprint)
     if not (output / format.MANIFEST).is_file():
         return None
     try:
-        return output if text.fingerprint() == fingerprint else None
+        plain = text.fingerprint()  # earlier runs recorded it whatever the tokenizer normalises
+        return output if fingerprint in (plain, fingerprint_as_read(plain, tokenizer.normalizer)) else None
     except (UserError, OSError) as error:
         logger.info("the text is gone (%s): its shards in %s are used", error, output)
         return output
@@ -92,7 +94,11 @@ def learn_from(
     """
     as_read = as_read_by(settings.normalizer())
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
-    with watch or text.source.watch(), closing(sqlite3.connect("", check_same_thread=False)) as database:
+    with (
+        watch or text.source.watch(),
+        files.temporary(),
+        closing(sqlite3.connect("", check_same_thread=False)) as database,
+    ):
         read, seen = text.source.documents(), SeenHashes(database)
         documents = tqdm(read, "vocabulary", unit=" documents", disable=None, file=streams.messages())
         cleaned = clean_documents(text, documents, seen, as_read, at_sentences=at_sentences, dropped=dropped)

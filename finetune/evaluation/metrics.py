@@ -48,9 +48,8 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
         precision, recall, f1 = average("macro", only=[1]) if 1 in labels_N else (None, None, None)
     found_classes = len(np.unique(labels_N))
     # One class after the other, because scikit-learn's own mean takes a dense matrix of examples by classes.
-    ranked = (
-        list(enumerate(probabilities_NC.T))[-1 if classes == 2 else 0 :] if found_classes == max(classes, 2) else []
-    )
+    has_all_classes = found_classes == max(classes, 2)
+    ranked = list(enumerate(probabilities_NC.T))[-1 if classes == 2 else 0 :] if has_all_classes else []
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),
         "f1": f1,
