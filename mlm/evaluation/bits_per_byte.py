@@ -31,7 +31,6 @@ CUT_CHARACTERS = 1000
 """Characters of a sentence without spaces that are read, so that its length does not matter either."""
 
 # Oniguruma's \X is an extended grapheme cluster, a character to its reader; in this mode it is a word (UAX 29).
-_CHARACTERS = pre_tokenizers.Split(Regex(r"\X"), "isolated")
 _WORDS = pre_tokenizers.Split(Regex(r"(?y{w})\X"), "isolated")
 
 
@@ -49,9 +48,8 @@ def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> lis
 
     A word stands between white space and holds a letter or digit; in a sentence without spaces it is one of Unicode's
     default segmentation (UAX 29). Words longer than the window are skipped. A sentence that has no other ones, such as
-    a line of DNA, is cut into pieces of a quarter of the window; these are chosen where there are too few words. The
-    text around a word is truncated at the border of a word, so that both have at most `window_bytes` bytes of UTF-8
-    together.
+    a line of DNA, is cut into pieces of a few characters; these are chosen where there are too few words. The text around
+    a word is truncated at the border of a word, so that both have at most `window_bytes` bytes of UTF-8 together.
     """
     chosen = heapq.nsmallest(words, _candidates(itertools.islice(sentences, SENTENCES_READ), window_bytes))
     return [_window(split, index, window_bytes) for _, _, split, index in chosen]
@@ -61,7 +59,7 @@ def _candidates(sentences: Iterator[str], window_bytes: int) -> Iterator[tuple[b
     """Yield a word of each sentence: whether it is a piece of a longer one, its hash, the sentence and its index."""
     for sentence in sentences:
         words = [f" {run}" for run in sentence.split()]
-        is_spaced = sentence.isascii() or _touching_letters(_cut(_WORDS, sentence[:window_bytes])) < 0.5
+        is_spaced = sentence.isascii() or _touching_letters(sentence[:window_bytes]) < 0.5
         is_piece = is_spaced and not any(_can_be_hidden(word, window_bytes) for word in words)
         if not is_spaced or is_piece:
             sentence = sentence[:CUT_CHARACTERS]
@@ -80,24 +78,18 @@ def _can_be_hidden(word: str, window_bytes: int) -> bool:
     return any(map(str.isalnum, word)) and len(word.strip().encode()) <= window_bytes
 
 
-def _pieces(run: str, window_bytes: int) -> Iterator[str]:
-    """Yield the words of a text without spaces, the first with a space before it; a long one in several pieces."""
-    segments, space = _cut(_WORDS, run), " "
-    for word in segments if _touching_letters(segments) else [run]:
-        piece = space
-        for character in _cut(_CHARACTERS, word) if len(word.encode()) > window_bytes else [word]:
-            if len((piece + character).strip().encode()) > window_bytes // 4 and piece.strip():
-                yield piece
-                piece = ""
-            piece += character
-        yield piece
-        space = ""
+def _pieces(run: str, window_bytes: int) -> list[str]:
+    """Return the words of a text without spaces, the first with a space before it; a long one in several pieces."""
+    parts = pre_tokenizers.Split(Regex(rf"\X{{1,{-(-window_bytes // 12)}}}"), "isolated")
+    words = [[word] if len(word.encode()) <= window_bytes else _cut(parts, word) for word in _cut(_WORDS, run)]
+    first, *others = itertools.chain.from_iterable(words)
+    return [f" {first}", *others]
 
 
-def _touching_letters(segments: Sequence[str]) -> float:
+def _touching_letters(text: str) -> float:
     """Return the share of segments that are words right after another word, as in scripts without spaces."""
-    has_letters = [any(map(str.isalpha, segment)) for segment in segments]
-    return sum(first and second for first, second in itertools.pairwise(has_letters)) / max(len(segments), 1)
+    has_letters = [any(map(str.isalpha, segment)) for segment in _cut(_WORDS, text)]
+    return sum(map(all, itertools.pairwise(has_letters))) / max(len(has_letters), 1)
 
 
 def _cut(borders: pre_tokenizers.Split, text: str) -> list[str]:
@@ -141,15 +133,13 @@ def bits_per_byte(
 
     Tokens that reach over the border of a word, in scripts without spaces, are hidden and counted whole.
     """
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    plain.encode_special_tokens = True  # '[MASK]' and the like in the text are plain characters
-    rows, nats = [row for word in words for row in _rows(word, plain, row_length)], 0.0
+    rows, nats = [row for word in words for row in _rows(word, tokenizer, row_length)], 0.0
     for start in range(0, len(rows), BATCH_ROWS):
         batch = _batch(rows[start : start + BATCH_ROWS]).to(world.device)
         log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
         nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
     # Every character of a byte-level token stands for a byte; the space before a word is not counted.
-    hidden_bytes = sum(len(plain.id_to_token(token) or "") for _, _, token in rows)
+    hidden_bytes = sum(len(tokenizer.id_to_token(token) or "") for _, _, token in rows)
     return nats / math.log(2) / (hidden_bytes - sum(word.text[: word.start].endswith(" ") for word in words))
 
 

@@ -129,7 +129,7 @@ def test_a_uniform_model_needs_as_many_bits_for_a_byte_of_dna_as_for_one_of_a_wo
         for parameter in model.parameters():
             parameter.zero_()
     words = choose_words(iter(DNA), 10, 96)
-    assert {word.end - word.start for word in words} == {24}
+    assert {word.end - word.start for word in words} == {8}
     assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(math.log2(261), rel=1e-6)
 
 
@@ -147,7 +147,6 @@ def test_a_special_token_named_in_the_text_is_plain_text(cls_sep: bool) -> None:
     # Byte by byte, with the space before each word.
     pieces, hidden = sum(size + space for size, space in sizes), sum(size for size, _ in sizes)
     assert bits == pytest.approx(pieces * math.log2(261) / hidden, rel=1e-6)
-    assert tokenizer.encode("[MASK]", add_special_tokens=False).ids == [MASK]  # the caller's tokenizer is as before
 
 
 def test_a_word_of_one_token_costs_its_negative_log_probability() -> None:
@@ -255,7 +254,7 @@ def test_words_of_unicodes_segmentation_are_not_cut() -> None:
 def test_a_piece_never_parts_a_letter_from_its_marks() -> None:
     letter = "e\u0301\u0323"  # 5 bytes
     (word,) = choose_words(iter([letter * 100]), 1, 32)
-    assert word.text[word.start : word.end] == letter
+    assert word.text[word.start : word.end] == letter * 3
     assert word.text == letter * 6
 
 
