@@ -152,8 +152,7 @@ def _summary(experiment: _Experiment) -> str:
         f"run {experiment.path}: {config.head.kind} head on {encoder}, {experiment.world}",
         f"examples: {sizes}{folds}; classes: {metrics.listed(dataset.class_names)}",
     ]
-    dropped = describe_dropped(dataset.counts.items())
-    return "\n".join([*lines, f"dropped: {dropped}"] if dropped else lines)
+    return "\n".join([*lines, *describe_dropped(dataset.counts)])
 
 
 def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:

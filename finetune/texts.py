@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> None:
     lines = [text for example in examples for text in example if text]
     files.write_text(options.output, "".join(f"{line}\n" for line in lines), new=True)
     print(f"{options.output}: {len(lines):,} texts")
-    if empty := len(examples) * len(reader.columns) - len(lines):
-        print(f"dropped: {describe_dropped([('empty texts', empty)])}")
+    for remark in describe_dropped({"empty texts": len(examples) * len(reader.columns) - len(lines)}):
+        print(remark)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tokenizer.cleaning import (
     clean_documents,
     fall_to_one_side,
     fingerprint_as_read,
+    remarks,
 )
 from tokenizer.shards import format
 from tokenizer.shards.build import build
@@ -50,8 +51,8 @@ def find_or_build_shards(
         )
         tokenizer_path = cache / f"tokenizer-{key:.16}.json"
         if not tokenizer_path.exists():
-            at_sentences = fall_to_one_side(text, as_read_by(settings.normalizer()))
-            save(learn_from(text, settings, watch, at_sentences=at_sentences), tokenizer_path)
+            tokenizer, _ = learn_from(text, settings, watch)  # the shards tell the remarks
+            save(tokenizer, tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
     output = _shards_path(cache, tokenizer, fingerprint_as_read(fingerprint, tokenizer.normalizer))
     build(text, tokenizer, output, fingerprint=fingerprint, watch=watch)
@@ -79,31 +80,24 @@ def _shards_path(cache: Path, tokenizer: Tokenizer, fingerprint: str) -> Path:
     return cache / f"shards-{hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint):.16}"
 
 
-def learn_from(
-    text: TextConfig,
-    settings: VocabularyConfig,
-    watch: Watch | None = None,
-    *,
-    at_sentences: bool = False,
-    dropped: Counter[Reason] | None = None,
-) -> Tokenizer:
-    """Return a tokenizer learned from the training side of `text`; a UserError says that it cannot be.
+def learn_from(text: TextConfig, settings: VocabularyConfig, watch: Watch | None = None) -> tuple[Tokenizer, list[str]]:
+    """Return a tokenizer learned from the training side of `text`, and remarks on its cleaning.
 
-    `watch` is a watch over the text that has begun before; a text that changes meanwhile is a UserError. `at_sentences`
-    and `dropped`, the numbers dropped of the text that is read, are those of `clean_documents`.
+    `watch` is a watch over the text that has begun before; a text that changes meanwhile, or is too small, is a
+    UserError.
     """
-    as_read = as_read_by(settings.normalizer())
+    as_read, dropped = as_read_by(settings.normalizer()), Counter[Reason]()
     # A database without a name is a temporary file. The library reads the text in a thread of its own.
     with (
         watch or text.source.watch(),
         files.temporary(),
         closing(sqlite3.connect("", check_same_thread=False)) as database,
     ):
-        read, seen = text.source.documents(), SeenHashes(database)
+        read, seen, at_sentences = text.source.documents(), SeenHashes(database), fall_to_one_side(text, as_read)
         documents = tqdm(read, "vocabulary", unit=" documents", disable=None, file=streams.messages())
         cleaned = clean_documents(text, documents, seen, as_read, at_sentences=at_sentences, dropped=dropped)
         sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
-        return vocabulary.learn(sentences, settings)
+        return vocabulary.learn(sentences, settings), remarks(dropped, at_sentences=at_sentences)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
@@ -31,8 +31,6 @@ AsRead = Callable[[str], str]
 _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences. Earlier runs
 cannot be resumed then. So it was not raised for the marks of further scripts, which leave most texts as they were."""
-ONE_SIDE = "all documents fell to one side of the held-out split: their sentences are shared out between both"
-"""The line that says that `fall_to_one_side` is true."""
 _READING = "texts are equal as they are read"
 """Part of the fingerprint of a text that a tokenizer normalises."""
 HASH_BYTES = 16
@@ -92,9 +90,16 @@ def as_read_by(normalizer: Normalizer | None) -> AsRead:
     return str if normalizer is None else lambda text: sentences.collapse(normalise(text)) or text
 
 
-def describe_dropped(counts: Iterable[tuple[str, int]]) -> str:
-    """Return a line with the numbers of dropped texts by reason; empty where none was dropped."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts if count)
+def describe_dropped(counts: Mapping[str, int]) -> list[str]:
+    """Return a line with the numbers of dropped texts by reason; none where none was dropped."""
+    found = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+    return [f"dropped: {found}"] if found else []
+
+
+def remarks(dropped: Mapping[Reason, int], *, at_sentences: bool) -> list[str]:
+    """Return lines on the texts that cleaning dropped and on a split at sentences; none if there is nothing to say."""
+    one_side = "all documents fell to one side of the held-out split: their sentences are shared out between both"
+    return [*describe_dropped({**dropped}), *([one_side] if at_sentences else [])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,12 @@
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs import UserError, command
 from tokenizer import command_line, vocabulary
 from tokenizer.cache import learn_from, save
-from tokenizer.cleaning import ONE_SIDE, Reason, as_read_by, describe_dropped, fall_to_one_side
 from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig
 
 _EXAMPLES = """\
@@ -48,14 +46,10 @@ def main(arguments: Sequence[str]) -> None:
         vocabulary.load(given.output)  # raises now, not after learning, where this is no tokenizer
     given.output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    dropped = Counter[Reason]()
-    at_sentences = fall_to_one_side(options.text, as_read_by(options.vocabulary.normalizer()))
-    tokenizer = learn_from(options.text, options.vocabulary, at_sentences=at_sentences, dropped=dropped)
+    tokenizer, remarks = learn_from(options.text, options.vocabulary)
     seconds = time.monotonic() - start
-    if said := describe_dropped(dropped.items()):
-        print(f"dropped: {said}")
-    if at_sentences:
-        print(ONE_SIDE)
+    for remark in remarks:
+        print(remark)
     if not given.output.exists():
         save(tokenizer, given.output)
         print(f"{given.output}: {tokenizer.get_vocab_size():,} tokens, learned in {seconds:.1f} s")

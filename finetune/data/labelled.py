@@ -197,8 +197,8 @@ class Labelled(TableConfig):
             validation = validation.without(test, counts, "validation texts that are also in the test data")
         left = {row.label for row in train.rows}
         for missing in [name for name in classes if name not in left]:
-            dropped = describe_dropped(counts.items()) or "nothing"
-            raise UserError(f"{train.where}: no text of class {missing!r} is left to train on (dropped: {dropped})")
+            dropped = "".join(f" ({line})" for line in describe_dropped(counts))
+            raise UserError(f"{train.where}: no text of class {missing!r} is left to train on{dropped}")
         choosing, measuring = (None if part is None else part.examples(classes) for part in (validation, test))
         return Dataset(classes, train.examples(classes), choosing, measuring, dict(counts))
 

@@ -48,8 +48,8 @@ def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> lis
 
     A word stands between white space and holds a letter or digit; in a sentence without spaces it is one of Unicode's
     default segmentation (UAX 29). Words longer than the window are skipped. A sentence that has no other ones, such as
-    a line of DNA, is cut into pieces of a few characters; these are chosen where there are too few words. The text around
-    a word is truncated at the border of a word, so that both have at most `window_bytes` bytes of UTF-8 together.
+    a line of DNA, is cut into pieces of a few characters; these are chosen where there are too few words. The text
+    around a word is truncated at the border of a word, so that both have at most `window_bytes` bytes of UTF-8.
     """
     chosen = heapq.nsmallest(words, _candidates(itertools.islice(sentences, SENTENCES_READ), window_bytes))
     return [_window(split, index, window_bytes) for _, _, split, index in chosen]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
-from tokenizer.cleaning import ONE_SIDE, Reason, Side, TextConfig, describe_dropped
+from tokenizer.cleaning import Reason, Side, TextConfig, remarks
 from tokenizer.sources.documentation import PackageWords
 
 TokenType = Literal["<u2", "<u4"]
@@ -70,9 +70,8 @@ class ShardManifest(Config):
     packages: tuple[PackageWords, ...] = ()
 
     def remarks(self) -> list[str]:
-        """Return lines on what cleaning dropped and on how the sides were told; none if there is nothing to say."""
-        lines = [f"dropped: {said}"] if (said := describe_dropped(self.dropped.items())) else []
-        return [*lines, *([ONE_SIDE] if self.split_at_sentences else [])]
+        """Return those of `cleaning`."""
+        return remarks(self.dropped, at_sentences=self.split_at_sentences)
 
 
 @dataclass(frozen=True)
