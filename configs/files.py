@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from configs import UserError
 
@@ -19,6 +18,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """Errors of writing alone: a file that is only read raises none of them."""
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 """Errors of a file system that lacks locks, such as NFS without its lock service, Lustre and FUSE."""
+_WARNED = set[int]()
+"""Numbers of the file systems without locks that a warning has named."""
 _LETTERS_OF_NAME = 40
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,10 @@ def lock(descriptor: int, place: Path, *, shared: bool = False, wait: bool = Fal
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise OSError(error.errno, f"cannot lock ({error.strerror})", str(place)) from error
-        _warn_of_no_locks(os.fstat(descriptor).st_dev, place, error)
+        if (file_system := os.fstat(descriptor).st_dev) not in _WARNED:
+            _WARNED.add(file_system)
+            without = "is on a file system without locks"
+            logger.warning("%s %s (%s): let no second process write there", place, without, error.strerror)
     return True
 
 
@@ -109,7 +113,14 @@ def temporary() -> Iterator[None]:
         absent = isinstance(error, OSError) and error.errno == errno.ENOENT and error.filename is None  # by tempfile
         if isinstance(error, OSError) and error.errno not in _FULL and not absent:
             raise
-        _say_temporary_is_full(error)
+        # Not tempfile.gettempdir(), which passes by a folder that is full by now. SQLite has an order of its own.
+        names, usual = ["TMPDIR"], "/tmp"
+        if isinstance(error, sqlite3.Error):
+            names, usual = ["SQLITE_TMPDIR", "TMPDIR"], "/var/tmp"
+        folders = [*filter(None, map(os.environ.get, names)), usual]
+        folder = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), folders[0])
+        where = f"cannot write into the temporary folder {folder} ({error})"
+        raise UserError(f"{where}: make room there, or set TMPDIR to another folder") from error
 
 
 def _link(partial: Path, path: Path) -> None:
@@ -121,27 +132,3 @@ def _link(partial: Path, path: Path) -> None:
     except OSError:  # a file system without links
         check_new(path)
         partial.replace(path)
-
-
-_WARNED = set[int]()
-"""Numbers of the file systems without locks that a warning has named."""
-
-
-def _warn_of_no_locks(file_system: int, place: Path, error: OSError) -> None:
-    if file_system not in _WARNED:
-        _WARNED.add(file_system)
-        without = "is on a file system without locks"
-        logger.warning("%s %s (%s): let no second process write there", place, without, error.strerror)
-
-
-def _say_temporary_is_full(error: Exception) -> NoReturn:
-    # Not tempfile.gettempdir(), which passes by a folder that is full by now. SQLite has an order of its own.
-    names: tuple[str, ...] = ("TMPDIR",)
-    usual = "/tmp"
-    if isinstance(error, sqlite3.Error):
-        names, usual = ("SQLITE_TMPDIR", "TMPDIR"), "/var/tmp"
-    folders = [*filter(None, map(os.environ.get, names)), usual]
-    folder = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), folders[0])
-    raise UserError(
-        f"cannot write into the temporary folder {folder} ({error}): make room there, or set TMPDIR to another folder"
-    ) from error

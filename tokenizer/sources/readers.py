@@ -116,10 +116,9 @@ def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
         yield from itertools.chain.from_iterable(_parts(text, path) for text in found)
         return
     with files.opened(path) as file:
-        found = _bounded(options.lines(path, file, LONGEST_DOCUMENT), path)
-        if config.document == "paragraph":
-            found = _paragraphs(found, path)
-        yield from (text for text in found if not text.isspace())
+        lines = options.lines(path, file, LONGEST_DOCUMENT)
+        found = _documents(lines, path, paragraphs=config.document == "paragraph")
+        yield from (text for text in found if text and not text.isspace())
 
 
 def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
@@ -231,20 +230,19 @@ def _known(encoding: str) -> str:
     return encoding
 
 
-def _bounded(lines: Iterable[str], path: Path) -> Iterator[str]:
-    """Yield lines; one that comes in parts is cut at the ends of sentences instead."""
-    rest = ""
+def _documents(lines: Iterable[str], path: Path, *, paragraphs: bool) -> Iterator[str]:
+    """Yield the lines, or the paragraphs that blank lines separate; one that is too long comes in parts."""
+    held = ""
     for line in lines:
-        if rest or len(line) == LONGEST_DOCUMENT:
-            *whole, rest = _parts(rest + line, path)
+        is_blank = line.isspace()
+        held += "" if is_blank else line
+        if len(held) > LONGEST_DOCUMENT:
+            *whole, held = _parts(held, path)
             yield from whole
-        else:
-            rest = line
-        if len(line) < LONGEST_DOCUMENT or line.endswith(("\r", "\n")):
-            yield rest
-            rest = ""
-    if rest:
-        yield rest
+        if is_blank if paragraphs else line.endswith(("\r", "\n")):
+            yield held
+            held = ""
+    yield held
 
 
 def _parts(text: str, path: Path) -> Iterator[str]:
@@ -254,32 +252,11 @@ def _parts(text: str, path: Path) -> Iterator[str]:
         limit = start + LONGEST_DOCUMENT
         places = (max(text.rfind(end, start, limit) + len(end) for end in ends) for ends in (_SENTENCE_ENDS, (" ",)))
         end = next((place for place in places if place > start + 2), limit)
-        _tell_of_parts(path)
+        long = f"{path} has texts of over {LONGEST_DOCUMENT:,} characters"
+        log_once(f"{long}: each is read as several documents, which may be on both sides of the held-out split")
         yield text[start:end]
         start = end
     yield text[start:]
-
-
-def _tell_of_parts(path: Path) -> None:
-    long = f"{path} has texts of over {LONGEST_DOCUMENT:,} characters"
-    log_once(f"{long}: each is read as several documents, which may be on both sides of the held-out split")
-
-
-def _paragraphs(lines: Iterable[str], path: Path) -> Iterator[str]:
-    """Yield lines joined to paragraphs, which blank lines separate; one that is too long ends with a line."""
-    held: list[str] = []
-    characters = 0
-    for line in lines:
-        is_long = characters + len(line) > LONGEST_DOCUMENT
-        if held and is_long and not line.isspace():
-            _tell_of_parts(path)
-        if held and (is_long or line.isspace()):
-            yield "".join(held)
-            held, characters = [], 0
-        if not line.isspace():
-            held.append(line)
-            characters += len(line)
-    yield from ["".join(held)] if held else []
 
 
 def _strict_text(row: Row, column: str) -> str:
@@ -327,7 +304,7 @@ def _jsonl(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[R
         try:
             record = json.loads(line, parse_float=Decimal)  # no digit is lost
             repeated = [name for name in options.wanted if line.count(f'"{name}"') > 1]
-            pairs = json.loads(line, object_pairs_hook=_Pairs) if repeated else ()
+            pairs = json.loads(line, object_pairs_hook=list) if repeated else ()
         except (ValueError, RecursionError, ArithmeticError) as error:
             raise UserError(f"{place}: not valid JSON ({error}): mend or remove the line") from error
         if not isinstance(record, dict):
@@ -337,10 +314,6 @@ def _jsonl(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[R
             wanted = [name for name in options.wanted if name in record]
             record |= {name: _without_lone_surrogates(record[name], place, options) for name in wanted}
         yield Row(place, record)
-
-
-class _Pairs(list[tuple[str, object]]):
-    """The names and values of a JSON object, repeated ones too."""
 
 
 def _without_lone_surrogates(value: object, place: str, options: _Options) -> object:

@@ -2,7 +2,6 @@ import gzip
 import io
 import json
 import os
-import resource
 import threading
 import time
 import tracemalloc
@@ -407,19 +406,6 @@ def test_other_columns_of_parquet_need_not_be_readable(tmp_path: Path) -> None:
     assert table(path)[0]["broken"] == "\ufffd\ufffd"
     with pytest.raises(UserError, match=r"a\.parquet is no readable parquet file"):
         read(path, columns=("broken",))
-
-
-def test_a_temporary_folder_without_room_is_no_damage_of_the_file(tmp_path: Path) -> None:
-    content = parquet({"text": [str(number) for number in range(10_000)]})
-    path = write(tmp_path, "a.parquet.gz", gzip.compress(content))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, before[1]))
-    try:
-        with pytest.raises(UserError, match=r"a\.parquet\.gz cannot be decompressed in the temporary folder .*TMPDIR"):
-            read(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert len(read(path)) == 10_000
 
 
 LARGE = 12345678901234567890123
