@@ -57,6 +57,13 @@ def test_a_package_that_hides_ours_is_named_in_one_line_and_can_be_passed_by(
     assert started(python, tmp_path, "-P", "-m", command, "--help").returncode == 0
 
 
+def test_the_tests_of_another_project_are_importable_beside_ours(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "helper.py").write_text("ANSWER = 42\n")
+    done = started(python, tmp_path, "-c", "from tests.helper import ANSWER; print(ANSWER)")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
 def test_a_package_that_hides_one_that_is_not_needed_is_no_mistake(python: Path, tmp_path: Path) -> None:
     (tmp_path / "finetune").mkdir()
     (tmp_path / "finetune" / "__init__.py").touch()

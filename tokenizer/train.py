@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     given = parse(arguments)
     size = [f"vocabulary.size={given.vocabulary}"] if given.vocabulary else []
     options = command_line.configuration(Options, given.files, size)
-    if given.output.exists():
+    is_taken = given.output.is_file() or given.output.is_dir()  # not a pipe or standard output
+    if is_taken:
         vocabulary.load(given.output)  # raises now, not after learning, where this is no tokenizer
     given.output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     seconds = time.monotonic() - start
     for remark in remarks:
         print(remark)
-    if not given.output.exists():
+    if not is_taken:
         save(tokenizer, given.output)
         print(f"{given.output}: {tokenizer.get_vocab_size():,} tokens, learned in {seconds:.1f} s")
     elif vocabulary.sha256(vocabulary.load(given.output)) == vocabulary.sha256(tokenizer):

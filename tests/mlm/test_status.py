@@ -1,9 +1,11 @@
+import errno
+import fcntl
 import json
 from pathlib import Path
 
 import pytest
 
-from configs import UserError
+from configs import UserError, files
 from mlm import pretrain, status
 from mlm.checkpoint import checkpoint
 from mlm.tracking import run_directory
@@ -36,6 +38,20 @@ def test_status_distinguishes_running_stopped_and_finished_runs(tmp_path: Path) 
     assert (stopped["state"], stopped["owner"], stopped["seconds_left"]) == ("stopped", None, None)
     (path / run_directory.RESULTS).write_text("{}")
     assert status.status(path)["state"] == "finished"
+
+
+def test_without_locks_a_run_is_used_and_its_status_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(files, "_WARNED", set())
+    path = make(tmp_path / "x")
+    with run_directory.lock(path):
+        assert status.status(path)["step"] == 20
+    assert len([line for line in caplog.messages if "without locks" in line]) == 1
 
 
 def test_status_shows_the_last_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
