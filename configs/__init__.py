@@ -7,7 +7,7 @@ are documented by a string under each. A choice between components is a union of
 
 import difflib
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -78,19 +78,27 @@ def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[s
         raise UserError("; ".join(_explain(detail, model) for detail in error.errors()) + f" ({origin})") from None
 
 
-def check_text(values: Any, name: str = "") -> None:
-    """Raise a UserError if a text among nested values holds bytes that are no UTF-8, as the name of a file can.
+def check_text(
+    values: Any, name: str = "", *, mend: str = "rename the file or folder (a pattern may match it)"
+) -> None:
+    """Raise a UserError if a text among nested values holds bytes that are no UTF-8, as a file's name and a prompt can.
 
-    Such a text fits no YAML, JSON or TensorBoard file, in which a run records it.
+    Such a text fits no tokenizer, and no YAML, JSON or TensorBoard file, in which a run records it.
     """
     if isinstance(values, Mapping):
         for key, value in values.items():
-            check_text(value, f"{name}.{key}" if name else str(key))
+            check_text(value, f"{name}.{key}" if name else str(key), mend=mend)
     elif isinstance(values, list | tuple):
         for value in values:
-            check_text(value, name)
+            check_text(value, name, mend=mend)
     elif isinstance(values, str) and not values.isascii() and any("\ud800" <= letter <= "\udfff" for letter in values):
-        raise UserError(f"{name} = {values}: this is not UTF-8: rename the file or folder (a pattern may match it)")
+        raise UserError(f"{name} = {values}: this is not UTF-8: {mend}")
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Return the first `most` names for a message, and the number of the others."""
+    given = list(map(str, names))
+    return ", ".join(given[:most]) + (f" and {len(given) - most:,} more" if len(given) > most else "")
 
 
 def dump(config: Config) -> str:

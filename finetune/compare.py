@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
         }
         command.show(json.dumps(values, ensure_ascii=False, indent=2))
         return
-    print("\n".join([table(rows, baselines, metric), *(f"note: {note}" for note in notes)]))
+    command.show("\n".join([table(rows, baselines, metric), *(f"note: {note}" for note in notes)]))
     print(f"picture: {options.output}")
 
 

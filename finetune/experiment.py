@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs import UserError, dump
+from configs import UserError, dump, listed
 from configs.files import write_text
 from finetune import encoders
 from finetune.config import FinetuneConfig
@@ -150,7 +150,7 @@ def _summary(experiment: _Experiment) -> str:
     encoder = config.encoder.run or config.encoder.hub
     lines = [
         f"run {experiment.path}: {config.head.kind} head on {encoder}, {experiment.world}",
-        f"examples: {sizes}{folds}; classes: {metrics.listed(dataset.class_names)}",
+        f"examples: {sizes}{folds}; classes: {listed(map(metrics.short, dataset.class_names), 40)}",
     ]
     return "\n".join([*lines, *describe_dropped(dataset.counts)])
 

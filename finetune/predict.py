@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from configs import UserError, command, files, streams
+from configs import UserError, check_text, command, files, streams
 from mlm.distributed.process import configure_process
 
 if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
@@ -82,7 +82,8 @@ def main(arguments: Sequence[str]) -> None:
     show = _json if options.json else _line
 
     def answer(*texts: str) -> None:
-        for text, found in zip(texts, model.classify(_rows(columns[0], texts), world), strict=True):
+        check_text(texts, "text", mend="give it in UTF-8")
+        for text, found in zip(texts, model.classify([{columns[0]: text} for text in texts], world), strict=True):
             command.show(show(text, model.class_names, found))
             if found.truncated:
                 print(f"truncated to the encoder's limit: {text[:40]!r}...", file=sys.stderr)
@@ -150,13 +151,6 @@ def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None) -> str:
     if most_frequent is None:
         return f"{known}, the class predicted most often here: this older model does not tell that of training"
     return f"{known}, the most frequent class of training"
-
-
-def _rows(column: str, texts: Sequence[str]) -> list[dict[str, str]]:
-    for text in texts:
-        if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-            raise UserError(f"the text {text!a} is not valid text: write it in UTF-8")
-    return [{column: text} for text in texts]
 
 
 def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:

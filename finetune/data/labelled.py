@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from configs import Config, Texts, UserError
+from configs import Config, Texts, UserError, listed
 from finetune.data import repeats
 from finetune.data.bigram_shift import BigramShift
 from finetune.data.cleaning import Cleaning, RowReader
@@ -22,8 +22,6 @@ from tokenizer.sources.readers import TableConfig, log_once, number_text
 
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LONGEST_TITLE = 100
-_SHOWN = 5
-_SHOWN_CLASSES = 20
 
 
 class _Row(NamedTuple):
@@ -72,18 +70,16 @@ class _Rows:
         """
         written = _as_written({row.label for row in self.rows}, classes)
         if changed := sorted(label for label, name in written.items() if label != name):
-            shown = ", ".join(f"{label} is {written[label]}" for label in changed[:_SHOWN])
+            shown = listed(f"{label} is {written[label]}" for label in changed)
             log_once(f"{self.where}: equal numbers are one class: {shown}")
         rows = tuple(row._replace(label=written[row.label]) for row in self.rows)
         missing = [row.number for row in rows if not row.label]
         unknown = [row.number for row in rows if row.label not in classes]
         for fault, numbers in (("no label", missing), ("an unknown label", unknown)):
             if numbers:
-                more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-                known = ", ".join(classes[:_SHOWN_CLASSES]) + ", ..." * (len(classes) > _SHOWN_CLASSES)
                 raise UserError(
-                    f"{self.where}: {fault} in row {', '.join(map(str, numbers[:_SHOWN]))}{more} (known: "
-                    f"{known or 'none'}): mend or remove these rows, or name the classes in data.classes"
+                    f"{self.where}: {fault} in row {listed(numbers)} (known: {listed(classes, 20) or 'none'}): mend or "
+                    "remove these rows, or name the classes in data.classes"
                 )
         return _Rows(self.where, rows)
 

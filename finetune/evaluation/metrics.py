@@ -157,12 +157,6 @@ def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> 
     return "\n".join(lines)
 
 
-def listed(class_names: Sequence[str], most: int = MOST_CLASSES) -> str:
-    """Return the first names for a message, and the number of the others."""
-    more = f" and {len(class_names) - most:,} more" if len(class_names) > most else ""
-    return ", ".join(map(short, class_names[:most])) + more
-
-
 def short(name: str, longest: int = LONGEST_NAME) -> str:
     """Return a name for a table or a picture: one line, no control characters, at most `longest` characters."""
     printable = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())

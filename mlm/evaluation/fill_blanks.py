@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 
-from configs import UserError
+from configs import UserError, check_text
 from mlm.data.batches import IGNORED, Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
@@ -30,8 +30,7 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
 
     White space is collapsed as in training texts, and special tokens other than [MASK] are plain text, as there.
     """
-    if not sentence.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in sentence):
-        raise UserError(f"the sentence {sentence!a} is not valid text: give it in UTF-8")
+    check_text(sentence, "sentence", mend="give it in UTF-8")
     (ids,) = encode_masked(tokenizer, [collapse(sentence)], SPECIAL_TOKENS[MASK])
     if tokenizer.num_special_tokens_to_add(is_pair=False):
         ids = [CLS, *ids, SEP]

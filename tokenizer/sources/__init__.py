@@ -15,12 +15,10 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field
 
-from configs import Config, Texts, UserError
+from configs import Config, Texts, UserError, listed
 from tokenizer.sources import documentation, hub, readers
 from tokenizer.sources.files import Watch, status
 from tokenizer.sources.readers import TextFileConfig, log_once
-
-_SHOWN = 5
 
 
 class Document(NamedTuple):
@@ -63,10 +61,9 @@ class _TextFiles(TextFileConfig):
                 yield first
                 yield from found
         if empty == paths:
-            raise UserError(f"{', '.join(map(str, empty[:_SHOWN]))} is empty: name a file with text")
+            raise UserError(f"{listed(empty)} is empty: name a file with text")
         if empty:
-            shown = ", ".join(map(str, empty[:_SHOWN])) + ", ..." * (len(empty) > _SHOWN)
-            log_once(f"{len(empty):,} of {len(paths):,} files are empty and passed over: {shown}")
+            log_once(f"{len(empty):,} of {len(paths):,} files are empty and passed over: {listed(empty)}")
 
     @abstractmethod
     def _files(self) -> list[Path]: ...

@@ -24,7 +24,7 @@ from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from configs import Config, Texts, UserError
+from configs import Config, Texts, UserError, listed
 from configs.files import temporary
 from tokenizer.sources import files
 from tokenizer.sources.files import COMPRESSIONS, Watch, suffixes
@@ -180,10 +180,9 @@ def check_columns(wanted: Sequence[str], there: Collection[str], where: str, men
     """Raise a UserError, which lists the columns that are there, if a wanted one is not."""
     for column in wanted:
         if column not in there:
-            shown = itertools.islice(there, _SHOWN_COLUMNS)
-            names = [name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..." for name in shown]
-            more = f" and {len(there) - _SHOWN_COLUMNS} more" if len(there) > _SHOWN_COLUMNS else ""
-            raise UserError(f"{where}: no column {column!r}; there are: {', '.join(names) or 'none'}{more}: {mend}")
+            names = (name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..." for name in there)
+            known = listed(names, _SHOWN_COLUMNS) or "none"
+            raise UserError(f"{where}: no column {column!r}; there are: {known}: {mend}")
 
 
 def number_text(value: Decimal) -> str:
