@@ -111,6 +111,6 @@ class _Chunks(dict[str, bytes]):
 
 def _cut(text: str) -> list[str]:
     """Split before every space; a text with other white space, or runs of it, stays whole, as the rule needs."""
-    if "  " in text or not (text.isprintable() or _OTHER_SPACE.search(text) is None):
+    if "  " in text or (not text.isprintable() and _OTHER_SPACE.search(text)):
         return [text]
     return text.replace(" ", "\n ").split("\n")  # a line break is other white space: the text has none

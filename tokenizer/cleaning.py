@@ -90,7 +90,7 @@ def as_read_by(normalizer: Normalizer | None) -> AsRead:
     return str if normalizer is None else lambda text: sentences.collapse(normalise(text)) or text
 
 
-def describe_dropped(counts: Mapping[str, int]) -> list[str]:
+def describe_dropped(counts: Mapping[str, int] | Mapping[Reason, int]) -> list[str]:
     """Return a line with the numbers of dropped texts by reason; none where none was dropped."""
     found = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
     return [f"dropped: {found}"] if found else []
@@ -99,7 +99,7 @@ def describe_dropped(counts: Mapping[str, int]) -> list[str]:
 def remarks(dropped: Mapping[Reason, int], *, at_sentences: bool) -> list[str]:
     """Return lines on the texts that cleaning dropped and on a split at sentences; none if there is nothing to say."""
     one_side = "all documents fell to one side of the held-out split: their sentences are shared out between both"
-    return [*describe_dropped({**dropped}), *([one_side] if at_sentences else [])]
+    return [*describe_dropped(dropped), *([one_side] if at_sentences else [])]
 
 
 @dataclass(frozen=True, slots=True)

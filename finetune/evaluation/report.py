@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from configs.files import write_text, written
 from finetune.data.examples import Examples
 from finetune.evaluation import figures, metrics, results
-from finetune.evaluation.results import Results, Scores, TrialResult, TrialScores
+from finetune.evaluation.results import Results, TrialResult, TrialScores
+from mlm.evaluation.results import shown
 from mlm.tracking import plots
 from mlm.tracking.run_directory import METRICS, RESULTS
 
@@ -24,15 +25,11 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 def trial_line(trial: TrialScores, metric: metrics.Metric, folds: int, *, control: bool) -> str:
     """Return one line with the scores of a trial."""
-
-    def shown(scores: Scores[float]) -> str:
-        value = scores.get(metric)
-        return "-" if value is None else f"{value:.4f}"
-
     name = f"fold {trial.fold + 1} of {folds}, seed {trial.seed}" if folds > 1 else f"seed {trial.seed}"
-    validated = "" if trial.validation is None else f"{shown(trial.validation)} validation, "
+    validated = "" if trial.validation is None else f"{shown(trial.validation.get(metric), '.4f')} validation, "
     return (
-        f"{'random encoder, ' if control else ''}{name}: {metric} {validated}{shown(trial.test)} test;"
+        f"{'random encoder, ' if control else ''}{name}: {metric} {validated}"
+        f"{shown(trial.test.get(metric), '.4f')} test;"
         f" {'best ' if validated else ''}after epoch {trial.epochs:.1f}; {trial.seconds:.0f} s"
     )
 
