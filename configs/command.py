@@ -17,7 +17,6 @@ from configs import UserError, streams
 EXIT_MISTAKE = 2
 EXIT_SIGNAL = 128
 """Added to the number of the signal that stopped a run, which is saved."""
-EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 EXIT_UNREAD = EXIT_SIGNAL + signal.SIGPIPE
 """Of a command whose result is its standard output, and whose reader has left."""
 TRACEBACK = "MLM_TRACEBACK"

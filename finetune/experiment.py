@@ -116,7 +116,7 @@ def _load(config: FinetuneConfig, world: World) -> tuple[str, Dataset]:
     """Check settings and encoder, then read the data, before a run is made; return the SHA-256 of the weights too."""
     encoder = encoders.open_encoder(config.encoder, seed=0)
     sha256 = weights.sha256(weights.host_state_dict(encoder))
-    require_mask(config.augment, encoder.mask_text)
+    require_mask(config.augment, has_mask=encoder.has_mask)
     if config.augment.replace:
         encoders.open_predictor(config.encoder, world)
     config.trainable.prepare(Classifier(encoder, config.head.build(encoder, num_classes=2)))

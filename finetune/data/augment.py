@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from configs import Config, UserError
 
+MASKED = "\ufdd0\ufdd1"
+"""Stands for a masked token in a text. No text holds it: these are no characters. '[MASK]' in a text is plain text."""
 _STREAM = 1
 """Part of the hash that keeps these random numbers apart from other ones of the same seed."""
 
@@ -48,10 +50,10 @@ class Augmentation(Config):
         return self.probability > 0 and max(self.drop, self.swap, self.mask, self.replace) > 0
 
 
-def require_mask(augmentation: Augmentation, mask_text: str | None) -> None:
+def require_mask(augmentation: Augmentation, *, has_mask: bool) -> None:
     """Raise a UserError if the augmentation needs a mask token and the encoder has none."""
     for name, share in (("mask", augmentation.mask), ("replace", augmentation.replace)):
-        if share > 0 and mask_text is None:
+        if share > 0 and not has_mask:
             raise UserError(
                 f"augment.{name} is {share:g}, but this encoder has no mask token: set it to 0, or take an encoder "
                 "that was pretrained by masked language modelling"
@@ -62,7 +64,6 @@ def augmented(
     texts: tuple[str, ...],
     augmentation: Augmentation,
     key: tuple[int, int, int],
-    mask_text: str | None,
     replaced: Sequence[tuple[str, ...]] = (),
 ) -> tuple[str, ...]:
     """Return the augmented texts of an example in an epoch; `key` is seed, epoch, and index of the example.
@@ -74,14 +75,13 @@ def augmented(
     moves = augmentation.drop > 0 or augmentation.swap > 0 or augmentation.mask > 0
     if not moves and not replaced:
         return texts
-    require_mask(augmentation, mask_text)
     rng = generator(_STREAM, key)
     if rng.random() >= augmentation.probability:
         return texts
     if replaced:
         _, epoch, _ = key
         texts = replaced[epoch % len(replaced)]
-    return tuple(_changed(text, augmentation, mask_text or "", rng) for text in texts) if moves else texts
+    return tuple(_changed(text, augmentation, rng) for text in texts) if moves else texts
 
 
 def generator(stream: int, key: tuple[int, int, int]) -> np.random.Generator:
@@ -95,7 +95,7 @@ def draw_count(share: float, number: int, rng: np.random.Generator) -> int:
     return min(int(share * number + rng.random()), number)  # the sum may round up
 
 
-def _changed(text: str, augmentation: Augmentation, mask_text: str, rng: np.random.Generator) -> str:
+def _changed(text: str, augmentation: Augmentation, rng: np.random.Generator) -> str:
     words = text.split()
     # Every count is drawn, even if another one is 0, so that the words of one share do not depend on another share.
     pairs = min(draw_count(augmentation.swap / 2, len(words), rng), len(words) // 2)
@@ -109,6 +109,6 @@ def _changed(text: str, augmentation: Augmentation, mask_text: str, rng: np.rand
         words[first], words[second] = words[second], words[first]
     # Dropped words are not masked as well, because both shares refer to the words of the original text.
     for place in order[drops : drops + masks].tolist():
-        words[place] = mask_text
+        words[place] = MASKED
     dropped = set(order[:drops].tolist())
     return " ".join(word for place, word in enumerate(words) if place not in dropped)

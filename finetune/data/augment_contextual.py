@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs import UserError
-from finetune.data.augment import draw_count, generator
+from finetune.data.augment import MASKED, draw_count, generator
 from finetune.data.cleaning import MARKS
 
 BATCH_TEXTS = 64
@@ -29,8 +29,6 @@ def is_word(text: str) -> bool:
 
 class Predictor(Protocol):
     """A pretrained encoder with the head that predicts masked words."""
-
-    mask_text: str
 
     @property
     def words(self) -> Sequence[str | None]:
@@ -81,11 +79,11 @@ def variants(
     blanks = list[_Blanks]()
     for variant in range(number):
         for index, example in enumerate(texts):
-            blanks += _choose(example, predictor.mask_text, share, (seed, variant, index))
+            blanks += _choose(example, share, (seed, variant, index))
     blanks.sort(key=lambda found: len(found.text))  # texts of like length need little padding
     for start in range(0, len(blanks), BATCH_TEXTS):
         batch = blanks[start : start + BATCH_TEXTS]
-        masked = [(found.filled([predictor.mask_text] * len(found.spans)),) for found in batch]
+        masked = [(found.filled([MASKED] * len(found.spans)),) for found in batch]
         for found, scores_MV in zip(batch, predictor.predict(masked), strict=True):
             sampled = candidates[_sample(scores_MV[:, candidates], found.draws_M)]
             index, variant, part = found.place
@@ -93,7 +91,7 @@ def variants(
     return [tuple(tuple(variant) for variant in example) for example in drawn]
 
 
-def _choose(example: tuple[str, ...], mask_text: str, share: float, key: tuple[int, int, int]) -> list[_Blanks]:
+def _choose(example: tuple[str, ...], share: float, key: tuple[int, int, int]) -> list[_Blanks]:
     """Choose the words to be replaced in an example's texts; skip texts without any."""
     rng, chosen = generator(_STREAM, key), list[_Blanks]()
     _, variant, index = key

@@ -9,9 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-MASKED = "\ufdd0\ufdd1"
-"""Stands for a masked token in a text. No text holds it: these are no characters. '[MASK]' in a text is plain text."""
-
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
@@ -31,8 +28,8 @@ class TextEncoder(nn.Module, ABC):
     pad_id: int
     cls_id: int | None
     """Id of [CLS]; None if the tokenizer adds none."""
-    mask_text: str | None
-    """MASKED; None for an encoder without a mask token."""
+    has_mask: bool
+    """True if the tokenizer has a mask token, which MASKED in a text stands for."""
     longest: int
     """Largest number of tokens of an example, with special tokens."""
 

@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 
 from configs import UserError
+from finetune.data.augment import MASKED
 from finetune.data.augment_contextual import is_word
-from finetune.encoders.encoder import MASKED, EncodedExample, TextEncoder, padded
+from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
 from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
 from mlm.distributed.device import autocast
 from mlm.distributed.world import World
@@ -39,7 +40,7 @@ class PublishedEncoder(TextEncoder):
         self.width = int(config.hidden_size)
         pads = (getattr(config, "pad_token_id", None), tokenizer.pad_token_id, 0)
         self.pad_id = next(int(pad) for pad in pads if pad is not None)  # RoBERTa counts positions by the model's
-        self.mask_text = None if tokenizer.mask_token is None else MASKED
+        self.has_mask = tokenizer.mask_token is not None
         begins = _begin_of_special_tokens(tokenizer)
         self._begins, self._reader = re.compile(begins), _reader_of(tokenizer, begins)
         self._placeholder_id = self._reader.convert_tokens_to_ids(MASKED)
@@ -125,8 +126,6 @@ class PublishedEncoder(TextEncoder):
 
 class PublishedPredictor(PublishedEncoder):
     """A masked language model of the transformers library, in evaluation mode; `forward` scores the vocabulary."""
-
-    mask_text: str
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", world: World) -> None:
         """Move the model to the world's device; the tokenizer has a mask token."""

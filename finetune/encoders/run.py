@@ -8,8 +8,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from configs import dump, read
+from finetune.data.augment import MASKED
 from finetune.data.augment_contextual import is_word
-from finetune.encoders.encoder import MASKED, EncodedExample, TextEncoder, padded
+from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
@@ -27,6 +28,8 @@ from tokenizer.vocabulary import CLS, MASK, PAD, SEP
 class RunEncoder(TextEncoder):
     """The encoder of a pretraining run."""
 
+    has_mask = True
+
     def __init__(self, recipe: PretrainConfig, tokenizer: Tokenizer, dropout: float | None) -> None:
         """Build the trunk of `recipe`'s shape; `dropout`, unless None, replaces that of pretraining."""
         super().__init__()
@@ -38,7 +41,6 @@ class RunEncoder(TextEncoder):
         self.width = config.encoder.width
         self._cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
         self.pad_id, self.cls_id = PAD, CLS if self._cls_sep else None
-        self.mask_text = MASKED
         self.longest = recipe.data.row_length
 
     @classmethod
@@ -89,8 +91,6 @@ class RunEncoder(TextEncoder):
 
 class RunPredictor:
     """The masked language model of a pretraining run; it reads the texts of a pair separately, as in pretraining."""
-
-    mask_text = MASKED
 
     def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, world: World) -> None:
         """Wrap a model in evaluation mode on the world's device."""

@@ -108,7 +108,7 @@ class Classification:
         if self.augmentation.changes:
             replaced = [self.variants[index] if self.variants else () for index in indices]
             texts = [
-                augmented(examples.texts[i], self.augmentation, (self.seed, epoch, i), self.encoder.mask_text, variants)
+                augmented(examples.texts[i], self.augmentation, (self.seed, epoch, i), variants)
                 for i, variants in zip(indices.tolist(), replaced, strict=True)
             ]
             tokens = self.encoder.tokenise(texts, self.longest)

@@ -224,7 +224,7 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     broken = wait_for_step(tmp_path, "broken", 20)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == command.EXIT_INTERRUPTED, errors
+    assert process.returncode == command.EXIT_SIGNAL + signal.SIGINT, errors
     assert "Traceback" not in errors
     assert (", 2 threads\n" in errors) == (threads == 2)
     assert not (broken / "results.json").exists()

@@ -6,9 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs import UserError, read
-from finetune.data.augment import Augmentation, augmented, generator, require_mask
+from finetune.data.augment import MASKED, Augmentation, augmented, generator, require_mask
 
-MASK = "[MASK]"
 Text = tuple[str, ...]
 
 
@@ -19,7 +18,7 @@ def words(number: int) -> str:
 
 def draws(text: str, augmentation: Augmentation, number: int = 1000) -> list[list[str]]:
     """Return the words of the text in so many epochs."""
-    return [augmented((text,), augmentation, (0, epoch, 7), MASK)[0].split() for epoch in range(number)]
+    return [augmented((text,), augmentation, (0, epoch, 7))[0].split() for epoch in range(number)]
 
 
 def dropped(before: Sequence[str], after: Sequence[str]) -> int:
@@ -27,7 +26,7 @@ def dropped(before: Sequence[str], after: Sequence[str]) -> int:
 
 
 def masked(before: Sequence[str], after: Sequence[str]) -> int:
-    return after.count(MASK)
+    return after.count(MASKED)
 
 
 def moved(before: Sequence[str], after: Sequence[str]) -> int:
@@ -77,39 +76,38 @@ def test_shares_hold_together_as_alone() -> None:
     text, augmentation = words(20), Augmentation(drop=0.25, swap=0.4, mask=0.5, probability=1)
     for after in draws(text, augmentation, 200):
         assert len(after) == 15
-        assert after.count(MASK) == 10
-        assert set(after) - {MASK} <= set(text.split())
+        assert after.count(MASKED) == 10
+        assert set(after) - {MASKED} <= set(text.split())
 
 
 @pytest.mark.parametrize("text", ["one", "", "  one "])
 def test_the_last_word_is_never_dropped(text: str) -> None:
     hard = Augmentation(drop=0.99, swap=1, probability=1)
-    assert {augmented((text,), hard, (0, epoch, 0), None) for epoch in range(50)} == {(text,)}
+    assert {augmented((text,), hard, (0, epoch, 0)) for epoch in range(50)} == {(text,)}
     assert {len(after) for after in draws(words(5), hard, 200)} == {1}
 
 
 def test_no_shares_change_nothing_and_draw_nothing() -> None:
     texts = ("a  b\tc", "d")
-    assert augmented(texts, Augmentation(probability=1), (-1, 0, 0), None) is texts  # no generator takes that seed
+    assert augmented(texts, Augmentation(probability=1), (-1, 0, 0)) is texts  # no generator takes that seed
 
 
 def test_the_wanted_share_of_examples_is_changed_and_others_in_the_next_epoch() -> None:
     text, augmentation = ("a  b c d",), Augmentation(drop=0.5, probability=0.3)
     changed = [
-        {index for index in range(2000) if augmented(text, augmentation, (0, epoch, index), None) != text}
-        for epoch in (0, 1)
+        {index for index in range(2000) if augmented(text, augmentation, (0, epoch, index)) != text} for epoch in (0, 1)
     ]
     for indices in changed:
         assert abs(len(indices) - 600) < 3.5 * math.sqrt(2000 * 0.3 * 0.7)
     assert abs(len(changed[0] & changed[1]) - 180) < 3.5 * math.sqrt(2000 * 0.09 * 0.91)
-    assert augmented(text, Augmentation(drop=0.5, probability=0), (0, 0, 0), None) is text
+    assert augmented(text, Augmentation(drop=0.5, probability=0), (0, 0, 0)) is text
 
 
 def test_an_example_depends_on_seed_epoch_and_index_only() -> None:
     text, augmentation = (words(30),), Augmentation(drop=0.2, swap=0.2, mask=0.2, probability=1)
     keys = [(seed, epoch, index) for seed in range(3) for epoch in range(3) for index in range(3)]
-    forwards = {key: augmented(text, augmentation, key, MASK) for key in keys}
-    backwards = {key: augmented(text, augmentation, key, MASK) for key in reversed(keys)}
+    forwards = {key: augmented(text, augmentation, key) for key in keys}
+    backwards = {key: augmented(text, augmentation, key) for key in reversed(keys)}
     assert forwards == backwards
     assert len(set(forwards.values())) == len(keys)
 
@@ -121,7 +119,7 @@ def test_streams_and_keys_have_numbers_of_their_own() -> None:
 
 def test_both_texts_of_a_pair_are_changed_each_by_itself() -> None:
     pair = (words(20), words(20))
-    first, second = augmented(pair, Augmentation(drop=0.5, probability=1), (0, 0, 0), None)
+    first, second = augmented(pair, Augmentation(drop=0.5, probability=1), (0, 0, 0))
     assert len(first.split()) == len(second.split()) == 10
     assert first != second
 
@@ -129,26 +127,23 @@ def test_both_texts_of_a_pair_are_changed_each_by_itself() -> None:
 def test_each_epoch_reads_its_variant_and_changes_it_further() -> None:
     variants = (("x0 a",), ("x1 a",), ("x2 a",))
     plain = Augmentation(replace=0.5, probability=1)
-    read_then = [augmented(("o a",), plain, (0, epoch, 0), MASK, variants) for epoch in range(6)]
+    read_then = [augmented(("o a",), plain, (0, epoch, 0), variants) for epoch in range(6)]
     assert read_then == [*variants, *variants]
     half = {
-        augmented(("o a",), plain.model_copy(update={"probability": 0.5}), (0, 3 * e, 0), MASK, variants)
-        for e in range(40)
+        augmented(("o a",), plain.model_copy(update={"probability": 0.5}), (0, 3 * e, 0), variants) for e in range(40)
     }
     assert half == {("o a",), ("x0 a",)}
     further = Augmentation(replace=0.5, drop=0.5, probability=1)
-    assert {augmented(("o a",), further, (0, 1 + 3 * e, 0), MASK, variants) for e in range(40)} == {("x1",), ("a",)}
+    assert {augmented(("o a",), further, (0, 1 + 3 * e, 0), variants) for e in range(40)} == {("x1",), ("a",)}
 
 
 @pytest.mark.parametrize("share", ["mask", "replace"])
 def test_an_encoder_without_a_mask_token_is_refused(share: str) -> None:
     augmentation = read(Augmentation, None, [f"{share}=0.1"])
     with pytest.raises(UserError, match=rf"augment\.{share}\b"):
-        require_mask(augmentation, None)
-    require_mask(augmentation, MASK)
-    require_mask(Augmentation(drop=0.1), None)
-    with pytest.raises(UserError, match=r"augment\.mask"):
-        augmented(("a b",), Augmentation(mask=0.1, probability=0), (0, 0, 0), None)
+        require_mask(augmentation, has_mask=False)
+    require_mask(augmentation, has_mask=True)
+    require_mask(Augmentation(drop=0.1), has_mask=False)
 
 
 @pytest.mark.parametrize("wrong", [{"drop": 1.0}, {"swap": -0.1}, {"mask": 1.5}, {"variants": 0}, {"probability": 2.0}])

@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer
 
 from configs import UserError
+from finetune.data.augment import MASKED
 from finetune.data.augment_contextual import BATCH_TEXTS, variants
-from finetune.encoders.encoder import MASKED
 from finetune.encoders.run import RunPredictor
 from mlm.distributed.world import World
 from mlm.evaluation import fill_blanks

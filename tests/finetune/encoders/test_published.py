@@ -9,8 +9,8 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
+from finetune.data.augment import MASKED
 from finetune.encoders import restore_encoder
-from finetune.encoders.encoder import MASKED
 from finetune.encoders.published import PublishedEncoder, load_published
 from tests.finetune.tiny_published import KINDS, LONGEST, PAIRS, TEXTS, equal, load, rows, save, weights
 
@@ -106,7 +106,7 @@ def test_what_is_saved_is_restored_without_the_weights_and_takes_them(
     assert restored.tokenise(PAIRS, LONGEST) == encoder.tokenise(PAIRS, LONGEST)
     batch = rows(encoder, SINGLES)
     assert torch.equal(restored(*batch), encoder(*batch))
-    attributes = ("width", "pad_id", "cls_id", "mask_text", "longest")
+    attributes = ("width", "pad_id", "cls_id", "has_mask", "longest")
     assert [getattr(restored, a) for a in attributes] == [getattr(encoder, a) for a in attributes]
 
 
@@ -116,7 +116,7 @@ def test_special_tokens_and_limits(folders: dict[str, Path], name: str) -> None:
     ids = encoder.tokenise(SINGLES[:1], LONGEST)[0].ids
     assert ids[-1 if marks.single.endswith("<cls>:2") else 0] == encoder.cls_id
     assert ids.count(encoder.cls_id) == 1
-    assert encoder.mask_text == MASKED
+    assert encoder.has_mask
     assert encoder.longest == KINDS[name].longest
     assert not hasattr(encoder.model, "pooler") or encoder.model.pooler is None
     if encoder.longest < 99:

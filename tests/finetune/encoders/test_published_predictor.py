@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from configs import UserError
-from finetune.encoders.encoder import MASKED
+from finetune.data.augment import MASKED
 from finetune.encoders.published import load_published_predictor
 from mlm.distributed.world import World
 from tests.finetune.tiny_published import KINDS, PAIRS, load, save

@@ -7,8 +7,8 @@ import torch
 
 from configs import UserError
 from finetune import encoders
+from finetune.data.augment import MASKED
 from finetune.encoders import EncoderChoice
-from finetune.encoders.encoder import MASKED
 from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
 from mlm.model.attention import SegmentMask
