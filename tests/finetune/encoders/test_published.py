@@ -253,9 +253,10 @@ def test_texts_are_read_alike_where_the_tokenizer_reads_them_alike(
     bert: Path, normalizer: Any, pre_tokenizer: Any, one: str, other: str
 ) -> None:
     encoder = load(bert)
-    backend = encoder.tokenizer.backend_tokenizer
-    backend.normalizer = normalizer
-    backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.Sequence([])
+    for tokenizer in (encoder.tokenizer, encoder._reader):
+        backend = tokenizer.backend_tokenizer
+        backend.normalizer = normalizer
+        backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.Sequence([])
     assert encoder.as_read(one) == encoder.as_read(other)
     assert [token.ids for token in encoder.tokenise([(one,)], 24)] == [t.ids for t in encoder.tokenise([(other,)], 24)]
     unknown = {encoder.as_read(f"{word} unknown") for word in ("전혀", "다른", "말")}
