@@ -8,8 +8,9 @@ from pathlib import Path
 import configs
 from configs import Config, UserError, command
 from finetune.config import FinetuneConfig
+from finetune.data.class_names import short
 from finetune.evaluation import figures, results
-from finetune.evaluation.metrics import METRIC_NAMES, Metric, short
+from finetune.evaluation.metrics import METRIC_NAMES, Metric
 from finetune.evaluation.results import Difference, MeanStd, Results
 from mlm.checkpoint import checkpoint
 from mlm.tracking import plots

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs import UserError, dump, listed
+from configs import UserError, dump
 from configs.files import write_text
 from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.data import augment_contextual
 from finetune.data.augment import Variants, require_mask
+from finetune.data.class_names import listed
 from finetune.data.examples import Dataset, DataSplit
 from finetune.evaluation import baselines, metrics, report, results
 from finetune.evaluation.results import Baselines, ExampleCounts, Results, TrialResult
@@ -150,7 +151,7 @@ def _summary(experiment: _Experiment) -> str:
     encoder = config.encoder.run or config.encoder.hub
     lines = [
         f"run {experiment.path}: {config.head.kind} head on {encoder}, {experiment.world}",
-        f"examples: {sizes}{folds}; classes: {listed(map(metrics.short, dataset.class_names), 40)}",
+        f"examples: {sizes}{folds}; classes: {listed(dataset.class_names)}",
     ]
     return "\n".join([*lines, *describe_dropped(dataset.counts)])
 

@@ -108,8 +108,11 @@ def classify_file(
     columns = () if submission is None else (submission,)
     rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
     empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_CHANCES // len(classes), 1))
-    header = [*rows[0], "predicted", *(f"probability_{name}" for name in classes)]
-    lines = [header if submission is None else [submission, reader.label]]
+    given = [*rows[0]] if submission is None else [submission]
+    added = ["predicted", *(f"probability_{name}" for name in classes)] if submission is None else [reader.label]
+    if twice := sorted({*given} & {*added}):
+        raise UserError(f"{source}: the output adds a column {twice[0]!r}, and the table has one: rename that one")
+    lines = [given + added]
     with (
         files.written(output, new=True) as partial,
         partial.open("w", encoding="utf-8", newline="") as file,

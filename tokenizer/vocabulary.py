@@ -21,12 +21,13 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 _SPECIAL = [AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]") for token in SPECIAL_TOKENS]
 LONGEST_WORD = 1000
 """Characters of a word; a longer one is cut, because learning merges takes time quadratic in its length."""
-JOINERS = "\u200c\u200d\u180e\u055b\u055c\u055e"
-"""Characters inside of words besides letters and marks: of Persian, Indic and Mongolian scripts, and of Armenian."""
+JOINERS = "\u200c\u200d\u180e\u055b\u055c\u055e\u00ad\u2060\u200e\u200f\u061c"
+"""Characters inside of words besides letters, digits and marks: of Persian, Indic, Mongolian and Armenian; the soft
+hyphen, the word joiner, and the marks of direction."""
 _WORD = (
     r"'(?:[sdmt]|ll|ve|re)(?!\p{M})"
     rf"| ?\p{{L}}[\p{{L}}\p{{M}}{JOINERS}]{{0,{LONGEST_WORD - 1}}}[\p{{M}}{JOINERS}]{{0,16}}"  # no cut before a mark
-    rf"| ?\p{{N}}[\p{{N}}\p{{M}}]{{0,{LONGEST_WORD - 1}}}"
+    rf"| ?\p{{N}}[\p{{N}}\p{{M}}{JOINERS}]{{0,{LONGEST_WORD - 1}}}"
     rf"| ?[^\s\p{{L}}\p{{N}}]{{1,{LONGEST_WORD}}}"
     r"|\s+(?!\S)|\s+"
 )

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from configs import Config, Texts, UserError, listed
-from finetune.data import repeats
+from finetune.data import class_names, repeats
 from finetune.data.bigram_shift import BigramShift
+from finetune.data.class_names import short
 from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
 from tokenizer.cleaning import AsRead, TextConfig, describe_dropped
@@ -68,18 +69,19 @@ class _Rows:
 
         Rows without a label, or with one that is not among the classes, are named by a UserError.
         """
-        written = _as_written({row.label for row in self.rows}, classes)
+        known = frozenset(classes)
+        written = _as_written({row.label for row in self.rows}, known)
         if changed := sorted(label for label, name in written.items() if label != name):
             shown = listed(f"{label} is {written[label]}" for label in changed)
             log_once(f"{self.where}: equal numbers are one class: {shown}")
         rows = tuple(row._replace(label=written[row.label]) for row in self.rows)
         missing = [row.number for row in rows if not row.label]
-        unknown = [row.number for row in rows if row.label not in classes]
+        unknown = [row.number for row in rows if row.label not in known]
         for fault, numbers in (("no label", missing), ("an unknown label", unknown)):
             if numbers:
                 raise UserError(
-                    f"{self.where}: {fault} in row {listed(numbers)} (known: {listed(classes, 20) or 'none'}): mend or "
-                    "remove these rows, or name the classes in data.classes"
+                    f"{self.where}: {fault} in row {listed(numbers)} (known: {class_names.listed(classes) or 'none'}): "
+                    "mend or remove these rows, or name the classes in data.classes"
                 )
         return _Rows(self.where, rows)
 
@@ -183,7 +185,9 @@ class Labelled(TableConfig):
         classes = self.classes or _class_names({row.label for row in train.rows})
         train = train.labelled_by(classes)
         if len(classes) < 2:
-            raise UserError(f"{train.where}: every label is {classes[0]!r}: classification takes two classes or more")
+            raise UserError(
+                f"{train.where}: every label is {short(classes[0])!r}: classification takes two classes or more"
+            )
         train = self._without_repeats(train, counts)
         test, validation = (None if part is None else part.labelled_by(classes) for part in (test, validation))
         for name, part in (("test", test), ("validation", validation)):
@@ -194,7 +198,7 @@ class Labelled(TableConfig):
         left = {row.label for row in train.rows}
         for missing in [name for name in classes if name not in left]:
             dropped = "".join(f" ({line})" for line in describe_dropped(counts))
-            raise UserError(f"{train.where}: no text of class {missing!r} is left to train on{dropped}")
+            raise UserError(f"{train.where}: no text of class {short(missing)!r} is left to train on{dropped}")
         choosing, measuring = (None if part is None else part.examples(classes) for part in (validation, test))
         return Dataset(classes, train.examples(classes), choosing, measuring, dict(counts))
 
@@ -259,7 +263,7 @@ def _class_names(labels: Iterable[str]) -> tuple[str, ...]:
         return tuple(given)
 
 
-def _as_written(labels: Iterable[str], classes: Sequence[str]) -> dict[str, str]:
+def _as_written(labels: Iterable[str], classes: Set[str]) -> dict[str, str]:
     """Return the class of each label: itself, or an equal number where all classes are numbers; unknown ones stay."""
     numbers = {_number(name): name for name in classes}
     others = {} if None in numbers else numbers

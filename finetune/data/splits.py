@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs import Config, UserError
+from finetune.data.class_names import short
 from finetune.data.cleaning import identity
 from finetune.data.examples import Dataset, DataSplit, Examples
 
@@ -114,6 +115,6 @@ def _check_counts(labels: NDArray[np.int64], fewest: int, class_names: tuple[str
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)).tolist(), strict=True):
         if count < fewest:
             raise UserError(
-                f"class {name!r} has {count} texts, and {purpose} takes {fewest} of each class: add some, merge or "
-                "leave out the class, or set splits otherwise"
+                f"class {short(name)!r} has {count} texts, and {purpose} takes {fewest} of each class: add some, merge "
+                "or leave out the class, or set splits otherwise"
             )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.metrics import Metric, goodness, short
+from finetune.data.class_names import short
+from finetune.evaluation.metrics import Metric, goodness
 
 if TYPE_CHECKING:  # imported by the functions that draw, because it takes a while
     from matplotlib.axes import Axes

@@ -6,15 +6,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.class_names import MOST_CLASSES, short
+
 Metric = Literal[
     "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"
 ]  # the names in results.json and of early stopping
 
 METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
-
-LONGEST_NAME = 24
-MOST_CLASSES = 40
-"""Number of classes in a table or a picture; of more classes it shows those that are confused most."""
 
 
 def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[Metric, float | None]:
@@ -155,9 +153,3 @@ def confusion_text(matrix_CC: NDArray[np.int64], class_names: Sequence[str]) -> 
     for number, (row, name) in enumerate(zip(matrix_CC.tolist(), class_names, strict=True)):
         lines.append(f"{number:>16}" + "".join(f"{count:>{width},}" for count in row) + f"   {number} = {short(name)}")
     return "\n".join(lines)
-
-
-def short(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name for a table or a picture: one line, no control characters, at most `longest` characters."""
-    printable = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
-    return printable if len(printable) <= longest else printable[: longest - 3].rstrip() + "..."

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from configs import Config, UserError
+from finetune.data.class_names import short
 from finetune.data.examples import Examples
-from finetune.evaluation.metrics import METRIC_NAMES, Metric, paired_difference, short
+from finetune.evaluation.metrics import METRIC_NAMES, Metric, paired_difference
 from mlm.tracking.run_directory import RESULTS, write_json
 
 COLUMNS: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc")

@@ -15,6 +15,9 @@ from mlm.objectives.masked import score
 from tokenizer.sentences import collapse
 from tokenizer.vocabulary import CLS, MASK, SEP, SPECIAL_TOKENS, encode_masked
 
+LONGEST_SHOWN = 60
+"""Characters of a sentence in a message."""
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -30,17 +33,16 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
 
     White space is collapsed as in training texts, and special tokens other than [MASK] are plain text, as there.
     """
-    check_text(sentence, "sentence", mend="give it in UTF-8")
+    shown = sentence if len(sentence) <= LONGEST_SHOWN else f"{sentence[:LONGEST_SHOWN]}..."
+    check_text(shown, "sentence", mend="give it in UTF-8")
     (ids,) = encode_masked(tokenizer, [collapse(sentence)], SPECIAL_TOKENS[MASK])
     if tokenizer.num_special_tokens_to_add(is_pair=False):
         ids = [CLS, *ids, SEP]
     blanks = [i for i, token in enumerate(ids) if token == MASK]
     if not blanks:
-        raise UserError(f"no [MASK] in {sentence!r}: write [MASK] where a word is to be filled in")
+        raise UserError(f"no [MASK] in {shown!r}: write [MASK] where a word is to be filled in")
     if len(ids) > row_length:
-        raise UserError(
-            f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({sentence[:40]!r}...)"
-        )
+        raise UserError(f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({shown!r})")
     return Batch(
         torch.tensor([ids]),
         torch.ones(1, len(ids), dtype=torch.int32),

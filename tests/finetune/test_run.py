@@ -417,6 +417,14 @@ def test_an_existing_output_is_not_overwritten(tuned: Path, tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
 
 
+def test_no_column_is_written_twice(tuned: Path, tmp_path: Path) -> None:
+    table, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    table.write_text("text,predicted\nReturn the list of names.,1\n")
+    with pytest.raises(UserError, match=r"in.csv.*'predicted'"):
+        predict.main([str(tuned), "--file", str(table), "--output", str(output)])
+    assert not output.exists()
+
+
 def test_a_full_disk_leaves_no_predictions_and_the_second_try_works(tuned: Path, tmp_path: Path) -> None:
     table, output = samples.write_csv(tmp_path / "in.csv", 60), tmp_path / "out.csv"
     words = [str(tuned), "--file", str(table), "--output", str(output)]

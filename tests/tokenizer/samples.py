@@ -45,6 +45,8 @@ WORDS = {
     "Burmese": ("မိုးရွာလျှင်၊ အိမ်မှာနေမည်။", 4),
     "Armenian": ("Ինչո՞ւ ես լալիս։", 4),
     "Amharic": ("ዛሬ ዝናብ ዘነበ።", 4),
+    "English, with soft hyphens": ("The in\u00advis\u00adible hy\u00adphens, and the main\u2060land.", 8),
+    "Hebrew, with marks of direction": ("גרסה\u200e 2\u200e של התוכנה\u200f.", 5),
     "signs": ("❤️ 1️⃣ 2\u0301 'S\u0301o 's\u0301o", 7),
 }
 """Sentences, with their numbers of words and of punctuation marks, counted by hand."""

@@ -151,6 +151,6 @@ def _check_sides(state: BuildState) -> None:
     for side, counts in state.counts.items():
         if not counts.documents:
             raise UserError(
-                f"all {total:,} documents, and their sentences, fell to one side of the held-out split, none to {side}:"
-                " change text.heldout_share, or add text"
+                f"all text fell to one side of the held-out split, none to {side}: it takes several sentences that "
+                f"differ ({total:,} documents): add text, or change text.heldout_share"
             )

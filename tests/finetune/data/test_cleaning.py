@@ -20,6 +20,7 @@ from tokenizer.sources.readers import TableConfig
         (["mentions=remove"], "hi @some_one!", "hi !"),
         (["hashtags=split"], "#ForestFire2015 in #USAToday &#39; #a_b", "Forest Fire 2015 in USA Today &#39; a b"),
         (["hashtags=split"], "#हिंदी_दिवस #Cafe\u0301Noir ने#टैग", "हिंदी दिवस Cafe\u0301Noir ने#टैग"),
+        (["hashtags=split"], "#שלום\u200f #Soft\u00adHyphen", "שלום\u200f Soft\u00adHyphen"),
         (["mentions=replace"], "@नीलिमा, @re\u0301mi! माही@x", "@user, @user! माही@x"),
         (["longest_repeat=3"], "sooooo!!!!!! 100000", "sooo!!! 100000"),
         (["longest_repeat=1"], "aab", "ab"),

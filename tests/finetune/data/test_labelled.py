@@ -181,6 +181,13 @@ def test_data_that_cannot_be_learned_from_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_mistake_names_no_whole_texts_where_the_label_is_one(tmp_path: Path) -> None:
+    rows = [f"{name},{name * 30_000}" for name in "abc"]
+    with pytest.raises(UserError, match=r"row 4 .known: aaaa.*\.\.\., bbbb") as caught:
+        load(train=table(tmp_path, "train", *rows, "d,"))
+    assert len(str(caught.value)) < 500
+
+
 def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.train.*data\.hub"):
         load()

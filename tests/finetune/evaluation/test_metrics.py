@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
+from finetune.data.class_names import MOST_CLASSES
 from finetune.evaluation.metrics import (
     METRIC_NAMES,
-    MOST_CLASSES,
     confusion,
     confusion_text,
     most_confused,
     paired_difference,
     per_class_report,
     scores,
-    short,
 )
 from finetune.evaluation.results import MeanStd, Scores, over_trials
 from tests.finetune.run_results import every
@@ -200,9 +199,3 @@ def test_memory_of_the_scores_is_linear_in_the_number_of_classes() -> None:
     confusion(labels_N, probabilities_NC.argmax(axis=1), [f"{number}" for number in range(classes)], shown_K)
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     tracemalloc.stop()
-
-
-def test_short_names_are_kept_and_long_ones_cut() -> None:
-    assert short("disaster") == "disaster"
-    assert short("x" * 24) == "x" * 24
-    assert short("x" * 25) == "x" * 21 + "..."

@@ -40,3 +40,10 @@ def test_the_tokenizer_normalises_around_the_blank() -> None:
 def test_another_spelling_of_the_blank_is_refused(prompt: str) -> None:
     with pytest.raises(UserError, match=r"no \[MASK\].*write \[MASK\]"):
         ids_of(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["no blank " * 10_000, "[MASK] is too long " * 10_000, "é [MASK]\udcff" * 10_000])
+def test_a_mistake_is_short_whatever_the_prompt(prompt: str) -> None:
+    with pytest.raises(UserError) as caught:
+        ids_of(prompt)
+    assert len(str(caught.value)) < 400

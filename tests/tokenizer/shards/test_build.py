@@ -283,6 +283,7 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
         (["One."], {"minimum_words": 5}, "empty"),
         (["One.", "Two."], {}, "none to heldout: .*text.heldout_share"),
         (["One.", "Two."], {"heldout_share": 0.999999}, "none to train"),
+        (["The same."] * 500, {"deduplicate": "none"}, "sentences that differ .500 documents"),
     ],
 )
 def test_an_empty_side_is_refused(tmp_path: Path, lines: list[str], settings: dict[str, object], message: str) -> None:
