@@ -75,8 +75,9 @@ class _Rows:
             shown = ", ".join(f"{label} is {written[label]}" for label in changed[:_SHOWN])
             log_once(f"{self.where}: equal numbers are one class: {shown}")
         rows = tuple(row._replace(label=written[row.label]) for row in self.rows)
+        names = set(classes)
         missing = [row.number for row in rows if not row.label]
-        unknown = [row.number for row in rows if row.label not in classes]
+        unknown = [row.number for row in rows if row.label not in names]
         for fault, numbers in (("no label", missing), ("an unknown label", unknown)):
             if numbers:
                 more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
@@ -267,7 +268,8 @@ def _as_written(labels: Iterable[str], classes: Sequence[str]) -> dict[str, str]
     """Return the class of each label: itself, or an equal number where all classes are numbers; unknown ones stay."""
     numbers = {_number(name): name for name in classes}
     others = {} if None in numbers else numbers
-    return {label: label if label in classes else others.get(_number(label), label) for label in labels}
+    names = set(classes)
+    return {label: label if label in names else others.get(_number(label), label) for label in labels}
 
 
 def _number(label: str) -> str | None:

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import re
+import time
 import unicodedata
 from pathlib import Path
 
@@ -310,6 +311,16 @@ def test_labels_are_as_written_where_not_all_are_numbers(tmp_path: Path) -> None
     assert load(train=table(tmp_path, "b", "a,1", "b,01", "c,1.0", "d,001")).class_names == ("001", "01", "1", "1.0")
     assert load(train=json_lines(tmp_path, True, False, 1, 0)).class_names == ("0", "1", "False", "True")
     assert load(train=json_lines(tmp_path, "nan", 1, "Infinity", 0)).class_names == ("0", "1", "Infinity", "nan")
+
+
+def test_thousands_of_classes_take_hardly_longer_than_two(tmp_path: Path) -> None:
+    seconds = {}
+    for count in (2, 10_000):
+        path = table(tmp_path, f"c{count}", *(f"row {number},class {number % count}" for number in range(20_000)))
+        start = time.process_time()
+        assert len(load(train=path, label="label").class_names) == count
+        seconds[count] = time.process_time() - start
+    assert seconds[10_000] < 2 * seconds[2]
 
 
 def test_the_order_of_classes_has_no_chance_in_it(tmp_path: Path) -> None:
