@@ -39,7 +39,10 @@ LONGEST_DOCUMENT = 10_000_000
 _SENTENCE_ENDS = (". ", "! ", "? ", "。", "！", "？", "\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUOTED_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"')
-_QUOTED_IN_CSV = re.compile(r'(?:^|(?<=[,;\t]))"[^"]*(?:""[^"]*)*(?P<end>"?)')
+_SEPARATORS = ",;\t|"
+_QUOTED_IN_CSV = re.compile(rf'(?:^|(?<=[{_SEPARATORS}]))"[^"]*(?:""[^"]*)*(?P<end>"?)')
+_LINE_FOR_EXCEL = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+"""First line of a .csv file that tells its separator."""
 _NOTHING_QUOTED = re.compile("(?!)(?P<end>)")
 _MEND_COLUMNS = "name the text's in columns"
 _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 40
@@ -142,8 +145,8 @@ def read_table(
     """Return the rows of the table at `path`: each value as text, a missing one as the empty text.
 
     The named columns must be there and hold single values; the `optional` ones may be missing, and the others are left
-    out unless `all_columns`. The first line of a .csv file tells its separator: comma, semicolon or tab. `encoding` is
-    that of this file; without it the file is UTF-8 if it is valid UTF-8 beyond ASCII, else `config.encoding`.
+    out unless `all_columns`. The first line of a .csv file tells its separator: comma, semicolon, tab or |. `encoding`
+    is that of this file; without it the file is UTF-8 if it is valid UTF-8 beyond ASCII, else `config.encoding`.
     """
     mend = "name the columns in data.text, data.pair and data.label, or those of a file without names in data.header"
     with Watch(lambda: [path]):
@@ -285,10 +288,17 @@ def _paragraphs(lines: Iterable[str], path: Path) -> Iterator[str]:
 def _strict_text(row: Row, column: str) -> str:
     """Return a column's text, the empty one for a missing value."""
     value = row.values[column]
-    if not isinstance(value, str | None):
+    if _is_missing(value):
+        return ""
+    if not isinstance(value, str):
         kind = "float" if isinstance(value, Decimal) else type(value).__name__
         raise UserError(f"{row.place}: column {column!r} holds a {kind}, not text: name another")
-    return value or ""
+    return value
+
+
+def _is_missing(value: object) -> bool:
+    """Return True for null and for NaN, which writers put in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _any_text(row: Row, name: str, *, required: bool) -> str:
@@ -296,7 +306,7 @@ def _any_text(row: Row, name: str, *, required: bool) -> str:
     value = row.values.get(name)
     if required and isinstance(value, list | dict | bytes):
         _strict_text(row, name)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return ""
     if isinstance(value, float | Decimal):
         return number_text(Decimal(str(value)))
@@ -329,9 +339,10 @@ def _jsonl(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[R
             repeated = [name for name in options.wanted if line.count(f'"{name}"') > 1]
             pairs = json.loads(line, object_pairs_hook=_Pairs) if repeated else ()
         except (ValueError, RecursionError, ArithmeticError) as error:
-            raise UserError(f"{place}: not valid JSON ({error}): mend or remove the line") from error
+            raise UserError(f"{place}: not valid JSON ({error}): mend it, or write each object on one line") from error
         if not isinstance(record, dict):
-            raise UserError(f"{place}: a JSON {type(record).__name__}, not an object with named columns")
+            kind = type(record).__name__
+            raise UserError(f"{place}: a JSON {kind}, not an object with named columns: write one on each line")
         _check_once(repeated, [name for name, _ in pairs], place)
         if "\\u" in line:
             wanted = [name for name in options.wanted if name in record]
@@ -354,12 +365,21 @@ def _without_lone_surrogates(value: object, place: str, options: _Options) -> ob
 
 def _csv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a document in one field is often longer than the default 131,072 characters
-    separator = max(",;\t", key=_first_line(path, options, _QUOTED_IN_CSV).count)
-    fields = csv.reader(options.lines(path, file), delimiter=separator, strict=True)
+    separator = _separator(_first_line(path, options, _QUOTED_IN_CSV), options)
+    lines = options.lines(path, file)
+    start = next(lines, "")
+    if told := _LINE_FOR_EXCEL.fullmatch(start):
+        separator, start = told[1], "\n"  # a blank line in its place, so that lines are numbered as in the file
+    fields = csv.reader(itertools.chain([start], lines), delimiter=separator, strict=True)
     try:
         yield from _named(path, ((fields.line_num, row) for row in fields), options)
     except csv.Error as error:
         raise UserError(f"{path}, line {fields.line_num}: not valid CSV ({error}): mend the quotes there") from error
+
+
+def _separator(first: str, options: _Options) -> str:
+    """Return the separator of which a first line has as many as the header's names need, or else the most frequent."""
+    return max(_SEPARATORS, key=lambda one: (first.count(one) == len(options.header) - 1, first.count(one)))
 
 
 def _tsv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
