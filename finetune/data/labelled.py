@@ -139,7 +139,7 @@ class Labelled(TableConfig):
     class where all labels are numbers, unless both are named here."""
     duplicates: repeats.Duplicates = "drop"
     """Treatment of repeated training texts. Texts are equal if they are so but for case, white space, web addresses and
-    mentions, or if the encoder reads them alike. Kept or not, a text is never on both sides of a split."""
+    mentions, as they are given or as the encoder reads them. Kept or not, a text is never on both sides of a split."""
     contradictions: repeats.Contradictions = "drop"
     """Treatment of training texts with several labels: drop them, or keep those with the most frequent label, if it is
     unique."""
@@ -177,7 +177,7 @@ class Labelled(TableConfig):
     def load(self, text: TextConfig, as_read: AsRead = str) -> Dataset:
         """Read, clean and check the data; a UserError if none can be trained on. `text`, the corpus, is not used.
 
-        Texts are equal if their identities are, or what the encoder reads of them by `as_read`.
+        Texts are equal if their identities are, as given or as the encoder reads them by `as_read`.
         """
         if self.train is None and self.hub is None:
             raise UserError("no training data is named: set data.train to a labelled file, or data.hub to a data set")

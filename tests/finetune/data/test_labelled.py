@@ -136,6 +136,22 @@ def test_texts_that_are_read_alike_are_one_in_training_and_across_files(tmp_path
     assert data.counts["texts with contradicting labels"] == 80
 
 
+@pytest.mark.parametrize(
+    ("again", "cleaning", "as_read"),
+    [
+        ("CAFE\u0301 ON FIRE", Cleaning(), as_read_by(normalizers.NFC())),
+        ("\uff43\uff41\uff46\u00e9 on \ufb01re http://x.y/2", Cleaning(), as_read_by(normalizers.NFKC())),
+        ("@you #Caf\u00e9 on #Fire http://x.y/2", Cleaning(hashtags="split"), str),
+    ],
+)
+def test_what_is_read_is_equal_but_for_case_addresses_and_mentions_too(
+    tmp_path: Path, again: str, cleaning: Cleaning, as_read: AsRead
+) -> None:
+    train = table(tmp_path, "train", "caf\u00e9 on fire http://x.y/1,0", f"{again},0", "else,1")
+    data = Labelled(train=train, cleaning=cleaning).load(TextConfig(), as_read)
+    assert (len(data.train), data.counts) == (2, {"duplicated texts": 1})
+
+
 def test_equality_reaches_through_a_third_text_and_through_a_pair_and_its_prefix(tmp_path: Path) -> None:
     cleaning = Cleaning(hashtags="split", prefix=("keyword",))
     lines = ["keyword,one,two,label", "k,#Big Fire,here,0", "j,Big Fire,here,0", ",BIG FIRE http://x.y,HERE @me,0"]
