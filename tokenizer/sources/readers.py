@@ -190,6 +190,15 @@ def check_columns(wanted: Sequence[str], there: Collection[str], where: str, men
             raise UserError(f"{where}: no column {column!r}; there are: {', '.join(names) or 'none'}{more}: {mend}")
 
 
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names with a number behind those that are there before, as pandas does."""
+    unique: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        unique[next(new for new in itertools.chain([name], numbered) if new not in unique)] = None
+    return list(unique)
+
+
 def number_text(value: Decimal) -> str:
     """Return a number as text: equal numbers give equal texts, and whole ones have no point."""
     value = value.normalize(_EXACT) if value.is_finite() else value
@@ -435,7 +444,7 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options)
     _check_names(given, f"{path}, line {start}", options)
     if not is_header:
         log_once(f"{path}, line {start} does not name the columns: data.header names them {', '.join(given)}")
-    names = _unique(given)
+    names = unique_names(given)
     for number, fields in rows if is_header else itertools.chain([(start, first)], rows):
         if not fields and len(names) > 1:
             continue
@@ -453,15 +462,6 @@ def _fitting(fields: list[str], names: Sequence[str]) -> list[str]:
         fields.pop()
     behind = names[len(fields) :]
     return fields if any(behind) else [*fields, *behind]
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names with a number behind those that are there before, as pandas does."""
-    unique: dict[str, None] = {}
-    for name in names:
-        numbered = (f"{name}.{number}" for number in itertools.count(1))
-        unique[next(new for new in itertools.chain([name], numbered) if new not in unique)] = None
-    return list(unique)
 
 
 def _check_names(names: Sequence[str], place: str, options: _Options) -> None:
@@ -485,7 +485,7 @@ def _parquet(path: Path, file: io.BufferedReader, options: _Options) -> Iterator
             kept = [name for name in table.schema_arrow.names if name in options.wanted]
             numbers = itertools.count(1)
             for batch in table.iter_batches(_PARQUET_ROWS, columns=None if options.all_columns else kept):
-                names = _unique(batch.schema.names)
+                names = unique_names(batch.schema.names)
                 columns = [
                     _values(column, name in options.wanted) for name, column in zip(names, batch.columns, strict=True)
                 ]
