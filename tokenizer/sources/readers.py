@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,9 +194,12 @@ def check_columns(wanted: Sequence[str], there: Collection[str], where: str, men
 def unique_names(names: Sequence[str]) -> list[str]:
     """Return the names with a number behind those that are there before, as pandas does."""
     unique: dict[str, None] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
     for name in names:
-        numbered = (f"{name}.{number}" for number in itertools.count(1))
-        unique[next(new for new in itertools.chain([name], numbered) if new not in unique)] = None
+        new = name
+        while new in unique:
+            new = f"{name}.{next(numbers[name])}"
+        unique[new] = None
     return list(unique)
 
 
@@ -445,6 +449,7 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options)
     if not is_header:
         log_once(f"{path}, line {start} does not name the columns: data.header names them {', '.join(given)}")
     names = unique_names(given)
+    kept = [place for place, name in enumerate(names) if options.all_columns or name in options.wanted]
     for number, fields in rows if is_header else itertools.chain([(start, first)], rows):
         if not fields and len(names) > 1:
             continue
@@ -453,7 +458,7 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options)
                 f"{path}, line {number}: {len(fields)} columns where {'the first line' if is_header else 'header'} has "
                 f"{len(names)}: mend that, or quote the fields that hold separators or line breaks and save it as .csv"
             )
-        yield Row(f"{path}, line {number}", dict(zip(names, fitting, strict=True)))
+        yield Row(f"{path}, line {number}", {names[place]: fitting[place] for place in kept})
 
 
 def _fitting(fields: list[str], names: Sequence[str]) -> list[str]:
