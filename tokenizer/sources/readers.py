@@ -160,8 +160,7 @@ def read_table(
             mend_columns=mend,
             mend_bytes=f"convert it, or {'set data.encoding' if encoding is None else 'name its encoding: --encoding'}",
         )
-        rows = list(_rows(path, options))
-    return text_rows(rows, columns, str(path), mend, None if all_columns else options.wanted)
+        return text_rows(_rows(path, options), columns, str(path), mend, None if all_columns else options.wanted)
 
 
 def text_rows(
@@ -172,10 +171,13 @@ def text_rows(
     Some row must have each of `columns`, which hold single values; messages name the table, `where`. Only the columns
     in `kept` are returned; None: all.
     """
-    found = list(rows)
+    found: list[Row] = []
+    names: dict[str, None] = {}
+    for place, values in rows:
+        names |= dict.fromkeys(values)
+        found.append(Row(place, {name: values[name] for name in values if kept is None or name in kept}))
     if not found:
         raise UserError(f"{where} has no rows: name a file with labelled texts")
-    names = dict.fromkeys(itertools.chain.from_iterable(row.values for row in found))
     check_columns(columns, names, where, mend)
     shown = {name: _SURROGATE.sub("\ufffd", name) for name in names if kept is None or name in kept}
     return [{text: _any_text(row, name, required=name in columns) for name, text in shown.items()} for row in found]
