@@ -66,7 +66,7 @@ def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def lines() -> Iterator[str]:
-    """Yield the lines of standard input that are not blank, without their ends, and without a byte-order mark.
+    """Yield the lines of standard input that are not blank, without their ends and byte-order marks.
 
     Raise a UserError if it is closed, or is not text.
     """
@@ -75,8 +75,8 @@ def lines() -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(newline=None)  # else a carriage return alone ends no line
     try:
-        for number, line in enumerate(sys.stdin):
-            text = line.rstrip("\r\n").removeprefix("" if number else "\ufeff")
+        for line in sys.stdin:
+            text = line.rstrip("\r\n").removeprefix("\ufeff")
             if text.strip():
                 yield text
     except UnicodeDecodeError as error:

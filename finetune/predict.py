@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from configs import UserError, check_text, command, files, streams
 from mlm.distributed.process import configure_process
+from tokenizer.sources.readers import unique_names
 
 if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
     from finetune.saved_model import Prediction, SavedModel
@@ -99,20 +100,22 @@ def classify_file(
 ) -> str:
     """Classify every row of a table into a CSV file; return remarks in one line.
 
-    The file has the table's columns, the predicted class, and a column of probabilities for each class. With
-    `submission` it has that column and the predicted class only, under the name of the training labels' column. Rows
-    with an empty text get no class, but in a submission the most frequent one of training; an older model does not tell
-    it, and the one predicted most often takes its place. If all are empty, that is a UserError.
+    The file has the table's columns, the predicted class, and a column of probabilities for each class; a name that the
+    table has already gets a number. With `submission` it has that column and the predicted class only, under the name
+    of the training labels' column. Rows with an empty text get no class, but in a submission the most frequent one of
+    training; an older model does not tell it, and the one predicted most often takes its place. If all are empty, that
+    is a UserError.
     """
     reader, classes = model.config.data.reader, model.class_names
     columns = () if submission is None else (submission,)
+    if submission == reader.label:
+        raise UserError(
+            f"--submission {submission}: that is the column of the classes: name the one that tells the rows"
+        )
     rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
     empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_CHANCES // len(classes), 1))
-    given = [*rows[0]] if submission is None else [submission]
-    added = ["predicted", *(f"probability_{name}" for name in classes)] if submission is None else [reader.label]
-    if twice := sorted({*given} & {*added}):
-        raise UserError(f"{source}: the output adds a column {twice[0]!r}, and the table has one: rename that one")
-    lines = [given + added]
+    header = unique_names([*rows[0], "predicted", *(f"probability_{name}" for name in classes)])
+    lines = [header if submission is None else [submission, reader.label]]
     with (
         files.written(output, new=True) as partial,
         partial.open("w", encoding="utf-8", newline="") as file,

@@ -62,7 +62,7 @@ def test_a_compressed_parquet_file_names_it_too(temporary: Path, tmp_path: Path)
 
 def test_without_any_folder_the_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.parquet.gz"
-    path.write_bytes(gzip.compress(b"never read"))
+    path.write_bytes(gzip.compress(b"a"))  # a plain one is read where it lies
     monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])

@@ -95,7 +95,7 @@ class RowReader:
     def keys(self, row: Mapping[str, str], as_read: AsRead) -> tuple[Hashable, ...]:
         """Return the keys of a row's texts, of which equal texts share one; `as_read` is the encoder's.
 
-        They are the identity, and what the encoder reads, with and without prefix.
+        They are the identities as it is given, and as the encoder reads it with and without prefix.
         """
         given, cleaned = [row[column] for column in self.columns], [self.texts(row)]
         if self.cleaning.prefix:
@@ -104,8 +104,8 @@ class RowReader:
 
 
 def text_keys(given: Sequence[str], cleaned: Iterable[Sequence[str]], as_read: AsRead) -> tuple[Hashable, ...]:
-    """Return the identity of a text or pair as it is given, and what the encoder reads of each of its cleaned forms."""
-    return ("identity", identity(given)), *(("read", *map(as_read, texts)) for texts in cleaned)
+    """Return the identities of a text or pair as it is given, and as the encoder reads each of its cleaned forms."""
+    return identity(given), *(identity([*map(as_read, texts)]) for texts in cleaned)
 
 
 def identity(texts: Sequence[str]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class _Rows:
         Rows without a label, or with one that is not among the classes, are named by a UserError.
         """
         known = frozenset(classes)
-        written = _as_written({row.label for row in self.rows}, known)
+        written = _as_written({row.label for row in self.rows}, classes)
         if changed := sorted(label for label, name in written.items() if label != name):
             shown = listed(f"{label} is {written[label]}" for label in changed)
             log_once(f"{self.where}: equal numbers are one class: {shown}")
@@ -136,7 +136,7 @@ class Labelled(TableConfig):
     class where all labels are numbers, unless both are named here."""
     duplicates: repeats.Duplicates = "drop"
     """Treatment of repeated training texts. Texts are equal if they are so but for case, white space, web addresses and
-    mentions, or if the encoder reads them alike. Kept or not, a text is never on both sides of a split."""
+    mentions, as they are given or as the encoder reads them. Kept or not, a text is never on both sides of a split."""
     contradictions: repeats.Contradictions = "drop"
     """Treatment of training texts with several labels: drop them, or keep those with the most frequent label, if it is
     unique."""
@@ -174,7 +174,7 @@ class Labelled(TableConfig):
     def load(self, text: TextConfig, as_read: AsRead = str) -> Dataset:
         """Read, clean and check the data; a UserError if none can be trained on. `text`, the corpus, is not used.
 
-        Texts are equal if their identities are, or what the encoder reads of them by `as_read`.
+        Texts are equal if their identities are, as given or as the encoder reads them by `as_read`.
         """
         if self.train is None and self.hub is None:
             raise UserError("no training data is named: set data.train to a labelled file, or data.hub to a data set")
@@ -267,7 +267,8 @@ def _as_written(labels: Iterable[str], classes: Set[str]) -> dict[str, str]:
     """Return the class of each label: itself, or an equal number where all classes are numbers; unknown ones stay."""
     numbers = {_number(name): name for name in classes}
     others = {} if None in numbers else numbers
-    return {label: label if label in classes else others.get(_number(label), label) for label in labels}
+    names = set(classes)
+    return {label: label if label in names else others.get(_number(label), label) for label in labels}
 
 
 def _number(label: str) -> str | None:

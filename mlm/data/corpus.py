@@ -1,5 +1,6 @@
 """The corpus of a model: shards of token ids, packed into rows, both built once and cached."""
 
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class DataConfig(Config):
     shards: Annotated[Texts, Field(min_length=1)] | None = None
     """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them. No text is read,
     and `text` becomes that of the first folder. All folders must have the same tokenizer and `text.segments`. Keep
-    their texts apart: text in two folders is trained on twice, or leaks into the held-out text. null builds shards
+    their texts apart: a document in two folders is read twice, or leaks into the held-out text. null builds shards
     from `text`, or finds them in the cache."""
 
 
@@ -81,9 +82,9 @@ def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False
     fit those of the first folder raise UserError.
     """
     shards = [open_shards(folder, checked=checked) for folder in folders]
-    first, *others = shards
-    for other in others:
-        _check_fit(first, other)
+    first = shards[0]
+    for one, other in itertools.combinations(shards, 2):
+        _check_fit(one, other)
     path = first.path / TOKENIZER
     tokenizer = load(path)
     if tokenizer.get_vocab_size() != first.manifest.vocabulary_size:
@@ -103,6 +104,8 @@ def _check_fit(first: Shards, other: Shards) -> None:
             f"data.shards: {other.path} was encoded with another tokenizer than {first.path}: encode its text with"
             f" --tokenizer {first.path / TOKENIZER}, or remove it"
         )
+    if theirs.text_fingerprint == ours.text_fingerprint:
+        raise UserError(f"data.shards: {other.path} holds the same text as {first.path}: remove one of them")
     if theirs.text.segments != ours.text.segments:
         raise UserError(
             f"data.shards: {other.path} has text.segments = {theirs.text.segments}, and {first.path} has"

@@ -203,6 +203,34 @@ def test_a_table_is_classified_as_its_texts_are(
         assert one["probabilities"]["1"] == pytest.approx(float(row["probability_1"]), abs=1e-5)
 
 
+def test_a_table_that_has_our_columns_keeps_them_beside_ours(tuned: Path, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.csv" for name in ("first", "second", "third"))
+    first.write_text("text,predicted,probability_1,target\none two,before,0.5,1\n")
+    predict.main([str(tuned), "--file", str(first), "--output", str(second)])
+    predict.main([str(tuned), "--file", str(second), "--output", str(third)])
+    with third.open(newline="") as file:
+        names, row = csv.reader(file)
+    assert names[:7] == [
+        "text",
+        "predicted",
+        "probability_1",
+        "target",
+        "predicted.1",
+        "probability_0",
+        "probability_1.1",
+    ]
+    assert len(names) == len(set(names)) == 10
+    assert row[1:3] == ["before", "0.5"]
+    assert row[4:7] == row[7:]
+
+
+def test_a_submission_needs_a_column_that_tells_its_rows(tuned: Path, tmp_path: Path) -> None:
+    table, output = samples.write_csv(tmp_path / "in.csv", 30, seed=5), tmp_path / "out.csv"
+    with pytest.raises(UserError, match="--submission target: that is the column of the classes"):
+        predict.main([str(tuned), "--file", str(table), "--output", str(output), "--submission", "target"])
+    assert not output.exists()
+
+
 def test_a_table_is_decoded_by_itself_and_not_as_the_training_data_was(run: Path, tmp_path: Path) -> None:
     samples.write_csv(tmp_path / "train.csv", 60)
     content = (tmp_path / "train.csv").read_text() + "60,caf\u00e9 on fire,1\n"
@@ -415,14 +443,6 @@ def test_an_existing_output_is_not_overwritten(tuned: Path, tmp_path: Path) -> N
         predict.main([str(tuned), "--file", str(table), "--output", str(output)])
     assert output.read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
-
-
-def test_no_column_is_written_twice(tuned: Path, tmp_path: Path) -> None:
-    table, output = tmp_path / "in.csv", tmp_path / "out.csv"
-    table.write_text("text,predicted\nReturn the list of names.,1\n")
-    with pytest.raises(UserError, match=r"in.csv.*'predicted'"):
-        predict.main([str(tuned), "--file", str(table), "--output", str(output)])
-    assert not output.exists()
 
 
 def test_a_full_disk_leaves_no_predictions_and_the_second_try_works(tuned: Path, tmp_path: Path) -> None:

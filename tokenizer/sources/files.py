@@ -29,6 +29,13 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_NO_TEXT = {
+    b"\x1f\x8b": "compressed: let its name end in .gz",
+    b"\xfd7zXZ\0": "compressed: let its name end in .xz",
+    b"\x28\xb5\x2f\xfd": "compressed: let its name end in .zst",
+    b"PK\3\4": "a zip archive or a workbook, no text: unpack it, or save its sheet as .csv",
+}
+"""What a file is that begins so, whatever its name says."""
 _NO_FILES = {
     stat.S_IFDIR: "a folder, not a file: name files, or a pattern such as 'texts/**/*.txt'",
     stat.S_IFIFO: "a pipe: it would have to be read twice: write it to a file first",
@@ -110,6 +117,9 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     try:
         with raw:
             compression = suffixes(path)[1] if raw.peek(1) else ""  # an empty file is no stream of any library
+            found = (what for mark, what in _NO_TEXT.items() if raw.peek(len(mark)).startswith(mark))
+            if not compression and (what := next(found, "")):
+                raise UserError(f"{path} is {what}")
             yield io.BufferedReader(COMPRESSIONS[compression](raw), _BUFFER_BYTES) if compression else raw
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if "too much memory" in str(error):
@@ -201,7 +211,7 @@ def lines(
                 if "\0" in line:
                     fault = "a NUL byte, so this is no text, or UTF-16 without a byte order mark: convert it"
                     raise UserError(f"{path}, {_place_of_fault(path, encoding, errors)}: {fault}")
-                yield line
+                yield line.removeprefix("\ufeff")  # that of a file laid behind another
     except UnicodeError as error:
         name = encoding.upper().removesuffix("-SIG")
         place = _place_of_fault(path, encoding, errors)

@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,10 @@ LONGEST_DOCUMENT = 10_000_000
 _SENTENCE_ENDS = (". ", "! ", "? ", "。", "！", "？", "\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUOTED_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"')
-_QUOTED_IN_CSV = re.compile(r'(?:^|(?<=[,;\t]))"[^"]*(?:""[^"]*)*(?P<end>"?)')
+_SEPARATORS = ",;\t|"
+_QUOTED_IN_CSV = re.compile(rf'(?:^|(?<=[{_SEPARATORS}]))"[^"]*(?:""[^"]*)*(?P<end>"?)')
+_LINE_FOR_EXCEL = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+"""First line of a .csv file that tells its separator."""
 _NOTHING_QUOTED = re.compile("(?!)(?P<end>)")
 _MEND_COLUMNS = "name the text's in columns"
 _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 40
@@ -141,8 +145,8 @@ def read_table(
     """Return the rows of the table at `path`: each value as text, a missing one as the empty text.
 
     The named columns must be there and hold single values; the `optional` ones may be missing, and the others are left
-    out unless `all_columns`. The first line of a .csv file tells its separator: comma, semicolon or tab. `encoding` is
-    that of this file; without it the file is UTF-8 if it is valid UTF-8 beyond ASCII, else `config.encoding`.
+    out unless `all_columns`. The first line of a .csv file tells its separator: comma, semicolon, tab or |. `encoding`
+    is that of this file; without it the file is UTF-8 if it is valid UTF-8 beyond ASCII, else `config.encoding`.
     """
     mend = "name the columns in data.text, data.pair and data.label, or those of a file without names in data.header"
     with Watch(lambda: [path]):
@@ -155,8 +159,7 @@ def read_table(
             mend_columns=mend,
             mend_bytes=f"convert it, or {'set data.encoding' if encoding is None else 'name its encoding: --encoding'}",
         )
-        rows = list(_rows(path, options))
-    return text_rows(rows, columns, str(path), mend, None if all_columns else options.wanted)
+        return text_rows(_rows(path, options), columns, str(path), mend, None if all_columns else options.wanted)
 
 
 def text_rows(
@@ -167,10 +170,13 @@ def text_rows(
     Some row must have each of `columns`, which hold single values; messages name the table, `where`. Only the columns
     in `kept` are returned; None: all.
     """
-    found = list(rows)
+    found: list[Row] = []
+    names: dict[str, None] = {}
+    for place, values in rows:
+        names |= dict.fromkeys(values)
+        found.append(Row(place, {name: values[name] for name in values if kept is None or name in kept}))
     if not found:
         raise UserError(f"{where} has no rows: name a file with labelled texts")
-    names = dict.fromkeys(itertools.chain.from_iterable(row.values for row in found))
     check_columns(columns, names, where, mend)
     shown = {name: _SURROGATE.sub("\ufffd", name) for name in names if kept is None or name in kept}
     return [{text: _any_text(row, name, required=name in columns) for name, text in shown.items()} for row in found]
@@ -183,6 +189,18 @@ def check_columns(wanted: Sequence[str], there: Collection[str], where: str, men
             names = (name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..." for name in there)
             known = listed(names, _SHOWN_COLUMNS) or "none"
             raise UserError(f"{where}: no column {column!r}; there are: {known}: {mend}")
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names with a number behind those that are there before, as pandas does."""
+    unique: dict[str, None] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
+    for name in names:
+        new = name
+        while new in unique:
+            new = f"{name}.{next(numbers[name])}"
+        unique[new] = None
+    return list(unique)
 
 
 def number_text(value: Decimal) -> str:
@@ -261,10 +279,17 @@ def _parts(text: str, path: Path) -> Iterator[str]:
 def _strict_text(row: Row, column: str) -> str:
     """Return a column's text, the empty one for a missing value."""
     value = row.values[column]
-    if not isinstance(value, str | None):
+    if _is_missing(value):
+        return ""
+    if not isinstance(value, str):
         kind = "float" if isinstance(value, Decimal) else type(value).__name__
         raise UserError(f"{row.place}: column {column!r} holds a {kind}, not text: name another")
-    return value or ""
+    return value
+
+
+def _is_missing(value: object) -> bool:
+    """Return True for null and for NaN, which writers put in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _any_text(row: Row, name: str, *, required: bool) -> str:
@@ -272,7 +297,7 @@ def _any_text(row: Row, name: str, *, required: bool) -> str:
     value = row.values.get(name)
     if required and isinstance(value, list | dict | bytes):
         _strict_text(row, name)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return ""
     if isinstance(value, float | Decimal):
         return number_text(Decimal(str(value)))
@@ -305,9 +330,10 @@ def _jsonl(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[R
             repeated = [name for name in options.wanted if line.count(f'"{name}"') > 1]
             pairs = json.loads(line, object_pairs_hook=list) if repeated else ()
         except (ValueError, RecursionError, ArithmeticError) as error:
-            raise UserError(f"{place}: not valid JSON ({error}): mend or remove the line") from error
+            raise UserError(f"{place}: not valid JSON ({error}): mend it, or write each object on one line") from error
         if not isinstance(record, dict):
-            raise UserError(f"{place}: a JSON {type(record).__name__}, not an object with named columns")
+            kind = type(record).__name__
+            raise UserError(f"{place}: a JSON {kind}, not an object with named columns: write one on each line")
         _check_once(repeated, [name for name, _ in pairs], place)
         if "\\u" in line:
             wanted = [name for name in options.wanted if name in record]
@@ -326,12 +352,21 @@ def _without_lone_surrogates(value: object, place: str, options: _Options) -> ob
 
 def _csv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a document in one field is often longer than the default 131,072 characters
-    separator = max(",;\t", key=_first_line(path, options, _QUOTED_IN_CSV).count)
-    fields = csv.reader(options.lines(path, file), delimiter=separator, strict=True)
+    separator = _separator(_first_line(path, options, _QUOTED_IN_CSV), options)
+    lines = options.lines(path, file)
+    start = next(lines, "")
+    if told := _LINE_FOR_EXCEL.fullmatch(start):
+        separator, start = told[1], "\n"  # a blank line in its place, so that lines are numbered as in the file
+    fields = csv.reader(itertools.chain([start], lines), delimiter=separator, strict=True)
     try:
         yield from _named(path, ((fields.line_num, row) for row in fields), options)
     except csv.Error as error:
         raise UserError(f"{path}, line {fields.line_num}: not valid CSV ({error}): mend the quotes there") from error
+
+
+def _separator(first: str, options: _Options) -> str:
+    """Return the separator of which a first line has as many as the header's names need, or else the most frequent."""
+    return max(_SEPARATORS, key=lambda one: (first.count(one) == len(options.header) - 1, first.count(one)))
 
 
 def _tsv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
@@ -387,7 +422,8 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options)
     _check_names(given, f"{path}, line {start}", options)
     if not is_header:
         log_once(f"{path}, line {start} does not name the columns: data.header names them {', '.join(given)}")
-    names = _unique(given)
+    names = unique_names(given)
+    kept = [place for place, name in enumerate(names) if options.all_columns or name in options.wanted]
     for number, fields in rows if is_header else itertools.chain([(start, first)], rows):
         if not fields and len(names) > 1:
             continue
@@ -396,7 +432,7 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options)
                 f"{path}, line {number}: {len(fields)} columns where {'the first line' if is_header else 'header'} has "
                 f"{len(names)}: mend that, or quote the fields that hold separators or line breaks and save it as .csv"
             )
-        yield Row(f"{path}, line {number}", dict(zip(names, fitting, strict=True)))
+        yield Row(f"{path}, line {number}", {names[place]: fitting[place] for place in kept})
 
 
 def _fitting(fields: list[str], names: Sequence[str]) -> list[str]:
@@ -405,15 +441,6 @@ def _fitting(fields: list[str], names: Sequence[str]) -> list[str]:
         fields.pop()
     behind = names[len(fields) :]
     return fields if any(behind) else [*fields, *behind]
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names with a number behind those that are there before, as pandas does."""
-    unique: dict[str, None] = {}
-    for name in names:
-        numbered = (f"{name}.{number}" for number in itertools.count(1))
-        unique[next(new for new in itertools.chain([name], numbered) if new not in unique)] = None
-    return list(unique)
 
 
 def _check_names(names: Sequence[str], place: str, options: _Options) -> None:
@@ -437,7 +464,7 @@ def _parquet(path: Path, file: io.BufferedReader, options: _Options) -> Iterator
             kept = [name for name in table.schema_arrow.names if name in options.wanted]
             numbers = itertools.count(1)
             for batch in table.iter_batches(_PARQUET_ROWS, columns=None if options.all_columns else kept):
-                names = _unique(batch.schema.names)
+                names = unique_names(batch.schema.names)
                 columns = [
                     _values(column, name in options.wanted) for name, column in zip(names, batch.columns, strict=True)
                 ]

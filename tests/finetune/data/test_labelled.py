@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import re
+import time
 import unicodedata
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_texts_that_are_read_alike_are_one_in_training_and_across_files(tmp_path
     data = Labelled(**settings).load(TextConfig(), as_read)  # type: ignore[arg-type]
     assert [text for (text,) in data.train.texts] == ["left over", "and another"]
     assert data.counts["texts with contradicting labels"] == 80
+
+
+@pytest.mark.parametrize(
+    ("again", "cleaning", "as_read"),
+    [
+        ("CAFE\u0301 ON FIRE", Cleaning(), as_read_by(normalizers.NFC())),
+        ("\uff43\uff41\uff46\u00e9 on \ufb01re http://x.y/2", Cleaning(), as_read_by(normalizers.NFKC())),
+        ("@you #Caf\u00e9 on #Fire http://x.y/2", Cleaning(hashtags="split"), str),
+    ],
+)
+def test_what_is_read_is_equal_but_for_case_addresses_and_mentions_too(
+    tmp_path: Path, again: str, cleaning: Cleaning, as_read: AsRead
+) -> None:
+    train = table(tmp_path, "train", "caf\u00e9 on fire http://x.y/1,0", f"{again},0", "else,1")
+    data = Labelled(train=train, cleaning=cleaning).load(TextConfig(), as_read)
+    assert (len(data.train), data.counts) == (2, {"duplicated texts": 1})
 
 
 def test_equality_reaches_through_a_third_text_and_through_a_pair_and_its_prefix(tmp_path: Path) -> None:
@@ -317,6 +334,16 @@ def test_labels_are_as_written_where_not_all_are_numbers(tmp_path: Path) -> None
     assert load(train=table(tmp_path, "b", "a,1", "b,01", "c,1.0", "d,001")).class_names == ("001", "01", "1", "1.0")
     assert load(train=json_lines(tmp_path, True, False, 1, 0)).class_names == ("0", "1", "False", "True")
     assert load(train=json_lines(tmp_path, "nan", 1, "Infinity", 0)).class_names == ("0", "1", "Infinity", "nan")
+
+
+def test_thousands_of_classes_take_hardly_longer_than_two(tmp_path: Path) -> None:
+    seconds = {}
+    for count in (2, 10_000):
+        path = table(tmp_path, f"c{count}", *(f"row {number},class {number % count}" for number in range(20_000)))
+        start = time.process_time()
+        assert len(load(train=path, label="label").class_names) == count
+        seconds[count] = time.process_time() - start
+    assert seconds[10_000] < 2 * seconds[2]
 
 
 def test_the_order_of_classes_has_no_chance_in_it(tmp_path: Path) -> None:

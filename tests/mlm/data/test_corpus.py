@@ -138,6 +138,15 @@ def test_a_folder_that_does_not_fit_the_first_is_named(home: Path, tmp_path: Pat
         opened(tmp_path, "first", "none")
 
 
+def test_the_same_text_is_not_read_from_two_folders(home: Path, tmp_path: Path) -> None:
+    for name, source in (("first", "first"), ("second", "second"), ("copy", "second")):
+        shutil.copytree(home / source, tmp_path / name)
+    (tmp_path / "link").symlink_to("first")
+    assert len(opened(tmp_path, "first", "link", "second", "first").folders) == 2
+    with pytest.raises(UserError, match=r"data\.shards: \S*copy holds the same text as \S*second"):
+        opened(tmp_path, "first", "second", "copy")
+
+
 def test_a_run_on_several_folders_resumes_to_the_same_weights(home: Path, tmp_path: Path) -> None:
     for name in ("first", "second", "both"):
         shutil.copytree(home / name, tmp_path / name)

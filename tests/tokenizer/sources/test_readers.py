@@ -216,7 +216,7 @@ def test_real_tsv_files_read_as_published(names: str, columns: Sequence[str], he
         assert table(path, columns, header=tuple(header)) == published
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_first_line_tells_the_separator_of_csv(tmp_path: Path, separator: str) -> None:
     path = write(tmp_path, "a.csv", separator.join(["id", "text", "label"]) + f'\n1{separator}"a,b;c\td"{separator}x\n')
     assert table(path) == [{"id": "1", "text": "a,b;c\td", "label": "x"}]
@@ -228,9 +228,72 @@ def test_the_first_line_tells_the_separator_of_csv(tmp_path: Path, separator: st
     assert table(broken, header=("text", "label")) == [{"text": 'one,\n"two";\tthree\n,,;;', "label": "1"}]
 
 
+def test_columns_that_nobody_asked_for_cost_little(tmp_path: Path) -> None:
+    commas = "," * 16_382  # as many columns as a sheet has
+    path = write(tmp_path, "a.csv", f"text,label{commas}\n" + f"one,1{commas}\n" * 50)
+    start = time.process_time()
+    rows = table(path)
+    assert time.process_time() - start < 5  # it took 25 seconds when each name was compared with all before it
+    assert (len(rows), len(rows[0]), [*rows[0]][-1]) == (50, 16_384, ".16381")
+    other = write(tmp_path, "a.jsonl", json.dumps({"text": "one", "label": 1, "html": "<p>" * 2**18}) + "\n")
+    other.write_bytes(other.read_bytes() * 50)
+    for wide in (path, other):
+        tracemalloc.start()
+        assert read_table(wide, ["text", "label"], TableConfig()) == [{"text": "one", "label": "1"}] * 50
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8_000_000  # with the other columns of all rows 40 MB
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;"])
+def test_a_line_for_spreadsheets_tells_the_separator_and_is_no_header(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path, "a.csv", f"{line}\r\ntext;label\r\none, two, three;1\r\n")
+    assert table(path) == [{"text": "one, two, three", "label": "1"}]
+    assert read(path) == ["one, two, three"]
+    rare = write(tmp_path, "b.csv", "sep=^\ntext^label\none^1\ntwo\n")
+    with pytest.raises(UserError, match=r"b\.csv, line 4: 1 columns"):
+        table(rare)
+
+
+def test_a_header_says_how_many_separators_a_line_of_text_has(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "I came; I saw; I won | twice | so, 1\nwell,0\n")
+    assert table(path, header=("text", "label"))[0] == {"text": "I came; I saw; I won | twice | so", "label": " 1"}
+
+
 def test_csv_may_have_a_byte_order_mark_windows_lines_and_line_breaks_in_quotes(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", b'\xef\xbb\xbf\r\ntext,label\r\n"one\r\ntwo",1\r\n\r\n"say ""hi""",0\r\n')
     assert [tuple(row.values()) for row in table(path)] == [("one\r\ntwo", "1"), ('say "hi"', "0")]
+
+
+def test_files_with_byte_order_marks_may_be_laid_end_to_end(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    assert read(write(tmp_path, "a.txt", mark + b"one\n" + mark + b"\n" + mark + b"one\n")) == ["one", "one"]
+    assert read(write(tmp_path, "b.txt", "one\n".encode("utf-16") + "two\n".encode("utf-16"))) == ["one", "two"]
+    record = mark + b'{"text": "one", "label": 1}\n'
+    assert table(write(tmp_path, "a.jsonl", record + record)) == [{"text": "one", "label": "1"}] * 2
+    twice = write(tmp_path, "a.csv", mark + mark + b"text,label\none,1\n" + mark + b'"two, three",0\n')
+    assert [row["text"] for row in table(twice)] == ["one", "two, three"]
+
+
+def test_a_missing_text_may_be_written_as_nan(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", "".join(f'{{"text": {text}, "label": 1}}\n' for text in ("NaN", "null", '"b"')))
+    assert read(path) == ["b"]
+    assert [row["text"] for row in table(path)] == ["", "", "b"]
+    floats = write(tmp_path, "a.parquet", parquet({"text": [float("nan")], "also": ["b"]}))
+    assert read(floats, columns=("text", "also")) == ["b"]
+
+
+@pytest.mark.parametrize("suffix", sorted(set(COMPRESSIONS) - {""}))
+def test_a_file_that_is_no_text_whatever_its_name_says_is_not_read_as_text(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, "a.csv", COMPRESSIONS[suffix](b"text,label\none,1\n"))
+    line = write(tmp_path, "a.txt", path.read_bytes())
+    book = write(tmp_path, "b.csv", b"PK\x03\x04\x14\x00\x06\x00")
+    with pytest.raises(UserError, match=f"a.csv is compressed: let its name end in {suffix}"):
+        table(path, encoding="latin-1")
+    with pytest.raises(UserError, match=f"a.txt is compressed: let its name end in {suffix}"):
+        read(line, invalid_utf8="replace")
+    with pytest.raises(UserError, match=r"b\.csv is a zip archive or a workbook"):
+        table(book, encoding="latin-1")
 
 
 def test_a_blank_line_is_an_empty_text_where_there_is_one_column(tmp_path: Path) -> None:
