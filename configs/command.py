@@ -137,6 +137,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             main(sys.argv[1:])
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        sys.exit(EXIT_UNREAD)  # a pipe that was named as an output: messages raise none
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except (MemoryError, RuntimeError) as error:
