@@ -32,7 +32,7 @@ PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
 """Kinds of runs, in their environment.json."""
 MOST_DIFF_BYTES = 1_000_000
 """Size of the uncommitted changes beyond which their rest is not recorded."""
-OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 """Variables that make git answer about another repository than that of the folder it is asked in."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")

@@ -126,7 +126,7 @@ def test_a_link_to_a_run_is_evaluated_by_the_cache_beside_the_run(
 ) -> None:
     Path("link").symlink_to(moved)
     assert evaluated(Path("link"), capsys) == evaluated(moved, capsys)
-    assert os.listdir() == ["link"]
+    assert list(Path().iterdir()) == [Path("link")]
 
 
 def test_the_compiler_that_the_environment_names_is_the_only_one(
