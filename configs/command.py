@@ -132,6 +132,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     Messages that nobody reads are lost, and change neither the work nor the exit code.
     """
     streams.guard()
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; a notebook hands on a backend that may not be installed
     try:
         with _logging_to_standard_error():
             main(sys.argv[1:])

@@ -168,6 +168,13 @@ command.run(lambda words: files.write_text(Path(words[0]), "text " * 100_000))
     assert writer.returncode == command.EXIT_UNREAD
 
 
+def test_a_backend_that_a_notebook_hands_on_stops_no_picture() -> None:
+    program = "from configs import command; command.run(lambda words: __import__('matplotlib.figure'))"
+    environment = os.environ | {"MPLBACKEND": "module://absent_inline.backend"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("absent", [True, False])
 def test_progress_needs_no_stream(absent: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "closed").open("w") as closed:
