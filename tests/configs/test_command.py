@@ -170,7 +170,7 @@ command.run(lambda words: files.write_text(Path(words[0]), "text " * 100_000))
 
 def test_a_backend_that_a_notebook_hands_on_stops_no_picture() -> None:
     program = "from configs import command; command.run(lambda words: __import__('matplotlib.figure'))"
-    environment = os.environ | {"MPLBACKEND": "module://absent_inline.backend"}
+    environment = os.environ | {"MPLBACKEND": "absent"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
