@@ -8,7 +8,14 @@ ORDER = ("configs", "tokenizer", "mlm", "finetune")
 
 
 def check(importer: str) -> None:
-    """Raise an ImportError if Python would give `importer` another project's package for one that it imports."""
+    """Raise an ImportError if Python would give `importer` another project's package for one that it imports.
+
+    In a working directory that was removed, libraries end the process in ways of their own: that is told first.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ImportError("the working directory was removed: change to one that is there", name=importer) from None
     for name in ORDER[: ORDER.index(importer)]:
         spec = find_spec(name)
         found = spec.submodule_search_locations if spec else None

@@ -131,11 +131,14 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     Messages that nobody reads are lost, and change neither the work nor the exit code.
     """
     streams.guard()
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; a notebook hands on a backend that may not be installed
     try:
         with _logging_to_standard_error():
             main(sys.argv[1:])
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        sys.exit(EXIT_UNREAD)  # a pipe that was named as an output: messages raise none
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except (MemoryError, RuntimeError) as error:

@@ -38,7 +38,10 @@ def written(path: Path, *, new: bool = False) -> Iterator[Path]:
     if new:
         check_new(path)
     if path.exists() and not path.is_file():
-        yield path
+        try:
+            yield path
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         return
     path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name[:_LETTERS_OF_NAME]}.{secrets.token_hex(4)}{PARTIAL}")

@@ -58,12 +58,14 @@ class Recorded:
     fingerprint: str
     """The fingerprint of the text."""
     cache: Path
-    """The cache beside the run, which need not be there."""
+    """The cache beside the run, or beside what a link to it names, which need not be there."""
 
     @classmethod
     def of(cls, run: Path, folder: Path, data: Mapping[str, str]) -> "Recorded":
         """Return the record of a run by one of its checkpoints and the data of its identity."""
-        return cls(folder / checkpoint.TOKENIZER, data.get("text_fingerprint", ""), run.absolute().parent / CACHE)
+        beside = [path.parent / CACHE for path in (run.absolute(), run.resolve())]
+        cache = next(filter(Path.is_dir, beside), beside[-1])
+        return cls(folder / checkpoint.TOKENIZER, data.get("text_fingerprint", ""), cache)
 
 
 def build(config: PretrainConfig, world: World, recorded: Recorded | None = None) -> PretrainComponents:
@@ -187,7 +189,9 @@ def _can_compile(world: World) -> bool:
     variable, compilers = ("CC", ["cc", "gcc", "clang"])
     if world.device.type == "cpu":
         variable, compilers = ("CXX", ["c++", "g++", "clang++"])
-    if any(map(shutil.which, [os.environ.get(variable, ""), *compilers])):
+    if variable in os.environ:  # torch takes no other then
+        compilers = [os.environ[variable]]
+    if any(map(shutil.which, compilers)):
         return True
     logger.warning("torch.compile finds no compiler (%s): layers are not compiled", ", ".join(compilers))
     return False

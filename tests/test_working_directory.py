@@ -70,6 +70,16 @@ def test_a_package_that_hides_one_that_is_not_needed_is_no_mistake(python: Path,
     assert started(python, tmp_path, "-m", "mlm.status", "--help").returncode == 0
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_working_directory_that_was_removed_is_one_line(python: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "removed").mkdir()
+    script = ["-c", 'cd removed && rmdir ../removed && exec "$0" -m "$1" --help', str(python), command]
+    done = started(Path("sh"), tmp_path, *script)
+    assert done.returncode
+    assert done.stderr.count("\n") == 1
+    assert "working directory was removed" in done.stderr
+
+
 def test_processes_that_encode_find_our_packages_where_the_parent_does(python: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "__init__.py").touch()

@@ -146,14 +146,14 @@ def resolve(path: Path) -> Path:
 
 
 def run_of(path: Path) -> Path:
-    """Return the run that a user names: by its directory, or by a folder in it with a checkpoint or a model.
+    """Return the run that a user names: by its directory, or by a folder in it with checkpoints, one, or a model.
 
     Raise a UserError if the path is not UTF-8, which the libraries that read and write weights and metrics demand.
     """
     check_text(str(path), "the run")
-    if not (path / MANIFEST).is_file():
+    folder = path.resolve()  # a link to a checkpoint belongs to the checkpoint's run
+    if folder.name != CHECKPOINTS and not (folder / MANIFEST).is_file():
         return path
-    folder = path.absolute()
     run = folder.parents[1] if folder.parent.name == CHECKPOINTS else folder.parent
     return run if (run / CONFIG).is_file() else path
 

@@ -32,6 +32,8 @@ PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
 """Kinds of runs, in their environment.json."""
 MOST_DIFF_BYTES = 1_000_000
 """Size of the uncommitted changes beyond which their rest is not recorded."""
+OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+"""Variables that make git answer about another repository than that of the folder it is asked in."""
 RECORDED_PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "schedulefree", "pydantic")
 RECORDED_IF_INSTALLED = ("scikit-learn", "transformers", "peft")
 
@@ -132,7 +134,7 @@ def environment(world: World) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES}
         | {one.name: one.version for one in metadata.distributions() if one.name in RECORDED_IF_INSTALLED},
         "git_commit": (_git("rev-parse", "HEAD") or "").strip() or None,
-        "git_diff": _git("diff", "--no-ext-diff", "--no-textconv", "HEAD"),
+        "git_diff": _git("diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD"),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
         "precision": precision_of(world.dtype),
         "processes": world.size,
@@ -237,8 +239,10 @@ def finite(values: Any) -> Any:
 def _git(*arguments: str) -> str | None:
     """Return the answer of git about this code, of any bytes and at most so long; None without git or a repository."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    # A hook of git, or a shell, may have named another repository in the environment.
+    kept = {name: value for name, value in os.environ.items() if name not in OTHER_REPOSITORY}
     try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=kept) as process:
             assert process.stdout is not None
             answer = process.stdout.read(MOST_DIFF_BYTES + 1)
             process.stdout.close()  # the end of git where it has more to say

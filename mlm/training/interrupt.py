@@ -12,8 +12,8 @@ from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Observer, StepMetrics
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Ctrl-C; the default of kill and of a shutdown; a closed terminal; one that SLURM can send before the time limit."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Ctrl-C; the default of kill and of a shutdown; a closed terminal; those of schedulers before a limit is reached."""
 
 logger = logging.getLogger(__name__)
 

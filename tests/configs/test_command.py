@@ -153,6 +153,28 @@ def test_lines_of_standard_input_have_any_end(end: bytes) -> None:
     assert ast.literal_eval(done.stdout.decode()) == [ascii(line) for line in ("one\u2028", "two\x0b\x1c", "three")]
 
 
+def test_a_pipe_that_is_named_as_output_and_whose_reader_leaves_is_a_result_unread(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from configs import command, files
+command.run(lambda words: files.write_text(Path(words[0]), "text " * 100_000))
+"""
+    os.mkfifo(tmp_path / "pipe")
+    writer = subprocess.Popen([sys.executable, "-c", program, tmp_path / "pipe"], stderr=subprocess.PIPE)
+    with (tmp_path / "pipe").open("rb") as pipe:
+        assert pipe.read(4) == b"text"
+    assert writer.communicate(timeout=30)[1] == b""
+    assert writer.returncode == command.EXIT_UNREAD
+
+
+def test_a_backend_that_a_notebook_hands_on_stops_no_picture() -> None:
+    program = "from configs import command; command.run(lambda words: __import__('matplotlib.figure'))"
+    environment = os.environ | {"MPLBACKEND": "absent"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("absent", [True, False])
 def test_progress_needs_no_stream(absent: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "closed").open("w") as closed:

@@ -83,6 +83,12 @@ def test_a_named_pipe_and_standard_output_are_written_to(tmp_path: Path) -> None
     assert done.stdout == "out"
 
 
+def test_a_device_that_is_full_is_named() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write_text(Path("/dev/full"), "text", new=True)
+    assert caught.value.filename == "/dev/full"
+
+
 @pytest.mark.parametrize("name", ["a" * 255, "한" * 85, "new\nline", "*?[x]", " = ", "-dash", os.fsdecode(b"caf\xe9")])
 def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     files.write_text(tmp_path / name, f"{name} itself", new=True)

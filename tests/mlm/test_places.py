@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from configs import UserError
 from finetune import encoders, saved_model
 from finetune.encoders import EncoderChoice
 from mlm import evaluate, fill_mask, status
+from mlm.build import build
 from mlm.checkpoint import checkpoint
-from mlm.experiment import pretrain, resume
+from mlm.experiment import config_of, pretrain, resume
 from mlm.tracking import run_directory
 from tests.mlm.samples import CPU
 from tests.mlm.test_experiment import config_in
@@ -105,6 +107,38 @@ def test_a_checkpoint_stands_for_its_run(moved: Path, capsys: pytest.CaptureFixt
     assert (moved / run_directory.RESULTS).is_file()
 
 
+def test_a_link_to_a_checkpoint_and_the_folder_of_all_stand_for_the_run(moved: Path) -> None:
+    first, _ = checkpoint.completed(moved)
+    Path("latest").symlink_to(first)
+    assert checkpoint.run_of(Path("latest")) == moved
+    assert checkpoint.resolve(Path("latest")) == Path("latest")
+    assert checkpoint.run_of(moved / checkpoint.CHECKPOINTS) == moved
+    assert checkpoint.resolve(moved / checkpoint.CHECKPOINTS) == checkpoint.newest(moved)
+    os.chdir(first)
+    assert checkpoint.run_of(Path("..")) == moved
+    (first / "manifest.json").unlink()
+    with pytest.raises(UserError, match="has no checkpoint"):  # the newest is not what was named
+        checkpoint.resolve(first)
+
+
+def test_a_link_to_a_run_is_evaluated_by_the_cache_beside_the_run(
+    moved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("link").symlink_to(moved)
+    assert evaluated(Path("link"), capsys) == evaluated(moved, capsys)
+    assert list(Path().iterdir()) == [Path("link")]
+
+
+def test_the_compiler_that_the_environment_names_is_the_only_one(
+    moved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "absent-compiler")
+    config = config_of(moved).model_copy(update={"runs": str(moved.parent)})
+    config = config.model_copy(update={"train": config.train.model_copy(update={"compile": True})})
+    assert not build(config, CPU).task.compiled
+    assert [line for line in caplog.messages if "absent-compiler" in line]
+
+
 def test_a_checkpoint_outside_of_a_run_is_used_alone(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(checkpoint.newest(moved), Path("alone"))
     assert checkpoint.run_of(folder) == folder
@@ -176,6 +210,26 @@ def test_whatever_git_answers_is_recorded(
     assert found == diff or (diff == "y\ny\n" and found.startswith(diff) and len(found) < 1_000_100)
     run_directory.write_json(tmp_path / "environment.json", {"git_diff": found})
     assert run_directory.read_json(tmp_path / "environment.json") == {"git_diff": found}
+
+
+def test_git_is_asked_about_this_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = []
+    for name in ("ours", "other"):
+        git = ["git", "-C", str(tmp_path / name), "-c", "user.name=x", "-c", "user.email=x"]
+        subprocess.run(["git", "init", "-q", tmp_path / name], check=True)
+        (tmp_path / name / "code.py").write_text(f"{name} = 1\n")
+        subprocess.run([*git, "add", "code.py"], check=True)
+        subprocess.run([*git, "commit", "-qm", name], check=True)
+        subprocess.run([*git, "config", "color.ui", "always"], check=True)
+        (tmp_path / name / "code.py").write_text(f"{name} = 2\n")
+        commits.append(subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip())
+    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / "ours" / "code.py"))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))  # as in a hook of git
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    found = run_directory.environment(CPU)
+    assert found["git_commit"] == commits[0]
+    assert found["git_diff"].endswith("\n-ours = 1\n+ours = 2\n")
 
 
 def test_a_command_line_of_any_bytes_is_recorded(tmp_path: Path) -> None:

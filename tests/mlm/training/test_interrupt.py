@@ -12,7 +12,7 @@ from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.interrupt import SignalStop
 from mlm.training.loop import StepMetrics
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 WORLD = World(torch.device("cpu"), torch.float32)
 METRICS = StepMetrics({}, 1, 1, 1.0, 0.0, {}, torch.tensor(1.0), torch.tensor([True]))
 
