@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -263,7 +263,7 @@ def _class_names(labels: Iterable[str]) -> tuple[str, ...]:
         return tuple(given)
 
 
-def _as_written(labels: Iterable[str], classes: Set[str]) -> dict[str, str]:
+def _as_written(labels: Iterable[str], classes: Sequence[str]) -> dict[str, str]:
     """Return the class of each label: itself, or an equal number where all classes are numbers; unknown ones stay."""
     numbers = {_number(name): name for name in classes}
     others = {} if None in numbers else numbers
