@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,12 @@ from hypothesis import settings
 # inherit it; torch reads it when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["GOMP_SPINCOUNT"] = "1000"
+
+# A job in the background of a script ignores SIGINT, and under nohup SIGHUP. Commands that tests start would inherit
+# that, and rightly go on; a handler of this process is not inherited.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler)
 
 # Examples are drawn from a fixed seed, so that every run of the tests is the same; the time of one proves nothing.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
