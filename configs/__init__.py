@@ -35,6 +35,9 @@ class Config(BaseModel):
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """One or several texts; a single one may be written without a list."""
 
+_LONGEST_SHOWN = 200
+"""Characters of a value in a message."""
+
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
@@ -92,7 +95,8 @@ def check_text(
         for value in values:
             check_text(value, name, mend=mend)
     elif isinstance(values, str) and not values.isascii() and any("\ud800" <= letter <= "\udfff" for letter in values):
-        raise UserError(f"{name} = {values}: this is not UTF-8: {mend}")
+        shown = values if len(values) <= _LONGEST_SHOWN else f"{values[:_LONGEST_SHOWN]}..."
+        raise UserError(f"{name} = {shown}: this is not UTF-8: {mend}")
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:

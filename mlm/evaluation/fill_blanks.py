@@ -34,7 +34,7 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
     White space is collapsed as in training texts, and special tokens other than [MASK] are plain text, as there.
     """
     shown = sentence if len(sentence) <= LONGEST_SHOWN else f"{sentence[:LONGEST_SHOWN]}..."
-    check_text(shown, "sentence", mend="give it in UTF-8")
+    check_text(sentence, "sentence", mend="give it in UTF-8")
     (ids,) = encode_masked(tokenizer, [collapse(sentence)], SPECIAL_TOKENS[MASK])
     if tokenizer.num_special_tokens_to_add(is_pair=False):
         ids = [CLS, *ids, SEP]

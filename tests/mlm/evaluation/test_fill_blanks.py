@@ -47,3 +47,8 @@ def test_a_mistake_is_short_whatever_the_prompt(prompt: str) -> None:
     with pytest.raises(UserError) as caught:
         ids_of(prompt)
     assert len(str(caught.value)) < 400
+
+
+def test_bytes_that_are_no_text_are_found_wherever_they_stand() -> None:
+    with pytest.raises(UserError, match="this is not UTF-8"):
+        ids_of("The cat saw the house of the dog. " * 10 + "[MASK] \udcff.")
