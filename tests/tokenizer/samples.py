@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizer import vocabulary
 from tokenizer.cleaning import TextConfig
 from tokenizer.sources import Files
+from tokenizer.sources.readers import TextFileConfig, texts
 from tokenizer.vocabulary import VocabularyConfig
 
 MIXED = (
@@ -81,6 +82,17 @@ def prose(documents: int, seed: int = 0, sentences: int = 3) -> list[str]:
         )
         for number in range(documents)
     ]
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(path: Path, **settings: object) -> list[str]:
+    """Return the texts of a file as pretraining reads them, without the ends of lines."""
+    return [text.rstrip("\r\n") for text in texts(path, TextFileConfig(**settings))]  # type: ignore[arg-type]
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> Path:

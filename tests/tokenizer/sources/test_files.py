@@ -12,20 +12,10 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
-from tests.tokenizer.samples import COMPRESSIONS, write_lines
+from tests.tokenizer.samples import COMPRESSIONS, read, write, write_lines
 from tokenizer.sources import Files, hash_texts
 from tokenizer.sources.files import Watch
-from tokenizer.sources.readers import TableConfig, TextFileConfig, read_table, texts
-
-
-def write(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def read(path: Path, **settings: object) -> list[str]:
-    return [text.rstrip("\r\n") for text in texts(path, TextFileConfig(**settings))]  # type: ignore[arg-type]
+from tokenizer.sources.readers import TableConfig, read_table
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

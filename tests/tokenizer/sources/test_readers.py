@@ -15,21 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from configs import UserError
-from tests.tokenizer.samples import COMPRESSIONS, FORMATS, MIXED
-from tokenizer.sources.readers import TableConfig, TextFileConfig, read_table, texts
+from tests.tokenizer.samples import COMPRESSIONS, FORMATS, MIXED, read, write
+from tokenizer.sources.readers import TableConfig, read_table
 
 PLAIN = tuple(text for text in MIXED if "\t" not in text)  # a tab ends a field of a .tsv file
-
-
-def write(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def read(path: Path, **settings: object) -> list[str]:
-    """Return the texts of a file as pretraining reads them, without the ends of lines."""
-    return [text.rstrip("\r\n") for text in texts(path, TextFileConfig(**settings))]  # type: ignore[arg-type]
 
 
 def table(path: Path, columns: Sequence[str] = ("text", "label"), **settings: object) -> list[dict[str, str]]:
