@@ -17,6 +17,9 @@ for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler)
 
+# So that a run of the tests that is told to end still kills the processes that its tests have started.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
 # Examples are drawn from a fixed seed, so that every run of the tests is the same; the time of one proves nothing.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
