@@ -25,6 +25,15 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.load_profile("repeatable")
 
 
+SLOWEST = ("test_gpu_script.py", "test_jobs.py", "test_pretrain.py", "test_launchers.py", "test_learning.py")
+"""Files whose tests come first, so that no process of pytest-xdist waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the slowest files come first."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu"):
