@@ -37,8 +37,9 @@ fi
 limit=600 # seconds of a part
 workers=0
 # The default text, the documentation of all that is installed, takes longer to read than all else in miniature.
-sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1 --text "$root/docs/*.md")
-settings=(train.budget.steps=20 text.source.kind=files "text.source.paths=$root/docs/*.md")
+cat "$root"/docs/*.md > "$work/docs.txt"
+sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1 --text "$work/docs.txt")
+settings=(train.budget.steps=20 text.source.kind=files "text.source.paths=$work/docs.txt")
 examples=(data.train_sentences=200 data.test_sentences=100)
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     limit=400
