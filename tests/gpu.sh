@@ -36,16 +36,14 @@ fi
 
 limit=600 # seconds of a part
 workers=0
-# The default text, the documentation of all that is installed, takes longer to read than all else in miniature.
-cat "$root"/docs/*.md > "$work/docs.txt"
-sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1 --text "$work/docs.txt")
-settings=(train.budget.steps=20 text.source.kind=files "text.source.paths=$work/docs.txt")
+sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1)
+steps=20
 examples=(data.train_sentences=200 data.test_sentences=100)
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     limit=400
     workers=6 # most of the tests' time is compiling, each kernel on one core
     sizes=(--size 12x768 --vocabulary 30000 --row-length 512 --batch-tokens 65536 --repeats 2)
-    settings=(train.budget.steps=300)
+    steps=300
     examples=()
     # The README's figures are of this text.
     squad=${MLM_TEST_DATA:-}/squad11_wikipedia_paragraphs.txt.gz
@@ -73,7 +71,7 @@ part gpu-tests python3 -m pytest -p xdist.plugin -p no:cacheprovider -n $workers
 cd "$work/home"
 part benchmark python3 -m mlm.benchmark training/concatenate-and-chunk training/modernbert "${sizes[@]}" --output runs
 [ ! -f runs/benchmark.json ] || cp runs/benchmark.json "$logs"
-part pretraining python3 -m mlm.pretrain "${settings[@]}" name=pretraining
+part pretraining python3 -m mlm.pretrain "train.budget.steps=$steps" name=pretraining
 part fill-mask python3 -m mlm.fill_mask "Return the [MASK] of the list." --json
 part fine-tuning python3 -m finetune.cnn_head train.epochs=1 name=fine-tuning "${examples[@]}"
 
