@@ -17,9 +17,21 @@ for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler)
 
+# So that a run of the tests that is told to end still kills the processes that its tests have started.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
 # Examples are drawn from a fixed seed, so that every run of the tests is the same; the time of one proves nothing.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("repeatable")
+
+
+SLOWEST = ("test_gpu_script.py", "test_jobs.py", "test_pretrain.py", "test_launchers.py", "test_learning.py")
+"""Files whose tests come first, so that no process of pytest-xdist waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the slowest files come first."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

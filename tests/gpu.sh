@@ -64,7 +64,8 @@ part() {
 # Plugins that happen to be installed there would turn their warnings into errors; the project needs xdist alone.
 cd "$root"
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
-part gpu-tests python3 -m pytest -p xdist.plugin -p no:cacheprovider -n $workers -m gpu --durations=5 --junitxml "$work/gpu-tests.xml"
+part gpu-tests python3 -m pytest -p xdist.plugin -p no:cacheprovider -n $workers -m gpu --durations=5 --junitxml "$work/gpu-tests.xml" \
+    $(grep -rl --include='test_*.py' 'mark\.gpu' tests)
 
 # One folder for the runs and the benchmark: in miniature both have the same vocabulary, which is learnt once.
 cd "$work/home"

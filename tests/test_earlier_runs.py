@@ -5,17 +5,14 @@ state and one with a sharded one, and a model that was fine-tuned on the finishe
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import ROOT, call
 
 
 @pytest.fixture
@@ -23,15 +20,8 @@ def home(tmp_path: Path) -> Path:
     return shutil.copytree(ROOT / "tests" / "earlier", tmp_path / "home")
 
 
-def run(home: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", *words], cwd=home, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 def output(home: Path, *words: str) -> str:
-    done = run(home, *words)
+    done = call(home, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -85,7 +75,7 @@ def test_a_fine_tuned_model_predicts_and_is_compared(home: Path) -> None:
 
 
 def test_a_fine_tuning_run_is_told_from_a_pretraining_run(home: Path) -> None:
-    done = run(home, "mlm.pretrain", "--resume", "runs/finetuned")
+    done = call(home, "mlm.pretrain", "--resume", "runs/finetuned")
     assert done.returncode == 2
     assert "runs/finetuned" in done.stderr
     assert "Traceback" not in done.stderr

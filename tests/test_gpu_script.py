@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 import transformers
 
 from tests import gpu_table
+from tests.processes import run
 
 SCRIPT = Path(__file__).with_name("gpu.sh")
 PARTS = ("gpu-tests", "benchmark", "pretraining", "fill-mask", "fine-tuning")
@@ -21,9 +21,7 @@ def test_without_a_gpu_every_part_runs_in_miniature(tmp_path: Path) -> None:
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["CUDA_VISIBLE_DEVICES"] = ""
     command = ["bash", str(SCRIPT), "", str(tmp_path / "out")]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
+    done = run(command, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "out" / "table.txt").read_text(encoding="utf-8") == done.stdout
     about, parts = done.stdout.split("\n\n")
@@ -47,14 +45,14 @@ def test_without_a_gpu_every_part_runs_in_miniature(tmp_path: Path) -> None:
 
 
 def test_wheels_that_are_not_there_end_the_script(tmp_path: Path) -> None:
-    done = subprocess.run(["bash", SCRIPT, tmp_path], capture_output=True, text=True, timeout=60, check=False)
+    done = run(["bash", SCRIPT, tmp_path])
     assert done.returncode != 0
     assert done.stdout == ""
 
 
 def test_a_part_that_there_is_not_ends_the_script_before_any_other_runs(tmp_path: Path) -> None:
     command = ["bash", str(SCRIPT), "", str(tmp_path / "out"), "fill-mask", "tests"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run(command)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("there is no part tests: name some of gpu-tests benchmark")
 
@@ -67,7 +65,7 @@ def report(tmp_path: Path) -> Path:
     )
     path = tmp_path / "gpu-tests.xml"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_two.py", f"--junitxml={path}"]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False).returncode == 0
+    assert run(command, cwd=tmp_path).returncode == 0
     return path
 
 

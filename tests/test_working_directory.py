@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import ROOT, run
+
 OURS = ("configs", "tokenizer", "mlm", "finetune", "tests")
 COMMANDS = ("mlm.status", "tokenizer.train", "finetune.compare")
 
@@ -24,14 +25,14 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = next(folder.glob("lib/python*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index"]
-    subprocess.run([*install, "--no-build-isolation", "-e", str(ROOT)], check=True, timeout=120)
+    installed = run([*install, "--no-build-isolation", "-e", ROOT])
+    assert installed.returncode == 0, installed.stderr
     return python
 
 
 def started(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [str(python), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return run([python, *arguments], cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

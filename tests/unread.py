@@ -2,11 +2,12 @@
 
 import os
 import pty
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.processes import run
 
 
 def _dead_pipe() -> int:
@@ -46,6 +47,4 @@ def run_closed(redirection: str, *words: str, cwd: Path) -> int:
     """Run Python with streams that the shell closes, such as `>&- 2>&-`, and return the exit code."""
     script = f'exec "$0" "$@" {redirection}'
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(
-        ["sh", "-c", script, sys.executable, *words], cwd=cwd, env=environment, timeout=120, check=False
-    ).returncode
+    return run(["sh", "-c", script, sys.executable, *words], cwd=cwd, env=environment).returncode

@@ -12,6 +12,7 @@ import pytest
 from tqdm import tqdm
 
 from configs import UserError, command, streams
+from tests.processes import TIMEOUT_SECONDS
 from tests.unread import UNREAD, run_closed, unread
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -164,7 +165,7 @@ command.run(lambda words: files.write_text(Path(words[0]), "text " * 100_000))
     writer = subprocess.Popen([sys.executable, "-c", program, tmp_path / "pipe"], stderr=subprocess.PIPE)
     with (tmp_path / "pipe").open("rb") as pipe:
         assert pipe.read(4) == b"text"
-    assert writer.communicate(timeout=30)[1] == b""
+    assert writer.communicate(timeout=TIMEOUT_SECONDS)[1] == b""
     assert writer.returncode == command.EXIT_UNREAD
 
 

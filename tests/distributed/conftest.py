@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.jobs import RECIPE, run_of, start
-from tests.distributed.launch import finish
+from tests.distributed.jobs import RECIPE, run_of
+from tests.processes import call
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(home: Path) -> Path:
     """Return the finished run of one process."""
-    process = start(home, 1, "alone")
-    output = finish(process)
-    assert process.returncode == 0, output
+    done = call(home, "mlm.pretrain", "recipe.yaml", "name=alone")
+    assert done.returncode == 0, done.stderr
     return run_of(home, "alone")

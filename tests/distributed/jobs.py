@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.distributed.launch import finish, torchrun
 
-STEPS = 60
+STEPS = 40
 RECIPE = f"""
 name: job
 text:
@@ -53,6 +55,19 @@ def run_of(home: Path, name: str) -> Path:
 def records(run: Path, side: str = "train") -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["side"] == side]
+
+
+def weights(run: Path) -> str:
+    sha256: str = json.loads((run / "results.json").read_text())["weights_sha256"]
+    return sha256
+
+
+def assert_equal(run: Path, other: Path) -> None:
+    """Assert that a run made every step once, with the losses of another run that rounds differently."""
+    assert [record["step"] for record in records(run)] == list(range(1, STEPS + 1))
+    for side in ("train", "heldout"):
+        expected = [record["loss"] for record in records(other, side)]
+        assert [record["loss"] for record in records(run, side)] == pytest.approx(expected, rel=1e-4)
 
 
 def wait_for_step(home: Path, name: str, step: int, process: "subprocess.Popen[str]") -> None:

@@ -22,8 +22,8 @@ from mlm.training.optim import AdamW, Muon, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
 
-STEPS = 50
-BATCH_ROWS = 6
+STEPS = 10
+BATCH_ROWS = 7  # which three processes cannot share equally
 OPTIMIZERS: dict[str, OptimizerConfig] = {
     "adamw": AdamW(lr=3e-3),
     "schedule_free": ScheduleFreeAdamW(lr=3e-3),
@@ -32,8 +32,9 @@ OPTIMIZERS: dict[str, OptimizerConfig] = {
 PARALLEL: dict[str, Parallel] = {"replicated": ReplicatedData(), "sharded": ShardedData()}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 CASES = [
-    *itertools.product(OPTIMIZERS, PARALLEL, DTYPES, (BATCH_ROWS,)),
-    *itertools.product(("adamw",), PARALLEL, DTYPES, (1,)),
+    *itertools.product(OPTIMIZERS, PARALLEL, ("float64",), (BATCH_ROWS,)),
+    *itertools.product(("adamw",), PARALLEL, ("float32",), (BATCH_ROWS,)),
+    *itertools.product(("adamw",), PARALLEL, ("float64",), (1,)),
 ]
 """Optimizer, division of the model, type of all numbers, and rows of a micro-batch."""
 
@@ -73,7 +74,7 @@ def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_
             OPTIMIZERS[optimizer].build(model),
             Trapezoid(),
             TrainingLength(steps=STEPS),
-            frequencies=Frequencies(log_steps=1, evaluate_steps=10, checkpoint_steps=STEPS),
+            frequencies=Frequencies(log_steps=1, evaluate_steps=5, checkpoint_steps=STEPS),
             clip_norm=1.0,
             seed=0,
         ),

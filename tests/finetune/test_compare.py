@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ from matplotlib.image import imread
 from configs import UserError
 from finetune.compare import main, parse
 from tests.finetune.run_results import results
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import call
 
 
 def run(folder: Path, values: Sequence[float], encoder: str = "run: runs/x", **changes: Any) -> str:
@@ -145,7 +142,6 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_ends_with_two_on_a_mistake(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "finetune.compare", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = call(tmp_path, "finetune.compare", ".")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: .*results\.json.*\n", done.stderr)

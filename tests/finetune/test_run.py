@@ -25,8 +25,8 @@ from finetune.evaluation import results
 from mlm.checkpoint import weights
 from mlm.checkpoint.manifest import seal
 from tests.finetune import samples, tiny_published
+from tests.processes import ROOT, TIMEOUT_SECONDS, call, finish, run_module, start
 
-ROOT = Path(__file__).parents[2]
 FAST = ("head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.epochs=6", "train.precision=float32")
 
 
@@ -471,26 +471,15 @@ def test_a_saved_model_stands_for_its_run(tuned: Path, tmp_path: Path, capsys: p
         fine_tune(tmp_path, f"encoder.run={tuned / 'model'}")
 
 
-def process(*arguments: str, cwd: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        input=text,
-    )
-
-
 def test_lines_of_standard_input_are_classified_one_by_one(tuned: Path, tmp_path: Path) -> None:
-    done = process("finetune.predict", str(tuned), cwd=tmp_path, text="\ufeffthe river is on fire 5\n\n \nhow lovely\n")
+    done = run_module(tmp_path, "finetune.predict", tuned, text="\ufeffthe river is on fire 5\n\n \nhow lovely\n")
     assert done.returncode == 0
     assert [line.rpartition("    ")[2] for line in done.stdout.splitlines()] == ["the river is on fire 5", "how lovely"]
     assert done.stderr == ""
 
 
 def test_a_mistake_ends_the_command_with_one_line_and_2(tmp_path: Path) -> None:
-    done = process("finetune.cnn_head", cwd=tmp_path)
+    done = call(tmp_path, "finetune.cnn_head")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "runs" in line
@@ -500,20 +489,16 @@ def test_a_mistake_ends_the_command_with_one_line_and_2(tmp_path: Path) -> None:
 def test_ctrl_c_ends_training_with_130_and_leaves_no_results(run: Path, tmp_path: Path) -> None:
     table = samples.write_csv(tmp_path / "train.csv", 90)
     words: Sequence[str] = (f"encoder.run={run}", "data.kind=labelled", f"data.train={table}", "data.label=target")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "finetune.cnn_head", *words, "train.epochs=10000"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "finetune.cnn_head", *words, "train.epochs=10000"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    child = start(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
     began = time.monotonic()
     while not any('"side": "train"' in path.read_text() for path in tmp_path.glob("runs/*/metrics.jsonl")):
         assert child.poll() is None, child.communicate()
-        assert time.monotonic() - began < 120
+        assert time.monotonic() - began < TIMEOUT_SECONDS
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
+    errors = finish(child).stderr
     assert child.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.rstrip().endswith("interrupted")

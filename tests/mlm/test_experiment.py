@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import socket
 from collections.abc import Mapping
@@ -86,11 +87,13 @@ class Losses(Observer):
         self.losses.append(metrics.mean("loss"))
 
 
-def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(home: Path) -> None:
-    whole, observer = pretrain(config_in(home, "name=whole")), Losses()
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free", "muon"])
+def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(home: Path, optimizer: str) -> None:
+    settings = (f"optim.kind={optimizer}", "model.encoder.dropout=0.1", "train.intervals.log_steps=3")
+    whole, observer = pretrain(config_in(home, "name=whole", *settings)), Losses()
     answers = iter([0, 7])  # and 0 from then on: the answer is kept
     stopped = pretrain(
-        config_in(home, "name=stopped"),
+        config_in(home, "name=stopped", *settings),
         [observer],
         stop=lambda: next(answers, 0) if observer.losses else 0,
     )
@@ -99,6 +102,9 @@ def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(ho
     assert len(observer.losses) >= 2
     finished = resume(stopped.path)
     assert hashed(finished) == hashed(whole)
+    assert finished.results is not None
+    assert whole.results is not None
+    assert finished.results["heldout"] == whole.results["heldout"]
 
 
 def test_steps_without_targets_have_no_loss_in_any_record(
@@ -225,7 +231,7 @@ def free_port() -> int:
 
 
 def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:
-    """Pretrain twice inside a process group of two, and use the group afterwards."""
+    """Pretrain twice inside a process group of two, use the group afterwards, and write down what mistakes are told."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -235,48 +241,54 @@ def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:
     assert number.item() == 3
     assert (runs[0].results is None) == (rank != 0)
     if rank == 0:
-        output.write_text(" ".join(map(hashed, runs)))
+        (output / "in a group").write_text("\n".join(f"{run.path.name} {hashed(run)}" for run in runs))
+    for name, mistake in (("absent", "text.source.paths=nowhere.txt"), ("few", "train.batch_rows=1")):
+        with pytest.raises(UserError) as caught:
+            pretrain(config_in(home, mistake, f"name={name}"))
+        (output / f"{name} {rank}").write_text(str(caught.value))
     dist.destroy_process_group()
-
-
-def test_pretrain_runs_inside_an_existing_process_group(home: Path, tmp_path: Path) -> None:
-    spawn(in_a_group, (free_port(), home, tmp_path / "hashes"), nprocs=2)  # type: ignore[no-untyped-call]
-    first, second = (tmp_path / "hashes").read_text().split()
-    assert first == second
 
 
 def in_a_job(rank: int, port: int, home: Path, output: Path) -> None:
     """Pretrain twice with one configuration, and once with other limits, as a script that a launcher started."""
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     overrides = [(), (), ("train.silence_minutes=5",)]
     runs = [pretrain(config_in(home, "name=job", *more)) for more in overrides]
     assert not dist.is_initialized()
     if rank == 0:
-        output.write_text("\n".join(f"{run.path.name} {hashed(run)}" for run in runs))
+        (output / "in a job").write_text("\n".join(f"{run.path.name} {hashed(run)}" for run in runs))
 
 
-def test_several_runs_of_one_job_are_runs_of_their_own(home: Path, tmp_path: Path) -> None:
-    spawn(in_a_job, (free_port(), home, tmp_path / "runs"), nprocs=2)  # type: ignore[no-untyped-call]
-    names, hashes = zip(*(line.split() for line in (tmp_path / "runs").read_text().splitlines()), strict=True)
-    assert len(set(names)) == 3
+def in_two_processes(rank: int, ports: tuple[int, int], home: Path, output: Path) -> None:
+    """Do both, one after the other: starting a process takes longer than all of it."""
+    in_a_group(rank, ports[0], home, output)
+    in_a_job(rank, ports[1], home, output)
+
+
+@pytest.fixture(scope="module")
+def output(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what two processes wrote down."""
+    folder = tmp_path_factory.mktemp("output")
+    spawn(in_two_processes, ((free_port(), free_port()), home, folder), nprocs=2)  # type: ignore[no-untyped-call]
+    return folder
+
+
+@pytest.mark.parametrize(("where", "count"), [("in a group", 2), ("in a job", 3)])
+def test_several_runs_of_two_processes_are_runs_of_their_own(output: Path, where: str, count: int) -> None:
+    names, hashes = zip(*(line.split() for line in (output / where).read_text().splitlines()), strict=True)
+    assert len(set(names)) == count
     assert len(set(hashes)) == 1
 
 
-def with_a_mistake_of_rank_0(rank: int, port: int, home: Path, output: Path) -> None:
-    """Pretrain on a text that is not there, and write down what this rank is told."""
-    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    with pytest.raises(UserError) as caught:
-        pretrain(config_in(home, "text.source.paths=nowhere.txt"))
-    (output / str(rank)).write_text(str(caught.value))
-    dist.destroy_process_group()
-
-
-def test_a_mistake_that_rank_0_finds_ends_every_rank(home: Path, tmp_path: Path) -> None:
-    spawn(with_a_mistake_of_rank_0, (free_port(), home, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
-    assert all("nowhere.txt" in (tmp_path / str(rank)).read_text() for rank in range(2))
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("absent", r"nowhere\.txt"), ("few", r"train\.batch_rows = 1 rows cannot be divided among 2 processes")],
+)
+def test_a_mistake_ends_every_rank_before_there_is_a_run(output: Path, home: Path, name: str, pattern: str) -> None:
+    for rank in range(2):
+        assert re.search(pattern, (output / f"{name} {rank}").read_text())
+    assert not list(home.glob(f"runs/*-{name}"))
 
 
 def test_what_cleaning_dropped_is_logged_and_stands_in_the_results(

@@ -1,4 +1,4 @@
-"""The commands that a user runs, as real processes."""
+"""The commands that a user runs, as real processes where a process is what is tested."""
 
 import errno
 import json
@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +29,9 @@ from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST, read_manifest
 from mlm.config import PretrainConfig
 from mlm.tracking.run_directory import lock
+from tests import processes
+from tests.mlm.samples import slow_in
+from tests.processes import ROOT, TIMEOUT_SECONDS, call, finish, run_module, start
 from tests.test_malformed import Code
 from tests.unread import unread
 from tokenizer.shards.format import record
@@ -52,17 +56,16 @@ TINY = (
 
 
 def run(
-    folder: Path, *arguments: str, module: str = "mlm.pretrain", **options: Any
+    folder: Path, *arguments: str | Path, module: str = "mlm.pretrain", text: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of the project's commands in `folder`."""
-    words = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, **options)
+    """Run one of the project's commands in `folder`, in this process."""
+    return call(folder, module, *arguments, text=text)
 
 
-def pretrain(folder: Path, *arguments: str) -> Path:
+def pretrain(folder: Path, *arguments: str, call: Callable[..., subprocess.CompletedProcess[str]] = call) -> Path:
     """Pretrain a tiny encoder and return the run's directory."""
     before = set((folder / "runs").glob("*-*"))
-    done = run(folder, *TINY, *arguments)
+    done = call(folder, "mlm.pretrain", *TINY, *arguments)
     assert done.returncode == 0, done.stderr
     (path,) = set((folder / "runs").glob("*-*")) - before
     return path
@@ -92,10 +95,10 @@ def write_corpus(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a corpus and one finished run."""
+    """Return a folder with a corpus and one finished run, of a process of its own."""
     folder = tmp_path_factory.mktemp("home")
     write_corpus(folder / "corpus.txt")
-    pretrain(folder, "name=first", "train.budget.steps=60", "optim.lr=5e-3")
+    pretrain(folder, "name=first", "train.budget.steps=60", "optim.lr=5e-3", call=run_module)
     return folder
 
 
@@ -127,7 +130,7 @@ def test_a_run_directory_holds_the_documented_files(first: Path) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_every_command_does_its_work(home: Path, tmp_path: Path) -> None:
-    path = pretrain(home, "name=gpu", "train.budget.steps=25")
+    path = pretrain(home, "name=gpu", "train.budget.steps=25", call=run_module)
     assert json.loads((path / "environment.json").read_text())["device"] == torch.cuda.get_device_name()
     compiled = [record["loss"] for record in records(path) if record["side"] == "heldout"]
     assert results(path)["heldout"]["loss"] == pytest.approx(compiled[-1], rel=0.01)  # measured by layers as they are
@@ -143,7 +146,7 @@ def test_on_a_gpu_every_command_does_its_work(home: Path, tmp_path: Path) -> Non
         ("finetune.predict", []),
     ):
         folder = home if module.startswith("mlm") else tmp_path
-        done = run(folder, *words, module=module, input="a text")
+        done = run_module(folder, module, *words, text="a text")
         assert done.returncode == 0, done.stderr
     assert results(path)["steps"] == 25
 
@@ -200,8 +203,6 @@ def test_a_finished_run_resumes_to_a_no_op(home: Path, first: Path) -> None:
 @pytest.mark.parametrize(
     ("threads", "settings"),
     [
-        (1, ("optim.kind=adamw", "model.encoder.dropout=0.1")),
-        (1, ("optim.kind=schedule_free", "model.encoder.dropout=0.1")),
         (1, ("optim.kind=muon", "model.encoder.dropout=0.1")),
         (2, ("optim.kind=adamw", "train.batch_rows=32")),
     ],
@@ -209,30 +210,31 @@ def test_a_finished_run_resumes_to_a_no_op(home: Path, first: Path) -> None:
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     home: Path, threads: int, settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`test_experiment` stops and resumes each optimizer."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     shutil.copy(home / "corpus.txt", tmp_path)
     shutil.copytree(home / "runs" / "cache", tmp_path / "runs" / "cache")
-    settings = (*settings, "train.budget.steps=150")
-    whole = pretrain(tmp_path, "name=whole", *settings)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlm.pretrain", *TINY, "name=broken", *settings],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    settings = (*settings, "train.budget.steps=100")
+    whole = pretrain(tmp_path, "name=whole", *settings, call=run_module)
+    process = started(tmp_path, "name=broken", *settings, stderr=subprocess.PIPE)
     broken = wait_for_step(tmp_path, "broken", 20)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    errors = finish(process).stderr
     assert process.returncode == command.EXIT_SIGNAL + signal.SIGINT, errors
     assert "Traceback" not in errors
     assert (", 2 threads\n" in errors) == (threads == 2)
     assert not (broken / "results.json").exists()
-    resumed = run(tmp_path, "--resume", str(broken))
+    resumed = run_module(tmp_path, "mlm.pretrain", "--resume", broken)
     assert resumed.returncode == 0, resumed.stderr
     assert results(broken)["weights_sha256"] == results(whole)["weights_sha256"]
     assert results(broken)["heldout"] == results(whole)["heldout"]
     assert heldout_curve(broken) == heldout_curve(whole)
+
+
+def started(folder: Path, *words: str, before: Sequence[str] = (), **streams: Any) -> "subprocess.Popen[str]":
+    """Start to pretrain a tiny encoder in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return start([*before, sys.executable, "-m", "mlm.pretrain", *TINY, *words], cwd=folder, env=environment, **streams)
 
 
 @pytest.mark.parametrize(("kind", "number"), [("a closed pipe", signal.SIGINT), ("a hung-up terminal", signal.SIGHUP)])
@@ -242,13 +244,12 @@ def test_a_signal_that_takes_the_reader_too_saves_the_run(
     """As Ctrl-C does under `| tee log`: both get it, and tee ends at once."""
     shutil.copy(home / "corpus.txt", tmp_path)
     shutil.copytree(home / "runs" / "cache", tmp_path / "runs" / "cache")
-    words = [sys.executable, "-m", "mlm.pretrain", *TINY, "name=told", "train.budget.steps=100000"]
+    quiet = ("train.intervals.log_steps=5", "train.intervals.checkpoint_steps=100000")
     with unread(kind) as stream:
-        quiet = ("train.intervals.log_steps=5", "train.intervals.checkpoint_steps=100000")
-        process = subprocess.Popen([*words, *quiet], cwd=tmp_path, stdout=stream, stderr=stream)
+        process = started(tmp_path, "name=told", "train.budget.steps=100000", *quiet, stdout=stream, stderr=stream)
     path = wait_for_step(tmp_path, "told", 20)
     process.send_signal(number)
-    assert process.wait(timeout=60) == 128 + number
+    assert finish(process).returncode == 128 + number
     (saved,) = (path / "checkpoints").iterdir()
     assert read_manifest(saved).step >= 20
 
@@ -256,25 +257,25 @@ def test_a_signal_that_takes_the_reader_too_saves_the_run(
 def test_under_nohup_a_run_whose_terminal_is_gone_trains_to_its_end(home: Path, tmp_path: Path) -> None:
     shutil.copy(home / "corpus.txt", tmp_path)
     shutil.copytree(home / "runs" / "cache", tmp_path / "runs" / "cache")
-    words = ["nohup", sys.executable, "-m", "mlm.pretrain", *TINY, "name=told", "train.budget.steps=30"]
     with unread("a closed pipe") as stream:
-        process = subprocess.Popen(words, cwd=tmp_path, stdout=stream, stderr=stream)
+        streams = {"stdout": stream, "stderr": stream}
+        process = started(tmp_path, "name=told", "train.budget.steps=30", before=["nohup"], **streams)
     path = wait_for_step(tmp_path, "told", 10)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 0
+    assert finish(process).returncode == 0
     assert results(path)["steps"] == 30
 
 
 @pytest.mark.parametrize("words", [["mlm.status", "{run}"], ["mlm.fill_mask", "--run", "{run}", "a [MASK]"]])
 def test_a_command_whose_result_is_not_read_ends_with_the_code_of_sigpipe(first: Path, words: list[str]) -> None:
     with unread("a closed pipe") as stream:
-        process = subprocess.run([sys.executable, "-m", *(word.format(run=first) for word in words)], stdout=stream)
+        process = processes.run([sys.executable, "-m", *(word.format(run=first) for word in words)], stdout=stream)
     assert process.returncode == command.EXIT_UNREAD == 141
 
 
 def wait_for_step(folder: Path, name: str, step: int) -> Path:
     """Wait until a run has logged `step`, and return its directory."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < until:
         for path in (folder / "runs").glob(f"*-{name}/metrics.jsonl"):
             if f'"step": {step},' in path.read_text():
@@ -308,18 +309,12 @@ def on_a_machine(
     folder: Path, *arguments: str, slow: str = "float64", has_bfloat16: bool = True, module: str = "mlm.pretrain"
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on a processor that is slow in one precision, or that has no bfloat16."""
-    program = f"""
-import sys, torch
-torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: {has_bfloat16}
-from configs import command
-from {module} import main
-from tests.mlm.samples import slow_in
-sys.argv[1:] = {list(arguments)}
-with slow_in(torch.{slow}):
-    command.run(main)
-"""
-    words, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    with (
+        slow_in(getattr(torch, slow)),
+        mock.patch.object(torch.cpu, "_is_avx512_bf16_supported", return_value=has_bfloat16),
+        mock.patch.object(torch.cpu, "_is_amx_tile_supported", return_value=has_bfloat16),
+    ):
+        return run(folder, *arguments, module=module)
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -399,9 +394,8 @@ def test_fill_mask_answers_arguments_and_standard_input(home: Path) -> None:
         assert probabilities == sorted(probabilities, reverse=True)
         assert 0 < sum(probabilities) <= 1
     spaced = f" {sentence.replace(' ', '  ')}\t"
-    piped = run(
-        home, "--top", "3", "--json", module="mlm.fill_mask", input=f"\ufeff{sentence}\n\n no blank\n \n{spaced}\n"
-    )
+    given = f"\ufeff{sentence}\n\n no blank\n \n{spaced}\n"
+    piped = run_module(home, "mlm.fill_mask", "--top", "3", "--json", text=given)
     assert [json.loads(line) for line in piped.stdout.splitlines()] == [answer, answer | {"sentence": spaced}]
     assert "no answer to 1 of" in mistake(piped)
     assert sum("' no blank'" in line for line in piped.stderr.splitlines()) == 1
@@ -487,7 +481,8 @@ def test_a_full_disk_gets_one_line(home: Path) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    line = mistake(run(home, *TINY, "name=full", "train.budget.steps=10", preexec_fn=small_files_only))
+    words = (*TINY, "name=full", "train.budget.steps=10")
+    line = mistake(run_module(home, "mlm.pretrain", *words, preexec_fn=small_files_only))
     assert os.strerror(errno.EFBIG) in line
 
 
@@ -620,7 +615,7 @@ def test_the_traceback_behind_an_error_is_shown_on_request(home: Path, first: Pa
     torch.save(state, folder / "training_state.pt")
     seal_again(folder, "training_state.pt")
     line = mistake(run(tmp_path, "--resume", str(copied)))
-    shown = run(tmp_path, "--resume", str(copied), env=os.environ | {"MLM_TRACEBACK": "1"})
+    shown = call(tmp_path, "mlm.pretrain", "--resume", copied, environment={"MLM_TRACEBACK": "1"})
     assert shown.returncode == command.EXIT_MISTAKE
     assert "KeyError: 'position'" in shown.stderr
     assert "Traceback" in shown.stderr

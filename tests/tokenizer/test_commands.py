@@ -1,14 +1,12 @@
-"""The commands that a user runs, as real processes."""
+"""The commands that a user runs, as real processes where a process is what is tested."""
 
-import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.processes import call, run_module
 from tests.tokenizer.samples import prose, tokenizer, write_lines
 from tests.unread import run_closed
 from tokenizer.cleaning import TextConfig
@@ -19,12 +17,8 @@ LINES = prose(1000)
 TOKENIZER = serialise(tokenizer(LINES, size=300))
 
 
-def run(folder: Path, module: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", f"tokenizer.{module}", *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), *sys.path]))}
-    return subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment, **options
-    )
+def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(folder, f"tokenizer.{module}", *arguments)
 
 
 def done(folder: Path, module: str, *arguments: str) -> str:
@@ -118,7 +112,7 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_from_there(folder: Path) -
     def little_space() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    failed = run(folder, "encode", *encode, preexec_fn=little_space)
+    failed = run_module(folder, "tokenizer.encode", *encode, preexec_fn=little_space)
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in failed.stderr

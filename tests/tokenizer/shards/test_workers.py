@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.processes import TIMEOUT_SECONDS
 from tests.tokenizer.samples import prose, tokenizer
 from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.cleaning import TextConfig
@@ -55,7 +56,7 @@ def test_a_process_that_dies_is_an_error_and_no_wait(started: list[subprocess.Po
         workers.submit(DOCUMENTS)
         started[0].kill()
         with pytest.raises(ChildProcessError, match="code -9"):
-            workers.submit(DOCUMENTS * 100).result(timeout=30)
+            workers.submit(DOCUMENTS * 100).result(timeout=TIMEOUT_SECONDS)
 
 
 def test_a_small_text_starts_no_process(started: list[subprocess.Popen[bytes]]) -> None:

@@ -1,0 +1,75 @@
+"""Run commands as users do: in processes of their own, or in this one where that proves the same much sooner.
+
+Importing torch takes a process some seconds, so only a test of a process itself starts one: of signals, exit codes,
+limits, streams, threads, or of what another process computes.
+"""
+
+import importlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from configs import command
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT_SECONDS = 600.0
+"""After which a process hangs; a busy machine is many times slower than an idle one."""
+
+
+def start(words: "list[str | Path]", **options: Any) -> "subprocess.Popen[str]":
+    """Start a process in a group of its own, which `finish` can kill together."""
+    return subprocess.Popen(words, text=True, start_new_session=True, **options)
+
+
+def finish(process: "subprocess.Popen[str]", text: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Give a process its input, and wait for its end; if it does not come, all processes of its group are killed."""
+    try:
+        output, errors = process.communicate(text, timeout=TIMEOUT_SECONDS)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        print(*process.communicate())
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def run(words: "list[str | Path]", *, text: str | None = None, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a process to its end."""
+    stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
+    streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return finish(start(words, **streams), text)
+
+
+def run_module(
+    folder: Path, module: str, *words: "str | Path", environment: dict[str, str] | None = None, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Run one of the project's commands in `folder`, as a process."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {})
+    return run([sys.executable, "-m", module, *words], cwd=folder, env=env, **options)
+
+
+def call(
+    folder: Path, module: str, *words: "str | Path", text: str = "", environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run one of the project's commands in `folder`, in this process: its exit code, output and errors are the same."""
+    main, arguments = importlib.import_module(module).main, list(map(str, words))
+    output, errors = io.StringIO(), io.StringIO()
+    code: Any = None
+    with (
+        chdir(folder),
+        mock.patch.dict(os.environ, environment or {}),
+        mock.patch.object(sys, "argv", [module, *arguments]),
+        mock.patch.object(sys, "stdin", io.StringIO(text)),
+        redirect_stdout(output),
+        redirect_stderr(errors),
+    ):
+        try:
+            command.run(main)
+        except SystemExit as ended:
+            code = ended.code
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
