@@ -10,9 +10,6 @@ from configs import UserError
 Task = Literal["pretrain", "finetune"]
 """A folder of recipes beside this module."""
 
-_FOR_EDITORS = "# yaml-language-server:"
-
-
 def known(task: Task) -> dict[str, Path]:
     """Return the files of the recipes for a task by their names."""
     return {path.stem: path for path in sorted((Path(__file__).parent / task).glob("*.yaml"))}
@@ -36,9 +33,5 @@ def listing(task: Task) -> str:
     """Return the recipes for a task, a line each: name and the first line of its header."""
     recipes = known(task)
     width = max(map(len, recipes))
-    return "\n".join(f"  {name:{width}}  {_headline(path)}" for name, path in recipes.items())
-
-
-def _headline(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next(line for line in lines if not line.startswith(_FOR_EDITORS)).removeprefix("# ")
+    headlines = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in recipes.items()}
+    return "\n".join(f"  {name:{width}}  {line.removeprefix('# ')}" for name, line in headlines.items())
