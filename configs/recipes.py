@@ -10,6 +10,7 @@ from configs import UserError
 Task = Literal["pretrain", "finetune"]
 """A folder of recipes beside this module."""
 
+
 def known(task: Task) -> dict[str, Path]:
     """Return the files of the recipes for a task by their names."""
     return {path.stem: path for path in sorted((Path(__file__).parent / task).glob("*.yaml"))}
