@@ -10,7 +10,6 @@ from configs import Config, Texts, UserError
 from configs.extras import require
 from finetune.encoders.published import PublishedEncoder
 from finetune.training.classifier import Classifier
-from mlm.interop.hub import check_installed
 from mlm.training.optim import RateFactor
 
 
