@@ -21,7 +21,7 @@ def check(importer: str) -> None:
         found = spec.submodule_search_locations if spec else None
         if found and Path(found[0]).resolve() != Path(__file__).resolve().with_name(name):
             raise ImportError(
-                f"{found[0]} hides the package {name} of this project: rename that folder, or start by python -P -m,"
-                " which looks for no packages in the working directory",
+                f"{found[0]} hides the package {name} of this project: rename that folder, or start by a script such as"
+                " mlm-pretrain or by python -P -m, which look for no packages in the working directory",
                 name=importer,  # python -m prints the line of such an error, without a traceback
             )

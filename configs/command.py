@@ -4,6 +4,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs import UserError, streams
+from configs import UserError, recipes, streams
 
 EXIT_MISTAKE = 2
 EXIT_SIGNAL = 128
@@ -26,19 +27,37 @@ LOGGED_PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 logger = logging.getLogger(__name__)
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser of command lines that raises UserError for mistakes and accepts no abbreviated option."""
+_MODULE = re.compile(rf"python -m ((?:{'|'.join(LOGGED_PACKAGES)})\.\w+)")
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+class Parser(argparse.ArgumentParser):
+    """A parser of command lines that raises UserError for mistakes and accepts no abbreviated option.
+
+    `prog` is `python -m MODULE`. If the command was started by its script, the help names the scripts instead.
+    """
+
+    def __init__(self, *, prog: str, **settings: Any) -> None:
+        script = _scripts_in(prog)
+        self.is_script = Path(sys.argv[0]).name == script
+        settings |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(prog=script if self.is_script else prog, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage."""
         raise UserError(f"{message}: see {self.prog} --help")
 
+    def format_help(self) -> str:
+        """Return the help, which names commands as the user does."""
+        return _scripts_in(super().format_help()) if self.is_script else super().format_help()
+
     def print_help(self, file: object = None) -> None:
         """Show the help, which is a result."""
         show(self.format_help().rstrip("\n"))
+
+
+def _scripts_in(text: str) -> str:
+    """Return `text` with the name of the console script, as setup.cfg has it, in place of each `python -m MODULE`."""
+    return _MODULE.sub(lambda found: re.sub(r"[._]", "-", found[1]), text)
 
 
 def show(result: str) -> None:
@@ -54,15 +73,16 @@ def show(result: str) -> None:
         raise OSError(failure.errno, failure.strerror, "standard output")
 
 
-def split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Separate the YAML file among a command's words, one at most or a UserError is raised, from the overrides.
+def split(words: Sequence[str], task: recipes.Task) -> tuple[Path | None, list[str]]:
+    """Separate the recipe among a command's words, one at most or a UserError is raised, from the overrides.
 
-    A word with `=` is a file if there is one of this name.
+    A recipe is a YAML file, or else the name of one that comes with this project. A word with `=` is a file if there is
+    one of this name.
     """
     files = [word for word in words if "=" not in word or os.path.isfile(word)]  # noqa: PTH113 - a long word is no error
     if len(files) > 1:
-        raise UserError(f"at most one YAML file, not {', '.join(files)}")
-    return Path(files[0]) if files else None, [word for word in words if word not in files]
+        raise UserError(f"at most one recipe, not {', '.join(files)}")
+    return recipes.find(files[0], task) if files else None, [word for word in words if word not in files]
 
 
 def lines() -> Iterator[str]:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from configs import command, dump, help_text, read
+from configs import command, dump, help_text, read, recipes
 from mlm.distributed.process import configure_process
 
 if TYPE_CHECKING:  # imported by the functions below, because configure_process comes before torch
@@ -13,12 +13,16 @@ if TYPE_CHECKING:  # imported by the functions below, because configure_process 
 USAGE = """
 examples:
   python -m finetune.{head}                                         the newest run of mlm.pretrain, no data needed
-  python -m finetune.{head} configs/finetune/disaster_tweets.yaml data.train=train.csv encoder.run=runs/x
-  python -m finetune.{head} configs/finetune/cola.yaml encoder.hub=google/electra-base-discriminator
+  python -m finetune.{head} disaster_tweets data.train=train.csv encoder.run=runs/x
+  python -m finetune.{head} cola encoder.hub=google/electra-base-discriminator
   python -m finetune.{head} data.kind=labelled data.train=mine.csv data.text=comment data.label=rating
   python -m finetune.{head} control=true "train.seeds=[0, 1, 2]"    beside a randomly initialised encoder
 
-Defaults, then the YAML file, then the overrides; every option can stand in either. Options:
+Defaults, then the recipe, then the overrides; every option can stand in either. A recipe is a YAML file, or the name of
+one of these:
+{recipes}
+
+Options:
 """
 
 
@@ -30,7 +34,7 @@ def main(kind: str, description: str | None, arguments: Sequence[str]) -> None:
     from mlm.tracking.progress_bar import ProgressBar
     from mlm.training.interrupt import SignalStop
 
-    config = read(config_of(kind), *command.split(options.recipe))
+    config = read(config_of(kind), *command.split(options.recipe, "finetune"))
     if options.print_config:
         command.show(dump(config).rstrip("\n"))
         return
@@ -46,9 +50,9 @@ def parse(kind: str, description: str | None, arguments: Sequence[str]) -> argpa
     parser = command.Parser(
         prog=f"python -m finetune.{name}",
         description=description,
-        epilog=USAGE.format(head=name) + help_text(config_of(kind)),
+        epilog=USAGE.format(head=name, recipes=recipes.listing("finetune")) + help_text(config_of(kind)),
     )
-    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")
+    parser.add_argument("recipe", nargs="*", metavar="RECIPE | section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")
     return parser.parse_args(arguments)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import configs
@@ -166,5 +167,7 @@ def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str
     return notes
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

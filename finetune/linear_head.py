@@ -7,6 +7,7 @@ from finetune import command_line
 
 parse = partial(command_line.parse, "linear", __doc__)
 main = partial(command_line.main, "linear", __doc__)
+script = partial(command.run, main)
 
 if __name__ == "__main__":
-    command.run(main)
+    script()

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,5 +172,7 @@ def _json(text: str, classes: Sequence[str], found: "Prediction") -> str:
     return json.dumps({"text": text, "predicted": predicted, "probabilities": probabilities}, ensure_ascii=False)
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

@@ -5,6 +5,7 @@ An encoder that is adapted to a task's unlabelled texts (`start_from`) should se
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -15,8 +16,8 @@ from tokenizer.cleaning import describe_dropped
 
 EXAMPLES = """
 examples:
-  python -m finetune.texts configs/finetune/disaster_tweets.yaml --file test.csv --output tweets.txt
-  python -m mlm.pretrain configs/pretrain/disaster_messages.yaml start_from=runs/x text.source.paths=tweets.txt
+  python -m finetune.texts disaster_tweets --file test.csv --output tweets.txt
+  python -m mlm.pretrain disaster_messages start_from=runs/x text.source.paths=tweets.txt
 """
 
 
@@ -31,7 +32,7 @@ class _DataOnly(Config):
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = command.Parser(prog="python -m finetune.texts", description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | data.key=value", help="the cleaning of the texts")
+    parser.add_argument("recipe", nargs="*", metavar="RECIPE | data.key=value", help="the cleaning of the texts")
     parser.add_argument("--file", type=Path, required=True, help="a table with the columns of the texts")
     parser.add_argument("--output", type=Path, required=True, help="the .txt file to write: one text per line")
     return parser.parse_args(arguments)
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.output.suffix != ".txt":
         raise UserError(f"--output {options.output}: it has one text per line, so its name must end in .txt")
     files.check_new(options.output)
-    yaml, overrides = command.split(options.recipe)
+    yaml, overrides = command.split(options.recipe, "finetune")
     reader = read(_DataOnly, yaml, overrides).data.reader
     examples = [reader.texts(row) for row in reader.rows(options.file)]
     lines = [text for example in examples for text in example if text]
@@ -53,5 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         print(remark)
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from configs import UserError, command
@@ -59,5 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         command.answer_lines(answer)
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

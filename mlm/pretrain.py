@@ -3,21 +3,26 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from configs import UserError, command, dump, help_text, read
+from configs import UserError, command, dump, help_text, read, recipes
 from mlm.distributed.process import configure_process
 
 USAGE = """
 examples:
   python -m mlm.pretrain                                    the quick start: no data, network or GPU needed
-  python -m mlm.pretrain configs/pretrain/modern.yaml       a recipe
+  python -m mlm.pretrain modern                             a recipe, by its name or file
   python -m mlm.pretrain text.source.kind=files "text.source.paths=[a.txt, more/*.jsonl.gz]" name=mine
   python -m mlm.pretrain --dry-run model.encoder.width=256  its cost, without training
   python -m mlm.pretrain start_from=runs/x text.source...   adapt a run's encoder to other text
   python -m mlm.pretrain --resume                           resume the newest run
 
-Defaults, then the YAML file, then the overrides; every option can stand in either. Options:
+Defaults, then the recipe, then the overrides; every option can stand in either. A recipe is a YAML file, or the name of
+one of these:
+{recipes}
+
+Options:
 """
 
 
@@ -30,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.tracking.progress_bar import ProgressBar
     from mlm.training.interrupt import SignalStop
 
-    yaml, overrides = command.split(options.recipe)
+    yaml, overrides = command.split(options.recipe, "pretrain")
     if options.resume is not None and (yaml or overrides or options.print_config or options.dry_run):
         raise UserError("--resume takes the run's own configuration: remove everything but the run")
     config = read(experiment.PretrainConfig, yaml, overrides)
@@ -57,10 +62,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     from mlm.config import PretrainConfig
 
-    parser = command.Parser(
-        prog="python -m mlm.pretrain", description=__doc__, epilog=USAGE + help_text(PretrainConfig)
-    )
-    parser.add_argument("recipe", nargs="*", metavar="RECIPE.yaml | section.key=value")
+    epilog = USAGE.format(recipes=recipes.listing("pretrain")) + help_text(PretrainConfig)
+    parser = command.Parser(prog="python -m mlm.pretrain", description=__doc__, epilog=epilog)
+    parser.add_argument("recipe", nargs="*", metavar="RECIPE | section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")
     parser.add_argument(
         "--dry-run", action="store_true", help="show costs and the first batch; build data, don't train"
@@ -69,5 +73,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

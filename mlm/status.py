@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,5 +90,7 @@ def _lines(path: Path, found: dict[str, Any]) -> list[str]:
     return lines
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

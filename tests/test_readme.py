@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from configs import command as command_line
-from configs import read
+from configs import read, recipes
 from finetune.config import FinetuneConfig
 from mlm.config import PretrainConfig
 
@@ -64,8 +64,9 @@ def module_run_by(name: str) -> ModuleType:
 
 
 def check_settings(name: str, words: list[str]) -> None:
-    yaml, overrides = command_line.split(words)
-    if name == "mlm.pretrain":
+    task: recipes.Task = "pretrain" if name == "mlm.pretrain" else "finetune"
+    yaml, overrides = command_line.split(words, task)
+    if task == "pretrain":
         read(PretrainConfig, yaml, overrides)
     else:
         kind = "linear" if name == "finetune.linear_head" else "cnn"

@@ -1,10 +1,11 @@
-"""Every command starts in any directory, whatever folders it holds: an install in place, tried by a real one."""
+"""Every command starts in any directory, whatever folders it holds: in place and of a wheel, tried by real installs."""
 
 import os
 import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,36 +14,84 @@ from tests.processes import ROOT, run
 
 OURS = ("configs", "tokenizer", "mlm", "finetune", "tests")
 COMMANDS = ("mlm.status", "tokenizer.train", "finetune.compare")
+OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+"""The environment of a process that sees this checkout only where it is installed."""
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the Python of a new environment in which this checkout is installed in place, as README says."""
-    pytest.importorskip("setuptools")
-    folder = tmp_path_factory.mktemp("installed")
+def installed(folder: Path, *what: str) -> Path:
+    """Return the Python of a new environment in `folder` that has the dependencies, and of this project `what`."""
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     packages = next(folder.glob("lib/python*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index"]
-    installed = run([*install, "--no-build-isolation", "-e", ROOT])
-    assert installed.returncode == 0, installed.stderr
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index"]
+    ended = run([*pip, "--no-build-isolation", "--force-reinstall", *what], env=OUTSIDE)
+    assert ended.returncode == 0, ended.stderr
     return python
 
 
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment in which this checkout is installed in place, as README says."""
+    pytest.importorskip("setuptools")
+    return installed(tmp_path_factory.mktemp("in_place"), "-e", str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment in which the wheel of this checkout is installed."""
+    pytest.importorskip("build", reason="builds a wheel")
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    ended = run(build, env=OUTSIDE, cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    return installed(folder, *map(str, folder.glob("*.whl")))
+
+
 def started(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return run([python, *arguments], cwd=folder, env=environment)
+    return run([python, *arguments], cwd=folder, env=OUTSIDE)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_plain_folders_with_our_names_hide_nothing(python: Path, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("install", "command"), [*(("python", command) for command in COMMANDS), ("wheel_python", "tokenizer.train")]
+)
+def test_plain_folders_with_our_names_hide_nothing(
+    install: str, command: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     for name in OURS:
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").touch()
-    done = started(python, tmp_path, "-m", command, "--help")
+    done = started(request.getfixturevalue(install), tmp_path, "-m", command, "--help")
     assert done.returncode == 0, done.stderr
     assert command in done.stdout
+
+
+@pytest.mark.parametrize("install", ["python", "wheel_python"])
+def test_a_script_starts_beside_packages_of_our_names_and_finds_the_recipes(
+    install: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    scripts: Path = request.getfixturevalue(install).parent
+    for name in OURS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError\n")
+    done = started(scripts / "mlm-pretrain", tmp_path, "modern", "--print-config")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("name: modern\n")
+    done = started(scripts / "tokenizer-train", tmp_path, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "  tokenizer-train --output tokenizer.json\n" in done.stdout
+    assert "python -m" not in done.stdout
+
+
+def test_the_wheel_holds_the_packages_the_recipes_and_the_licence_alone(wheel_python: Path) -> None:
+    (wheel,) = wheel_python.parents[1].glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"own_packages.py", *OURS} - {"tests"}
+    assert [name for name in names if "benchmark" in name or "test" in name.lower()] == []
+    recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert recipes <= names
+    assert [name for name in names if name.endswith("licenses/LICENSE")]
 
 
 @pytest.mark.parametrize(("hidden", "command"), [("configs", "mlm.status"), ("tokenizer", "finetune.compare")])

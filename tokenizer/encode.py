@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from configs import command
@@ -50,5 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{given.output}: already there, of the same text, tokenizer and settings")
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

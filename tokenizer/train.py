@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from configs import UserError, command
@@ -60,5 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"{given.output} holds another tokenizer: remove it, or name another file as --output")
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

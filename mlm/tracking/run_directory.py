@@ -126,6 +126,8 @@ def owner(path: Path) -> str | None:
 
 def environment(world: World) -> dict[str, Any]:
     """Return the environment of a run: command, versions, commit and uncommitted changes, device, precision."""
+    # An installed copy of this code may lie inside the repository of another project.
+    is_tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.orig_argv[1:]],
@@ -133,8 +135,8 @@ def environment(world: World) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES}
         | {one.name: one.version for one in metadata.distributions() if one.name in RECORDED_IF_INSTALLED},
-        "git_commit": (_git("rev-parse", "HEAD") or "").strip() or None,
-        "git_diff": _git("diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD"),
+        "git_commit": (_git("rev-parse", "HEAD") or "").strip() or None if is_tracked else None,
+        "git_diff": _git("diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD") if is_tracked else None,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
         "precision": precision_of(world.dtype),
         "processes": world.size,

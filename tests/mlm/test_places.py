@@ -230,6 +230,9 @@ def test_git_is_asked_about_this_code_alone(tmp_path: Path, monkeypatch: pytest.
     found = run_directory.environment(CPU)
     assert found["git_commit"] == commits[0]
     assert found["git_diff"].endswith("\n-ours = 1\n+ours = 2\n")
+    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / "ours" / "installed.py"))
+    found = run_directory.environment(CPU)
+    assert (found["git_commit"], found["git_diff"]) == (None, None)
 
 
 def test_a_command_line_of_any_bytes_is_recorded(tmp_path: Path) -> None:

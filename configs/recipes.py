@@ -1,0 +1,38 @@
+"""Find the recipes that come with this package by their names."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Literal
+
+from configs import UserError
+
+Task = Literal["pretrain", "finetune"]
+"""A folder of recipes beside this module."""
+
+
+def known(task: Task) -> dict[str, Path]:
+    """Return the files of the recipes for a task by their names."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / task).glob("*.yaml"))}
+
+
+def find(word: str, task: Task) -> Path:
+    """Return the file that `word` names, or else the recipe of that name; raise a UserError if there is neither."""
+    recipes = known(task)
+    if os.path.exists(word) and not os.path.isdir(word):  # noqa: PTH110, PTH112 - a long word is no error
+        return Path(word)
+    if word in recipes:
+        return recipes[word]
+    near = difflib.get_close_matches(Path(word).stem, recipes, n=1)
+    raise UserError(
+        f"no such file or recipe: {word}: {f'did you mean {near[0]}? ' if near else ''}known recipes: "
+        f"{', '.join(recipes)} (an option is written section.key=value)"
+    )
+
+
+def listing(task: Task) -> str:
+    """Return the recipes for a task, a line each: name and the first line of its header."""
+    recipes = known(task)
+    width = max(map(len, recipes))
+    headlines = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in recipes.items()}
+    return "\n".join(f"  {name:{width}}  {line.removeprefix('# ')}" for name, line in headlines.items())

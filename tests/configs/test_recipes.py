@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from configs import UserError, command, recipes
+from finetune import cnn_head, texts
+from mlm import pretrain
+
+FOLDER = Path(recipes.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_recipe_is_found_by_its_name() -> None:
+    for path in FOLDER.glob("*/*.yaml"):
+        assert recipes.find(path.stem, "pretrain" if path.parent.name == "pretrain" else "finetune") == path
+
+
+def test_commands_take_a_name_anywhere(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain.main(["modern", "runs=there", "--print-config"])
+    assert {"name: modern", "runs: there"} <= set(capsys.readouterr().out.splitlines())
+    cnn_head.main(["cola", "--print-config"])
+    assert "name: cola" in capsys.readouterr().out.splitlines()
+    (elsewhere / "table.csv").write_text("id,text\n1,a http://b.c text\n")
+    texts.main(["disaster_tweets", "data.pair=null", "--file", "table.csv", "--output", "a.txt"])
+    assert (elsewhere / "a.txt").read_text().strip()
+
+
+def test_a_file_of_that_name_wins_and_a_folder_does_not(elsewhere: Path) -> None:
+    (elsewhere / "modern").mkdir()
+    assert recipes.find("modern", "pretrain") == FOLDER / "pretrain" / "modern.yaml"
+    (elsewhere / "bert").write_text("name: mine\n")
+    assert command.split(["bert"], "pretrain") == (Path("bert"), [])
+    assert recipes.find("/dev/null", "pretrain") == Path("/dev/null")
+
+
+@pytest.mark.parametrize("word", ["modren", "configs/pretrain/moderm.yaml", "modern.yaml"])
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest(word: str) -> None:
+    with pytest.raises(UserError, match="did you mean modern") as caught:
+        recipes.find(word, "pretrain")
+    assert word in str(caught.value)
+    assert [name for name in recipes.known("pretrain") if name not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("word", ["", "x" * 5000, "a\0b", "cola"])
+def test_a_word_that_is_no_name_is_one_line(word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipes.find(word, "pretrain")
+    assert "\n" not in str(caught.value)
+
+
+def test_help_lists_the_recipes_with_their_first_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    for main, task in ((pretrain.main, "pretrain"), (cnn_head.main, "finetune")):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(["--help"])
+        shown = capsys.readouterr().out.splitlines()
+        for name, path in recipes.known(task).items():
+            (line,) = [line for line in shown if line.startswith(f"  {name} ")]
+            assert line.endswith(".")  # a whole sentence stands in the first line
+            assert f"# {line.removeprefix(f'  {name} ').strip()}\n" in path.read_text(encoding="utf-8")
