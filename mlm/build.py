@@ -22,6 +22,7 @@ from mlm.distributed.world import World
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
+from mlm.training import flops
 from mlm.training.budget import TrainingLength
 from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards
@@ -106,6 +107,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     )
     model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     initialise(model, config.model.encoder, settings.seed)
+    model.encoder.requires_grad_(not settings.frozen_encoder)
     config.parallel.place(model, world)
     optimizer = config.optim.build(model)
     if compiled:
@@ -182,6 +184,21 @@ def corpus_of(config: PretrainConfig, recorded: Recorded | None = None) -> Corpu
         if kept is not None:
             return corpus_at([kept], config.data.row_length)
     return open_corpus(config.data, config.text, config.vocabulary, cache, recorded.tokenizer)
+
+
+def flops_per_token(config: PretrainConfig, corpus: Corpus, predicted_share: float) -> float:
+    """Return the floating-point operations that training on a token of the corpus needs."""
+    context, local_context = (
+        flops.mean_context(corpus.train.rows, local) for local in (None, config.model.encoder.local_attention)
+    )
+    return flops.flops_per_token(
+        config.model,
+        corpus.manifest.vocabulary_size,
+        context,
+        predicted_share,
+        local_context=local_context,
+        frozen_encoder=config.train.frozen_encoder,
+    )
 
 
 def _can_compile(world: World) -> bool:
