@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -186,17 +187,15 @@ def corpus_of(config: PretrainConfig, recorded: Recorded | None = None) -> Corpu
     return open_corpus(config.data, config.text, config.vocabulary, cache, recorded.tokenizer)
 
 
-def flops_per_token(config: PretrainConfig, corpus: Corpus, predicted_share: float) -> float:
-    """Return the floating-point operations that training on a token of the corpus needs."""
-    context, local_context = (
-        flops.mean_context(corpus.train.rows, local) for local in (None, config.model.encoder.local_attention)
-    )
-    return flops.flops_per_token(
+def flops_per_token(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
+    """Return the function from the predicted share of tokens to the operations that training on a token needs."""
+    rows = corpus.train.rows
+    return partial(
+        flops.flops_per_token,
         config.model,
         corpus.manifest.vocabulary_size,
-        context,
-        predicted_share,
-        local_context=local_context,
+        flops.mean_context(rows),
+        local_context=flops.mean_context(rows, config.model.encoder.local_attention),
         frozen_encoder=config.train.frozen_encoder,
     )
 

@@ -310,7 +310,7 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
-    operations = partial(flops_per_token, config, components.corpus)
+    operations = flops_per_token(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
     return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress)
 

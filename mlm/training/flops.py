@@ -33,12 +33,8 @@ def flops_per_token(
     encoder = config.encoder
     D, F, E = encoder.width, encoder.feedforward_width, encoder.embedding_width or encoder.width
     keys_values = 2 * D * D
-    *layers, last = (
-        2 * D * D
-        + (3 if encoder.gated else 2) * D * F
-        + 2 * (local_context if encoder.is_local(layer) else context) * D
-        for layer in range(encoder.layers)
-    )
+    contexts = [local_context if encoder.is_local(layer) else context for layer in range(encoder.layers)]
+    *layers, last = (2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * seen * D for seen in contexts)
     projection = 0 if encoder.embedding_width is None else E * D
     trunk = projection + sum(keys_values + layer for layer in layers) + keys_values + predicted_share * last
     output = predicted_share * (E * vocabulary_size + (D * E if config.transform else 0))
