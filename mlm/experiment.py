@@ -125,6 +125,8 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambd
     run = checkpoint.run_of(path)
     if run != path:
         logger.info("%s is a checkpoint of %s, which resumes from its newest one", path, run)
+    if run_directory.origin(run) is not None:
+        raise UserError(f"{run} was converted and has no training to resume: start a run from it by start_from={run}")
     return _run(config_of(run), run, observers, stop)
 
 

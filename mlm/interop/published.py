@@ -138,8 +138,8 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
     if pickled := [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]:
         raise UserError(
             f"refused {folder / pickled[0]}: pickled weights can run any code, and there is no {_SAFE}: get the"
-            " checkpoint as safetensors (on the hub often as --revision refs/pr/N), or make it yourself where nothing can"
-            " be harmed: AutoModel.from_pretrained(FOLDER, weights_only=True).save_pretrained(NEW_FOLDER)"
+            " checkpoint as safetensors (on the hub often as --revision refs/pr/N), or make it yourself where nothing"
+            " can be harmed: AutoModel.from_pretrained(FOLDER, weights_only=True).save_pretrained(NEW_FOLDER)"
         )
     found = ", ".join(path.name for pattern in _OTHER for path in folder.glob(pattern))
     raise UserError(f"{folder} has no weights in {_SAFE}{f', but {found}' if found else ''}: put them there")

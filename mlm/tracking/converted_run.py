@@ -1,11 +1,11 @@
-"""The run directory of a converted encoder: as a pretraining run's before its first step, without training to resume."""
+"""The run directory of a converted encoder: that of pretraining before its first step, with nothing to resume."""
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs import UserError, dump
+from configs import dump
 from configs.files import PARTIAL, check_new, write_text
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import seal
@@ -16,8 +16,6 @@ from mlm.interop.conversion import Converted
 from mlm.tracking import run_directory
 from tokenizer import vocabulary
 
-CONVERTED_FROM = "converted_from"
-"""Key of a run's environment: the published model that it was converted from."""
 NAME = "converted"
 
 
@@ -44,7 +42,7 @@ def write(path: Path, converted: Converted, record: Mapping[str, Any], world: Wo
         environment = run_directory.environment(world) | {
             "kind": run_directory.PRETRAINING,
             "data": {"tokenizer_sha256": vocabulary.sha256(converted.tokenizer)},
-            CONVERTED_FROM: {**record, "weights_sha256": manifest.files[checkpoint.WEIGHTS].sha256},
+            run_directory.CONVERTED_FROM: {**record, "weights_sha256": manifest.files[checkpoint.WEIGHTS].sha256},
         }
         run_directory.write_json(partial / run_directory.ENVIRONMENT, environment)
         check_new_run(path)
@@ -71,12 +69,3 @@ def config_of(path: Path, converted: Converted) -> PretrainConfig:
         model=converted.published.config,
         evaluation=evaluation,
     )
-
-
-def origin(path: Path) -> str | None:
-    """Return the name of the published model that a run was converted from; None for a run of pretraining."""
-    try:
-        record = run_directory.read_json(path / run_directory.ENVIRONMENT).get(CONVERTED_FROM)
-    except UserError:
-        return None
-    return str(record["name"]) if isinstance(record, dict) and "name" in record else None
