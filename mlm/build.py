@@ -120,7 +120,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
 
 def _nothing_hidden(config: PretrainConfig, rows: PackedRows, heldout: Sequence[Batch]) -> str:
     """Return the reason why no token of the held-out rows is hidden, and the remedy."""
-    rate, specials = config.masking.rate, 2 * rows.cls_sep
+    rate, specials = config.masking.rate, 2 * rows.special.adds_cls_sep
     most, needed = config.data.row_length - specials, math.ceil(0.5 / rate)
     if needed > most:
         return (
