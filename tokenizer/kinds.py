@@ -14,8 +14,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tokenizer.special_tokens import SpecialTokens
 
 _MODELS = ("BPE", "WordPiece", "Unigram")
-_PROBE = "a catqxz"
-"""A word, and one that every vocabulary cuts."""
+_PROBE = "a cat"
 _STRANGE = "\u16ab\ue000\U00020bb7"
 """Characters that few vocabularies have: a rune, one without a meaning, and a rare Chinese one."""
 
@@ -36,6 +35,8 @@ def fault(tokenizer: Tokenizer) -> str | None:
     lacking = set(pre_tokenizers.ByteLevel.alphabet()) - tokenizer.get_vocab().keys()
     if is_byte_level(tokenizer) and lacking and tokenizer.model.unk_token is None:
         return f"it lacks the tokens of {len(lacking)} bytes"
+    if tokenizer.decoder is None:
+        return "it has no decoder, which turns tokens into text"
     unknown = SpecialTokens.of(tokenizer).unknown
     ids = tokenizer.encode(_PROBE, add_special_tokens=False).ids
     decoded = tokenizer.decode(ids)
