@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs import command
+from configs import UserError, command
 from mlm.distributed.process import configure_process
 
 USAGE = """
@@ -53,12 +53,24 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.distributed.world import init_world
     from mlm.interop import conversion, published
     from mlm.tracking import converted_run
+    from tokenizer import added_words
+    from tokenizer.sources import Files
 
+    if options.count < 1:
+        raise UserError(f"--count is {options.count}: it must be 1 or more")
     converted_run.check_new_run(options.run)
     found = published.read(options.name, options.revision)
     for remark in found.remarks:
         print(f"note: {remark}", file=sys.stderr)
     converted = conversion.convert(found, conversion.row_length_of(found, options.row_length))
+    words = list[str]()
+    if options.add_tokens is not None:
+        words = added_words.read_words(options.add_tokens)
+    elif options.add_tokens_from is not None:
+        texts = (document.text for document in Files(paths=(str(options.add_tokens_from),)).documents())
+        words = added_words.most_cut_words(converted.tokenizer, texts, options.count)
+    if words:
+        converted = conversion.with_added_words(converted, words, options.added_rows)
     differences = conversion.check(converted)
     record = conversion.record(converted, options.name, options.revision, differences)
     converted_run.write(options.run, converted, record, init_world())

@@ -1,11 +1,13 @@
 """Turn a published encoder into our model and tokenizer, with added words if wanted, and check that nothing changed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from configs import UserError
 from mlm.interop import comparison
@@ -13,6 +15,7 @@ from mlm.interop.comparison import Difference
 from mlm.interop.published import Published
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
+from tokenizer.added_words import add_words
 from tokenizer.special_tokens import SpecialTokens, padded_to
 
 SEED = 0
@@ -67,6 +70,44 @@ def convert(published: Published, row_length: int) -> Converted:
         tensors[name] = tensors[name][:row_length]
     model.load_state_dict(model.state_dict() | tensors)
     return Converted(model.eval(), tokenizer, row_length, published, ())
+
+
+def with_added_words(converted: Converted, words: Sequence[str], rows: AddedRows) -> Converted:
+    """Return the model with rows of embedding and output bias for `words`, which its tokenizer then knows.
+
+    Raise a UserError if the words cannot be added.
+    """
+    tokenizer, pieces = add_words(converted.tokenizer, words)
+    old = converted.model
+    model = MaskedLanguageModel(converted.published.config, tokenizer.get_vocab_size(), converted.row_length)
+    grown = {
+        "encoder.embeddings.tokens.weight": old.encoder.embeddings.tokens.weight.detach(),
+        "output_bias": old.output_bias.detach(),
+    }
+    first_rows = {name: torch.cat([table, FIRST_ROWS[rows](table, pieces)]) for name, table in grown.items()}
+    model.load_state_dict(old.state_dict() | first_rows)
+    return replace(converted, model=model.eval(), tokenizer=tokenizer, added=tuple(words))
+
+
+def _mean_of_pieces(table_VX: Tensor, pieces: Sequence[Sequence[int]]) -> Tensor:
+    return torch.stack([table_VX[list(ids)].mean(dim=0) for ids in pieces])
+
+
+def _mean(table_VX: Tensor, pieces: Sequence[Sequence[int]]) -> Tensor:
+    return table_VX.mean(dim=0).expand(len(pieces), *table_VX.shape[1:])
+
+
+def _random(table_VX: Tensor, pieces: Sequence[Sequence[int]]) -> Tensor:
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randn(len(pieces), *table_VX.shape[1:], generator=generator) * table_VX.std()
+
+
+FIRST_ROWS: Mapping[AddedRows, Callable[[Tensor, Sequence[Sequence[int]]], Tensor]] = {
+    "mean-of-pieces": _mean_of_pieces,
+    "mean": _mean,
+    "random": _random,
+}
+"""Functions from a table of rows, and the pieces that each added word was cut into before, to the words' rows."""
 
 
 def check(converted: Converted) -> dict[str, Difference]:

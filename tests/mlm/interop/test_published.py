@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("transformers", reason="published models need the extra hub")
 
-from mlm.interop import conversion, published  # noqa: E402
-from tests.mlm.interop import tiny  # noqa: E402
+from mlm.interop import conversion, published
+from tests.mlm.interop import tiny
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
