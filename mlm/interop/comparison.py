@@ -61,16 +61,16 @@ Outputs = dict[str, Tensor]
 Compute = Callable[[Batch], Outputs]
 
 
-def compare(ours: Compute, theirs: Compute, rows: Sequence[Sequence[int]], pad: int) -> dict[str, Difference]:
+def compare(
+    ours: Compute, theirs: Compute, rows: Sequence[Sequence[int]], pad: int, *, pack: bool = True
+) -> dict[str, Difference]:
     """Return the largest differences by the kind of output: of single sentences, padded ones and packed ones."""
     single, padded, packed = layouts(rows, pad)
-    expected = {"single": outputs(theirs, single), "padded": outputs(theirs, padded)}
-    pairs = [
-        (outputs(ours, single), expected["single"]),
-        (outputs(ours, padded), expected["padded"]),
-        (outputs(ours, packed), expected["single"]),
-    ]
-    return {kind: largest(pairs, kind) for kind in expected["single"]}
+    alone, together = outputs(theirs, single), outputs(theirs, padded)
+    pairs = [(outputs(ours, single), alone), (outputs(ours, padded), together)]
+    if pack:
+        pairs.append((outputs(ours, packed), alone))
+    return {kind: largest(pairs, kind) for kind in alone}
 
 
 def largest(pairs: Sequence[tuple[Outputs, Outputs]], kind: str) -> Difference:
