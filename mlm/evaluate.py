@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs import UserError, command, read
@@ -40,9 +41,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"at most one run, not {', '.join(runs)}")
     options.run = Path(runs[0]) if runs else None
     for override in options.overrides:
-        if override.partition("=")[0].split(".")[0] not in SECTIONS:
+        if _section(override) not in SECTIONS:
             raise UserError(f"{override}: only {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]} can be set for a run")
     return options
+
+
+def _section(override: str) -> str:
+    return override.partition("=")[0].partition(".")[0]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,20 +68,22 @@ def main(arguments: Sequence[str]) -> None:
     named = options.run or run_directory.newest()
     path, folder = checkpoint.run_of(named), checkpoint.resolve(named)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
-    model, _, config = checkpoint.load_model(folder, torch.device("cpu"))
+    model, _, _ = checkpoint.load_model(folder, torch.device("cpu"))
     identity = run_directory.run_identity(path)
     world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
     config = read(PretrainConfig, folder / checkpoint.CONFIG, options.overrides)
-    has_other_text = any(override.startswith("text.") for override in options.overrides)
+    has_other_text = any(_section(override) == "text" for override in options.overrides)
     trained_on = identity.data.get("text_fingerprint")
+    recorded = Recorded.of(path, folder, identity.data)
     if has_other_text:
+        recorded = replace(recorded, fingerprint="")  # the run's own shards are not those of this text
         config = config.model_copy(update={"data": config.data.model_copy(update={"shards": None})})
     elif trained_on is None:
         raise UserError(
             f"{path} has no text of its own: name one, as text.source.kind=files text.source.paths=notes.txt"
         )
-    corpus = corpus_of(config, Recorded.of(path, folder, identity.data))
+    corpus = corpus_of(config, recorded)
     if trained_on != corpus.manifest.text_fingerprint and not has_other_text:
         raise UserError(
             f"the text of {path} is not the text that the run was trained on, so no part of it is known to be held out"

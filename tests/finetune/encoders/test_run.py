@@ -70,9 +70,13 @@ def test_texts_and_pairs_stand_between_the_special_tokens_of_any_tokenizer(name:
     tokenizer = published(name)
     encoder = RunEncoder(PretrainConfig(model=samples.TINY), tokenizer, None)
     special = SpecialTokens.of(tokenizer)
-    for texts in [("the house",), ("the house", "Nobody saw it.")]:
+    texts: tuple[str, ...]
+    for texts, expected in [
+        (("the house",), tokenizer.encode("the house")),
+        (("the house", "Nobody saw it."), tokenizer.encode("the house", "Nobody saw it.")),
+    ]:
         (example,) = encoder.tokenise([texts], 99)
-        assert list(example.ids) == tokenizer.encode(*texts).ids
+        assert list(example.ids) == expected.ids
         (cut,) = encoder.tokenise([texts], len(example.ids) - 1)
         assert (len(cut.ids), cut.truncated) == (len(example.ids) - 1, True)
         assert (cut.ids[0], cut.ids[-1]) == (encoder.cls_id, special.sep)
