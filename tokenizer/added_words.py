@@ -68,8 +68,8 @@ def most_cut_words(tokenizer: Tokenizer, texts: Iterable[str], count: int) -> li
     """Return the `count` words that would save the most tokens of `texts`, fewer if there are no more, best first.
 
     That is how often a word occurs times the number of its pieces but one; an unknown piece counts as many as the word
-    has letters. A word stands between white space and punctuation, is made of letters, is a single word to the tokenizer
-    as well, occurs at least `LEAST_SEEN` times, and is read as the tokenizer reads it. Of words that save alike the
+    has letters. A word stands between white space and punctuation, is made of letters, is one word to the tokenizer as
+    well, occurs at least `LEAST_SEEN` times, and is read as the tokenizer reads it. Of words that save alike the
     first of the alphabet comes first.
     """
     read = normalise_by(tokenizer.normalizer)

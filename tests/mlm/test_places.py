@@ -20,6 +20,7 @@ from mlm.tracking import run_directory
 from tests.mlm.samples import CPU
 from tests.mlm.test_experiment import config_in
 from tests.mlm.test_pretrain import write_corpus
+from tests.tokenizer.samples import prose
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def moved(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def evaluated(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def evaluated(path: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
     capsys.readouterr()
-    evaluate.main([str(path), "--json"])
+    evaluate.main([str(path), "--json", *overrides])
     return capsys.readouterr().out
 
 
@@ -88,6 +89,43 @@ def test_a_text_that_has_changed_is_no_text_that_is_gone(work: Path, moved: Path
             evaluate.main([str(moved)])
     finally:
         (work / "corpus.txt").write_bytes(text)
+
+
+def test_a_run_is_measured_on_another_text(
+    work: Path, moved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(prose(200)), encoding="utf-8")
+    own, on_other = evaluated(moved, capsys), f"text.source.paths={other}"
+    before = json.loads(evaluated(moved, capsys, on_other))
+    assert json.loads(own).keys() == before.keys()
+    assert before != json.loads(own)
+    fewer = json.loads(evaluated(moved, capsys, "evaluation.words=0", "masking.rate=0.3", on_other))
+    assert fewer["bits_per_byte"] is None
+    assert fewer["masks"]["token"]["all"]["targets"] > 1.5 * before["masks"]["token"]["all"]["targets"]
+    assert evaluated(moved, capsys, f"text.source.paths={work / 'corpus.txt'}") == own  # the run's text by another name
+    evaluate.main([str(moved), on_other])
+    assert "not the one that the run was trained on" in capsys.readouterr().err
+    for words, reason in [
+        (["model.encoder.width=8", on_other], "only text, masking and evaluation"),
+        (["model=null"], "only text, masking and evaluation"),
+        (["text.sauce=1"], r"unknown key text\.sauce"),
+        ([str(other)], "at most one run"),
+        (["text.source.paths=none.txt"], r"none\.txt"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            evaluate.main([str(moved), *words])
+
+
+def test_a_run_without_a_text_of_its_own_asks_for_one(
+    moved: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = run_directory.read_json(moved / run_directory.ENVIRONMENT)
+    environment["data"] = {}
+    run_directory.write_json(moved / run_directory.ENVIRONMENT, environment)
+    with pytest.raises(UserError, match=r"has no text of its own: name one, as text\.source\.kind=files"):
+        evaluate.main([str(moved)])
+    assert json.loads(evaluated(moved, capsys, f"text.source.paths={work / 'corpus.txt'}"))["bits_per_byte"] > 0
 
 
 def test_a_checkpoint_stands_for_its_run(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:

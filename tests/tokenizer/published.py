@@ -94,7 +94,8 @@ def _unigram(marks: Sequence[str], unknown: str) -> models.Unigram:
         vocab_size=400, special_tokens=list(marks), unk_token=unknown, show_progress=False
     )
     learning.train_from_iterator(TEXTS, trainer)
-    return learning.model
+    model: models.Unigram = learning.model
+    return model
 
 
 def xlm_roberta() -> Tokenizer:

@@ -54,24 +54,26 @@ def test_tokens_and_word_starts_are_the_librarys(name: str, several: list[str]) 
     assert unpacked(LOOKUPS[name].encode(several)) == expected
 
 
-PIECES = ("the", "cat", "un", "able", "3.14", "don't", "Ｃafé", "cafe\u0301s", "|||EMAIL|||", "|||IP_ADDRESS|||", "|||")
-PIECES += (
-    "[unused1]",
-    "[unused",
-    "北京",
-    "▁",
-    "[",
-    "]",
-    "<",
-    "고양이",
-    "\u0301",
-    "é",
-    ",",
-    "...",
-    "-_",
-    "🙂",
-    "\t",
-    "\u3000",
+PIECES = (
+    *("the", "cat", "un", "able", "3.14", "don't", "Ｃafé", "cafe\u0301s", "|||EMAIL|||", "|||IP_ADDRESS|||", "|||"),
+    *(
+        "[unused1]",
+        "[unused",
+        "北京",
+        "▁",
+        "[",
+        "]",
+        "<",
+        "고양이",
+        "\u0301",
+        "é",
+        ",",
+        "...",
+        "-_",
+        "🙂",
+        "\t",
+        "\u3000",
+    ),
 )
 spaced = st.lists(st.sampled_from([*PIECES, *[" "] * 12, "  "]), min_size=1, max_size=12).map("".join)
 

@@ -11,9 +11,12 @@ from finetune.data.augment import MASKED
 from finetune.encoders import EncoderChoice
 from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
+from mlm.config import PretrainConfig
 from mlm.model.attention import SegmentMask
 from tests.finetune import samples
+from tests.tokenizer.published import KINDS, published
 from tokenizer.cached_encoder import CachedEncoder
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import CLS, MASK, SEP
 
 
@@ -60,6 +63,26 @@ def test_special_tokens_in_a_text_are_plain_text_as_in_pretraining(
     assert encoder.tokenise([("a", typed)], 99)[0].ids.count(SEP) == 1 + (encoder.cls_id is not None)
     (masked,) = encoder.tokenise([(f"a {MASKED} [MASK]",)], 99)
     assert masked.ids.count(MASK) == 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_texts_and_pairs_stand_between_the_special_tokens_of_any_tokenizer(name: str) -> None:
+    tokenizer = published(name)
+    encoder = RunEncoder(PretrainConfig(model=samples.TINY), tokenizer, None)
+    special = SpecialTokens.of(tokenizer)
+    texts: tuple[str, ...]
+    for texts, expected in [
+        (("the house",), tokenizer.encode("the house")),
+        (("the house", "Nobody saw it."), tokenizer.encode("the house", "Nobody saw it.")),
+    ]:
+        (example,) = encoder.tokenise([texts], 99)
+        assert list(example.ids) == expected.ids
+        (cut,) = encoder.tokenise([texts], len(example.ids) - 1)
+        assert (len(cut.ids), cut.truncated) == (len(example.ids) - 1, True)
+        assert (cut.ids[0], cut.ids[-1]) == (encoder.cls_id, special.sep)
+    assert encoder.pad_id == special.pad
+    (masked,) = encoder.tokenise([(f"the {MASKED} house {tokenizer.id_to_token(special.mask)}",)], 99)
+    assert masked.ids.count(special.mask) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.mlm.samples import OURS, ROW_LENGTH, VOCABULARY, packed, sentences, s
 from tests.test_malformed import Code
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import Counts, ShardManifest, Shards
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
 
 
@@ -80,6 +82,24 @@ def test_the_labels_of_a_masked_batch_are_the_original_tokens(unit: str, cls_sep
     seen = batch.ids_BL.numpy().reshape(-1)
     assert (seen[unpredicted] == whole.ids_BL.reshape(-1)[unpredicted]).all()
     assert np.isin(seen[predicted], [MASK, *range(len(SPECIAL_TOKENS), VOCABULARY)]).all()
+
+
+def test_special_ids_anywhere_are_neither_predicted_nor_drawn() -> None:
+    special = SpecialTokens(7, 30, 12, 3, 39, True, between=(39,), ids=(3, 7, 12, 20, 30, 39))
+    rows = replace(packed(split_of([[9, 4, 11], [22]] * 30), cls_sep=True), special=special)
+    rows_B = np.arange(len(rows))
+    whole = rows.assemble(rows_B)
+    tokens = set(np.unique(whole.ids_BL).tolist())
+    assert {3, 7, 39, 12} <= tokens
+    assert (whole.ids_BL[whole.segments_BL == 0] == 7).all()
+    first = whole.positions_BL == 0
+    assert (whole.ids_BL[first & (whole.segments_BL > 0)] == 3).all()
+    assert not whole.maskable_BL[whole.ids_BL == 12].any()  # the unknown token tells nothing to learn from
+    masking = Masking(rate=0.5, mask_share=0.1, random_share=0.9)
+    batches = [rows.masked(rows_B, np.full_like(rows_B, epoch), masking, 0.5, seed=1) for epoch in range(20)]
+    seen = torch.cat([b.ids_BL.gather(1, b.predicted_BM)[b.labels_BM != IGNORED] for b in batches])
+    assert set(seen.tolist()) == {30, *(set(range(VOCABULARY)) - set(special.ids))}
+    assert 12 not in torch.cat([b.labels_BM for b in batches])
 
 
 def equal(one: Batch, other: Batch) -> bool:

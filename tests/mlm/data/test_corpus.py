@@ -14,14 +14,17 @@ from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import PackedRows
 from mlm.data.corpus import Corpus, DataConfig, corpus_at, open_corpus
+from mlm.data.masking import Masking
 from mlm.evaluation.bits_per_byte import heldout_sentences
 from mlm.evaluation.ngram_baselines import first_tokens
 from tests.mlm.samples import packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
+from tests.tokenizer.published import published
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import vocabulary
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.build import build
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import VocabularyConfig
 
 LINES = prose(600)
@@ -53,6 +56,38 @@ def segments(rows: PackedRows) -> Counter[tuple[int, ...]]:
         for ids_L, segments_L in zip(whole.ids_BL, whole.segments_BL, strict=True)
         for number in range(1, int(segments_L.max()) + 1)
     )
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "xlm_roberta"])
+def test_a_published_tokenizer_is_trained_with_and_whole_words_of_it_are_masked(tmp_path: Path, name: str) -> None:
+    path, text = tmp_path / "tokenizer.json", files(write_lines(tmp_path / "text.txt", LINES[:300]))
+    path.write_bytes(vocabulary.serialise(published(name)))
+    data = DataConfig(row_length=64, tokenizer=str(path))
+    rows = open_corpus(data, text, VocabularyConfig(), tmp_path / "cache").train
+    assert rows.special == SpecialTokens.of(published(name))
+    known, starts, tokens = published(name), rows.splits[0].word_starts, rows.splits[0].tokens
+    begin, end = rows.splits[0].sentences[:2]
+    sentence = known.decode(tokens[begin:end].tolist())
+    assert known.encode(sentence, add_special_tokens=False).ids == tokens[begin:end].tolist()
+    pieces = [str(known.id_to_token(token)) for token in tokens.tolist()]
+    # A piece that goes on within a word, told by its first character alone, never begins one.
+    letters = [piece[:1].isalpha() and not piece.startswith(("Ġ", "▁")) for piece in pieces]
+    goes_on = [piece.startswith("##") for piece in pieces] if name == "bert" else letters
+    after_letter = [False, *(piece[-1:].isalpha() for piece in pieces[:-1])]
+    inside = np.array(goes_on) & np.array(after_letter)
+    inside[rows.splits[0].sentences[:-1]] = False
+    assert inside.sum() > len(inside) / 10
+    assert not starts[inside].any()
+    rows_B = np.arange(len(rows))
+    whole = rows.assemble(rows_B)
+    masking = Masking(unit="word", rate=0.3, mask_share=1.0, random_share=0.0)
+    batch = rows.masked(rows_B, np.zeros_like(rows_B), masking, 0.3, seed=0)
+    hidden_BL = batch.ids_BL.numpy() == rows.special.mask
+    words_BL = np.cumsum(whole.word_starts_BL | ~whole.maskable_BL, axis=1)
+    for row in range(len(rows)):
+        halves = {words_BL[row, place] for place in np.flatnonzero(hidden_BL[row])}
+        inside_words = np.isin(words_BL[row], list(halves)) & whole.maskable_BL[row]
+        assert (hidden_BL[row] == inside_words).all()
 
 
 @given(st.lists(DOCUMENTS, min_size=1, max_size=4), st.booleans(), st.data())

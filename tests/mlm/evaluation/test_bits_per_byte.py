@@ -13,8 +13,10 @@ from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig, LearnedPositions
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from tests.mlm.samples import CPU, offsets
+from tests.tokenizer.published import published
 from tokenizer import vocabulary
 from tokenizer.shards.format import ShardArrays
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import MASK, VocabularyConfig
 
 ENGLISH = [
@@ -277,6 +279,41 @@ def test_sentences_with_a_long_word_or_a_foreign_name_keep_the_words_of_earlier_
     ]
     hidden = [word.text[word.start : word.end] for word in choose_words(iter(sentences), 10, 40)]
     assert hidden == ["and", "it.", "“Über”"]
+
+
+PUBLISHED_TEXTS = ["The cat saw (some) friends, and 3.14 pies.", "Nobody counted it", "고양이가 학교를 보았다."]
+
+
+@torch.no_grad()
+def by_words(model: MaskedLanguageModel, tokenizer: Tokenizer, sentence: str) -> tuple[float, int]:
+    """Return the bits and bytes of all words between spaces, the tokens of each found by encoding the words alone."""
+    bits, ids, lengths = 0.0, tokenizer.encode(sentence).ids, []
+    special = SpecialTokens.of(tokenizer)
+    for number, word in enumerate(sentence.split()):
+        alone = tokenizer.encode(word if number == 0 else f" {word}", add_special_tokens=False).ids
+        lengths.append(len(alone))
+    assert sum(lengths) == len(ids) - 2
+    begin = 1
+    for length in lengths:
+        for piece in range(begin, begin + length):
+            hidden = range(piece, begin + length)
+            seen = torch.tensor([special.mask if place in hidden else token for place, token in enumerate(ids)])[None]
+            mask = SegmentMask.of(torch.ones_like(seen).int(), torch.arange(len(ids))[None], torch.float32)
+            bits -= model(seen, mask, torch.tensor([[piece]]))[0].double().log_softmax(dim=0)[ids[piece]].item()
+        begin += length
+    return bits / math.log(2), sum(len(word.encode()) for word in sentence.split())
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "bert_cased", "roberta", "roberta_prefix", "modernbert", "xlm_roberta", "deberta"]
+)
+def test_bits_of_every_kind_of_tokenizer_are_counted_over_the_bytes_of_words(name: str) -> None:
+    tokenizer = published(name)
+    model = model_of(tokenizer.get_vocab_size())
+    counted = [by_words(model, tokenizer, sentence) for sentence in PUBLISHED_TEXTS]
+    expected = sum(bits for bits, _ in counted) / sum(size for _, size in counted)
+    words = list(every_word(PUBLISHED_TEXTS))
+    assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(expected, rel=1e-5)
 
 
 def test_special_tokens_in_a_text_are_plain_text() -> None:
