@@ -77,7 +77,7 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
     encoder = config.encoder
     assert isinstance(encoder.positions, RotaryPositions)
     rope = {"rope_type": "default", "rope_theta": encoder.positions.theta}
-    return ModernBertConfig(
+    theirs = ModernBertConfig(
         vocab_size=vocabulary_size,
         hidden_size=encoder.width,
         num_hidden_layers=encoder.layers,
@@ -96,8 +96,18 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         mlp_dropout=encoder.dropout,
         layer_types=["full_attention"] * encoder.layers,
         rope_parameters={"full_attention": rope, "sliding_attention": rope},
-        **special,
+        **{"classifier_pooling": "mean"} | special,  # masked language modelling does not train the first position
     )
+    for name, value in _read_by_version_4(encoder).items():
+        setattr(theirs, name, value)  # version 5 drops them as arguments
+    return theirs
+
+
+def _read_by_version_4(encoder: EncoderConfig) -> dict[str, float]:
+    """Return the keys that transformers 4 reads instead of `layer_types` and `rope_parameters`."""
+    assert isinstance(encoder.positions, RotaryPositions)
+    theta = encoder.positions.theta
+    return {"global_attn_every_n_layers": 1, "global_rope_theta": theta, "local_rope_theta": theta}
 
 
 def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
