@@ -1,136 +1,153 @@
-"""Compare a model with the folder exported from it, as plain transformers loads that."""
+"""Compare hidden states and scores with those of transformers, on real sentences: single, padded and packed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from configs import UserError
-from mlm.interop.hub import read_config, read_tokenizer, read_weights
+from mlm.interop import hub
+from mlm.interop.published import Published
 from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
-from tokenizer.special_tokens import SpecialTokens
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-LARGEST_DIFFERENCE = 1e-4
-"""Between two implementations in float32; beyond it they are not the same model."""
-SENTENCES = 7
-"""Number of texts that are single sentences; one more is a run of sentences."""
-LONGEST_TOKENS = 512
-"""Largest number of tokens of a text: scores over a large vocabulary take much memory."""
-PADDED_ROWS = 4
-"""Rows of a padded batch, for the same reason."""
-OWN_SENTENCES = (
-    "The ferry had left before anyone noticed that the dog was still on the pier.",
-    "Rain.",
-    "In 1987 the bridge carried 41,300 cars a day; today it carries 3.5 times as many.",
-    'She asked, "Is that the last one?" and he shrugged (it was not).',
-    "Returns the index of the first item that is equal to value, or -1 if there is none.",
-    "Das Wetter bleibt kühl, aber die Straßen sind überall trocken.",
-    "今日は朝から雨が降っています。",
-    "The results of the second trial were published in the same journal a year later, with all of the measurements.",
+LARGEST = 1e-4
+"""Difference in float32 above which two models are not the same, as a share of the largest value if that is over 1."""
+SENTENCES = (
+    "The committee will publish its findings on Monday.",
+    "She poured the tea before anyone could object, then sat down by the window and watched the rain.",
+    "Set the timeout to 30 seconds, or the client closes the connection.",
+    "No survivors were found after the earthquake; rescue teams keep searching the northern districts.",
+    'What did the old sailor mean by "a following sea"?',
+    "Copper conducts heat about five times as well as iron does.",
+    "Der Zug nach Marseille f\u00e4hrt um 7.45 Uhr ab.",
+    "Yes.",
+    "In 1911, after eleven months of marching over ice that nobody had crossed before, the five men planted a flag,"
+    " took their bearings three times to be certain, and turned back north with the dogs that were left.",
 )
-"""Sentences to compare on where a model comes without text."""
+"""Sentences to compare models on."""
 
 
 @dataclass(frozen=True)
-class Differences:
-    """The largest differences between a model and its counterpart, in float32."""
+class Difference:
+    """The largest difference between two tensors of one kind, over all sentences and layouts."""
 
-    scores: float
-    """Of the scores at the real positions of single and padded texts."""
-    largest_score: float
-    """Largest absolute score, which the differences of scores are to be seen beside."""
-    hidden_states: float
-    """Of the last hidden states of the same positions."""
-    texts: int
-    """Number of texts that were compared."""
-    heldout: bool
-    """True if they are held-out text of the run; False if they are `OWN_SENTENCES`."""
+    largest: float
+    """Largest absolute difference."""
+    size: float
+    """Largest absolute value of transformers'."""
 
+    @property
+    def is_rounding(self) -> bool:
+        """Return whether the difference is one of rounding in float32."""
+        return self.largest <= LARGEST * max(self.size, 1.0)
 
-def choose_texts(sentences: Iterable[str], tokenizer: Tokenizer, row_length: int) -> list[str]:
-    """Return a run of the first sentences, as long as fits, then some of the sentences; none if none fits a row."""
-    most = min(row_length, LONGEST_TOKENS)
-    fitting = [text for text in islice(sentences, 1000) if text and len(tokenizer.encode(text).ids) <= most]
-    run = ""
-    for text in fitting:
-        longer = f"{run} {text}".strip()
-        if len(tokenizer.encode(longer).ids) > most:
-            break
-        run = longer
-    # From short to long, so that a batch of neighbours is padded.
-    ordered = sorted(set(fitting[: 10 * SENTENCES]), key=len)
-    return [run, *ordered[:: -(-len(ordered) // SENTENCES)]] if run else []
+    def __str__(self) -> str:
+        return f"{self.largest:.1e} (values up to {self.size:.1f})"
 
 
-def compare(
-    model: MaskedLanguageModel, tokenizer: Tokenizer, folder: Path, row_length: int, heldout: Iterable[str]
-) -> Differences:
-    """Return the largest differences between a model on the CPU and the one that transformers loads from `folder`.
+@dataclass(frozen=True)
+class Batch:
+    """Rows of sentences."""
 
-    `heldout` sentences are compared, or `OWN_SENTENCES` if there are none, alone and in padded batches, with a token of
-    each masked. Raise a UserError if the loaded
-    tokenizer gives other ids, or a difference is over `LARGEST_DIFFERENCE`.
-    """
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
-
-    held_out = choose_texts(heldout, tokenizer, row_length)
-    texts = held_out or choose_texts(OWN_SENTENCES, tokenizer, row_length)
-    config = read_config(folder)
-    special, theirs = SpecialTokens.of(tokenizer), read_tokenizer(folder, config)
-    rows = []
-    for text in texts:
-        ids = tokenizer.encode(text).ids
-        if theirs(text)["input_ids"] != ids:
-            raise UserError(f"{folder}: transformers encodes {text[:60]!r} otherwise than the run's tokenizer")
-        ids[len(ids) // 2] = special.mask
-        rows.append(torch.tensor(ids))
-    scorer = read_weights(MODEL_FOR_MASKED_LM_MAPPING[type(config)], folder, config)
-    encoder = read_weights(MODEL_MAPPING[type(config)], folder, config)
-    found = [_compared(model, scorer, encoder, batch, special.pad) for batch in _batches(rows)]
-    scores, largest, hidden = torch.tensor(found).amax(dim=0).tolist()  # NaN if any is
-    differences = Differences(scores, largest, hidden, len(texts), heldout=bool(held_out))
-    if not (scores <= LARGEST_DIFFERENCE and hidden <= LARGEST_DIFFERENCE):
-        raise UserError(
-            f"the exported model is not the run's: its scores differ by up to {scores:.1e} and its hidden states by up"
-            f" to {hidden:.1e}, over {LARGEST_DIFFERENCE:.0e}: nothing is written"
-        )
-    return differences
+    ids_BL: Tensor
+    segments_BL: Tensor
+    positions_BL: Tensor
 
 
-def _batches(rows: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """Yield each row alone, then all in batches of several."""
-    yield from ([row] for row in rows)
-    yield from (rows[start : start + PADDED_ROWS] for start in range(0, len(rows), PADDED_ROWS))
+Outputs = dict[str, Tensor]
+"""`hidden states`, (N, D), and where there is a head `scores`, (N, V), of the N tokens in order, without padding."""
+Compute = Callable[[Batch], Outputs]
+
+
+def compare(ours: Compute, theirs: Compute, rows: Sequence[Sequence[int]], pad: int) -> dict[str, Difference]:
+    """Return the largest differences by the kind of output: of single sentences, padded ones and packed ones."""
+    single, padded, packed = layouts(rows, pad)
+    expected = {"single": outputs(theirs, single), "padded": outputs(theirs, padded)}
+    pairs = [
+        (outputs(ours, single), expected["single"]),
+        (outputs(ours, padded), expected["padded"]),
+        (outputs(ours, packed), expected["single"]),
+    ]
+    return {kind: largest(pairs, kind) for kind in expected["single"]}
+
+
+def largest(pairs: Sequence[tuple[Outputs, Outputs]], kind: str) -> Difference:
+    """Return the largest difference of one kind of output between our outputs and theirs."""
+    found, size = 0.0, 0.0
+    for ours, theirs in pairs:
+        # Rows of added tokens come last, and have no counterpart.
+        difference = (ours[kind][:, : theirs[kind].shape[1]] - theirs[kind]).abs().max().item()
+        found = max(found, difference if math.isfinite(difference) else math.inf)
+        size = max(size, theirs[kind].abs().max().item())
+    return Difference(found, size)
+
+
+def layouts(rows: Sequence[Sequence[int]], pad: int) -> tuple[list[Batch], list[Batch], list[Batch]]:
+    """Return the rows one by one, padded to the longest, and packed into one row as segments."""
+    single = [Batch(ids, torch.ones_like(ids).int(), torch.arange(ids.shape[1])[None]) for ids in map(_row, rows)]
+    longest = max(map(len, rows))
+    padded_BL = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in rows])
+    real_BL = torch.tensor([[position < len(ids) for position in range(longest)] for ids in rows])
+    padded = Batch(padded_BL, real_BL.int(), torch.arange(longest).expand_as(padded_BL))
+    packed = Batch(
+        torch.cat([batch.ids_BL for batch in single], dim=1),
+        torch.cat([batch.segments_BL * number for number, batch in enumerate(single, start=1)], dim=1),
+        torch.cat([batch.positions_BL for batch in single], dim=1),
+    )
+    return single, [padded], [packed]
+
+
+def _row(ids: Sequence[int]) -> Tensor:
+    return torch.tensor([list(ids)])
 
 
 @torch.no_grad()
-def _compared(
-    model: MaskedLanguageModel, scorer: "PreTrainedModel", encoder: "PreTrainedModel", rows: Sequence[Tensor], pad: int
-) -> tuple[float, float, float]:
-    """Return the largest difference of scores, the largest score, and the largest difference of hidden states."""
-    ids_BL = pad_sequence(list(rows), batch_first=True, padding_value=pad)
-    lengths_B = torch.tensor([len(row) for row in rows])
-    positions_BL = torch.arange(ids_BL.shape[1]).expand(ids_BL.shape)
-    is_real_BL = positions_BL < lengths_B[:, None]
-    mask = SegmentMask.of(is_real_BL.int(), positions_BL, torch.float32)
-    inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": is_real_BL.long()}
-    is_real_M = is_real_BL.flatten()
-    ours_MV = model(ids_BL, mask, positions_BL)[is_real_M]
-    theirs_MV = scorer(**inputs).logits.flatten(0, 1)[is_real_M]
-    hidden_MD = model.encoder(ids_BL, mask).flatten(0, 1)[is_real_M]
-    their_hidden_MD = encoder(**inputs).last_hidden_state.flatten(0, 1)[is_real_M]
-    return (
-        (ours_MV - theirs_MV).abs().max().item(),
-        ours_MV.abs().max().item(),
-        (hidden_MD - their_hidden_MD).abs().max().item(),
-    )
+def outputs(compute: Compute, batches: Sequence[Batch]) -> Outputs:
+    """Return the outputs of all batches, in float32, without those of padding."""
+    found = [
+        {kind: states_BLX[batch.segments_BL > 0].float() for kind, states_BLX in compute(batch).items()}
+        for batch in batches
+    ]
+    return {kind: torch.cat([one[kind] for one in found]) for kind in found[0]}
+
+
+def ours(model: MaskedLanguageModel, *, scores: bool, dtype: torch.dtype = torch.float32) -> Compute:
+    """Return the function that computes a batch by our model, with scores if asked for."""
+
+    def compute(batch: Batch) -> Outputs:
+        every_BL = torch.arange(batch.ids_BL.shape[1]).expand_as(batch.ids_BL)
+        segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = {"hidden states": model.encoder(batch.ids_BL, segment_mask)}
+            if scores:
+                found["scores"] = model(batch.ids_BL, segment_mask, every_BL).unflatten(0, batch.ids_BL.shape)
+        return found
+
+    return compute
+
+
+def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
+    """Return the function that computes a batch by transformers, which reads the checkpoint itself."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+
+    mapping = MODEL_FOR_MASKED_LM_MAPPING if published.has_head else MODEL_MAPPING
+    model = hub.read_weights(mapping[type(published.their_config)], published.folder, published.their_config).eval()
+
+    def compute(batch: Batch) -> Outputs:
+        given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = {"hidden states": model.base_model(**given).last_hidden_state}
+            if published.has_head:
+                found["scores"] = model(**given).logits
+        return found
+
+    return compute
+
+
+def sentence_ids(published: Published, longest: int) -> list[list[int]]:
+    """Return the tokens of the sentences, each at most so many, by the published tokenizer."""
+    tokenizer = published.their_tokenizer
+    ids: list[list[int]] = tokenizer(list(SENTENCES), truncation=True, max_length=longest)["input_ids"]
+    return ids
