@@ -121,6 +121,9 @@ class PretrainConfig(Config):
     tracking: Tracking = ("tensorboard",)
     """Where metrics are shown beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as [tensorboard,
     trackio]. All but the first need the extra of their name; by default they need no account and no network."""
+    export: Literal["none", "end", "checkpoints"] = "none"
+    """Export to plain transformers: the last checkpoint into the run's `export`, or each kept one into a folder there.
+    It needs the extra `hub`. Training waits for each export; one that fails is a warning."""
 
     @model_validator(mode="after")
     def _window_fits_row(self) -> "PretrainConfig":

@@ -1,0 +1,136 @@
+"""Export a run's model as a folder that plain transformers opens, whole or not at all, with a model card."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from configs import UserError
+from configs.extras import require
+from configs.files import check_new, written_folder
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.writer import CheckpointWriter
+from mlm.config import PretrainConfig
+from mlm.interop.export import Compared, architecture_of, compare, write
+from mlm.tracking import model_card, run_directory
+from mlm.tracking.model_card import Facts
+from mlm.tracking.run_record import RunRecord
+from mlm.training.budget import TrainingProgress
+from mlm.training.loop import Observer
+from mlm.training.optim import Optimizer
+from tokenizer.special_tokens import SpecialTokens
+
+FOLDER = "export"
+"""Folder in a run of its last checkpoint's export, or of those of its checkpoints."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that plain transformers opens."""
+
+    path: Path
+    architecture: str
+    """Its name in the field, such as ModernBERT."""
+    compared: Compared
+    """Its comparison with the run's model."""
+
+
+def export(run: Path, out: Path, *, licence: str | None = None, language: str | None = None) -> Exported:
+    """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
+
+    The folder is read by transformers and compared with the run's model before it appears. Its model card names
+    `licence` and `language`, if any.
+
+    Raises:
+        UserError: the model has no exact counterpart, `out` is there, transformers is not installed, or `run` is no
+            pretraining run.
+        OSError: the disk is full or not writable.
+    """
+    require("transformers", extra="hub", purpose="exports")
+    check_new(out)
+    path = checkpoint.run_of(run)
+    if run_directory.is_fine_tuning(path):
+        raise UserError(f"{path} is a fine-tuning run: python -m finetune.export exports its classifier")
+    folder = checkpoint.resolve(run)
+    model, tokenizer, config = checkpoint.load_model(folder, torch.device("cpu"))
+    architecture_of(config.model)  # before anything is written
+    record, row_length = RunRecord.read(folder, tokenizer), config.data.row_length
+    with written_folder(out) as partial:
+        name = write(partial, model, tokenizer, config.model, row_length)
+        compared = compare(partial, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+        special = SpecialTokens.of(tokenizer)
+        facts = Facts(
+            name=out.name,
+            architecture=name,
+            record=record,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            mask=tokenizer.id_to_token(special.mask) or "",
+            cls_sep=special.adds_cls_sep,
+            compared=compared,
+            licence=licence,
+            language=language,
+        )
+        model_card.write(partial, facts)
+    return Exported(out, name, compared)
+
+
+def check(config: PretrainConfig) -> None:
+    """Raise a UserError if a run of `config` is to be exported and cannot be: before its training."""
+    if config.export != "none":
+        require("transformers", extra="hub", purpose=f"export={config.export}")
+        architecture_of(config.model)
+
+
+def export_at_end(run: Path, config: PretrainConfig) -> None:
+    """Export the last checkpoint of a finished run if its configuration says so; a failure is a warning."""
+    if config.export == "end":
+        _try_to_export(checkpoint.newest(run), run / FOLDER)
+    elif config.export == "checkpoints":  # once more, for the results are in the model card now
+        folder = checkpoint.newest(run)
+        _try_to_export(folder, run / FOLDER / folder.name)
+
+
+class CheckpointExports(Observer):
+    """Exports each checkpoint of a run, and removes the exports of checkpoints that are not kept; on rank 0.
+
+    Training waits meanwhile: the random numbers of both stay apart.
+    """
+
+    def __init__(self, run: Path, writer: CheckpointWriter) -> None:
+        """Export what `writer`, an observer before this one, saves."""
+        self.run, self.writer = run, writer
+        self._prune()
+
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
+        """Wait until the checkpoint is written, and export it."""
+        self.writer.wait()
+        folder = checkpoint.step_folder(self.run, progress.step)
+        if folder.is_dir():
+            _try_to_export(folder, self.run / FOLDER / folder.name)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove exports without a checkpoint, and half-written ones of killed processes."""
+        kept = {folder.name for folder in checkpoint.completed(self.run)}
+        for path in (self.run / FOLDER).glob("*"):
+            if path.name not in kept and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _try_to_export(folder: Path, out: Path) -> None:
+    """Export a checkpoint in the place of a former export of it; a failure is a warning."""
+    try:
+        out.parent.mkdir(exist_ok=True)
+        if out.is_dir():
+            shutil.rmtree(out)
+        exported = export(folder, out)
+    except Exception as error:  # transformers may raise any, and training is worth more
+        reason = " ".join(str(error).split())
+        logger.warning("%s NOT EXPORTED (%s): export it by python -m mlm.export %s OUT", folder.name, reason, folder)
+    else:
+        logger.info("exported: %s (%s)", out, exported.architecture)
