@@ -45,7 +45,7 @@ class SegmentMask:
         if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
             return cls(segments_BL, positions_BL, dtype, None, segment_blocks(segments_BL), ())
         bias_B1LL, length = _bias(segments_BL, segments_BL, dtype), segments_BL.shape[1]
-        split = not compiled and segments_BL.device.type == "cpu" and length > BLOCK
+        split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu" and length > BLOCK
         key_ranges = _key_ranges(bias_B1LL) if split else ()
         return cls(segments_BL, positions_BL, dtype, bias_B1LL, None, key_ranges)
 
