@@ -45,6 +45,8 @@ class TrainConfig(Config):
     micro_batch_rows: int | None = Field(None, gt=0)
     """Rows computed at once, to fit memory; null takes the whole batch. It changes only speed, memory and the random
     numbers of dropout. On CPU the rows are divided among threads, unless there is dropout."""
+    frozen_encoder: bool = False
+    """Train the head alone: the transform and the output bias. A checkpoint without a head needs this first."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down to it."""
     precision: Precision = "auto"
@@ -112,5 +114,13 @@ class PretrainConfig(Config):
             raise ValueError(
                 f"evaluation.window_bytes = {self.evaluation.window_bytes} does not fit data.row_length ="
                 f" {self.data.row_length}: it may be at most {self.data.row_length - 2} (or set evaluation.words=0)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_encoder_is_trained(self) -> "PretrainConfig":
+        if self.train.frozen_encoder and self.start_from is None:
+            raise ValueError(
+                "train.frozen_encoder=true would leave the encoder at random weights: name a trained one by start_from"
             )
         return self

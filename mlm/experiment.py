@@ -24,7 +24,7 @@ from torch import nn
 
 from configs import UserError, dump, read
 from configs.files import write_text
-from mlm.build import PretrainComponents, Recorded, build, with_absolute_paths, with_text_of_shards
+from mlm.build import PretrainComponents, Recorded, build, flops_per_token, with_absolute_paths, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
 from mlm.checkpoint.writer import CheckpointWriter
@@ -36,7 +36,6 @@ from mlm.evaluation import fill_blanks, results
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import plots, run_directory
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
-from mlm.training import flops
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
 from mlm.training.interrupt import StopRequest
@@ -126,6 +125,8 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambd
     run = checkpoint.run_of(path)
     if run != path:
         logger.info("%s is a checkpoint of %s, which resumes from its newest one", path, run)
+    if run_directory.origin(run) is not None:
+        raise UserError(f"{run} was converted and has no training to resume: start a run from it by start_from={run}")
     return _run(config_of(run), run, observers, stop)
 
 
@@ -310,12 +311,10 @@ def _filled(components: PretrainComponents, model: nn.Module) -> str:
 def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
-    context = flops.mean_context(components.corpus.train.rows)
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
-    vocabulary_size = components.corpus.manifest.vocabulary_size
-    flops_per_token = partial(flops.flops_per_token, config.model, vocabulary_size, context)
+    operations = flops_per_token(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
-    return MetricsLogger(ready.path, config, task.documents, flops_per_token, peak, ready.progress)
+    return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress)
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:

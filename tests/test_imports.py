@@ -60,8 +60,9 @@ INSIDE = {
             "training",
             "config",
             "checkpoint",
-            "evaluation build interop",
+            "evaluation build",
             "tracking",
+            "interop",
         ),
         *("experiment dry_run", "pretrain evaluate fill_mask status export convert", "benchmark"),
     ),
@@ -70,8 +71,8 @@ INSIDE = {
         *("command_line", "cnn_head linear_head predict compare texts", "benchmark"),
     ),
     "tokenizer": (
-        *("sources sentences vocabulary", "cached_encoder", "cleaning", "shards", "cache", "command_line"),
-        "train encode",
+        *("sources sentences special_tokens", "kinds", "vocabulary", "cached_encoder", "cleaning", "shards", "cache"),
+        *("added_words command_line", "train encode"),
     ),
 }
 """The parts of each package, a level a string; a part imports those of the levels before its own, and itself."""

@@ -1,4 +1,4 @@
-"""Fill in blanks: turn text with [MASK] into rows, and scores into words."""
+"""Fill in blanks: turn text with masks into rows, and scores into words."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,11 @@ from mlm.data.batches import IGNORED, Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
 from tokenizer.sentences import collapse
-from tokenizer.vocabulary import CLS, MASK, SEP, SPECIAL_TOKENS, encode_masked
+from tokenizer.special_tokens import SpecialTokens
+from tokenizer.vocabulary import continuing_text, encode_masked
 
+BLANK = "[MASK]"
+"""Stands for a mask in a sentence, whatever the tokenizer's mask token is called, which does so too."""
 LONGEST_SHOWN = 60
 """Characters of a sentence in a message."""
 
@@ -31,14 +34,14 @@ class Guess:
 def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
     """Return a batch of one row; raise a UserError if the sentence has no [MASK], or does not fit a row.
 
-    White space is collapsed as in training texts, and special tokens other than [MASK] are plain text, as there.
+    White space is collapsed as in training texts, and special tokens other than masks are plain text, as there.
     """
     shown = sentence if len(sentence) <= LONGEST_SHOWN else f"{sentence[:LONGEST_SHOWN]}..."
     check_text(sentence, "sentence", mend="give it in UTF-8")
-    (ids,) = encode_masked(tokenizer, [collapse(sentence)], SPECIAL_TOKENS[MASK])
-    if tokenizer.num_special_tokens_to_add(is_pair=False):
-        ids = [CLS, *ids, SEP]
-    blanks = [i for i, token in enumerate(ids) if token == MASK]
+    special = SpecialTokens.of(tokenizer)
+    named = collapse(sentence).replace(str(tokenizer.id_to_token(special.mask)), BLANK)
+    ids = special.framed(encode_masked(tokenizer, [named], BLANK)[0])
+    blanks = [i for i, token in enumerate(ids) if token == special.mask]
     if not blanks:
         raise UserError(f"no [MASK] in {shown!r}: write [MASK] where a word is to be filled in")
     if len(ids) > row_length:
@@ -58,10 +61,11 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
 def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, top: int) -> list[list[Guess]]:
     """Return the `top` most probable tokens of every slot of the batch, most probable first; no special tokens."""
     scores_MV = score(model, batch.to(world.device), world).float()
-    scores_MV[:, : len(SPECIAL_TOKENS)] = float("-inf")
-    best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(SPECIAL_TOKENS)))
+    special = list(SpecialTokens.of(tokenizer).ids)
+    scores_MV[:, special] = float("-inf")
+    best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(special)))
     return [
-        [Guess(tokenizer.decode([token]), share) for token, share in zip(tokens, probabilities, strict=True)]
+        [Guess(continuing_text(tokenizer, [token]), share) for token, share in zip(tokens, probabilities, strict=True)]
         for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
@@ -75,10 +79,10 @@ def sample_predictions(model: nn.Module, batch: Batch, tokenizer: Tokenizer, wor
     ids, segments = batch.ids_BL.flatten().cpu().numpy().copy(), batch.segments_BL.cpu().numpy()
     rows, length = segments.shape
     predicted = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
-    filled = {}
+    filled, mask_id = {}, SpecialTokens.of(tokenizer).mask
     for index, best, label in zip(predicted, guesses, batch.labels_BM.flatten().tolist(), strict=True):
-        if label != IGNORED and ids[index] == MASK:
-            filled[index] = (best[0].token, tokenizer.decode([label]))
+        if label != IGNORED and ids[index] == mask_id:
+            filled[index] = (best[0].token, continuing_text(tokenizer, [label]))
         elif label != IGNORED:
             ids[index] = label
     shown: list[str] = []
@@ -100,9 +104,9 @@ def _fill(
         if index not in filled:
             run.append(int(ids[index]))
             continue
-        parts.append(tokenizer.decode(run, skip_special_tokens=False))
+        parts.append(continuing_text(tokenizer, run))
         run = []
         best, truth = filled[index]
         space = " " if truth.startswith(" ") else ""
         parts.append(f"{space}[{best.strip()}]" if best == truth else f"{space}[{best.strip()}|{truth.strip()}]")
-    return "".join([*parts, tokenizer.decode(run, skip_special_tokens=False)]).strip()
+    return "".join([*parts, continuing_text(tokenizer, run)]).strip()

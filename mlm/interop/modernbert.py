@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from configs import UserError
+from mlm.interop.architecture import Architecture, check, model_config, our_activation
 from mlm.interop.bert import ACTIVATIONS
-from mlm.interop.renaming import Names, to_ours, to_theirs
-from mlm.model.encoder import EncoderConfig, RotaryPositions
+from mlm.interop.renaming import Names, to_theirs
+from mlm.model.encoder import LocalAttention, RotaryPositions
 from mlm.model.heads import ModelConfig
 
 if TYPE_CHECKING:
@@ -32,27 +35,79 @@ _OUTPUT_BIAS = "decoder.bias"
 
 
 def our_config(theirs: "ModernBertConfig") -> ModelConfig:
-    """Return the shape of a published model."""
-    activations = {name: own for own, name in ACTIVATIONS.items()}
-    encoder = EncoderConfig(
+    """Return the shape of a published model; it has all biases if it has any, those that it lacks being zero."""
+    check(theirs, {"is_decoder": [False], "add_cross_attention": [False]})
+    rope = theirs.rope_parameters or {}
+    for kind, settings in rope.items():
+        if settings["rope_type"] != "default":
+            raise UserError(f"its config.json says rope_type = {settings['rope_type']!r} of {kind}: we have no scaling")
+    return model_config(
         width=theirs.hidden_size,
         heads=theirs.num_attention_heads,
         feedforward_width=theirs.intermediate_size,
         layers=theirs.num_hidden_layers,
         norm="pre",
         norm_epsilon=theirs.norm_eps,
-        activation=activations[theirs.hidden_activation],
+        activation=our_activation(theirs, "hidden_activation"),
         gated=True,
-        positions=RotaryPositions(theta=theirs.rope_parameters["full_attention"]["rope_theta"]),
-        biases=theirs.attention_bias,
+        positions=RotaryPositions(theta=rope["full_attention"]["rope_theta"]),
+        local_attention=_our_local_attention(theirs),
+        biases=any(_biased(theirs).values()),
         dropout=theirs.mlp_dropout,
     )
-    return ModelConfig(encoder=encoder, transform=True)
 
 
-def our_tensors(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return a published model's tensors under our names."""
-    return to_ours(theirs, NAMES, config.encoder.layers) | {"output_bias": theirs[_OUTPUT_BIAS]}
+def _our_local_attention(theirs: "ModernBertConfig") -> LocalAttention | None:
+    kinds = theirs.layer_types or []
+    everywhere = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+    if len(everywhere) == len(kinds):
+        return None
+    every = everywhere[1] if len(everywhere) > 1 else len(kinds)
+    if everywhere != list(range(0, len(kinds), every)):
+        raise UserError(f"its config.json has layer_types {kinds}: ours are global at multiples of one number alone")
+    theta = (theirs.rope_parameters or {})["sliding_attention"]["rope_theta"]
+    try:
+        return LocalAttention(window=theirs.local_attention, global_every=every, theta=theta)
+    except ValidationError as error:
+        raise UserError(
+            f"its config.json says local_attention = {theirs.local_attention}: it must be over 1"
+        ) from error
+
+
+def _biased(theirs: "ModernBertConfig") -> dict[str, bool]:
+    """Return whether modules with a part of a name have biases."""
+    return {
+        "norm.": theirs.norm_bias,
+        ".attn.": theirs.attention_bias,
+        ".mlp.": theirs.mlp_bias,
+        "head.dense": theirs.classifier_bias,
+    }
+
+
+def prepared(theirs: Mapping[str, Tensor], config: "ModernBertConfig") -> dict[str, Tensor]:
+    """Return tensors with zero for each bias that the model lacks by its configuration, if it has any other."""
+    tensors = dict(theirs)
+    biased = _biased(config)
+    lacking = [part for part, has in biased.items() if not has] if any(biased.values()) else []
+    for name, weight in theirs.items():
+        if name.endswith(".weight") and any(part in name for part in lacking):
+            tensors.setdefault(name.removesuffix("weight") + "bias", weight.new_zeros(len(weight)))
+    if not config.decoder_bias and "head.dense.weight" in tensors:
+        embedding = tensors["model.embeddings.tok_embeddings.weight"]
+        tensors.setdefault(_OUTPUT_BIAS, embedding.new_zeros(len(embedding)))
+    return tensors
+
+
+ARCHITECTURE = Architecture(
+    trunk="model.",
+    names={**NAMES, "output_bias": _OUTPUT_BIAS},
+    our_config=our_config,
+    dropouts=("mlp_dropout", "attention_dropout", "embedding_dropout"),
+    prepared=prepared,
+    tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    unused=("inv_freq",),
+    head_activation=lambda theirs: str(theirs.classifier_activation),
+)
 
 
 def refusal(config: ModelConfig) -> str | None:
@@ -77,7 +132,7 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
     encoder = config.encoder
     assert isinstance(encoder.positions, RotaryPositions)
     rope = {"rope_type": "default", "rope_theta": encoder.positions.theta}
-    return ModernBertConfig(
+    theirs = ModernBertConfig(
         vocab_size=vocabulary_size,
         hidden_size=encoder.width,
         num_hidden_layers=encoder.layers,
@@ -96,8 +151,18 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         mlp_dropout=encoder.dropout,
         layer_types=["full_attention"] * encoder.layers,
         rope_parameters={"full_attention": rope, "sliding_attention": rope},
-        **special,
+        **{"classifier_pooling": "mean"} | special,  # masked language modelling does not train the first position
     )
+    for name, value in _read_by_version_4(encoder).items():
+        setattr(theirs, name, value)  # version 5 drops them as arguments
+    return theirs
+
+
+def _read_by_version_4(encoder: EncoderConfig) -> dict[str, float]:
+    """Return the keys that transformers 4 reads instead of `layer_types` and `rope_parameters`."""
+    assert isinstance(encoder.positions, RotaryPositions)
+    theta = encoder.positions.theta
+    return {"global_attn_every_n_layers": 1, "global_rope_theta": theta, "local_rope_theta": theta}
 
 
 def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
