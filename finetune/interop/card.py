@@ -124,10 +124,9 @@ def _facts(run: Path, model: SavedModel, exported: Exported) -> Iterator[str]:
     yield "\n## Compared with the run\n"
     whose = "of the run's data and others" if exported.of_the_run else "of no data of the run"
     for name, difference in exported.differences.items():
-        yield f"- {name}: the largest difference of a probability is {difference:.1e}, on {exported.texts} texts {whose}."
+        yield f"- {name}: largest difference of a probability {difference:.1e}, on {exported.texts} texts {whose}."
     if "transformers" in exported.differences:
-        yield "\nThe head computes the run's scores by the layers of its architecture, with weights of unusual sizes. To"
-        yield "train it further, give it a new head: `num_labels=...` and `ignore_mismatched_sizes=True`."
+        yield "\nThe head's layers give the run's scores by weights of unusual sizes: before further training, draw new ones."
     try:
         table = results.table(results.read(run))
     except UserError:

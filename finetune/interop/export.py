@@ -15,7 +15,7 @@ from finetune.interop.card import Exported, Format
 from finetune.interop.texts import Probabilities, longest, rows_to_compare
 from finetune.saved_model import SavedModel
 from mlm.distributed.world import World
-from mlm.interop.comparison import LARGEST_DIFFERENCE
+from mlm.interop.comparison import LARGEST
 
 
 class Writer(Protocol):
@@ -60,7 +60,7 @@ def export(run: Path, out: Path, formats: Sequence[Format] = ()) -> Exported:
 
 
 def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Format]) -> Exported:
-    """Return the largest differences; a UserError if one is over `LARGEST_DIFFERENCE`."""
+    """Return the largest differences; a UserError if one is over `LARGEST`."""
     rows, of_the_run = rows_to_compare(model)
     reader, encoder = model.config.data.reader, model.classifier.encoder
     texts = [reader.texts(row) for row in rows]
@@ -75,9 +75,9 @@ def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Forma
         theirs = FORMATS[name].load(folder, model)
         alone_NC, padded_NC = torch.cat([theirs([text]) for text in texts]), theirs(texts)
         differences[name] = torch.stack([alone_NC - ours_NC, padded_NC - ours_NC]).abs().max().item()
-        if not differences[name] <= LARGEST_DIFFERENCE:
+        if not differences[name] <= LARGEST:
             raise UserError(
                 f"the probabilities of the {name} model differ from the run's by up to {differences[name]:.1e}, over"
-                f" {LARGEST_DIFFERENCE:.0e}: nothing is written: export to another --format"
+                f" {LARGEST:.0e}: nothing is written: export to another --format"
             )
     return Exported(out, differences, len(texts), of_the_run)

@@ -15,9 +15,9 @@ from finetune.data.labelled import Labelled
 from finetune.encoders.published import PublishedEncoder
 from finetune.encoders.run import RunEncoder
 from finetune.saved_model import SavedModel
-from mlm.interop.comparison import OWN_SENTENCES
+from mlm.interop.comparison import SENTENCES
 from mlm.interop.export import write_tokenizer as write_tokenizer_of_run
-from tokenizer.vocabulary import SEP
+from tokenizer.special_tokens import SpecialTokens
 
 TOKENIZER = "tokenizer.json"
 ROWS = 24
@@ -48,10 +48,12 @@ def write_tokenizer(model: SavedModel, folder: Path) -> None:
         assert isinstance(encoder, RunEncoder)
         write_tokenizer_of_run(folder, encoder.tokenizer, most)
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    if isinstance(encoder, RunEncoder) and encoder.cls_id is None and len(model.config.data.reader.columns) > 1:
-        name = tokenizer.id_to_token(SEP)
+    if isinstance(encoder, RunEncoder) and encoder.cls_id is None:
+        between = [tokenizer.id_to_token(number) for number in SpecialTokens.of(tokenizer).between]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A", pair=f"$A {name} $B:1", special_tokens=[(name, SEP)]
+            single="$A",
+            pair=" ".join(["$A", *between, "$B:1"]),
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in set(between)],
         )
     tokenizer.enable_truncation(most)
     tokenizer.enable_padding(pad_id=encoder.pad_id, pad_token=tokenizer.id_to_token(encoder.pad_id))
@@ -59,7 +61,7 @@ def write_tokenizer(model: SavedModel, folder: Path) -> None:
 
 
 def preparation(model: SavedModel) -> list[str]:
-    """Return the changes of a text before the tokenizer, a sentence for each: neither tokenizer nor model makes them."""
+    """Return a sentence for each change of a text that neither the tokenizer nor the network makes."""
     return list(_preparation(model.config.data.reader.cleaning, model.config.data.reader.columns))
 
 
@@ -104,9 +106,9 @@ def as_data(model: SavedModel) -> dict[str, Any]:
 def rows_to_compare(model: SavedModel) -> tuple[list[Mapping[str, str]], bool]:
     """Return rows of texts, very short and truncated ones too, and whether some are of the run's data."""
     reader, data = model.config.data.reader, model.config.data
-    own = [dict.fromkeys(reader.columns, text) for text in (*OWN_SENTENCES, "a")]
+    own = [dict.fromkeys(reader.columns, text) for text in (*SENTENCES, "a")]
     if len(reader.columns) == 1:
-        own.append({reader.columns[0]: " ".join(OWN_SENTENCES * (longest(model) // 50 + 1))})
+        own.append({reader.columns[0]: " ".join(SENTENCES * (longest(model) // 50 + 1))})
     found: list[dict[str, str]] = []
     if isinstance(data, Labelled) and data.train is not None and Path(data.train).is_file():
         found = list(islice((row for row in reader.rows(Path(data.train)) if all(reader.texts(row))), ROWS))
