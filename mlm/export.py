@@ -43,17 +43,17 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {value!r} is no identifier: give one such as {example}")
     configure_process()
     from mlm.checkpoint import checkpoint
-    from mlm.interop.export import export
     from mlm.tracking import run_directory
+    from mlm.tracking.exported_run import export
 
     path = options.run or run_directory.newest()
     print(f"run: {checkpoint.run_of(path)}", file=sys.stderr)
     exported = export(path, options.out, licence=options.licence, language=options.language)
-    found = exported.differences
+    found = exported.compared
     texts = "held-out texts of the run" if found.heldout else "general sentences, for the run's text is not at hand"
     command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")
-    command.show(f"largest difference of a score         {found.scores:.1e} (largest score {found.largest_score:.1f})")
-    command.show(f"largest difference of a hidden state  {found.hidden_states:.1e}")
+    for kind, difference in found.differences.items():
+        command.show(f"  largest difference of {kind}: {difference}")
     command.show(f"its model card, {exported.path / 'README.md'}, shows how to load it")
 
 

@@ -1,32 +1,34 @@
-"""Export a run's model as a folder that plain transformers opens, compared with the run's model before it appears."""
+"""Write a model as a folder that plain transformers opens, and compare what transformers reads there with the model."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from configs import UserError
-from configs.extras import require
-from configs.files import check_new, written_folder
 from mlm.checkpoint import checkpoint, weights
-from mlm.config import PretrainConfig
-from mlm.interop import bert, model_card, modernbert
-from mlm.interop.comparison import Differences, compare
-from mlm.interop.hub import CONFIG
-from mlm.interop.model_card import Facts
-from mlm.interop.run_record import RunRecord
+from mlm.interop import bert, comparison, hub, modernbert
+from mlm.interop.comparison import Batch, Difference, Outputs
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.tracking import run_directory
 from tokenizer import vocabulary
 from tokenizer.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+WEIGHTS, TOKENIZER_CONFIG = "model.safetensors", "tokenizer_config.json"
+SENTENCES = 7
+"""Number of compared texts that are single sentences; one more is a run of sentences."""
+LONGEST_TOKENS = 256
+"""Largest number of tokens of a compared text: scores over a large vocabulary take much memory."""
+SENTENCES_READ = 1000
+"""Largest number of sentences that the compared ones are chosen from."""
 
 
 class Architecture(Protocol):
@@ -46,25 +48,23 @@ class Architecture(Protocol):
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {"BERT": bert, "ModernBERT": modernbert}
-"""The architectures that a model may leave as; the first that is an exact counterpart is taken."""
-
-
-WEIGHTS = "model.safetensors"
+"""The architectures that a model may leave as; the first that has an exact counterpart is taken."""
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A folder that plain transformers opens."""
+class Compared:
+    """The comparison of a model with what transformers reads in its exported folder, in float32."""
 
-    path: Path
-    architecture: str
-    """A key of `ARCHITECTURES`."""
-    differences: Differences
-    """Its largest differences from the run's model."""
+    differences: Mapping[str, Difference]
+    """Largest differences by the kind of output, `hidden states` and `scores`."""
+    texts: int
+    """Number of texts that were compared, alone, padded, and packed into a row of ours."""
+    heldout: bool
+    """True if they are of the run's held-out text; False if they are sentences of this package."""
 
 
 def architecture_of(config: ModelConfig) -> str:
-    """Return the name of the architecture that a model is exported as.
+    """Return the name of the architecture that a model leaves as.
 
     Raise a UserError with the settings of the nearest architecture if none has an exact counterpart.
     """
@@ -78,55 +78,17 @@ def architecture_of(config: ModelConfig) -> str:
     )
 
 
-def export(run: Path, out: Path, *, licence: str | None = None, language: str | None = None) -> Exported:
-    """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
+def write(folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, config: ModelConfig, row_length: int) -> str:
+    """Write configuration, weights and tokenizer into `folder`, as transformers 4.48 and 5 read them.
 
-    The folder is loaded by transformers and compared with the run's model before it appears. Its model card names
-    `licence` and `language`, if any.
-
-    Raises:
-        UserError: the model has no exact counterpart, `out` is there, transformers is not installed, or `run` is
-            no pretraining run.
-        OSError: the disk is full or not writable.
+    Return the name of the architecture, or raise a UserError if none has an exact counterpart.
     """
-    require("transformers", extra="hub", purpose="exports")
-    check_new(out)
-    path = checkpoint.run_of(run)
-    if run_directory.is_fine_tuning(path):
-        raise UserError(f"{path} is a fine-tuning run: python -m finetune.export exports its classifier")
-    folder = checkpoint.resolve(run)
-    model, tokenizer, config = checkpoint.load_model(folder, torch.device("cpu"))
-    name = architecture_of(config.model)
-    record = RunRecord.read(folder, tokenizer)
-    with written_folder(out) as partial:
-        _write_model(partial, ARCHITECTURES[name], model, tokenizer, config)
-        heldout = record.heldout_sentences(tokenizer)
-        exported = Exported(out, name, compare(model, tokenizer, partial, config.data.row_length, heldout))
-        special = SpecialTokens.of(tokenizer)
-        facts = Facts(
-            name=out.name,
-            architecture=name,
-            record=record,
-            parameters=sum(weight.numel() for weight in model.parameters()),
-            mask=tokenizer.id_to_token(special.mask),
-            cls_sep=special.adds_cls_sep,
-            differences=exported.differences,
-            licence=licence,
-            language=language,
-        )
-        model_card.write(partial, facts)
-    return exported
-
-
-def _write_model(
-    folder: Path, architecture: Architecture, model: MaskedLanguageModel, tokenizer: Tokenizer, config: PretrainConfig
-) -> None:
-    """Write the configuration, the weights and the tokenizer, each in the form that transformers 4.48 and 5 read."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
-    special, row_length = SpecialTokens.of(tokenizer), config.data.row_length
+    name, special = architecture_of(config), SpecialTokens.of(tokenizer)
+    architecture = ARCHITECTURES[name]
     theirs = architecture.their_config(
-        config.model,
+        config,
         tokenizer.get_vocab_size(),
         row_length,
         pad_token_id=special.pad,
@@ -137,24 +99,80 @@ def _write_model(
     )
     theirs.architectures = [MODEL_FOR_MASKED_LM_MAPPING[type(theirs)].__name__]
     theirs.save_pretrained(folder)
-    weights.write(folder / WEIGHTS, architecture.their_tensors(model.state_dict(), config.model))
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets the owner alone read it
+    weights.write(folder / WEIGHTS, architecture.their_tensors(model.state_dict(), config))
+    shutil.copymode(folder / hub.CONFIG, folder / WEIGHTS)  # safetensors lets the owner alone read it
     (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
-    roles = {
-        "pad_token": special.pad,
-        "unk_token": special.unknown,
-        "cls_token": special.cls,
-        "sep_token": special.sep,
-        "mask_token": special.mask,
-    }
-    settings = {
-        # The class that reads any tokenizer.json as it is, by its name in versions 4 and 5.
-        "tokenizer_class": "PreTrainedTokenizerFast",
+    settings = tokenizer_config(tokenizer, row_length)
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return name
+
+
+def tokenizer_config(tokenizer: Tokenizer, row_length: int) -> dict[str, Any]:
+    """Return the content of the tokenizer_config.json that lets transformers read the tokenizer.json as it is."""
+    special = SpecialTokens.of(tokenizer)
+    roles = {"pad": special.pad, "unk": special.unknown, "cls": special.cls, "sep": special.sep, "mask": special.mask}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # by its name in version 4, which version 5 keeps
         "model_max_length": row_length,
         "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
-        **{role: tokenizer.id_to_token(number) for role, number in roles.items() if number is not None},
+        **{f"{role}_token": tokenizer.id_to_token(number) for role, number in roles.items() if number is not None},
     }
-    run_directory.write_json(folder / "tokenizer_config.json", settings)
+
+
+def compare(
+    folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, heldout: Iterable[str]
+) -> Compared:
+    """Compare a model, which is on the CPU, with what plain transformers reads in its exported `folder`.
+
+    `heldout` sentences are compared, or those of this package if there are none, with a token of each masked. Raise a
+    UserError if the tokenizers give other ids, or a difference is over `comparison.LARGEST`.
+    """
+    texts = chosen = choose_texts(heldout, tokenizer, row_length)
+    if not chosen:
+        texts = choose_texts(comparison.SENTENCES, tokenizer, row_length)
+    config = hub.read_config(folder)
+    their_tokenizer, special = hub.read_tokenizer(folder, config), SpecialTokens.of(tokenizer)
+    rows = [tokenizer.encode(text).ids for text in texts]
+    for text, ids in zip(texts, rows, strict=True):
+        if their_tokenizer(text)["input_ids"] != ids:
+            raise UserError(f"transformers gives {text[:60]!r} other tokens than the run's tokenizer")
+        ids[len(ids) // 2] = special.mask
+    differences = comparison.compare(comparison.ours(model, scores=True), _exported(folder, config), rows, special.pad)
+    for kind, difference in differences.items():
+        if not difference.largest <= comparison.LARGEST:
+            raise UserError(
+                f"the {kind} that transformers gives differ by {difference} from the run's, over"
+                f" {comparison.LARGEST:.0e}: nothing is written"
+            )
+    return Compared(differences, len(texts), heldout=bool(chosen))
+
+
+def choose_texts(sentences: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Sequence[str]:
+    """Return a run of the first sentences, as long as fits, then some of them by length; none if none fits a row."""
+    most = min(row_length, LONGEST_TOKENS)
+    fitting = [text for text in islice(sentences, SENTENCES_READ) if text and len(tokenizer.encode(text).ids) <= most]
+    run = ""
+    for text in fitting:
+        longer = f"{run} {text}".strip()
+        if len(tokenizer.encode(longer).ids) > most:
+            break
+        run = longer
+    ordered = sorted(set(fitting), key=lambda text: (len(text), text))
+    return [run, *ordered[:: -(-len(ordered) // SENTENCES)]] if run else []
+
+
+def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
+    """Return the function that computes a batch by the models that plain transformers reads in `folder`."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+
+    scorer = hub.read_weights(MODEL_FOR_MASKED_LM_MAPPING[type(config)], folder, config).eval()
+    encoder = hub.read_weights(MODEL_MAPPING[type(config)], folder, config).eval()
+
+    def compute(batch: Batch) -> Outputs:
+        given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
+        return {"hidden states": encoder(**given).last_hidden_state, "scores": scorer(**given).logits}
+
+    return compute

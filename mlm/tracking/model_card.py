@@ -10,8 +10,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from configs import dump
 from mlm.evaluation.results import shown
-from mlm.interop.comparison import LARGEST_DIFFERENCE, Differences
-from mlm.interop.run_record import RunRecord
+from mlm.interop.comparison import LARGEST
+from mlm.interop.export import Compared
+from mlm.tracking.run_record import RunRecord
 from tokenizer.sources import Documentation
 
 FILE = "README.md"
@@ -51,7 +52,7 @@ class Facts:
     """The mask token."""
     cls_sep: bool
     """True if the tokenizer puts tokens before and behind a text."""
-    differences: Differences
+    compared: Compared
     licence: str | None
     language: str | None
 
@@ -176,16 +177,14 @@ def _results(facts: Facts) -> Iterator[str]:
 
 
 def _exactness(facts: Facts) -> Iterator[str]:
-    found, origin = facts.differences, "held-out text of the run" if facts.differences.heldout else "general sentences"
+    found = facts.compared
     yield f"""## Compared with the run
 
-At the export, transformers loaded this folder and gave the scores of the run's own model in float32, on {found.texts}
-texts ({origin}), alone and padded:
-
-- largest difference of a score: {found.scores:.1e}; the largest score is {found.largest_score:.1f}
-- largest difference of a last hidden state: {found.hidden_states:.1e}
-
-An export fails over {LARGEST_DIFFERENCE:.0e}."""
+At the export, transformers read this folder and was compared with the run's own model in float32, on {found.texts}
+texts ({"of the run's held-out text" if found.heldout else "general sentences"}), alone and padded:
+"""
+    yield from (f"- largest difference of {kind}: {difference}" for kind, difference in found.differences.items())
+    yield f"\nAn export fails over {LARGEST:.0e}."
 
 
 def _limitations(facts: Facts) -> Iterator[str]:
