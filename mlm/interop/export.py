@@ -85,26 +85,29 @@ def write(folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, config
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
-    name, special = architecture_of(config), SpecialTokens.of(tokenizer)
+    name = architecture_of(config)
     architecture = ARCHITECTURES[name]
-    theirs = architecture.their_config(
-        config,
-        tokenizer.get_vocab_size(),
-        row_length,
-        pad_token_id=special.pad,
-        bos_token_id=special.cls,
-        eos_token_id=special.sep,
-        cls_token_id=special.cls,
-        sep_token_id=special.sep,
-    )
+    theirs = architecture.their_config(config, tokenizer.get_vocab_size(), row_length, **special_ids(tokenizer))
     theirs.architectures = [MODEL_FOR_MASKED_LM_MAPPING[type(theirs)].__name__]
     theirs.save_pretrained(folder)
     weights.write(folder / WEIGHTS, architecture.their_tensors(model.state_dict(), config))
     shutil.copymode(folder / hub.CONFIG, folder / WEIGHTS)  # safetensors lets the owner alone read it
-    (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
-    settings = tokenizer_config(tokenizer, row_length)
-    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_tokenizer(folder, tokenizer, row_length)
     return name
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """Return the ids of the special tokens by the names that configurations of transformers have for them."""
+    special = SpecialTokens.of(tokenizer)
+    ends = {"bos": special.cls, "eos": special.sep, "cls": special.cls, "sep": special.sep}
+    return {f"{role}_token_id": number for role, number in {"pad": special.pad, **ends}.items()}
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, longest: int) -> None:
+    """Write a tokenizer for texts of at most `longest` tokens, as transformers reads it."""
+    (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
+    settings = tokenizer_config(tokenizer, longest)
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def tokenizer_config(tokenizer: Tokenizer, row_length: int) -> dict[str, Any]:
