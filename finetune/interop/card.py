@@ -93,8 +93,9 @@ def write(folder: Path, run: Path, model: SavedModel, exported: Exported) -> Non
 
 def _opening(run: Path, model: SavedModel) -> Iterator[str]:
     yield f"# {run.name}\n"
-    yield f"A classifier of {'pairs of texts' if _is_paired(model) else 'texts'} into {len(model.class_names)} classes: "
-    yield f"{', '.join(model.class_names)}. It has the {model.config.head.kind} head of the run `{run.name}`.\n"
+    what, classes = "pairs of texts" if _is_paired(model) else "texts", ", ".join(model.class_names)
+    yield f"A classifier of {what} into {len(model.class_names)} classes: {classes}. It is the model of the run"
+    yield f"`{run.name}`, which has a {model.config.head.kind} head.\n"
 
 
 def _use(model: SavedModel, exported: Exported) -> Iterator[str]:
@@ -126,7 +127,7 @@ def _facts(run: Path, model: SavedModel, exported: Exported) -> Iterator[str]:
     for name, difference in exported.differences.items():
         yield f"- {name}: largest difference of a probability {difference:.1e}, on {exported.texts} texts {whose}."
     if "transformers" in exported.differences:
-        yield "\nThe head's layers give the run's scores by weights of unusual sizes: before further training, draw new ones."
+        yield "\nThe head gives the run's scores by weights of unusual sizes: draw new ones before further training."
     try:
         table = results.table(results.read(run))
     except UserError:

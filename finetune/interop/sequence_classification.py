@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SCALE = 2.0**-14
 """The factor s: a power of 2, which changes no digit of the scores."""
-ONLY_ONNX = "or export it to ONNX alone by --format onnx"
+ONLY_ONNX = "or export ONNX alone by --format onnx"
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,7 @@ def _their_config(encoder: TextEncoder) -> "PreTrainedConfig":
         return theirs
     assert isinstance(encoder, RunEncoder)
     config, tokenizer = _without_head(encoder), encoder.tokenizer
-    try:
-        architecture = ARCHITECTURES[architecture_of(config)]
-    except UserError as error:
-        raise UserError(f"{error}, {ONLY_ONNX}") from error
+    architecture = ARCHITECTURES[architecture_of(config)]
     return architecture.their_config(config, tokenizer.get_vocab_size(), encoder.longest, **special_ids(tokenizer))
 
 

@@ -74,7 +74,7 @@ def architecture_of(config: ModelConfig) -> str:
         return nearest
     raise UserError(
         f"transformers has no exact counterpart of this model, and none is approximated: {nearest}, the nearest, needs"
-        f" {needed[nearest]}: pretrain with these settings"
+        f" {needed[nearest]}: pretrain with these settings, or export ONNX alone by --format onnx"
     )
 
 
@@ -133,24 +133,40 @@ def compare(
     `heldout` sentences are compared, or those of this package if there are none, with a token of each masked. Raise a
     UserError if the tokenizers give other ids, or a difference is over `comparison.LARGEST`.
     """
-    texts = chosen = choose_texts(heldout, tokenizer, row_length)
-    if not chosen:
-        texts = choose_texts(comparison.SENTENCES, tokenizer, row_length)
+    texts, of_heldout = texts_to_compare(tokenizer, row_length, heldout)
     config = hub.read_config(folder)
-    their_tokenizer, special = hub.read_tokenizer(folder, config), SpecialTokens.of(tokenizer)
-    rows = [tokenizer.encode(text).ids for text in texts]
-    for text, ids in zip(texts, rows, strict=True):
-        if their_tokenizer(text)["input_ids"] != ids:
+    their_tokenizer = hub.read_tokenizer(folder, config)
+    for text in texts:
+        if their_tokenizer(text)["input_ids"] != tokenizer.encode(text).ids:
             raise UserError(f"transformers gives {text[:60]!r} other tokens than the run's tokenizer")
+    differences = compare_with("transformers", _exported(folder, config), model, tokenizer, texts)
+    return Compared(differences, len(texts), of_heldout)
+
+
+def texts_to_compare(tokenizer: Tokenizer, row_length: int, heldout: Iterable[str]) -> tuple[Sequence[str], bool]:
+    """Return texts of the `heldout` sentences and True, or those of this package and False if none fits a row."""
+    chosen = choose_texts(heldout, tokenizer, row_length)
+    return chosen or choose_texts(comparison.SENTENCES, tokenizer, row_length), bool(chosen)
+
+
+def compare_with(
+    name: str, theirs: comparison.Compute, model: MaskedLanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
+) -> dict[str, Difference]:
+    """Return the largest differences between `theirs`, by its `name`, and a model on the CPU, a token of each masked.
+
+    Raise a UserError if one is over `comparison.LARGEST`.
+    """
+    rows, special = [tokenizer.encode(text).ids for text in texts], SpecialTokens.of(tokenizer)
+    for ids in rows:
         ids[len(ids) // 2] = special.mask
-    differences = comparison.compare(comparison.ours(model, scores=True), _exported(folder, config), rows, special.pad)
+    differences = comparison.compare(comparison.ours(model, scores=True), theirs, rows, special.pad)
     for kind, difference in differences.items():
         if not difference.largest <= comparison.LARGEST:
             raise UserError(
-                f"the {kind} that transformers gives differ by {difference} from the run's, over"
-                f" {comparison.LARGEST:.0e}: nothing is written"
+                f"the {kind} that {name} gives differ by {difference} from the run's, over {comparison.LARGEST:.0e}:"
+                " nothing is written"
             )
-    return Compared(differences, len(texts), heldout=bool(chosen))
+    return differences
 
 
 def choose_texts(sentences: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Sequence[str]:

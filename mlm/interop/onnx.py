@@ -2,15 +2,18 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from configs.extras import require
+from mlm.interop.comparison import Batch, Outputs
+from mlm.interop.export import Compared, compare_with, texts_to_compare, write_tokenizer
 from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
 
@@ -26,6 +29,28 @@ Runner = Callable[[Mapping[str, Tensor]], list[Tensor]]
 def check_installed() -> None:
     """Raise a UserError if a package of the extra `onnx` is not installed."""
     require("onnx", "onnxscript", "onnxruntime", extra="onnx", purpose="ONNX")
+
+
+def export(
+    folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, heldout: Iterable[str]
+) -> Compared:
+    """Write a model in evaluation mode on the CPU and its tokenizer into `folder`, and compare onnxruntime with it.
+
+    The texts are those of `mlm.interop.export.compare`. Raise a UserError if a difference is over `comparison.LARGEST`.
+    """
+    network = MaskedLMScores(model).eval()
+    example = {name: torch.ones(2, 3, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    write(network, example, MaskedLMScores.OUTPUTS, folder / FILE)
+    write_tokenizer(folder, tokenizer, row_length)
+    run = load(folder / FILE)
+
+    def compute(batch: Batch) -> Outputs:
+        real_BL = (batch.segments_BL > 0).long()
+        scores_BLV, hidden_BLD = run({"input_ids": batch.ids_BL, "attention_mask": real_BL})
+        return {"hidden states": hidden_BLD, "scores": scores_BLV}
+
+    texts, of_heldout = texts_to_compare(tokenizer, row_length, heldout)
+    return Compared(compare_with("onnxruntime", compute, model, tokenizer, texts), len(texts), of_heldout)
 
 
 def write(

@@ -32,7 +32,8 @@ EXACT = [
 def test_a_linear_head_leaves_exactly(kind: str, pooling: str, tmp_path: Path) -> None:
     samples.save(tmp_path / "run", samples.encoder(tmp_path, kind), {"kind": "linear", "pooling": pooling})
     exported = export(tmp_path / "run", tmp_path / "out", ["transformers"])
-    assert exported.differences["transformers"] < 1e-6 and exported.texts > 5
+    assert exported.differences["transformers"] < 1e-6
+    assert exported.texts > 5
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"README.md", "config.json", "model.safetensors"}
 
 
@@ -87,7 +88,8 @@ def test_what_has_no_counterpart_is_refused_with_the_remedy(
     samples.save(tmp_path / "run", samples.encoder(tmp_path, kind), head, classes)
     with pytest.raises(UserError, match=r"--format onnx") as refused:
         export(tmp_path / "run", tmp_path / "out", ["transformers"])
-    assert remedy in str(refused.value) and "\n" not in str(refused.value)
+    assert remedy in str(refused.value)
+    assert "\n" not in str(refused.value)
     assert not list(tmp_path.glob("*out*"))
 
 
