@@ -1,5 +1,6 @@
 """Write the model card of an exported model from the records of its run."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +14,7 @@ from mlm.evaluation.results import shown
 from mlm.interop import onnx
 from mlm.interop.comparison import LARGEST
 from mlm.interop.export import Compared
+from mlm.tracking import run_directory
 from mlm.tracking.run_record import RunRecord
 from tokenizer.sources import Documentation
 
@@ -22,6 +24,7 @@ FILE = "README.md"
 """Name of a model card in its folder."""
 SECTIONS_SHOWN = ("vocabulary", "masking", "model", "optim", "schedule", "train")
 """Sections of a run's configuration that hold no paths."""
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PAPERS = {
     "BERT": """@inproceedings{devlin2019bert,
   title = {{BERT}: Pre-training of Deep Bidirectional Transformers for Language Understanding},
@@ -84,12 +87,14 @@ def _example(facts: Facts) -> str:
 
 def _opening(facts: Facts) -> Iterator[str]:
     config, environment = facts.record.config, facts.record.environment
-    yield f"# {facts.name}\n"
-    start = environment.get("started_from", {}).get("weights_sha256")
-    begun = f"from the weights with the SHA-256 {start}" if start else "from random weights"
-    if "converted_from" in environment:
-        yield f"A published encoder ({environment['converted_from']}) with its weights unchanged, in the form of"
+    yield f"# {config.name}\n"
+    if origin := environment.get(run_directory.CONVERTED_FROM):
+        # The place of a folder is nobody else's business; a name on the hub has at most one slash, and no dot first.
+        name = origin["name"] if _HUB_NAME.fullmatch(origin["name"]) else PurePath(origin["name"]).name
+        yield f"The published encoder {name}, its weights taken into another program and back, in the form of"
     else:
+        start = environment.get("started_from", {}).get("weights_sha256")
+        begun = f"from the weights with the SHA-256 {start}" if start else "from random weights"
         yield f"The encoder of the run `{config.name}`, pretrained {begun} by masked language modelling, in the form of"
     if facts.architecture == ONNX:
         yield "ONNX."
@@ -212,11 +217,12 @@ def _results(facts: Facts) -> Iterator[str]:
 
 
 def _exactness(facts: Facts) -> Iterator[str]:
-    found = facts.compared
+    found, reader = facts.compared, "onnxruntime" if facts.architecture == ONNX else "transformers"
+    texts = "of the run's held-out text" if found.heldout else "general sentences"
     yield f"""## Compared with the run
 
-At the export, {"onnxruntime" if facts.architecture == ONNX else "transformers"} read this folder and was compared with the run's own model in float32, on {found.texts}
-texts ({"of the run's held-out text" if found.heldout else "general sentences"}), alone and padded:
+At the export, {reader} read this folder and was compared with the run's own model in float32, on {found.texts} texts
+({texts}), alone and padded:
 """
     yield from (f"- largest difference of {kind}: {difference}" for kind, difference in found.differences.items())
     yield f"\nAn export fails over {LARGEST:.0e}."
@@ -228,7 +234,7 @@ def _limitations(facts: Facts) -> Iterator[str]:
     yield "## Limitations\n"
     yield f"- It was trained on texts of at most {length} tokens; longer ones are to be truncated (`truncation=True`)."
     yield "- It knows the language and the topics of the text above alone, and repeats the biases of that text."
-    if config.vocabulary.lowercase and "converted_from" not in facts.record.environment:
+    if config.vocabulary.lowercase and run_directory.CONVERTED_FROM not in facts.record.environment:
         yield "- It reads all text in lower case."
     if not facts.cls_sep:
         yield "- It was trained without tokens before and behind a text: take the mean of the hidden states for a text."
