@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from configs import command
@@ -53,5 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     command.show(f"{exported.path}: README.md there tells how to use it")
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

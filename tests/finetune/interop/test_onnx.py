@@ -43,8 +43,11 @@ sys.meta_path.insert(0, Refusal())
 
 def answers_of_card(folder: Path, rows: list[dict[str, str]]) -> list[dict[str, float]]:
     """Run the code of a README.md for `rows` in a process without torch and without this project; return its lines."""
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-               if "onnxruntime" in code]
+    (code,) = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        if "onnxruntime" in code
+    ]
     code, places = re.subn(r"^rows = .*$", lambda _: f"rows = {rows!r}", code, flags=re.MULTILINE)
     assert places == 1
     words = [sys.executable, "-I", "-c", WITHOUT_OURS + code]

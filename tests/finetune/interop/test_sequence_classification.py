@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def test_a_linear_head_leaves_exactly(kind: str, pooling: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["bert", "like_modernbert"])
-def test_a_pipeline_gives_the_classes_and_probabilities_of_the_run(kind: str, tmp_path: Path) -> None:
+def test_a_pipeline_gives_the_classes_and_probabilities_of_the_run(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pooling = "mean" if kind == "like_modernbert" else "cls"
     cleaning = {"urls": "replace", "lower_case": True}
     encoder = samples.encoder(tmp_path, kind)
@@ -52,6 +55,10 @@ def test_a_pipeline_gives_the_classes_and_probabilities_of_the_run(kind: str, tm
         (text,) = reader.texts(row)
         scores = {one["label"]: one["score"] for one in classify([text], truncation=True)[0]}
         assert scores == pytest.approx(dict(zip(model.class_names, found.chances, strict=True)), abs=1e-5)
+    monkeypatch.chdir(tmp_path / "out")
+    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out.count("class 2") == 2
     config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
     assert config.problem_type == "single_label_classification"
     assert any("URL" in sentence for sentence in config.text_preparation)

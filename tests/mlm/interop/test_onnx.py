@@ -2,7 +2,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,12 +29,9 @@ pytest.importorskip("onnxscript", reason="ONNX needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs the extra onnx")
 
 ROW_LENGTH = 200
-VANILLA = EncoderConfig(
-    width=16, heads=2, feedforward_width=24, layers=1, norm="post", positions=SinusoidalPositions(), embedding_norm=False
-)
-MODERN = EncoderConfig(
-    width=16, heads=2, feedforward_width=24, layers=2, gated=True, biases=False, local_attention=LocalAttention(window=9)
-)
+SIZES: Mapping[str, Any] = {"width": 16, "heads": 2, "feedforward_width": 24}
+VANILLA = EncoderConfig(**SIZES, layers=1, norm="post", positions=SinusoidalPositions(), embedding_norm=False)
+MODERN = EncoderConfig(**SIZES, layers=2, gated=True, biases=False, local_attention=LocalAttention(window=9))
 WITHOUT_OURS = """
 import sys
 class Refusal:
