@@ -66,8 +66,8 @@ INSIDE = {
         *("experiment dry_run", "pretrain evaluate fill_mask status", "benchmark"),
     ),
     "finetune": (
-        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model", "experiment"),
-        *("command_line", "cnn_head linear_head predict compare texts", "benchmark"),
+        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model", "experiment table"),
+        *("command_line", "cnn_head linear_head predict compare texts demo", "benchmark"),
     ),
     "tokenizer": (
         *("sources sentences vocabulary", "cached_encoder", "cleaning", "shards", "cache", "command_line"),

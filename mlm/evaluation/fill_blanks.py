@@ -1,5 +1,6 @@
 """Fill in blanks: turn text with [MASK] into rows, and scores into words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,16 +39,21 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
     (ids,) = encode_masked(tokenizer, [collapse(sentence)], SPECIAL_TOKENS[MASK])
     if tokenizer.num_special_tokens_to_add(is_pair=False):
         ids = [CLS, *ids, SEP]
-    blanks = [i for i, token in enumerate(ids) if token == MASK]
-    if not blanks:
+    if MASK not in ids:
         raise UserError(f"no [MASK] in {shown!r}: write [MASK] where a word is to be filled in")
     if len(ids) > row_length:
         raise UserError(f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({shown!r})")
+    return one_row(ids)
+
+
+def one_row(ids: Sequence[int]) -> Batch:
+    """Return a batch of one row, in which each [MASK] is predicted."""
+    blanks = [i for i, token in enumerate(ids) if token == MASK]
     return Batch(
         torch.tensor([ids]),
         torch.ones(1, len(ids), dtype=torch.int32),
         torch.arange(len(ids))[None],
-        torch.tensor([blanks]),
+        torch.tensor([blanks], dtype=torch.int64),
         torch.full((1, len(blanks)), IGNORED),
         targets=len(blanks),
         tokens=len(ids),
