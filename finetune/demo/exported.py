@@ -153,21 +153,20 @@ def open_exported(path: Path, world: World) -> ExportedLanguageModel | ExportedC
     """Return the model in a folder; a UserError if it is damaged, or is neither a masked LM nor a classifier."""
     folder = fetch(str(path), None)
     config = read_config(folder)
-    tokenizer = read_tokenizer(folder, config)
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     kinds: dict[str, tuple[Any, type[ExportedLanguageModel | ExportedClassifier]]] = {
         "ForMaskedLM": (MODEL_FOR_MASKED_LM_MAPPING, ExportedLanguageModel),
         "ForSequenceClassification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, ExportedClassifier),
     }
-    named = " ".join(config.architectures or ())
-    for ending, (mapping, kind) in kinds.items():
-        if named.endswith(ending) and type(config) in mapping:
-            if not tokenizer.is_fast:
-                raise UserError(f"{folder}: its tokenizer tells no places of words: add a tokenizer.json")
-            if kind is ExportedLanguageModel and tokenizer.mask_token is None:
-                raise UserError(f"{folder}: its tokenizer has no mask token: name it in tokenizer_config.json")
-            return kind(read_weights(mapping[type(config)], folder, config), tokenizer, world)
-    raise UserError(
-        f"{folder / CONFIG}: {named or 'no architecture'}: the page shows {' and '.join(kinds)} models: export one"
-    )
+    named = " ".join(config.architectures or ("no architecture",))
+    found = [kind for ending, kind in kinds.items() if named.endswith(ending) and type(config) in kind[0]]
+    if not found:
+        raise UserError(f"{folder / CONFIG}: {named}: the page shows {' and '.join(kinds)}: export one of these")
+    ((mapping, kind),) = found
+    tokenizer = read_tokenizer(folder, config)
+    if not tokenizer.is_fast:
+        raise UserError(f"{folder}: its tokenizer tells no places of words: add a tokenizer.json")
+    if kind is ExportedLanguageModel and tokenizer.mask_token is None:
+        raise UserError(f"{folder}: its tokenizer has no mask token: name it in tokenizer_config.json")
+    return kind(read_weights(mapping[type(config)], folder, config), tokenizer, world)
