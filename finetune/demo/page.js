@@ -151,7 +151,7 @@ function showCandidates(words) {
 }
 
 function showClasses({ classes, truncated }) {
-  by("class-title").textContent = `${classes[0].name}: ${percent(classes[0].probability)}`;
+  by("class-title").textContent = `Predicted class: ${classes[0].name}`;
   bars(by("classes").querySelector("ol"), classes, 1, classes[0].name);
   by("words-hint").textContent = `The probability of “${classes[0].name}” less that of the text without the word: ` +
     `blue words speak for the class, orange ones against it.${truncated ? " The model reads only the text's beginning." : ""}`;
@@ -163,7 +163,7 @@ function showContributions(words) {
     const known = word.contribution !== null, shown = known ? word.contribution.toFixed(2).replace(/^-(0\.00)$/, "$1") : "–";
     const box = make("span", { class: "worth" }, word.text, make("small", {}, known && Number(shown) > 0 ? `+${shown}` : shown));
     const side = word.contribution > 0 ? "--for" : "--against";
-    box.style.background = `rgba(var(${side}), ${.75 * Math.abs(word.contribution ?? 0) / largest})`;
+    box.style.background = `rgba(var(${side}), ${.55 * Math.abs(word.contribution ?? 0) / largest})`;
     const first = index > 0 && word.part !== words[index - 1].part;
     return [first ? make("br", {}) : word.space ? " " : "", box];
   }));

@@ -66,7 +66,7 @@ def serve(application: limits.Guard, listening: socket.socket) -> None:
     """Serve an application until a signal ends it."""
     import uvicorn
 
-    settings = uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1)
+    settings = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=1)
     uvicorn.Server(settings).run(sockets=[listening])
 
 

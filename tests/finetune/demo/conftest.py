@@ -62,7 +62,7 @@ def served(model: LanguageModel | Classifier, examples: list[list[str]], folder:
         warnings.simplefilter("ignore")  # gradio's own
         content = page.content(model, "tiny", examples)
         application = server.build(model, content, samples.CPU, server.Tables(folder))
-        running = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
+        running = uvicorn.Server(uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
