@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import secrets
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,9 +64,11 @@ class Tables:
 
 
 def serve(application: limits.Guard, listening: socket.socket) -> None:
-    """Serve an application until a signal ends it."""
+    """Serve an application until a signal ends it, by a KeyboardInterrupt with its number."""
     import uvicorn
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # their own way to end would leave temporary files
+        signal.signal(number, _interrupt)
     settings = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=1)
     uvicorn.Server(settings).run(sockets=[listening])
 
@@ -99,9 +102,7 @@ def build(model: LanguageModel | Classifier, content: Mapping[str, Any], world: 
             return PlainTextResponse("the table is no longer here: send it again", 404)
         return FileResponse(path, media_type="text/csv", filename="classified.csv")
 
-    mounted = gradio.mount_gradio_app(
-        application, blocks, path=ENGINE, show_error=False, ssr_mode=False, footer_links=[]
-    )
+    mounted = gradio.mount_gradio_app(application, blocks, path=ENGINE, show_error=False, ssr_mode=False)
     return limits.Guard(mounted, _PATHS)
 
 
@@ -137,6 +138,10 @@ def _answer(ask: Any) -> dict[str, Any]:
         return dict(ask())
     except UserError as error:
         return {"error": str(error)}
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def bound(port: int) -> socket.socket:

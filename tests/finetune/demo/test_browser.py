@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from tests.finetune import samples
 from tests.finetune.demo import browser
 from tests.finetune.demo.browser import find, requested, resize, wait
 from tests.finetune.demo.conftest import served
-from tests.finetune.demo.test_page import ATTACK
+from tests.finetune.demo.test_page import ATTACK, ROOT
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -204,12 +205,31 @@ def test_an_exported_page_works_from_disk(driver: "Chrome", run: Path, tmp_path:
     assert errors(driver) == []
 
 
-def test_ctrl_c_ends_the_server_in_one_line(run: Path) -> None:
-    command = [sys.executable, "-m", "finetune.demo", str(run), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+WITHOUT_A_NAME_LOOKED_UP = """
+import runpy, socket, sys
+
+def told(host, *rest, **named):
+    print("looks up", host, file=sys.stderr)
+    raise OSError
+
+socket.getaddrinfo = told
+runpy.run_module("finetune.demo", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_in_one_line_and_it_has_asked_nobody(
+    number: signal.Signals, run: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", WITHOUT_A_NAME_LOOKED_UP, str(run), "--port", "0"]
+    places = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=places, cwd=ROOT
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.communicate(timeout=300)
     assert re.match(r"http://127\.0\.0\.1:\d+/ ", line)
-    assert (process.returncode, *said) == (130, "", "\ninterrupted\n")
+    assert (process.returncode, *said) == (128 + number, "", "\ninterrupted\n")
+    assert list(tmp_path.glob("tmp*")) == []
