@@ -1,10 +1,8 @@
 """Classify texts with a fine-tuned model: from the command line, from standard input, or from a table."""
 
 import argparse
-import csv
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,18 +12,12 @@ from tqdm import tqdm
 
 from configs import UserError, check_text, command, files, streams
 from mlm.distributed.process import configure_process
-from tokenizer.sources.readers import unique_names
 
 if TYPE_CHECKING:  # imported by `main`, because configure_process comes before torch
-    from finetune.saved_model import Prediction, SavedModel
-    from mlm.distributed.world import World
+    from finetune.saved_model import Prediction
 
-AT_ONCE = 2048
-"""Number of texts of a file that are tokenised, sorted by length and classified together."""
 MOST_SHOWN = 10
 """Number of classes in a line, the most probable ones."""
-MOST_CHANCES = 2_000_000
-"""Largest number of probabilities in memory: with thousands of classes, fewer texts are classified together."""
 
 EXAMPLES = """
 examples:
@@ -66,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from finetune import saved_model
+    from finetune.table import classify_table
     from mlm.checkpoint import checkpoint
     from mlm.config import RUNS
     from mlm.distributed.device import with_recorded_precision
@@ -75,10 +68,14 @@ def main(arguments: Sequence[str]) -> None:
     model = saved_model.load(path, torch.device("cpu"))
     world = with_recorded_precision(init_world(), model.precision)
     if options.file is not None:
-        said = classify_file(model, options.file, options.output, options.submission, world, options.encoding)
-        print(said, file=sys.stderr)
+        steps = classify_table(model, options.file, options.output, options.submission, world, options.encoding)
+        begun = next(steps)  # here, so that a table that cannot be read shows no bar
+        with tqdm(total=begun.total, unit="text", file=streams.messages()) as bar:
+            for step in steps:
+                bar.update(step.done - bar.n)
+        print(step.remarks, file=sys.stderr)
         return
-    columns = model.config.data.reader.columns
+    columns = model.reader.columns
     if len(columns) > 1:
         raise UserError(f"the model classifies pairs ({', '.join(columns)}): give them as columns of a --file")
     show = _json if options.json else _line
@@ -94,70 +91,6 @@ def main(arguments: Sequence[str]) -> None:
         answer(*options.texts)
     else:
         command.answer_lines(answer)
-
-
-def classify_file(
-    model: "SavedModel", source: Path, output: Path, submission: str | None, world: "World", encoding: str
-) -> str:
-    """Classify every row of a table into a CSV file; return remarks in one line.
-
-    The file has the table's columns, the predicted class, and a column of probabilities for each class; a name that the
-    table has already gets a number. With `submission` it has that column and the predicted class only, under the name
-    of the training labels' column. Rows with an empty text get no class, but in a submission the most frequent one of
-    training; an older model does not tell it, and the one predicted most often takes its place. If all are empty, that
-    is a UserError.
-    """
-    reader, classes = model.config.data.reader, model.class_names
-    columns = () if submission is None else (submission,)
-    if submission == reader.label:
-        raise UserError(
-            f"--submission {submission}: that is the column of the classes: name the one that tells the rows"
-        )
-    rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
-    empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_CHANCES // len(classes), 1))
-    header = unique_names([*rows[0], "predicted", *(f"probability_{name}" for name in classes)])
-    lines = [header if submission is None else [submission, reader.label]]
-    with (
-        files.written(output, new=True) as partial,
-        partial.open("w", encoding="utf-8", newline="") as file,
-        tqdm(total=len(rows), unit="text", file=streams.messages()) as bar,
-    ):
-        writer = csv.writer(file)
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            for row, found in zip(part, model.classify(part, world), strict=True):
-                empty += not found.chances
-                truncated += found.truncated
-                predicted = classes[found.chances.index(max(found.chances))] if found.chances else ""
-                if submission is None:
-                    shown = [f"{chance:.6f}" for chance in found.chances] or [""] * len(classes)
-                    lines.append([*row.values(), predicted, *shown])
-                else:
-                    lines.append([row[submission], predicted])
-            if submission is None:
-                writer.writerows(lines)
-                lines.clear()
-            bar.update(len(part))
-        if empty == len(rows):
-            names = ", ".join(reader.columns)
-            raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({names})")
-        got = "no class" if submission is None or not empty else _fill_empty(lines, model.most_frequent)
-        writer.writerows(lines)
-    remarks = {f"empty texts got {got}": empty, "were truncated to the encoder's limit": truncated}
-    said = [f"{number:,} {remark}" for remark, number in remarks.items() if number]
-    missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
-    said += [f"there is no column {name}: texts are classified without it" for name in missing]
-    return "; ".join([f"{len(rows):,} rows classified into {output}", *said])
-
-
-def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None) -> str:
-    """Fill in the missing classes of a submission, whose first line is the header; return the class and its origin."""
-    known = most_frequent or Counter(predicted for _, predicted in lines[1:] if predicted).most_common(1)[0][0]
-    for line in lines[1:]:
-        line[1] = line[1] or known
-    if most_frequent is None:
-        return f"{known}, the class predicted most often here: this older model does not tell that of training"
-    return f"{known}, the most frequent class of training"
 
 
 def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:

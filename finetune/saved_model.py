@@ -12,6 +12,7 @@ from configs import Config, UserError, dump, read
 from configs.files import PARTIAL
 from finetune import encoders
 from finetune.config import FinetuneConfig
+from finetune.data.cleaning import RowReader
 from finetune.encoders import MODEL_FOLDER
 from finetune.training.classification import predict
 from finetune.training.classifier import Classifier
@@ -58,9 +59,14 @@ class SavedModel:
     most_frequent: str | None = None
     """The most frequent class of the training data; None for an older model, which does not tell."""
 
+    @property
+    def reader(self) -> RowReader:
+        """The reader of the tables that it classifies."""
+        return self.config.data.reader
+
     def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
         """Return the prediction for each row of a table, on the world's device; texts are cleaned as in training."""
-        texts = [self.config.data.reader.texts(row) for row in rows]
+        texts = [self.reader.texts(row) for row in rows]
         whole = [text for text in texts if all(text)]
         encoder = self.classifier.to(world.device).encoder
         tokens = encoder.tokenise(whole, min(self.config.encoder.longest, encoder.longest))

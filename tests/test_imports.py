@@ -66,8 +66,9 @@ INSIDE = {
         *("experiment dry_run", "pretrain evaluate fill_mask status export convert", "benchmark"),
     ),
     "finetune": (
-        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model", "experiment interop"),
-        *("command_line", "cnn_head linear_head predict compare export texts", "benchmark"),
+        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model"),
+        *("experiment interop table", "command_line"),
+        *("cnn_head linear_head predict compare export texts demo", "benchmark"),
     ),
     "tokenizer": (
         *("sources sentences special_tokens", "kinds", "vocabulary", "cached_encoder", "cleaning", "shards", "cache"),

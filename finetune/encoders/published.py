@@ -44,7 +44,7 @@ class PublishedEncoder(TextEncoder):
         begins = _begin_of_special_tokens(tokenizer)
         self._begins, self._reader = re.compile(begins), _reader_of(tokenizer, begins)
         self._placeholder_id = self._reader.convert_tokens_to_ids(MASKED)
-        self.longest = int(min(_position_limit(model), tokenizer.model_max_length))
+        self.longest = int(min(position_limit(model), tokenizer.model_max_length))
         put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
         self.cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id in put else None
         knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
@@ -230,7 +230,7 @@ def _begin_of_special_tokens(tokenizer: "PreTrainedTokenizerBase") -> str:
     return "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in tokenizer.all_special_tokens)
 
 
-def _position_limit(model: nn.Module) -> int:
+def position_limit(model: nn.Module) -> int:
     """Return the number of positions for tokens; RoBERTa reserves those up to the padding's."""
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
     learned = [m.num_embeddings - (-1 if m.padding_idx is None else m.padding_idx) - 1 for m in tables]

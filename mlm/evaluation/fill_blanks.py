@@ -1,5 +1,6 @@
 """Fill in blanks: turn text with masks into rows, and scores into words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,16 +42,21 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
     special = SpecialTokens.of(tokenizer)
     named = collapse(sentence).replace(str(tokenizer.id_to_token(special.mask)), BLANK)
     ids = special.framed(encode_masked(tokenizer, [named], BLANK)[0])
-    blanks = [i for i, token in enumerate(ids) if token == special.mask]
-    if not blanks:
+    if special.mask not in ids:
         raise UserError(f"no [MASK] in {shown!r}: write [MASK] where a word is to be filled in")
     if len(ids) > row_length:
         raise UserError(f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({shown!r})")
+    return one_row(ids, special.mask)
+
+
+def one_row(ids: Sequence[int], mask: int) -> Batch:
+    """Return a batch of one row, in which each `mask` is predicted."""
+    blanks = [i for i, token in enumerate(ids) if token == mask]
     return Batch(
         torch.tensor([ids]),
         torch.ones(1, len(ids), dtype=torch.int32),
         torch.arange(len(ids))[None],
-        torch.tensor([blanks]),
+        torch.tensor([blanks], dtype=torch.int64),
         torch.full((1, len(blanks)), IGNORED),
         targets=len(blanks),
         tokens=len(ids),

@@ -238,23 +238,23 @@ class Attention(nn.Module):
         `rotation` is the result of `Rotary`; None for other kinds of positions.
         """
         if queries_BM is None:
-            query_BHMK, key_BHLK, value_BHLK = self._by_head(self.qkv(hidden_BLD), 2, rotation)
+            query_BHMK, key_BHLK, value_BHLK = self.by_head(self.qkv(hidden_BLD), 2, rotation)
         else:
             sizes = [hidden_BLD.shape[-1], 2 * hidden_BLD.shape[-1]]
             query_weight, key_value_weight = torch.split(self.qkv.weight, sizes)
             query_bias, key_value_bias = (None, None) if self.qkv.bias is None else torch.split(self.qkv.bias, sizes)
-            key_BHLK, value_BHLK = self._by_head(F.linear(hidden_BLD, key_value_weight, key_value_bias), 1, rotation)
+            key_BHLK, value_BHLK = self.by_head(F.linear(hidden_BLD, key_value_weight, key_value_bias), 1, rotation)
             if rotation is not None:
                 cosine_B1MK, sine_B1MK = [gather_positions(part[:, 0], queries_BM)[:, None] for part in rotation]
                 rotation = cosine_B1MK, sine_B1MK
             chosen_BMD = gather_positions(hidden_BLD, queries_BM)
-            (query_BHMK,) = self._by_head(F.linear(chosen_BMD, query_weight, query_bias), 1, rotation)
+            (query_BHMK,) = self.by_head(F.linear(chosen_BMD, query_weight, query_bias), 1, rotation)
         dropout = self.dropout if self.training else 0.0
         mixed_BHMK = fast_attention(query_BHMK, key_BHLK, value_BHLK, segment_mask, queries_BM, dropout)
         output_BMD: Tensor = self.output(mixed_BHMK.transpose(1, 2).flatten(2))
         return output_BMD
 
-    def _by_head(self, projected_BLX: Tensor, rotated: int, rotation: Rotation | None) -> tuple[Tensor, ...]:
+    def by_head(self, projected_BLX: Tensor, rotated: int, rotation: Rotation | None) -> tuple[Tensor, ...]:
         """Return the concatenated projections, each by head, (B, H, L, K); the first `rotated` of them rotated."""
         B, L, X = projected_BLX.shape
         D = self.qkv.in_features

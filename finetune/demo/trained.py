@@ -1,0 +1,126 @@
+"""Models of this project's runs: masked language models, and classifiers on encoders of either kind."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from finetune import saved_model
+from finetune.demo import exported
+from finetune.demo.words import TYPED_MASK, Reading, owner, reading, split
+from finetune.encoders.encoder import EncodedExample, padded
+from finetune.encoders.published import PublishedEncoder
+from finetune.encoders.run import RunEncoder
+from finetune.saved_model import Prediction, SavedModel
+from mlm.checkpoint import checkpoint
+from mlm.data.batches import Batch
+from mlm.distributed.device import with_recorded_precision
+from mlm.distributed.world import World
+from mlm.evaluation.attention_weights import attention_weights
+from mlm.evaluation.fill_blanks import Guess, guess, one_row
+from mlm.model.encoder import Encoder
+from mlm.model.heads import MaskedLanguageModel
+from tokenizer.special_tokens import SpecialTokens
+
+
+def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> Reading:
+    """Return the tokens of a text or pair as in training: each hidden word is one [MASK], with the space before it."""
+    special = SpecialTokens.of(tokenizer)
+    ids, names, owners = list[int](), list[str](), list[int | str]()
+    for number, text in enumerate(texts):
+        if number:
+            ids += special.between
+            owners += map(tokenizer.id_to_token, special.between)
+        words, begin, first = split(text), 0, len(names)
+        names += [word.text for word in words]
+        masks = [index for index in range(len(words)) if first + index in hidden]
+        for index in [*masks, None]:
+            part = text[begin:] if index is None else text[begin : words[index].start].rstrip(" ")
+            encoding = tokenizer.encode(part, add_special_tokens=False)
+            ids += encoding.ids
+            owners += [first + owner(words, begin + start) for start, _ in encoding.offsets]
+            if index is not None:
+                ids.append(special.mask)
+                owners.append(first + index)
+                names[first + index] = TYPED_MASK
+                begin = words[index].end
+    if special.adds_cls_sep:
+        begin_name, end_name = map(tokenizer.id_to_token, special.framed([]))
+        owners = [begin_name, *owners, end_name]
+    return reading(special.framed(ids), owners, names)
+
+
+def _weights(encoder: Encoder, row: Batch, world: World) -> list[Tensor]:
+    found = attention_weights(encoder, row.to(world.device))
+    return [weights_BHLL[0].float().cpu() for weights_BHLL in found]
+
+
+class RunLanguageModel:
+    """The masked language model of a pretraining run."""
+
+    mask = TYPED_MASK
+
+    def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, longest: int, world: World) -> None:
+        self._model, self._tokenizer, self.longest, self._world = model, tokenizer, longest, world
+
+    def read(self, texts: Sequence[str], hidden: Sequence[int] = ()) -> Reading:
+        """Return the tokens."""
+        return read(self._tokenizer, texts, hidden)
+
+    def weights(self, read: Reading) -> Sequence[Tensor]:
+        """Return the attention weights of each layer, (H, L, L)."""
+        return _weights(self._model.encoder, self._row(read), self._world)
+
+    def guess(self, read: Reading, top: int) -> list[list[Guess]]:
+        """Return the most probable tokens for each [MASK]."""
+        return guess(self._model, self._row(read), self._tokenizer, self._world, top)
+
+    def _row(self, read: Reading) -> Batch:
+        return one_row(read.ids, SpecialTokens.of(self._tokenizer).mask)
+
+
+class RunClassifier:
+    """The classifier of a fine-tuning run."""
+
+    def __init__(self, model: SavedModel, world: World) -> None:
+        self._model, self._world = model, with_recorded_precision(world, model.precision)
+        self._encoder = model.classifier.to(world.device).encoder
+        if isinstance(self._encoder, PublishedEncoder):
+            exported.written_out(self._encoder.model)
+        self.longest = min(model.config.encoder.longest, self._encoder.longest)
+        self.reader, self.class_names, self.most_frequent = model.reader, model.class_names, model.most_frequent
+
+    def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
+        """Return the prediction for each row, in the precision of training."""
+        return self._model.classify(rows, self._world)
+
+    def read(self, texts: Sequence[str], hidden: Sequence[int] = ()) -> Reading:
+        """Return the tokens."""
+        if isinstance(self._encoder, PublishedEncoder):
+            return exported.read(self._encoder.tokenizer, texts, hidden)
+        assert isinstance(self._encoder, RunEncoder)
+        return read(self._encoder.tokenizer, texts, hidden)
+
+    def weights(self, read: Reading) -> Sequence[Tensor]:
+        """Return the attention weights of each layer, (H, L, L)."""
+        if isinstance(self._encoder, PublishedEncoder):
+            tokens = EncodedExample(read.ids, read.types, truncated=False)
+            row = [part.to(self._world.device) for part in padded([tokens], self._encoder.pad_id)]
+            return exported.weights(self._encoder.model, partial(self._encoder, *row))
+        assert isinstance(self._encoder, RunEncoder)
+        row = one_row(read.ids, SpecialTokens.of(self._encoder.tokenizer).mask)
+        return _weights(self._encoder.encoder, row, self._world)
+
+
+def open_language_model(path: Path, world: World) -> RunLanguageModel:
+    """Return the model of a checkpoint, or of a run's newest one."""
+    model, tokenizer, config = checkpoint.load_model(checkpoint.resolve(path), world.device)
+    return RunLanguageModel(model, tokenizer, config.data.row_length, world)
+
+
+def open_classifier(run: Path, world: World) -> RunClassifier:
+    """Return the classifier of a fine-tuning run."""
+    return RunClassifier(saved_model.load(run, torch.device("cpu")), world)

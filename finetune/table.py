@@ -1,0 +1,110 @@
+"""Classify a table of texts into a CSV file."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from configs import UserError, files
+from finetune.data.cleaning import RowReader
+from finetune.saved_model import Prediction
+from mlm.distributed.world import World
+from tokenizer.sources.readers import unique_names
+
+AT_ONCE = 512
+"""Number of texts of a file that are tokenised, sorted by length and classified together."""
+MOST_CHANCES = 2_000_000
+"""Largest number of probabilities in memory: with thousands of classes, fewer texts are classified together."""
+
+
+class TableClassifier(Protocol):
+    """A classifier of the rows of a table."""
+
+    @property
+    def reader(self) -> RowReader:
+        """The reader of its tables."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by index."""
+
+    @property
+    def most_frequent(self) -> str | None:
+        """The most frequent class of the training data, if it is known."""
+
+    def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
+        """Return the prediction for each row."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a table that is being classified."""
+
+    done: int
+    """Rows that are classified."""
+    total: int
+    remarks: str = ""
+    """What is to be said of it, in one line; only once the file is written."""
+
+
+def classify_table(
+    model: TableClassifier, source: Path, output: Path, submission: str | None, world: World, encoding: str
+) -> Iterator[Progress]:
+    """Classify every row of a table into a CSV file; yield the progress, first with no row done, last with remarks.
+
+    The file has the table's columns, the predicted class, and a column of probabilities for each class; a name that the
+    table has already gets a number. With `submission` it has that column and the predicted class only, under the name
+    of the training labels' column. Rows with an empty text get no class, but in a submission the most frequent one of
+    training; an older model does not tell it, and the one predicted most often takes its place. If all are empty, that
+    is a UserError.
+    """
+    reader, classes = model.reader, model.class_names
+    columns = () if submission is None else (submission,)
+    if submission == reader.label:
+        raise UserError(
+            f"--submission {submission}: that is the column of the classes: name the one that tells the rows"
+        )
+    rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
+    empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_CHANCES // len(classes), 1))
+    header = unique_names([*rows[0], "predicted", *(f"probability_{name}" for name in classes)])
+    lines = [header if submission is None else [submission, reader.label]]
+    yield Progress(0, len(rows))
+    with files.written(output, new=True) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            for row, found in zip(part, model.classify(part, world), strict=True):
+                empty += not found.chances
+                truncated += found.truncated
+                predicted = classes[found.chances.index(max(found.chances))] if found.chances else ""
+                if submission is None:
+                    shown = [f"{chance:.6f}" for chance in found.chances] or [""] * len(classes)
+                    lines.append([*row.values(), predicted, *shown])
+                else:
+                    lines.append([row[submission], predicted])
+            if submission is None:
+                writer.writerows(lines)
+                lines.clear()
+            yield Progress(start + len(part), len(rows))
+        if empty == len(rows):
+            names = ", ".join(reader.columns)
+            raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({names})")
+        got = "no class" if submission is None or not empty else _fill_empty(lines, model.most_frequent)
+        writer.writerows(lines)
+    remarks = {f"empty texts got {got}": empty, "were truncated to the encoder's limit": truncated}
+    said = [f"{number:,} {remark}" for remark, number in remarks.items() if number]
+    missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
+    said += [f"there is no column {name}: texts are classified without it" for name in missing]
+    yield Progress(len(rows), len(rows), "; ".join([f"{len(rows):,} rows classified into {output}", *said]))
+
+
+def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None) -> str:
+    """Fill in the missing classes of a submission, whose first line is the header; return the class and its origin."""
+    known = most_frequent or Counter(predicted for _, predicted in lines[1:] if predicted).most_common(1)[0][0]
+    for line in lines[1:]:
+        line[1] = line[1] or known
+    if most_frequent is None:
+        return f"{known}, the class predicted most often here: this older model does not tell that of training"
+    return f"{known}, the most frequent class of training"
