@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from configs import UserError, command
@@ -78,5 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         command.show(line)
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from configs import UserError, command
@@ -68,5 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     command.show(f"its model card, {exported.path / 'README.md'}, shows how to load it")
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

@@ -1,7 +1,6 @@
 """The server of the page: Gradio's queue behind three calls, on this machine's loopback address alone."""
 
 import errno
-import importlib.util
 import os
 import re
 import secrets
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs import UserError
+from configs import UserError, extras
 from finetune.demo import answers, limits, page
 from finetune.demo.answers import Answer
 from finetune.demo.models import Classifier, LanguageModel
@@ -108,8 +107,7 @@ def build(model: LanguageModel | Classifier, content: Mapping[str, Any], world: 
 
 def check_gradio() -> None:
     """Raise a UserError if the extra is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("not installed: gradio, for the page: pip install -e '.[demo]' (--export does without)")
+    extras.require("gradio", extra="demo", purpose="the page (--export does without)")
 
 
 def _calls(model: LanguageModel | Classifier, world: World, tables: Tables) -> list[Any]:
