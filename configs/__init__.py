@@ -32,7 +32,12 @@ class Config(BaseModel):
     )
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
+]
 """One or several texts; a single one may be written without a list."""
 
 _LONGEST_SHOWN = 200

@@ -72,7 +72,7 @@ class FinetuneConfig(Config):
     """Directory of all runs."""
     encoder: EncoderChoice = EncoderChoice()
     """The choice of the encoder."""
-    head: Head = CnnHead()
+    head: Head = Field(CnnHead(), json_schema_extra=lambda schema: schema.pop("default"))
     """The head."""
     data: ClassificationData = BigramShift()
     """The labelled texts."""
