@@ -15,16 +15,21 @@ DECIMAL = r"^[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$"
 
 
 class _Written(GenerateJsonSchema):
-    """Describes scalars as they are written: each is text in YAML, which `read` decodes by the declared type."""
+    """Describes scalars as they are written: each is text in YAML, which `read` decodes by the declared type.
+
+    Editors show the `patternErrorMessage`.
+    """
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
     def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
-        return super().int_schema(schema) | {"type": ["integer", "string"], "pattern": WHOLE}
+        written = {"type": ["integer", "string"], "pattern": WHOLE, "patternErrorMessage": "Write a whole number."}
+        return super().int_schema(schema) | written
 
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
-        return super().float_schema(schema) | {"type": ["number", "string"], "pattern": DECIMAL}
+        written = {"type": ["number", "string"], "pattern": DECIMAL, "patternErrorMessage": "Write a number."}
+        return super().float_schema(schema) | written
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
         return super().str_schema(schema) | {"type": ["string", "number", "boolean"]}
@@ -43,7 +48,7 @@ def json_schema(models: Sequence[type[Config]]) -> dict[str, Any]:
         if "discriminator" in node:
             kinds = node.pop("discriminator")["mapping"]
             assumed = kinds.get(node["default"]["kind"]) if "default" in node else None
-            node["anyOf"] = node.pop("oneOf")
+            node |= {"properties": {"kind": {"enum": list(kinds)}}, "anyOf": node.pop("oneOf")}
             for choice in node["anyOf"]:
                 if "default" in node and choice["$ref"] != assumed:
                     choice["required"] = ["kind"]
