@@ -16,6 +16,7 @@ from finetune.heads.cnn import CnnHead
 from finetune.training.trainable import Layers, Trainable
 from mlm.config import LONGEST_NAME, RUNS
 from mlm.distributed.device import Precision
+from mlm.distributed.world import DeviceChoice
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
 from mlm.training.schedule import AnySchedule, Linear
 
@@ -70,6 +71,9 @@ class FinetuneConfig(Config):
     """Name of the run; its directory is named by the time of its start and this name. null: the name of the data."""
     runs: str = RUNS
     """Directory of all runs."""
+    device: DeviceChoice = "auto"
+    """The device to compute on; auto: a CUDA GPU where there is one, else the CPU. mps is that of Apple's processors, on
+    which no run has been verified."""
     encoder: EncoderChoice = EncoderChoice()
     """The choice of the encoder."""
     head: Head = Field(CnnHead(), json_schema_extra=lambda schema: schema.pop("default"))

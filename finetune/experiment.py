@@ -89,7 +89,7 @@ def finetune(
     choice = encoders.resolve(config.encoder, runs)
     config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
     name = config.name or config.data.title()
-    with joined() as world, ExitStack() as opened:
+    with joined(wanted=config.device) as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
         world = with_precision(world, config.train.precision)
         encoder_sha256, dataset = _load(config, world)

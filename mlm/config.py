@@ -7,7 +7,7 @@ from mlm.data.corpus import DataConfig
 from mlm.data.masking import Masking
 from mlm.distributed.device import Precision
 from mlm.distributed.parallel import Parallel, ReplicatedData
-from mlm.distributed.world import SILENCE_MINUTES
+from mlm.distributed.world import SILENCE_MINUTES, DeviceChoice
 from mlm.model.heads import ModelConfig
 from mlm.training.budget import Budget, Steps
 from mlm.training.loop import Frequencies
@@ -82,6 +82,9 @@ class PretrainConfig(Config):
     """Name of the run; its directory is named by the start time and this name."""
     runs: str = RUNS
     """Directory of all runs and of the cache of tokenizers and shards."""
+    device: DeviceChoice = "auto"
+    """The device to compute on; auto: a CUDA GPU where there is one, else the CPU. mps is that of Apple's processors, on
+    which no run has been verified. A resumed run whose device is absent takes auto."""
     start_from: str | None = None
     """A run such as runs/x (its newest checkpoint), or the folder of one checkpoint. Training starts from its weights,
     tokenizer, model shape and row length: task-adaptive pretraining (Gururangan et al. 2020)."""

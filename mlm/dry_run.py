@@ -29,7 +29,7 @@ def preview(config: PretrainConfig) -> str:
 
     A tokenizer and shards that are not cached are built; nothing is trained.
     """
-    with joined(config.train.silence_minutes) as world:
+    with joined(config.train.silence_minutes, config.device) as world:
         return describe(build(config, with_precision(world, config.train.precision)))
 
 

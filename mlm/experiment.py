@@ -31,7 +31,7 @@ from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision, with_recorded_precision
-from mlm.distributed.world import World, joined
+from mlm.distributed.world import DeviceChoice, World, devices, joined
 from mlm.evaluation import fill_blanks, results
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import plots, run_directory
@@ -135,7 +135,7 @@ def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer
     The random state of the caller is kept.
     """
     with ExitStack() as opened:
-        with joined(config.train.silence_minutes) as world:
+        with joined(config.train.silence_minutes, _device(config, path)) as world:
             opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
             path = path or _earlier_run(config, world)
             if path is None:
@@ -143,6 +143,14 @@ def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer
             else:
                 trained = _resume(path, world, opened, observers, stop)
         return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
+
+
+def _device(config: PretrainConfig, path: Path | None) -> DeviceChoice:
+    """Return the device to ask for: that of the configuration; `auto`, with a warning, if the run to resume lost it."""
+    if path is None or config.device in ("auto", *devices()):
+        return config.device
+    logger.warning("device=%s, on which %s began, is absent: training goes on on another one", config.device, path)
+    return "auto"
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:

@@ -160,7 +160,7 @@ def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, wor
         if not mine and number:
             continue  # every rank computes the first batch, which tells the number of classes
         batch = batch_of([tokens[i] for i in order[cut]], np.zeros(len(order[cut]), np.int64), pad_id, world.device)
-        probabilities_BC = score(model, batch, world).double().softmax(dim=-1).cpu()
+        probabilities_BC = score(model, batch, world).cpu().double().softmax(dim=-1)
         if not number:
             found_NC = probabilities_BC.new_zeros(len(tokens), probabilities_BC.shape[1])
         if mine:

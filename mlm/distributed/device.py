@@ -125,3 +125,5 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all queued work, so that a clock may be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_
 from configs import UserError
 from mlm.distributed.launcher import launch
 from mlm.distributed.rendezvous import Membership, backend_of, join, leave, reduce
+
+DeviceKind = Literal["cpu", "cuda", "mps"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 SILENCE_MINUTES = 10.0
 ROLL_CALL_SECONDS = 5.0
@@ -157,18 +161,39 @@ def _lost_ranks(world: World, error: RuntimeError) -> str:
     return f"rank {world.rank} stops: {lost} ({reason}): what was saved is safe, resume with --resume"
 
 
-def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
+def devices() -> list[DeviceKind]:
+    """Return the kinds of devices that this machine has, as far as torch can use them."""
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [kind for kind in get_args(DeviceKind) if has[kind]]
+
+
+def choose_device(wanted: DeviceChoice = "auto") -> torch.device:
+    """Return the current device of the wanted kind, `auto` CUDA where there is one, else CPU.
+
+    Raise a UserError if this machine has none of that kind.
+    """
+    has = devices()
+    kind = wanted if wanted != "auto" else "cuda" if "cuda" in has else "cpu"
+    if kind not in has:
+        raise UserError(f"device={kind}: torch finds none on this machine: set device to one of auto, {', '.join(has)}")
+    if kind == "mps":
+        logger.warning("device mps: no run of this project has been verified on it: compare the first losses with a CPU")
+    return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+
+
+def init_world(silence_minutes: float = SILENCE_MINUTES, wanted: DeviceChoice = "auto") -> World:
     """Choose the device, and join the other processes of the job, if any.
 
     An existing process group is used. The precision is float32 until `with_precision` chooses one. A process that keeps
     the others waiting for `silence_minutes` is treated as lost.
 
     Raises:
-        UserError: there are more processes than GPUs, or a launcher's variable is missing or wrong.
+        UserError: the wanted device is absent, there are more processes than GPUs, or a launcher's variable is missing
+            or wrong.
         ConnectionError: a process did not arrive in time.
     """
-    existing, cuda = dist.is_initialized(), torch.cuda.is_available()
-    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    existing, device = dist.is_initialized(), choose_device(wanted)
+    cuda = device.type == "cuda"
     if cuda and not existing and (place := launch()).size > 1:
         local, count = place.local_rank, torch.cuda.device_count()
         if local >= count:
@@ -192,10 +217,10 @@ def init_world(silence_minutes: float = SILENCE_MINUTES) -> World:
 
 
 @contextmanager
-def joined(silence_minutes: float = SILENCE_MINUTES) -> Iterator[World]:
+def joined(silence_minutes: float = SILENCE_MINUTES, wanted: DeviceChoice = "auto") -> Iterator[World]:
     """Return a context with the result of `init_world`; a process group that it opens is closed at the end."""
     existing = dist.is_initialized()
-    world = init_world(silence_minutes)
+    world = init_world(silence_minutes, wanted)
     try:
         with world.name_lost_ranks():
             yield world

@@ -88,7 +88,8 @@ class StepMetrics:
         """Return the metrics of `steps` as one record; the only place where the host waits for their values."""
         last = steps[-1]
         values = [(step.finite_S[0], step.gradient_norm, *step.sums.values()) for step in steps]
-        rows = torch.stack([torch.stack([value.double() for value in row]) for row in values]).tolist()
+        wide = torch.float32 if world.device.type == "mps" else torch.float64  # the widest that the device has
+        rows = torch.stack([torch.stack([value.to(wide) for value in row]) for row in values]).tolist()
         finite, norms, *columns = zip(*rows, strict=True)
         totals = torch.tensor(world.sum([sum(column) for column in columns]), dtype=torch.float64)
         return replace(
