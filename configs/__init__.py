@@ -32,12 +32,12 @@ class Config(BaseModel):
     )
 
 
-Texts = Annotated[
-    tuple[str, ...],
-    BeforeValidator(
-        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
-    ),
-]
+def as_list(value: Any) -> Any:
+    """Return a text as a list of one; validators of lists call this first, so that one is written without a list."""
+    return (value,) if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(as_list, json_schema_input_type=str | tuple[str, ...])]
 """One or several texts; a single one may be written without a list."""
 
 _LONGEST_SHOWN = 200

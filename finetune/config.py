@@ -14,7 +14,7 @@ from finetune.evaluation.metrics import Metric
 from finetune.heads import Head
 from finetune.heads.cnn import CnnHead
 from finetune.training.trainable import Layers, Trainable
-from mlm.config import LONGEST_NAME, RUNS
+from mlm.config import LONGEST_NAME, RUNS, Tracking
 from mlm.distributed.device import Precision
 from mlm.distributed.world import DeviceChoice
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
@@ -72,8 +72,8 @@ class FinetuneConfig(Config):
     runs: str = RUNS
     """Directory of all runs."""
     device: DeviceChoice = "auto"
-    """The device to compute on; auto: a CUDA GPU where there is one, else the CPU. mps is that of Apple's processors, on
-    which no run has been verified."""
+    """The device to compute on; auto: a CUDA GPU where there is one, else the CPU. mps is that of Apple's processors,
+    unverified: no run of this project has been made on one."""
     encoder: EncoderChoice = EncoderChoice()
     """The choice of the encoder."""
     head: Head = Field(CnnHead(), json_schema_extra=lambda schema: schema.pop("default"))
@@ -92,6 +92,9 @@ class FinetuneConfig(Config):
     """The schedule of the learning rate over the epochs."""
     train: TrainConfig = TrainConfig()
     """Length, batches and rules of training."""
+    tracking: Tracking = ("tensorboard",)
+    """Where metrics are shown beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as [tensorboard,
+    trackio]. All but the first need the extra of their name; by default they need no account and no network."""
     control: bool = False
     """Also train a randomly initialised encoder of the same shape, on the same splits with the same seeds."""
 

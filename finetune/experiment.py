@@ -35,6 +35,7 @@ from mlm.checkpoint import checkpoint, weights
 from mlm.distributed.device import precision_of, with_precision
 from mlm.distributed.world import World, joined
 from mlm.tracking import run_directory
+from mlm.tracking.trackers import Tracked, Trackers, check_installed
 from mlm.training.loop import Observer
 from tokenizer.cleaning import describe_dropped
 
@@ -71,7 +72,7 @@ class _Experiment:
 def finetune(
     config: FinetuneConfig, observers: Sequence[Observer] = (), *, stop: Callable[[], int] = lambda: 0
 ) -> FinetuneRun:
-    """Fine-tune an encoder and write the run's directory: model, results, report, figures, metrics.jsonl, TensorBoard.
+    """Fine-tune an encoder and write the run's directory: model, results, report, figures, metrics.jsonl, trackers.
 
     Nothing is printed; progress is logged by `logging`. The state of torch's random number generators is restored.
     Processes that torchrun has started, or of a process group that exists already, call this together.
@@ -85,6 +86,7 @@ def finetune(
         ConnectionError: another rank is lost.
         OSError: the disk is full or not writable.
     """
+    check_installed(config.tracking)
     runs = Path(config.runs)
     choice = encoders.resolve(config.encoder, runs)
     config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
@@ -110,6 +112,10 @@ def finetune(
         if world.is_main:
             found.write(path)
             text = report.write(path, found, trials)
+            trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json")))
+            trackers.log_picture("confusion", path / report.CONFUSION)
+            trackers.conclude(found.model_dump(mode="json", exclude_unset=True), step=0)
+            trackers.close(finished=True)
         return FinetuneRun(path, found, model, text)
 
 
@@ -193,9 +199,11 @@ def _run_trial(experiment: _Experiment, trial: Trial) -> tuple[TrialResult, Clas
     """
     world, choice = experiment.world, experiment.config.encoder
     encoder = encoders.open_encoder(choice.model_copy(update={"random": choice.random or trial.is_control}), trial.seed)
-    with TrialLogger(experiment.path, trial) if world.is_main else nullcontext(Observer()) as trial_logger:
-        observers = [trial_logger, *experiment.observers]
+    with TrialLogger(experiment.path, trial) if world.is_main else nullcontext() as trial_logger:
+        observers = [*([trial_logger] if trial_logger else []), *experiment.observers]
         result, classifier = run_trial(trial, encoder, world, observers, experiment.stop)
+        if trial_logger:
+            trial_logger.conclude(result)
     if world.is_main:
         metric, folds = experiment.config.train.early_stopping.metric, len(experiment.splits)
         logger.info(report.trial_line(result.scores, metric, folds, control=trial.is_control))

@@ -21,8 +21,8 @@ from finetune.training.classification import Classification, EncodedExamples, me
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
 from mlm.distributed.world import World
-from mlm.tracking.metrics_logger import add_scalars
 from mlm.tracking.run_directory import METRICS, finite
+from mlm.tracking.trackers import Tracked, Trackers
 from mlm.training.budget import Epochs, TrainingProgress
 from mlm.training.interrupt import StopRequest
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
@@ -50,26 +50,24 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name in metrics.jsonl and of the folder for TensorBoard."""
+        """The name in metrics.jsonl, of the folder for TensorBoard, and in other trackers."""
         return f"{'random-' if self.is_control else ''}fold{self.split.fold}-seed{self.seed}"
 
 
 class TrialLogger(Observer):
-    """Logs a trial to metrics.jsonl and TensorBoard; used on rank 0 only, as a context that closes both."""
+    """Logs a trial to metrics.jsonl and the run's trackers; used on rank 0 only, as a context that closes them."""
 
     def __init__(self, run: Path, trial: Trial) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.trial = trial
+        self.trial, self._step = trial, 0
         self._lines = (run / METRICS).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "trials" / trial.name))
+        self._trackers = Trackers(trial.config.tracking, Tracked(run, trial.config.model_dump(mode="json"), trial.name))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._lines.close()
-        self._board.close()
+        self._trackers.close(finished=kind is None)
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Log the means over the training examples since the last record."""
@@ -81,13 +79,18 @@ class TrialLogger(Observer):
         if metrics:
             self._write("validation", progress, {name: metrics.get(name) for name in METRIC_NAMES})
 
+    def conclude(self, result: TrialResult) -> None:
+        """Show the scores of the best weights by the trackers."""
+        self._trackers.conclude(result.scores.model_dump(mode="json", exclude_unset=True), self._step)
+
     def _write(self, side: str, progress: TrainingProgress, values: Mapping[str, float | None]) -> None:
         trial = self.trial
         record = {"trial": trial.name, "fold": trial.split.fold, "seed": trial.seed, "control": trial.is_control}
         record |= {"side": side, "step": progress.step, "epoch": progress.step / trial.steps_per_epoch}
         self._lines.write(json.dumps(record | finite(values)) + "\n")
         self._lines.flush()
-        add_scalars(self._board, side, progress.step, values)
+        self._trackers.log(side, values, progress.step)
+        self._step = progress.step
 
 
 class BestWeights(Observer):

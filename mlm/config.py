@@ -1,8 +1,10 @@
 """The configuration of a pretraining run, section by section; its defaults are the quick start."""
 
-from pydantic import Field, model_validator
+from typing import Annotated, Literal
 
-from configs import Config
+from pydantic import BeforeValidator, Field, model_validator
+
+from configs import Config, as_list
 from mlm.data.corpus import DataConfig
 from mlm.data.masking import Masking
 from mlm.distributed.device import Precision
@@ -20,6 +22,12 @@ RUNS = "runs"
 """Directory of all runs, unless a run's configuration names another."""
 LONGEST_NAME = 200
 """Characters of a run's name: with the time it is the name of a directory, which may have 255 bytes."""
+
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+Tracking = Annotated[
+    tuple[TrackerName, ...], BeforeValidator(as_list, json_schema_input_type=TrackerName | tuple[TrackerName, ...])
+]
+"""The tools that show a run beside its metrics.jsonl; a single one may be written without a list."""
 
 
 class Retention(Config):
@@ -83,8 +91,8 @@ class PretrainConfig(Config):
     runs: str = RUNS
     """Directory of all runs and of the cache of tokenizers and shards."""
     device: DeviceChoice = "auto"
-    """The device to compute on; auto: a CUDA GPU where there is one, else the CPU. mps is that of Apple's processors, on
-    which no run has been verified. A resumed run whose device is absent takes auto."""
+    """The device to compute on; auto: a CUDA GPU where there is one, else the CPU. mps is that of Apple's processors,
+    unverified: no run of this project has been made on one. A resumed run whose device is absent takes auto."""
     start_from: str | None = None
     """A run such as runs/x (its newest checkpoint), or the folder of one checkpoint. Training starts from its weights,
     tokenizer, model shape and row length: task-adaptive pretraining (Gururangan et al. 2020)."""
@@ -108,6 +116,9 @@ class PretrainConfig(Config):
     """The division of the work among processes."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The measurements on held-out text."""
+    tracking: Tracking = ("tensorboard",)
+    """Where metrics are shown beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as [tensorboard,
+    trackio]. All but the first need the extra of their name; by default they need no account and no network."""
 
     @model_validator(mode="after")
     def _window_fits_row(self) -> "PretrainConfig":

@@ -36,6 +36,7 @@ from mlm.evaluation import fill_blanks, results
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import plots, run_directory
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
+from mlm.tracking.trackers import check_installed
 from mlm.training import flops
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
@@ -115,6 +116,7 @@ def pretrain(config: PretrainConfig, observers: Sequence[Observer] = (), *, stop
         ConnectionError: another process was lost.
         OSError: the last checkpoint could not be written.
     """
+    check_installed(config.tracking)
     return _run(with_absolute_paths(resolve(config)), None, observers, stop)
 
 
@@ -139,7 +141,8 @@ def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer
             opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
             path = path or _earlier_run(config, world)
             if path is None:
-                trained: _Trained | PretrainRun = _train(_start(config, world, opened), observers, stop)
+                ready = _start(config, world, opened)
+                trained: _Trained | PretrainRun = _train(ready, opened, observers, stop)
             else:
                 trained = _resume(path, world, opened, observers, stop)
         return _conclude(trained)  # the work of rank 0 alone, for which no other rank waits
@@ -192,7 +195,7 @@ def _resume(
         opened.enter_context(run_directory.lock(path))
     found = path / run_directory.RESULTS
     if not world.from_main("looking for the run's results", lambda: "yes" if found.exists() else ""):
-        return _train(_restore(path, world), observers, stop)
+        return _train(_restore(path, world), opened, observers, stop)
     if not world.is_main:
         return PretrainRun(path, None, "", 0)
     return PretrainRun(path, run_directory.read_json(found), f"{path} is finished: its results are in {found}", 0)
@@ -237,14 +240,18 @@ def _restore(path: Path, world: World) -> _Ready:
     return _Ready(path, components, checkpoint.load_training(folder, components.model, components.optimizer))
 
 
-def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained:
-    """Train until the run's length is reached, `stop` requests an end on any rank, or training has diverged."""
+def _train(ready: _Ready, opened: ExitStack, observers: Sequence[Observer], stop: Stop) -> _Trained:
+    """Train until the run's length is reached, `stop` requests an end on any rank, or training has diverged.
+
+    `opened` closes the logger of rank 0, if an error does not let it be closed with the results.
+    """
     components, config, world = ready.components, ready.components.config, ready.components.world
     divergence = DivergenceStop(config.train.most_skipped)
     writer = CheckpointWriter(ready.path, config, components.corpus.tokenizer_path, world, ready.progress)
     all_observers: list[Observer] = [writer, divergence]
     metrics_logger = _metrics_logger(ready) if world.is_main else None
     if metrics_logger is not None:
+        opened.callback(metrics_logger.close, None)
         all_observers.append(metrics_logger)
         threads = f", {components.threads} threads" if components.threads > 1 else ""
         tokens = components.corpus.manifest.train.tokens

@@ -39,8 +39,6 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
 
     What is drawn comes last. Of many classes, text and figures show those that are confused most.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     labels_N = np.concatenate([one.test.labels for one in finished])
     predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
     shown_K = metrics.most_confused(labels_N, predictions_N, len(found.classes))
@@ -65,8 +63,6 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     wrong = write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
     picture = figures.confusion_figure(matrix_KK, names, f"{found.name}: test,\n{counted}")
     plots.write(picture, path / CONFUSION)
-    with SummaryWriter(str(path)) as board:
-        board.add_figure("confusion", picture)
     plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
     return (
         f"{text}\n\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}\n"

@@ -177,7 +177,9 @@ def choose_device(wanted: DeviceChoice = "auto") -> torch.device:
     if kind not in has:
         raise UserError(f"device={kind}: torch finds none on this machine: set device to one of auto, {', '.join(has)}")
     if kind == "mps":
-        logger.warning("device mps: no run of this project has been verified on it: compare the first losses with a CPU")
+        logger.warning(
+            "device mps is unverified: no run of this project has been made on one: compare losses with a CPU's"
+        )
     return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
 
 

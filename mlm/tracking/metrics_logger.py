@@ -1,4 +1,4 @@
-"""Metrics of a pretraining run on disk: metrics.jsonl, TensorBoard, and the learning curve."""
+"""Metrics of a pretraining run: metrics.jsonl, the trackers that it names, and the learning curve."""
 
 import json
 import logging
@@ -7,12 +7,12 @@ import os
 import resource
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,11 +22,9 @@ from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
 from mlm.tracking import plots, run_directory
 from mlm.tracking.run_directory import METRICS, RESULTS
+from mlm.tracking.trackers import Tracked, Trackers
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Observer, StepMetrics, ratio
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 SPIKE_RECORDS = 20
 """Training records that a loss is compared with."""
@@ -34,34 +32,6 @@ SPIKE_DEVIATIONS = 6.0
 """A loss that exceeds their mean by this many standard deviations is a spike."""
 
 logger = logging.getLogger(__name__)
-
-
-class TensorBoard:
-    """Writes TensorBoard's files; after a full disk, with a new writer at the next chance."""
-
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        """Write into `folder`; TensorBoard hides the events there of `purge_step` and later."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.folder = folder
-        self.writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=purge_step)
-
-    def write(self, show: Callable[["SummaryWriter"], object]) -> None:
-        """Give the writer to `show`; raise an OSError if the disk fails, now or with earlier events, which are lost."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        try:
-            if self.writer is None:
-                self.writer = SummaryWriter(str(self.folder))
-            show(self.writer)
-        except OSError:
-            self.writer = None
-            raise
-
-    def close(self) -> None:
-        """Write the events that are still queued, or raise an OSError if the disk is full or not writable."""
-        if self.writer is not None:
-            self.write(lambda writer: writer.close())
 
 
 class MetricsLogger(Observer):
@@ -92,7 +62,7 @@ class MetricsLogger(Observer):
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
         self.has_missed_targets = False
         self.file = (path / METRICS).open("ab", buffering=0)
-        self.board = TensorBoard(path, purge_step=start.step + 1 if start.step else None)
+        self.trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json"), start=start.step))
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
         """Keep the length, of which records hold the fraction."""
@@ -149,15 +119,11 @@ class MetricsLogger(Observer):
                 plots.draw(list(run_directory.read_metrics(self.path / METRICS)), self.path / "curves.png")
 
     def close(self, results: Mapping[str, Any] | None) -> None:
-        """Write results.json where there are results, and close all files."""
+        """Write results.json where there are results, and close all files; a second call changes nothing."""
         if results is not None:
             run_directory.write_json(self.path / RESULTS, results)
-            settings = {name: value for name, value in _flat(self.config.model_dump(mode="json")) if value is not None}
-            scores = {f"hparam/{name}": value for name, value in results["heldout"].items() if value is not None}
-            with self.surviving("SETTINGS AND SCORES ON TENSORBOARD"):
-                self.board.write(lambda writer: writer.add_hparams(settings, scores, run_name="."))
-        with self.surviving("LAST RECORDS ON TENSORBOARD"):
-            self.board.close()
+            self.trackers.conclude(results, results.get("steps", 0))
+        self.trackers.close(finished=results is not None)
         self.file.close()
 
     @contextmanager
@@ -172,8 +138,7 @@ class MetricsLogger(Observer):
         where = {"side": side, "step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
         with self.surviving(f"RECORD OF STEP {progress.step}"):
             self._append(json.dumps(where | run_directory.finite(record)).encode() + b"\n")
-        with self.surviving(f"RECORD OF STEP {progress.step} ON TENSORBOARD"):
-            self.board.write(lambda writer: add_scalars(writer, side, progress.step, record))
+        self.trackers.log(side, record, progress.step)
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all."""
@@ -187,36 +152,19 @@ class MetricsLogger(Observer):
 
 
 class SamplePredictions(Observer):
-    """Shows filled-in blanks of the held-out text on TensorBoard after each evaluation; on every rank of the run."""
+    """Shows filled-in blanks of the held-out text after each evaluation; on every rank of the run."""
 
     def __init__(self, predict: Callable[[nn.Module], str], log: MetricsLogger | None) -> None:
-        """Write the text that `predict` returns to TensorBoard; ranks other than 0 have no `log` and write nothing."""
+        """Show the text that `predict` returns by the trackers of `log`; ranks other than 0 have none."""
         self.predict, self.metrics_logger = predict, log
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Predict, on all ranks together where the model is sharded, and write the text on rank 0."""
+        """Predict, on all ranks together where the model is sharded, and show the text on rank 0."""
         if self.metrics_logger is None and not is_sharded(model):
             return
         text = self.predict(model)
-        if self.metrics_logger is None:
-            return
-        with self.metrics_logger.surviving(f"BLANKS OF STEP {progress.step} ON TENSORBOARD"):
-            self.metrics_logger.board.write(lambda writer: writer.add_text("filled-in blanks", text, progress.step))
-
-
-def add_scalars(writer: "SummaryWriter", side: str, step: int, record: Mapping[str, float | None]) -> None:
-    """Write the measures of a record; those that could not be taken are left out."""
-    for name, value in record.items():
-        if value is not None:
-            writer.add_scalar(f"{side}/{name}", value, step)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, Sequence | list) else value
+        if self.metrics_logger is not None:
+            self.metrics_logger.trackers.log_text("filled-in blanks", text, progress.step)
 
 
 def _peak_memory() -> int:
