@@ -1,7 +1,10 @@
 """What all tests share."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -10,6 +13,10 @@ from hypothesis import settings
 # inherit it; torch reads it when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["GOMP_SPINCOUNT"] = "1000"
+
+# Trackio reads the place of its folder when it is imported; the user's own must stay as it is.
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
+atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
 # A job in the background of a script ignores SIGINT, and under nohup SIGHUP. Commands that tests start would inherit
 # that, and rightly go on; a handler of this process is not inherited.
