@@ -1,4 +1,4 @@
-"""Pages of the site that are no files of `docs`: a page of docstrings for each module in the navigation, the changelog."""
+"""Pages of the site that are no files of `docs`: docstrings of each module in the navigation, and the changelog."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -141,6 +141,29 @@ def test_validation_metrics_that_cannot_be_measured_are_null_in_the_records(run:
     assert "validation/f1" not in events.Tags()["scalars"]
 
 
+@pytest.mark.filterwarnings("ignore")  # what the tool's own packages use
+def test_trials_and_results_are_shown_by_the_tools_that_the_recipe_names_and_no_other(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trackio = pytest.importorskip("trackio", reason="the extra trackio is not installed")
+    made = finetune(config(run, tmp_path, LinearHead()).model_copy(update={"tracking": ("trackio",)}))
+    found = {one.name: one for one in trackio.Api().runs("mlm") if one.name.startswith(made.path.name)}
+    trials = [f"{made.path.name}-fold0-seed{seed}" for seed in (0, 1)]
+    assert found.keys() == {made.path.name, *trials}
+    assert found[trials[1]].config["head"]["kind"] == "linear"
+
+    def points(name: str, metric: str) -> list[tuple[int, float]]:
+        logs = trackio.sqlite_storage.SQLiteStorage.get_logs("mlm", name, run_id=found[name].id)
+        return [(log["step"], log[metric]) for log in logs if metric in log]
+
+    for name, trial in zip(trials, made.results.trials, strict=True):
+        assert points(name, "results/test/accuracy") == [(points(name, "validation/loss")[-1][0], trial.test.accuracy)]
+    assert points(made.path.name, "results/test/accuracy/mean")[0][1] == made.results.test.accuracy.mean
+    assert points(made.path.name, "confusion")
+    assert not list(made.path.rglob("events.*"))
+    assert [message for message in caplog.messages if "NOT WRITTEN" in message] == []
+
+
 @pytest.mark.parametrize("metric", ["f1", "mcc", "precision", "recall", "roc_auc"])
 def test_weights_cannot_be_chosen_by_a_metric_that_the_validation_part_lacks(
     run: Path, tmp_path: Path, metric: Metric

@@ -17,7 +17,7 @@ from mlm.distributed.device import (
     with_precision,
     with_recorded_precision,
 )
-from mlm.distributed.world import World, init_world
+from mlm.distributed.world import World, devices, init_world
 from mlm.training.loop import seed_dropout
 from tests.mlm.samples import CPU, slow_in
 
@@ -74,6 +74,30 @@ def test_bfloat16_is_for_processors_that_have_it(avx512: bool, amx: bool, monkey
         assert with_precision(world, "auto") == CPU
         with pytest.raises(UserError, match=r"train\.precision"):
             with_precision(world, "bfloat16")
+
+
+def test_the_wanted_device_is_taken_and_an_absent_one_is_an_error_that_lists_those_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert devices() == ["cpu"]
+    assert init_world() == init_world(wanted="auto") == init_world(wanted="cpu") == CPU
+    for absent in ("cuda", "mps"):
+        with pytest.raises(UserError, match=rf"^device={absent}: .* auto, cpu$"):
+            init_world(wanted=absent)  # type: ignore[arg-type]
+
+
+def test_a_device_is_taken_though_there_is_a_faster_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert devices() == ["cpu", "cuda", "mps"]
+    assert init_world(wanted="cpu") == CPU
+    assert caplog.messages == []
+    assert init_world(wanted="mps").device == torch.device("mps")
+    assert "unverified" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(("slow", "taken"), [(torch.bfloat16, "float32"), (torch.float32, "bfloat16")])
