@@ -70,7 +70,7 @@ def measure(name: str, folder: str) -> Iterator[Row]:
 
     found = published.read(folder)
     converted = conversion.convert(found, found.longest)
-    rows, pad = comparison.sentence_ids(found, found.longest), found.their_tokenizer.pad_token_id or 0
+    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
     exact = comparison.theirs(found)
     pairs = {
         "float32": (comparison.ours(converted.model, scores=found.has_head), exact),

@@ -146,6 +146,12 @@ def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
     return compute
 
 
+def pad_of(published: Published) -> int:
+    """Return the id of padding by the model, from which RoBERTa tells the positions, or by the tokenizer."""
+    pads = (published.their_config.pad_token_id, published.their_tokenizer.pad_token_id, 0)
+    return next(int(pad) for pad in pads if pad is not None)
+
+
 def sentence_ids(published: Published, longest: int) -> list[list[int]]:
     """Return the tokens of the sentences, each at most so many, by the published tokenizer."""
     tokenizer = published.their_tokenizer
