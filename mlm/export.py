@@ -14,6 +14,7 @@ examples:
   python -m mlm.export encoder/                              the newest run
   python -m mlm.export runs/x encoder/ --licence apache-2.0 --language en
   python -m mlm.export runs/x/checkpoints/step-000001000 encoder/
+  python -m mlm.export runs/x encoder/ --onnx                also ONNX; --format onnx: nothing else, and for any recipe
 
 The folder is opened by transformers without code of its own, as BERT or ModernBERT:
   pipeline("fill-mask", "encoder/")         AutoModelForMaskedLM, AutoModel, AutoTokenizer
@@ -31,6 +32,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
     parser.add_argument("--licence", metavar="ID", help="licence of the weights, for the card: apache-2.0, mit, ...")
     parser.add_argument("--language", metavar="CODE", help="language of the text, for the card: en, de, ...")
+    parser.add_argument(
+        "--onnx", action="store_true", help="also write onnx/model.onnx, for onnxruntime: any recipe has it"
+    )
+    parser.add_argument(
+        "--format", choices=("transformers", "onnx"), default="transformers", help="onnx: nothing but that"
+    )
     return parser.parse_args(arguments)
 
 
@@ -46,14 +53,18 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.tracking import run_directory
     from mlm.tracking.exported_run import export
 
+    formats = {options.format, "onnx"} if options.onnx else {options.format}
     path = options.run or run_directory.newest()
     print(f"run: {checkpoint.run_of(path)}", file=sys.stderr)
-    exported = export(path, options.out, licence=options.licence, language=options.language)
+    exported = export(path, options.out, licence=options.licence, language=options.language, formats=formats)
     found = exported.compared
     texts = "held-out texts of the run" if found.heldout else "general sentences, for the run's text is not at hand"
     command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")
     for kind, difference in found.differences.items():
         command.show(f"  largest difference of {kind}: {difference}")
+    if exported.onnx is not None:
+        for kind, difference in exported.onnx.differences.items():
+            command.show(f"  largest difference of {kind} in onnxruntime: {difference}")
     command.show(f"its model card, {exported.path / 'README.md'}, shows how to load it")
 
 

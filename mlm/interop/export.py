@@ -20,7 +20,7 @@ from tokenizer import vocabulary
 from tokenizer.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 WEIGHTS, TOKENIZER_CONFIG = "model.safetensors", "tokenizer_config.json"
 SENTENCES = 7
@@ -34,16 +34,15 @@ SENTENCES_READ = 1000
 class Architecture(Protocol):
     """A module that gives our models the names of an architecture of transformers."""
 
-    @staticmethod
-    def refusal(config: ModelConfig) -> str | None:
+    def refusal(self, config: ModelConfig) -> str | None:
         """Return the settings that the architecture needs and a model lacks; None if it has an exact counterpart."""
 
-    @staticmethod
-    def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any) -> "PreTrainedConfig":
+    def their_config(
+        self, config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any
+    ) -> "PreTrainedConfig":
         """Return the configuration of a model of the same shape."""
 
-    @staticmethod
-    def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    def their_tensors(self, ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
         """Return our tensors under the names of the architecture's model for masked language modelling."""
 
 
@@ -74,7 +73,7 @@ def architecture_of(config: ModelConfig) -> str:
         return nearest
     raise UserError(
         f"transformers has no exact counterpart of this model, and none is approximated: {nearest}, the nearest, needs"
-        f" {needed[nearest]}: pretrain with these settings"
+        f" {needed[nearest]}: pretrain with these settings, or export ONNX alone by --format onnx"
     )
 
 
@@ -85,26 +84,29 @@ def write(folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, config
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
-    name, special = architecture_of(config), SpecialTokens.of(tokenizer)
+    name = architecture_of(config)
     architecture = ARCHITECTURES[name]
-    theirs = architecture.their_config(
-        config,
-        tokenizer.get_vocab_size(),
-        row_length,
-        pad_token_id=special.pad,
-        bos_token_id=special.cls,
-        eos_token_id=special.sep,
-        cls_token_id=special.cls,
-        sep_token_id=special.sep,
-    )
-    theirs.architectures = [MODEL_FOR_MASKED_LM_MAPPING[type(theirs)].__name__]
+    theirs = architecture.their_config(config, tokenizer.get_vocab_size(), row_length, **special_ids(tokenizer))
+    theirs.architectures = [_model_class(MODEL_FOR_MASKED_LM_MAPPING, theirs).__name__]
     theirs.save_pretrained(folder)
     weights.write(folder / WEIGHTS, architecture.their_tensors(model.state_dict(), config))
     shutil.copymode(folder / hub.CONFIG, folder / WEIGHTS)  # safetensors lets the owner alone read it
-    (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
-    settings = tokenizer_config(tokenizer, row_length)
-    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_tokenizer(folder, tokenizer, row_length)
     return name
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """Return the ids of the special tokens by the names that configurations of transformers have for them."""
+    special = SpecialTokens.of(tokenizer)
+    ends = {"bos": special.cls, "eos": special.sep, "cls": special.cls, "sep": special.sep}
+    return {f"{role}_token_id": number for role, number in {"pad": special.pad, **ends}.items()}
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, longest: int) -> None:
+    """Write a tokenizer for texts of at most `longest` tokens, as transformers reads it."""
+    (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
+    settings = tokenizer_config(tokenizer, longest)
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def tokenizer_config(tokenizer: Tokenizer, row_length: int) -> dict[str, Any]:
@@ -130,32 +132,53 @@ def compare(
     `heldout` sentences are compared, or those of this package if there are none, with a token of each masked. Raise a
     UserError if the tokenizers give other ids, or a difference is over `comparison.LARGEST`.
     """
-    texts = chosen = choose_texts(heldout, tokenizer, row_length)
-    if not chosen:
-        texts = choose_texts(comparison.SENTENCES, tokenizer, row_length)
+    texts, of_heldout = texts_to_compare(tokenizer, row_length, heldout)
     config = hub.read_config(folder)
-    their_tokenizer, special = hub.read_tokenizer(folder, config), SpecialTokens.of(tokenizer)
-    rows = [tokenizer.encode(text).ids for text in texts]
-    for text, ids in zip(texts, rows, strict=True):
-        if their_tokenizer(text)["input_ids"] != ids:
+    their_tokenizer = hub.read_tokenizer(folder, config)
+    for text in texts:
+        if their_tokenizer(text)["input_ids"] != tokenizer.encode(text).ids:
             raise UserError(f"transformers gives {text[:60]!r} other tokens than the run's tokenizer")
+    differences = compare_with("transformers", _exported(folder, config), model, tokenizer, texts)
+    return Compared(differences, len(texts), of_heldout)
+
+
+def texts_to_compare(tokenizer: Tokenizer, row_length: int, heldout: Iterable[str]) -> tuple[Sequence[str], bool]:
+    """Return texts of the `heldout` sentences and True, or those of this package and False if none fits a row."""
+    chosen = choose_texts(heldout, tokenizer, row_length)
+    return chosen or choose_texts(comparison.SENTENCES, tokenizer, row_length), bool(chosen)
+
+
+def compare_with(
+    name: str, theirs: comparison.Compute, model: MaskedLanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
+) -> dict[str, Difference]:
+    """Return the largest differences between `theirs`, by its `name`, and a model on the CPU, a token of each masked.
+
+    Raise a UserError if one is over `comparison.LARGEST`.
+    """
+    rows, special = [tokenizer.encode(text).ids for text in texts], SpecialTokens.of(tokenizer)
+    for ids in rows:
         ids[len(ids) // 2] = special.mask
-    differences = comparison.compare(comparison.ours(model, scores=True), _exported(folder, config), rows, special.pad)
+    differences = comparison.compare(comparison.ours(model, scores=True), theirs, rows, special.pad)
     # An identity head normalises twice, which is exact where norm_epsilon is small beside the variance.
     hint = " (model.transform=true leaves exactly)" if isinstance(model.transform, nn.Identity) else ""
     for kind, difference in differences.items():
         if not difference.largest <= comparison.LARGEST:
             raise UserError(
-                f"the {kind} that transformers gives differ by {difference} from the run's, over"
+                f"the {kind} that {name} gives differ by {difference} from the run's, over"
                 f" {comparison.LARGEST:.0e}{hint}: nothing is written"
             )
-    return Compared(differences, len(texts), heldout=bool(chosen))
+    return differences
 
 
 def choose_texts(sentences: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Sequence[str]:
-    """Return a run of the first sentences, as long as fits, then some of them by length; none if none fits a row."""
+    """Return a run of the first sentences, as long as fits, then some of them by length; none if none fits a row.
+
+    Those with the text of a special token, which transformers takes for the token and we for text, are passed over.
+    """
     most = min(row_length, LONGEST_TOKENS)
-    fitting = [text for text in islice(sentences, SENTENCES_READ) if text and len(tokenizer.encode(text).ids) <= most]
+    special = [tokenizer.id_to_token(number) or "" for number in SpecialTokens.of(tokenizer).ids]
+    plain = (text for text in islice(sentences, SENTENCES_READ) if text and not any(map(text.count, special)))
+    fitting = [text for text in plain if len(tokenizer.encode(text).ids) <= most]
     run = ""
     for text in fitting:
         longer = f"{run} {text}".strip()
@@ -170,11 +193,16 @@ def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
     """Return the function that computes a batch by the models that plain transformers reads in `folder`."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    scorer = hub.read_weights(MODEL_FOR_MASKED_LM_MAPPING[type(config)], folder, config).eval()
-    encoder = hub.read_weights(MODEL_MAPPING[type(config)], folder, config).eval()
+    scorer = hub.read_weights(_model_class(MODEL_FOR_MASKED_LM_MAPPING, config), folder, config).eval()
+    encoder = hub.read_weights(_model_class(MODEL_MAPPING, config), folder, config).eval()
 
     def compute(batch: Batch) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
         return {"hidden states": encoder(**given).last_hidden_state, "scores": scorer(**given).logits}
 
     return compute
+
+
+def _model_class(mapping: Any, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+    found: type[PreTrainedModel] = mapping[type(config)]
+    return found

@@ -2,10 +2,13 @@
 
 import logging
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from configs import UserError
@@ -14,9 +17,11 @@ from configs.files import check_new, written_folder
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
+from mlm.interop import onnx
 from mlm.interop.export import Compared, architecture_of, compare, write
+from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import model_card, run_directory
-from mlm.tracking.model_card import Facts
+from mlm.tracking.model_card import ONNX, Facts
 from mlm.tracking.run_record import RunRecord
 from mlm.training.budget import TrainingProgress
 from mlm.training.loop import Observer
@@ -25,6 +30,8 @@ from tokenizer.special_tokens import SpecialTokens
 
 FOLDER = "export"
 """Folder in a run of its last checkpoint's export, or of those of its checkpoints."""
+
+Format = Literal["transformers", "onnx"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,34 +42,45 @@ class Exported:
 
     path: Path
     architecture: str
-    """Its name in the field, such as ModernBERT."""
+    """Its name in the field, such as ModernBERT; ONNX if there is nothing else."""
     compared: Compared
-    """Its comparison with the run's model."""
+    """Its comparison with the run's model; that of ONNX if there is nothing else."""
+    onnx: Compared | None = None
+    """The comparison of its ONNX file, if there is one."""
 
 
-def export(run: Path, out: Path, *, licence: str | None = None, language: str | None = None) -> Exported:
+def export(
+    run: Path,
+    out: Path,
+    *,
+    licence: str | None = None,
+    language: str | None = None,
+    formats: Collection[Format] = ("transformers",),
+) -> Exported:
     """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
 
     The folder is read by transformers and compared with the run's model before it appears. Its model card names
-    `licence` and `language`, if any.
+    `licence` and `language`, if any. ONNX, among the `formats`, is a file in the folder; every model has that form.
 
     Raises:
-        UserError: the model has no exact counterpart, `out` is there, transformers is not installed, or `run` is no
+        UserError: the model has no exact counterpart, `out` is there, a package is not installed, or `run` is no
             pretraining run.
         OSError: the disk is full or not writable.
     """
-    require("transformers", extra="hub", purpose="exports")
+    if "transformers" in formats:
+        require("transformers", extra="hub", purpose="exports")
+    if "onnx" in formats:
+        onnx.check_installed()
     check_new(out)
     path = checkpoint.run_of(run)
     if run_directory.is_fine_tuning(path):
         raise UserError(f"{path} is a fine-tuning run: python -m finetune.export exports its classifier")
     folder = checkpoint.resolve(run)
     model, tokenizer, config = checkpoint.load_model(folder, torch.device("cpu"))
-    architecture_of(config.model)  # before anything is written
-    record, row_length = RunRecord.read(folder, tokenizer), config.data.row_length
+    name = architecture_of(config.model) if "transformers" in formats else ONNX  # before anything is written
+    record = RunRecord.read(folder, tokenizer)
     with written_folder(out) as partial:
-        name = write(partial, model, tokenizer, config.model, row_length)
-        compared = compare(partial, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+        compared = _write(partial, formats, model, tokenizer, record)
         special = SpecialTokens.of(tokenizer)
         facts = Facts(
             name=out.name,
@@ -71,12 +89,27 @@ def export(run: Path, out: Path, *, licence: str | None = None, language: str | 
             parameters=sum(weight.numel() for weight in model.parameters()),
             mask=tokenizer.id_to_token(special.mask) or "",
             cls_sep=special.adds_cls_sep,
-            compared=compared,
+            compared=next(iter(compared.values())),
+            onnx=compared.get("onnx"),
             licence=licence,
             language=language,
         )
         model_card.write(partial, facts)
-    return Exported(out, name, compared)
+    return Exported(out, name, facts.compared, facts.onnx)
+
+
+def _write(
+    folder: Path, formats: Collection[Format], model: MaskedLanguageModel, tokenizer: Tokenizer, record: RunRecord
+) -> dict[Format, Compared]:
+    """Write a model in each format into `folder`; return its comparison with what is read there."""
+    found: dict[Format, Compared] = {}
+    row_length = record.config.data.row_length
+    if "transformers" in formats:
+        write(folder, model, tokenizer, record.config.model, row_length)
+        found["transformers"] = compare(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+    if "onnx" in formats:
+        found["onnx"] = onnx.export(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+    return found
 
 
 def check(config: PretrainConfig) -> None:

@@ -11,12 +11,15 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from configs import dump
 from mlm.evaluation.results import shown
+from mlm.interop import onnx
 from mlm.interop.comparison import LARGEST
 from mlm.interop.export import Compared
 from mlm.tracking import run_directory
 from mlm.tracking.run_record import RunRecord
 from tokenizer.sources import Documentation
 
+ONNX = "ONNX"
+"""The architecture of a folder that holds nothing else."""
 FILE = "README.md"
 """Name of a model card in its folder."""
 SECTIONS_SHOWN = ("vocabulary", "masking", "model", "optim", "schedule", "train")
@@ -56,6 +59,7 @@ class Facts:
     cls_sep: bool
     """True if the tokenizer puts tokens before and behind a text."""
     compared: Compared
+    onnx: Compared | None
     licence: str | None
     language: str | None
 
@@ -66,13 +70,13 @@ def write(folder: Path, facts: Facts) -> None:
     data = ModelCardData(
         license=facts.licence,
         language=facts.language or language,
-        library_name="transformers",
+        library_name="onnx" if facts.architecture == ONNX else "transformers",
         pipeline_tag="fill-mask",
         tags=["masked-language-modelling", facts.architecture.lower()],
         mask_token=facts.mask,
         widget=[{"text": _example(facts)}],
     )
-    sections = (_opening, _use, _text, _training, _results, _exactness, _limitations, _citation)
+    sections = (_opening, _use, _onnx, _text, _training, _results, _exactness, _limitations, _citation)
     body = "\n\n".join("\n".join(section(facts)) for section in sections)
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save(folder / FILE)
 
@@ -92,10 +96,15 @@ def _opening(facts: Facts) -> Iterator[str]:
         start = environment.get("started_from", {}).get("weights_sha256")
         begun = f"from the weights with the SHA-256 {start}" if start else "from random weights"
         yield f"The encoder of the run `{config.name}`, pretrained {begun} by masked language modelling, in the form of"
-    yield f"{facts.architecture} in transformers. It needs no code beside that of transformers."
+    if facts.architecture == ONNX:
+        yield "ONNX."
+    else:
+        yield f"{facts.architecture} in transformers. It needs no code beside that of transformers."
 
 
 def _use(facts: Facts) -> Iterator[str]:
+    if facts.architecture == ONNX:
+        return
     yield f"""## Use
 
 In the folder that holds this one:
@@ -115,6 +124,32 @@ print(encoder(**inputs).last_hidden_state.shape)
 For a classifier, `AutoModelForSequenceClassification.from_pretrained("{facts.name}", num_labels=2)` gives a new head to
 train. For sentence vectors, `SentenceTransformer("{facts.name}")` of sentence-transformers takes the mean of the hidden
 states; train it before use."""
+
+
+def _onnx(facts: Facts) -> Iterator[str]:
+    if facts.onnx is None:
+        return
+    yield f"""## Use by onnxruntime
+
+`{onnx.FILE.as_posix()}` takes any number and length of texts, and needs onnxruntime and tokenizers alone. In this
+folder:
+
+```python
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+session = onnxruntime.InferenceSession("{onnx.FILE.as_posix()}", providers=["CPUExecutionProvider"])
+tokenizer = Tokenizer.from_file("tokenizer.json")
+encoded = tokenizer.encode("{_example(facts)}")
+ids = np.array([encoded.ids], np.int64)
+scores, hidden = session.run(["logits", "last_hidden_state"], {{"input_ids": ids, "attention_mask": np.ones_like(ids)}})
+place = encoded.ids.index(tokenizer.token_to_id("{facts.mask}"))
+print([tokenizer.decode([token]) for token in scores[0, place].argsort()[::-1][:5]])
+```
+
+`attention_mask` is 0 at padding. Compared with the run as below, by onnxruntime: the largest difference of a score is
+{facts.onnx.differences["scores"]}, and that of a last hidden state {facts.onnx.differences["hidden states"]}."""
 
 
 def _text(facts: Facts) -> Iterator[str]:
@@ -182,11 +217,12 @@ def _results(facts: Facts) -> Iterator[str]:
 
 
 def _exactness(facts: Facts) -> Iterator[str]:
-    found = facts.compared
+    found, reader = facts.compared, "onnxruntime" if facts.architecture == ONNX else "transformers"
+    texts = "of the run's held-out text" if found.heldout else "general sentences"
     yield f"""## Compared with the run
 
-At the export, transformers read this folder and was compared with the run's own model in float32, on {found.texts}
-texts ({"of the run's held-out text" if found.heldout else "general sentences"}), alone and padded:
+At the export, {reader} read this folder and was compared with the run's own model in float32, on {found.texts} texts
+({texts}), alone and padded:
 """
     yield from (f"- largest difference of {kind}: {difference}" for kind, difference in found.differences.items())
     yield f"\nAn export fails over {LARGEST:.0e}."
@@ -224,7 +260,7 @@ def _citation(facts: Facts) -> Iterator[str]:
   version = {{{version}}}
 }}
 
-{_PAPERS[facts.architecture]}
+{_PAPERS.get(facts.architecture, "")}
 ```"""
 
 
