@@ -1,5 +1,7 @@
 """The configuration of a pretraining run, section by section; its defaults are the quick start."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from configs import Config
@@ -107,6 +109,9 @@ class PretrainConfig(Config):
     """The division of the work among processes."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The measurements on held-out text."""
+    export: Literal["none", "end", "checkpoints"] = "none"
+    """Export to plain transformers: the last checkpoint into the run's `export`, or each kept one into a folder there.
+    It needs the extra `hub`. Training waits for each export; one that fails is a warning."""
 
     @model_validator(mode="after")
     def _window_fits_row(self) -> "PretrainConfig":

@@ -1,9 +1,10 @@
 """Pretraining as a function: from a configuration to a trained encoder and its results.
 
-    from mlm.experiment import PretrainConfig, pretrain
+    from mlm.experiment import PretrainConfig, export, pretrain
 
     run = pretrain(PretrainConfig(name="mine"))
     run.path, run.results, run.model, run.tokenizer
+    export(run.path, Path("encoder"))
 
 The functions neither print nor exit; errors are exceptions. They join the processes that torchrun started, or use the
 existing process group, and close only a group that they opened.
@@ -34,7 +35,8 @@ from mlm.distributed.device import measure_peak, precision_of, with_precision, w
 from mlm.distributed.world import World, joined
 from mlm.evaluation import fill_blanks, results
 from mlm.model.heads import MaskedLanguageModel
-from mlm.tracking import plots, run_directory
+from mlm.tracking import exported_run, plots, run_directory
+from mlm.tracking.exported_run import Exported, export
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
@@ -42,7 +44,7 @@ from mlm.training.interrupt import StopRequest
 from mlm.training.loop import LoopSettings, Observer, ratio, train
 from tokenizer import vocabulary
 
-__all__ = ["PretrainConfig", "PretrainRun", "pretrain", "resume"]
+__all__ = ["Exported", "PretrainConfig", "PretrainRun", "export", "pretrain", "resume"]
 
 SENTENCES_SHOWN = 5
 
@@ -147,8 +149,13 @@ def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the settings of its start and shards; raise a UserError if it contradicts them."""
-    return with_text_of_shards(warm_start.resolve(config))
+    """Return the configuration with the settings of its start and shards.
+
+    Raise a UserError if it contradicts them, or is of a run to be exported that cannot be.
+    """
+    config = with_text_of_shards(warm_start.resolve(config))
+    exported_run.check(config)
+    return config
 
 
 def config_of(path: Path) -> PretrainConfig:
@@ -244,6 +251,8 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained
         logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
         for remark in components.corpus.manifest.remarks():
             logger.info(remark)
+        if config.export == "checkpoints":
+            all_observers.append(exported_run.CheckpointExports(ready.path, writer))
     all_observers += [SamplePredictions(partial(_filled, components), metrics_logger), *observers]
     settings = LoopSettings(
         components.optimizer,
@@ -296,6 +305,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
     with metrics_logger.surviving("LEARNING CURVE"):
         plots.draw(records, path / "curves.png", scores["baselines"])
+    exported_run.export_at_end(path, config)
     return PretrainRun(path, scores, results.summary(path, scores, _filled(components, model)), 0)
 
 

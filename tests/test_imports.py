@@ -66,8 +66,8 @@ INSIDE = {
         *("experiment dry_run", "pretrain evaluate fill_mask status export convert", "benchmark"),
     ),
     "finetune": (
-        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model", "experiment"),
-        *("command_line", "cnn_head linear_head predict compare texts", "benchmark"),
+        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model", "experiment interop"),
+        *("command_line", "cnn_head linear_head predict compare export texts", "benchmark"),
     ),
     "tokenizer": (
         *("sources sentences special_tokens", "kinds", "vocabulary", "cached_encoder", "cleaning", "shards", "cache"),

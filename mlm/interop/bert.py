@@ -83,17 +83,18 @@ ARCHITECTURE = Architecture(
 
 
 def refusal(config: ModelConfig) -> str | None:
-    """Return the reason why BERT has no exact counterpart of a model, with the settings that have one; or None."""
+    """Return the settings that BERT needs and a model lacks, or None if it has an exact counterpart."""
     encoder = config.encoder
     needed = {
-        "norm": (encoder.norm, "post"),
-        "positions.kind": (encoder.positions.kind, "learned"),
-        "embedding_norm": (encoder.embedding_norm, True),
-        "gated": (encoder.gated, False),
-        "biases": (encoder.biases, True),
+        "encoder.norm=post": encoder.norm == "post",
+        "encoder.positions.kind=learned": encoder.positions.kind == "learned",
+        "encoder.embedding_norm=true": encoder.embedding_norm,
+        "encoder.embedding_width=null": encoder.embedding_width is None,
+        "encoder.gated=false": not encoder.gated,
+        "encoder.biases=true": encoder.biases,
+        "transform=true": config.transform,
     }
-    wrong = [f"model.encoder.{name}={right}" for name, (own, right) in needed.items() if own != right]
-    return " ".join([*wrong, *(["model.transform=true"] if not config.transform else [])]) or None
+    return " ".join(f"model.{setting}" for setting, is_so in needed.items() if not is_so) or None
 
 
 def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any) -> "BertConfig":

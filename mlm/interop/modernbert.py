@@ -114,12 +114,12 @@ def refusal(config: ModelConfig) -> str | None:
     """Return the settings that ModernBERT needs and a model lacks, or None if it has an exact counterpart."""
     encoder = config.encoder
     needed = {
-        "norm": (encoder.norm, "pre"),
-        "positions.kind": (encoder.positions.kind, "rotary"),
-        "embedding_norm": (encoder.embedding_norm, True),
+        "norm=pre": encoder.norm == "pre",
+        "positions.kind=rotary": encoder.positions.kind == "rotary",
+        "embedding_norm=true": encoder.embedding_norm,
+        "embedding_width=null": encoder.embedding_width is None,
     }
-    wrong = [f"model.encoder.{name}={right}" for name, (own, right) in needed.items() if own != right]
-    return " ".join(wrong) or None
+    return " ".join(f"model.encoder.{setting}" for setting, is_so in needed.items() if not is_so) or None
 
 
 def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any) -> "ModernBertConfig":
@@ -129,10 +129,13 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
     """
     from transformers import ModernBertConfig
 
-    encoder = config.encoder
+    encoder, local = config.encoder, config.encoder.local_attention
     assert isinstance(encoder.positions, RotaryPositions)
-    rope = {"rope_type": "default", "rope_theta": encoder.positions.theta}
-    return ModernBertConfig(
+    theta = encoder.positions.theta
+    local_theta = theta if local is None else local.theta
+    kinds = {False: "full_attention", True: "sliding_attention"}
+    thetas = {"full_attention": theta, "sliding_attention": local_theta}
+    theirs = ModernBertConfig(
         vocab_size=vocabulary_size,
         hidden_size=encoder.width,
         num_hidden_layers=encoder.layers,
@@ -149,10 +152,17 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         embedding_dropout=encoder.dropout,
         attention_dropout=encoder.dropout,
         mlp_dropout=encoder.dropout,
-        layer_types=["full_attention"] * encoder.layers,
-        rope_parameters={"full_attention": rope, "sliding_attention": rope},
-        **special,
+        layer_types=[kinds[encoder.is_local(layer)] for layer in range(encoder.layers)],
+        rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in thetas.items()},
+        **({} if local is None else {"local_attention": local.window}),
+        **{"classifier_pooling": "mean"} | special,  # masked language modelling does not train the first position
     )
+    # Version 4 reads these instead of layer_types and rope_parameters; version 5 drops them as arguments.
+    every = 1 if local is None else local.global_every
+    version_4 = {"global_attn_every_n_layers": every, "global_rope_theta": theta, "local_rope_theta": local_theta}
+    for name, value in version_4.items():
+        setattr(theirs, name, value)
+    return theirs
 
 
 def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

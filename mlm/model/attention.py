@@ -61,7 +61,8 @@ class SegmentMask:
         if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
             return cls(*same, None, segment_blocks(segments_BL, reach), ())
         bias_B1LL, length = _bias(segments_BL, None, dtype, reach), segments_BL.shape[1]
-        split = segments_BL.device.type == "cpu" and length > BLOCK and not compiled
+        # A graph that is exported takes rows of any length.
+        split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu" and length > BLOCK
         return cls(*same, bias_B1LL, None, _key_ranges(bias_B1LL) if split else ())
 
     def within(self, reach: int) -> Self:
