@@ -23,7 +23,7 @@ from mlm.model.encoder import (
     sinusoidal_positions,
 )
 from mlm.model.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
-from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig, Transform
 from mlm.model.initialise import initialise
 from tests.mlm.model.renamed import BERT, MODERNBERT, renamed
 from tests.mlm.samples import rows_of, segment_mask_of
@@ -235,6 +235,9 @@ def test_narrow_embeddings_are_projected_to_the_width_and_the_head_back() -> Non
     initialise(model, config, seed=0)
     embeddings, segment_mask = model.encoder.embeddings, segment_mask_of([[12]], 12)
     ids_BL = torch.arange(12)[None]
+    assert embeddings.positions is not None
+    assert isinstance(embeddings.projection, nn.Linear)
+    assert isinstance(model.transform, Transform)
     narrow_BLE = embeddings.norm(embeddings.tokens(ids_BL) + embeddings.positions(segment_mask.positions_BL))
     assert narrow_BLE.shape == (1, 12, 100)
     torch.testing.assert_close(embeddings(ids_BL, segment_mask.positions_BL), embeddings.projection(narrow_BLE))
