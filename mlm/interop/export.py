@@ -87,7 +87,7 @@ def write(folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, config
     name = architecture_of(config)
     architecture = ARCHITECTURES[name]
     theirs = architecture.their_config(config, tokenizer.get_vocab_size(), row_length, **special_ids(tokenizer))
-    theirs.architectures = [_model_class(MODEL_FOR_MASKED_LM_MAPPING, theirs).__name__]
+    theirs.architectures = [model_class(MODEL_FOR_MASKED_LM_MAPPING, theirs).__name__]
     theirs.save_pretrained(folder)
     weights.write(folder / WEIGHTS, architecture.their_tensors(model.state_dict(), config))
     shutil.copymode(folder / hub.CONFIG, folder / WEIGHTS)  # safetensors lets the owner alone read it
@@ -193,8 +193,8 @@ def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
     """Return the function that computes a batch by the models that plain transformers reads in `folder`."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    scorer = hub.read_weights(_model_class(MODEL_FOR_MASKED_LM_MAPPING, config), folder, config).eval()
-    encoder = hub.read_weights(_model_class(MODEL_MAPPING, config), folder, config).eval()
+    scorer = hub.read_weights(model_class(MODEL_FOR_MASKED_LM_MAPPING, config), folder, config).eval()
+    encoder = hub.read_weights(model_class(MODEL_MAPPING, config), folder, config).eval()
 
     def compute(batch: Batch) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
@@ -203,6 +203,7 @@ def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
     return compute
 
 
-def _model_class(mapping: Any, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+def model_class(mapping: Any, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+    """Return the class of models that one of transformers' mappings has for a configuration."""
     found: type[PreTrainedModel] = mapping[type(config)]
     return found
