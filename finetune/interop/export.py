@@ -21,16 +21,13 @@ from mlm.interop.comparison import LARGEST
 class Writer(Protocol):
     """A module that writes models in a format."""
 
-    @staticmethod
-    def check(model: SavedModel) -> None:
+    def check(self, model: SavedModel) -> None:
         """Raise a UserError with the remedy if the model has no exact counterpart, or a package is not installed."""
 
-    @staticmethod
-    def write(model: SavedModel, folder: Path) -> None:
+    def write(self, model: SavedModel, folder: Path) -> None:
         """Write the files into `folder`."""
 
-    @staticmethod
-    def load(folder: Path, model: SavedModel) -> Probabilities:
+    def load(self, folder: Path, model: SavedModel) -> Probabilities:
         """Return the probabilities by the files alone, read as another program reads them."""
 
 

@@ -25,7 +25,7 @@ from finetune.heads.linear import LinearHead, PooledLinear
 from finetune.interop.texts import Probabilities, preparation, write_tokenizer
 from finetune.saved_model import SavedModel
 from mlm.checkpoint import weights
-from mlm.interop.export import ARCHITECTURES, WEIGHTS, architecture_of, special_ids
+from mlm.interop.export import ARCHITECTURES, WEIGHTS, architecture_of, model_class, special_ids
 from mlm.interop.hub import CONFIG, read_config, read_tokenizer, read_weights
 from mlm.model.heads import ModelConfig
 
@@ -128,7 +128,7 @@ def write(model: SavedModel, folder: Path) -> None:
     settings = dict(their_head.settings or {}) | ({their_head.pooling: head.pooling} if their_head.pooling else {})
     for name, value in settings.items():
         setattr(config, name, value)
-    theirs = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)](config)
+    theirs = model_class(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config)(config)
     trunk = {f"{theirs.base_model_prefix}.{name}": tensor for name, tensor in _their_trunk(encoder).items()}
     norm = {name: tensor for name, tensor in theirs.state_dict().items() if name.startswith(f"{their_head.norm}.")}
     head_tensors = _head_tensors(model, their_head, getattr(config, "norm_eps", 0.0))
@@ -146,7 +146,7 @@ def load(folder: Path, model: SavedModel) -> Probabilities:
 
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
-    theirs = read_weights(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], folder, config)
+    theirs = read_weights(model_class(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config), folder, config).eval()
 
     @torch.no_grad()
     def probabilities(texts: Sequence[tuple[str, ...]]) -> Tensor:

@@ -45,11 +45,16 @@ class Row:
     theirs_bfloat16: float
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the command line."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = command.Parser(prog="python -m mlm.benchmark.parity", description=__doc__, epilog=USAGE)
     parser.add_argument("published", nargs="*", metavar="NAME_OR_FOLDER", help="published models")
-    options: argparse.Namespace = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
     configure_process()
     command.show(
         "| model | output | sentences | float32 | bfloat16, ours | bfloat16, transformers' |\n|---|---|---|---|---|---|"
@@ -70,7 +75,7 @@ def measure(name: str, folder: str) -> Iterator[Row]:
 
     found = published.read(folder)
     converted = conversion.convert(found, found.longest)
-    rows, pad = comparison.sentence_ids(found, found.longest), found.their_tokenizer.pad_token_id or 0
+    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
     exact = comparison.theirs(found)
     pairs = {
         "float32": (comparison.ours(converted.model, scores=found.has_head), exact),
@@ -113,7 +118,8 @@ def save(folder: Path, name: str) -> Path:
     model.tie_weights()
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **roles).save_pretrained(str(folder))
+    wrap: Any = transformers.PreTrainedTokenizerFast
+    wrap(tokenizer_object=backend, **roles).save_pretrained(str(folder))
     return folder
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,8 +133,10 @@ def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
     """Return the function that computes a batch by transformers, which reads the checkpoint itself."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    mapping = MODEL_FOR_MASKED_LM_MAPPING if published.has_head else MODEL_MAPPING
-    model = hub.read_weights(mapping[type(published.their_config)], published.folder, published.their_config).eval()
+    mapping: Any = MODEL_FOR_MASKED_LM_MAPPING if published.has_head else MODEL_MAPPING
+    config = published.their_config
+    model: Any = hub.read_weights(mapping[type(config)], published.folder, config)
+    model.eval()
 
     def compute(batch: Batch) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
@@ -144,6 +147,12 @@ def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
         return found
 
     return compute
+
+
+def pad_of(published: Published) -> int:
+    """Return the id of padding by the model, from which RoBERTa tells the positions, or by the tokenizer."""
+    pads = (published.their_config.pad_token_id, published.their_tokenizer.pad_token_id, 0)
+    return next(int(pad) for pad in pads if pad is not None)
 
 
 def sentence_ids(published: Published, longest: int) -> list[list[int]]:

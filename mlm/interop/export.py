@@ -20,7 +20,7 @@ from tokenizer import vocabulary
 from tokenizer.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 WEIGHTS, TOKENIZER_CONFIG = "model.safetensors", "tokenizer_config.json"
 SENTENCES = 7
@@ -34,16 +34,15 @@ SENTENCES_READ = 1000
 class Architecture(Protocol):
     """A module that gives our models the names of an architecture of transformers."""
 
-    @staticmethod
-    def refusal(config: ModelConfig) -> str | None:
+    def refusal(self, config: ModelConfig) -> str | None:
         """Return the settings that the architecture needs and a model lacks; None if it has an exact counterpart."""
 
-    @staticmethod
-    def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any) -> "PreTrainedConfig":
+    def their_config(
+        self, config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any
+    ) -> "PreTrainedConfig":
         """Return the configuration of a model of the same shape."""
 
-    @staticmethod
-    def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    def their_tensors(self, ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
         """Return our tensors under the names of the architecture's model for masked language modelling."""
 
 
@@ -88,7 +87,7 @@ def write(folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, config
     name = architecture_of(config)
     architecture = ARCHITECTURES[name]
     theirs = architecture.their_config(config, tokenizer.get_vocab_size(), row_length, **special_ids(tokenizer))
-    theirs.architectures = [MODEL_FOR_MASKED_LM_MAPPING[type(theirs)].__name__]
+    theirs.architectures = [model_class(MODEL_FOR_MASKED_LM_MAPPING, theirs).__name__]
     theirs.save_pretrained(folder)
     weights.write(folder / WEIGHTS, architecture.their_tensors(model.state_dict(), config))
     shutil.copymode(folder / hub.CONFIG, folder / WEIGHTS)  # safetensors lets the owner alone read it
@@ -177,9 +176,14 @@ def compare_with(
 
 
 def choose_texts(sentences: Iterable[str], tokenizer: Tokenizer, row_length: int) -> Sequence[str]:
-    """Return a run of the first sentences, as long as fits, then some of them by length; none if none fits a row."""
+    """Return a run of the first sentences, as long as fits, then some of them by length; none if none fits a row.
+
+    Those with the text of a special token, which transformers takes for the token and we for text, are passed over.
+    """
     most = min(row_length, LONGEST_TOKENS)
-    fitting = [text for text in islice(sentences, SENTENCES_READ) if text and len(tokenizer.encode(text).ids) <= most]
+    special = [tokenizer.id_to_token(number) or "" for number in SpecialTokens.of(tokenizer).ids]
+    plain = (text for text in islice(sentences, SENTENCES_READ) if text and not any(map(text.count, special)))
+    fitting = [text for text in plain if len(tokenizer.encode(text).ids) <= most]
     run = ""
     for text in fitting:
         longer = f"{run} {text}".strip()
@@ -194,11 +198,17 @@ def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
     """Return the function that computes a batch by the models that plain transformers reads in `folder`."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    scorer = hub.read_weights(MODEL_FOR_MASKED_LM_MAPPING[type(config)], folder, config).eval()
-    encoder = hub.read_weights(MODEL_MAPPING[type(config)], folder, config).eval()
+    scorer = hub.read_weights(model_class(MODEL_FOR_MASKED_LM_MAPPING, config), folder, config).eval()
+    encoder = hub.read_weights(model_class(MODEL_MAPPING, config), folder, config).eval()
 
     def compute(batch: Batch) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
         return {"hidden states": encoder(**given).last_hidden_state, "scores": scorer(**given).logits}
 
     return compute
+
+
+def model_class(mapping: Any, config: "PreTrainedConfig") -> "type[PreTrainedModel]":
+    """Return the class of models that one of transformers' mappings has for a configuration."""
+    found: type[PreTrainedModel] = mapping[type(config)]
+    return found

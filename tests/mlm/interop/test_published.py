@@ -35,7 +35,7 @@ def differences_of(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str
     """Return the differences from transformers' model in float32."""
     found = published.read(str(folder))
     converted = conversion.convert(found, found.longest)
-    rows, pad = comparison.sentence_ids(found, found.longest), found.their_tokenizer.pad_token_id
+    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
     ours = comparison.ours(converted.model, scores=found.has_head, dtype=dtype)
     return comparison.compare(ours, comparison.theirs(found), rows, pad)
 
@@ -72,7 +72,7 @@ def test_hidden_states_and_scores_are_those_of_transformers(kind: str, saved: Ca
         ),
         ("modernbert", {"attention_bias": True, "decoder_bias": False}),
         ("modernbert", {"norm_bias": True, "mlp_bias": True, "attention_bias": True, "classifier_bias": True}),
-        ("roberta", {"pad_token_id": 5}),
+        ("roberta", {"max_position_embeddings": 40, "hidden_dropout_prob": 0.2}),
     ],
     ids=str,
 )
@@ -96,7 +96,7 @@ def test_in_bfloat16_the_error_is_at_most_half_more_than_transformers_own(
     kind: str, saved: Callable[[str], Path]
 ) -> None:
     found = published.read(str(saved(kind)))
-    rows, pad = comparison.sentence_ids(found, found.longest), found.their_tokenizer.pad_token_id
+    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
     theirs = comparison.theirs(found, torch.bfloat16)
     own = comparison.compare(theirs, comparison.theirs(found), rows, pad, pack=False)
     for name, difference in differences_of(saved(kind), torch.bfloat16).items():
@@ -114,14 +114,12 @@ def test_in_then_out_gives_back_every_score(kind: str, architecture: Any, saved:
     size = found.their_config.vocab_size
     config = architecture.their_config(found.config, size, found.most, pad_token_id=found.their_config.pad_token_id)
     config.tie_word_embeddings = True
-    model_class: Any = {bert: transformers.BertForMaskedLM, modernbert: transformers.ModernBertForMaskedLM}[
-        architecture
-    ]
+    model_class: Any = transformers.MODEL_FOR_MASKED_LM_MAPPING[type(config)]
     out = model_class(config).eval()
     missing, surplus = out.load_state_dict(architecture.their_tensors(found.tensors, found.config), strict=False)
     assert surplus == []
     assert all("decoder" in name or "position_ids" in name for name in missing)
-    rows, pad = comparison.sentence_ids(found, found.most), found.their_tokenizer.pad_token_id
+    rows, pad = comparison.sentence_ids(found, found.most), comparison.pad_of(found)
 
     def scores(batch: comparison.Batch) -> comparison.Outputs:
         return {"scores": out(batch.ids_BL, attention_mask=(batch.segments_BL > 0).long()).logits}
