@@ -27,5 +27,5 @@ def test_a_mistake_is_told_before_anything_is_written(
             command.main(arguments)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"not installed: onnx, .*pip install .*\[onnx\]"):
-        command.main([str(model_run), str(out)])
+        command.main([str(model_run), str(out), "--format", "onnx"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["like_none", "run", "there"]
