@@ -109,8 +109,8 @@ def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
     mask = together
     if (near := reach) is not None:
 
-        def together_nearby(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return together(b, h, i, j) & ((i - j).abs() <= near)
+        def together_nearby(b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return together(b, _h, i, j) & ((i - j).abs() <= near)
 
         mask = together_nearby
     return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(L, L))
