@@ -217,10 +217,7 @@ runpy.run_module("finetune.demo", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_server_in_one_line_and_it_has_asked_nobody(
-    number: signal.Signals, run: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_the_server_in_one_line_and_it_has_asked_nobody(run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_A_NAME_LOOKED_UP, str(run), "--port", "0"]
     places = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
@@ -228,8 +225,8 @@ def test_a_signal_ends_the_server_in_one_line_and_it_has_asked_nobody(
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=300)
     assert re.match(r"http://127\.0\.0\.1:\d+/ ", line)
-    assert (process.returncode, *said) == (128 + number, "", "\ninterrupted\n")
+    assert (process.returncode, *said) == (130, "", "\ninterrupted\n")
     assert list(tmp_path.glob("tmp*")) == []
