@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from configs import UserError
 from finetune.data.cleaning import Cleaning, RowReader
 from finetune.demo.words import TYPED_MASK, Reading, Word, owner, reading, split
-from finetune.encoders.hub import CONFIG, fetch, read_config, read_tokenizer, read_weights
 from finetune.encoders.published import position_limit
 from finetune.saved_model import Prediction
 from mlm.distributed.world import World
 from mlm.evaluation.fill_blanks import Guess
+from mlm.interop.hub import CONFIG, fetch, read_config, read_tokenizer, read_weights
 from tokenizer.sources.readers import TableConfig
 
 if TYPE_CHECKING:

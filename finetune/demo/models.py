@@ -9,12 +9,12 @@ from torch import Tensor
 from configs import UserError
 from finetune.demo.words import Reading
 from finetune.encoders import MODEL_FOLDER
-from finetune.encoders.hub import CONFIG
 from finetune.table import TableClassifier
 from mlm.checkpoint import checkpoint
 from mlm.config import RUNS
 from mlm.distributed.world import World
 from mlm.evaluation.fill_blanks import Guess
+from mlm.interop.hub import CONFIG
 from mlm.tracking import run_directory
 
 

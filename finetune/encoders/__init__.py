@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from configs import Config, UserError, read
 from finetune.data.augment_contextual import Predictor
 from finetune.encoders.encoder import TextEncoder
-from finetune.encoders.hub import fetch
 from finetune.encoders.published import load_published, load_published_predictor
 from mlm.distributed.world import World
+from mlm.interop.hub import fetch
 from tokenizer.cleaning import TextConfig
 
 EncoderKind = Literal["run", "hub"]

@@ -16,9 +16,9 @@ from configs import UserError
 from finetune.data.augment import MASKED
 from finetune.data.augment_contextual import is_word
 from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
-from finetune.encoders.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
 from mlm.distributed.device import autocast
 from mlm.distributed.world import World
+from mlm.interop.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
 from tokenizer.cleaning import as_read_by
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import nn
 
 from configs import Config, Texts, UserError
-from finetune.encoders.hub import check_installed
 from finetune.encoders.published import PublishedEncoder
 from finetune.training.classifier import Classifier
+from mlm.interop.hub import check_installed
 from mlm.training.optim import RateFactor
 
 

@@ -46,6 +46,8 @@ class EncoderConfig(Config):
     """Layer norm before each sublayer and at the end (pre), or after each residual sum (post, as in BERT)."""
     embedding_norm: bool = True
     """Normalise the embeddings as well; a pre-norm encoder's first attention then has no further norm."""
+    norm_epsilon: float = Field(1e-5, gt=0, lt=1)
+    """Added to the variance that a layer norm divides by."""
     activation: Activation = "swish"
     """Activation of the feed-forward layers."""
     gated: bool = False
@@ -169,7 +171,7 @@ class Encoder(nn.Module):
 
 def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
     """Return a layer norm over the hidden width (Ba et al. 2016)."""
-    return nn.LayerNorm(config.width, eps=1e-5, bias=config.biases)
+    return nn.LayerNorm(config.width, eps=config.norm_epsilon, bias=config.biases)
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
