@@ -236,7 +236,7 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
             yield f"  {path}  ({_type_name(field.annotation)}; {shown})\n{meaning}"
         elif len(choices) == 1:
             yield f"\n{path}:  {described}"
-            yield from _help_lines(default, f"{path}.")
+            yield from _help_lines(choices[0] if default is None else default, f"{path}.")
         elif choices:
             kinds = " | ".join(_kind(choice) for choice in choices)
             yield f"\n  {path}.kind  ({kinds}; default {default.kind})\n{meaning}"

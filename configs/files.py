@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,28 @@ def written(path: Path, *, new: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """Return a context with an empty folder to fill, which becomes `path` at its end, or is removed by an error.
+
+    Raises:
+        UserError: `path` is there, or its own folder is not.
+        OSError: the disk is full or not writable.
+    """
+    check_new(path)
+    partial = path.with_name(f".{path.name[:_LETTERS_OF_NAME]}.{secrets.token_hex(4)}{PARTIAL}")
+    partial.mkdir()
+    try:
+        yield partial
+        for inner in (*partial.rglob("*"), partial):
+            sync(inner)
+        check_new(path)  # a rename would replace an empty folder
+        partial.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
     """Write a text file in UTF-8 by `written`; bytes of a file's name that are no UTF-8 are written as escapes."""
     with written(path, new=new) as partial:
@@ -68,9 +91,9 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
 
 
 def check_new(path: Path) -> None:
-    """Raise a UserError if the file is there, or its folder is not: before the work whose result it shall hold."""
+    """Raise a UserError if the path is there, or its folder is not: before the work whose result it shall hold."""
     if path.is_file() or path.is_dir():
-        raise UserError(f"{path} exists already: remove it, or name another file")
+        raise UserError(f"{path} exists already: remove it, or name another file or folder")
     if not path.parent.is_dir():
         raise UserError(f"{path} is in a folder that does not exist: make {path.parent} first")
 

@@ -19,6 +19,7 @@ from mlm.model.attention import SegmentMask
 from tokenizer import sentences, vocabulary
 from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.shards.format import ShardArrays
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import MASK, VocabularyConfig
 
 OUTPUT = Path(__file__).with_name("batch.png")
@@ -81,7 +82,7 @@ def packed_text() -> tuple[Tokenizer, PackedRows]:
     alone = np.arange(len(starts))  # each sentence is a segment of its own, the default of `text.segments`
     split = ShardArrays(encoded.tokens, encoded.word_starts, starts, alone)
     packed = pack(starts, alone, ROW_LENGTH)
-    return tokenizer, PackedRows((split,), packed, ROW_LENGTH, cls_sep=False, vocabulary_size=VOCABULARY_SIZE)
+    return tokenizer, PackedRows((split,), packed, ROW_LENGTH, SpecialTokens.of(tokenizer), VOCABULARY_SIZE)
 
 
 @dataclass(frozen=True)

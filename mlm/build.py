@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from mlm.distributed.world import World
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
+from mlm.training import flops
 from mlm.training.budget import TrainingLength
 from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards
@@ -106,6 +108,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     )
     model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     initialise(model, config.model.encoder, settings.seed)
+    model.encoder.requires_grad_(not settings.frozen_encoder)
     config.parallel.place(model, world)
     optimizer = config.optim.build(model)
     if compiled:
@@ -117,7 +120,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
 
 def _nothing_hidden(config: PretrainConfig, rows: PackedRows, heldout: Sequence[Batch]) -> str:
     """Return the reason why no token of the held-out rows is hidden, and the remedy."""
-    rate, specials = config.masking.rate, 2 * rows.cls_sep
+    rate, specials = config.masking.rate, 2 * rows.special.adds_cls_sep
     most, needed = config.data.row_length - specials, math.ceil(0.5 / rate)
     if needed > most:
         return (
@@ -182,6 +185,19 @@ def corpus_of(config: PretrainConfig, recorded: Recorded | None = None) -> Corpu
         if kept is not None:
             return corpus_at([kept], config.data.row_length)
     return open_corpus(config.data, config.text, config.vocabulary, cache, recorded.tokenizer)
+
+
+def flops_per_token(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
+    """Return the function from the predicted share of tokens to the operations that training on a token needs."""
+    rows = corpus.train.rows
+    return partial(
+        flops.flops_per_token,
+        config.model,
+        corpus.manifest.vocabulary_size,
+        flops.mean_context(rows),
+        local_context=flops.mean_context(rows, config.model.encoder.local_attention),
+        frozen_encoder=config.train.frozen_encoder,
+    )
 
 
 def _can_compile(world: World) -> bool:

@@ -1,5 +1,7 @@
 """The configuration of a pretraining run, section by section; its defaults are the quick start."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from configs import Config
@@ -45,6 +47,8 @@ class TrainConfig(Config):
     micro_batch_rows: int | None = Field(None, gt=0)
     """Rows computed at once, to fit memory; null takes the whole batch. It changes only speed, memory and the random
     numbers of dropout. On CPU the rows are divided among threads, unless there is dropout."""
+    frozen_encoder: bool = False
+    """Train the head alone: the transform and the output bias. A checkpoint without a head needs this first."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down to it."""
     precision: Precision = "auto"
@@ -105,6 +109,9 @@ class PretrainConfig(Config):
     """The division of the work among processes."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The measurements on held-out text."""
+    export: Literal["none", "end", "checkpoints"] = "none"
+    """Export to plain transformers: the last checkpoint into the run's `export`, or each kept one into a folder there.
+    It needs the extra `hub`. Training waits for each export; one that fails is a warning."""
 
     @model_validator(mode="after")
     def _window_fits_row(self) -> "PretrainConfig":
@@ -112,5 +119,13 @@ class PretrainConfig(Config):
             raise ValueError(
                 f"evaluation.window_bytes = {self.evaluation.window_bytes} does not fit data.row_length ="
                 f" {self.data.row_length}: it may be at most {self.data.row_length - 2} (or set evaluation.words=0)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_encoder_is_trained(self) -> "PretrainConfig":
+        if self.train.frozen_encoder and self.start_from is None:
+            raise ValueError(
+                "train.frozen_encoder=true would leave the encoder at random weights: name a trained one by start_from"
             )
         return self

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from mlm.build import PretrainComponents, build
+from mlm.build import PretrainComponents, build, flops_per_token
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
@@ -41,7 +41,7 @@ def describe(made: PretrainComponents) -> str:
     batch = task.micro_batches(0, 0.0)[0]
     tokens_per_step = config.train.batch_rows * rows.tokens / len(rows)
     context = flops.mean_context(rows.rows)
-    per_token = flops.flops_per_token(config.model, manifest.vocabulary_size, context, config.masking.mean_rate)
+    per_token = flops_per_token(config, corpus)(config.masking.mean_rate)
     micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
     kept, encoder = _kept_length(task, batch) if world.device.type == "cpu" else 0, config.model.encoder

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"the text of {path} is not the text that the run was trained on, so no part of it is known to be held out"
         )
-    scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world) for unit in UNITS}
+    mask_id = corpus.heldout.special.mask
+    scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world, mask_id) for unit in UNITS}
     bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else None
     if options.json:
         command.show(json.dumps(run_directory.finite({"masks": scores, "bits_per_byte": bits}), allow_nan=False))

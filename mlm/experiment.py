@@ -1,9 +1,10 @@
 """Pretraining as a function: from a configuration to a trained encoder and its results.
 
-    from mlm.experiment import PretrainConfig, pretrain
+    from mlm.experiment import PretrainConfig, export, pretrain
 
     run = pretrain(PretrainConfig(name="mine"))
     run.path, run.results, run.model, run.tokenizer
+    export(run.path, Path("encoder"))
 
 The functions neither print nor exit; errors are exceptions. They join the processes that torchrun started, or use the
 existing process group, and close only a group that they opened.
@@ -24,7 +25,7 @@ from torch import nn
 
 from configs import UserError, dump, read
 from configs.files import write_text
-from mlm.build import PretrainComponents, Recorded, build, with_absolute_paths, with_text_of_shards
+from mlm.build import PretrainComponents, Recorded, build, flops_per_token, with_absolute_paths, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.manifest import verify
 from mlm.checkpoint.writer import CheckpointWriter
@@ -34,16 +35,16 @@ from mlm.distributed.device import measure_peak, precision_of, with_precision, w
 from mlm.distributed.world import World, joined
 from mlm.evaluation import fill_blanks, results
 from mlm.model.heads import MaskedLanguageModel
-from mlm.tracking import plots, run_directory
+from mlm.tracking import exported_run, plots, run_directory
+from mlm.tracking.exported_run import Exported, export
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
-from mlm.training import flops
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
 from mlm.training.interrupt import StopRequest
 from mlm.training.loop import LoopSettings, Observer, ratio, train
 from tokenizer import vocabulary
 
-__all__ = ["PretrainConfig", "PretrainRun", "pretrain", "resume"]
+__all__ = ["Exported", "PretrainConfig", "PretrainRun", "export", "pretrain", "resume"]
 
 SENTENCES_SHOWN = 5
 
@@ -126,6 +127,8 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambd
     run = checkpoint.run_of(path)
     if run != path:
         logger.info("%s is a checkpoint of %s, which resumes from its newest one", path, run)
+    if run_directory.origin(run) is not None:
+        raise UserError(f"{run} was converted and has no training to resume: start a run from it by start_from={run}")
     return _run(config_of(run), run, observers, stop)
 
 
@@ -146,8 +149,13 @@ def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with the settings of its start and shards; raise a UserError if it contradicts them."""
-    return with_text_of_shards(warm_start.resolve(config))
+    """Return the configuration with the settings of its start and shards.
+
+    Raise a UserError if it contradicts them, or is of a run to be exported that cannot be.
+    """
+    config = with_text_of_shards(warm_start.resolve(config))
+    exported_run.check(config)
+    return config
 
 
 def config_of(path: Path) -> PretrainConfig:
@@ -243,6 +251,8 @@ def _train(ready: _Ready, observers: Sequence[Observer], stop: Stop) -> _Trained
         logger.info("run %s: %s training tokens, %s%s", ready.path, f"{tokens:,}", world, threads)
         for remark in components.corpus.manifest.remarks():
             logger.info(remark)
+        if config.export == "checkpoints":
+            all_observers.append(exported_run.CheckpointExports(ready.path, writer))
     all_observers += [SamplePredictions(partial(_filled, components), metrics_logger), *observers]
     settings = LoopSettings(
         components.optimizer,
@@ -295,6 +305,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
     with metrics_logger.surviving("LEARNING CURVE"):
         plots.draw(records, path / "curves.png", scores["baselines"])
+    exported_run.export_at_end(path, config)
     return PretrainRun(path, scores, results.summary(path, scores, _filled(components, model)), 0)
 
 
@@ -310,12 +321,10 @@ def _filled(components: PretrainComponents, model: nn.Module) -> str:
 def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
-    context = flops.mean_context(components.corpus.train.rows)
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
-    vocabulary_size = components.corpus.manifest.vocabulary_size
-    flops_per_token = partial(flops.flops_per_token, config.model, vocabulary_size, context)
+    operations = flops_per_token(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
-    return MetricsLogger(ready.path, config, task.documents, flops_per_token, peak, ready.progress)
+    return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress)
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:

@@ -47,8 +47,10 @@ def status(path: Path) -> dict[str, Any]:
     train, heldout = records.get("train", {}), records.get("heldout", {})
     progress, seconds = train.get("progress"), train.get("seconds")
     saved = checkpoint.completed(path)
+    origin = run_directory.origin(path)
     return {
-        "state": "running" if owner else "finished" if finished else "stopped",
+        "state": "running" if owner else "converted" if origin else "finished" if finished else "stopped",
+        "converted_from": origin,
         "owner": owner,
         "step": train.get("step"),
         "progress": progress,
@@ -76,6 +78,12 @@ def _lines(path: Path, found: dict[str, Any]) -> list[str]:
         when = datetime.fromtimestamp(found["checkpoint_written"]).astimezone()
         saved = f"{Path(found['checkpoint']).name}, written {when:%Y-%m-%d %H:%M:%S}"
     owner = f" ({found['owner']})" if found["owner"] else ""
+    if found["state"] == "converted":
+        return [
+            f"{path}: converted from {found['converted_from']}",
+            f"  checkpoint: {saved}",
+            f"  train it further: python -m mlm.pretrain start_from={path}",
+        ]
     lines = [
         f"{path}: {found['state']}{owner}",
         f"  step {shown(found['step'], ',')} ({shown(found['progress'], '.1%')}), {left} left,"

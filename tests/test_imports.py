@@ -66,12 +66,20 @@ INSIDE = {
         *("experiment dry_run", "pretrain evaluate fill_mask status export convert", "benchmark"),
     ),
     "finetune": (
-        *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model", "experiment table"),
-        *("command_line", "cnn_head linear_head predict compare texts demo", "benchmark"),
+        *(
+            "data",
+            "encoders evaluation",
+            "heads",
+            "training",
+            "config",
+            "trial saved_model",
+            "experiment interop table",
+        ),
+        *("command_line", "cnn_head linear_head predict compare export texts demo", "benchmark"),
     ),
     "tokenizer": (
-        *("sources sentences vocabulary", "cached_encoder", "cleaning", "shards", "cache", "command_line"),
-        "train encode",
+        *("sources sentences special_tokens", "kinds", "vocabulary", "cached_encoder", "cleaning", "shards", "cache"),
+        *("added_words command_line", "train encode"),
     ),
 }
 """The parts of each package, a level a string; a part imports those of the levels before its own, and itself."""

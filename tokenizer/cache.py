@@ -54,7 +54,7 @@ def find_or_build_shards(
             tokenizer, _ = learn_from(text, settings, watch)  # the shards tell the remarks
             save(tokenizer, tokenizer_path)
     tokenizer = vocabulary.load(tokenizer_path)
-    output = _shards_path(cache, tokenizer, fingerprint_as_read(fingerprint, tokenizer.normalizer))
+    output = shards_path(cache, tokenizer, fingerprint_as_read(fingerprint, tokenizer.normalizer))
     build(text, tokenizer, output, fingerprint=fingerprint, watch=watch)
     return output
 
@@ -65,7 +65,7 @@ def find_kept_shards(text: TextConfig, cache: Path, tokenizer_path: Path, finger
     Where the text is gone, or cannot be read any more, a line says that its shards are used.
     """
     tokenizer = vocabulary.load(tokenizer_path)
-    output = _shards_path(cache, tokenizer, fingerprint)
+    output = shards_path(cache, tokenizer, fingerprint)
     if not (output / format.MANIFEST).is_file():
         return None
     try:
@@ -76,7 +76,8 @@ def find_kept_shards(text: TextConfig, cache: Path, tokenizer_path: Path, finger
         return output
 
 
-def _shards_path(cache: Path, tokenizer: Tokenizer, fingerprint: str) -> Path:
+def shards_path(cache: Path, tokenizer: Tokenizer, fingerprint: str) -> Path:
+    """Return the folder in `cache` of the shards of a text by its fingerprint, which need not exist."""
     return cache / f"shards-{hash_texts(str(format.FORMAT), vocabulary.sha256(tokenizer), fingerprint):.16}"
 
 

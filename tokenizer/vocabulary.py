@@ -2,20 +2,21 @@
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from configs import Config, UserError
+from tokenizer.kinds import fault, plain_reader
+from tokenizer.special_tokens import SpecialTokens
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""In the order of their ids, 0 to 4."""
+"""Those of a vocabulary that is learned here, in the order of their ids, 0 to 4; others have ids of their own."""
 PAD, UNK, CLS, SEP, MASK = range(5)
 # [MASK] takes in the space before it: the predicted token carries its own
 _SPECIAL = [AddedToken(token, special=True, normalized=False, lstrip=token == "[MASK]") for token in SPECIAL_TOKENS]
@@ -24,7 +25,7 @@ LONGEST_WORD = 1000
 JOINERS = "\u200c\u200d\u180e\u055b\u055c\u055e\u00ad\u2060\u200e\u200f\u061c"
 """Characters inside of words besides letters, digits and marks: of Persian, Indic, Mongolian and Armenian; the soft
 hyphen, the word joiner, and the marks of direction."""
-_WORD = (
+WORD = (
     r"'(?:[sdmt]|ll|ve|re)(?!\p{M})"
     rf"| ?\p{{L}}[\p{{L}}\p{{M}}{JOINERS}]{{0,{LONGEST_WORD - 1}}}[\p{{M}}{JOINERS}]{{0,16}}"  # no cut before a mark
     rf"| ?\p{{N}}[\p{{N}}\p{{M}}{JOINERS}]{{0,{LONGEST_WORD - 1}}}"
@@ -90,7 +91,7 @@ def learn(texts: Iterator[str], vocabulary: VocabularyConfig) -> Tokenizer:
 
 
 def load(path: Path) -> Tokenizer:
-    """Return a saved tokenizer, without truncation and padding; any but a byte-level one like ours is a UserError.
+    """Return a saved tokenizer of any known kind, without truncation and padding; raise a UserError for another one.
 
     It takes '[MASK]' and the like in a text for plain characters: `encode_masked` puts in the masks.
     """
@@ -102,33 +103,44 @@ def load(path: Path) -> Tokenizer:
         raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
     except Exception as error:  # the library raises nothing more specific
         raise UserError(f"{path} is no valid tokenizer.json ({' '.join(str(error).split())})") from error
-    if not _is_like_ours(tokenizer):
-        raise UserError(
-            f"{path} is no byte-level BPE tokenizer with the special tokens {' '.join(SPECIAL_TOKENS)} as ids 0 to 4: "
-            "learn one with python -m tokenizer.train"
-        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
+    try:
+        reason = fault(tokenizer)
+    except UserError as error:
+        reason = str(error)
+    if reason is not None:
+        raise UserError(f"{path} is no tokenizer that can be used here: {reason}")
     return tokenizer
 
 
 def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list[list[int]]:
-    """Return the tokens of texts in which `mask` stands for [MASK], without [CLS] and [SEP]; all else is plain text.
+    """Return the tokens of texts in which `mask` stands for a mask, without [CLS] and [SEP]; all else is plain text.
 
-    [MASK] takes in the space before it: the predicted token carries its own.
+    A mask takes in the space before it: the predicted token carries its own.
     """
     tokenizer.encode_special_tokens = True  # a copy of a loaded one has forgotten it
     parts = [text.split(mask) for text in texts]
     flat = [part for *before, last in parts for part in (*map(str.rstrip, before), last)]
-    encoded = iter(tokenizer.encode_batch(flat, add_special_tokens=False))
-    ids_of_texts = []
+    special = SpecialTokens.of(tokenizer)
+    encoded = [encoding.ids for encoding in tokenizer.encode_batch(flat, add_special_tokens=False)]
+    if any(map(special.found_in, encoded)):
+        encoded = [encoding.ids for encoding in plain_reader(tokenizer).encode_batch(flat, add_special_tokens=False)]
+    remaining, ids_of_texts = iter(encoded), []
     for _, *others in parts:
-        ids = next(encoded).ids
+        ids = next(remaining)
         for _ in others:
-            ids += [MASK, *next(encoded).ids]
+            ids += [special.mask, *next(remaining)]
         ids_of_texts.append(ids)
     return ids_of_texts
+
+
+def continuing_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return the text of tokens inside a longer text: with the space before them, if they begin a word."""
+    before = tokenizer.encode("a", add_special_tokens=False).ids
+    first, both = tokenizer.decode_batch([before, [*before, *ids]], skip_special_tokens=False)
+    return str(both[len(first) :])
 
 
 def serialise(tokenizer: Tokenizer) -> bytes:
@@ -149,7 +161,7 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORD), "isolated"),
+            pre_tokenizers.Split(Regex(WORD), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -161,29 +173,6 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
         )
     return tokenizer
-
-
-def _is_like_ours(tokenizer: Tokenizer) -> bool:
-    """Return True for a byte-level BPE that encodes any text and has the special tokens as ids 0 to 4."""
-    pieces = tokenizer.get_vocab()
-    frames = []
-    for cls_sep in (False, True):
-        blank = _blank(VocabularyConfig(cls_sep=cls_sep))
-        blank.add_special_tokens(_SPECIAL)
-        frames.append(_frame(blank))
-        blank.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # an earlier vocabulary's: GPT-2's own
-        frames.append(_frame(blank))
-    complete = {*SPECIAL_TOKENS, *pre_tokenizers.ByteLevel.alphabet()} <= pieces.keys()
-    dense = max(pieces.values(), default=0) == len(pieces) - 1
-    return complete and dense and _frame(tokenizer) in frames
-
-
-def _frame(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return a tokenizer's settings without the normaliser, the tokens and the merges."""
-    parts = json.loads(tokenizer.to_str())
-    model = {name: value for name, value in parts["model"].items() if name not in ("vocab", "merges")}
-    shared = {name: parts[name] for name in ("added_tokens", "pre_tokenizer", "post_processor", "decoder")}
-    return {**shared, "model": model}
 
 
 def _train(tokenizer: Tokenizer, texts: Iterator[str], trainer: trainers.BpeTrainer) -> None:

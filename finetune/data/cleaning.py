@@ -16,7 +16,7 @@ from tokenizer.cleaning import AsRead
 from tokenizer.sources.readers import TableConfig, read_table
 from tokenizer.vocabulary import JOINERS
 
-_URL = re.compile(r"(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?", re.IGNORECASE)
+_URL = re.compile(r"(?i)(?:https?://|\bwww\.)(?:[!#-;=?-~]*[A-Za-z0-9/_=&%#+~@$*-])?")
 """ASCII only, because languages without spaces continue right after a URL; it ends before a full stop or bracket."""
 MARKS = JOINERS + "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c).startswith("M"))
 """Characters that belong to the word before them: combining marks, which are no letters to Python, and joiners."""
@@ -24,6 +24,8 @@ _MENTION = re.compile(rf"(?<![\w@{MARKS}])@[\w{MARKS}]+")
 _HASHTAG = re.compile(rf"(?<![\w&{MARKS}])#([\w{MARKS}]+)")
 _JOINT = re.compile(r"_+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
 """The borders of words within a hashtag."""
+_NOWHERE = "(?!)"
+"""A pattern that matches no text."""
 
 Treatment = Literal["keep", "replace", "remove"]
 
@@ -50,14 +52,24 @@ class Cleaning(Config):
         """Return the cleaned text."""
         if self.html_entities:
             text = html.unescape(text)
+        for pattern, written, spaces in self.substitutions():
+            text = re.sub(pattern, lambda found: re.sub(spaces, " ", found.expand(written)), text)  # noqa: B023 - at once
+        return " ".join((text.lower() if self.lower_case else text).split())
+
+    def substitutions(self) -> list[tuple[str, str, str]]:
+        """Return the patterns that are replaced in turn, what is written for each, and what in that becomes a space.
+
+        Another program can repeat them: they are in Python's syntax of regular expressions.
+        """
+        found = []
         for treatment, pattern, name in ((self.urls, _URL, "URL"), (self.mentions, _MENTION, "@user")):
             if treatment != "keep":
-                text = pattern.sub(name if treatment == "replace" else " ", text)
+                found.append((pattern.pattern, name if treatment == "replace" else " ", _NOWHERE))
         if self.hashtags == "split":
-            text = _HASHTAG.sub(lambda tag: _JOINT.sub(" ", tag[1]), text)
+            found.append((_HASHTAG.pattern, r"\1", _JOINT.pattern))
         if self.longest_repeat is not None:
-            text = re.sub(rf"(([^\d\s])\2{{{self.longest_repeat - 1}}})\2+", r"\1", text)
-        return " ".join((text.lower() if self.lower_case else text).split())
+            found.append((rf"(([^\d\s])\2{{{self.longest_repeat - 1}}})\2+", r"\1", _NOWHERE))
+        return found
 
 
 @dataclass(frozen=True)

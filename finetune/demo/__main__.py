@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,5 +81,7 @@ def _examples(texts: Sequence[str], model: "LanguageModel | Classifier") -> list
     return [given[start : start + at_once] for start in range(0, len(given), at_once)]
 
 
+script = partial(command.run, main)
+
 if __name__ == "__main__":
-    command.run(main)
+    script()

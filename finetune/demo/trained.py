@@ -16,55 +16,61 @@ from finetune.encoders.published import PublishedEncoder
 from finetune.encoders.run import RunEncoder
 from finetune.saved_model import Prediction, SavedModel
 from mlm.checkpoint import checkpoint
+from mlm.data.batches import Batch
 from mlm.distributed.device import with_recorded_precision
 from mlm.distributed.world import World
 from mlm.evaluation.attention_weights import attention_weights
 from mlm.evaluation.fill_blanks import Guess, guess, one_row
 from mlm.model.encoder import Encoder
 from mlm.model.heads import MaskedLanguageModel
-from tokenizer.vocabulary import CLS, MASK, SEP, SPECIAL_TOKENS
+from tokenizer.kinds import plain_reader
+from tokenizer.special_tokens import SpecialTokens
 
 
 def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> Reading:
-    """Return the tokens of a text or pair as in training: each hidden word is one [MASK], with the space before it."""
-    framed = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
-    ids, names = [CLS] if framed else [], list[str]()
-    owners: list[int | str] = [SPECIAL_TOKENS[CLS]] if framed else []
+    """Return the tokens of a text or pair as in training: each hidden word is one mask, with the space before it."""
+    special = SpecialTokens.of(tokenizer)
+    ids, owners, names = list[int](), list[int | str](), list[str]()
     for number, text in enumerate(texts):
         if number:
-            ids.append(SEP)
-            owners.append(SPECIAL_TOKENS[SEP])
+            ids += special.between
+            owners += map(tokenizer.id_to_token, special.between)
         words, begin, first = split(text), 0, len(names)
         names += [word.text for word in words]
         masks = [index for index in range(len(words)) if first + index in hidden]
         for index in [*masks, None]:
-            part = text[begin:] if index is None else text[begin : words[index].start].rstrip(" ")
+            part = text[begin:] if index is None else text[begin : words[index].start].rstrip()
             encoding = tokenizer.encode(part, add_special_tokens=False)
+            if special.found_in(encoding.ids):
+                encoding = plain_reader(tokenizer).encode(part, add_special_tokens=False)
             ids += encoding.ids
             owners += [first + owner(words, begin + start) for start, _ in encoding.offsets]
             if index is not None:
-                ids.append(MASK)
+                ids.append(special.mask)
                 owners.append(first + index)
                 names[first + index] = TYPED_MASK
                 begin = words[index].end
-    if framed:
-        ids.append(SEP)
-        owners.append(SPECIAL_TOKENS[SEP])
-    return reading(ids, owners, names)
+    framed = special.framed(ids)
+    if len(framed) > len(ids):
+        owners = [tokenizer.id_to_token(framed[0]), *owners, tokenizer.id_to_token(framed[-1])]
+    return reading(framed, owners, names)
 
 
-def _weights(encoder: Encoder, ids: Sequence[int], world: World) -> list[Tensor]:
-    found = attention_weights(encoder, one_row(ids).to(world.device))
+def _row(tokenizer: Tokenizer, read: Reading) -> Batch:
+    return one_row(read.ids, SpecialTokens.of(tokenizer).mask)
+
+
+def _weights(encoder: Encoder, batch: Batch, world: World) -> list[Tensor]:
+    found = attention_weights(encoder, batch.to(world.device))
     return [weights_BHLL[0].float().cpu() for weights_BHLL in found]
 
 
 class RunLanguageModel:
     """The masked language model of a pretraining run."""
 
-    mask = TYPED_MASK
-
     def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, longest: int, world: World) -> None:
         self._model, self._tokenizer, self.longest, self._world = model, tokenizer, longest, world
+        self.mask = str(tokenizer.id_to_token(SpecialTokens.of(tokenizer).mask))
 
     def read(self, texts: Sequence[str], hidden: Sequence[int] = ()) -> Reading:
         """Return the tokens."""
@@ -72,11 +78,11 @@ class RunLanguageModel:
 
     def weights(self, read: Reading) -> Sequence[Tensor]:
         """Return the attention weights of each layer, (H, L, L)."""
-        return _weights(self._model.encoder, read.ids, self._world)
+        return _weights(self._model.encoder, _row(self._tokenizer, read), self._world)
 
     def guess(self, read: Reading, top: int) -> list[list[Guess]]:
         """Return the most probable tokens for each [MASK]."""
-        return guess(self._model, one_row(read.ids), self._tokenizer, self._world, top)
+        return guess(self._model, _row(self._tokenizer, read), self._tokenizer, self._world, top)
 
 
 class RunClassifier:
@@ -108,7 +114,7 @@ class RunClassifier:
             row = [part.to(self._world.device) for part in padded([tokens], self._encoder.pad_id)]
             return exported.weights(self._encoder.model, partial(self._encoder, *row))
         assert isinstance(self._encoder, RunEncoder)
-        return _weights(self._encoder.encoder, read.ids, self._world)
+        return _weights(self._encoder.encoder, _row(self._encoder.tokenizer, read), self._world)
 
 
 def open_language_model(path: Path, world: World) -> RunLanguageModel:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from finetune.data.cleaning import MARKS
-from tokenizer.vocabulary import MASK, SPECIAL_TOKENS
+from mlm.evaluation.fill_blanks import BLANK
 
-TYPED_MASK = SPECIAL_TOKENS[MASK]
+TYPED_MASK = BLANK
 """Stands for a hidden word in a text that is typed."""
 _WORD = re.compile(rf"{re.escape(TYPED_MASK)}|https?://\S+|[@#]?\w[\w{MARKS}]*(?:['’.-]\w[\w{MARKS}]*)*|\S")
 """Every character but white space belongs to a word; a sign is a word of its own."""

@@ -48,7 +48,7 @@ class PublishedEncoder(TextEncoder):
         put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
         self.cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id in put else None
         knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
-        self._takes_types = knows_types and getattr(config, "type_vocab_size", None) not in (0, 1)  # RoBERTa's is 1
+        self.takes_types = knows_types and getattr(config, "type_vocab_size", None) not in (0, 1)  # RoBERTa's is 1
         self.train(False)
 
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
@@ -94,7 +94,7 @@ class PublishedEncoder(TextEncoder):
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states of the last layer, (B, L, D)."""
-        types = {"token_type_ids": types_BL} if self._takes_types else {}
+        types = {"token_type_ids": types_BL} if self.takes_types else {}
         hidden_BLD: Tensor = self.model(input_ids=ids_BL, attention_mask=real_BL.long(), **types)[0]
         return hidden_BLD
 

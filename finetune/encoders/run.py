@@ -22,7 +22,7 @@ from mlm.model.initialise import initialise
 from mlm.objectives.masked import score
 from tokenizer import vocabulary
 from tokenizer.cleaning import as_read_by
-from tokenizer.vocabulary import CLS, MASK, PAD, SEP
+from tokenizer.special_tokens import SpecialTokens
 
 
 class RunEncoder(TextEncoder):
@@ -39,8 +39,8 @@ class RunEncoder(TextEncoder):
         self.recipe, self.tokenizer = recipe.model_copy(update={"model": config}), tokenizer
         self.encoder = MaskedLanguageModel(config, tokenizer.get_vocab_size(), recipe.data.row_length).encoder
         self.width = config.encoder.width
-        self._cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
-        self.pad_id, self.cls_id = PAD, CLS if self._cls_sep else None
+        self._special = SpecialTokens.of(tokenizer)
+        self.pad_id, self.cls_id = self._special.pad, self._special.cls if self._special.adds_cls_sep else None
         self.longest = recipe.data.row_length
 
     @classmethod
@@ -65,10 +65,10 @@ class RunEncoder(TextEncoder):
         (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(self.tokenizer))
 
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
-        """Return the tokens; the two texts of a pair share one segment, with [SEP] between them."""
+        """Return the tokens; the two texts of a pair share one segment, with the tokenizer's separator between them."""
         flat = [text for pair in texts for text in pair]
         encoded = iter(vocabulary.encode_masked(self.tokenizer, flat, MASKED))
-        return [_joined([next(encoded) for _ in pair], longest, self._cls_sep) for pair in texts]
+        return [_joined([next(encoded) for _ in pair], longest, self._special) for pair in texts]
 
     def as_read(self, text: str) -> str:
         """Return the normalised text."""
@@ -96,8 +96,8 @@ class RunPredictor:
         """Wrap a model in evaluation mode on the world's device."""
         assert not model.training
         self.model, self.tokenizer, self.row_length, self.world = model, tokenizer, row_length, world
-        self._cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
-        decoded = [tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())]
+        self._special = SpecialTokens.of(tokenizer)
+        decoded = [vocabulary.continuing_text(tokenizer, [token]) for token in range(tokenizer.get_vocab_size())]
         self.words = [text[1:] if text.startswith(" ") and is_word(text[1:]) else None for text in decoded]
 
     @classmethod
@@ -113,10 +113,13 @@ class RunPredictor:
             return []
         flat = [text for example in texts for text in example]
         encoded = vocabulary.encode_masked(self.tokenizer, flat, MASKED)
-        ids_BL, real_BL, _ = padded([_joined([ids], self.row_length, self._cls_sep) for ids in encoded], PAD)
-        masks_B = (ids_BL == MASK).sum(dim=1)
+        special = self._special
+        ids_BL, real_BL, _ = padded([_joined([ids], self.row_length, special) for ids in encoded], special.pad)
+        masks_B = (ids_BL == special.mask).sum(dim=1)
         slots = torch.arange(int(masks_B.max()))
-        predicted_BM = (ids_BL != MASK).int().argsort(dim=1, stable=True)[:, : len(slots)]  # masks first, in order
+        predicted_BM = (
+            (ids_BL != special.mask).int().argsort(dim=1, stable=True)[:, : len(slots)]
+        )  # masks first, in order
         positions_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
         labels_BM = torch.full_like(predicted_BM, IGNORED)
         targets, tokens = int(masks_B.sum()), int(real_BL.sum())
@@ -127,9 +130,9 @@ class RunPredictor:
         return list(torch.split(scores_MV, [int(masks.sum()) for masks in masks_of_examples]))
 
 
-def _joined(parts: Sequence[list[int]], longest: int, cls_sep: bool) -> EncodedExample:
+def _joined(parts: Sequence[list[int]], longest: int, special: SpecialTokens) -> EncodedExample:
     """Return a text's or pair's tokens with the special ones, truncated to `longest`."""
-    room = longest - 2 * int(cls_sep) - (len(parts) - 1)
+    room = longest - 2 * special.adds_cls_sep - len(special.between) * (len(parts) - 1)
     truncated = sum(map(len, parts)) > room
     if len(parts) == 2:
         first, second = parts
@@ -137,11 +140,10 @@ def _joined(parts: Sequence[list[int]], longest: int, cls_sep: bool) -> EncodedE
         parts = [first[:kept], second[: room - kept]]
     else:
         parts = [part[:room] for part in parts]
-    ids = [CLS] if cls_sep else []
-    types = [0] * len(ids)
-    for number, part in enumerate(parts):
-        separator = [SEP] if number else []
-        ids += separator + part
-        types += [0] * len(separator) + [number] * len(part)
-    last = [SEP] if cls_sep else []
-    return EncodedExample(tuple(ids + last), tuple(types + [len(parts) - 1] * len(last)), truncated)
+    ids, types = list(parts[0]), [0] * len(parts[0])
+    for part in parts[1:]:
+        ids += [*special.between, *part]
+        types += [0] * len(special.between) + [1] * len(part)
+    frame = int(special.adds_cls_sep)
+    types = [0] * frame + types + [len(parts) - 1] * frame
+    return EncodedExample(tuple(special.framed(ids)), tuple(types), truncated)

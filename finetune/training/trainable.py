@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import nn
 
 from configs import Config, Texts, UserError
+from configs.extras import require
 from finetune.encoders.published import PublishedEncoder
 from finetune.training.classifier import Classifier
-from mlm.interop.hub import check_installed
 from mlm.training.optim import RateFactor
 
 
@@ -59,7 +59,7 @@ class LowRank(Config):
         Products start at zero, so that the hidden states are unchanged at first. The encoder's own weights are frozen.
         A UserError if peft is not installed, or the encoder is not a published one or lacks a target.
         """
-        check_installed("peft")
+        require("peft", extra="hub", purpose="adapters")
         import peft
 
         encoder = classifier.encoder

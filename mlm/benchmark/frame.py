@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from configs import UserError, command
+from configs import command, extras
 from mlm.benchmark import measure
 from mlm.benchmark.measure import Case
 
@@ -78,8 +77,7 @@ def with_options(scale: AnyScale, options: argparse.Namespace) -> AnyScale:
 
 def check_installed() -> None:
     """Raise a UserError if a library of the reference is not installed."""
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"the benchmark needs {', '.join(missing)}: pip install -e '.[bench]'")
+    extras.require(*PACKAGES, extra="bench", purpose="the benchmark")
 
 
 def run(

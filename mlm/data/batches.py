@@ -13,7 +13,7 @@ from torch import Tensor
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
 from mlm.data.packing import Rows, concatenate
 from tokenizer.shards.format import ShardArrays
-from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS
+from tokenizer.special_tokens import SpecialTokens, ordinary_ids
 
 IGNORED = -100
 """Label of a slot that predicts nothing."""
@@ -76,8 +76,7 @@ class PackedRows:
     rows: Rows
     """The rows of all folders; their runs are ranges of the tokens of all folders, laid end to end."""
     row_length: int
-    cls_sep: bool
-    """True if each segment stands between [CLS] and [SEP]."""
+    special: SpecialTokens
     vocabulary_size: int
 
     def __len__(self) -> int:
@@ -97,7 +96,7 @@ class PackedRows:
     @property
     def tokens(self) -> int:
         """Number of slots that are not padding, special tokens counted."""
-        return sum(len(split.tokens) for split in self.splits) + 2 * self.cls_sep * len(self.rows.starts)
+        return sum(len(split.tokens) for split in self.splits) + 2 * self.special.adds_cls_sep * len(self.rows.starts)
 
     def documents(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of the documents in the given rows, counted from 0 through all folders."""
@@ -115,7 +114,7 @@ class PackedRows:
 
     def assemble(self, rows_B: NDArray[np.int64]) -> UnmaskedRows:
         """Lay the runs of tokens of the given rows into their slots."""
-        B, L, special = len(rows_B), self.row_length, int(self.cls_sep)
+        B, L, special = len(rows_B), self.row_length, int(self.special.adds_cls_sep)
         counts_B = self.rows.borders[rows_B + 1] - self.rows.borders[rows_B]
         runs = _ranges(self.rows.borders[rows_B], counts_B)
         starts, lengths = self.rows.starts[runs], self.rows.lengths[runs].astype(np.int64)
@@ -132,15 +131,15 @@ class PackedRows:
         positions[taken] = np.arange(len(taken)) - np.repeat(before, slots)
 
         read, written = _ranges(starts, lengths), _ranges(begins + special, lengths)
-        ids = np.full(B * L, PAD, np.int64)
+        ids = np.full(B * L, self.special.pad, np.int64)
         ids[written] = self._read("tokens", read)
         maskable = np.zeros(B * L, np.bool_)
-        maskable[written] = True
+        maskable[written] = ids[written] != self.special.unknown
         word_starts = np.zeros(B * L, np.bool_)
         word_starts[written] = self._read("word_starts", read)
         word_starts[begins + special] = True
-        if self.cls_sep:
-            ids[begins], ids[begins + slots - 1] = CLS, SEP
+        if special:
+            ids[begins], ids[begins + slots - 1] = self.special.framed([])
         flat: list[NDArray[Any]] = [ids, segments, positions, maskable, word_starts]
         return UnmaskedRows(*(array.reshape(B, L) for array in flat))
 
@@ -163,8 +162,8 @@ class PackedRows:
         """Return the given rows, masked; the masks are a function of (seed, epoch, row)."""
         whole = self.assemble(rows_B)
         keys_B = row_keys(seed, np.zeros_like(epochs_B) if masking.static else epochs_B, rows_B)
-        ordinary_ids = range(len(SPECIAL_TOKENS), self.vocabulary_size)
-        corruption = corrupt(whole, keys_B, masking, rate=rate, ordinary_ids=ordinary_ids, mask_id=MASK)
+        mask_id, ordinary = self.special.mask, ordinary_ids(self.special, self.vocabulary_size)
+        corruption = corrupt(whole, keys_B, masking, rate=rate, ordinary_ids=ordinary, mask_id=mask_id)
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
         arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)

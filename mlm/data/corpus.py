@@ -20,6 +20,7 @@ from tokenizer.cache import find_or_build_shards
 from tokenizer.cleaning import Reason, Side, TextConfig
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardArrays, ShardManifest, Shards, open_shards
 from tokenizer.sources import hash_texts
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 PACKING = 1
@@ -32,7 +33,7 @@ class DataConfig(Config):
     row_length: int = Field(128, ge=8, le=65_536)
     """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
     tokenizer: str | None = None
-    """A tokenizer.json to use unchanged; null trains one on the training text, as `vocabulary` configures."""
+    """A tokenizer.json to use unchanged, ours or that of a published encoder; null trains one, as `vocabulary` says."""
     shards: Annotated[Texts, Field(min_length=1)] | None = None
     """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them. No text is read,
     and `text` becomes that of the first folder. All folders must have the same tokenizer and `text.segments`. Keep
@@ -89,9 +90,9 @@ def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False
     tokenizer = load(path)
     if tokenizer.get_vocab_size() != first.manifest.vocabulary_size:
         raise UserError(f"the tokenizer in {first.path} is not that of its tokens: delete the folder to rebuild it")
-    cls_sep = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
+    special = SpecialTokens.of(tokenizer)
     train, heldout = (
-        PackedRows.join([packed_rows(one, side, row_length, cls_sep=cls_sep) for one in shards]) for side in SIDES
+        PackedRows.join([packed_rows(one, side, row_length, special) for one in shards]) for side in SIDES
     )
     manifest = _joined([one.manifest for one in shards])
     return Corpus(tuple(one.path for one in shards), manifest, tokenizer, path, train, heldout)
@@ -132,14 +133,14 @@ def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
     )
 
 
-def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -> PackedRows:
+def packed_rows(shards: Shards, side: Side, row_length: int, special: SpecialTokens) -> PackedRows:
     """Pack one side of the shards into rows; the packing is cached beside the shards."""
     split: ShardArrays = getattr(shards, side)
-    folder = shards.path / f"rows-{PACKING}-{side}-{row_length}{'-cls-sep' * cls_sep}"
+    folder = shards.path / f"rows-{PACKING}-{side}-{row_length}{'-cls-sep' * special.adds_cls_sep}"
     if not folder.exists():
         alone = shards.manifest.text.segments == "sentences"
         documents = np.arange(len(split.sentences)) if alone else np.asarray(split.documents)
-        rows = pack(np.asarray(split.sentences), documents, row_length, 2 * cls_sep)
+        rows = pack(np.asarray(split.sentences), documents, row_length, 2 * special.adds_cls_sep)
         try:
             with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=shards.path) as partial:
                 for name, array in vars(rows).items():
@@ -149,9 +150,9 @@ def packed_rows(shards: Shards, side: Side, row_length: int, *, cls_sep: bool) -
             if not folder.exists():  # by another process, which packed the same rows first
                 raise OSError(error.errno, f"cannot write ({error})", str(folder)) from error
     rows = Rows(*(_mapped(folder / f"{name}.npy") for name in ("starts", "lengths", "borders")))
-    if not _is_packing(rows, len(split.tokens), row_length, 2 * cls_sep):
+    if not _is_packing(rows, len(split.tokens), row_length, 2 * special.adds_cls_sep):
         raise UserError(f"{folder} holds no packing of these shards: delete it to rebuild it")
-    return PackedRows((split,), rows, row_length, cls_sep, shards.manifest.vocabulary_size)
+    return PackedRows((split,), rows, row_length, special, shards.manifest.vocabulary_size)
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -93,7 +93,13 @@ def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) 
 
 
 def corrupt(
-    whole: UnmaskedRows, keys_B: NDArray[np.uint64], masking: Masking, *, rate: float, ordinary_ids: range, mask_id: int
+    whole: UnmaskedRows,
+    keys_B: NDArray[np.uint64],
+    masking: Masking,
+    *,
+    rate: float,
+    ordinary_ids: NDArray[np.int64],
+    mask_id: int,
 ) -> MaskedRows:
     """Choose `rate` of each row's maskable tokens and corrupt them.
 
@@ -119,7 +125,7 @@ def corrupt(
     replaced_BM = _bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))
     hidden_BM = np.take_along_axis(whole.ids_BL, positions_BM, axis=1)
     random_BM = draw_BM < masking.mask_share + masking.random_share
-    seen_BM = np.where(random_BM, replaced_BM.astype(np.int64) + ordinary_ids.start, hidden_BM)
+    seen_BM = np.where(random_BM, ordinary_ids[replaced_BM], hidden_BM)
     seen_BM = np.where(draw_BM < masking.mask_share, mask_id, seen_BM)
     corrupted_BL = whole.ids_BL.copy()
     rows, columns = np.nonzero(filled_BM)

@@ -14,21 +14,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Encoding, Regex, Tokenizer, pre_tokenizers
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mlm.data.batches import Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
+from tokenizer.kinds import is_byte_level, plain_reader
 from tokenizer.shards.format import ShardArrays
-from tokenizer.vocabulary import MASK, PAD
+from tokenizer.special_tokens import SpecialTokens
 
 BATCH_ROWS = 64
 SENTENCES_READ = 20_000
 """Largest number of held-out sentences read, so that choosing words takes no longer on a larger corpus."""
 CUT_CHARACTERS = 1000
 """Characters of a sentence without spaces that are read, so that its length does not matter either."""
+
+_SPACE = "Ġ"
+"""A byte-level token's character for a space."""
 
 # Oniguruma's \X is an extended grapheme cluster, a character to its reader; in this mode it is a word (UAX 29).
 _WORDS = pre_tokenizers.Split(Regex(r"(?y{w})\X"), "isolated")
@@ -133,31 +137,54 @@ def bits_per_byte(
 
     Tokens that reach over the border of a word, in scripts without spaces, are hidden and counted whole.
     """
-    rows, nats = [row for word in words for row in _rows(word, tokenizer, row_length)], 0.0
+    reader, special = plain_reader(tokenizer), SpecialTokens.of(tokenizer)
+    hidden = [_hide(word, reader, row_length) for word in words]
+    rows, nats = [row for encoding, inside in hidden for row in _rows(encoding, inside, special.mask)], 0.0
     for start in range(0, len(rows), BATCH_ROWS):
-        batch = _batch(rows[start : start + BATCH_ROWS]).to(world.device)
+        batch = _batch(rows[start : start + BATCH_ROWS], special.pad).to(world.device)
         log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
         nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
-    # Every character of a byte-level token stands for a byte; the space before a word is not counted.
-    hidden_bytes = sum(len(tokenizer.id_to_token(token) or "") for _, _, token in rows)
-    return nats / math.log(2) / (hidden_bytes - sum(word.text[: word.start].endswith(" ") for word in words))
+    count = _bytes_of_tokens if is_byte_level(tokenizer) else _bytes_of_text
+    hidden_bytes = sum(count(word, encoding, inside) for word, (encoding, inside) in zip(words, hidden, strict=True))
+    return nats / math.log(2) / hidden_bytes
 
 
-def _rows(word: HiddenWord, tokenizer: Tokenizer, row_length: int) -> Iterator[tuple[list[int], int, int]]:
-    """Yield, for each token of the word: ids with it and the word's later tokens hidden, its position, and its id."""
-    encoding = tokenizer.encode(word.text)
+def _hide(word: HiddenWord, reader: Tokenizer, row_length: int) -> tuple[Encoding, list[int]]:
+    """Return the tokens of the text, and the positions of the word's."""
+    encoding = reader.encode(word.text)
     assert len(encoding.ids) <= row_length
     # The space before a word may be part of the word's first token: so it is always hidden.
     before = word.start - (word.text[: word.start].endswith(" ") or not word.start)
     offsets = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)  # [CLS] and [SEP] are at 0 to 0
-    inside = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last > before]
+    return encoding, [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last > before]
+
+
+def _rows(encoding: Encoding, inside: list[int], mask_id: int) -> Iterator[tuple[list[int], int, int]]:
+    """Yield, for each token of the word: ids with it and the word's later tokens hidden, its position, and its id."""
     for position in inside:
-        hidden = [MASK if i in inside and i >= position else token for i, token in enumerate(encoding.ids)]
+        hidden = [mask_id if i in inside and i >= position else token for i, token in enumerate(encoding.ids)]
         yield hidden, position, encoding.ids[position]
 
 
-def _batch(rows: Sequence[tuple[list[int], int, int]]) -> Batch:
-    ids_BL = pad_sequence([torch.tensor(ids) for ids, _, _ in rows], batch_first=True, padding_value=PAD)
+def _bytes_of_tokens(word: HiddenWord, encoding: Encoding, inside: list[int]) -> int:
+    """Return the hidden bytes without the space before the word; byte-level tokens have a character for each.
+
+    Their offsets cannot tell: a token may begin or end inside of a character.
+    """
+    tokens, before = [encoding.tokens[position] for position in inside], word.text[: word.start]
+    has_space = before.endswith(" ") or (not before and tokens[0].startswith(_SPACE))
+    return sum(map(len, tokens)) - has_space
+
+
+def _bytes_of_text(word: HiddenWord, encoding: Encoding, inside: list[int]) -> int:
+    """Return the bytes of the text that the hidden tokens were read from, without the space before the word."""
+    first = min(encoding.offsets[position][0] for position in inside)
+    last = max(encoding.offsets[position][1] for position in inside)
+    return len(word.text[first:last].lstrip(" ").encode())
+
+
+def _batch(rows: Sequence[tuple[list[int], int, int]], pad_id: int) -> Batch:
+    ids_BL = pad_sequence([torch.tensor(ids) for ids, _, _ in rows], batch_first=True, padding_value=pad_id)
     lengths_B = torch.tensor([len(ids) for ids, _, _ in rows])
     positions_BL = torch.arange(ids_BL.shape[1]).expand(ids_BL.shape)
     return Batch(

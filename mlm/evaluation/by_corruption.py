@@ -12,7 +12,6 @@ from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
 from mlm.objectives.masked import heldout_batches, score
 from mlm.training.loop import ratio
-from tokenizer.vocabulary import MASK
 
 UNITS = ("token", "word", "span")
 
@@ -26,7 +25,9 @@ def masked_by(unit: str, config: PretrainConfig, corpus: Corpus, world: World) -
 
 
 @torch.no_grad()
-def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> Mapping[str, Mapping[str, float | None]]:
+def by_corruption(
+    model: nn.Module, batches: Sequence[Batch], world: World, mask_id: int
+) -> Mapping[str, Mapping[str, float | None]]:
     """Return targets, loss in nats, perplexity and accuracy: of all targets, then by the token seen in their place.
 
     The measures of a kind without targets are None.
@@ -43,8 +44,8 @@ def by_corruption(model: nn.Module, batches: Sequence[Batch], world: World) -> M
     real_M = labels_M != IGNORED
     kinds = {
         "all": real_M,
-        "[MASK]": real_M & (seen_M == MASK),
-        "random": real_M & (seen_M != MASK) & (seen_M != labels_M),
+        "[MASK]": real_M & (seen_M == mask_id),
+        "random": real_M & (seen_M != mask_id) & (seen_M != labels_M),
         "itself": real_M & (seen_M == labels_M),
     }
     scores: dict[str, dict[str, float | None]] = {}

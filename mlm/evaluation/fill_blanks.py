@@ -1,4 +1,4 @@
-"""Fill in blanks: turn text with [MASK] into rows, and scores into words."""
+"""Fill in blanks: turn text with masks into rows, and scores into words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,11 @@ from mlm.data.batches import IGNORED, Batch
 from mlm.distributed.world import World
 from mlm.objectives.masked import score
 from tokenizer.sentences import collapse
-from tokenizer.vocabulary import CLS, MASK, SEP, SPECIAL_TOKENS, encode_masked
+from tokenizer.special_tokens import SpecialTokens
+from tokenizer.vocabulary import continuing_text, encode_masked
 
+BLANK = "[MASK]"
+"""Stands for a mask in a sentence, whatever the tokenizer's mask token is called, which does so too."""
 LONGEST_SHOWN = 60
 """Characters of a sentence in a message."""
 
@@ -32,23 +35,23 @@ class Guess:
 def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
     """Return a batch of one row; raise a UserError if the sentence has no [MASK], or does not fit a row.
 
-    White space is collapsed as in training texts, and special tokens other than [MASK] are plain text, as there.
+    White space is collapsed as in training texts, and special tokens other than masks are plain text, as there.
     """
     shown = sentence if len(sentence) <= LONGEST_SHOWN else f"{sentence[:LONGEST_SHOWN]}..."
     check_text(sentence, "sentence", mend="give it in UTF-8")
-    (ids,) = encode_masked(tokenizer, [collapse(sentence)], SPECIAL_TOKENS[MASK])
-    if tokenizer.num_special_tokens_to_add(is_pair=False):
-        ids = [CLS, *ids, SEP]
-    if MASK not in ids:
+    special = SpecialTokens.of(tokenizer)
+    named = collapse(sentence).replace(str(tokenizer.id_to_token(special.mask)), BLANK)
+    ids = special.framed(encode_masked(tokenizer, [named], BLANK)[0])
+    if special.mask not in ids:
         raise UserError(f"no [MASK] in {shown!r}: write [MASK] where a word is to be filled in")
     if len(ids) > row_length:
         raise UserError(f"the sentence has {len(ids)} tokens, over the model's {row_length}: shorten it ({shown!r})")
-    return one_row(ids)
+    return one_row(ids, special.mask)
 
 
-def one_row(ids: Sequence[int]) -> Batch:
-    """Return a batch of one row, in which each [MASK] is predicted."""
-    blanks = [i for i, token in enumerate(ids) if token == MASK]
+def one_row(ids: Sequence[int], mask_id: int) -> Batch:
+    """Return a batch of one row, in which each mask is predicted."""
+    blanks = [i for i, token in enumerate(ids) if token == mask_id]
     return Batch(
         torch.tensor([ids]),
         torch.ones(1, len(ids), dtype=torch.int32),
@@ -64,10 +67,11 @@ def one_row(ids: Sequence[int]) -> Batch:
 def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, top: int) -> list[list[Guess]]:
     """Return the `top` most probable tokens of every slot of the batch, most probable first; no special tokens."""
     scores_MV = score(model, batch.to(world.device), world).float()
-    scores_MV[:, : len(SPECIAL_TOKENS)] = float("-inf")
-    best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(SPECIAL_TOKENS)))
+    special = list(SpecialTokens.of(tokenizer).ids)
+    scores_MV[:, special] = float("-inf")
+    best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(special)))
     return [
-        [Guess(tokenizer.decode([token]), share) for token, share in zip(tokens, probabilities, strict=True)]
+        [Guess(continuing_text(tokenizer, [token]), share) for token, share in zip(tokens, probabilities, strict=True)]
         for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
@@ -81,10 +85,10 @@ def sample_predictions(model: nn.Module, batch: Batch, tokenizer: Tokenizer, wor
     ids, segments = batch.ids_BL.flatten().cpu().numpy().copy(), batch.segments_BL.cpu().numpy()
     rows, length = segments.shape
     predicted = (batch.predicted_BM.cpu() + torch.arange(rows)[:, None] * length).flatten().tolist()
-    filled = {}
+    filled, mask_id = {}, SpecialTokens.of(tokenizer).mask
     for index, best, label in zip(predicted, guesses, batch.labels_BM.flatten().tolist(), strict=True):
-        if label != IGNORED and ids[index] == MASK:
-            filled[index] = (best[0].token, tokenizer.decode([label]))
+        if label != IGNORED and ids[index] == mask_id:
+            filled[index] = (best[0].token, continuing_text(tokenizer, [label]))
         elif label != IGNORED:
             ids[index] = label
     shown: list[str] = []
@@ -106,9 +110,9 @@ def _fill(
         if index not in filled:
             run.append(int(ids[index]))
             continue
-        parts.append(tokenizer.decode(run, skip_special_tokens=False))
+        parts.append(continuing_text(tokenizer, run))
         run = []
         best, truth = filled[index]
         space = " " if truth.startswith(" ") else ""
         parts.append(f"{space}[{best.strip()}]" if best == truth else f"{space}[{best.strip()}|{truth.strip()}]")
-    return "".join([*parts, tokenizer.decode(run, skip_special_tokens=False)]).strip()
+    return "".join([*parts, continuing_text(tokenizer, run)]).strip()

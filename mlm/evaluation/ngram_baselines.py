@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlm.data.batches import IGNORED, Batch, PackedRows
-from tokenizer.vocabulary import CLS, MASK
+from tokenizer.special_tokens import SpecialTokens
 
 
 class Unigram:
@@ -25,13 +25,18 @@ class Bigram:
     """Probabilities given the left neighbour, by interpolated Kneser-Ney smoothing (Chen & Goodman 1999, section 2.7).
 
     The discount is n1 / (n1 + 2 n2) of the pairs seen once and twice (Ney et al. 1994). The left neighbour is the token
-    that the encoder sees, or START at the beginning of a segment. If it is [MASK], `unigram` predicts.
+    that the encoder sees, or START at the beginning of a segment. If it is `mask_id`, `unigram` predicts.
     """
 
     START = -1
 
     def __init__(
-        self, tokens: NDArray[np.int64], segments: NDArray[np.int64], unigram: Unigram, vocabulary_size: int
+        self,
+        tokens: NDArray[np.int64],
+        segments: NDArray[np.int64],
+        unigram: Unigram,
+        vocabulary_size: int,
+        mask_id: int,
     ) -> None:
         """Count the pairs of training tokens; `segments` holds the offset of each segment."""
         left = np.concatenate([[self.START], tokens[:-1]])
@@ -39,7 +44,7 @@ class Bigram:
         codes, counts = np.unique((left + 1) * vocabulary_size + tokens, return_counts=True)
         once, twice = (counts == 1).sum(), (counts == 2).sum()
         self.discount = float(once / (once + 2 * twice)) if once and twice else 0.5
-        self.unigram = unigram
+        self.unigram, self.mask_id = unigram, mask_id
         self.right, self.counts = codes % vocabulary_size, counts.astype(np.float64)
         self.borders = np.searchsorted(codes // vocabulary_size, np.arange(vocabulary_size + 2))
         # The number of distinct left neighbours of a token predicts better than its count whether it follows a new one.
@@ -48,7 +53,7 @@ class Bigram:
 
     def probabilities(self, left: int) -> NDArray[np.float64]:
         """Return the probability of every token to the right of `left`, (V,)."""
-        if left == MASK:
+        if left == self.mask_id:
             return self.unigram.probabilities_V
         seen = slice(*self.borders[left + 1 : left + 3])
         counts = self.counts[seen]
@@ -71,9 +76,13 @@ def first_tokens(rows: PackedRows, most_tokens: int) -> tuple[NDArray[np.int64],
     return np.concatenate(tokens), np.concatenate(segments)
 
 
-def measure_baseline(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Mapping[str, float]:
+def measure_baseline(
+    baseline: Unigram | Bigram, batches: Sequence[Batch], special: SpecialTokens
+) -> Mapping[str, float]:
     """Return a baseline's mean loss in nats and its accuracy on the batches' masks, from their corrupted input."""
-    left, labels = (np.concatenate(parts) for parts in zip(*map(_left_neighbours, batches), strict=True))
+    left, labels = (
+        np.concatenate(parts) for parts in zip(*(_left_neighbours(batch, special) for batch in batches), strict=True)
+    )
     loss, correct = 0.0, 0
     for neighbour in np.unique(left):
         probabilities_V = baseline.probabilities(int(neighbour))
@@ -83,11 +92,12 @@ def measure_baseline(baseline: Unigram | Bigram, batches: Sequence[Batch]) -> Ma
     return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
 
 
-def _left_neighbours(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _left_neighbours(batch: Batch, special: SpecialTokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the left neighbour of each target in the corrupted rows, START at a segment's beginning, and its label."""
     ids_BL, positions_BL = batch.ids_BL.cpu().numpy(), batch.positions_BL.cpu().numpy()
     predicted_BM, labels_BM = batch.predicted_BM.cpu().numpy(), batch.labels_BM.cpu().numpy()
     rows, slots = np.nonzero(labels_BM != IGNORED)
     predicted = predicted_BM[rows, slots]
     left = ids_BL[rows, predicted - 1]
-    return np.where((positions_BL[rows, predicted] == 0) | (left == CLS), Bigram.START, left), labels_BM[rows, slots]
+    begins = (positions_BL[rows, predicted] == 0) | (left == special.cls)
+    return np.where(begins, Bigram.START, left), labels_BM[rows, slots]

@@ -27,11 +27,12 @@ def measure_baselines(
     config: PretrainConfig, corpus: Corpus, heldout: Sequence[Batch]
 ) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of the unigram and bigram baselines on held-out batches."""
-    size = corpus.manifest.vocabulary_size
+    size, special = corpus.manifest.vocabulary_size, corpus.train.special
     tokens, segments = first_tokens(corpus.train, config.evaluation.baseline_tokens)
     unigram = Unigram(tokens, size)
-    bigram = Bigram(tokens, segments, unigram, size)
-    return {"unigram": measure_baseline(unigram, heldout), "bigram": measure_baseline(bigram, heldout)}
+    bigram = Bigram(tokens, segments, unigram, size, special.mask)
+    baselines: dict[str, Unigram | Bigram] = {"unigram": unigram, "bigram": bigram}
+    return {name: measure_baseline(baseline, heldout, special) for name, baseline in baselines.items()}
 
 
 def measure_bits_per_byte(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mlm.interop.renaming import Names, to_ours, to_theirs
-from mlm.model.encoder import EncoderConfig, LearnedPositions
+from mlm.interop.architecture import Architecture, check, model_config, our_activation
+from mlm.interop.renaming import Names, to_theirs
+from mlm.model.encoder import LearnedPositions
 from mlm.model.feedforward import Activation
 from mlm.model.heads import ModelConfig
 
@@ -39,41 +40,61 @@ ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "swish": "silu", "relu": "
 
 
 def our_config(theirs: "BertConfig") -> ModelConfig:
-    """Return the shape of a published model."""
-    activations = {name: own for own, name in ACTIVATIONS.items()}
-    encoder = EncoderConfig(
+    """Return the shape of a published model, or of a relative with the same keys."""
+    check(
+        theirs,
+        {"is_decoder": [False], "add_cross_attention": [False], "position_embedding_type": ["absolute"]},
+    )
+    return model_config(
         width=theirs.hidden_size,
         heads=theirs.num_attention_heads,
         feedforward_width=theirs.intermediate_size,
         layers=theirs.num_hidden_layers,
         norm="post",
         norm_epsilon=theirs.layer_norm_eps,
-        activation=activations[theirs.hidden_act],
+        activation=our_activation(theirs, "hidden_act"),
         positions=LearnedPositions(),
         dropout=theirs.hidden_dropout_prob,
     )
-    return ModelConfig(encoder=encoder, transform=True)
 
 
-def our_tensors(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return a published model's tensors under our names; the vector of token type 0 is added to each position's."""
-    found = to_ours(theirs, NAMES, config.encoder.layers)
-    found["encoder.embeddings.positions.weight"] += theirs[_TOKEN_TYPES][0]
-    return found
+def with_types_in_positions(theirs: Mapping[str, Tensor], trunk: str, first: int = 0) -> dict[str, Tensor]:
+    """Return tensors whose positions hold the vector of token type 0, without the `first` positions."""
+    positions, types = (f"{trunk}embeddings.{name}_embeddings.weight" for name in ("position", "token_type"))
+    tensors = dict(theirs)
+    type_ND = tensors.pop(types, torch.zeros(1, 1))
+    if positions in tensors:
+        tensors[positions] = tensors[positions][first:] + type_ND[0]
+    return tensors
+
+
+ARCHITECTURE = Architecture(
+    trunk="bert.",
+    names=NAMES,
+    our_config=our_config,
+    dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    prepared=lambda tensors, _: with_types_in_positions(tensors, "bert."),
+    tied={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    unused=("position_ids",),
+)
 
 
 def refusal(config: ModelConfig) -> str | None:
-    """Return the reason why BERT has no exact counterpart of a model, with the settings that have one; or None."""
+    """Return the settings that BERT needs and a model lacks, or None if it has an exact counterpart."""
     encoder = config.encoder
     needed = {
-        "norm": (encoder.norm, "post"),
-        "positions.kind": (encoder.positions.kind, "learned"),
-        "embedding_norm": (encoder.embedding_norm, True),
-        "gated": (encoder.gated, False),
-        "biases": (encoder.biases, True),
+        "encoder.norm=post": encoder.norm == "post",
+        "encoder.positions.kind=learned": encoder.positions.kind == "learned",
+        "encoder.embedding_norm=true": encoder.embedding_norm,
+        "encoder.embedding_width=null": encoder.embedding_width is None,
+        "encoder.gated=false": not encoder.gated,
+        "encoder.biases=true": encoder.biases,
+        "transform=true": config.transform,
     }
-    wrong = [f"model.encoder.{name}={right}" for name, (own, right) in needed.items() if own != right]
-    return " ".join([*wrong, *(["model.transform=true"] if not config.transform else [])]) or None
+    return " ".join(f"model.{setting}" for setting, is_so in needed.items() if not is_so) or None
 
 
 def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any) -> "BertConfig":

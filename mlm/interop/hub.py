@@ -4,7 +4,6 @@ Code in a checkpoint is never run, weights are never unpickled freely, and weigh
 instead of being random.
 """
 
-import importlib.util
 import inspect
 import json
 import logging
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from configs import UserError
+from configs.extras import require
 from tokenizer.sources.hub import failure
 
 if TYPE_CHECKING:
@@ -30,15 +30,9 @@ _SMALL_FILES = re.compile(r"[^/]+\.(json|txt|model|codes|bpe)")
 _NAMED = 3  # missing weights listed in an error
 
 
-def check_installed(package: str) -> None:
-    """Raise a UserError if a package of the extra `hub` is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"not installed: {package}, for published encoders: pip install -e '.[hub]'")
-
-
 def fetch(name: str, revision: str | None) -> Path:
     """Return the folder of a published encoder: `name` itself, or the copy fetched from the hub or in its cache."""
-    check_installed("transformers")
+    require("transformers", extra="hub", purpose="published encoders")
     folder = Path(name)
     if not folder.is_dir():
         if not _HUB_NAME.fullmatch(name):

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from configs import UserError
+from mlm.interop.architecture import Architecture, check, model_config, our_activation
 from mlm.interop.bert import ACTIVATIONS
-from mlm.interop.renaming import Names, to_ours, to_theirs
-from mlm.model.encoder import EncoderConfig, RotaryPositions
+from mlm.interop.renaming import Names, to_theirs
+from mlm.model.encoder import LocalAttention, RotaryPositions
 from mlm.model.heads import ModelConfig
 
 if TYPE_CHECKING:
@@ -32,39 +35,91 @@ _OUTPUT_BIAS = "decoder.bias"
 
 
 def our_config(theirs: "ModernBertConfig") -> ModelConfig:
-    """Return the shape of a published model."""
-    activations = {name: own for own, name in ACTIVATIONS.items()}
-    encoder = EncoderConfig(
+    """Return the shape of a published model; it has all biases if it has any, those that it lacks being zero."""
+    check(theirs, {"is_decoder": [False], "add_cross_attention": [False]})
+    rope = theirs.rope_parameters or {}
+    for kind, settings in rope.items():
+        if settings["rope_type"] != "default":
+            raise UserError(f"its config.json says rope_type = {settings['rope_type']!r} of {kind}: we have no scaling")
+    return model_config(
         width=theirs.hidden_size,
         heads=theirs.num_attention_heads,
         feedforward_width=theirs.intermediate_size,
         layers=theirs.num_hidden_layers,
         norm="pre",
         norm_epsilon=theirs.norm_eps,
-        activation=activations[theirs.hidden_activation],
+        activation=our_activation(theirs, "hidden_activation"),
         gated=True,
-        positions=RotaryPositions(theta=theirs.rope_parameters["full_attention"]["rope_theta"]),
-        biases=theirs.attention_bias,
+        positions=RotaryPositions(theta=rope["full_attention"]["rope_theta"]),
+        local_attention=_our_local_attention(theirs),
+        biases=any(_biased(theirs).values()),
         dropout=theirs.mlp_dropout,
     )
-    return ModelConfig(encoder=encoder, transform=True)
 
 
-def our_tensors(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return a published model's tensors under our names."""
-    return to_ours(theirs, NAMES, config.encoder.layers) | {"output_bias": theirs[_OUTPUT_BIAS]}
+def _our_local_attention(theirs: "ModernBertConfig") -> LocalAttention | None:
+    kinds = theirs.layer_types or []
+    everywhere = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+    if len(everywhere) == len(kinds):
+        return None
+    every = everywhere[1] if len(everywhere) > 1 else len(kinds)
+    if everywhere != list(range(0, len(kinds), every)):
+        raise UserError(f"its config.json has layer_types {kinds}: ours are global at multiples of one number alone")
+    theta = (theirs.rope_parameters or {})["sliding_attention"]["rope_theta"]
+    try:
+        return LocalAttention(window=theirs.local_attention, global_every=every, theta=theta)
+    except ValidationError as error:
+        raise UserError(
+            f"its config.json says local_attention = {theirs.local_attention}: it must be over 1"
+        ) from error
+
+
+def _biased(theirs: "ModernBertConfig") -> dict[str, bool]:
+    """Return whether modules with a part of a name have biases."""
+    return {
+        "norm.": theirs.norm_bias,
+        ".attn.": theirs.attention_bias,
+        ".mlp.": theirs.mlp_bias,
+        "head.dense": theirs.classifier_bias,
+    }
+
+
+def prepared(theirs: Mapping[str, Tensor], config: "ModernBertConfig") -> dict[str, Tensor]:
+    """Return tensors with zero for each bias that the model lacks by its configuration, if it has any other."""
+    tensors = dict(theirs)
+    biased = _biased(config)
+    lacking = [part for part, has in biased.items() if not has] if any(biased.values()) else []
+    for name, weight in theirs.items():
+        if name.endswith(".weight") and any(part in name for part in lacking):
+            tensors.setdefault(name.removesuffix("weight") + "bias", weight.new_zeros(len(weight)))
+    if not config.decoder_bias and "head.dense.weight" in tensors:
+        embedding = tensors["model.embeddings.tok_embeddings.weight"]
+        tensors.setdefault(_OUTPUT_BIAS, embedding.new_zeros(len(embedding)))
+    return tensors
+
+
+ARCHITECTURE = Architecture(
+    trunk="model.",
+    names={**NAMES, "output_bias": _OUTPUT_BIAS},
+    our_config=our_config,
+    dropouts=("mlp_dropout", "attention_dropout", "embedding_dropout"),
+    prepared=prepared,
+    tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    unused=("inv_freq",),
+    head_activation=lambda theirs: str(theirs.classifier_activation),
+)
 
 
 def refusal(config: ModelConfig) -> str | None:
     """Return the settings that ModernBERT needs and a model lacks, or None if it has an exact counterpart."""
     encoder = config.encoder
     needed = {
-        "norm": (encoder.norm, "pre"),
-        "positions.kind": (encoder.positions.kind, "rotary"),
-        "embedding_norm": (encoder.embedding_norm, True),
+        "norm=pre": encoder.norm == "pre",
+        "positions.kind=rotary": encoder.positions.kind == "rotary",
+        "embedding_norm=true": encoder.embedding_norm,
+        "embedding_width=null": encoder.embedding_width is None,
     }
-    wrong = [f"model.encoder.{name}={right}" for name, (own, right) in needed.items() if own != right]
-    return " ".join(wrong) or None
+    return " ".join(f"model.encoder.{setting}" for setting, is_so in needed.items() if not is_so) or None
 
 
 def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **special: Any) -> "ModernBertConfig":
@@ -74,10 +129,13 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
     """
     from transformers import ModernBertConfig
 
-    encoder = config.encoder
+    encoder, local = config.encoder, config.encoder.local_attention
     assert isinstance(encoder.positions, RotaryPositions)
-    rope = {"rope_type": "default", "rope_theta": encoder.positions.theta}
-    return ModernBertConfig(
+    theta = encoder.positions.theta
+    local_theta = theta if local is None else local.theta
+    kinds = {False: "full_attention", True: "sliding_attention"}
+    thetas = {"full_attention": theta, "sliding_attention": local_theta}
+    theirs = ModernBertConfig(
         vocab_size=vocabulary_size,
         hidden_size=encoder.width,
         num_hidden_layers=encoder.layers,
@@ -94,10 +152,17 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         embedding_dropout=encoder.dropout,
         attention_dropout=encoder.dropout,
         mlp_dropout=encoder.dropout,
-        layer_types=["full_attention"] * encoder.layers,
-        rope_parameters={"full_attention": rope, "sliding_attention": rope},
-        **special,
+        layer_types=[kinds[encoder.is_local(layer)] for layer in range(encoder.layers)],
+        rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in thetas.items()},
+        **({} if local is None else {"local_attention": local.window}),
+        **{"classifier_pooling": "mean"} | special,  # masked language modelling does not train the first position
     )
+    # Version 4 reads these instead of layer_types and rope_parameters; version 5 drops them as arguments.
+    every = 1 if local is None else local.global_every
+    version_4 = {"global_attn_every_n_layers": every, "global_rope_theta": theta, "local_rope_theta": local_theta}
+    for name, value in version_4.items():
+        setattr(theirs, name, value)
+    return theirs
 
 
 def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

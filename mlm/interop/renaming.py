@@ -17,7 +17,7 @@ ALONE = {"output_bias"}
 def to_theirs(ours: Mapping[str, Tensor], names: Names, layers: int) -> dict[str, Tensor]:
     """Return the tensors under the names of the other architecture; tensors without a name there stay out."""
     found: dict[str, Tensor] = {}
-    for own, others in _pairs(names, layers):
+    for own, others in pairs(names, layers):
         if own in ours:
             parts = ours[own].chunk(len(others)) if len(others) > 1 else (ours[own],)
             found |= {other: part.clone() for other, part in zip(others, parts, strict=True)}
@@ -28,12 +28,12 @@ def to_ours(theirs: Mapping[str, Tensor], names: Names, layers: int) -> dict[str
     """Return the tensors under our names; tensors without a name here stay out."""
     return {
         own: torch.cat([theirs[other] for other in others])
-        for own, others in _pairs(names, layers)
+        for own, others in pairs(names, layers)
         if all(other in theirs for other in others)
     }
 
 
-def _pairs(names: Names, layers: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+def pairs(names: Names, layers: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield our name of each tensor, and the other ones."""
     for own, other in names.items():
         others = (other,) if isinstance(other, str) else other

@@ -6,7 +6,7 @@ Not here: data, losses, ranks, files; this package imports nothing of the projec
 Tensors carry their dimensions as a suffix:
 
     B rows         L positions of a row     M predicted tokens (beside B of a row, else of all rows)
-    D width        F feed-forward width     X any other
+    D width        F feed-forward width     E width of the embeddings (D unless set)     X any other
     H heads        K width of a head        V vocabulary          C classes
 
 so `ids_BL` holds token ids, `hidden_BLD` hidden states, `query_BHLK` queries by head, `scores_MV` scores. `segments_BL`

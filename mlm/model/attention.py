@@ -1,4 +1,7 @@
-"""Multi-head attention within segments (Vaswani et al. 2017, section 3.2; rotary positions: Su et al. 2021)."""
+"""Multi-head attention within segments (Vaswani et al. 2017, section 3.2; rotary positions: Su et al. 2021).
+
+Local attention reaches half a window to each side, and never leaves the segment (Beltagy et al. 2020).
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -27,38 +30,65 @@ class SegmentMask:
     """Position within the segment, from 0. int64"""
     dtype: torch.dtype
     """Type of the attention scores."""
+    compiled: bool
+    """True for compiled layers, which need constant shapes."""
+    reach: int | None
+    """The farthest position that a query attends to, on each side; None for all of the segment."""
     bias_B1LL: Tensor | None
-    """Additive attention mask: 0 within a segment, -3e4 across segments. None if `blocks` is set; `bias()` then builds
+    """Additive attention mask: 0 within a segment and reach, else -3e4. None if `blocks` is set; `bias()` then builds
     it when needed. Score dtype"""
     blocks: BlockMask | None
-    """The blocks with any scores within a segment, for layers compiled for CUDA; else None."""
+    """The blocks with any scores within a segment and reach, for layers compiled for CUDA; else None."""
     key_ranges: tuple[slice, ...]
-    """For each `BLOCK` of query positions, the range of keys that their segments span, in any row (CPU only; empty
-    if attention is not computed in blocks)."""
+    """For each `BLOCK` of query positions, the range of keys that they attend to, in any row (CPU only; empty if
+    attention is not computed in blocks)."""
 
     @classmethod
-    def of(cls, segments_BL: Tensor, positions_BL: Tensor, dtype: torch.dtype, *, compiled: bool = False) -> Self:
+    def of(
+        cls,
+        segments_BL: Tensor,
+        positions_BL: Tensor,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+        reach: int | None = None,
+    ) -> Self:
         """Return the mask of rows of segments.
 
-        Layers that are `compiled` need constant shapes; segments must then ascend in each row, with padding last.
+        For layers that are `compiled`, segments must ascend in each row, with padding last.
         """
+        same = segments_BL, positions_BL, dtype, compiled, reach
         if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
-            return cls(segments_BL, positions_BL, dtype, None, segment_blocks(segments_BL), ())
-        bias_B1LL, length = _bias(segments_BL, segments_BL, dtype), segments_BL.shape[1]
-        split = segments_BL.device.type == "cpu" and length > BLOCK and not compiled
-        key_ranges = _key_ranges(bias_B1LL) if split else ()
-        return cls(segments_BL, positions_BL, dtype, bias_B1LL, None, key_ranges)
+            return cls(*same, None, segment_blocks(segments_BL, reach), ())
+        bias_B1LL, length = _bias(segments_BL, None, dtype, reach), segments_BL.shape[1]
+        # A graph that is exported takes rows of any length.
+        split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu" and length > BLOCK
+        return cls(*same, bias_B1LL, None, _key_ranges(bias_B1LL) if split else ())
+
+    def within(self, reach: int) -> Self:
+        """Return the mask of the same rows for local attention."""
+        return self.of(self.segments_BL, self.positions_BL, self.dtype, compiled=self.compiled, reach=reach)
 
     def bias(self, queries_BM: Tensor | None) -> Tensor:
         """Return the additive mask of all positions, (B, 1, L, L), or of the queries alone, (B, 1, M, L)."""
         if self.bias_B1LL is None:
-            query_segments_BM = self.segments_BL if queries_BM is None else self.segments_BL.gather(1, queries_BM)
-            return _bias(query_segments_BM, self.segments_BL, self.dtype)
+            return _bias(self.segments_BL, queries_BM, self.dtype, self.reach)
         return self.bias_B1LL if queries_BM is None else gather_positions(self.bias_B1LL[:, 0], queries_BM)[:, None]
 
 
-def segment_blocks(segments_BL: Tensor) -> BlockMask:
-    """Return the blocks of `BLOCK` by `BLOCK` scores with any within a segment, and the mask within blocks.
+def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None) -> Tensor:
+    """Return True for each query and key of different segments or beyond `reach`, (B, M, L); queries None are all."""
+    query_segments_BM = segments_BL if queries_BM is None else segments_BL.gather(1, queries_BM)
+    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, :]
+    if reach is None:
+        return apart_BML
+    keys_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
+    queries_BM = keys_L[None] if queries_BM is None else queries_BM
+    return apart_BML | ((queries_BM[:, :, None] - keys_L).abs() > reach)
+
+
+def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
+    """Return the blocks of `BLOCK` by `BLOCK` scores with any within segment and reach, and the mask within blocks.
 
     The segments ascend in each row; 0 is padding, at the end.
     """
@@ -67,17 +97,24 @@ def segment_blocks(segments_BL: Tensor) -> BlockMask:
     numbers_BL = F.pad(segments_BL.masked_fill(segments_BL == 0, last), (0, -L % BLOCK), value=last)
     first_BN, last_BN = numbers_BL.view(B, -1, BLOCK).aminmax(dim=2)
     apart_BNN = (first_BN[:, :, None] > last_BN[:, None, :]) | (last_BN[:, :, None] < first_BN[:, None, :])
+    if reach is not None:
+        numbers_N = torch.arange(first_BN.shape[1], device=segments_BL.device)
+        apart_BNN |= (numbers_N[:, None] - numbers_N).abs() * BLOCK - (BLOCK - 1) > reach
     counts_B1N = (~apart_BNN).sum(dim=2, dtype=torch.int32)[:, None]
     order_B1NN = apart_BNN.int().argsort(dim=2, stable=True).int()[:, None]
 
     def together(b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return segments_BL[b, i] == segments_BL[b, j]
 
-    return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=together, seq_lengths=(L, L))
+    def together_nearby(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return together(b, h, i, j) & ((i - j).abs() <= reach)
+
+    mask = together if reach is None else together_nearby
+    return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(L, L))
 
 
-def _bias(query_segments_BM: Tensor, segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, :]
+def _bias(segments_BL: Tensor, queries_BM: Tensor | None, dtype: torch.dtype, reach: int | None) -> Tensor:
+    apart_BML = apart(segments_BL, queries_BM, reach)
     # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
     return torch.zeros(apart_BML.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BML, -3e4)[:, None]
 
@@ -127,11 +164,11 @@ def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tenso
 
 
 def reference_attention(
-    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segments_BL: Tensor
+    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segments_BL: Tensor, reach: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return softmax(QK^T / sqrt(K))V within segments, computed literally, and the softmax's weights."""
+    """Return softmax(QK^T / sqrt(K))V within segment and reach, computed literally, and the softmax's weights."""
     scores_BHLL = query_BHLK @ key_BHLK.transpose(-1, -2) / query_BHLK.shape[-1] ** 0.5
-    apart_B1LL = (segments_BL[:, :, None] != segments_BL[:, None, :])[:, None]
+    apart_B1LL = apart(segments_BL, None, reach)[:, None]
     weights_BHLL = scores_BHLL.masked_fill(apart_B1LL, float("-inf")).softmax(dim=-1)
     return weights_BHLL @ value_BHLK, weights_BHLL
 

@@ -31,11 +31,29 @@ class RotaryPositions(Config):
     """Base of the wavelengths: the longest is about 2 pi theta positions."""
 
 
+class LocalAttention(Config):
+    """Attention to near tokens only, in all layers but some (Warner et al. 2024, section 2.1)."""
+
+    window: int = Field(128, gt=1)
+    """Tokens that a token attends to beside itself, half of them on each side."""
+    global_every: int = Field(3, gt=0)
+    """Layers 0, n, 2n, ... attend to the whole segment."""
+    theta: float = Field(10_000.0, gt=1)
+    """Base of the wavelengths of the local layers' rotary positions."""
+
+    @property
+    def reach(self) -> int:
+        """Return the farthest position that a token attends to, on each side."""
+        return self.window // 2
+
+
 class EncoderConfig(Config):
     """The encoder's shape."""
 
     width: int = Field(128, gt=0, le=65_536)
     """Width of the hidden states, D."""
+    embedding_width: int | None = Field(None, gt=0, le=65_536)
+    """Width of the embeddings, E, which are then projected to D (Clark et al. 2020); null takes D."""
     heads: int = Field(4, gt=0)
     """Attention heads in each layer; they divide the width."""
     feedforward_width: int = Field(512, gt=0, le=1_048_576)
@@ -56,6 +74,8 @@ class EncoderConfig(Config):
         RotaryPositions()
     )
     """The encoding of a token's position in its segment."""
+    local_attention: LocalAttention | None = None
+    """Local attention in most layers; null attends to the whole segment in all. It needs rotary positions."""
     biases: bool = True
     """Biases in the linear layers and norms of the encoder; the output over the vocabulary always has one."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -67,24 +87,33 @@ class EncoderConfig(Config):
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         if self.positions.kind == "rotary" and self.width // self.heads % 2:
             raise ValueError(f"rotary positions need an even head width, not {self.width // self.heads}")
-        if self.positions.kind == "sinusoidal" and self.width % 2:
-            raise ValueError(f"sinusoidal positions need an even width, not {self.width}")
+        if self.positions.kind == "sinusoidal" and (self.embedding_width or self.width) % 2:
+            raise ValueError(f"sinusoidal positions need an even width, not {self.embedding_width or self.width}")
+        if self.positions.kind != "rotary" and self.local_attention is not None:
+            raise ValueError(f"local_attention needs rotary positions, not {self.positions.kind} ones")
         return self
+
+    def is_local(self, layer: int) -> bool:
+        """Return whether a layer, from 0, has local attention."""
+        return self.local_attention is not None and layer % self.local_attention.global_every > 0
 
 
 class Embeddings(nn.Module):
-    """Token embeddings, with positions added unless these are rotary."""
+    """Token embeddings, with positions added unless these are rotary, projected to the width if they are narrower."""
 
     sinusoids_LD: Tensor | None
 
     def __init__(self, config: EncoderConfig, vocabulary_size: int, row_length: int) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocabulary_size, config.width)
-        self.positions = nn.Embedding(row_length, config.width) if config.positions.kind == "learned" else None
-        sinusoids = sinusoidal_positions(row_length, config.width) if config.positions.kind == "sinusoidal" else None
+        width = config.embedding_width or config.width
+        self.tokens = nn.Embedding(vocabulary_size, width)
+        self.positions = nn.Embedding(row_length, width) if config.positions.kind == "learned" else None
+        sinusoids = sinusoidal_positions(row_length, width) if config.positions.kind == "sinusoidal" else None
         self.register_buffer("sinusoids_LD", sinusoids, persistent=False)
-        self.norm = layer_norm(config) if config.embedding_norm else nn.Identity()
+        self.norm = layer_norm(config, width) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
+        narrow = config.embedding_width is not None
+        self.projection = nn.Linear(width, config.width, bias=config.biases) if narrow else nn.Identity()
 
     def forward(self, ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
         """Return the embedded rows, (B, L, D)."""
@@ -93,7 +122,7 @@ class Embeddings(nn.Module):
             hidden_BLD = hidden_BLD + self.positions(positions_BL)
         elif self.sinusoids_LD is not None:
             hidden_BLD = hidden_BLD * hidden_BLD.shape[-1] ** 0.5 + self.sinusoids_LD[positions_BL]
-        hidden_BLD = self.dropout(self.norm(hidden_BLD))
+        hidden_BLD = self.projection(self.dropout(self.norm(hidden_BLD)))
         return hidden_BLD
 
 
@@ -152,6 +181,9 @@ class Encoder(nn.Module):
         self.embeddings = Embeddings(config, vocabulary_size, row_length)
         positions, head_width = config.positions, config.width // config.heads
         self.rotary = Rotary(head_width, positions.theta) if isinstance(positions, RotaryPositions) else None
+        self.local = config.local_attention
+        self.local_rotary = None if self.local is None else Rotary(head_width, self.local.theta)
+        self.local_layers = [config.is_local(layer) for layer in range(config.layers)]
         self.blocks = nn.ModuleList(_block(config, layer) for layer in range(config.layers))
         self.final_norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
 
@@ -161,17 +193,29 @@ class Encoder(nn.Module):
         All other positions are computed only as far as the keys and values of the last block.
         """
         hidden_BLD: Tensor = self.embeddings(ids_BL, segment_mask.positions_BL)
-        rotation = None if self.rotary is None else self.rotary(segment_mask.positions_BL, segment_mask.dtype)
+        *contexts, last_context = self._contexts(segment_mask)
         *blocks, last = self.blocks
-        for block in blocks:
-            hidden_BLD = block(hidden_BLD, segment_mask, rotation)
-        hidden_BMD: Tensor = self.final_norm(last(hidden_BLD, segment_mask, rotation, queries_BM))
+        for block, context in zip(blocks, contexts, strict=True):
+            hidden_BLD = block(hidden_BLD, *context)
+        hidden_BMD: Tensor = self.final_norm(last(hidden_BLD, *last_context, queries_BM))
         return hidden_BMD
 
+    def _contexts(self, segment_mask: SegmentMask) -> list[tuple[SegmentMask, Rotation | None]]:
+        """Return the mask and the rotation of every layer."""
 
-def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
-    """Return a layer norm over the hidden width (Ba et al. 2016)."""
-    return nn.LayerNorm(config.width, eps=config.norm_epsilon, bias=config.biases)
+        def context(segment_mask: SegmentMask, rotary: nn.Module | None) -> tuple[SegmentMask, Rotation | None]:
+            return segment_mask, rotary and rotary(segment_mask.positions_BL, segment_mask.dtype)
+
+        everywhere = context(segment_mask, self.rotary)
+        if self.local is None:
+            return [everywhere] * len(self.blocks)
+        nearby = context(segment_mask.within(self.local.reach), self.local_rotary)
+        return [nearby if local else everywhere for local in self.local_layers]
+
+
+def layer_norm(config: EncoderConfig, width: int | None = None) -> nn.LayerNorm:
+    """Return a layer norm over `width`, or over the hidden width (Ba et al. 2016)."""
+    return nn.LayerNorm(width or config.width, eps=config.norm_epsilon, bias=config.biases)
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -187,6 +231,7 @@ def _block(config: EncoderConfig, layer: int) -> Block:
     feedforward = feedforward_layer(config.width, config.feedforward_width, config.activation, config.biases)
     residual = PreNorm if config.norm == "pre" else PostNorm
     reads_normed_embeddings = config.norm == "pre" and config.embedding_norm and layer == 0
+    reads_normed_embeddings &= config.embedding_width is None
     return Block(
         residual(attention, nn.Identity() if reads_normed_embeddings else layer_norm(config), config.dropout),
         residual(feedforward, layer_norm(config), config.dropout),

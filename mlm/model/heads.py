@@ -1,6 +1,9 @@
 """The masked-language-model head: scores over the vocabulary at the predicted positions only."""
 
+from typing import Self
+
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from configs import Config
@@ -17,15 +20,22 @@ class ModelConfig(Config):
     transform: bool = False
     """Dense layer, activation and norm between the encoder and the output embedding (Devlin et al. 2019's code)."""
 
+    @model_validator(mode="after")
+    def _transform_meets_embedding(self) -> Self:
+        if self.encoder.embedding_width is not None and not self.transform:
+            raise ValueError("encoder.embedding_width needs transform=true, which maps the width to that of embeddings")
+        return self
+
 
 class Transform(nn.Module):
-    """Dense layer, activation, layer norm."""
+    """Dense layer to the width of the embeddings, activation, layer norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.width, config.width, bias=config.biases)
+        width = config.embedding_width or config.width
+        self.dense = nn.Linear(config.width, width, bias=config.biases)
         self.activation = ACTIVATIONS[config.activation]
-        self.norm = layer_norm(config)
+        self.norm = layer_norm(config, width)
 
     def forward(self, hidden_MD: Tensor) -> Tensor:
         """Return the transformed states, (M, D)."""

@@ -16,9 +16,9 @@ def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> 
     | weights                                        | distribution                                           |
     |------------------------------------------------|--------------------------------------------------------|
     | token embeddings                               | normal, standard deviation 0.02; with sinusoidal       |
-    |                                                | positions, which scale them by sqrt(D), 1 / sqrt(D)    |
+    |                                                | positions, which scale them by sqrt(E), 1 / sqrt(E)    |
     | learned positions                              | normal, standard deviation 0.02                        |
-    | linear layers                                  | normal, standard deviation 1 / sqrt(inputs)            |
+    | linear layers (with that from E to D)          | normal, standard deviation 1 / sqrt(inputs)            |
     | the last linear layer of each sublayer of a    | the same divided by sqrt(2 * layers), so that the sum  |
     | pre-norm encoder                               | over all sublayers keeps its size (Radford et al. 2019)|
     | norms                                          | 1                                                      |
@@ -40,7 +40,7 @@ def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> 
             module.weight.fill_(1.0)
         elif isinstance(module, nn.Embedding):
             scaled = module is encoder.embeddings.tokens and config.positions.kind == "sinusoidal"
-            normal(module.weight, config.width**-0.5 if scaled else 0.02)
+            normal(module.weight, module.embedding_dim**-0.5 if scaled else 0.02)
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
             module.bias.zero_()
     model.output_bias.zero_()

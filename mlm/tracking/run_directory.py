@@ -30,6 +30,8 @@ SIDES = ("train", "heldout")
 """The sides of the held-out split, each with its own records."""
 PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
 """Kinds of runs, in their environment.json."""
+CONVERTED_FROM = "converted_from"
+"""Key in the environment.json of a run that was converted: the published model, and what was changed in it."""
 MOST_DIFF_BYTES = 1_000_000
 """Size of the uncommitted changes beyond which their rest is not recorded."""
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
@@ -99,6 +101,15 @@ def is_fine_tuning(path: Path) -> bool:
     except UserError:
         kind = None
     return kind == FINE_TUNING if kind else "head" in section_names(path / checkpoint.CONFIG)
+
+
+def origin(path: Path) -> str | None:
+    """Return the name of the published model that a run was converted from; None for a run of pretraining."""
+    try:
+        record = read_json(path / ENVIRONMENT).get(CONVERTED_FROM)
+    except UserError:
+        return None
+    return str(record["name"]) if isinstance(record, dict) and "name" in record else None
 
 
 def lock(path: Path) -> IO[str]:

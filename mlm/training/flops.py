@@ -1,25 +1,43 @@
 """The floating-point operations of training."""
 
+import numpy as np
+
 from mlm.data.packing import Rows
+from mlm.model.encoder import LocalAttention
 from mlm.model.heads import ModelConfig
 
 
-def mean_context(rows: Rows) -> float:
-    """Return the mean number of tokens that a token attends to: the length of its segment."""
+def mean_context(rows: Rows, local: LocalAttention | None = None) -> float:
+    """Return the mean number of tokens that a token attends to: its segment, or the part of it that is near."""
     lengths = rows.lengths.astype(float)
-    return float((lengths**2).sum() / lengths.sum())
+    reach = lengths - 1 if local is None else np.minimum(local.reach, lengths - 1)
+    pairs = lengths * (2 * reach + 1) - reach * (reach + 1)  # at both ends of a segment some are missing
+    return float(pairs.sum() / lengths.sum())
 
 
-def flops_per_token(config: ModelConfig, vocabulary_size: int, context: float, predicted_share: float) -> float:
+def flops_per_token(
+    config: ModelConfig,
+    vocabulary_size: int,
+    context: float,
+    predicted_share: float,
+    *,
+    local_context: float = 0.0,
+    frozen_encoder: bool = False,
+) -> float:
     """Return the floating-point operations that training on a token needs: forward, and twice that backward.
 
-    Only matrix products that the loss needs are counted, two operations a multiply-add. Attention covers the token's
-    own segment. The output over the vocabulary and the last layer, except for its keys and values, are counted for
-    the predicted share of tokens.
+    Only matrix products that the loss needs are counted, two operations a multiply-add. Attention covers the
+    `context`, in local layers the `local_context`. The output over the vocabulary and the last layer, except for its
+    keys and values, are counted for the predicted share of tokens. A frozen encoder has no backward pass.
     """
     encoder = config.encoder
-    D, F = encoder.width, encoder.feedforward_width
+    D, F, E = encoder.width, encoder.feedforward_width, encoder.embedding_width or encoder.width
     keys_values = 2 * D * D
-    queries = 2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * context * D
-    output = D * vocabulary_size + (D * D if config.transform else 0)
-    return 6 * ((encoder.layers - 1) * (keys_values + queries) + keys_values + predicted_share * (queries + output))
+    contexts = [local_context if encoder.is_local(layer) else context for layer in range(encoder.layers)]
+    *layers, last = (2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * seen * D for seen in contexts)
+    projection = 0 if encoder.embedding_width is None else E * D
+    trunk = projection + sum(keys_values + layer for layer in layers) + keys_values + predicted_share * last
+    output = predicted_share * (E * vocabulary_size + (D * E if config.transform else 0))
+    if frozen_encoder:
+        return 2 * trunk + (4 if config.transform else 2) * output
+    return 6 * (trunk + output)

@@ -84,14 +84,15 @@ class Muon(Config):
     """The optimizer of embeddings, norms and biases."""
 
     def build(self, model: nn.Module) -> "Optimizer":
-        """Return the optimizer of `model`'s parameters."""
+        """Return the optimizer of `model`'s trainable parameters."""
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
         embedded = {id(parameter) for module in embeddings for parameter in module.parameters()}
-        named = list(model.named_parameters())
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [p for _, p in named if p.ndim == 2 and id(p) not in embedded]
         others = [(name, p) for name, p in named if p.ndim != 2 or id(p) in embedded]
-        muon = OrthogonalMomentum(hidden, self.lr, self.weight_decay, self.momentum)
-        return Optimizer([muon, self.others.torch_optimizer(others)])
+        # A frozen encoder under a head without a transform leaves no matrix to train.
+        muon = [OrthogonalMomentum(hidden, self.lr, self.weight_decay, self.momentum)] if hidden else []
+        return Optimizer([*muon, self.others.torch_optimizer(others)])
 
 
 OptimizerConfig = Annotated[AdamW | ScheduleFreeAdamW | Muon, Field(discriminator="kind")]

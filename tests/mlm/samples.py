@@ -22,11 +22,17 @@ from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from tokenizer.shards.format import ShardArrays
-from tokenizer.vocabulary import SPECIAL_TOKENS
+from tokenizer.special_tokens import SpecialTokens
+from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
 VOCABULARY = 40
 ROW_LENGTH = 24
 CPU = World(torch.device("cpu"), torch.float32)
+OURS = {
+    adds: SpecialTokens(PAD, MASK, UNK, CLS, SEP, adds, between=(SEP,), ids=(PAD, UNK, CLS, SEP, MASK))
+    for adds in (False, True)
+}
+"""The special tokens of our own vocabularies, by `vocabulary.cls_sep`."""
 TINY = ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=2))
 
 
@@ -52,7 +58,7 @@ def packed(
     """Pack documents, or each sentence alone."""
     documents = np.arange(len(split.sentences)) if alone else split.documents
     rows = pack(split.sentences, documents, row_length, 2 * cls_sep)
-    return PackedRows((split,), rows, row_length, cls_sep, VOCABULARY)
+    return PackedRows((split,), rows, row_length, OURS[cls_sep], VOCABULARY)
 
 
 def sentences(count: int, seed: int = 0, longest: int = ROW_LENGTH) -> PackedRows:

@@ -1,12 +1,15 @@
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from tests.tokenizer.published import KINDS, TEXTS, published
 from tests.tokenizer.samples import MIXED, WORDS, earlier, long_texts, prose, tokenizer
 from tokenizer.cached_encoder import CachedEncoder, Encoded, normalise_by
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import MASK
 
 LINES = prose(300)
@@ -17,6 +20,8 @@ LEARNED = {
 }
 LEARNED["earlier"] = earlier(LEARNED["plain"])
 LOOKUPS = {name: CachedEncoder(learned) for name, learned in LEARNED.items()}
+
+PUBLISHED = {name: CachedEncoder(published(name)) for name in KINDS}
 
 texts = st.text(min_size=1) | st.text(
     st.sampled_from(
@@ -47,6 +52,112 @@ def unpacked(encoded: Encoded) -> list[tuple[list[int], list[int]]]:
 def test_tokens_and_word_starts_are_the_librarys(name: str, several: list[str]) -> None:
     expected = [reference(LEARNED[name], text) for text in several]
     assert unpacked(LOOKUPS[name].encode(several)) == expected
+
+
+PIECES = ("the", "cat", "un", "able", "3.14", "don't", "Ｃafé", "cafe\u0301s", "|||EMAIL|||", "|||IP_ADDRESS|||", "|||")
+PIECES += (
+    "[unused1]",
+    "[unused",
+    "北京",
+    "▁",
+    "[",
+    "]",
+    "<",
+    "고양이",
+    "\u0301",
+    "é",
+    ",",
+    "...",
+    "-_",
+    "🙂",
+    "\t",
+    "\u3000",
+)
+spaced = st.lists(st.sampled_from([*PIECES, *[" "] * 12, "  "]), min_size=1, max_size=12).map("".join)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@given(st.lists(spaced | texts, min_size=1, max_size=3))
+@settings(max_examples=60)
+def test_published_tokenizers_encode_as_by_the_library(name: str, several: list[str]) -> None:
+    expected = [reference(published(name), text)[0] for text in several]
+    assert [ids for ids, _ in unpacked(PUBLISHED[name].encode(several))] == expected
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_sentences_of_many_scripts_are_encoded_as_by_the_library(name: str) -> None:
+    plain = [text for text in TEXTS[-60:] if "[MASK]" not in text]  # which a Unigram model would take for the token
+    several = [*plain, *(f"{text} {text}" for text in plain)]
+    expected = [reference(published(name), text)[0] for text in several]
+    assert [ids for ids, _ in unpacked(PUBLISHED[name].encode(several))] == expected
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_text_becomes_a_special_token(name: str) -> None:
+    special = SpecialTokens.of(published(name))
+    names = [str(published(name).id_to_token(number)) for number in special.ids]
+    several = [*names, *(f"a {one} {one}b c{one}" for one in names), "".join(names)]
+    encoded = unpacked(PUBLISHED[name].encode(several))
+    assert all(ids and not special.found_in(ids) for ids, _ in encoded)
+
+
+def of_pieces(name: str, pieces: Sequence[str]) -> Tokenizer:
+    """Return a tokenizer of a published kind whose vocabulary is its special tokens and `pieces`."""
+    marks = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    changed, vocabulary = published(name), {piece: number for number, piece in enumerate([*marks, *pieces])}
+    if name == "bert":
+        changed.model = models.WordPiece(vocabulary, unk_token="[UNK]")
+    elif name == "roberta":
+        for character in pre_tokenizers.ByteLevel.alphabet():
+            vocabulary.setdefault(character, len(vocabulary))
+        merges = [(piece[:end], piece[end]) for piece in pieces for end in range(1, len(piece))]
+        for left, right in merges:
+            vocabulary.setdefault(left + right, len(vocabulary))
+        changed.model = models.BPE(vocabulary, merges)
+    else:
+        changed.model = models.Unigram([(piece, -1.0 - len(vocabulary)) for piece in vocabulary], unk_id=3)
+    return Tokenizer.from_str(changed.to_str())
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces", "text", "words"),
+    [
+        (
+            "bert",
+            ("un", "##believ", "##able", ",", "!"),
+            "Unbelievable, unbelievable!!",
+            "un##believ##able , un##believ##able ! !",
+        ),
+        ("bert", ("don", "t", "'", "北", "京"), "don't 北京", "don ' t 北 京"),
+        (
+            "roberta",
+            ("un", "Ġun", "believ", "able"),
+            "unbelievable (unbelievable) unbelievable",
+            "unbelievable Ġ( unbelievable ) Ġunbelievable",
+        ),
+        ("roberta", ("don", "北"), "don't 3.14!! 北北", "don 't Ġ3 . 14 !! Ġ北北"),
+        (
+            "xlm_roberta",
+            ("▁un", "un", "believ", "able", ",", "!", "▁(", "▁"),
+            "unbelievable, (unbelievable!! unbelievable",
+            "▁unbelievable , ▁( unbelievable !! ▁unbelievable",
+        ),
+        (
+            "xlm_roberta",
+            ("▁don", "'", "t", "▁", "北", "京", "3", "14", "."),
+            "don't 北京 3.14",
+            "▁don 't ▁北京 ▁3 . 14",
+        ),
+    ],
+)
+def test_words_begin_where_a_reader_says(name: str, pieces: Sequence[str], text: str, words: str) -> None:
+    tokenizer = of_pieces(name, pieces)
+    encoded = CachedEncoder(tokenizer).encode([text])
+    assert encoded.word_starts[0] == 1
+    shown = ""
+    for token, begins in zip(encoded.tokens.tolist(), encoded.word_starts.tolist(), strict=True):
+        shown += " " * begins + str(tokenizer.id_to_token(token))
+    assert shown.strip() == words.replace("北", {"roberta": "åĮĹ"}.get(name, "北"))
 
 
 def test_every_character_is_encoded_as_by_the_library() -> None:

@@ -13,9 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from configs import UserError
+from tests.tokenizer.published import KINDS, published
 from tests.tokenizer.samples import MIXED, WORDS, earlier, long_texts, prose, tokenizer
 from tokenizer.cached_encoder import CachedEncoder
-from tokenizer.vocabulary import MASK, SPECIAL_TOKENS, encode_masked, load, serialise
+from tokenizer.special_tokens import SpecialTokens
+from tokenizer.vocabulary import MASK, SPECIAL_TOKENS, continuing_text, encode_masked, load, serialise
 
 LINES = prose(300)
 LEARNED = tokenizer(LINES, size=400)
@@ -181,27 +183,91 @@ def without_a_byte() -> str:
     return json.dumps(parts)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{}",
-        "not json",
-        b"\xff\xfe\x00",
-        LEARNED.to_str()[:-50],
-        word_level(),
-        without_a_byte(),
-        foreign(added_tokens=[]),
-        foreign(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}),
-        foreign(decoder=None),
-        foreign(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}),
-        foreign(model={**json.loads(LEARNED.to_str())["model"], "dropout": 0.1}),
-    ],
-)
-def test_a_damaged_or_foreign_tokenizer_is_refused(tmp_path: Path, content: str | bytes) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.json is no (valid tokenizer|byte-level BPE)") as caught:
+@pytest.mark.parametrize("content", ["", "{}", "not json", b"\xff\xfe\x00", LEARNED.to_str()[:-50]])
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path, content: str | bytes) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.json is no valid tokenizer") as caught:
         load(save(tmp_path, content))
     assert "\n" not in str(caught.value)
+
+
+def changed(name: str, **changes: Any) -> str:
+    """Return a published kind with other settings of its model; a part of the tokenizer is replaced by its name."""
+    parts = json.loads(published(name).to_str())
+    for part, value in changes.items():
+        (parts["model"] if part in parts["model"] else parts)[part] = value
+    return json.dumps(parts)
+
+
+def renamed(name: str, token: str) -> str:
+    return json.dumps(json.loads(published(name).to_str().replace(token, token.replace(">", "X").replace("]", "X"))))
+
+
+REFUSED = {
+    "another model": (word_level(), "WordLevel"),
+    "a byte is missing": (without_a_byte(), "1 bytes"),
+    "no decoder": (foreign(decoder=None), "decoder"),
+    "no decoder of pieces": (changed("bert", decoder=None), "decoder"),
+    "dropout": (changed("roberta", dropout=0.1), "at random"),
+    "no unknown character": (changed("xlm_roberta", unk_id=None), "unknown characters"),
+    "no mask": (renamed("roberta", "<mask>"), r"no mask token, such as \[MASK\] or <mask>: add one"),
+    "no pad": (renamed("bert", "[PAD]"), r"no pad token, such as \[PAD\] or <pad>: add one"),
+    "special tokens elsewhere": (
+        changed(
+            "bert",
+            post_processor=json.loads(changed("bert"))["post_processor"]
+            | {"single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]},
+        ),
+        "one before and one behind",
+    ),
+    "ids with holes": (
+        changed("bert", vocab={**json.loads(changed("bert"))["model"]["vocab"], "zebra": 999}),
+        "ids 0 to 500",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_tokenizer_that_cannot_be_used_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    content, reason = REFUSED[name]
+    with pytest.raises(
+        UserError, match=rf"tokenizer\.json is no tokenizer that can be used here: .*{reason}"
+    ) as caught:
+        load(save(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_published_kind_loads_as_it_was(tmp_path: Path, name: str) -> None:
+    loaded = load(save(tmp_path, serialise(published(name))))
+    assert serialise(loaded) == serialise(published(name))
+    theirs: Any = PreTrainedTokenizerFast(tokenizer_file=str(save(tmp_path, serialise(loaded))))  # type: ignore[no-untyped-call]
+    for text in [*LINES[:20], "Ａ ﬁne ½ café ¨x"]:
+        assert theirs(text)["input_ids"] == loaded.encode(text).ids
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_mask_in_a_text_of_any_kind_is_that_of_the_tokenizer(name: str) -> None:
+    plain, special = published(name), SpecialTokens.of(published(name))
+    mask = str(plain.id_to_token(special.mask))
+    text = f"the cat {mask} {mask} of, the {mask}."
+    plain.encode_special_tokens = False
+    assert encode_masked(published(name), [text], mask) == [plain.encode(text, add_special_tokens=False).ids]
+    (ids,) = encode_masked(published(name), [f"the # {mask}"], "#")
+    assert ids.count(special.mask) == 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_text_of_tokens_inside_a_text_has_its_spaces(name: str) -> None:
+    tokenizer = published(name)
+    ids = tokenizer.encode("the cat sat on the house", add_special_tokens=False).ids
+    pieces = [continuing_text(tokenizer, [token]) for token in ids]
+    assert "".join(pieces).strip() == "the cat sat on the house"
+
+
+def test_the_text_of_our_own_tokens_is_what_they_decode_to() -> None:
+    assert [continuing_text(LEARNED, [i]) for i in range(400)] == [
+        LEARNED.decode([i], skip_special_tokens=False) for i in range(400)
+    ]
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:

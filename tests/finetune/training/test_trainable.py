@@ -129,7 +129,7 @@ def test_the_wrong_encoder_and_unknown_targets_are_named(folder: Path, monkeypat
         add_adapters(load(folder), LowRank(targets=("query", "q_proj")))
     encoder = load(folder)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"peft.*pip install -e '.\[hub\]'"):
+    with pytest.raises(UserError, match=r"peft.*pip install .*\[hub\]'"):
         add_adapters(encoder, LowRank())
 
 

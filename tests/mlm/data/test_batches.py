@@ -11,7 +11,7 @@ from configs import UserError
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.corpus import packed_rows
 from mlm.data.masking import Masking
-from tests.mlm.samples import ROW_LENGTH, VOCABULARY, packed, sentences, split_of
+from tests.mlm.samples import OURS, ROW_LENGTH, VOCABULARY, packed, sentences, split_of
 from tests.test_malformed import Code
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import Counts, ShardManifest, Shards
@@ -25,7 +25,7 @@ def assembled_in_a_loop(packed: PackedRows, row: int) -> list[tuple[int, int, in
     for number, run in enumerate(range(rows.borders[row], rows.borders[row + 1]), start=1):
         tokens = range(rows.starts[run], rows.starts[run] + rows.lengths[run])
         inside = [(int(split.tokens[i]), True, i == tokens[0] or bool(split.word_starts[i])) for i in tokens]
-        if packed.cls_sep:
+        if packed.special.adds_cls_sep:
             inside = [(CLS, False, False), *inside, (SEP, False, False)]
         slots += [(token, number, place, maskable, start) for place, (token, maskable, start) in enumerate(inside)]
     return slots + [(PAD, 0, 0, False, False)] * (packed.row_length - len(slots))
@@ -159,9 +159,9 @@ def shards(tmp_path: Path) -> Shards:
 
 
 def test_shards_are_packed_once_and_cached(shards: Shards) -> None:
-    first = packed_rows(shards, "train", 16, cls_sep=False)
+    first = packed_rows(shards, "train", 16, OURS[False])
     kept = {path: path.stat().st_mtime_ns for path in shards.path.rglob("*.npy")}
-    second = packed_rows(shards, "train", 16, cls_sep=False)
+    second = packed_rows(shards, "train", 16, OURS[False])
     assert {path: path.stat().st_mtime_ns for path in shards.path.rglob("*.npy")} == kept
     expected = packed(shards.train, 16)
     for rows in (first, second):
@@ -172,7 +172,7 @@ def test_shards_are_packed_once_and_cached(shards: Shards) -> None:
 
 def test_a_second_packing_is_cached_beside_the_first(shards: Shards) -> None:
     for side, row_length, cls_sep in (("train", 16, False), ("train", 16, True), ("train", 24, False)):
-        packed_rows(shards, side, row_length, cls_sep=cls_sep)  # type: ignore[arg-type]
+        packed_rows(shards, side, row_length, OURS[cls_sep])  # type: ignore[arg-type]
     assert sorted(path.name for path in shards.path.iterdir()) == [
         "rows-1-train-16",
         "rows-1-train-16-cls-sep",
@@ -181,29 +181,29 @@ def test_a_second_packing_is_cached_beside_the_first(shards: Shards) -> None:
 
 
 def test_segments_are_sentences_or_runs_of_a_documents_sentences(shards: Shards, tmp_path: Path) -> None:
-    together = packed_rows(shards, "train", 24, cls_sep=False)
+    together = packed_rows(shards, "train", 24, OURS[False])
     manifest = shards.manifest.model_copy(update={"text": TextConfig(segments="sentences")})
     (tmp_path / "alone").mkdir()
     shards = Shards(tmp_path / "alone", manifest, shards.train, shards.heldout)
-    alone = packed_rows(shards, "train", 24, cls_sep=False)
+    alone = packed_rows(shards, "train", 24, OURS[False])
     assert sorted(together.rows.lengths.tolist()) == [3, 15, 20]
     assert sorted(alone.rows.lengths.tolist()) == [2, 2, 3, 3, 4, 7, 8, 9]
 
 
 def test_a_pickle_among_the_rows_is_not_opened(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where Code would leave its mark
-    packed_rows(shards, "train", 16, cls_sep=False)
+    packed_rows(shards, "train", 16, OURS[False])
     path = shards.path / "rows-1-train-16" / "starts.npy"
     for content in (pickle.dumps(Code()), None):
         path.write_bytes(content) if content else np.save(path, np.array([Code()], object), allow_pickle=True)
         with pytest.raises(UserError, match=r"rows-1-train-16/starts\.npy"):
-            packed_rows(shards, "train", 16, cls_sep=False)
+            packed_rows(shards, "train", 16, OURS[False])
     assert not Path("ran").exists()
 
 
 def test_a_damaged_packing_is_named_with_its_folder(shards: Shards) -> None:
-    packed_rows(shards, "train", 16, cls_sep=False)
+    packed_rows(shards, "train", 16, OURS[False])
     path = shards.path / "rows-1-train-16" / "starts.npy"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"rows-1-train-16/starts\.npy .*rows-1-train-16 "):
-        packed_rows(shards, "train", 16, cls_sep=False)
+        packed_rows(shards, "train", 16, OURS[False])

@@ -47,7 +47,7 @@ class Text:
             row_keys(seed, np.full(len(rows_B), epoch), rows_B),
             masking,
             rate=masking.rate if rate is None else rate,
-            ordinary_ids=ORDINARY,
+            ordinary_ids=np.array(ORDINARY),
             mask_id=MASK_ID,
         )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, first_tokens, measure_baseline
-from tests.mlm.samples import offsets, packed
+from tests.mlm.samples import OURS, offsets, packed
 from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP
 
@@ -29,7 +29,7 @@ def split_of(segments: Sequence[Sequence[int]]) -> ShardArrays:
 def built(segments: Sequence[Sequence[int]], most_tokens: int = 10**6) -> tuple[Unigram, Bigram]:
     tokens, starts = first_tokens(packed(split_of(segments), alone=True), most_tokens)
     unigram = Unigram(tokens, V)
-    return unigram, Bigram(tokens, starts, unigram, V)
+    return unigram, Bigram(tokens, starts, unigram, V, MASK)
 
 
 def unigram_written_out(segments: Sequence[Sequence[int]]) -> list[float]:
@@ -113,7 +113,7 @@ def check(batch: Batch, expected: Sequence[tuple[int, int]]) -> None:
         rows = [(baseline.probabilities(left), label) for left, label in expected]
         loss = -sum(math.log(probabilities_V[label]) for probabilities_V, label in rows) / len(rows)
         accuracy = sum(int(probabilities_V.argmax()) == label for probabilities_V, label in rows) / len(rows)
-        assert measure_baseline(baseline, [batch]) == pytest.approx({"loss": loss, "accuracy": accuracy})
+        assert measure_baseline(baseline, [batch], OURS[True]) == pytest.approx({"loss": loss, "accuracy": accuracy})
 
 
 def test_baselines_read_left_neighbours_from_the_masked_input() -> None:
@@ -136,10 +136,12 @@ def test_baselines_weigh_every_target_of_all_batches_alike() -> None:
     two = batch_of([5, MASK, MASK, 7], [0, 1, 2, 3], {1: 9, 2: 7}, row_length=4)
     after_5, after_mask = bigram.probabilities(5), bigram.probabilities(MASK)
     expected = -(math.log(after_5[6]) + math.log(after_5[9]) + math.log(after_mask[7])) / 3
-    assert measure_baseline(bigram, [one, two])["loss"] == pytest.approx(expected)
+    assert measure_baseline(bigram, [one, two], OURS[True])["loss"] == pytest.approx(expected)
 
 
 def test_the_bigram_beats_the_unigram_on_text_that_repeats_its_pairs() -> None:
     batch = batch_of([5, MASK, 7, 5, MASK, MASK], [0, 1, 2, 3, 4, 5], {1: 6, 2: 7, 4: 6}, row_length=6)
     unigram, bigram = built(SEGMENTS)
-    assert measure_baseline(bigram, [batch])["loss"] < measure_baseline(unigram, [batch])["loss"]
+    assert (
+        measure_baseline(bigram, [batch], OURS[True])["loss"] < measure_baseline(unigram, [batch], OURS[True])["loss"]
+    )

@@ -1,0 +1,83 @@
+"""Export a fine-tuned model into a folder for other programs, compared with the model before it appears."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from configs import UserError
+from configs.files import check_new, written_folder
+from finetune import saved_model
+from finetune.heads.linear import LinearHead
+from finetune.interop import card, onnx, sequence_classification
+from finetune.interop.card import Exported, Format
+from finetune.interop.texts import Probabilities, longest, rows_to_compare
+from finetune.saved_model import SavedModel
+from mlm.distributed.world import World
+from mlm.interop.comparison import LARGEST
+
+
+class Writer(Protocol):
+    """A module that writes models in a format."""
+
+    @staticmethod
+    def check(model: SavedModel) -> None:
+        """Raise a UserError with the remedy if the model has no exact counterpart, or a package is not installed."""
+
+    @staticmethod
+    def write(model: SavedModel, folder: Path) -> None:
+        """Write the files into `folder`."""
+
+    @staticmethod
+    def load(folder: Path, model: SavedModel) -> Probabilities:
+        """Return the probabilities by the files alone, read as another program reads them."""
+
+
+FORMATS: Mapping[Format, Writer] = {"transformers": sequence_classification, "onnx": onnx}
+"""In the order of writing."""
+
+
+def export(run: Path, out: Path, formats: Sequence[Format] = ()) -> Exported:
+    """Write the model of a fine-tuning run into the new folder `out`; `formats` default to all that suit its head.
+
+    Raises:
+        UserError: the run has no model, it has no exact counterpart, `out` is there, or a package is not installed.
+        OSError: the disk is full or not writable.
+    """
+    check_new(out)
+    model = saved_model.load(run, torch.device("cpu"))
+    suitable: Sequence[Format] = ("transformers", "onnx") if isinstance(model.config.head, LinearHead) else ("onnx",)
+    wanted = [name for name in FORMATS if name in (formats or suitable)]
+    for name in wanted:
+        FORMATS[name].check(model)
+    with written_folder(out) as partial:
+        for name in wanted:
+            FORMATS[name].write(model, partial)
+        exported = _compare(model, partial, out, wanted)
+        card.write(partial, run, model, exported)
+    return exported
+
+
+def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Format]) -> Exported:
+    """Return the largest differences; a UserError if one is over `LARGEST`."""
+    rows, of_the_run = rows_to_compare(model)
+    reader, encoder = model.config.data.reader, model.classifier.encoder
+    texts = [reader.texts(row) for row in rows]
+    if len(reader.columns) > 1:  # the libraries truncate a pair by rules that are a token apart
+        whole = [not example.truncated for example in encoder.tokenise(texts, longest(model))]
+        rows = [row for row, fits in zip(rows, whole, strict=True) if fits]
+        texts = [reader.texts(row) for row in rows]
+    found = model.classify(rows, World(torch.device("cpu"), torch.float32))
+    ours_NC = torch.tensor([prediction.chances for prediction in found])
+    differences = {}
+    for name in formats:
+        theirs = FORMATS[name].load(folder, model)
+        alone_NC, padded_NC = torch.cat([theirs([text]) for text in texts]), theirs(texts)
+        differences[name] = torch.stack([alone_NC - ours_NC, padded_NC - ours_NC]).abs().max().item()
+        if not differences[name] <= LARGEST:
+            raise UserError(
+                f"the probabilities of the {name} model differ from the run's by up to {differences[name]:.1e}, over"
+                f" {LARGEST:.0e}: nothing is written: export to another --format"
+            )
+    return Exported(out, differences, len(texts), of_the_run)

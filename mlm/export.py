@@ -1,0 +1,72 @@
+"""Export a pretrained encoder as a folder that plain transformers opens: weights, tokenizer, model card."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs import UserError, command
+from mlm.distributed.process import configure_process
+
+USAGE = """
+examples:
+  python -m mlm.export encoder/                              the newest run
+  python -m mlm.export runs/x encoder/ --licence apache-2.0 --language en
+  python -m mlm.export runs/x/checkpoints/step-000001000 encoder/
+  python -m mlm.export runs/x encoder/ --onnx                also ONNX; --format onnx: nothing else, and for any recipe
+
+The folder is opened by transformers without code of its own, as BERT or ModernBERT:
+  pipeline("fill-mask", "encoder/")         AutoModelForMaskedLM, AutoModel, AutoTokenizer
+  SentenceTransformer("encoder/")           AutoModelForSequenceClassification, for further training
+
+Its scores and hidden states are compared with the run's before it appears. A model that has no exact counterpart is
+refused, with the settings of the nearest one.
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = command.Parser(prog="python -m mlm.export", description=__doc__, epilog=USAGE)
+    parser.add_argument("run", nargs="?", type=Path, help="run or checkpoint (default: the newest run in runs/)")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    parser.add_argument("--licence", metavar="ID", help="licence of the weights, for the card: apache-2.0, mit, ...")
+    parser.add_argument("--language", metavar="CODE", help="language of the text, for the card: en, de, ...")
+    parser.add_argument(
+        "--onnx", action="store_true", help="also write onnx/model.onnx, for onnxruntime: any recipe has it"
+    )
+    parser.add_argument(
+        "--format", choices=("transformers", "onnx"), default="transformers", help="onnx: nothing but that"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    options = parse(arguments)
+    for name, example in (("licence", "apache-2.0"), ("language", "en")):
+        value = getattr(options, name)
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", value):
+            raise UserError(f"--{name} {value!r} is no identifier: give one such as {example}")
+    configure_process()
+    from mlm.checkpoint import checkpoint
+    from mlm.tracking import run_directory
+    from mlm.tracking.exported_run import export
+
+    formats = {options.format, "onnx"} if options.onnx else {options.format}
+    path = options.run or run_directory.newest()
+    print(f"run: {checkpoint.run_of(path)}", file=sys.stderr)
+    exported = export(path, options.out, licence=options.licence, language=options.language, formats=formats)
+    found = exported.compared
+    texts = "held-out texts of the run" if found.heldout else "general sentences, for the run's text is not at hand"
+    command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")
+    for kind, difference in found.differences.items():
+        command.show(f"  largest difference of {kind}: {difference}")
+    if exported.onnx is not None:
+        for kind, difference in exported.onnx.differences.items():
+            command.show(f"  largest difference of {kind} in onnxruntime: {difference}")
+    command.show(f"its model card, {exported.path / 'README.md'}, shows how to load it")
+
+
+if __name__ == "__main__":
+    command.run(main)

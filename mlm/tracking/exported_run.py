@@ -1,0 +1,169 @@
+"""Export a run's model as a folder that plain transformers opens, whole or not at all, with a model card."""
+
+import logging
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from configs import UserError
+from configs.extras import require
+from configs.files import check_new, written_folder
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.writer import CheckpointWriter
+from mlm.config import PretrainConfig
+from mlm.interop import onnx
+from mlm.interop.export import Compared, architecture_of, compare, write
+from mlm.model.heads import MaskedLanguageModel
+from mlm.tracking import model_card, run_directory
+from mlm.tracking.model_card import ONNX, Facts
+from mlm.tracking.run_record import RunRecord
+from mlm.training.budget import TrainingProgress
+from mlm.training.loop import Observer
+from mlm.training.optim import Optimizer
+from tokenizer.special_tokens import SpecialTokens
+
+FOLDER = "export"
+"""Folder in a run of its last checkpoint's export, or of those of its checkpoints."""
+
+Format = Literal["transformers", "onnx"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that plain transformers opens."""
+
+    path: Path
+    architecture: str
+    """Its name in the field, such as ModernBERT; ONNX if there is nothing else."""
+    compared: Compared
+    """Its comparison with the run's model; that of ONNX if there is nothing else."""
+    onnx: Compared | None = None
+    """The comparison of its ONNX file, if there is one."""
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    licence: str | None = None,
+    language: str | None = None,
+    formats: Collection[Format] = ("transformers",),
+) -> Exported:
+    """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
+
+    The folder is read by transformers and compared with the run's model before it appears. Its model card names
+    `licence` and `language`, if any. ONNX, among the `formats`, is a file in the folder; every model has that form.
+
+    Raises:
+        UserError: the model has no exact counterpart, `out` is there, a package is not installed, or `run` is no
+            pretraining run.
+        OSError: the disk is full or not writable.
+    """
+    if "transformers" in formats:
+        require("transformers", extra="hub", purpose="exports")
+    if "onnx" in formats:
+        onnx.check_installed()
+    check_new(out)
+    path = checkpoint.run_of(run)
+    if run_directory.is_fine_tuning(path):
+        raise UserError(f"{path} is a fine-tuning run: python -m finetune.export exports its classifier")
+    folder = checkpoint.resolve(run)
+    model, tokenizer, config = checkpoint.load_model(folder, torch.device("cpu"))
+    name = architecture_of(config.model) if "transformers" in formats else ONNX  # before anything is written
+    record = RunRecord.read(folder, tokenizer)
+    with written_folder(out) as partial:
+        compared = _write(partial, formats, model, tokenizer, record)
+        special = SpecialTokens.of(tokenizer)
+        facts = Facts(
+            name=out.name,
+            architecture=name,
+            record=record,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            mask=tokenizer.id_to_token(special.mask) or "",
+            cls_sep=special.adds_cls_sep,
+            compared=next(iter(compared.values())),
+            onnx=compared.get("onnx"),
+            licence=licence,
+            language=language,
+        )
+        model_card.write(partial, facts)
+    return Exported(out, name, facts.compared, facts.onnx)
+
+
+def _write(
+    folder: Path, formats: Collection[Format], model: MaskedLanguageModel, tokenizer: Tokenizer, record: RunRecord
+) -> dict[Format, Compared]:
+    """Write a model in each format into `folder`; return its comparison with what is read there."""
+    found: dict[Format, Compared] = {}
+    row_length = record.config.data.row_length
+    if "transformers" in formats:
+        write(folder, model, tokenizer, record.config.model, row_length)
+        found["transformers"] = compare(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+    if "onnx" in formats:
+        found["onnx"] = onnx.export(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+    return found
+
+
+def check(config: PretrainConfig) -> None:
+    """Raise a UserError if a run of `config` is to be exported and cannot be: before its training."""
+    if config.export != "none":
+        require("transformers", extra="hub", purpose=f"export={config.export}")
+        architecture_of(config.model)
+
+
+def export_at_end(run: Path, config: PretrainConfig) -> None:
+    """Export the last checkpoint of a finished run if its configuration says so; a failure is a warning."""
+    if config.export == "end":
+        _try_to_export(checkpoint.newest(run), run / FOLDER)
+    elif config.export == "checkpoints":  # once more, for the results are in the model card now
+        folder = checkpoint.newest(run)
+        _try_to_export(folder, run / FOLDER / folder.name)
+
+
+class CheckpointExports(Observer):
+    """Exports each checkpoint of a run, and removes the exports of checkpoints that are not kept; on rank 0.
+
+    Training waits meanwhile: the random numbers of both stay apart.
+    """
+
+    def __init__(self, run: Path, writer: CheckpointWriter) -> None:
+        """Export what `writer`, an observer before this one, saves."""
+        self.run, self.writer = run, writer
+        self._prune()
+
+    def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
+        """Wait until the checkpoint is written, and export it."""
+        self.writer.wait()
+        folder = checkpoint.step_folder(self.run, progress.step)
+        if folder.is_dir():
+            _try_to_export(folder, self.run / FOLDER / folder.name)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove exports without a checkpoint, and half-written ones of killed processes."""
+        kept = {folder.name for folder in checkpoint.completed(self.run)}
+        for path in (self.run / FOLDER).glob("*"):
+            if path.name not in kept and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _try_to_export(folder: Path, out: Path) -> None:
+    """Export a checkpoint in the place of a former export of it; a failure is a warning."""
+    try:
+        out.parent.mkdir(exist_ok=True)
+        if out.is_dir():
+            shutil.rmtree(out)
+        exported = export(folder, out)
+    except Exception as error:  # transformers may raise any, and training is worth more
+        reason = " ".join(str(error).split())
+        logger.warning("%s NOT EXPORTED (%s): export it by python -m mlm.export %s OUT", folder.name, reason, folder)
+    else:
+        logger.info("exported: %s (%s)", out, exported.architecture)

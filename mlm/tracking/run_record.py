@@ -1,0 +1,75 @@
+"""What a run's directory says of one of its checkpoints, as far as it is there."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from configs import UserError, read
+from mlm.build import Recorded
+from mlm.checkpoint import checkpoint
+from mlm.checkpoint.manifest import Manifest, read_manifest
+from mlm.config import PretrainConfig
+from mlm.evaluation.bits_per_byte import heldout_sentences
+from mlm.tracking import run_directory
+from tokenizer import vocabulary
+from tokenizer.cache import shards_path
+from tokenizer.shards.format import Shards, open_shards
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The records of a run that tell of one checkpoint; those that are not there are empty."""
+
+    config: PretrainConfig
+    manifest: Manifest
+    """Of the checkpoint."""
+    environment: Mapping[str, Any]
+    results: Mapping[str, Any]
+    """The results of a finished run, if the checkpoint is its last."""
+    progress: Mapping[str, Any]
+    """The training metrics of the checkpoint's step."""
+    shards: Shards | None
+    """The tokens of the run's text; of several folders, the first."""
+
+    @classmethod
+    def read(cls, folder: Path, tokenizer: Tokenizer) -> "RunRecord":
+        """Return the record of a checkpoint, whose run may be gone."""
+        run, manifest = checkpoint.run_of(folder), read_manifest(folder)
+        config = read(PretrainConfig, folder / checkpoint.CONFIG)
+        environment, results, progress = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+        with suppress(UserError):
+            environment = run_directory.read_json(run / run_directory.ENVIRONMENT)
+        with suppress(UserError):
+            results = run_directory.read_json(run / run_directory.RESULTS)
+        for record, _ in run_directory.records_newest_first(run / run_directory.METRICS):
+            if record["side"] == "train" and record["step"] == manifest.step:
+                progress = record
+                break
+        results = results if results.get("steps") == manifest.step else {}
+        shards = _shards(config, Recorded.of(run, folder, environment.get("data", {})), tokenizer)
+        return cls(config, manifest, environment, results, progress, shards)
+
+    def heldout_sentences(self, tokenizer: Tokenizer) -> Iterator[str]:
+        """Yield the held-out sentences of the run's text; none if it is not at hand."""
+        if self.shards is not None:
+            yield from heldout_sentences([self.shards.heldout], tokenizer)
+
+
+def _shards(config: PretrainConfig, recorded: Recorded, tokenizer: Tokenizer) -> Shards | None:
+    """Return the shards of a run's text, whose text is neither read nor encoded again; None if they are not at hand."""
+    path = shards_path(recorded.cache, tokenizer, recorded.fingerprint)
+    if config.data.shards is not None:
+        path = Path(config.data.shards[0])
+    try:
+        shards = open_shards(path, checked=True)
+    except UserError as error:
+        logger.info("the run's text is not at hand: %s", error)
+        return None
+    return shards if shards.manifest.tokenizer_sha256 == vocabulary.sha256(tokenizer) else None
