@@ -27,7 +27,7 @@ TEXTs are the examples of the page. The page is seen on this machine alone.
 """
 PORT = 7860
 SENTENCES = ("Return the [MASK] of the list.", "The old bridge was closed after the [MASK] last night.")
-MESSAGES = ("Forest fire near the village, people are asked to leave.", "What a lovely day at the lake!")
+MESSAGES = ("Earthquake kills hundreds, rescue teams search the ruins.", "What a lovely day at the lake!")
 """The examples of a language model and of a classifier."""
 
 

@@ -6,11 +6,14 @@ import re
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs import UserError, extras
+from configs import UserError
+from configs.extras import require
 from finetune.demo import answers, limits, page
 from finetune.demo.answers import Answer
 from finetune.demo.models import Classifier, LanguageModel
@@ -21,6 +24,8 @@ MOST_WAITING = 16
 """Calls in the queue; more are refused."""
 MOST_TABLES = 4
 """Classified tables that are kept to be downloaded; then the oldest is removed."""
+SECONDS_TO_END = 3
+"""Time that the server is given to end."""
 ENGINE, TABLE = "/engine", "/table"
 """Paths of Gradio, and of the tables that are sent here and fetched again."""
 _PATHS = ("/", f"{ENGINE}/gradio_api/call/", TABLE, f"{TABLE}/")
@@ -64,12 +69,29 @@ class Tables:
 
 def serve(application: limits.Guard, listening: socket.socket) -> None:
     """Serve an application until a signal ends it, by a KeyboardInterrupt with its number."""
-    import uvicorn
-
     for number in (signal.SIGTERM, signal.SIGHUP):  # their own way to end would leave temporary files
         signal.signal(number, _interrupt)
+    with running(application, listening) as thread:
+        thread.join()
+
+
+@contextmanager
+def running(application: limits.Guard, listening: socket.socket) -> Iterator[threading.Thread]:
+    """Return a context with the thread that serves an application.
+
+    It is no thread that a signal interrupts: Gradio's tasks would go on for ever if one came while they begin.
+    """
+    import uvicorn
+
     settings = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=1)
-    uvicorn.Server(settings).run(sockets=[listening])
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join(SECONDS_TO_END)
 
 
 def build(model: LanguageModel | Classifier, content: Mapping[str, Any], world: World, tables: Tables) -> limits.Guard:
@@ -107,7 +129,7 @@ def build(model: LanguageModel | Classifier, content: Mapping[str, Any], world: 
 
 def check_gradio() -> None:
     """Raise a UserError if the extra is not installed."""
-    extras.require("gradio", extra="demo", purpose="the page (--export does without)")
+    require("gradio", extra="demo", purpose="the page (--export does without)")
 
 
 def _calls(model: LanguageModel | Classifier, world: World, tables: Tables) -> list[Any]:

@@ -23,13 +23,14 @@ from mlm.evaluation.attention_weights import attention_weights
 from mlm.evaluation.fill_blanks import Guess, guess, one_row
 from mlm.model.encoder import Encoder
 from mlm.model.heads import MaskedLanguageModel
+from tokenizer.kinds import plain_reader
 from tokenizer.special_tokens import SpecialTokens
 
 
 def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> Reading:
-    """Return the tokens of a text or pair as in training: each hidden word is one [MASK], with the space before it."""
+    """Return the tokens of a text or pair as in training: each hidden word is one mask, with the space before it."""
     special = SpecialTokens.of(tokenizer)
-    ids, names, owners = list[int](), list[str](), list[int | str]()
+    ids, owners, names = list[int](), list[int | str](), list[str]()
     for number, text in enumerate(texts):
         if number:
             ids += special.between
@@ -38,8 +39,10 @@ def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> R
         names += [word.text for word in words]
         masks = [index for index in range(len(words)) if first + index in hidden]
         for index in [*masks, None]:
-            part = text[begin:] if index is None else text[begin : words[index].start].rstrip(" ")
+            part = text[begin:] if index is None else text[begin : words[index].start].rstrip()
             encoding = tokenizer.encode(part, add_special_tokens=False)
+            if special.found_in(encoding.ids):
+                encoding = plain_reader(tokenizer).encode(part, add_special_tokens=False)
             ids += encoding.ids
             owners += [first + owner(words, begin + start) for start, _ in encoding.offsets]
             if index is not None:
@@ -47,24 +50,27 @@ def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> R
                 owners.append(first + index)
                 names[first + index] = TYPED_MASK
                 begin = words[index].end
-    if special.adds_cls_sep:
-        begin_name, end_name = map(tokenizer.id_to_token, special.framed([]))
-        owners = [begin_name, *owners, end_name]
-    return reading(special.framed(ids), owners, names)
+    framed = special.framed(ids)
+    if len(framed) > len(ids):
+        owners = [tokenizer.id_to_token(framed[0]), *owners, tokenizer.id_to_token(framed[-1])]
+    return reading(framed, owners, names)
 
 
-def _weights(encoder: Encoder, row: Batch, world: World) -> list[Tensor]:
-    found = attention_weights(encoder, row.to(world.device))
+def _row(tokenizer: Tokenizer, read: Reading) -> Batch:
+    return one_row(read.ids, SpecialTokens.of(tokenizer).mask)
+
+
+def _weights(encoder: Encoder, batch: Batch, world: World) -> list[Tensor]:
+    found = attention_weights(encoder, batch.to(world.device))
     return [weights_BHLL[0].float().cpu() for weights_BHLL in found]
 
 
 class RunLanguageModel:
     """The masked language model of a pretraining run."""
 
-    mask = TYPED_MASK
-
     def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, longest: int, world: World) -> None:
         self._model, self._tokenizer, self.longest, self._world = model, tokenizer, longest, world
+        self.mask = str(tokenizer.id_to_token(SpecialTokens.of(tokenizer).mask))
 
     def read(self, texts: Sequence[str], hidden: Sequence[int] = ()) -> Reading:
         """Return the tokens."""
@@ -72,14 +78,11 @@ class RunLanguageModel:
 
     def weights(self, read: Reading) -> Sequence[Tensor]:
         """Return the attention weights of each layer, (H, L, L)."""
-        return _weights(self._model.encoder, self._row(read), self._world)
+        return _weights(self._model.encoder, _row(self._tokenizer, read), self._world)
 
     def guess(self, read: Reading, top: int) -> list[list[Guess]]:
         """Return the most probable tokens for each [MASK]."""
-        return guess(self._model, self._row(read), self._tokenizer, self._world, top)
-
-    def _row(self, read: Reading) -> Batch:
-        return one_row(read.ids, SpecialTokens.of(self._tokenizer).mask)
+        return guess(self._model, _row(self._tokenizer, read), self._tokenizer, self._world, top)
 
 
 class RunClassifier:
@@ -111,8 +114,7 @@ class RunClassifier:
             row = [part.to(self._world.device) for part in padded([tokens], self._encoder.pad_id)]
             return exported.weights(self._encoder.model, partial(self._encoder, *row))
         assert isinstance(self._encoder, RunEncoder)
-        row = one_row(read.ids, SpecialTokens.of(self._encoder.tokenizer).mask)
-        return _weights(self._encoder.encoder, row, self._world)
+        return _weights(self._encoder.encoder, _row(self._encoder.tokenizer, read), self._world)
 
 
 def open_language_model(path: Path, world: World) -> RunLanguageModel:

@@ -49,9 +49,9 @@ def read_blanks(sentence: str, tokenizer: Tokenizer, row_length: int) -> Batch:
     return one_row(ids, special.mask)
 
 
-def one_row(ids: Sequence[int], mask: int) -> Batch:
-    """Return a batch of one row, in which each `mask` is predicted."""
-    blanks = [i for i, token in enumerate(ids) if token == mask]
+def one_row(ids: Sequence[int], mask_id: int) -> Batch:
+    """Return a batch of one row, in which each mask is predicted."""
+    blanks = [i for i, token in enumerate(ids) if token == mask_id]
     return Batch(
         torch.tensor([ids]),
         torch.ones(1, len(ids), dtype=torch.int32),

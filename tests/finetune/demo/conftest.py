@@ -1,7 +1,5 @@
 """A tiny model of each kind, and their pages, served."""
 
-import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,20 +54,9 @@ def classifier(tuned: Path) -> Classifier:
 @contextmanager
 def served(model: LanguageModel | Classifier, examples: list[list[str]], folder: Path) -> Iterator[str]:
     """Return a context with the address of a model's page."""
-    import uvicorn
-
     with server.bound(0) as listening, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gradio's own
         content = page.content(model, "tiny", examples)
         application = server.build(model, content, samples.CPU, server.Tables(folder))
-        running = uvicorn.Server(uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            until = time.monotonic() + 300
-            while not running.started and thread.is_alive() and time.monotonic() < until:
-                time.sleep(0.05)
+        with server.running(application, listening):
             yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        finally:
-            running.should_exit = True
-            thread.join()

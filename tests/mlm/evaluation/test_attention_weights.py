@@ -30,7 +30,7 @@ def test_the_weights_applied_to_the_values_give_the_output_of_the_fast_path(
     layers = [module for module in model.modules() if isinstance(module, Attention)]
     for layer in layers:
         layer.register_forward_hook(keep)
-    found = attention_weights(model.encoder, one_row([4, 9, 17, 23, 4, 31, 12]))
+    found = attention_weights(model.encoder, one_row([4, 9, 17, 23, 4, 31, 12], 4))
     assert [tuple(weights_BHLL.shape) for weights_BHLL in found] == [(1, 2, 7, 7)] * 3
     for layer, hidden_BLD, output_BLD, weights_BHLL in zip(layers, inputs, outputs, found, strict=True):
         torch.testing.assert_close(weights_BHLL.sum(dim=-1), torch.ones(1, 2, 7))
@@ -41,5 +41,5 @@ def test_the_weights_applied_to_the_values_give_the_output_of_the_fast_path(
 
 def test_looking_at_the_weights_leaves_no_trace_in_the_model() -> None:
     model = samples.model_of().eval()
-    attention_weights(model.encoder, one_row([9, 17]))
+    attention_weights(model.encoder, one_row([9, 17], 4))
     assert not any(module._forward_hooks for module in model.modules())
