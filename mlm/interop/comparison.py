@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,16 +62,16 @@ Outputs = dict[str, Tensor]
 Compute = Callable[[Batch], Outputs]
 
 
-def compare(ours: Compute, theirs: Compute, rows: Sequence[Sequence[int]], pad: int) -> dict[str, Difference]:
+def compare(
+    ours: Compute, theirs: Compute, rows: Sequence[Sequence[int]], pad: int, *, pack: bool = True
+) -> dict[str, Difference]:
     """Return the largest differences by the kind of output: of single sentences, padded ones and packed ones."""
     single, padded, packed = layouts(rows, pad)
-    expected = {"single": outputs(theirs, single), "padded": outputs(theirs, padded)}
-    pairs = [
-        (outputs(ours, single), expected["single"]),
-        (outputs(ours, padded), expected["padded"]),
-        (outputs(ours, packed), expected["single"]),
-    ]
-    return {kind: largest(pairs, kind) for kind in expected["single"]}
+    alone, together = outputs(theirs, single), outputs(theirs, padded)
+    pairs = [(outputs(ours, single), alone), (outputs(ours, padded), together)]
+    if pack:
+        pairs.append((outputs(ours, packed), alone))
+    return {kind: largest(pairs, kind) for kind in alone}
 
 
 def largest(pairs: Sequence[tuple[Outputs, Outputs]], kind: str) -> Difference:
@@ -132,8 +133,10 @@ def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
     """Return the function that computes a batch by transformers, which reads the checkpoint itself."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    mapping = MODEL_FOR_MASKED_LM_MAPPING if published.has_head else MODEL_MAPPING
-    model = hub.read_weights(mapping[type(published.their_config)], published.folder, published.their_config).eval()
+    mapping: Any = MODEL_FOR_MASKED_LM_MAPPING if published.has_head else MODEL_MAPPING
+    config = published.their_config
+    model: Any = hub.read_weights(mapping[type(config)], published.folder, config)
+    model.eval()
 
     def compute(batch: Batch) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
@@ -144,6 +147,12 @@ def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
         return found
 
     return compute
+
+
+def pad_of(published: Published) -> int:
+    """Return the id of padding by the model, from which RoBERTa tells the positions, or by the tokenizer."""
+    pads = (published.their_config.pad_token_id, published.their_tokenizer.pad_token_id, 0)
+    return next(int(pad) for pad in pads if pad is not None)
 
 
 def sentence_ids(published: Published, longest: int) -> list[list[int]]:

@@ -114,7 +114,7 @@ def check(converted: Converted) -> dict[str, Difference]:
     """Return the largest differences from transformers' model in float32; a UserError if they are not rounding."""
     published = converted.published
     rows = comparison.sentence_ids(published, converted.row_length)
-    pad = published.their_tokenizer.pad_token_id or 0
+    pad = comparison.pad_of(published)
     ours = comparison.ours(converted.model, scores=published.has_head)
     differences = comparison.compare(ours, comparison.theirs(published), rows, pad)
     for kind, difference in differences.items():

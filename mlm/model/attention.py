@@ -106,10 +106,13 @@ def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
     def together(b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return segments_BL[b, i] == segments_BL[b, j]
 
-    def together_nearby(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return together(b, h, i, j) & ((i - j).abs() <= reach)
+    mask = together
+    if (near := reach) is not None:
 
-    mask = together if reach is None else together_nearby
+        def together_nearby(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return together(b, h, i, j) & ((i - j).abs() <= near)
+
+        mask = together_nearby
     return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(L, L))
 
 

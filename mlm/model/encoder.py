@@ -204,7 +204,8 @@ class Encoder(nn.Module):
         """Return the mask and the rotation of every layer."""
 
         def context(segment_mask: SegmentMask, rotary: nn.Module | None) -> tuple[SegmentMask, Rotation | None]:
-            return segment_mask, rotary and rotary(segment_mask.positions_BL, segment_mask.dtype)
+            rotation = None if rotary is None else rotary(segment_mask.positions_BL, segment_mask.dtype)
+            return segment_mask, rotation
 
         everywhere = context(segment_mask, self.rotary)
         if self.local is None:

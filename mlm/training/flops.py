@@ -21,7 +21,7 @@ def flops_per_token(
     context: float,
     predicted_share: float,
     *,
-    local_context: float = 0.0,
+    local_context: float | None = None,
     frozen_encoder: bool = False,
 ) -> float:
     """Return the floating-point operations that training on a token needs: forward, and twice that backward.
@@ -33,7 +33,8 @@ def flops_per_token(
     encoder = config.encoder
     D, F, E = encoder.width, encoder.feedforward_width, encoder.embedding_width or encoder.width
     keys_values = 2 * D * D
-    contexts = [local_context if encoder.is_local(layer) else context for layer in range(encoder.layers)]
+    near = context if local_context is None else local_context
+    contexts = [near if encoder.is_local(layer) else context for layer in range(encoder.layers)]
     *layers, last = (2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * seen * D for seen in contexts)
     projection = 0 if encoder.embedding_width is None else E * D
     trunk = projection + sum(keys_values + layer for layer in layers) + keys_values + predicted_share * last

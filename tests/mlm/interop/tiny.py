@@ -62,7 +62,8 @@ def save(folder: Path, kind: str, *, shard_size: str = "5GB", rows: int = 0, **s
         else ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
     )
     roles = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
-    words = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **dict(zip(roles, marks, strict=True)))
+    wrap: Any = transformers.PreTrainedTokenizerFast
+    words = wrap(tokenizer_object=backend, **dict(zip(roles, marks, strict=True)))
     cls, pad, sep, *_ = (backend.token_to_id(mark) for mark in marks)
     given = sizes | {"vocab_size": len(words) + rows, "pad_token_id": pad, "bos_token_id": cls, "eos_token_id": sep}
     if kind.startswith("modernbert"):

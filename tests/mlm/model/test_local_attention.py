@@ -88,7 +88,7 @@ def test_a_block_is_computed_where_any_of_its_scores_may_be_in_reach(reach: int)
         mask_LL = blocks.mask_mod(torch.tensor(row), torch.tensor(0), i_L[:, None], i_L[None])
         assert torch.equal(mask_LL, within_LL)
         needed = torch.nn.functional.pad(within_LL, (0, -length % BLOCK, 0, -length % BLOCK))
-        needed_NN = needed.unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).any(dim=3).any(dim=1)
+        needed_NN = needed.view(len(needed) // BLOCK, BLOCK, -1, BLOCK).any(dim=3).any(dim=1)
         computed_NN = blocks.to_dense()[row, 0].bool()
         assert not (needed_NN & ~computed_NN).any()
         if row == 0:  # a single segment: no block too many
@@ -153,7 +153,8 @@ def test_local_attention_needs_rotary_positions() -> None:
 @pytest.mark.gpu
 def test_compiled_local_attention_equals_the_reference() -> None:
     torch.manual_seed(0)
-    inputs = [torch.randn(2, 3, 512, 32, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(3)]
+    query, key, value = torch.randn(3, 2, 3, 512, 32, device="cuda", dtype=torch.bfloat16).unbind(0)
+    inputs = (query.requires_grad_(), key.requires_grad_(), value.requires_grad_())
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     segments_BL, positions_BL = (part.cuda() for part in rows_of([[300, 150], [512]], 512))
     segment_mask = SegmentMask.of(segments_BL, positions_BL, torch.bfloat16, compiled=True).within(40)

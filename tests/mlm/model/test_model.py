@@ -23,7 +23,7 @@ from mlm.model.encoder import (
     sinusoidal_positions,
 )
 from mlm.model.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
-from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig, Transform
 from mlm.model.initialise import initialise
 from tests.mlm.model.renamed import BERT, MODERNBERT, renamed
 from tests.mlm.samples import rows_of, segment_mask_of
@@ -227,6 +227,26 @@ def test_initial_weights_are_those_of_the_table(positions: RotaryPositions, norm
         within = (parameter.abs() < deviation).double().mean().item()
         share = math.erf(1 / math.sqrt(2))  # of a normal distribution within one standard deviation
         assert abs(within - share) < 5 * math.sqrt(share * (1 - share) / n), name
+
+
+def test_narrow_embeddings_are_projected_to_the_width_and_the_head_back() -> None:
+    config = encoder_config(embedding_width=100, width=160, heads=4, positions=LearnedPositions())
+    model = MaskedLanguageModel(ModelConfig(encoder=config, transform=True), vocabulary_size=300, row_length=12)
+    initialise(model, config, seed=0)
+    embeddings, segment_mask = model.encoder.embeddings, segment_mask_of([[12]], 12)
+    ids_BL = torch.arange(12)[None]
+    assert embeddings.positions is not None
+    assert isinstance(embeddings.projection, nn.Linear)
+    assert isinstance(model.transform, Transform)
+    narrow_BLE = embeddings.norm(embeddings.tokens(ids_BL) + embeddings.positions(segment_mask.positions_BL))
+    assert narrow_BLE.shape == (1, 12, 100)
+    torch.testing.assert_close(embeddings(ids_BL, segment_mask.positions_BL), embeddings.projection(narrow_BLE))
+    assert model(ids_BL, segment_mask, ids_BL).shape == (12, 300)
+    assert embeddings.projection.weight.std().item() == pytest.approx(100**-0.5, rel=0.03)
+    assert model.transform.dense.weight.std().item() == pytest.approx(160**-0.5, rel=0.03)
+    assert embeddings.tokens.weight.std().item() == pytest.approx(0.02, rel=0.03)
+    with pytest.raises(ValueError, match="transform"):
+        ModelConfig(encoder=config)
 
 
 def test_initial_weights_are_a_function_of_the_seed() -> None:
