@@ -24,7 +24,7 @@ MOST_WAITING = 16
 """Calls in the queue; more are refused."""
 MOST_TABLES = 4
 """Classified tables that are kept to be downloaded; then the oldest is removed."""
-SECONDS_TO_END = 3
+SECONDS_TO_END = 10
 """Time that the server is given to end."""
 ENGINE, TABLE = "/engine", "/table"
 """Paths of Gradio, and of the tables that are sent here and fetched again."""
@@ -85,7 +85,8 @@ def running(application: limits.Guard, listening: socket.socket) -> Iterator[thr
 
     settings = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=1)
     server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    own = listening.dup()  # which the server closes, whenever it ends
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [own]}, daemon=True)
     thread.start()
     try:
         yield thread
