@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from pydantic.config import JsonDict
 
 from configs import Config
 from finetune.data.augment import Augmentation
@@ -19,6 +20,11 @@ from mlm.distributed.device import Precision
 from mlm.distributed.world import DeviceChoice
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
 from mlm.training.schedule import AnySchedule, Linear
+
+
+def _without_default(schema: JsonDict) -> None:
+    """Let a schema name no default, which is a head of one command and not of the other."""
+    schema.pop("default")
 
 
 class EarlyStopping(Config):
@@ -76,7 +82,7 @@ class FinetuneConfig(Config):
     unverified: no run of this project has been made on one."""
     encoder: EncoderChoice = EncoderChoice()
     """The choice of the encoder."""
-    head: Head = Field(CnnHead(), json_schema_extra=lambda schema: schema.pop("default"))
+    head: Head = Field(CnnHead(), json_schema_extra=_without_default)
     """The head."""
     data: ClassificationData = BigramShift()
     """The labelled texts."""

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ TIMEOUT_SECONDS = 600.0
 """After which a process hangs; a busy machine is many times slower than an idle one."""
 
 
-def start(words: "list[str | Path]", **options: Any) -> "subprocess.Popen[str]":
+def start(words: "Sequence[str | Path]", **options: Any) -> "subprocess.Popen[str]":
     """Start a process in a group of its own, which `finish` can kill together."""
     return subprocess.Popen(words, text=True, start_new_session=True, **options)
 
@@ -38,7 +39,9 @@ def finish(process: "subprocess.Popen[str]", text: str | None = None) -> "subpro
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def run(words: "list[str | Path]", *, text: str | None = None, **options: Any) -> "subprocess.CompletedProcess[str]":
+def run(
+    words: "Sequence[str | Path]", *, text: str | None = None, **options: Any
+) -> "subprocess.CompletedProcess[str]":
     """Run a process to its end."""
     stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
     streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options

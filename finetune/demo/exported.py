@@ -41,7 +41,7 @@ def read(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], hidden: Seq
     encoded: Any = tokenizer(*masked, return_offsets_mapping=True, return_token_type_ids=True, verbose=False)
     ids, firsts = encoded["input_ids"], [0, len(words[0])]
     owners: list[int | str] = [
-        tokenizer.convert_ids_to_tokens(token)
+        str(tokenizer.convert_ids_to_tokens(token))
         if text is None or not words[text]
         else firsts[text] + owner(words[text], start)
         for token, text, (start, _) in zip(ids, encoded.sequence_ids(0), encoded["offset_mapping"], strict=True)
@@ -78,7 +78,7 @@ class _Exported:
     """A model with its tokenizer, on the world's device."""
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", world: World) -> None:
-        self._model, self._tokenizer, self._device = model.eval(), tokenizer, world.device
+        self._model, self._tokenizer, self._device = model, tokenizer, world.device
         model.to(world.device)  # type: ignore[arg-type]
         written_out(model)
         self.longest = int(min(position_limit(model), tokenizer.model_max_length))
@@ -108,7 +108,7 @@ class ExportedLanguageModel(_Exported):
         scores_MV[:, self._tokenizer.all_special_ids] = float("-inf")
         best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1]))
         return [
-            [Guess(self._tokenizer.decode([token]), share) for token, share in zip(tokens, shares, strict=True)]
+            [Guess(str(self._tokenizer.decode([token])), share) for token, share in zip(tokens, shares, strict=True)]
             for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 

@@ -42,7 +42,7 @@ def answered(model: LanguageModel | Classifier, examples: Sequence[Sequence[str]
     """
     if not isinstance(model, LanguageModel):
         return [{"": answers.classify(model, texts, world)} for texts in examples]
-    found = []
+    found: list[Mapping[str, Any]] = []
     for (text,) in examples:
         plain = answers.fill_mask(model, text, [])
         others = [index for index, word in enumerate(plain["words"]) if not word["typed"]]

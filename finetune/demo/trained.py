@@ -34,7 +34,7 @@ def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> R
     for number, text in enumerate(texts):
         if number:
             ids += special.between
-            owners += map(tokenizer.id_to_token, special.between)
+            owners += [str(tokenizer.id_to_token(token)) for token in special.between]
         words, begin, first = split(text), 0, len(names)
         names += [word.text for word in words]
         masks = [index for index in range(len(words)) if first + index in hidden]
@@ -52,7 +52,7 @@ def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> R
                 begin = words[index].end
     framed = special.framed(ids)
     if len(framed) > len(ids):
-        owners = [tokenizer.id_to_token(framed[0]), *owners, tokenizer.id_to_token(framed[-1])]
+        owners = [str(tokenizer.id_to_token(framed[0])), *owners, str(tokenizer.id_to_token(framed[-1]))]
     return reading(framed, owners, names)
 
 

@@ -146,7 +146,7 @@ def load(folder: Path, model: SavedModel) -> Probabilities:
 
     config = read_config(folder)
     tokenizer = read_tokenizer(folder, config)
-    theirs = read_weights(model_class(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config), folder, config).eval()
+    theirs = read_weights(model_class(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config), folder, config)
 
     @torch.no_grad()
     def probabilities(texts: Sequence[tuple[str, ...]]) -> Tensor:

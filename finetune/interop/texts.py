@@ -49,7 +49,7 @@ def write_tokenizer(model: SavedModel, folder: Path) -> None:
         write_tokenizer_of_run(folder, encoder.tokenizer, most)
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     if isinstance(encoder, RunEncoder) and encoder.cls_id is None:
-        between = [tokenizer.id_to_token(number) for number in SpecialTokens.of(tokenizer).between]
+        between = [str(tokenizer.id_to_token(number)) for number in SpecialTokens.of(tokenizer).between]
         tokenizer.post_processor = processors.TemplateProcessing(
             single="$A",
             pair=" ".join(["$A", *between, "$B:1"]),

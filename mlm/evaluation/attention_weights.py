@@ -22,8 +22,8 @@ def attention_weights(encoder: Encoder, batch: Batch) -> list[Tensor]:
     def weigh(attention: nn.Module, given: tuple[Any, ...], _output: Tensor) -> None:
         assert isinstance(attention, Attention)
         hidden_BLD, segment_mask, rotation, _ = given
-        query_key_value = attention.by_head(attention.qkv(hidden_BLD), 2, rotation)
-        weights.append(reference_attention(*query_key_value, segment_mask.segments_BL, segment_mask.reach)[1])
+        query, key, value = attention.by_head(attention.qkv(hidden_BLD), 2, rotation)
+        weights.append(reference_attention(query, key, value, segment_mask.segments_BL, segment_mask.reach)[1])
 
     dtype = encoder.embeddings.tokens.weight.dtype
     hooks = [module.register_forward_hook(weigh) for module in encoder.modules() if isinstance(module, Attention)]

@@ -198,8 +198,8 @@ def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
     """Return the function that computes a batch by the models that plain transformers reads in `folder`."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    scorer = hub.read_weights(model_class(MODEL_FOR_MASKED_LM_MAPPING, config), folder, config).eval()
-    encoder = hub.read_weights(model_class(MODEL_MAPPING, config), folder, config).eval()
+    scorer = hub.read_weights(model_class(MODEL_FOR_MASKED_LM_MAPPING, config), folder, config)
+    encoder = hub.read_weights(model_class(MODEL_MAPPING, config), folder, config)
 
     def compute(batch: Batch) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}

@@ -115,9 +115,10 @@ def without_pooler(model_class: "type[PreTrainedModel]") -> dict[str, bool]:
 
 
 def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """Return a model of `model_class` with the weights of a folder, in float32; weights of other heads are dropped.
+    """Return a model of `model_class` with a folder's weights, in float32 and in evaluation mode.
 
-    A UserError if the file is missing or damaged, needs free unpickling, or lacks weights of the model.
+    Weights of other heads are dropped. A UserError if the file is missing or damaged, needs free unpickling, or lacks
+    weights of the model.
     """
     import torch
 

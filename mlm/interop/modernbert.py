@@ -1,7 +1,7 @@
 """ModernBERT in transformers (Warner et al. 2024): pre-norm, rotary positions, gated feed-forward layers."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -133,7 +133,10 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
     assert isinstance(encoder.positions, RotaryPositions)
     theta = encoder.positions.theta
     local_theta = theta if local is None else local.theta
-    kinds = {False: "full_attention", True: "sliding_attention"}
+    kinds: dict[bool, Literal["full_attention", "sliding_attention"]] = {
+        False: "full_attention",
+        True: "sliding_attention",
+    }
     thetas = {"full_attention": theta, "sliding_attention": local_theta}
     theirs = ModernBertConfig(
         vocab_size=vocabulary_size,
@@ -154,7 +157,7 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         mlp_dropout=encoder.dropout,
         layer_types=[kinds[encoder.is_local(layer)] for layer in range(encoder.layers)],
         rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in thetas.items()},
-        **({} if local is None else {"local_attention": local.window}),
+        local_attention=128 if local is None else local.window,  # 128 is the default, which no layer uses then
         **{"classifier_pooling": "mean"} | special,  # masked language modelling does not train the first position
     )
     # Version 4 reads these instead of layer_types and rope_parameters; version 5 drops them as arguments.

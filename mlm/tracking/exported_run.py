@@ -32,6 +32,7 @@ FOLDER = "export"
 """Folder in a run of its last checkpoint's export, or of those of its checkpoints."""
 
 Format = Literal["transformers", "onnx"]
+USUAL_FORMATS: tuple[Format, ...] = ("transformers",)
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def export(
     *,
     licence: str | None = None,
     language: str | None = None,
-    formats: Collection[Format] = ("transformers",),
+    formats: Collection[Format] = USUAL_FORMATS,
 ) -> Exported:
     """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
 

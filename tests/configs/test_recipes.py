@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_a_word_that_is_no_name_is_one_line(word: str) -> None:
 
 
 def test_help_lists_the_recipes_with_their_first_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    for main, task in ((pretrain.main, "pretrain"), (cnn_head.main, "finetune")):
+    commands: list[tuple[Any, recipes.Task]] = [(pretrain.main, "pretrain"), (cnn_head.main, "finetune")]
+    for main, task in commands:
         with pytest.raises(SystemExit, match=r"^0$"):
             main(["--help"])
         shown = capsys.readouterr().out.splitlines()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from configs import UserError, read
+from configs import Config, UserError, read
 from finetune.config import FinetuneConfig
 from mlm.config import PretrainConfig
 from tests import schema
@@ -16,7 +16,7 @@ from tests.test_readme import RECIPES
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema, of the extra test, is not installed")
 
-CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+CONFIGS: dict[str, type[Config]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
 
 class Editor(yaml.SafeLoader):

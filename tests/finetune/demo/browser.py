@@ -44,7 +44,7 @@ def browser() -> Iterator["Chrome"]:
 
 def resize(driver: "Chrome", width: int, height: int | None = None) -> None:
     """Set the size of the page in pixels, a phone's if it is narrow; without a height, that of its content."""
-    whole = height or driver.execute_script("return document.documentElement.offsetHeight")  # type: ignore[no-untyped-call]
+    whole = height or driver.execute_script("return document.documentElement.offsetHeight")
     size = {"width": width, "height": whole, "deviceScaleFactor": 1, "mobile": width < 500}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
@@ -59,12 +59,10 @@ def wait(driver: "Chrome", happened: Callable[[], Any]) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 
     settled = "return document.querySelector('#answer.old, #table button:disabled') === null"
-    WebDriverWait(driver, SECONDS, poll_frequency=0.05).until(
-        lambda _: driver.execute_script(settled) and happened()  # type: ignore[no-untyped-call]
-    )
+    WebDriverWait(driver, SECONDS, poll_frequency=0.05).until(lambda _: driver.execute_script(settled) and happened())
 
 
 def requested(driver: "Chrome") -> set[str]:
     """Return the addresses that the page has asked for since the last call."""
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]  # type: ignore[no-untyped-call]
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     return {found["params"]["request"]["url"] for found in messages if found["method"] == "Network.requestWillBeSent"}

@@ -115,12 +115,12 @@ def test_attention_is_drawn_for_each_layer_head_and_word(driver: "Chrome", sente
     assert texts(driver, "#from button") == ["[CLS]", *texts(driver, "#words button"), "[SEP]"]
     assert texts(driver, "#layer option") == ["1 of 2", "2 of 2"]
     assert texts(driver, "#head option") == ["mean of all", "1 of 2", "2 of 2"]
-    drawn = {driver.execute_script("return document.getElementById('drawn').innerHTML")}  # type: ignore[no-untyped-call]
+    drawn = {driver.execute_script("return document.getElementById('drawn').innerHTML")}
     for layer in find(driver, "#layer option"):
         for head in find(driver, "#head option")[1:]:
             layer.click()
             head.click()
-            drawn.add(driver.execute_script("return document.getElementById('drawn').innerHTML"))  # type: ignore[no-untyped-call]
+            drawn.add(driver.execute_script("return document.getElementById('drawn').innerHTML"))
     assert len(drawn) == 5
     chosen = find(driver, "#from button")[3]
     chosen.click()
@@ -167,7 +167,7 @@ def test_a_classifier_shows_classes_contributions_and_classifies_a_table(
     wait(driver, lambda: "classified" in texts(driver, "#table-message")[0])
     assert texts(driver, "#table-message") == ["40 rows classified"]
     script = "const done = arguments[0]; fetch(document.getElementById('download').href).then(r => r.text()).then(done)"
-    table = list(csv.reader(io.StringIO(driver.execute_async_script(script))))  # type: ignore[no-untyped-call]
+    table = list(csv.reader(io.StringIO(driver.execute_async_script(script))))
     assert len(table) == 41
     expected = classifier.classify([{"text": row[1]} for row in table[1:]], samples.CPU)
     for row, prediction in zip(table[1:], expected, strict=True):
@@ -185,7 +185,7 @@ def test_both_pages_fit_a_phone(driver: "Chrome", sentences: str, classes: str) 
         resize(driver, 390, 800)
         driver.get(address)
         wait(driver, lambda: find(driver, "#drawn line"))
-        assert driver.execute_script("return document.documentElement.scrollWidth") == 390  # type: ignore[no-untyped-call]
+        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
     resize(driver, 1000, 900)
 
 

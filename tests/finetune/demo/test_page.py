@@ -41,7 +41,8 @@ def test_a_text_cannot_leave_the_data_of_the_page(language_model: LanguageModel)
 
 def test_the_policy_of_a_page_allows_its_own_style_and_script_and_nothing_else(language_model: LanguageModel) -> None:
     content = page.content(language_model, "tiny", [["a river"]])
-    for answered, own in (({}, "; connect-src 'self'"), ({"answers": []}, "")):
+    cases: list[tuple[dict[str, Any], str]] = [({}, "; connect-src 'self'"), ({"answers": []}, "")]
+    for answered, own in cases:
         shown = page.page({**content, **answered})
         style, script, _ = parts(shown)
         style_hash, script_hash = (

@@ -85,7 +85,7 @@ def test_the_wanted_device_is_taken_and_an_absent_one_is_an_error_that_lists_tho
     assert init_world() == init_world(wanted="auto") == init_world(wanted="cpu") == CPU
     for absent in ("cuda", "mps"):
         with pytest.raises(UserError, match=rf"^device={absent}: .* auto, cpu$"):
-            init_world(wanted=absent)  # type: ignore[arg-type]
+            init_world(wanted=absent)
 
 
 def test_a_device_is_taken_though_there_is_a_faster_one(

@@ -94,7 +94,7 @@ def model_of(config: ModelConfig, vocabulary_size: int, row_length: int) -> Mask
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
-            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.1)
     return model.eval()
 
 

@@ -55,7 +55,8 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
 
 def shown_by_wandb(run: Path) -> Shown:
-    points, texts, ids, row_length, results = {"train/loss": [], "heldout/loss": []}, 0, set(), 0, 0.0
+    points: dict[str, list[Any]] = {"train/loss": [], "heldout/loss": []}
+    texts, ids, row_length, results = 0, set[str](), 0, 0.0
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         for record in wandb_records(path):
             kind = record.WhichOneof("record_type")
@@ -161,7 +162,7 @@ class Failing(TensorBoard):
     """A tool whose server answers once."""
 
     package = "json"
-    failures = Exception
+    failures = Exception  # type: ignore[assignment]
     recovers = False
     asked = 0
 
@@ -174,7 +175,7 @@ class Failing(TensorBoard):
 def test_a_tool_that_fails_is_named_once_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(TRACKERS, "mlflow", Failing)  # type: ignore[arg-type]
+    monkeypatch.setitem(TRACKERS, "mlflow", Failing)
     shown = Trackers(["mlflow", "tensorboard"], Tracked(tmp_path, {}))
     for step in (1, 2, 3):
         shown.log("train", {"loss": 1.0, "mfu": None}, step)
@@ -191,7 +192,7 @@ class Absent(TensorBoard):
 def test_a_tool_that_is_not_installed_stops_a_new_run_before_it_begins_and_no_resumed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(TRACKERS, "wandb", Absent)  # type: ignore[arg-type]
+    monkeypatch.setitem(TRACKERS, "wandb", Absent)
     with pytest.raises(UserError, match=r"not installed: no_such_package.*tracking=wandb.*pip install.*\[wandb\]"):
         pretrain(read(PretrainConfig, None, [f"runs={tmp_path / 'runs'}", "tracking=wandb"]))
     assert not (tmp_path / "runs").exists()
