@@ -122,7 +122,7 @@ class ExportedClassifier(_Exported):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by index."""
-        labels = self._model.config.id2label or {}
+        labels: Any = self._model.config.id2label or {}
         return tuple(str(labels[index]) for index in sorted(labels))
 
     @torch.no_grad()

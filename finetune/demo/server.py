@@ -109,21 +109,21 @@ def build(model: LanguageModel | Classifier, content: Mapping[str, Any], world: 
     blocks.queue(max_size=MOST_WAITING)
     application = FastAPI(openapi_url=None)
 
-    @application.get("/")
     def show() -> HTMLResponse:
         return HTMLResponse(shown)
 
-    @application.post(TABLE)
     async def send(request: Request, name: str) -> PlainTextResponse:
         return PlainTextResponse(tables.add(name, await request.body()))
 
-    @application.get(TABLE + "/{key}")
     def fetch(key: str) -> Response:
         path = tables.classified(key)
         if not re.fullmatch("[0-9a-f]{32}", key) or not path.is_file():
             return PlainTextResponse("the table is no longer here: send it again", 404)
         return FileResponse(path, media_type="text/csv", filename="classified.csv")
 
+    application.add_api_route("/", show)
+    application.add_api_route(TABLE, send, methods=["POST"])
+    application.add_api_route(TABLE + "/{key}", fetch)
     mounted = gradio.mount_gradio_app(application, blocks, path=ENGINE, show_error=False, ssr_mode=False)
     return limits.Guard(mounted, _PATHS)
 

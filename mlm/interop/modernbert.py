@@ -17,6 +17,7 @@ from mlm.model.heads import ModelConfig
 if TYPE_CHECKING:
     from transformers import ModernBertConfig
 
+_Kind = Literal["full_attention", "sliding_attention"]
 _LAYER, _OUR_LAYER = "model.layers.*", "encoder.blocks.*"
 NAMES: Names = {
     "encoder.embeddings.tokens": "model.embeddings.tok_embeddings",
@@ -133,11 +134,9 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
     assert isinstance(encoder.positions, RotaryPositions)
     theta = encoder.positions.theta
     local_theta = theta if local is None else local.theta
-    kinds: dict[bool, Literal["full_attention", "sliding_attention"]] = {
-        False: "full_attention",
-        True: "sliding_attention",
-    }
-    thetas = {"full_attention": theta, "sliding_attention": local_theta}
+    kinds: tuple[_Kind, _Kind] = ("full_attention", "sliding_attention")
+    bases = zip(kinds, (theta, local_theta), strict=True)
+    rope: dict[_Kind, Any] = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases}
     theirs = ModernBertConfig(
         vocab_size=vocabulary_size,
         hidden_size=encoder.width,
@@ -156,7 +155,7 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         attention_dropout=encoder.dropout,
         mlp_dropout=encoder.dropout,
         layer_types=[kinds[encoder.is_local(layer)] for layer in range(encoder.layers)],
-        rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in thetas.items()},
+        rope_parameters=rope,
         local_attention=128 if local is None else local.window,  # 128 is the default, which no layer uses then
         **{"classifier_pooling": "mean"} | special,  # masked language modelling does not train the first position
     )

@@ -64,5 +64,5 @@ def wait(driver: "Chrome", happened: Callable[[], Any]) -> None:
 
 def requested(driver: "Chrome") -> set[str]:
     """Return the addresses that the page has asked for since the last call."""
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]  # type: ignore[no-untyped-call]
     return {found["params"]["request"]["url"] for found in messages if found["method"] == "Network.requestWillBeSent"}
