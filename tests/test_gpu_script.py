@@ -1,6 +1,5 @@
 """The command for machines with a CUDA device runs from end to end, in miniature, and does not hide what failed."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,15 +12,15 @@ from tests import gpu_table
 from tests.processes import run
 
 SCRIPT = Path(__file__).with_name("gpu.sh")
-PARTS = ("gpu-tests", "benchmark", "pretraining", "fill-mask", "fine-tuning")
+PARTS = ("pretraining", "fill-mask")
+"""The cheapest parts; the others run in the same way, two minutes longer."""
 
 
-def test_without_a_gpu_every_part_runs_in_miniature(tmp_path: Path) -> None:
+def test_without_a_gpu_parts_run_in_miniature(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = ["bash", str(SCRIPT), "", str(tmp_path / "out")]
-    done = run(command, cwd=tmp_path, env=environment)
+    done = run(["bash", SCRIPT, "", tmp_path / "out", *PARTS], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "out" / "table.txt").read_text(encoding="utf-8") == done.stdout
     about, parts = done.stdout.split("\n\n")
@@ -34,14 +33,7 @@ def test_without_a_gpu_every_part_runs_in_miniature(tmp_path: Path) -> None:
         _, result, seconds, figure = line.split(maxsplit=3)
         assert (result, seconds.isdigit()) == ("ok", True)
         assert any(map(str.isdigit, figure))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "table.txt",
-        "benchmark.json",
-        *(f"{name}.log" for name in PARTS),
-    }
-    cases = json.loads((tmp_path / "out" / "benchmark.json").read_text())["cases"]
-    assert all(f"{case['name']}: {case['ours']['median']:,.0f} tokens/s" in parts for case in cases)
-    assert len(cases) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.txt", *(f"{name}.log" for name in PARTS)}
 
 
 def test_wheels_that_are_not_there_end_the_script(tmp_path: Path) -> None:
