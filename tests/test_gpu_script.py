@@ -1,5 +1,6 @@
 """The command for machines with a CUDA device runs from end to end, in miniature, and does not hide what failed."""
 
+import json
 import os
 import sys
 from pathlib import Path

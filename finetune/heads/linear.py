@@ -42,7 +42,8 @@ class PooledLinear(nn.Module):
         real_BL1 = real_BL[:, :, None]
         if self.pooling == "cls":
             first_B = (ids_BL.eq(self.cls_id) & real_BL).int().argmax(dim=1)
-            pooled_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), first_B]
+            rows_B = torch.arange(hidden_BLD.shape[0], device=hidden_BLD.device)  # ONNX takes len for a constant
+            pooled_BD = hidden_BLD[rows_B, first_B]
         elif self.pooling == "mean":
             pooled_BD = hidden_BLD.masked_fill(~real_BL1, 0.0).sum(dim=1) / real_BL1.sum(dim=1)
         else:

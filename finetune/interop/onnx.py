@@ -27,7 +27,9 @@ def write(model: SavedModel, folder: Path) -> None:
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if _takes_types(model) else [])]
     example = {name: torch.ones(2, 3, dtype=torch.int64) for name in names}
     metadata = {name: json.dumps(value) for name, value in as_data(model).items()}
-    onnx.write(_Scores(model.classifier), example, ("logits", "probabilities"), folder / FILE, metadata)
+    # Published encoders refuse rows beyond their positions.
+    most, outputs = model.classifier.encoder.longest, ("logits", "probabilities")
+    onnx.write(_Scores(model.classifier), example, outputs, folder / FILE, longest=most, metadata=metadata)
 
 
 def load(folder: Path, model: SavedModel) -> Probabilities:

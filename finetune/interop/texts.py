@@ -43,6 +43,8 @@ def write_tokenizer(model: SavedModel, folder: Path) -> None:
         theirs = copy.deepcopy(encoder.tokenizer)
         theirs.model_max_length = most
         theirs.padding_side = theirs.truncation_side = "right"
+        types = ["token_type_ids"] if encoder.takes_types else []
+        theirs.init_kwargs["model_input_names"] = theirs.model_input_names = ["input_ids", *types, "attention_mask"]
         theirs.save_pretrained(str(folder))
     else:
         assert isinstance(encoder, RunEncoder)

@@ -58,16 +58,19 @@ def write(
     example: Mapping[str, Tensor],
     outputs: Sequence[str],
     path: Path,
+    *,
+    longest: int | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a network in evaluation mode as ONNX into `path`, whose folder is made.
 
-    `example` holds its arguments by name, each (B, L) with at least two rows and positions; the file takes any B and L.
-    `metadata` are properties of the file. Weights of over 2 GB become a file beside it.
+    `example` holds its arguments by name, each (B, L) with at least two rows and positions; the file takes any B,
+    and any L up to `longest`, which a network that refuses longer rows must name. `metadata` are
+    properties of the file. Weights of over 2 GB become a file beside it.
     """
     # A length of 1 or equal dimensions of unlike axes would be taken for constants.
     assert all(part.shape[0] > 1 and part.shape[1] > 1 and part.shape[0] != part.shape[1] for part in example.values())
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             network,
