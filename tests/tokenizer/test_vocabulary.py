@@ -285,7 +285,7 @@ def texts():
     for _ in range(3000):
         yield "".join(chance.choices("ACGT", k=1000))
     print("all read", flush=True)
-learn(texts(), VocabularyConfig(size=160_000))
+learn(texts(), VocabularyConfig(size=130_000))
 """
 
 

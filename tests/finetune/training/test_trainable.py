@@ -123,7 +123,10 @@ def test_adapters_follow_their_seed_and_leave_the_generator_alone(folder: Path) 
 def test_the_wrong_encoder_and_unknown_targets_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"encoder\.hub"):
         add_adapters(
-            RunEncoder(PretrainConfig(), Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), None), LowRank()
+            RunEncoder(
+                PretrainConfig(), Tokenizer(models.WordLevel({"a": 0, "[PAD]": 1, "[MASK]": 2}, unk_token="a")), None
+            ),
+            LowRank(),
         )
     with pytest.raises(UserError, match=r"trainable\.targets.*'q_proj'.*dense, key, query, value"):
         add_adapters(load(folder), LowRank(targets=("query", "q_proj")))
