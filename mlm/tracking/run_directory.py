@@ -116,8 +116,9 @@ def lock(path: Path) -> IO[str]:
     """Lock a run's directory until the returned file is closed or this process ends; a UserError if it is locked."""
     file = (path / LOCK).open("a+", errors="replace")
     if not files.lock(file.fileno(), path):
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
+        with file:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
         raise UserError(f"{path} is in use by another process ({owner}): wait for it, or stop it")
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}")

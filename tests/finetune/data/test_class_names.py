@@ -16,5 +16,6 @@ def test_a_name_that_nobody_would_see_is_shown_by_its_codes(name: str) -> None:
 
 def test_a_list_of_names_is_bounded_whatever_their_length_and_number() -> None:
     assert listed(["a", "b\nc"]) == "a, b c"
-    assert listed(["a" * 100_000] * 10_000).endswith("... and 9,960 more")
-    assert len(listed(["a" * 100_000] * 10_000)) < 1200
+    shown = listed(["a" * 10_000] * 1000)
+    assert shown.endswith("... and 960 more")
+    assert len(shown) < 1200
