@@ -1,5 +1,6 @@
 """The server of the page: Gradio's queue behind three calls, on this machine's loopback address alone."""
 
+import asyncio
 import errno
 import os
 import re
@@ -97,6 +98,13 @@ def running(application: limits.Guard, listening: socket.socket) -> Iterator[thr
 
 def build(model: LanguageModel | Classifier, content: Mapping[str, Any], world: World, tables: Tables) -> limits.Guard:
     """Return the application, whose calls wait in one queue: a model answers one at a time."""
+    # Where no event loop runs, Gradio makes one for each of its locks, and closes none.
+    return asyncio.run(_build(model, content, world, tables))
+
+
+async def _build(
+    model: LanguageModel | Classifier, content: Mapping[str, Any], world: World, tables: Tables
+) -> limits.Guard:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it on import: no report, no check of its version
     import gradio
     from fastapi import FastAPI, Request, Response
