@@ -340,9 +340,12 @@ def test_thousands_of_classes_take_hardly_longer_than_two(tmp_path: Path) -> Non
     seconds = {}
     for count in (2, 10_000):
         path = table(tmp_path, f"c{count}", *(f"row {number},class {number % count}" for number in range(20_000)))
-        start = time.process_time()
-        assert len(load(train=path, label="label").class_names) == count
-        seconds[count] = time.process_time() - start
+        tries = []
+        for _ in range(3):  # the best of them, for other processes may disturb one
+            start = time.process_time()
+            assert len(load(train=path, label="label").class_names) == count
+            tries.append(time.process_time() - start)
+        seconds[count] = min(tries)
     assert seconds[10_000] < 2 * seconds[2]
 
 
