@@ -150,6 +150,8 @@ class Rotary(nn.Module):
         super().__init__()
         exponents_k = torch.arange(0, head_width, 2, dtype=torch.float64) / head_width
         self.register_buffer("inverse_frequency_k", (theta**-exponents_k).float(), persistent=False)
+        # MKL chooses its cosine and sine in their first call; two threads that make it together get other last digits.
+        _ = torch.zeros(1).cos(), torch.zeros(1).sin()
 
     def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> Rotation:
         """Return cosine and sine of every position's angles."""
