@@ -14,11 +14,12 @@ from tokenizers import Tokenizer
 from configs.files import written
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.masking import Masking
-from mlm.data.packing import pack
+from mlm.data.order import RowOrder
 from mlm.model.attention import SegmentMask
 from tokenizer import sentences, vocabulary
 from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.shards.format import ShardArrays
+from tokenizer.shards.rows import pack_window, seal
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import MASK, VocabularyConfig
 
@@ -81,8 +82,10 @@ def packed_text() -> tuple[Tokenizer, PackedRows]:
     starts = np.concatenate([[0], encoded.lengths.cumsum()])
     alone = np.arange(len(starts))  # each sentence is a segment of its own, the default of `text.segments`
     split = ShardArrays(encoded.tokens, encoded.word_starts, starts, alone)
-    packed = pack(starts, alone, ROW_LENGTH)
-    return tokenizer, PackedRows((split,), packed, ROW_LENGTH, SpecialTokens.of(tokenizer), VOCABULARY_SIZE)
+    special = SpecialTokens.of(tokenizer)
+    rows = pack_window(split, (0, len(found)), ROW_LENGTH, special, "<u2", alone=True)
+    seal(rows.records)
+    return tokenizer, PackedRows((rows,), RowOrder((len(rows),)), special, VOCABULARY_SIZE)
 
 
 @dataclass(frozen=True)

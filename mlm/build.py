@@ -16,7 +16,7 @@ from configs import UserError, check_text
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import Batch, PackedRows
-from mlm.data.corpus import Corpus, corpus_at, open_corpus
+from mlm.data.corpus import Corpus, ShardsConfig, corpus_at, open_corpus
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
@@ -78,10 +78,12 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     settings, row_length = config.train, config.data.row_length
 
     def built() -> str:
-        return json.dumps(list(map(str, corpus_of(config, recorded).folders)))
+        corpus = corpus_of(config, recorded)
+        return json.dumps([[one.model_dump() for one in corpus.config], str(corpus.cache)])
 
-    folders = json.loads(world.from_main("building tokenizer and shards", built))
-    corpus = corpus_at(list(map(Path, folders)), row_length, checked=True)
+    corpora, cache = json.loads(world.from_main("building tokenizer and shards", built))
+    shards = [ShardsConfig.model_validate(one, strict=False) for one in corpora]
+    corpus = corpus_at(shards, row_length, Path(cache))
     rows = len(corpus.train)
     if settings.batch_rows < world.size:
         raise UserError(
@@ -113,7 +115,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     optimizer = config.optim.build(model)
     if compiled:
         compile_blocks(model)
-    tokens_per_step = settings.batch_rows * corpus.train.tokens / rows
+    tokens_per_step = settings.batch_rows * corpus.train.tokens_per_row
     length = settings.budget.training_length(tokens_per_step, rows / settings.batch_rows)
     return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
 
@@ -142,10 +144,11 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     """Return the configuration with the text of its shards, if any; raise a UserError if it sets another text."""
     if config.data.shards is None:
         return config
-    text = read_manifest(Path(config.data.shards[0])).text
+    first = config.data.shards[0].folders[0]
+    text = read_manifest(Path(first)).text
     if config.text not in (TextConfig(), text) and config.text.absolute() != text:
         raise UserError(
-            f"data.shards = {config.data.shards[0]} was made of another text or by other options than those of text:"
+            f"data.shards = {first} was made of another text or by other options than those of text:"
             " remove text, or remove data.shards"
         )
     return config.model_copy(update={"text": text})
@@ -159,7 +162,10 @@ def with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
     """
     data = config.data
     tokenizer = None if data.tokenizer is None else str(Path(data.tokenizer).absolute())
-    shards = None if data.shards is None else tuple(str(Path(folder).absolute()) for folder in data.shards)
+    shards = data.shards and tuple(
+        corpus.model_copy(update={"folders": tuple(str(Path(folder).absolute()) for folder in corpus.folders)})
+        for corpus in data.shards
+    )
     changed = {
         "start_from": None if config.start_from is None else str(Path(config.start_from).absolute()),
         "text": config.text.absolute() if shards is None else config.text,
@@ -183,19 +189,19 @@ def corpus_of(config: PretrainConfig, recorded: Recorded | None = None) -> Corpu
     if config.data.shards is None:
         kept = find_kept_shards(config.text, cache, recorded.tokenizer, recorded.fingerprint)
         if kept is not None:
-            return corpus_at([kept], config.data.row_length)
+            return corpus_at([ShardsConfig(folders=(str(kept),))], config.data.row_length, cache)
     return open_corpus(config.data, config.text, config.vocabulary, cache, recorded.tokenizer)
 
 
 def flops_per_token(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
     """Return the function from the predicted share of tokens to the operations that training on a token needs."""
-    rows = corpus.train.rows
+    segments = corpus.train.segments_per_row
     return partial(
         flops.flops_per_token,
         config.model,
         corpus.manifest.vocabulary_size,
-        flops.mean_context(rows),
-        local_context=flops.mean_context(rows, config.model.encoder.local_attention),
+        flops.mean_context(segments),
+        local_context=flops.mean_context(segments, config.model.encoder.local_attention),
         frozen_encoder=config.train.frozen_encoder,
     )
 

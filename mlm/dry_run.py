@@ -39,8 +39,8 @@ def describe(made: PretrainComponents) -> str:
     manifest, rows, world = corpus.manifest, corpus.train, task.world
     parts = parameters_by_part(model)
     batch = task.micro_batches(0, 0.0)[0]
-    tokens_per_step = config.train.batch_rows * rows.tokens / len(rows)
-    context = flops.mean_context(rows.rows)
+    tokens_per_step = config.train.batch_rows * rows.tokens_per_row
+    context = flops.mean_context(rows.segments_per_row)
     per_token = flops_per_token(config, corpus)(config.masking.mean_rate)
     micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
@@ -58,7 +58,7 @@ def describe(made: PretrainComponents) -> str:
             f"  {'training words':38}{manifest.train.words:>14,}",
             f"  {'training tokens':38}{manifest.train.tokens:>14,}",
             f"  {f'rows of {config.data.row_length}':38}{len(rows):>14,}",
-            f"  {'slots that are not padding':38}{rows.tokens / (len(rows) * config.data.row_length):>14.2%}",
+            f"  {'slots that are not padding':38}{rows.tokens_per_row / config.data.row_length:>14.2%}",
             f"  {'tokens that a token attends to':38}{context:>14.1f}",
             *(f"  {remark}" for remark in manifest.remarks()),
             f"cost on {world.device}, matrix products in {precision_of(world.dtype)}",

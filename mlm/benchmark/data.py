@@ -31,7 +31,7 @@ def assemble_and_mask(bench: "Bench", name: str) -> list[Case]:
     import torch
 
     rows, recipe = bench.corpus.train, bench.recipe
-    numbers = [rows.step_rows(recipe.train.seed, step, recipe.train.batch_rows) for step in range(COLLATED_BATCHES)]
+    numbers = [rows.order.rows(recipe.train.seed, step, recipe.train.batch_rows) for step in range(COLLATED_BATCHES)]
     wholes = [rows.assemble(rows_B) for rows_B, _ in numbers]
     lists = [hf_trainer.examples(map(np.trim_zeros, whole.ids_BL)) for whole in wholes]  # 0 is padding
     collate, masking = hf_trainer.collator(bench.corpus.tokenizer_path), recipe.masking
@@ -100,7 +100,7 @@ def build_ours(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, i
 
 def write_sentences(bench: "Bench", path: Path, copies: int) -> None:
     """Write the training sentences, one a line, in numbered copies that are no duplicates."""
-    split = bench.corpus.train.splits[0]
+    split = bench.corpus.shards[0].train
     bounds = itertools.pairwise(split.sentences[: bench.scale.sentences + 1].tolist())
     sentences = bench.corpus.tokenizer.decode_batch([split.tokens[start:end].tolist() for start, end in bounds])
     with path.open("w", encoding="utf-8") as file:

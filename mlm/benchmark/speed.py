@@ -169,8 +169,8 @@ class Reference:
 
     def rows(self, bench: Bench) -> tuple[list[dict[str, list[int]]], int]:
         """Return the training text in rows, and the number of rows that hold as many tokens as one of our steps."""
-        rows = self.cut(bench.corpus.train.splits[0], bench.recipe.data.row_length)
-        ours = bench.recipe.train.batch_rows * bench.corpus.train.tokens / len(bench.corpus.train)
+        rows = self.cut(bench.corpus.shards[0].train, bench.recipe.data.row_length)
+        ours = bench.recipe.train.batch_rows * bench.corpus.train.tokens_per_row
         return hf_trainer.examples(rows), max(round(ours * len(rows) / sum(map(len, rows))), 1)
 
     def train(
@@ -233,7 +233,7 @@ def data_wait(bench: Bench, name: str) -> list[Case]:
 
 def needed_flops(bench: Bench) -> float:
     """Return the floating-point operations that our side needs to train on a token, at the mean masking rate."""
-    vocabulary_size, context = bench.corpus.manifest.vocabulary_size, mean_context(bench.corpus.train.rows)
+    vocabulary_size, context = bench.corpus.manifest.vocabulary_size, mean_context(bench.corpus.train.segments_per_row)
     return flops_per_token(bench.recipe.model, vocabulary_size, context, bench.recipe.masking.mean_rate)
 
 

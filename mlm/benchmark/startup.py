@@ -66,7 +66,7 @@ def seconds_until(done: Callable[[], bool], *arguments: str) -> float:
 
 def _with_cache(bench: Bench, runs: str) -> Path:
     """Give a folder of runs the benchmark's shards."""
-    (Path(runs) / "cache").symlink_to(bench.corpus.folders[0].parent.resolve())
+    (Path(runs) / "cache").symlink_to(bench.corpus.shards[0].path.parent.resolve())
     return Path(runs)
 
 

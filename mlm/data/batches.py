@@ -1,9 +1,8 @@
 """Training data as a function of (seed, step): rows of the shards, in a new order and with new masks each epoch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal, Self
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
-from mlm.data.packing import Rows, concatenate
-from tokenizer.shards.format import ShardArrays
+from mlm.data.order import RowOrder
+from tokenizer.shards.rows import SEGMENT, SPECIAL, TEXT, WORD, RowFile
 from tokenizer.special_tokens import SpecialTokens, ordinary_ids
 
 IGNORED = -100
@@ -69,92 +68,71 @@ class Batch:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One side of a corpus, packed into rows."""
+    """One side of a corpus, or of a mixture of corpora, packed into rows."""
 
-    splits: tuple[ShardArrays, ...]
-    """The side's arrays in each folder of shards, memory-mapped; a row lies in one of them."""
-    rows: Rows
-    """The rows of all folders; their runs are ranges of the tokens of all folders, laid end to end."""
-    row_length: int
+    files: tuple[RowFile, ...]
+    """The rows of each folder of shards, numbered through all folders."""
+    order: RowOrder
     special: SpecialTokens
     vocabulary_size: int
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.rows)
-
-    @classmethod
-    def join(cls, parts: Sequence["PackedRows"]) -> "PackedRows":
-        """Return the rows of several folders as one corpus: their indices are copied, their tokens are not."""
-        if len(parts) == 1:
-            return parts[0]
-        splits = tuple(part.splits[0] for part in parts)
-        firsts = _begins([len(split.tokens) for split in splits])
-        moved = [replace(p.rows, starts=p.rows.starts + first) for p, first in zip(parts, firsts, strict=True)]
-        return replace(parts[0], splits=splits, rows=concatenate(moved))
+        return len(self.order)
 
     @property
-    def tokens(self) -> int:
-        """Number of slots that are not padding, special tokens counted."""
-        return sum(len(split.tokens) for split in self.splits) + 2 * self.special.adds_cls_sep * len(self.rows.starts)
+    def row_length(self) -> int:
+        """Number of slots of a row."""
+        return self.files[0].row_length
 
-    def documents(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of the documents in the given rows, counted from 0 through all folders."""
-        borders = self.rows.borders
-        starts = self.rows.starts[_ranges(borders[rows_B], borders[rows_B + 1] - borders[rows_B])]
-        firsts = _begins([len(split.tokens) for split in self.splits])
-        first_documents = _begins([len(split.documents) - 1 for split in self.splits])
-        owners = np.searchsorted(firsts, starts, side="right") - 1
+    @cached_property
+    def segments_per_row(self) -> NDArray[np.float64]:
+        """Mean number of segments of each length in a row of training, lengths being tokens without special ones."""
+        corpora = self.order.corpora(self._firsts)
+        shares, sizes = np.array(self.order.shares)[corpora], np.array(self.order.sizes)[corpora]
+        rates = zip(self.files, shares / sizes, strict=True)
+        return np.sum([file.segment_lengths * rate for file, rate in rates], axis=0)
+
+    @property
+    def tokens_per_row(self) -> float:
+        """Mean number of slots of a row of training that are not padding, special tokens counted."""
+        lengths = np.arange(self.row_length + 1) + 2 * self.special.adds_cls_sep
+        return float(self.segments_per_row @ lengths)
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        """The number of each folder's first row."""
+        sizes = np.array([len(file) for file in self.files])
+        return sizes.cumsum() - sizes
+
+    def _read(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the records of rows."""
+        owners_B = np.searchsorted(self._firsts, rows_B, side="right") - 1
+        records_B = np.empty(len(rows_B), self.files[0].records.dtype)
+        for number in np.unique(owners_B).tolist():
+            mine = owners_B == number
+            records_B[mine] = self.files[number].read(rows_B[mine] - self._firsts[number])
+        return records_B
+
+    def documents(self, rows_B: NDArray[np.int64]) -> str:
+        """Return the numbers of the documents in the given rows, in each of the folders of shards that hold any."""
+        owners_B = np.searchsorted(self._firsts, rows_B, side="right") - 1
         found = []
-        for number, split in enumerate(self.splits):
-            mine = starts[owners == number] - firsts[number]
-            sentences = np.searchsorted(split.sentences, mine, side="right") - 1
-            found.append(np.searchsorted(split.documents, sentences, side="right") - 1 + first_documents[number])
-        return np.unique(np.concatenate(found))
+        for number in np.unique(owners_B).tolist():
+            documents = self.files[number].documents_of(rows_B[owners_B == number] - self._firsts[number])
+            found.append(f"{', '.join(map(str, documents.tolist()))} in {self.files[number].shards}")
+        return "; ".join(found)
 
     def assemble(self, rows_B: NDArray[np.int64]) -> UnmaskedRows:
-        """Lay the runs of tokens of the given rows into their slots."""
-        B, L, special = len(rows_B), self.row_length, int(self.special.adds_cls_sep)
-        counts_B = self.rows.borders[rows_B + 1] - self.rows.borders[rows_B]
-        runs = _ranges(self.rows.borders[rows_B], counts_B)
-        starts, lengths = self.rows.starts[runs], self.rows.lengths[runs].astype(np.int64)
-        slots = lengths + 2 * special
-        before = slots.cumsum() - slots
-        first_run_B = counts_B.cumsum() - counts_B
-        begins = before - np.repeat(before[first_run_B] - np.arange(B) * L, counts_B)
-        numbers = np.arange(1, len(runs) + 1) - np.repeat(first_run_B, counts_B)
-
-        taken = _ranges(begins, slots)
-        segments = np.zeros(B * L, np.int32)
-        segments[taken] = np.repeat(numbers, slots)
-        positions = np.zeros(B * L, np.int64)
-        positions[taken] = np.arange(len(taken)) - np.repeat(before, slots)
-
-        read, written = _ranges(starts, lengths), _ranges(begins + special, lengths)
-        ids = np.full(B * L, self.special.pad, np.int64)
-        ids[written] = self._read("tokens", read)
-        maskable = np.zeros(B * L, np.bool_)
-        maskable[written] = ids[written] != self.special.unknown
-        word_starts = np.zeros(B * L, np.bool_)
-        word_starts[written] = self._read("word_starts", read)
-        word_starts[begins + special] = True
-        if special:
-            ids[begins], ids[begins + slots - 1] = self.special.framed([])
-        flat: list[NDArray[Any]] = [ids, segments, positions, maskable, word_starts]
-        return UnmaskedRows(*(array.reshape(B, L) for array in flat))
-
-    def _read(self, name: Literal["tokens", "word_starts"], places: NDArray[np.int64]) -> NDArray[Any]:
-        """Return an array's values at indices into all folders, laid end to end."""
-        arrays: list[NDArray[Any]] = [getattr(split, name) for split in self.splits]
-        if len(arrays) == 1:
-            return arrays[0][places]
-        firsts = _begins(list(map(len, arrays)))
-        owners = np.searchsorted(firsts, places, side="right") - 1
-        found = np.empty(len(places), arrays[0].dtype)
-        for number, array in enumerate(arrays):
-            mine = owners == number
-            found[mine] = array[places[mine] - firsts[number]]
-        return found
+        """Return the given rows as arrays."""
+        records_B = self._read(rows_B)
+        ids_BL, marks_BL = records_B["ids"].astype(np.int64), records_B["marks"]
+        text_BL, begins_BL, starts_BL = (marks_BL & mark > 0 for mark in (TEXT, SEGMENT, WORD))
+        places_L = np.arange(self.row_length)
+        segments_BL = begins_BL.cumsum(axis=1, dtype=np.int32) * text_BL
+        positions_BL = (places_L - np.maximum.accumulate(begins_BL * places_L, axis=1)) * text_BL
+        maskable_BL = (marks_BL & (TEXT | SPECIAL) == TEXT) & (ids_BL != self.special.unknown)
+        return UnmaskedRows(ids_BL, segments_BL, positions_BL, maskable_BL, starts_BL)
 
     def masked(
         self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], masking: Masking, rate: float, seed: int
@@ -169,28 +147,9 @@ class PackedRows:
         arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
         return Batch.on_host(*map(torch.from_numpy, arrays))
 
-    def step_rows(self, seed: int, step: int, batch_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows of a step and the epoch of each: every epoch is a new order of all rows."""
-        turns_B = np.arange(step * batch_rows, (step + 1) * batch_rows)
-        epochs_B, turns_B = np.divmod(turns_B, len(self))
-        rows_B = np.empty(batch_rows, np.int64)
-        for epoch in np.unique(epochs_B).tolist():
-            mine_B = epochs_B == epoch
-            rows_B[mine_B] = _epoch_order(seed, epoch, len(self))[turns_B[mine_B]]
-        return rows_B, epochs_B
-
-
-def _begins(sizes: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the offset of each array, from their sizes, when they are laid end to end."""
-    return np.cumsum(sizes, dtype=np.int64) - np.asarray(sizes, np.int64)
-
-
-def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the ranges start, start + 1, ... of the given lengths, one after the other."""
-    before = lengths.cumsum() - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
-
-
-@lru_cache(maxsize=2)  # a step may touch two epochs
-def _epoch_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(rows)
+    def plain_tokens(self, rows_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the tokens of rows without special ones, and the place of each segment's first token among them."""
+        records_B = self._read(rows_B)
+        inside_BL = records_B["marks"] & (TEXT | SPECIAL) == TEXT
+        begins_BL = np.roll(records_B["marks"] & SEGMENT > 0, int(self.special.adds_cls_sep), axis=1)
+        return records_B["ids"][inside_BL].astype(np.int64), np.flatnonzero(begins_BL[inside_BL])

@@ -1,30 +1,56 @@
-"""The corpus of a model: shards of token ids, packed into rows, both built once and cached."""
+"""The corpus of a model, or a mixture of several: shards of token ids, packed into rows, both built once and cached."""
 
 import itertools
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 from tokenizers import Tokenizer
 
 from configs import Config, Texts, UserError
 from mlm.data.batches import PackedRows
-from mlm.data.packing import Rows, pack
+from mlm.data.order import PERIOD, RowOrder
 from tokenizer.cache import find_or_build_shards
-from tokenizer.cleaning import Reason, Side, TextConfig
-from tokenizer.shards.format import SIDES, TOKENIZER, ShardArrays, ShardManifest, Shards, open_shards
+from tokenizer.cleaning import Reason, TextConfig
+from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards
+from tokenizer.shards.rows import find_or_pack
 from tokenizer.sources import hash_texts
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
-PACKING = 1
-"""Version of the packing, in the name of its cached folder; raise it whenever the packing changes."""
+
+class ShardsConfig(Config):
+    """Folders of shards that are one corpus, and its weight in a mixture of several."""
+
+    folders: Annotated[Texts, Field(min_length=1)]
+    """One or several folders made by tokenizer.encode."""
+    name: str | None = None
+    """Name of the corpus in logs and results; null takes that of its first folder."""
+    share: float | None = Field(None, ge=0)
+    """Its share of the rows of training, beside the shares of the others, which need not add up to 1."""
+    epochs: float | None = Field(None, ge=0)
+    """How often it is read while the others are read as often as theirs say; in place of `share`."""
+
+    @property
+    def label(self) -> str:
+        """The name in logs and results."""
+        return self.name or Path(self.folders[0]).name
+
+    @property
+    def weight(self) -> float | None:
+        """The share or the epochs."""
+        return self.epochs if self.share is None else self.share
+
+
+def _as_corpora(value: Any) -> Any:
+    """Return folders without a weight as one corpus."""
+    listed = [value] if isinstance(value, str | dict) else value
+    if isinstance(listed, list | tuple) and listed and all(isinstance(one, str) for one in listed):
+        return ({"folders": tuple(listed)},)
+    return listed
 
 
 class DataConfig(Config):
@@ -34,19 +60,46 @@ class DataConfig(Config):
     """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
     tokenizer: str | None = None
     """A tokenizer.json to use unchanged, ours or that of a published encoder; null trains one, as `vocabulary` says."""
-    shards: Annotated[Texts, Field(min_length=1)] | None = None
-    """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them. No text is read,
-    and `text` becomes that of the first folder. All folders must have the same tokenizer and `text.segments`. Keep
-    their texts apart: a document in two folders is read twice, or leaks into the held-out text. null builds shards
-    from `text`, or finds them in the cache."""
+    shards: (
+        Annotated[
+            tuple[ShardsConfig, ...],
+            BeforeValidator(_as_corpora, json_schema_input_type=str | tuple[str, ...] | tuple[ShardsConfig, ...]),
+            Field(min_length=1),
+        ]
+        | None
+    ) = None
+    """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them, as [a, b]. Or a
+    mixture of corpora with weights, as [{folders: a, share: 0.7}, {folders: [b, c], share: 0.3}]: each has its share of
+    every thousand rows, and its own epochs. No text is read, and `text` becomes that of the first folder. All
+    folders must have the same tokenizer and `text.segments`. Keep their texts apart: a document in two folders is read
+    twice, or leaks into the held-out text. null builds shards from `text`, or finds them in the cache."""
+
+    @field_validator("shards")
+    @classmethod
+    def _weights_fit(cls, shards: tuple[ShardsConfig, ...] | None) -> tuple[ShardsConfig, ...] | None:
+        corpora = shards or ()
+        kinds = {(corpus.share is not None, corpus.epochs is not None) for corpus in corpora}
+        if (True, True) in kinds:
+            raise ValueError("a corpus has either a share or epochs, not both")
+        if len(corpora) > 1 and (len(kinds) > 1 or (False, False) in kinds):
+            raise ValueError("give every corpus of a mixture a share, or every one its epochs")
+        if corpora and all(corpus.weight == 0 for corpus in corpora):
+            raise ValueError("the weights are all zero, so that nothing would be read: raise one")
+        names = [corpus.label for corpus in corpora]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two corpora are called {twice[0]}: give one another name")
+        return shards
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A tokenizer, and the training and held-out side of shards in rows."""
 
-    folders: tuple[Path, ...]
-    """The folders of the shards."""
+    config: tuple[ShardsConfig, ...]
+    """The corpora of the mixture, by their folders; a single one if there is no mixture."""
+    cache: Path
+    """The folder with those rows that the folders of shards lack."""
+    shards: tuple[Shards, ...]
     manifest: ShardManifest
     """The manifest of the folder; of several folders the sum of their manifests, without `files`."""
     tokenizer: Tokenizer
@@ -66,23 +119,28 @@ def open_corpus(
     if tokenizer_path is None and data.tokenizer is not None:
         tokenizer_path = Path(data.tokenizer)
     if data.shards is None:
-        return corpus_at([find_or_build_shards(text, vocabulary, cache, tokenizer_path)], data.row_length)
-    corpus = corpus_at(list({Path(name).resolve(): Path(name) for name in data.shards}.values()), data.row_length)
+        folder = find_or_build_shards(text, vocabulary, cache, tokenizer_path)
+        return corpus_at([ShardsConfig(folders=(str(folder),))], data.row_length, cache)
+    corpus = corpus_at(data.shards, data.row_length, cache)
     if tokenizer_path is not None and sha256(load(tokenizer_path)) != corpus.manifest.tokenizer_sha256:
+        names = ", ".join(str(shards.path) for shards in corpus.shards)
         raise UserError(
-            f"data.shards = {', '.join(data.shards)} was encoded with another tokenizer than {tokenizer_path}:"
+            f"data.shards = {names} was encoded with another tokenizer than {tokenizer_path}:"
             " encode the text with that one"
         )
     return corpus
 
 
-def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False) -> Corpus:
-    """Return the corpus whose shards are in `folders`, packed into rows of `row_length` slots.
+def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> Corpus:
+    """Return the corpus, or the mixture of corpora, whose shards are in folders, in rows of `row_length` slots.
 
-    Shards that another process has just `checked` are not verified again. Shards that are missing, damaged, or do not
+    Rows that the folders lack are taken from `cache`, or packed into it. Shards that are missing, damaged, or do not
     fit those of the first folder raise UserError.
     """
-    shards = [open_shards(folder, checked=checked) for folder in folders]
+    corpora = [corpus for corpus in corpora if corpus.weight != 0]
+    named = [list({Path(name).resolve(): Path(name) for name in corpus.folders}.values()) for corpus in corpora]
+    opened = [[open_shards(folder) for folder in folders] for folders in named]
+    shards = tuple(itertools.chain.from_iterable(opened))
     first = shards[0]
     for one, other in itertools.combinations(shards, 2):
         _check_fit(one, other)
@@ -90,12 +148,34 @@ def corpus_at(folders: Sequence[Path], row_length: int, *, checked: bool = False
     tokenizer = load(path)
     if tokenizer.get_vocab_size() != first.manifest.vocabulary_size:
         raise UserError(f"the tokenizer in {first.path} is not that of its tokens: delete the folder to rebuild it")
-    special = SpecialTokens.of(tokenizer)
-    train, heldout = (
-        PackedRows.join([packed_rows(one, side, row_length, special) for one in shards]) for side in SIDES
-    )
-    manifest = _joined([one.manifest for one in shards])
-    return Corpus(tuple(one.path for one in shards), manifest, tokenizer, path, train, heldout)
+    special, size = SpecialTokens.of(tokenizer), first.manifest.vocabulary_size
+    sides = []
+    shares: tuple[float, ...] = ()
+    for side in SIDES:
+        files = [[find_or_pack(one, side, row_length, special, cache) for one in group] for group in opened]
+        sizes = tuple(sum(map(len, group)) for group in files)
+        shares = shares or _shares(corpora, sizes)  # those of the training side
+        sides.append(PackedRows(tuple(itertools.chain(*files)), RowOrder(sizes, shares), special, size))
+    manifest = _joined([one.manifest for one in shards], shares)
+    return Corpus(tuple(corpora), cache, shards, manifest, tokenizer, path, *sides)
+
+
+def _shares(corpora: Sequence[ShardsConfig], sizes: Sequence[int]) -> tuple[float, ...]:
+    """Return the share of each corpus in the rows of training, from their weights and numbers of rows."""
+    if len(corpora) == 1:
+        return (1.0,)
+    weights = [
+        (corpus.share or 0.0) if corpus.epochs is None else corpus.epochs * size
+        for corpus, size in zip(corpora, sizes, strict=True)
+    ]
+    shares = tuple(weight / sum(weights) for weight in weights)
+    if min(shares) * PERIOD < 1:
+        least = corpora[shares.index(min(shares))]
+        raise UserError(
+            f"data.shards: {least.label} would be {min(shares):.2g} of the rows, and less than 1 / {PERIOD:,} is never"
+            " read: raise its weight, or remove it"
+        )
+    return shares
 
 
 def _check_fit(first: Shards, other: Shards) -> None:
@@ -114,15 +194,16 @@ def _check_fit(first: Shards, other: Shards) -> None:
         )
 
 
-def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
+def _joined(manifests: Sequence[ShardManifest], shares: Sequence[float]) -> ShardManifest:
     """Return the manifest of several folders read as one corpus; that of one folder is unchanged."""
     first, *others = manifests
     if not others:
         return first
+    weights = map(repr, shares) if len(shares) > 1 else ()
     dropped: Counter[Reason] = sum((Counter(manifest.dropped) for manifest in manifests), Counter())
     return first.model_copy(
         update={
-            "text_fingerprint": hash_texts(*(manifest.text_fingerprint for manifest in manifests)),
+            "text_fingerprint": hash_texts(*(manifest.text_fingerprint for manifest in manifests), *weights),
             "train": sum((manifest.train for manifest in others), first.train),
             "heldout": sum((manifest.heldout for manifest in others), first.heldout),
             "dropped": dict(dropped),
@@ -131,48 +212,3 @@ def _joined(manifests: Sequence[ShardManifest]) -> ShardManifest:
             "packages": tuple(package for manifest in manifests for package in manifest.packages),
         }
     )
-
-
-def packed_rows(shards: Shards, side: Side, row_length: int, special: SpecialTokens) -> PackedRows:
-    """Pack one side of the shards into rows; the packing is cached beside the shards."""
-    split: ShardArrays = getattr(shards, side)
-    folder = shards.path / f"rows-{PACKING}-{side}-{row_length}{'-cls-sep' * special.adds_cls_sep}"
-    if not folder.exists():
-        alone = shards.manifest.text.segments == "sentences"
-        documents = np.arange(len(split.sentences)) if alone else np.asarray(split.documents)
-        rows = pack(np.asarray(split.sentences), documents, row_length, 2 * special.adds_cls_sep)
-        try:
-            with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=shards.path) as partial:
-                for name, array in vars(rows).items():
-                    np.save(Path(partial, f"{name}.npy"), array)
-                Path(partial).rename(folder)
-        except OSError as error:
-            if not folder.exists():  # by another process, which packed the same rows first
-                raise OSError(error.errno, f"cannot write ({error})", str(folder)) from error
-    rows = Rows(*(_mapped(folder / f"{name}.npy") for name in ("starts", "lengths", "borders")))
-    if not _is_packing(rows, len(split.tokens), row_length, 2 * special.adds_cls_sep):
-        raise UserError(f"{folder} holds no packing of these shards: delete it to rebuild it")
-    return PackedRows((split,), rows, row_length, special, shards.manifest.vocabulary_size)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read {path} ({error}): delete the folder {path.parent} to rebuild it") from error
-    return array
-
-
-def _is_packing(rows: Rows, tokens: int, row_length: int, special: int) -> bool:
-    """Return whether the rows hold all tokens, in runs inside the split, and none is longer than `row_length`."""
-    arrays = (rows.starts, rows.lengths, rows.borders)
-    if [array.dtype.str for array in arrays] != ["<i8", "<i4", "<i8"] or any(array.ndim != 1 for array in arrays):
-        return False
-    if len(rows.starts) != len(rows.lengths) or len(rows.borders) < 2 or not len(rows.starts):
-        return False
-    whole = rows.borders[0] == 0 and rows.borders[-1] == len(rows.starts) and (np.diff(rows.borders) > 0).all()
-    inside = rows.starts.min() >= 0 and (rows.starts + rows.lengths).max() <= tokens and rows.lengths.min() > 0
-    if not (whole and inside and rows.lengths.sum(dtype=np.int64) == tokens):
-        return False
-    slots = np.add.reduceat(rows.lengths.astype(np.int64) + special, rows.borders[:-1])
-    return bool(slots.max() <= row_length)

@@ -88,8 +88,8 @@ class MaskedRows:
 def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return the hashes, (B,), from which all random choices of a row in an epoch derive."""
     with np.errstate(over="ignore"):
-        seeds_B = _mix(np.full(len(rows_B), seed, np.uint64))
-        return _mix(_mix(seeds_B + epochs_B.astype(np.uint64)) + rows_B.astype(np.uint64))
+        seeds_B = mix(np.full(len(rows_B), seed, np.uint64))
+        return mix(mix(seeds_B + epochs_B.astype(np.uint64)) + rows_B.astype(np.uint64))
 
 
 def corrupt(
@@ -173,7 +173,7 @@ def _shuffled_positions(
     return (sort_BL & np.uint64(0xFFFF)).astype(np.int64)
 
 
-def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64 bits (the output function of SplitMix64: Steele et al. 2014)."""
     numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
@@ -183,7 +183,7 @@ def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _bits(keys_B: NDArray[np.uint64], stream: int, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return 64 random bits for each position of each row in one of the streams."""
     counters = (positions.astype(np.uint64) << np.uint64(2)) + np.uint64(stream + 1)
-    return _mix(keys_B[:, None] + counters * np.uint64(0x9E3779B97F4A7C15))
+    return mix(keys_B[:, None] + counters * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:

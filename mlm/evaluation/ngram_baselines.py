@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from tokenizer.special_tokens import SpecialTokens
 
+SAMPLE_SEED = 1999
+"""Seed of the rows that are counted: the same for every run."""
+
 
 class Unigram:
     """Probabilities of tokens by their shares of the training tokens, with add-one smoothing."""
@@ -64,16 +67,11 @@ class Bigram:
         return probabilities_V
 
 
-def first_tokens(rows: PackedRows, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first tokens of each folder, at most `most_tokens` in all, and the offsets of segments in them."""
-    sizes = np.array([len(split.tokens) for split in rows.splits])
-    shares = sizes * min(most_tokens, int(sizes.sum())) // sizes.sum()
-    begins, taken_before = np.cumsum(sizes) - sizes, np.cumsum(shares) - shares
-    starts, tokens, segments = rows.rows.starts, [], []
-    for split, share, first, taken in zip(rows.splits, shares.tolist(), begins, taken_before, strict=True):
-        tokens.append(np.asarray(split.tokens[:share], np.int64))
-        segments.append(starts[(starts >= first) & (starts < first + share)] - first + taken)
-    return np.concatenate(tokens), np.concatenate(segments)
+def sample_tokens(rows: PackedRows, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the tokens of about `most_tokens` slots of training, and the place of each segment's first in them."""
+    most_rows = max(int(most_tokens / rows.tokens_per_row), 1)
+    drawn, _ = rows.order.rows(SAMPLE_SEED, 0, min(most_rows, len(rows)))
+    return rows.plain_tokens(np.sort(drawn))
 
 
 def measure_baseline(

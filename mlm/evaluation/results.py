@@ -9,7 +9,7 @@ from mlm.data.batches import Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
 from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, first_tokens, measure_baseline
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, sample_tokens, measure_baseline
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
 
@@ -28,7 +28,7 @@ def measure_baselines(
 ) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of the unigram and bigram baselines on held-out batches."""
     size, special = corpus.manifest.vocabulary_size, corpus.train.special
-    tokens, segments = first_tokens(corpus.train, config.evaluation.baseline_tokens)
+    tokens, segments = sample_tokens(corpus.train, config.evaluation.baseline_tokens)
     unigram = Unigram(tokens, size)
     bigram = Bigram(tokens, segments, unigram, size, special.mask)
     baselines: dict[str, Unigram | Bigram] = {"unigram": unigram, "bigram": bigram}
@@ -39,7 +39,7 @@ def measure_bits_per_byte(
     config: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
 ) -> float | None:
     """Return the bits per byte of hidden words; None if the held-out text has none."""
-    sentences = heldout_sentences(corpus.heldout.splits, corpus.tokenizer)
+    sentences = heldout_sentences([one.heldout for one in corpus.shards], corpus.tokenizer)
     words = choose_words(sentences, config.evaluation.words, config.evaluation.window_bytes)
     return None if not words else bits_per_byte(model, corpus.tokenizer, words, config.data.row_length, world)
 

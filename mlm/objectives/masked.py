@@ -41,7 +41,7 @@ class MaskedLMTask:
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
-        rows_B, epochs_B = self.train.step_rows(self.seed, step, self.batch_rows)
+        rows_B, epochs_B = self.train.order.rows(self.seed, step, self.batch_rows)
         cuts = self.world.share(len(rows_B), self.micro_batch_rows)
         mine = np.arange(self.world.rank, len(rows_B), self.world.size)
         read = mine if len(mine) else np.zeros(1, np.int64)
@@ -51,9 +51,9 @@ class MaskedLMTask:
         return [part.to(self.world.device) for part in parts]
 
     def documents(self, step: int) -> str:
-        """Return the numbers of the documents that a step reads from, in the training shards."""
-        rows_B, _ = self.train.step_rows(self.seed, step, self.batch_rows)
-        return ", ".join(map(str, self.train.documents(rows_B).tolist()))
+        """Return the numbers of the documents that a step reads from, and their folders."""
+        rows_B, _ = self.train.order.rows(self.seed, step, self.batch_rows)
+        return self.train.documents(rows_B)
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats, and the number of correct predictions."""
@@ -144,7 +144,7 @@ def heldout_batches(
     rows: PackedRows, masking: Masking, world: World, *, most_rows: int, micro_batch_rows: int
 ) -> list[Batch]:
     """Return the first `most_rows` held-out rows of a fixed shuffle, with fixed masks."""
-    rows_B, epochs_B = rows.step_rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
+    rows_B, epochs_B = rows.order.rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
     batch = rows.masked(rows_B, epochs_B, masking, masking.rate, HELDOUT_SEED)
     cuts = [slice(start, start + micro_batch_rows) for start in range(0, len(rows_B), micro_batch_rows)]
     return [batch.part(cut).to(world.device) for cut in cuts]

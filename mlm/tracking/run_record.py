@@ -66,9 +66,9 @@ def _shards(config: PretrainConfig, recorded: Recorded, tokenizer: Tokenizer) ->
     """Return the shards of a run's text, whose text is neither read nor encoded again; None if they are not at hand."""
     path = shards_path(recorded.cache, tokenizer, recorded.fingerprint)
     if config.data.shards is not None:
-        path = Path(config.data.shards[0])
+        path = Path(config.data.shards[0].folders[0])
     try:
-        shards = open_shards(path, checked=True)
+        shards = open_shards(path)
     except UserError as error:
         logger.info("the run's text is not at hand: %s", error)
         return None

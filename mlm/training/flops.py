@@ -1,18 +1,23 @@
 """The floating-point operations of training."""
 
-import numpy as np
+from typing import Any
 
-from mlm.data.packing import Rows
+import numpy as np
+from numpy.typing import NDArray
+
 from mlm.model.encoder import LocalAttention
 from mlm.model.heads import ModelConfig
 
 
-def mean_context(rows: Rows, local: LocalAttention | None = None) -> float:
-    """Return the mean number of tokens that a token attends to: its segment, or the part of it that is near."""
-    lengths = rows.lengths.astype(float)
+def mean_context(segments: NDArray[Any], local: LocalAttention | None = None) -> float:
+    """Return the mean number of tokens that a token attends to: its segment, or the part of it that is near.
+
+    `segments` is the number of segments of each length, from 0 tokens.
+    """
+    lengths = np.arange(len(segments), dtype=float)
     reach = lengths - 1 if local is None else np.minimum(local.reach, lengths - 1)
     pairs = lengths * (2 * reach + 1) - reach * (reach + 1)  # at both ends of a segment some are missing
-    return float(pairs.sum() / lengths.sum())
+    return float(segments @ pairs / (segments @ lengths))
 
 
 def flops_per_token(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mlm.data.batches import PackedRows
 from mlm.data.masking import Masking
-from mlm.data.packing import pack
+from mlm.data.order import RowOrder
 from mlm.distributed import device
 from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
@@ -22,6 +23,7 @@ from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from tokenizer.shards.format import ShardArrays
+from tokenizer.shards.rows import pack_window, seal
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 
@@ -53,12 +55,26 @@ def split_of(documents: Sequence[Sequence[int]], seed: int = 0, vocabulary_size:
 
 
 def packed(
-    split: ShardArrays, row_length: int = ROW_LENGTH, *, cls_sep: bool = False, alone: bool = False
+    split: ShardArrays,
+    row_length: int = ROW_LENGTH,
+    *,
+    cls_sep: bool = False,
+    alone: bool = False,
+    special: SpecialTokens | None = None,
 ) -> PackedRows:
     """Pack documents, or each sentence alone."""
-    documents = np.arange(len(split.sentences)) if alone else split.documents
-    rows = pack(split.sentences, documents, row_length, 2 * cls_sep)
-    return PackedRows((split,), rows, row_length, OURS[cls_sep], VOCABULARY)
+    special = special or OURS[cls_sep]
+    end = len(split.sentences if alone else split.documents) - 1
+    rows = pack_window(split, (0, end), row_length, special, "<u2", alone=alone)
+    seal(rows.records)
+    return PackedRows((rows,), RowOrder((len(rows),)), special, VOCABULARY)
+
+
+def joined(parts: Sequence[PackedRows], shares: Sequence[float] = ()) -> PackedRows:
+    """Return rows of several folders as one corpus, or as a mixture of corpora by their shares."""
+    sizes = tuple(map(len, parts))
+    order = RowOrder(sizes, tuple(shares)) if shares else RowOrder((sum(sizes),))
+    return replace(parts[0], files=tuple(part.files[0] for part in parts), order=order)
 
 
 def sentences(count: int, seed: int = 0, longest: int = ROW_LENGTH) -> PackedRows:

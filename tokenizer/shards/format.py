@@ -6,7 +6,7 @@ and `documents` (offsets into sentences).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,6 +23,8 @@ TokenType = Literal["<u2", "<u4"]
 """NumPy's name of the type of the ids."""
 FORMAT: Literal[1] = 1
 """Version of the files and the manifest; shards of another version are refused."""
+VALUES_AT_ONCE = 1 << 20
+"""Values that are checked together, in memory that does not grow with the file."""
 SIDES: tuple[Side, ...] = ("train", "heldout")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -119,10 +121,10 @@ def record(path: Path) -> FileRecord:
         return FileRecord(size_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def open_shards(path: Path, *, checked: bool = False) -> Shards:
-    """Map the shards in the folder `path` after checking every checksum; none, changed or foreign ones are a UserError.
+def open_shards(path: Path) -> Shards:
+    """Map the shards in the folder `path`, whatever their size; none, incomplete or foreign ones are a UserError.
 
-    Another process has just `checked` them: compare the sizes only.
+    Their content is not read: `verify` does that, once, before they are packed into rows.
     """
     manifest = read_manifest(path)
     train, heldout = (layout(side, manifest.token_type, getattr(manifest, side)) for side in SIDES)
@@ -134,16 +136,30 @@ def open_shards(path: Path, *, checked: bool = False) -> Shards:
             raise _damaged(path, f"{file.name} is missing")
         if (size := file.stat().st_size) != expected.size_bytes:
             raise _damaged(path, f"{file.name} has {size:,} bytes instead of {expected.size_bytes:,}")
-        if not checked and record(file).sha256 != expected.sha256:
-            raise _damaged(path, f"the checksum of {file.name} is wrong")
     for name, (kind, count) in (*train.items(), *heldout.items()):
         if manifest.files[name].size_bytes != np.dtype(kind).itemsize * count:
             raise _damaged(path, f"{name} does not have the size that its counts give")
-    found = Shards(path, manifest, _map(path, train), _map(path, heldout))
-    if not checked:
-        _check_ids(found, "train")
-        _check_ids(found, "heldout")
-    return found
+    return Shards(path, manifest, _map(path, train), _map(path, heldout))
+
+
+def verify(shards: Shards, side: Side) -> None:
+    """Raise a UserError for a wrong checksum of one side's files or of the tokenizer, or ids outside the vocabulary."""
+    split: ShardArrays = getattr(shards, side)
+    for name, expected in shards.manifest.files.items():
+        if name.startswith((f"{side}/", TOKENIZER)) and record(shards.path / name).sha256 != expected.sha256:
+            raise _damaged(shards.path, f"the checksum of {Path(name).name} is wrong")
+    for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
+        rises = all((np.diff(part) >= 0).all() for part in _parts(offsets, overlap=1))
+        if offsets[0] != 0 or offsets[-1] != end or not rises:
+            raise _damaged(shards.path, f"the offsets of the {side} side do not fit")
+    if any(int(part.max()) >= shards.manifest.vocabulary_size for part in _parts(split.tokens)):
+        raise _damaged(shards.path, f"the {side} side has ids outside the vocabulary")
+
+
+def _parts(array: NDArray[Any], overlap: int = 0) -> Iterator[NDArray[Any]]:
+    """Yield an array in parts, each with the first values of the next one."""
+    for start in range(0, len(array), VALUES_AT_ONCE):
+        yield array[start : start + VALUES_AT_ONCE + overlap]
 
 
 def read_manifest(path: Path) -> ShardManifest:
@@ -166,16 +182,6 @@ def _map(path: Path, files: Mapping[str, tuple[str, int]]) -> ShardArrays:
         for name, (kind, count) in files.items()
     )
     return ShardArrays(*arrays)
-
-
-def _check_ids(shards: Shards, side: Side) -> None:
-    """Raise a UserError for offsets and ids outside the files or the vocabulary."""
-    split: ShardArrays = getattr(shards, side)
-    for offsets, end in ((split.sentences, len(split.tokens)), (split.documents, len(split.sentences) - 1)):
-        if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
-            raise _damaged(shards.path, f"the offsets of the {side} side do not fit")
-    if len(split.tokens) and int(split.tokens.max()) >= shards.manifest.vocabulary_size:
-        raise _damaged(shards.path, f"the {side} side has ids outside the vocabulary")
 
 
 def _damaged(path: Path, fault: str) -> UserError:

@@ -13,11 +13,11 @@ from configs import UserError, read
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import PackedRows
-from mlm.data.corpus import Corpus, DataConfig, corpus_at, open_corpus
+from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at, open_corpus
 from mlm.data.masking import Masking
 from mlm.evaluation.bits_per_byte import heldout_sentences
-from mlm.evaluation.ngram_baselines import first_tokens
-from tests.mlm.samples import packed, split_of
+from mlm.evaluation.ngram_baselines import sample_tokens
+from tests.mlm.samples import joined, packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
 from tests.tokenizer.published import published
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
@@ -63,10 +63,11 @@ def test_a_published_tokenizer_is_trained_with_and_whole_words_of_it_are_masked(
     path, text = tmp_path / "tokenizer.json", files(write_lines(tmp_path / "text.txt", LINES[:300]))
     path.write_bytes(vocabulary.serialise(published(name)))
     data = DataConfig(row_length=64, tokenizer=str(path))
-    rows = open_corpus(data, text, VocabularyConfig(), tmp_path / "cache").train
+    corpus = open_corpus(data, text, VocabularyConfig(), tmp_path / "cache")
+    rows, split = corpus.train, corpus.shards[0].train
     assert rows.special == SpecialTokens.of(published(name))
-    known, starts, tokens = published(name), rows.splits[0].word_starts, rows.splits[0].tokens
-    begin, end = rows.splits[0].sentences[:2]
+    known, starts, tokens = published(name), split.word_starts, split.tokens
+    begin, end = split.sentences[:2]
     sentence = known.decode(tokens[begin:end].tolist())
     assert known.encode(sentence, add_special_tokens=False).ids == tokens[begin:end].tolist()
     pieces = [str(known.id_to_token(token)) for token in tokens.tolist()]
@@ -75,7 +76,7 @@ def test_a_published_tokenizer_is_trained_with_and_whole_words_of_it_are_masked(
     goes_on = [piece.startswith("##") for piece in pieces] if name == "bert" else letters
     after_letter = [False, *(piece[-1:].isalpha() for piece in pieces[:-1])]
     inside = np.array(goes_on) & np.array(after_letter)
-    inside[rows.splits[0].sentences[:-1]] = False
+    inside[split.sentences[:-1]] = False
     assert inside.sum() > len(inside) / 10
     assert not starts[inside].any()
     rows_B = np.arange(len(rows))
@@ -95,65 +96,120 @@ def test_joined_rows_are_the_rows_of_each_folder_in_turn(
     folders: list[list[list[int]]], cls_sep: bool, data: st.DataObject
 ) -> None:
     parts = [packed(split_of(documents, seed), cls_sep=cls_sep) for seed, documents in enumerate(folders)]
-    joined = PackedRows.join(parts)
-    assert len(joined) == sum(map(len, parts))
-    assert joined.tokens == sum(part.tokens for part in parts)
+    whole = joined(parts)
+    assert len(whole) == sum(map(len, parts))
+    assert whole.tokens_per_row * len(whole) == pytest.approx(sum(part.tokens_per_row * len(part) for part in parts))
     expected = [part.assemble(np.arange(len(part))) for part in parts]
-    for name, found in vars(joined.assemble(np.arange(len(joined)))).items():
+    for name, found in vars(whole.assemble(np.arange(len(whole)))).items():
         np.testing.assert_array_equal(found, np.concatenate([getattr(one, name) for one in expected]))
-    rows_B = np.array(data.draw(st.lists(st.integers(0, len(joined) - 1), min_size=1, max_size=5)))
-    first_rows, first_documents = np.cumsum([0, *map(len, parts)]), np.cumsum([0, *map(len, folders)])
-    documents: set[int] = set()
-    for row in rows_B.tolist():
-        part = int(np.searchsorted(first_rows, row, side="right")) - 1
-        found = parts[part].documents(np.array([row - first_rows[part]]))
-        documents |= set((found + first_documents[part]).tolist())
-    assert joined.documents(rows_B).tolist() == sorted(documents)
+    rows_B = np.array(data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=5)))
+    first_rows = np.cumsum([0, *map(len, parts)])
+    owners_B = np.searchsorted(first_rows, rows_B, side="right") - 1
+    each = [parts[part].documents(rows_B[owners_B == part] - first_rows[part]) for part in np.unique(owners_B)]
+    assert whole.documents(rows_B) == "; ".join(each)
 
 
-@given(st.lists(DOCUMENTS, min_size=1, max_size=3), st.integers(1, 80))
-def test_a_sample_takes_as_large_a_share_of_each_folder(folders: list[list[list[int]]], most: int) -> None:
-    parts = [packed(split_of(documents, seed)) for seed, documents in enumerate(folders)]
-    tokens, starts = first_tokens(PackedRows.join(parts), most)
-    sizes = [len(part.splits[0].tokens) for part in parts]
-    shares = [size * min(most, sum(sizes)) // sum(sizes) for size in sizes]
-    found = [first_tokens(part, share) for part, share in zip(parts, shares, strict=True)]
-    assert tokens.tolist() == [token for sampled, _ in found for token in sampled.tolist()]
-    begins = np.cumsum([0, *shares]).tolist()
-    assert sorted(starts.tolist()) == sorted(
-        place + begin for (_, places), begin in zip(found, begins, strict=False) for place in places.tolist()
-    )
+def test_the_mean_row_of_a_mixture_is_that_of_its_rows() -> None:
+    parts = [packed(split_of([[5, 7], [3]] * 20)), packed(split_of([[24]] * 9)), packed(split_of([[2]] * 300), 24)]
+    mixture = joined(parts, (0.5, 0.3, 0.2))
+    rows_B, _ = mixture.order.rows(0, 0, 10_000)
+    whole = mixture.assemble(rows_B)
+    assert mixture.tokens_per_row == pytest.approx((whole.segments_BL > 0).sum() / len(rows_B), rel=0.01)
+    assert mixture.segments_per_row.sum() == pytest.approx(whole.segments_BL.max(axis=1).mean(), rel=0.01)
 
 
-def test_several_folders_are_one_corpus(home: Path) -> None:
-    one, two = corpus_at([home / "both"], 64), corpus_at([home / "first", home / "second"], 64)
+def config_of(*folders: Path) -> list[ShardsConfig]:
+    return [ShardsConfig(folders=tuple(map(str, folders)))]
+
+
+def test_several_folders_are_one_corpus(home: Path, tmp_path: Path) -> None:
+    one = corpus_at(config_of(home / "both"), 64, tmp_path)
+    two = corpus_at(config_of(home / "first", home / "second"), 64, tmp_path)
     for side in ("train", "heldout"):
         assert segments(getattr(two, side)) == segments(getattr(one, side))
         assert getattr(two.manifest, side) == getattr(one.manifest, side)
-    sentences = [Counter(heldout_sentences(corpus.heldout.splits, corpus.tokenizer)) for corpus in (one, two)]
-    assert sentences[0] == sentences[1]
-    assert sorted(first_tokens(two.train, 10**9)[0].tolist()) == sorted(one.train.splits[0].tokens.tolist())
+    splits = [[shards.heldout for shards in corpus.shards] for corpus in (one, two)]
+    assert Counter(heldout_sentences(splits[0], one.tokenizer)) == Counter(heldout_sentences(splits[1], two.tokenizer))
+    assert sorted(sample_tokens(two.train, 10**9)[0].tolist()) == sorted(one.shards[0].train.tokens.tolist())
 
 
-def test_the_fingerprint_of_several_folders_is_of_all_in_their_order(home: Path) -> None:
+def mixture_of(home: Path, cache: Path, **weights: tuple[float, float]) -> Corpus:
+    (kind, values), names = next(iter(weights.items())), ("first", "second")
+    corpora = [{"folders": str(home / name), kind: value} for name, value in zip(names, values, strict=True)]
+    data = DataConfig.model_validate({"row_length": 64, "shards": corpora}, strict=False)
+    return open_corpus(data, TextConfig(), VocabularyConfig(), cache)
+
+
+def test_a_mixture_has_its_shares_and_a_fingerprint_of_its_own(home: Path, tmp_path: Path) -> None:
+    mixed = mixture_of(home, tmp_path, share=(3, 1))
+    assert mixed.train.order.shares == mixed.heldout.order.shares == (0.75, 0.25)
+    assert len(mixed.train) == sum(mixed.train.order.sizes)
+    other = mixture_of(home, tmp_path, share=(1, 3))
+    joint = corpus_at(config_of(home / "first", home / "second"), 64, tmp_path)
+    assert len({corpus.manifest.text_fingerprint for corpus in (mixed, other, joint)}) == 3
+
+
+def test_epochs_give_each_corpus_rows_in_proportion_to_its_size(home: Path, tmp_path: Path) -> None:
+    order = mixture_of(home, tmp_path, epochs=(2, 1)).train.order
+    first, second = order.sizes
+    assert first != second
+    assert order.shares == pytest.approx((2 * first / (2 * first + second), second / (2 * first + second)))
+    corpora = order.corpora(order.rows(0, 0, 2 * first + second)[0])
+    assert abs((corpora == 0).sum() - 2 * first) <= 1
+
+
+def test_a_corpus_without_weight_is_not_read(home: Path, tmp_path: Path) -> None:
+    mixed = mixture_of(home, tmp_path, share=(1, 0))
+    assert [shards.path for shards in mixed.shards] == [home / "first"]
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ("[{folders: a, share: -1}, {folders: b, share: 2}]", r"share.*greater than or equal to 0"),
+        ("[{folders: a, share: 0}, {folders: b, share: 0}]", "all zero"),
+        (
+            "[{folders: a, share: 1}, {folders: b, epochs: 2}]",
+            "every corpus of a mixture a share, or every one its epochs",
+        ),
+        ("[{folders: a, share: 1}, b]", "b"),
+        ("[{folders: a}, {folders: b}]", "every corpus of a mixture a share"),
+        ("[{folders: a, share: 1, epochs: 1}]", "not both"),
+        ("[{folders: x/a, share: 1}, {folders: y/a, share: 1}]", "two corpora are called a"),
+        ("[{folders: [], share: 1}]", "folders"),
+    ],
+)
+def test_weights_that_say_nothing_are_one_line(shards: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        read(PretrainConfig, None, [f"data.shards={shards}"])
+    assert "data.shards" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_share_too_small_to_be_read_is_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="second would be 1e-06 of the rows"):
+        mixture_of(home, tmp_path, share=(1, 1e-6))
+
+
+def test_the_fingerprint_of_several_folders_is_of_all_in_their_order(home: Path, tmp_path: Path) -> None:
     first, second = home / "first", home / "second"
     orders = [[first], [second], [first, second], [second, first]]
-    prints = [corpus_at(folders, 64).manifest.text_fingerprint for folders in orders]
+    prints = [corpus_at(config_of(*folders), 64, tmp_path).manifest.text_fingerprint for folders in orders]
     assert len(set(prints)) == len(prints)
     assert prints[0] == json.loads((first / "manifest.json").read_text())["text_fingerprint"]
 
 
 def test_one_folder_needs_no_list() -> None:
     for value in ("a", "[a]"):
-        assert read(PretrainConfig, None, [f"data.shards={value}"]).data.shards == ("a",)
-    assert read(PretrainConfig, None, ["data.shards=[a, b]"]).data.shards == ("a", "b")
+        assert read(PretrainConfig, None, [f"data.shards={value}"]).data.shards == (ShardsConfig(folders=("a",)),)
+    assert read(PretrainConfig, None, ["data.shards=[a, b]"]).data.shards == (ShardsConfig(folders=("a", "b")),)
     assert PretrainConfig().data.shards is None
     with pytest.raises(UserError, match=r"data\.shards"):
         read(PretrainConfig, None, ["data.shards=[]"])
 
 
 def opened(folder: Path, *names: str, tokenizer_path: Path | None = None) -> Corpus:
-    data = DataConfig(row_length=64, shards=tuple(str(folder / name) for name in names))
+    data = DataConfig(row_length=64, shards=tuple(config_of(*(folder / name for name in names))))
     return open_corpus(data, TextConfig(), VocabularyConfig(), folder / "cache", tokenizer_path)
 
 
@@ -177,7 +233,7 @@ def test_the_same_text_is_not_read_from_two_folders(home: Path, tmp_path: Path) 
     for name, source in (("first", "first"), ("second", "second"), ("copy", "second")):
         shutil.copytree(home / source, tmp_path / name)
     (tmp_path / "link").symlink_to("first")
-    assert len(opened(tmp_path, "first", "link", "second", "first").folders) == 2
+    assert len(opened(tmp_path, "first", "link", "second", "first").shards) == 2
     with pytest.raises(UserError, match=r"data\.shards: \S*copy holds the same text as \S*second"):
         opened(tmp_path, "first", "second", "copy")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, first_tokens, measure_baseline
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, sample_tokens, measure_baseline
 from tests.mlm.samples import OURS, offsets, packed
 from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP
@@ -27,7 +27,7 @@ def split_of(segments: Sequence[Sequence[int]]) -> ShardArrays:
 
 
 def built(segments: Sequence[Sequence[int]], most_tokens: int = 10**6) -> tuple[Unigram, Bigram]:
-    tokens, starts = first_tokens(packed(split_of(segments), alone=True), most_tokens)
+    tokens, starts = sample_tokens(packed(split_of(segments), alone=True), most_tokens)
     unigram = Unigram(tokens, V)
     return unigram, Bigram(tokens, starts, unigram, V, MASK)
 
@@ -86,10 +86,16 @@ def test_a_probability_worked_by_hand() -> None:
     assert bigram.probabilities(7)[5] == pytest.approx(continuation)
 
 
-def test_only_the_first_tokens_are_counted() -> None:
-    unigram, bigram = built(SEGMENTS, most_tokens=9)
-    assert unigram.probabilities(5).tolist() == pytest.approx(unigram_written_out(SEGMENTS[:2]))
-    assert bigram.probabilities(6).tolist() == pytest.approx(bigram_written_out(SEGMENTS[:2], 6))
+@pytest.mark.parametrize("cls_sep", [False, True])
+def test_a_sample_is_of_whole_segments_that_are_counted_once(cls_sep: bool) -> None:
+    rows = packed(split_of(SEGMENTS * 40), alone=True, cls_sep=cls_sep)
+    tokens, starts = sample_tokens(rows, 200)
+    found = Counter(tuple(segment.tolist()) for segment in np.split(tokens, starts)[1:])
+    assert starts[0] == 0
+    assert 100 < len(tokens) < 200 < sum(map(len, SEGMENTS * 40))
+    assert found <= Counter(map(tuple, SEGMENTS * 40))
+    everything = sample_tokens(rows, 10**9)[0]
+    assert sorted(everything.tolist()) == sorted(token for segment in SEGMENTS * 40 for token in segment)
 
 
 def batch_of(ids: Sequence[int], positions: Sequence[int], targets: dict[int, int], row_length: int) -> Batch:

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlm.data.packing import Rows
 from mlm.model.attention import apart
 from mlm.model.encoder import EncoderConfig, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
@@ -40,10 +39,10 @@ def test_flops_are_those_of_the_matrix_products_that_training_runs(
 @pytest.mark.parametrize("window", [2, 5, 16, 100])
 def test_the_local_context_is_the_mean_number_of_tokens_in_reach(window: int) -> None:
     lengths, local = [1, 4, 30, 17], LocalAttention(window=window)
-    rows = Rows(np.zeros(4, np.int64), np.array(lengths, np.int32), np.arange(5))
+    segments = np.bincount(lengths)
     within_LL = ~apart(rows_of([lengths], sum(lengths))[0], None, local.reach)
-    assert flops.mean_context(rows, local) == pytest.approx(within_LL.sum().item() / sum(lengths))
-    assert flops.mean_context(rows) == sum(length**2 for length in lengths) / sum(lengths)
+    assert flops.mean_context(segments, local) == pytest.approx(within_LL.sum().item() / sum(lengths))
+    assert flops.mean_context(segments) == sum(length**2 for length in lengths) / sum(lengths)
     encoder = EncoderConfig(width=8, heads=2, layers=4, local_attention=local)  # layers 1 and 2 are local
 
     def per_token(context: float, local_context: float) -> float:

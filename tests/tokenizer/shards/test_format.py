@@ -10,8 +10,9 @@ import pytest
 
 from configs import UserError
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
+from tokenizer.shards import format
 from tokenizer.shards.build import build
-from tokenizer.shards.format import open_shards
+from tokenizer.shards.format import SIDES, open_shards, verify
 
 LINES = prose(200)
 
@@ -44,6 +45,12 @@ def change(folder: Path, name: str, edit: Callable[[np.ndarray[Any, Any]], objec
     edit_manifest(folder, lambda manifest: manifest["files"][name].update(sha256=digest))
 
 
+def check(folder: Path) -> None:
+    shards = open_shards(folder)
+    for side in SIDES:
+        verify(shards, side)
+
+
 def test_the_splits_are_mapped_and_cannot_be_written(folder: Path) -> None:
     shards = open_shards(folder)
     for split, counts in ((shards.train, shards.manifest.train), (shards.heldout, shards.manifest.heldout)):
@@ -71,7 +78,7 @@ def test_changed_files_are_refused(folder: Path, name: str) -> None:
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=r"the checksum of .* is wrong"):
-        open_shards(folder)
+        check(folder)
 
 
 def test_missing_files_are_refused(folder: Path) -> None:
@@ -99,11 +106,16 @@ def test_a_manifest_that_does_not_fit_is_refused(
 ) -> None:
     edit_manifest(folder, edit)
     with pytest.raises(UserError, match=message) as caught:
-        open_shards(folder)
+        check(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_offsets_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("values_at_once", [1 << 20, 3])
+def test_offsets_that_do_not_fit_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values_at_once: int
+) -> None:
+    monkeypatch.setattr(format, "VALUES_AT_ONCE", values_at_once)
+    check(folder)
     edits: list[Callable[[np.ndarray[Any, Any]], object]] = [
         lambda offsets: offsets.__setitem__(0, 1),
         lambda offsets: offsets.__setitem__(-1, offsets[-1] + 1),
@@ -115,19 +127,25 @@ def test_offsets_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> No
             copy = Path(shutil.copytree(folder, tmp_path / f"{number}{name[0]}"))
             change(copy, name, edit, "<i8")
             with pytest.raises(UserError, match=r"the offsets of the .* side do not fit"):
-                open_shards(copy)
+                check(copy)
 
 
-def test_what_another_process_has_checked_is_not_read_again_but_its_sizes_are(folder: Path) -> None:
+def test_opening_reads_sizes_and_no_content(folder: Path) -> None:
     path = folder / "train" / "tokens.bin"
     content = path.read_bytes()
     path.write_bytes(content[::-1])
-    assert open_shards(folder, checked=True).train.tokens.tobytes() == content[::-1]
-    with pytest.raises(UserError, match=r"the checksum of tokens\.bin is wrong"):
-        open_shards(folder)
+    assert open_shards(folder).train.tokens.tobytes() == content[::-1]
     path.write_bytes(content[:-2])
     with pytest.raises(UserError, match=r"tokens\.bin has .* bytes instead of"):
-        open_shards(folder, checked=True)
+        open_shards(folder)
+
+
+def test_one_side_is_verified_without_the_other(folder: Path) -> None:
+    path = folder / "train" / "tokens.bin"
+    path.write_bytes(path.read_bytes()[::-1])
+    verify(open_shards(folder), "heldout")
+    with pytest.raises(UserError, match=r"the checksum of tokens\.bin is wrong"):
+        verify(open_shards(folder), "train")
 
 
 @pytest.mark.parametrize("content", [None, "", "no json", "[]", "{}"])

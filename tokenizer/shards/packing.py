@@ -1,12 +1,12 @@
 """Pack whole segments into rows of a fixed length, with almost no padding.
 
-Packing changes nothing but speed: attention never crosses from one segment to the next (`mlm.model.attention`).
+Packing changes nothing but speed: the model's attention never crosses from one segment to the next.
 Unlike packing by histogram (Krell et al. 2021), it may cut a document's run of sentences between any two sentences.
 So rows are full even if segments are nearly as long as a row.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,38 +32,32 @@ class Rows:
         return len(self.borders) - 1
 
 
-def concatenate(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of all parts, one part after the other."""
-    runs = np.cumsum([0, *(len(part.starts) for part in parts)])
-    return Rows(
-        np.concatenate([part.starts for part in parts]),
-        np.concatenate([part.lengths for part in parts]),
-        np.concatenate([*(part.borders[:-1] + run for part, run in zip(parts, runs[:-1], strict=True)), runs[-1:]]),
-    )
+def windows(documents: Sequence[int], window_sentences: int = WINDOW_SENTENCES) -> Iterator[tuple[int, int]]:
+    """Yield the first document of each window, and the one after its last: whole documents of about so many sentences.
+
+    `documents` is the offset of each document among the sentences, and the end of the last. Of a mapped file few pages
+    are read.
+    """
+    first, end = 0, len(documents) - 1
+    while first < end:
+        last = min(bisect_left(documents, documents[first] + window_sentences), end)
+        yield first, last
+        first = last
 
 
 def pack(
-    sentences: NDArray[np.int64],
-    documents: NDArray[np.int64],
-    row_length: int,
-    specials_per_segment: int = 0,
-    window_sentences: int = WINDOW_SENTENCES,
+    sentences: NDArray[np.int64], documents: NDArray[np.int64], row_length: int, specials_per_segment: int = 0
 ) -> Rows:
-    """Pack runs of consecutive sentences of a document into rows.
+    """Pack runs of consecutive sentences of a window's documents into rows.
 
     `sentences` is the offset of each sentence among the tokens, and the end of the last; `documents` the offset of each
-    document among the sentences, and the end of the last. If every sentence is a document, each segment is one
-    sentence. A sentence that is longer than a row is cut into chunks of a row's length. Whole documents of about
-    `window_sentences` sentences are packed together.
+    document among the sentences of the whole side, and the end of the last: the first is that of `sentences[0]`. If
+    every sentence is a document, each segment is one sentence. A sentence that is longer than a row is cut into chunks
+    of a row's length.
     """
-    windows, first, end = [], 0, len(documents) - 1
-    while first < end:
-        last = min(int(np.searchsorted(documents, documents[first] + window_sentences)), end)
-        sentences_inside = sentences[documents[first] : documents[last] + 1]
-        chunks = _chunks(sentences_inside, documents[first : last + 1], row_length - specials_per_segment)
-        windows.append(_fill_rows(*chunks, row_length, specials_per_segment))
-        first = last
-    return concatenate(windows)
+    return _fill_rows(
+        *_chunks(sentences, documents, row_length - specials_per_segment), row_length, specials_per_segment
+    )
 
 
 def _chunks(

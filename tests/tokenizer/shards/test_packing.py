@@ -5,18 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlm.data.packing import WINDOW_SENTENCES, Rows, pack
+from tokenizer.shards.packing import Rows, pack, windows
 from tests.mlm.samples import offsets
 
 Documents = list[list[int]]
 """The lengths of each document's sentences."""
 
 
-def packed(
-    documents: Sequence[Sequence[int]], row_length: int, specials: int = 0, window: int = WINDOW_SENTENCES
-) -> Rows:
+def packed(documents: Sequence[Sequence[int]], row_length: int, specials: int = 0) -> Rows:
     sentences = offsets([length for document in documents for length in document])
-    return pack(sentences, offsets([len(document) for document in documents]), row_length, specials, window)
+    return pack(sentences, offsets([len(document) for document in documents]), row_length, specials)
 
 
 def alone(lengths: Sequence[int], row_length: int, specials: int = 0) -> Rows:
@@ -61,19 +59,15 @@ def test_every_token_is_in_one_run_of_one_document_in_a_row_it_fits(
     check(documents, row_length, specials, packed(documents, row_length, specials))
 
 
-@given(documents_of, st.integers(4, 20), st.sampled_from([0, 2]), st.integers(1, 10))
-def test_every_token_is_in_one_run_also_with_small_windows(
-    documents: Documents, row_length: int, specials: int, window: int
-) -> None:
-    check(documents, row_length, specials, packed(documents, row_length, specials, window))
-
-
-def test_windows_are_packed_one_after_the_other() -> None:
-    together = packed([[3], [3, 3], [4], [5]], 8, window=3)
-    first, second = packed([[3], [3, 3]], 8), packed([[4], [5]], 8)
-    assert together.starts.tolist() == [*first.starts, *(second.starts + 9)]
-    assert together.lengths.tolist() == [*first.lengths, *second.lengths]
-    assert together.borders.tolist() == [*first.borders, *(second.borders[1:] + first.borders[-1])]
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(1, 10))
+def test_windows_hold_whole_documents_up_to_the_one_that_fills_them(sizes: list[int], most: int) -> None:
+    documents = offsets(sizes)
+    found = list(windows(documents, most))
+    assert [first for first, _ in found] == [0, *(last for _, last in found[:-1])]
+    assert found[-1][1] == len(sizes)
+    for first, last in found:
+        assert sum(sizes[first : last - 1]) < most
+        assert last == len(sizes) or sum(sizes[first:last]) >= most
 
 
 def test_each_sentence_alone_is_a_run() -> None:

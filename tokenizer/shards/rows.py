@@ -1,0 +1,249 @@
+"""Rows of a fixed length, packed from one side of the shards: each is a record with a checksum, read in one piece.
+
+Opening them costs the same whatever their number. A folder of rows holds `rows.bin` (the records), `documents.bin` (the
+number of each segment's document) and `rows.json`, which describes both.
+"""
+
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from configs import Config, UserError
+from tokenizer.cleaning import Side
+from tokenizer.shards.format import ShardArrays, Shards, TokenType, verify
+from tokenizer.shards.packing import WINDOW_SENTENCES, Rows, pack, windows
+from tokenizer.sources import hash_texts
+from tokenizer.special_tokens import SpecialTokens
+
+VERSION: Literal[2] = 2
+"""Version of the packing and of its files, in the name of their folder; raise it whenever either changes."""
+TEXT, SEGMENT, WORD, SPECIAL = 1, 2, 4, 8
+"""Marks of a slot: it is not padding, begins a segment, begins a word of the tokenizer, holds [CLS] or [SEP]."""
+ROWS_AT_ONCE = 2048
+"""Rows that are laid out together, in arrays of 64-bit numbers."""
+_HEADER, RECORDS, _DOCUMENTS = "rows.json", "rows.bin", "documents.bin"
+
+
+class RowsHeader(Config):
+    """The description of a folder of rows."""
+
+    version: Literal[2]
+    source: str
+    """Hash of the checksums of the shards that the rows were packed from."""
+    token_type: TokenType
+    row_length: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    segment_lengths: tuple[int, ...]
+    """Number of segments of each length, from 0 tokens to `row_length`, special tokens aside."""
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """The rows of one side of one folder of shards."""
+
+    records: NDArray[Any]
+    """A record each, of `record_type`, mapped from the file."""
+    documents: NDArray[np.int64]
+    """The number of each segment's document in its side of the shards, in the order of the rows."""
+    segment_lengths: NDArray[np.int64]
+    """Number of segments of each length in tokens, special tokens aside."""
+    folder: Path = Path("memory")
+    shards: Path = Path("memory")
+    """The folder that they were packed from."""
+
+    @classmethod
+    def open(cls, folder: Path, shards: Shards) -> "RowFile":
+        """Map the rows of `shards` in `folder`; those that are incomplete or of other shards raise UserError."""
+        try:
+            header = RowsHeader.model_validate_json((folder / _HEADER).read_bytes(), strict=False)
+        except (OSError, ValidationError) as error:
+            raise _foreign(folder, f"{_HEADER} cannot be read") from error
+        if header.source != _source(shards):
+            raise _foreign(folder, "they were packed from other shards")
+        kind, segments = record_type(header.row_length, header.token_type), sum(header.segment_lengths)
+        sizes = {RECORDS: header.rows * kind.itemsize, _DOCUMENTS: 8 * segments}
+        for name, size in sizes.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                raise _foreign(folder, f"{name} does not have {size:,} bytes")
+        # As plain arrays: every slice of a memmap is made in Python.
+        records, documents = (
+            np.asarray(np.memmap(folder / name, type_, "r")) for name, type_ in ((RECORDS, kind), (_DOCUMENTS, "<i8"))
+        )
+        return cls(records, documents, np.array(header.segment_lengths), folder, shards.path)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.records)
+
+    @property
+    def row_length(self) -> int:
+        """Number of slots of a row."""
+        return int(self.records.dtype["ids"].shape[0])
+
+    def read(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
+        """Return copies of some records; one that does not fit its checksum is a UserError."""
+        records_B = self.records[rows_B]
+        checksums_B = records_B["checksum"].tolist()
+        for row, checksum, content in zip(rows_B.tolist(), checksums_B, _contents(records_B), strict=True):
+            if zlib.crc32(content) != checksum:
+                raise UserError(f"row {row} in {self.folder} is damaged: remove the folder to have it packed again")
+        return records_B
+
+    def documents_of(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of the documents in some rows, in order."""
+        records_B = self.read(rows_B)
+        firsts, counts = records_B["first_segment"], (records_B["marks"] & SEGMENT > 0).sum(axis=1)
+        segments = [np.arange(first, first + count) for first, count in zip(firsts, counts, strict=True)]
+        return np.unique(self.documents[np.concatenate(segments)])
+
+
+def record_type(row_length: int, token_type: TokenType) -> np.dtype[Any]:
+    """Return the type of a row's record: ids and marks of its slots, the number of its first segment, a checksum."""
+    slots = [("ids", token_type, (row_length,)), ("marks", "u1", (row_length,))]
+    return np.dtype([*slots, ("first_segment", "<i8"), ("checksum", "<u4")])
+
+
+def seal(records: NDArray[Any]) -> None:
+    """Give each record its checksum."""
+    records["checksum"] = [zlib.crc32(content) for content in _contents(records)]
+
+
+def _contents(records: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the bytes of each record that its checksum covers."""
+    end = records.dtype.itemsize - records.dtype["checksum"].itemsize
+    yield from records.view(np.uint8).reshape(len(records), -1)[:, :end]
+
+
+def find_or_pack(shards: Shards, side: Side, row_length: int, special: SpecialTokens, cache: Path) -> RowFile:
+    """Return one side of the shards in rows; if neither their folder nor `cache` has them, pack them into the cache.
+
+    Shards that are damaged, rows of other shards, and a cache that cannot be written raise UserError.
+    """
+    name = f"rows-{VERSION}-{side}-{row_length}{'-cls-sep' * special.adds_cls_sep}"
+    inside, cached = shards.path / name, cache / f"rows-{_source(shards):.16}" / name
+    if inside.exists():
+        return RowFile.open(inside, shards)
+    if not cached.exists():
+        try:
+            write(shards, side, row_length, special, cached)
+        except OSError as error:
+            raise UserError(
+                f"the text is not packed into rows of {row_length}, and the cache {cache} cannot be written"
+                f" ({error.strerror}): pack it by python -m tokenizer.encode --row-lengths {row_length}"
+            ) from error
+    return RowFile.open(cached, shards)
+
+
+def write(
+    shards: Shards,
+    side: Side,
+    row_length: int,
+    special: SpecialTokens,
+    folder: Path,
+    window_sentences: int = WINDOW_SENTENCES,
+) -> None:
+    """Pack one side of the shards into rows in `folder`, whole or not at all, in memory that does not grow.
+
+    Documents are packed together in windows of about `window_sentences` sentences.
+    """
+    verify(shards, side)
+    split, kind = getattr(shards, side), shards.manifest.token_type
+    alone = shards.manifest.text.segments == "sentences"
+    counts, rows, segments = np.zeros(row_length + 1, np.int64), 0, 0
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as partial:
+        with Path(partial, RECORDS).open("wb") as records_file, Path(partial, _DOCUMENTS).open("wb") as documents_file:
+            for window in windows(range(len(split.sentences)) if alone else split.documents, window_sentences):
+                packed = pack_window(split, window, row_length, special, kind, alone=alone)
+                packed.records["first_segment"] += segments
+                seal(packed.records)
+                records_file.write(packed.records.data)
+                documents_file.write(packed.documents.data)
+                counts += packed.segment_lengths
+                rows, segments = rows + len(packed), segments + len(packed.documents)
+        header = RowsHeader(
+            version=VERSION,
+            source=_source(shards),
+            token_type=kind,
+            row_length=row_length,
+            rows=rows,
+            segment_lengths=tuple(counts.tolist()),
+        )
+        Path(partial, _HEADER).write_text(header.model_dump_json() + "\n", encoding="utf-8")
+        try:
+            Path(partial).rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process packed the same rows first
+                raise
+
+
+def pack_window(
+    split: ShardArrays,
+    window: tuple[int, int],
+    row_length: int,
+    special: SpecialTokens,
+    token_type: TokenType,
+    *,
+    alone: bool = False,
+) -> RowFile:
+    """Return some of the documents, or sentences if they stand `alone`, in rows without checksums.
+
+    `window` is the first of them and the one after the last. Segments are numbered from 0.
+    """
+    first, last = window
+    borders = np.arange(first, last + 1) if alone else np.asarray(split.documents[first : last + 1])
+    sentences = np.asarray(split.sentences[borders[0] : borders[-1] + 1])
+    rows = pack(sentences, borders, row_length, 2 * special.adds_cls_sep)
+    segment_sentences = np.searchsorted(sentences, rows.starts, side="right") - 1 + borders[0]
+    documents = np.searchsorted(split.documents, segment_sentences, side="right") - 1
+    records = np.zeros(len(rows), record_type(row_length, token_type))
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        _lay_out(records[part], split, rows, np.arange(len(rows))[part], special)
+    return RowFile(records, documents, np.bincount(rows.lengths, minlength=row_length + 1))
+
+
+def _lay_out(
+    records: NDArray[Any], split: ShardArrays, rows: Rows, rows_B: NDArray[np.int64], special: SpecialTokens
+) -> None:
+    """Fill the records of some rows."""
+    B, L = records["ids"].shape
+    framed = int(special.adds_cls_sep)
+    counts_B = rows.borders[rows_B + 1] - rows.borders[rows_B]
+    runs = _ranges(rows.borders[rows_B], counts_B)
+    starts, lengths = rows.starts[runs], rows.lengths[runs].astype(np.int64)
+    slots = lengths + 2 * framed
+    before = slots.cumsum() - slots
+    begins = before - np.repeat(before[counts_B.cumsum() - counts_B] - np.arange(B) * L, counts_B)
+    ids, marks = np.full(B * L, special.pad, records["ids"].dtype), np.zeros(B * L, np.uint8)
+    read, written = _ranges(starts, lengths), _ranges(begins + framed, lengths)
+    ids[written] = split.tokens[read]
+    marks[written] = TEXT | WORD * split.word_starts[read]
+    if framed:
+        ids[begins], ids[begins + slots - 1] = special.framed([])
+        marks[begins] = marks[begins + slots - 1] = TEXT | SPECIAL
+    marks[begins + framed] |= WORD  # a segment that begins within a sentence may begin within a word
+    marks[begins] |= SEGMENT
+    records["ids"], records["marks"] = ids.reshape(B, L), marks.reshape(B, L)
+    records["first_segment"] = rows.borders[rows_B]
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the ranges start, start + 1, ... of the given lengths, one after the other."""
+    before = lengths.cumsum() - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+
+
+def _source(shards: Shards) -> str:
+    return hash_texts(*(record.sha256 for record in shards.manifest.files.values()))
+
+
+def _foreign(folder: Path, fault: str) -> UserError:
+    return UserError(f"{folder} holds no rows of its shards ({fault}): remove it to have them packed again")
