@@ -91,7 +91,8 @@ class PackedRows:
         corpora = self.order.corpora(self._firsts)
         shares, sizes = np.array(self.order.shares)[corpora], np.array(self.order.sizes)[corpora]
         rates = zip(self.files, shares / sizes, strict=True)
-        return np.sum([file.segment_lengths * rate for file, rate in rates], axis=0)
+        total: NDArray[np.float64] = np.sum([file.segment_lengths * rate for file, rate in rates], axis=0)
+        return total
 
     @property
     def tokens_per_row(self) -> float:
@@ -102,8 +103,8 @@ class PackedRows:
     @cached_property
     def _firsts(self) -> NDArray[np.int64]:
         """The number of each folder's first row."""
-        sizes = np.array([len(file) for file in self.files])
-        return sizes.cumsum() - sizes
+        ends = np.cumsum([len(file) for file in self.files])
+        return np.array([0, *ends[:-1]])
 
     def _read(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
         """Return the records of rows."""

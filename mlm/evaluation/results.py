@@ -9,7 +9,7 @@ from mlm.data.batches import Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
 from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, sample_tokens, measure_baseline
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline, sample_tokens
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
 

@@ -32,7 +32,9 @@ class Rows:
         return len(self.borders) - 1
 
 
-def windows(documents: Sequence[int], window_sentences: int = WINDOW_SENTENCES) -> Iterator[tuple[int, int]]:
+def windows(
+    documents: Sequence[int] | NDArray[np.int64], window_sentences: int = WINDOW_SENTENCES
+) -> Iterator[tuple[int, int]]:
     """Yield the first document of each window, and the one after its last: whole documents of about so many sentences.
 
     `documents` is the offset of each document among the sentences, and the end of the last. Of a mapped file few pages

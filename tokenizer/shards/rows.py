@@ -115,10 +115,11 @@ def seal(records: NDArray[Any]) -> None:
     records["checksum"] = [zlib.crc32(content) for content in _contents(records)]
 
 
-def _contents(records: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+def _contents(records: NDArray[Any]) -> Iterator[memoryview]:
     """Yield the bytes of each record that its checksum covers."""
     end = records.dtype.itemsize - records.dtype["checksum"].itemsize
-    yield from records.view(np.uint8).reshape(len(records), -1)[:, :end]
+    for content in records.view(np.uint8).reshape(len(records), -1):
+        yield content.data[:end]
 
 
 def find_or_pack(shards: Shards, side: Side, row_length: int, special: SpecialTokens, cache: Path) -> RowFile:

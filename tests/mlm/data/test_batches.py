@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.masking import Masking
-from tests.mlm.samples import OURS, ROW_LENGTH, VOCABULARY, packed, sentences, split_of
+from tests.mlm.samples import ROW_LENGTH, VOCABULARY, packed, sentences, split_of
 from tokenizer.shards.format import ShardArrays
 from tokenizer.shards.packing import Rows, pack
 from tokenizer.special_tokens import SpecialTokens

@@ -170,7 +170,7 @@ def test_a_corpus_without_weight_is_not_read(home: Path, tmp_path: Path) -> None
         ("[{folders: a, share: 0}, {folders: b, share: 0}]", "all zero"),
         (
             "[{folders: a, share: 1}, {folders: b, epochs: 2}]",
-            "every corpus of a mixture a share, or every one its epochs",
+            "a share, or every one its epochs",
         ),
         ("[{folders: a, share: 1}, b]", "b"),
         ("[{folders: a}, {folders: b}]", "every corpus of a mixture a share"),

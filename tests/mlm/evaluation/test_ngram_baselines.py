@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, sample_tokens, measure_baseline
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline, sample_tokens
 from tests.mlm.samples import OURS, offsets, packed
 from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer.shards.packing import Rows, pack, windows
 from tests.mlm.samples import offsets
+from tokenizer.shards.packing import Rows, pack, windows
 
 Documents = list[list[int]]
 """The lengths of each document's sentences."""
