@@ -63,25 +63,32 @@ def written(path: Path, *, new: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def written_folder(path: Path) -> Iterator[Path]:
+def written_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Return a context with an empty folder to fill, which becomes `path` at its end, or is removed by an error.
 
+    With `replace`, a former folder stands until then.
+
     Raises:
-        UserError: `path` is there, or its own folder is not.
+        UserError: `path` is there and not to `replace`, or its own folder is not.
         OSError: the disk is full or not writable.
     """
-    check_new(path)
+    if not replace:
+        check_new(path)
     partial = path.with_name(f".{path.name[:_LETTERS_OF_NAME]}.{secrets.token_hex(4)}{PARTIAL}")
+    former = partial.with_name(partial.name + PARTIAL)
     partial.mkdir()
     try:
         yield partial
         for inner in (*partial.rglob("*"), partial):
             sync(inner)
+        if replace and path.is_dir():
+            path.rename(former)
         check_new(path)  # a rename would replace an empty folder
         partial.rename(path)
         sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, new: bool = False) -> None:

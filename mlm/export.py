@@ -58,14 +58,13 @@ def main(arguments: Sequence[str]) -> None:
     path = options.run or run_directory.newest()
     print(f"run: {checkpoint.run_of(path)}", file=sys.stderr)
     exported = export(path, options.out, licence=options.licence, language=options.language, formats=formats)
-    found = exported.compared
+    found = next(iter(exported.compared.values()))
     texts = "held-out texts of the run" if found.heldout else "general sentences, for the run's text is not at hand"
     command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")
-    for kind, difference in found.differences.items():
-        command.show(f"  largest difference of {kind}: {difference}")
-    if exported.onnx is not None:
-        for kind, difference in exported.onnx.differences.items():
-            command.show(f"  largest difference of {kind} in onnxruntime: {difference}")
+    for name, compared in exported.compared.items():
+        reader = "onnxruntime" if name == "onnx" else name
+        for kind, difference in compared.differences.items():
+            command.show(f"  largest difference of {kind} in {reader}: {difference}")
     command.show(f"its model card, {exported.path / 'README.md'}, shows how to load it")
 
 

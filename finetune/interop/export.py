@@ -6,7 +6,6 @@ from typing import Protocol
 
 import torch
 
-from configs import UserError
 from configs.files import check_new, written_folder
 from finetune import saved_model
 from finetune.heads.linear import LinearHead
@@ -15,7 +14,8 @@ from finetune.interop.card import Exported, Format
 from finetune.interop.texts import Probabilities, longest, rows_to_compare
 from finetune.saved_model import SavedModel
 from mlm.distributed.world import World
-from mlm.interop.comparison import LARGEST
+from mlm.interop import comparison
+from mlm.interop.comparison import Difference
 
 
 class Writer(Protocol):
@@ -57,7 +57,7 @@ def export(run: Path, out: Path, formats: Sequence[Format] = ()) -> Exported:
 
 
 def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Format]) -> Exported:
-    """Return the largest differences; a UserError if one is over `LARGEST`."""
+    """Return the largest differences; a UserError if one is over `comparison.LARGEST`."""
     rows, of_the_run = rows_to_compare(model)
     reader, encoder = model.config.data.reader, model.classifier.encoder
     texts = [reader.texts(row) for row in rows]
@@ -65,16 +65,13 @@ def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Forma
         whole = [not example.truncated for example in encoder.tokenise(texts, longest(model))]
         rows = [row for row, fits in zip(rows, whole, strict=True) if fits]
         texts = [reader.texts(row) for row in rows]
-    found = model.classify(rows, World(torch.device("cpu"), torch.float32))
-    ours_NC = torch.tensor([prediction.chances for prediction in found])
+    predicted = model.classify(rows, World(torch.device("cpu"), torch.float32))
+    ours_NC = torch.tensor([prediction.chances for prediction in predicted])
     differences = {}
     for name in formats:
         theirs = FORMATS[name].load(folder, model)
         alone_NC, padded_NC = torch.cat([theirs([text]) for text in texts]), theirs(texts)
-        differences[name] = torch.stack([alone_NC - ours_NC, padded_NC - ours_NC]).abs().max().item()
-        if not differences[name] <= LARGEST:
-            raise UserError(
-                f"the probabilities of the {name} model differ from the run's by up to {differences[name]:.1e}, over"
-                f" {LARGEST:.0e}: nothing is written: export to another --format"
-            )
+        found = Difference.of([(alone_NC, ours_NC), (padded_NC, ours_NC)])
+        comparison.check({"probabilities": found}, f"the run and the {name} model", "take another --format")
+        differences[name] = found.largest
     return Exported(out, differences, len(texts), of_the_run)

@@ -74,20 +74,13 @@ def measure(name: str, folder: str) -> Iterator[Row]:
     from mlm.interop import comparison, conversion, published
 
     found = published.read(folder)
-    converted = conversion.convert(found, found.longest)
-    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
-    exact = comparison.theirs(found)
-    pairs = {
-        "float32": (comparison.ours(converted.model, scores=found.has_head), exact),
-        "bfloat16": (comparison.ours(converted.model, scores=found.has_head, dtype=torch.bfloat16), exact),
-        "theirs_bfloat16": (comparison.theirs(found, torch.bfloat16), exact),
-    }
-    differences = {
-        precision: comparison.compare(one, other, rows, pad, pack=precision != "theirs_bfloat16")
-        for precision, (one, other) in pairs.items()
-    }
-    for kind in differences["float32"]:
-        yield Row(name, kind, len(rows), **{precision: found[kind].largest for precision, found in differences.items()})
+    converted = conversion.convert(found, found.row_length)
+    exact, rough = (conversion.differences(converted, dtype) for dtype in (torch.float32, torch.bfloat16))
+    theirs = comparison.theirs(found, torch.bfloat16)
+    their_rough = comparison.differences(found, theirs, found.row_length, pack=False)
+    for kind in exact:
+        largest = (one[kind].largest for one in (exact, rough, their_rough))
+        yield Row(name, kind, len(comparison.SENTENCES), *largest)
 
 
 def save(folder: Path, name: str) -> Path:

@@ -49,9 +49,9 @@ class Published:
     tensors: Mapping[str, Tensor]
     """Ours, in float32; those of the head are missing if the checkpoint has no masked-LM head."""
     has_head: bool
-    longest: int
+    row_length: int
     """Positions that the encoder has, or a usual length for those without a table."""
-    most: int
+    max_positions: int
     """The longest text that it is for."""
     remarks: tuple[str, ...]
     """What is lost or differs, each a sentence."""
@@ -66,9 +66,9 @@ def read(name: str, revision: str | None = None) -> Published:
     architecture = ARCHITECTURES[model_type]
     theirs = hub.read_config(folder)
     config = _named(folder, architecture, theirs)
-    found, dropped = _in_full_names(_read_safetensors(folder), architecture)
+    found, dropped = _in_full_names(_read_safetensors(folder), architecture, theirs)
     _check_tables(found, architecture, config, theirs, folder)
-    remarks = list(_remarks(found, dropped, architecture, theirs))
+    remarks = tuple(_remarks(found, dropped, architecture, theirs))
     _check_tied(found, architecture, folder)
     tensors = architecture.prepared(found, theirs)
     has_head = any(
@@ -90,9 +90,9 @@ def read(name: str, revision: str | None = None) -> Published:
             f"{folder}: weights that are not finite floating-point numbers: {_listed(strange)}: take another checkpoint"
         )
     learned = config.encoder.positions.kind == "learned"
-    longest = positions if learned else min(LONGEST_ROTARY, positions)
+    row_length = positions if learned else min(LONGEST_ROTARY, positions)
     tokenizer = hub.read_tokenizer(folder, theirs)
-    return Published(folder, model_type, config, ours, has_head, longest, positions, tuple(remarks), theirs, tokenizer)
+    return Published(folder, model_type, config, ours, has_head, row_length, positions, remarks, theirs, tokenizer)
 
 
 def located(name: str, revision: str | None) -> Path:
@@ -155,14 +155,20 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
         raise UserError(
             f"refused {folder / pickled[0]}: pickled weights can run any code, and there is no {_SAFE}: get the"
             " checkpoint as safetensors (on the hub often as --revision refs/pr/N), or make it yourself where nothing"
-            " can be harmed: AutoModel.from_pretrained(FOLDER, weights_only=True).save_pretrained(NEW_FOLDER)"
+            " can be harmed: AutoModelForMaskedLM (AutoModel if it has no masked-LM head) and AutoTokenizer, each"
+            " .from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), the model with weights_only=True"
         )
     found = ", ".join(path.name for pattern in _OTHER for path in folder.glob(pattern))
     raise UserError(f"{folder} has no weights in {_SAFE}{f', but {found}' if found else ''}: put them there")
 
 
-def _in_full_names(found: Mapping[str, Tensor], architecture: Architecture) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors by the names that a model with a head gives them, and the parts that ours has no use for."""
+def _in_full_names(
+    found: Mapping[str, Tensor], architecture: Architecture, theirs: "PreTrainedConfig"
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors by the names that a model with a head gives them, and the parts that ours has no use for.
+
+    Classifiers of ModernBERT have layers of the names of its masked-LM head, and no scores of the vocabulary.
+    """
     trunk = architecture.trunk
     whole = any(name.startswith(trunk) for name in found)
     wanted = {
@@ -171,6 +177,9 @@ def _in_full_names(found: Mapping[str, Tensor], architecture: Architecture) -> t
         for other in ([own] if isinstance(own, str) else own)
     }
     heads = tuple({name for name in wanted if not name.startswith(trunk)} | set(architecture.tied))
+    scores = (architecture.names["output_bias"], *architecture.tied)
+    if not any("MaskedLM" in name for name in theirs.architectures or ()) and not any(name in found for name in scores):
+        heads = ()
     tensors, dropped = dict[str, Tensor](), set[str]()
     for name, tensor in found.items():
         full = name.replace(".gamma", ".weight").replace(".beta", ".bias")  # names of TensorFlow's checkpoints

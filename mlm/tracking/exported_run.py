@@ -2,10 +2,9 @@
 
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -21,17 +20,17 @@ from mlm.interop import onnx
 from mlm.interop.export import Compared, architecture_of, compare, write
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import model_card, run_directory
-from mlm.tracking.model_card import ONNX, Facts
+from mlm.tracking.model_card import ONNX, Facts, Format
 from mlm.tracking.run_record import RunRecord
 from mlm.training.budget import TrainingProgress
 from mlm.training.loop import Observer
 from mlm.training.optim import Optimizer
+from tokenizer.cached_encoder import normalise_by
 from tokenizer.special_tokens import SpecialTokens
 
 FOLDER = "export"
 """Folder in a run of its last checkpoint's export, or of those of its checkpoints."""
 
-Format = Literal["transformers", "onnx"]
 USUAL_FORMATS: tuple[Format, ...] = ("transformers",)
 
 logger = logging.getLogger(__name__)
@@ -44,10 +43,8 @@ class Exported:
     path: Path
     architecture: str
     """Its name in the field, such as ModernBERT; ONNX if there is nothing else."""
-    compared: Compared
-    """Its comparison with the run's model; that of ONNX if there is nothing else."""
-    onnx: Compared | None = None
-    """The comparison of its ONNX file, if there is one."""
+    compared: Mapping[Format, Compared]
+    """Its comparison with the run's model, by the formats in it."""
 
 
 def export(
@@ -57,11 +54,14 @@ def export(
     licence: str | None = None,
     language: str | None = None,
     formats: Collection[Format] = USUAL_FORMATS,
+    replace: bool = False,
 ) -> Exported:
     """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
 
     The folder is read by transformers and compared with the run's model before it appears. Its model card names
     `licence` and `language`, if any. ONNX, among the `formats`, is a file in the folder; every model has that form.
+    With `replace`, a former folder `out` stands until the new one is whole. A converted encoder whose head is new, at
+    random weights, leaves without it.
 
     Raises:
         UserError: the model has no exact counterpart, `out` is there, a package is not installed, or `run` is no
@@ -72,7 +72,8 @@ def export(
         require("transformers", extra="hub", purpose="exports")
     if "onnx" in formats:
         onnx.check_installed()
-    check_new(out)
+    if not replace:
+        check_new(out)
     path = checkpoint.run_of(run)
     if run_directory.is_fine_tuning(path):
         raise UserError(f"{path} is a fine-tuning run: python -m finetune.export exports its classifier")
@@ -80,23 +81,22 @@ def export(
     model, tokenizer, config = checkpoint.load_model(folder, torch.device("cpu"))
     name = architecture_of(config.model) if "transformers" in formats else ONNX  # before anything is written
     record = RunRecord.read(folder, tokenizer)
-    with written_folder(out) as partial:
+    with written_folder(out, replace=replace) as partial:
         compared = _write(partial, formats, model, tokenizer, record)
         special = SpecialTokens.of(tokenizer)
         facts = Facts(
-            name=out.name,
             architecture=name,
             record=record,
             parameters=sum(weight.numel() for weight in model.parameters()),
             mask=tokenizer.id_to_token(special.mask) or "",
             cls_sep=special.adds_cls_sep,
-            compared=next(iter(compared.values())),
-            onnx=compared.get("onnx"),
+            lowercase=normalise_by(tokenizer.normalizer)("A") == "a",
+            compared=compared,
             licence=licence,
             language=language,
         )
         model_card.write(partial, facts)
-    return Exported(out, name, facts.compared, facts.onnx)
+    return Exported(out, name, compared)
 
 
 def _write(
@@ -104,12 +104,12 @@ def _write(
 ) -> dict[Format, Compared]:
     """Write a model in each format into `folder`; return its comparison with what is read there."""
     found: dict[Format, Compared] = {}
-    row_length = record.config.data.row_length
+    row_length, has_head, texts = record.config.data.row_length, record.has_head, record.heldout_sentences
     if "transformers" in formats:
-        write(folder, model, tokenizer, record.config.model, row_length)
-        found["transformers"] = compare(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+        write(folder, model, tokenizer, record.config.model, row_length, has_head=has_head)
+        found["transformers"] = compare(folder, model, tokenizer, row_length, texts(tokenizer))
     if "onnx" in formats:
-        found["onnx"] = onnx.export(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+        found["onnx"] = onnx.export(folder, model, tokenizer, row_length, texts(tokenizer), has_head=has_head)
     return found
 
 
@@ -160,9 +160,7 @@ def _try_to_export(folder: Path, out: Path) -> None:
     """Export a checkpoint in the place of a former export of it; a failure is a warning."""
     try:
         out.parent.mkdir(exist_ok=True)
-        if out.is_dir():
-            shutil.rmtree(out)
-        exported = export(folder, out)
+        exported = export(folder, out, replace=True)
     except Exception as error:  # transformers may raise any, and training is worth more
         reason = " ".join(str(error).split())
         logger.warning("%s NOT EXPORTED (%s): export it by python -m mlm.export %s OUT", folder.name, reason, folder)

@@ -105,6 +105,6 @@ def test_a_difference_that_is_too_large_leaves_nothing_behind(tmp_path: Path) ->
     model = samples.save(tmp_path / "run", encoder, head, size=1e5)  # so that tanh is no longer linear
     with torch.no_grad():
         model.classifier.head.get_parameter("output.weight")[1] *= 1 + 1e-6
-    with pytest.raises(UserError, match="transformers model differ"):
+    with pytest.raises(UserError, match="run and the transformers model differ"):
         export(tmp_path / "run", tmp_path / "out", ["transformers"])
     assert not list(tmp_path.glob("*out*"))

@@ -79,7 +79,7 @@ def test_a_row_of_an_added_word_is_the_mean_of_its_pieces(model: Path, tmp_path:
     convert.main([str(model), str(tmp_path / "run"), "--add-tokens", str(tmp_path / "words.txt")])
     grown, tokenizer, _ = checkpoint.load_model(checkpoint.newest(tmp_path / "run"), torch.device("cpu"))
     found = published.read(str(model))
-    plain = conversion.convert(found, found.longest)
+    plain = conversion.convert(found, found.row_length)
     size = plain.tokenizer.get_vocab_size()
     for place, word in enumerate(["unbelievability", "zyx"]):
         pieces = plain.tokenizer.encode(word, add_special_tokens=False).ids

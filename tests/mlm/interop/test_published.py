@@ -34,10 +34,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def differences_of(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, comparison.Difference]:
     """Return the differences from transformers' model in float32."""
     found = published.read(str(folder))
-    converted = conversion.convert(found, found.longest)
-    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
-    ours = comparison.ours(converted.model, scores=found.has_head, dtype=dtype)
-    return comparison.compare(ours, comparison.theirs(found), rows, pad)
+    return conversion.differences(conversion.convert(found, found.row_length), dtype)
 
 
 def assert_equal(folder: Path) -> None:
@@ -50,7 +47,7 @@ def assert_equal(folder: Path) -> None:
 def test_hidden_states_and_scores_are_those_of_transformers(kind: str, saved: Callable[[str], Path]) -> None:
     found = published.read(str(saved(kind)))
     assert found.has_head == (kind not in tiny.HEADLESS)
-    differences = conversion.check(conversion.convert(found, found.longest))
+    differences = conversion.check(conversion.convert(found, found.row_length))
     assert set(differences) == {"hidden states", *(["scores"] if found.has_head else [])}
     for difference in differences.values():
         assert difference.largest < 1e-5 * max(difference.size, 1)
@@ -101,7 +98,7 @@ def test_what_transformers_cannot_compute_is_one_line(saved: Callable[[str], Pat
 
     found = published.read(str(changed(saved("bert"), tmp_path / "model", other)))
     with pytest.raises(UserError, match="chunk size"):
-        conversion.check(conversion.convert(found, found.longest))
+        conversion.check(conversion.convert(found, found.row_length))
 
 
 def test_ids_over_the_vocabulary_and_damaged_files_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -121,9 +118,7 @@ def test_in_bfloat16_the_error_is_at_most_half_more_than_transformers_own(
     kind: str, saved: Callable[[str], Path]
 ) -> None:
     found = published.read(str(saved(kind)))
-    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
-    theirs = comparison.theirs(found, torch.bfloat16)
-    own = comparison.compare(theirs, comparison.theirs(found), rows, pad, pack=False)
+    own = comparison.differences(found, comparison.theirs(found, torch.bfloat16), found.row_length, pack=False)
     for name, difference in differences_of(saved(kind), torch.bfloat16).items():
         assert difference.largest <= 1.5 * own[name].largest
 
@@ -137,14 +132,15 @@ def test_in_then_out_gives_back_every_score(kind: str, architecture: Any, saved:
     found = published.read(str(saved(kind)))
     assert architecture.refusal(found.config) is None
     size = found.their_config.vocab_size
-    config = architecture.their_config(found.config, size, found.most, pad_token_id=found.their_config.pad_token_id)
+    pad = comparison.pad_of(found)
+    config = architecture.their_config(found.config, size, found.max_positions, pad_token_id=pad)
     config.tie_word_embeddings = True
     model_class: Any = transformers.MODEL_FOR_MASKED_LM_MAPPING[type(config)]
     out = model_class(config).eval()
     missing, surplus = out.load_state_dict(architecture.their_tensors(found.tensors, found.config), strict=False)
     assert surplus == []
     assert all("decoder" in name or "position_ids" in name for name in missing)
-    rows, pad = comparison.sentence_ids(found, found.most), comparison.pad_of(found)
+    rows = comparison.sentence_ids(found, found.max_positions)
 
     def scores(batch: comparison.Batch) -> comparison.Outputs:
         return {"scores": out(batch.ids_BL, attention_mask=(batch.segments_BL > 0).long()).logits}
