@@ -71,7 +71,8 @@ class RunRecord:
         while "started_from" in environment:
             path = checkpoint.run_of(Path(environment["started_from"]["checkpoint"])) / run_directory.ENVIRONMENT
             environment = run_directory.read_json(path) if path.exists() else {}
-        return environment.get(run_directory.CONVERTED_FROM, {}).get("name")
+        name: str | None = environment.get(run_directory.CONVERTED_FROM, {}).get("name")
+        return name
 
     def heldout_sentences(self, tokenizer: Tokenizer) -> Iterator[str]:
         """Yield the held-out sentences of the run's text; none if it is not at hand."""

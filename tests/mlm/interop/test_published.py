@@ -235,15 +235,25 @@ def test_what_our_layers_cannot_do_is_refused_by_name(name: str, saved: Callable
     assert "\n" not in str(error.value)
 
 
-def test_old_names_and_a_trunk_without_its_head_are_read(saved: Callable[[str], Path], tmp_path: Path) -> None:
-    def rename(tensors: dict[str, Tensor], _: dict[str, Any]) -> None:
+@pytest.mark.parametrize("has_head", [True, False])
+def test_old_names_and_a_trunk_without_its_head_are_read(
+    *, has_head: bool, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def rename(tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
         for name in list(tensors):
             old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-            tensors[old] = tensors.pop(name)
+            tensor = tensors.pop(name)
+            if has_head:
+                tensors[old] = tensor
+            elif old.startswith("bert."):
+                tensors[old.removeprefix("bert.")] = tensor
+        config["architectures"] = config["architectures"] if has_head else None
 
     named = published.read(str(changed(saved("bert"), tmp_path / "old", rename)))
     plain = published.read(str(saved("bert")))
-    assert all(torch.equal(named.tensors[name], tensor) for name, tensor in plain.tensors.items())
+    assert named.has_head == has_head
+    assert all(torch.equal(plain.tensors[name], tensor) for name, tensor in named.tensors.items())
+    assert {name for name in plain.tensors if has_head or name.startswith("encoder.")} == set(named.tensors)
 
 
 def test_pickled_weights_alone_are_never_read(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -253,7 +263,7 @@ def test_pickled_weights_alone_are_never_read(saved: Callable[[str], Path], tmp_
     with pytest.raises(UserError, match=WEIGHTS):
         published.read(str(folder))
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(UserError, match=r"refused .*pytorch_model\.bin.*weights_only=True"):
+    with pytest.raises(UserError, match=r"refused .*pytorch_model\.bin.*MaskedLM.*AutoTokenizer.*weights_only"):
         published.read(str(folder))
 
 
@@ -261,5 +271,6 @@ def test_token_types_that_differ_and_dropped_heads_are_told(saved: Callable[[str
     remarks = "\n".join(published.read(str(saved("bert pretrained"))).remarks)
     assert "token types 1 to 1" in remarks
     assert "bert.pooler, cls.seq_relationship" in remarks
-    assert "classifier" in "\n".join(published.read(str(saved("classifier"))).remarks)
+    for kind in ("classifier", "roberta classifier", "electra classifier", "modernbert classifier"):
+        assert "classifier" in "\n".join(published.read(str(saved(kind))).remarks)
     assert published.read(str(saved("roberta"))).remarks == ()

@@ -25,6 +25,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert pretrained": ("BertForPreTraining", "bert", SIZES),
     "minilm": ("BertModel", "bert", SIZES),
     "classifier": ("BertForSequenceClassification", "bert", SIZES),
+    "electra classifier": ("ElectraForSequenceClassification", "bert", {**SIZES, "embedding_size": 8}),
+    "roberta classifier": ("RobertaForSequenceClassification", "roberta", {**SIZES, "type_vocab_size": 1}),
     "roberta": ("RobertaForMaskedLM", "roberta", {**SIZES, "type_vocab_size": 1}),
     "xlm-roberta": ("XLMRobertaForMaskedLM", "xlm_roberta", {**SIZES, "type_vocab_size": 1}),
     "camembert": ("CamembertForMaskedLM", "xlm_roberta", {**SIZES, "type_vocab_size": 1}),
@@ -38,9 +40,16 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "modernbert": ("ModernBertForMaskedLM", "modernbert", MODERN),
     "modernbert trunk": ("ModernBertModel", "modernbert", MODERN),
+    "modernbert classifier": ("ModernBertForSequenceClassification", "modernbert", MODERN),
+    "modernbert without a bias": ("ModernBertForMaskedLM", "modernbert", {**MODERN, "decoder_bias": False}),
+    "modernbert classifier without a bias": (
+        "ModernBertForTokenClassification",
+        "modernbert",
+        {**MODERN, "decoder_bias": False},
+    ),
 }
 """By name: the class in transformers, the kind of tokenizer, and the sizes."""
-HEADLESS = ("minilm", "classifier", "electra discriminator", "electra base", "modernbert trunk")
+HEADLESS = [kind for kind, (name, *_) in KINDS.items() if "MaskedLM" not in name and kind != "bert pretrained"]
 
 
 def randomise(model: nn.Module) -> None:
