@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from configs import UserError, command
-from configs.files import check_new
+from configs import UserError, command, files
 from mlm.distributed.process import configure_process
 
 USAGE = """
@@ -68,8 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     wanted = COUNT if options.count is None else options.count
     if wanted < 1:
         raise UserError(f"--count is {wanted}: it must be 1 or more")
-    if options.run.parent.is_dir():
-        check_new(options.run)
+    files.check_absent(options.run)
     found = published.read(options.name, options.revision)
     for remark in found.remarks:
         print(f"note: {remark}", file=sys.stderr)

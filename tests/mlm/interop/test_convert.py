@@ -214,6 +214,7 @@ def mistakes(model: Path, folder: Path) -> Iterator[tuple[list[str], str]]:
     yield [str(mute), run], "mute.* no decoder"
     large = tiny.save(folder / "large", "bert", rows=-3)
     yield [str(large), run], "tokens"
+    yield [str(empty), str(folder / "new" / "run")], "no published model"
 
 
 def test_a_mistake_is_one_line_and_writes_nothing(model: Path, tmp_path: Path) -> None:
@@ -223,6 +224,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(model: Path, tmp_path: Path) -
             convert.main(arguments)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
+        assert not (tmp_path / "new").exists()
         assert [path.name for path in tmp_path.glob(f"*{PARTIAL}")] == [f"run{PARTIAL}"]
 
 
