@@ -56,7 +56,7 @@ def check(theirs: "PreTrainedConfig", allowed: Mapping[str, Collection[object]])
         if value is not ABSENT and value not in values:
             known = f"{values[0]} to {values[-1]}" if isinstance(values, range) else " or ".join(map(repr, values))
             raise UserError(
-                f"its config.json says {key} = {value!r}, and our layers can do {known} alone: take another"
+                f"its config.json says {key} = {value!r}, and our layers can do {known} alone: take another checkpoint"
             )
 
 

@@ -56,7 +56,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Layout:
     """Rows of sentences."""
 
     ids_BL: Tensor
@@ -75,7 +75,7 @@ def check(differences: Mapping[str, Difference], whose: str, remedy: str) -> Non
 
 Outputs = dict[str, Tensor]
 """`hidden states`, (N, D), and where there is a head `scores`, (N, V), of the N tokens in order, without padding."""
-Compute = Callable[[Batch], Outputs]
+Compute = Callable[[Layout], Outputs]
 
 
 def compare(
@@ -91,14 +91,14 @@ def compare(
     return {kind: Difference.of((ours[kind], theirs[kind]) for ours, theirs in pairs) for kind in alone}
 
 
-def layouts(rows: Sequence[Sequence[int]], pad: int) -> tuple[list[Batch], list[Batch], list[Batch]]:
+def layouts(rows: Sequence[Sequence[int]], pad: int) -> tuple[list[Layout], list[Layout], list[Layout]]:
     """Return the rows one by one, padded to the longest, and packed into one row as segments."""
-    single = [Batch(ids, torch.ones_like(ids).int(), torch.arange(ids.shape[1])[None]) for ids in map(_row, rows)]
+    single = [Layout(ids, torch.ones_like(ids).int(), torch.arange(ids.shape[1])[None]) for ids in map(_row, rows)]
     longest = max(map(len, rows))
     padded_BL = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in rows])
     real_BL = torch.tensor([[position < len(ids) for position in range(longest)] for ids in rows])
-    padded = Batch(padded_BL, real_BL.int(), torch.arange(longest).expand_as(padded_BL))
-    packed = Batch(
+    padded = Layout(padded_BL, real_BL.int(), torch.arange(longest).expand_as(padded_BL))
+    packed = Layout(
         torch.cat([batch.ids_BL for batch in single], dim=1),
         torch.cat([batch.segments_BL * number for number, batch in enumerate(single, start=1)], dim=1),
         torch.cat([batch.positions_BL for batch in single], dim=1),
@@ -111,7 +111,7 @@ def _row(ids: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def outputs(compute: Compute, batches: Sequence[Batch]) -> Outputs:
+def outputs(compute: Compute, batches: Sequence[Layout]) -> Outputs:
     """Return the outputs of all batches, in float32, without those of padding."""
     found = [
         {kind: states_BLX[batch.segments_BL > 0].float() for kind, states_BLX in compute(batch).items()}
@@ -123,7 +123,7 @@ def outputs(compute: Compute, batches: Sequence[Batch]) -> Outputs:
 def ours(model: MaskedLanguageModel, *, scores: bool, dtype: torch.dtype = torch.float32) -> Compute:
     """Return the function that computes a batch by our model, with scores if asked for."""
 
-    def compute(batch: Batch) -> Outputs:
+    def compute(batch: Layout) -> Outputs:
         every_BL = torch.arange(batch.ids_BL.shape[1]).expand_as(batch.ids_BL)
         segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, dtype)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -143,7 +143,7 @@ def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
     config = published.their_config
     model: Any = hub.read_weights(mapping[type(config)], published.folder, config)
 
-    def compute(batch: Batch) -> Outputs:
+    def compute(batch: Layout) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
         with hub.reading(published.folder), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = {"hidden states": model.base_model(**given).last_hidden_state}

@@ -15,7 +15,7 @@ from configs import UserError
 from mlm.checkpoint import checkpoint, weights
 from mlm.interop import bert, comparison, hub, modernbert
 from mlm.interop.architecture import Architecture
-from mlm.interop.comparison import Batch, Difference, Outputs
+from mlm.interop.comparison import Difference, Layout, Outputs
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from tokenizer import vocabulary
 from tokenizer.special_tokens import SpecialTokens
@@ -219,7 +219,7 @@ def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
     scorer = hub.read_weights(with_head, folder, config) if config.architectures == [with_head.__name__] else None
     encoder = hub.read_weights(model_class(MODEL_MAPPING, config), folder, config)
 
-    def compute(batch: Batch) -> Outputs:
+    def compute(batch: Layout) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
         found = {"hidden states": encoder(**given).last_hidden_state}
         return found if scorer is None else found | {"scores": scorer(**given).logits}

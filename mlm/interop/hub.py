@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from configs import UserError
+from configs import UserError, listed
 from configs.extras import require
 from tokenizer.sources.hub import failure
 
@@ -27,7 +27,6 @@ SECONDS_TO_CONNECT = 10
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _WEIGHTS = (re.compile(r"model.*\.safetensors(\.index\.json)?"), re.compile(r"pytorch_model.*\.bin(\.index\.json)?"))
 _SMALL_FILES = re.compile(r"[^/]+\.(json|txt|model|codes|bpe)")
-_NAMED = 3  # missing weights listed in an error
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -66,6 +65,15 @@ def _download(name: str, revision: str | None) -> Path:
         raise UserError(failure(name, error)) from error
 
 
+def read_values(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json; a UserError if it is missing or damaged."""
+    with reading(folder / CONFIG):
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError("it holds no JSON object")
+        return values
+
+
 def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig":
     """Return the configuration of a published encoder, with every dropout inside it set to `dropout` unless None.
 
@@ -73,12 +81,13 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
 
-    with reading(folder / CONFIG):
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model_type = values.get("model_type")
+    values = read_values(folder)
+    model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         code = ", and code in a checkpoint is never run" if "auto_map" in values else ""
-        raise UserError(f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another")
+        raise UserError(
+            f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another checkpoint"
+        )
     with reading(folder / CONFIG):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     config._attn_implementation = None  # it may name code on the hub to fetch and run
@@ -129,10 +138,9 @@ def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "Pr
         shape = {"config": config, "dtype": torch.float32, **without_pooler(model_class)}
         model, found = load(folder, **safe, **shape, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
-        named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise UserError(
-            f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "
-            "random: take a checkpoint that has them"
+            f"{folder} lacks weights of {model_class.__name__} ({listed(missing)}), which would be random: take a "
+            "checkpoint that has them"
         )
     return cast("PreTrainedModel", model)
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from configs.extras import require
-from mlm.interop.comparison import Batch, Outputs
+from mlm.interop.comparison import Layout, Outputs
 from mlm.interop.export import Compared, compare_with, texts_to_compare, write_tokenizer
 from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
@@ -54,7 +54,7 @@ def export(
     write_tokenizer(folder, tokenizer, row_length)
     run = load(folder / FILE)
 
-    def compute(batch: Batch) -> Outputs:
+    def compute(batch: Layout) -> Outputs:
         real_BL = (batch.segments_BL > 0).long()
         found = run({"input_ids": batch.ids_BL, "attention_mask": real_BL})
         return {kind: part for (kind, _), part in zip(names, found, strict=True)}

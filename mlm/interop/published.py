@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from configs import UserError
+from configs import UserError, listed
 from mlm.checkpoint import weights
 from mlm.interop import bert, hub, modernbert
 from mlm.interop.architecture import Architecture, check
@@ -36,7 +36,6 @@ LONGEST_ROTARY = 512
 _SAFE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _OTHER = ("*.h5", "*.msgpack")
-_NAMED = 4  # tensors listed in an error
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,14 @@ class Published:
 def read(name: str, revision: str | None = None) -> Published:
     """Return the encoder in a folder or on the hub, or raise a UserError that names what we cannot read or do."""
     folder = located(name, revision)
-    model_type = _model_type(folder)
-    architecture = ARCHITECTURES[model_type]
+    model_type = hub.read_values(folder).get("model_type")
+    if str(model_type) not in ARCHITECTURES:
+        raise UserError(
+            f"{folder} holds the architecture {model_type!r}, which we lack: we have {', '.join(ARCHITECTURES)}"
+        )
+    architecture = ARCHITECTURES[str(model_type)]
     theirs = hub.read_config(folder)
-    config = _named(folder, architecture, theirs)
+    config = _our_config(folder, architecture, theirs)
     found, dropped = _in_full_names(_read_safetensors(folder), architecture, theirs)
     _check_tables(found, architecture, config, theirs, folder)
     remarks = tuple(_remarks(found, dropped, architecture, theirs))
@@ -87,12 +90,12 @@ def read(name: str, revision: str | None = None) -> Published:
     ours = {own: tensor.float() for own, tensor in stored.items() if tensor.is_floating_point()}
     if strange := [own for own in stored if own not in ours or not ours[own].isfinite().all()]:
         raise UserError(
-            f"{folder}: weights that are not finite floating-point numbers: {_listed(strange)}: take another checkpoint"
+            f"{folder}: weights that are not finite floating-point numbers: {listed(strange)}: take another checkpoint"
         )
     learned = config.encoder.positions.kind == "learned"
     row_length = positions if learned else min(LONGEST_ROTARY, positions)
     tokenizer = hub.read_tokenizer(folder, theirs)
-    return Published(folder, model_type, config, ours, has_head, row_length, positions, remarks, theirs, tokenizer)
+    return Published(folder, str(model_type), config, ours, has_head, row_length, positions, remarks, theirs, tokenizer)
 
 
 def located(name: str, revision: str | None) -> Path:
@@ -107,20 +110,7 @@ def located(name: str, revision: str | None) -> Path:
     return hub.fetch(str(folder), revision)
 
 
-def _model_type(folder: Path) -> str:
-    try:
-        values = json.loads((folder / hub.CONFIG).read_text(encoding="utf-8"))
-        model_type = values.get("model_type") if isinstance(values, dict) else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {folder / hub.CONFIG} ({error}): fetch the files again") from error
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise UserError(
-            f"{folder} holds the architecture {model_type!r}, which we lack: we have {', '.join(ARCHITECTURES)}"
-        )
-    return model_type
-
-
-def _named(folder: Path, architecture: Architecture, theirs: "PreTrainedConfig") -> ModelConfig:
+def _our_config(folder: Path, architecture: Architecture, theirs: "PreTrainedConfig") -> ModelConfig:
     try:
         check(theirs, {"vocab_size": range(1, 2**31), "max_position_embeddings": range(8, 2**31)})
         return architecture.our_config(theirs)
@@ -145,11 +135,9 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{folder / _INDEX} is damaged ({error}): fetch it again") from error
         if strays := [str(path) for path in paths if path.parent != folder or path.name == ".."]:
-            raise UserError(
-                f"{folder / _INDEX} names {_listed(strays)}, outside of its folder: take another checkpoint"
-            )
+            raise UserError(f"{folder / _INDEX} names {listed(strays)}, outside of its folder: take another checkpoint")
         if lacking := [path.name for path in paths if not path.is_file()]:
-            raise UserError(f"{folder} lacks {_listed(lacking)}, which {_INDEX} names: fetch the files again")
+            raise UserError(f"{folder} lacks {listed(lacking)}, which {_INDEX} names: fetch the files again")
         return {name: tensor for path in paths for name, tensor in weights.read(path).items()}
     if pickled := [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]:
         raise UserError(
@@ -248,9 +236,9 @@ def _check_tensors(
         if own in expected
         for other in others
     }
-    _refuse(folder, "lacks", [name for name in shapes if name not in tensors])
+    _refuse(folder, "lacks tensors", [name for name in shapes if name not in tensors])
     surplus = [name for name in tensors if name not in shapes and name not in architecture.tied]
-    _refuse(folder, "has a surplus of", surplus)
+    _refuse(folder, "has surplus tensors", surplus)
     _check_shapes(tensors, shapes, folder)
 
 
@@ -260,12 +248,12 @@ def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size
         for name, shape in shapes.items()
         if tensors[name].shape != shape
     ]
-    _refuse(folder, "has in other shapes than its config.json says", wrong)
+    _refuse(folder, "has tensors of other shapes than its config.json says", wrong)
 
 
 def _refuse(folder: Path, fault: str, names: list[str]) -> None:
     if names:
-        raise UserError(f"{folder} {fault} {len(names)} tensors: {_listed(names)}: take a whole checkpoint")
+        raise UserError(f"{folder} {fault}: {listed(names)}: take a whole checkpoint")
 
 
 def _empty_model(config: ModelConfig, vocabulary_size: int, positions: int) -> MaskedLanguageModel:
@@ -280,7 +268,3 @@ def _their_positions(architecture: Architecture) -> str:
 
 def _is_head(own: str) -> bool:
     return not own.startswith("encoder.")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -267,7 +267,7 @@ def test_what_cannot_leave_is_one_line_and_nothing_is_written(run: PretrainRun, 
         ([run.path, tmp_path / "no" / "out"], "make"),
         ([finetuned, tmp_path / "out"], "finetune.export"),
         ([tmp_path, tmp_path / "out"], "no checkpoint"),
-        ([run.path, tmp_path / "out", "--licence", "my own"], "--licence"),
+        ([run.path, tmp_path / "out", "--licence", "my own"], "--license"),
     ):
         with pytest.raises(UserError, match=named):
             entry.main(list(map(str, arguments)))

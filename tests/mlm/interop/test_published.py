@@ -142,7 +142,7 @@ def test_in_then_out_gives_back_every_score(kind: str, architecture: Any, saved:
     assert all("decoder" in name or "position_ids" in name for name in missing)
     rows = comparison.sentence_ids(found, found.max_positions)
 
-    def scores(batch: comparison.Batch) -> comparison.Outputs:
+    def scores(batch: comparison.Layout) -> comparison.Outputs:
         return {"scores": out(batch.ids_BL, attention_mask=(batch.segments_BL > 0).long()).logits}
 
     theirs = comparison.theirs(found)
@@ -163,11 +163,11 @@ def changed(folder: Path, target: Path, change: Callable[[dict[str, Tensor], dic
 EMBEDDINGS = "bert.embeddings"
 LAYER = "bert.encoder.layer.1.output.dense.weight"
 FAULTS: dict[str, tuple[str, Callable[[dict[str, Tensor], dict[str, Any]], Any], str]] = {
-    "missing": ("bert", lambda tensors, _: tensors.pop(LAYER), f"lacks 1 tensors: {LAYER}"),
+    "missing": ("bert", lambda tensors, _: tensors.pop(LAYER), f"lacks tensors: {LAYER}"),
     "surplus": (
         "bert",
         lambda tensors, _: tensors.update({"bert.encoder.layer.3.output.dense.bias": torch.zeros(16)}),
-        r"surplus of 1 tensors: bert\.encoder\.layer\.3",
+        r"surplus tensors: bert\.encoder\.layer\.3",
     ),
     "wrong shape": ("bert", lambda tensors, _: tensors.update({LAYER: torch.zeros(16, 25)}), r"\[16, 25\] instead of"),
     "types of another shape": (
