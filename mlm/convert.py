@@ -19,7 +19,7 @@ layers such as MiniLM's. The run is then as any other:
   python -m mlm.pretrain start_from=runs/bert text.source.kind=files "text.source.paths=[mine.txt]"
   python -m finetune.linear_head encoder.run=runs/bert ...
 
-Before anything is written, hidden states and scores are compared with those of transformers.
+Before anything is written, hidden states and scores are compared with those of transformers: at most 1e-4 apart.
 """
 
 COUNT = 500

@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.checkpoint import checkpoint
     from mlm.tracking import run_directory
     from mlm.tracking.exported_run import export
+    from mlm.tracking.model_card import READERS
 
     formats = {*(options.format or ["transformers"]), *(["onnx"] if options.onnx else [])}
     path = options.run or run_directory.newest()
@@ -65,9 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     texts = "held-out texts of the run" if found.heldout else "general sentences, for the run's text is not at hand"
     command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")
     for name, compared in exported.compared.items():
-        reader = "onnxruntime" if name == "onnx" else name
         for kind, difference in compared.differences.items():
-            command.show(f"  largest difference of {kind} in {reader}: {difference}")
+            command.show(f"  largest difference of {kind} in {READERS[name]}: {difference}")
     command.show(f"its model card, {exported.path / 'README.md'}, shows how to load it")
 
 

@@ -18,6 +18,8 @@ from mlm.tracking.run_record import RunRecord
 from tokenizer.sources import Documentation
 
 Format = Literal["transformers", "onnx"]
+READERS: Mapping[Format, str] = {"transformers": "transformers", "onnx": "onnxruntime"}
+"""The library that an export in a format is compared by."""
 ONNX = "ONNX"
 """The architecture of a folder that holds nothing else."""
 FILE = "README.md"
@@ -69,13 +71,14 @@ def write(folder: Path, facts: Facts) -> None:
 
     record, has_head = facts.record, facts.record.has_head
     own_text = record.converted_from is None and isinstance(record.config.text.source, Documentation)
+    by_head: dict[str, Any] = {"mask_token": facts.mask, "widget": [{"text": _example(facts)}]} if has_head else {}
     data = ModelCardData(
         license=facts.licence,
         language=facts.language or ("en" if own_text and record.config.start_from is None else None),
         library_name="onnx" if facts.architecture == ONNX else "transformers",
         pipeline_tag="fill-mask" if has_head else "feature-extraction",
         tags=["masked-language-modeling" if has_head else "feature-extraction", facts.architecture.lower()],
-        **{"mask_token": facts.mask, "widget": [{"text": _example(facts)}]} if has_head else {},
+        **by_head,
     )
     origin = (_text, _training, _results) if record.converted_from is None else (_origin,)
     sections = (_opening, _use, _onnx, *origin, _exactness, _limitations, _citation)
@@ -272,9 +275,9 @@ def _exactness(facts: Facts) -> Iterator[str]:
 At the export, this folder was read and compared with the run's own model in float32, on {found.texts} texts ({texts}),
 alone and padded:
 """
-    for name, reader in (("transformers", "transformers"), ("onnx", "onnxruntime")):
-        for kind, difference in facts.compared[name].differences.items() if name in facts.compared else ():
-            yield f"- {reader}, largest difference of {kind}: {difference}"
+    for name, compared in facts.compared.items():
+        for kind, difference in compared.differences.items():
+            yield f"- largest difference of {kind} in {READERS[name]}: {difference}"
     yield f"\nAn export fails over {LARGEST:.0e}."
 
 

@@ -84,7 +84,7 @@ def test_transformers_reads_added_words_alike(tmp_path: Path, name: str) -> None
     path = tmp_path / "tokenizer.json"
     path.write_bytes(serialise(grown))
     assert serialise(load(path)) == serialise(grown)
-    theirs: Any = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))  # type: ignore[no-untyped-call]
+    theirs: Any = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
     for text in [*prose(5), "An aftershock, a mudslide (mudslide) and aftershocks of Übersee"]:
         assert theirs(text)["input_ids"] == grown.encode(text).ids
         assert theirs.decode(grown.encode(text).ids) == grown.decode(grown.encode(text).ids, skip_special_tokens=False)

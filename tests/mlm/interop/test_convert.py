@@ -176,8 +176,7 @@ def test_an_encoder_without_a_head_leaves_without_one_until_one_is_trained(tmp_p
         with chdir(tmp_path / "out"):
             exec(code, {})
     trained = further(run, tmp_path, "train.frozen_encoder=true")
-    again = further(trained.path, tmp_path)
-    export.main([str(again.path), str(tmp_path / "trained")])
+    export.main([str(trained.path), str(tmp_path / "trained")])
     assert published.read(str(tmp_path / "trained")).has_head
     card = ModelCard.load(tmp_path / "trained" / "README.md")
     assert "pretrained from those of the published encoder mini (SHA-256: " in card.content
