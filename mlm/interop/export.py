@@ -67,10 +67,11 @@ class Compared:
     """True if they are of the run's held-out text; False if they are sentences of this package."""
 
 
-def architecture_of(config: ModelConfig) -> str:
+def architecture_of(config: ModelConfig, remedy: str = "pretrain with these settings, or ") -> str:
     """Return the name of the architecture that a model leaves as.
 
-    Raise a UserError with the settings of the nearest architecture if none has an exact counterpart.
+    Raise a UserError with the settings of the nearest architecture, and the `remedy` before ONNX, if none has an exact
+    counterpart.
     """
     needed = {name: module.refusal(config) or "" for name, module in TARGETS.items()}
     nearest = min(needed, key=lambda name: len(needed[name].split()))
@@ -78,8 +79,7 @@ def architecture_of(config: ModelConfig) -> str:
         return nearest
     raise UserError(
         f"transformers has no exact counterpart of this model, and none is approximated: {nearest}, the nearest, needs"
-        f" {needed[nearest]}: pretrain with these settings (a converted model has its own), or export ONNX alone by"
-        " --format onnx"
+        f" {needed[nearest]}: {remedy}export ONNX alone by --format onnx"
     )
 
 

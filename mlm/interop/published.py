@@ -188,8 +188,8 @@ def _remarks(
     types_ND = found.get(f"{architecture.trunk}embeddings.token_type_embeddings.weight")
     if types_ND is not None and not torch.equal(types_ND, types_ND[:1].expand_as(types_ND)):
         yield (
-            f"it was trained on pairs of texts: the vectors of token types 1 to {len(types_ND) - 1} are lost, and every"
-            " text has type 0"
+            "it was trained on pairs of texts: the vectors of token types other than 0 are lost, and every text has"
+            " type 0"
         )
     if dropped:
         yield f"heads that have no use here are left out: {', '.join(dropped)}"

@@ -79,15 +79,16 @@ def export(
         raise UserError(f"{path} is a fine-tuning run: python -m finetune.export exports its classifier")
     folder = checkpoint.resolve(run)
     model, tokenizer, config = checkpoint.load_model(folder, torch.device("cpu"))
-    name = architecture_of(config.model) if "transformers" in formats else ONNX  # before anything is written
-    record = RunRecord.read(folder, tokenizer)
+    record, name = RunRecord.read(folder, tokenizer), ONNX
+    if "transformers" in formats:  # before anything is written
+        name = architecture_of(config.model, **({} if record.converted_from is None else {"remedy": ""}))
     with written_folder(out, replace=replace) as partial:
         compared = _write(partial, formats, model, tokenizer, record)
         special = SpecialTokens.of(tokenizer)
         facts = Facts(
             architecture=name,
             record=record,
-            parameters=sum(weight.numel() for weight in model.parameters()),
+            parameters=sum(weight.numel() for weight in (model if record.has_head else model.encoder).parameters()),
             mask=tokenizer.id_to_token(special.mask) or "",
             cls_sep=special.adds_cls_sep,
             lowercase=normalise_by(tokenizer.normalizer)("A") == "a",

@@ -144,6 +144,7 @@ def _use(facts: Facts) -> Iterator[str]:
     if facts.architecture == ONNX:
         return
     names, fill_mask = "AutoModel, AutoTokenizer", ""
+    advice = "; train it\nbefore use" if facts.record.converted_from is None else ""
     if facts.record.has_head:
         names += ", pipeline"
         fill_mask = f"""fill_mask = pipeline("fill-mask", model=".")
@@ -164,14 +165,14 @@ print(encoder(**inputs).last_hidden_state.shape)
 ```
 
 For a classifier, `AutoModelForSequenceClassification.from_pretrained(".", num_labels=2)` gives a new head to train. For
-sentence vectors, `SentenceTransformer(".")` of sentence-transformers takes the mean of the hidden states; train it
-before use."""
+sentence vectors, `SentenceTransformer(".")` of sentence-transformers takes the mean of the hidden states{advice}."""
 
 
 def _onnx(facts: Facts) -> Iterator[str]:
     if "onnx" not in facts.compared:
         return
     outputs, shown_output = "hidden", "print(hidden.shape)"
+    given = [f"`{name}`" for kind, name in onnx.OUTPUTS if kind in facts.compared["onnx"].differences]
     if facts.record.has_head:
         outputs = "scores, hidden"
         shown_output = f"""place = encoded.ids.index(tokenizer.token_to_id("{facts.mask}"))
@@ -194,11 +195,7 @@ ids = np.array([encoded.ids], np.int64)
 {shown_output}
 ```
 
-`attention_mask` is 0 at padding. The outputs are {" and ".join(f"`{name}`" for name in _outputs(facts))}."""
-
-
-def _outputs(facts: Facts) -> Iterator[str]:
-    yield from (name for kind, name in onnx.OUTPUTS if kind in facts.compared["onnx"].differences)
+`attention_mask` is 0 at padding. Outputs: {", ".join(given)}."""
 
 
 def _text(facts: Facts) -> Iterator[str]:
@@ -287,7 +284,7 @@ def _limitations(facts: Facts) -> Iterator[str]:
     yield "## Limitations\n"
     yield f"- It takes texts of at most {length} tokens; longer ones are to be truncated (`truncation=True`)."
     if converted := facts.record.converted_from is not None:
-        yield "- Licence, uses and biases are those of the published encoder."
+        yield "- License, uses and biases are those of the published encoder."
     else:
         text = "the text above" if config.start_from is None else "the text above and of that of its first weights"
         yield f"- It knows the language and the topics of {text} alone, and repeats the biases of that text."
@@ -303,7 +300,7 @@ def _limitations(facts: Facts) -> Iterator[str]:
     if facts.architecture == "ModernBERT" and not config.model.transform:
         yield "- The run's head has no dense layer: here one changes nothing until it is trained further."
     if facts.licence is None and not converted:
-        yield "- No licence was given at the export."
+        yield "- No license was given at the export."
 
 
 def _citation(facts: Facts) -> Iterator[str]:

@@ -52,7 +52,9 @@ class RunRecord:
                 progress = record
                 break
         results = results if results.get("steps") == manifest.step else {}
-        shards = _shards(config, Recorded.of(run, folder, environment.get("data", {})), tokenizer)
+        shards = None
+        if run_directory.CONVERTED_FROM not in environment:
+            shards = _shards(config, Recorded.of(run, folder, environment.get("data", {})), tokenizer)
         return cls(config, manifest, environment, results, progress, shards)
 
     @property

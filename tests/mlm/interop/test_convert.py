@@ -156,6 +156,13 @@ def test_in_then_out_gives_back_every_score_and_the_card_tells_the_origin(
         assert unknown not in card.content
 
 
+def test_what_has_no_counterpart_is_not_told_to_pretrain_anew(tmp_path: Path) -> None:
+    convert.main([str(tiny.save(tmp_path / "electra", "electra discriminator")), str(tmp_path / "run")])
+    with pytest.raises(UserError, match=r"embedding_width=null.*--format onnx") as error:
+        export.main([str(tmp_path / "run"), str(tmp_path / "out")])
+    assert "pretrain with" not in str(error.value)
+
+
 def test_an_encoder_without_a_head_leaves_without_one_until_one_is_trained(tmp_path: Path) -> None:
     source, run = tiny.save(tmp_path / "mini", "minilm"), tmp_path / "run"
     convert.main([str(source), str(run), "--row-length", "40"])

@@ -231,7 +231,7 @@ def test_the_model_card_says_what_the_run_recorded_and_no_path(run: PretrainRun,
         f"- tokens: {run.results['tokens']:,}",
         "- steps: 30",
         "corpus.txt",
-        "No licence",
+        "No license",
     ):
         assert said in card.content
     assert str(home) not in card.content
