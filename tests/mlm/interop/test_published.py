@@ -14,7 +14,7 @@ from torch import Tensor
 pytest.importorskip("transformers", reason="published models need the extra hub")
 
 from configs import UserError
-from mlm.interop import bert, comparison, conversion, modernbert, published
+from mlm.interop import bert, comparison, conversion, hub, modernbert, published
 from tests.mlm.interop import tiny
 
 WEIGHTS = "model.safetensors"
@@ -102,6 +102,16 @@ def test_what_transformers_cannot_compute_is_one_line(saved: Callable[[str], Pat
     found = published.read(str(changed(saved("bert"), tmp_path / "model", other)))
     with pytest.raises(UserError, match="index out of range"):
         conversion.check(conversion.convert(found, found.longest))
+
+
+def test_weights_that_are_no_numbers_reach_no_model_of_transformers(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import BertForMaskedLM
+
+    folder = changed(saved("bert"), tmp_path / "model", lambda tensors, _: tensors[LAYER].fill_(float("nan")))
+    with pytest.raises(UserError, match="not finite"):
+        hub.read_weights(BertForMaskedLM, folder, hub.read_config(folder))
 
 
 def test_ids_over_the_vocabulary_and_damaged_files_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
