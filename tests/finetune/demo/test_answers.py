@@ -208,6 +208,7 @@ def test_attention_of_a_published_encoder_tells_the_texts_of_a_pair_apart(tmp_pa
         ('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}', "no tokenizer"),
         ('{"model_type": "bert", "architectures": ["BertModel"]}', "BertModel"),
         ('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}', "GPT2"),
+        ('{"model_type": "bert", "architectures": 3}', "no architecture"),
         ("{", "config.json"),
         (None, "no model"),
     ],

@@ -38,6 +38,8 @@ def test_calls_beyond_the_rate_are_refused_until_time_has_passed() -> None:
         (request(host="[::1]:7860"), 403),
         (request(host="attacker.example:7860"), 403),
         (request(host=""), 403),
+        (request(host="["), 403),
+        (request(host="attacker.example@127.0.0.1"), 403),
         (request(origin="http://127.0.0.1:7860"), None),
         (request(origin="http://attacker.example"), 403),
         (request(origin="null"), 403),
