@@ -63,9 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"run: {checkpoint.run_of(path)}", file=sys.stderr)
     exported = export(path, options.out, licence=options.license, language=options.language, formats=formats)
     found = next(iter(exported.compared.values()))
-    texts = (
-        "held-out texts of the run" if found.heldout else "general sentences, for no text of the run is at hand"
-    )
+    texts = "held-out texts of the run" if found.heldout else "general sentences, for no text of the run is at hand"
     command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")
     for name, compared in exported.compared.items():
         for kind, difference in compared.differences.items():
