@@ -279,7 +279,7 @@ def test_a_model_that_would_differ_leaves_nothing_behind(run: PretrainRun, tmp_p
     partial, folder = tmp_path / "partial", tmp_path / "step-000000030"
     shutil.copytree(run.checkpoint, partial, ignore=shutil.ignore_patterns("manifest.json", "training_state.pt"))
     tensors = weights.read(partial / checkpoint.WEIGHTS)
-    tensors["encoder.final_norm.weight"][0] = 0  # the identity head would divide by it
+    tensors["encoder.final_norm.weight"][0] = 1e-20  # the identity head divides by it
     weights.write(partial / checkpoint.WEIGHTS, tensors)
     seal(partial, folder, 30)
     (tmp_path / "former").mkdir()

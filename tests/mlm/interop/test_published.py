@@ -160,7 +160,7 @@ def test_in_then_out_gives_back_every_score(kind: str, architecture: Any, saved:
     assert back["scores"].largest < 1e-5 * back["scores"].size
 
 
-def changed(folder: Path, target: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> Path:
+def changed(folder: Path, target: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], Any]) -> Path:
     """Copy a model with other tensors or another configuration."""
     shutil.copytree(folder, target)
     tensors, config = load_file(target / WEIGHTS), json.loads((target / "config.json").read_text())
