@@ -71,19 +71,19 @@ async function ask() {
   if (asking) return;
   asking = true;
   by("answer").classList.add("old");
-  try {
-    while (changed) {
-      changed = false;
+  while (changed) {
+    changed = false;
+    try {
       const answer = await answerTo(state);
-      if (!changed) show(answer);
+      if (changed) continue;
+      show(answer);
+      say("message", "");
+    } catch (error) {
+      if (!changed) say("message", error.message, true);
     }
-    say("message", "");
-  } catch (error) {
-    say("message", error.message, true);
-  } finally {
-    asking = false;
-    by("answer").classList.remove("old");
   }
+  asking = false;
+  by("answer").classList.remove("old");
 }
 
 function start(texts, example) {
