@@ -19,7 +19,7 @@ COLOURS = 64
 """Of the palette of a picture, which makes its file a third as large."""
 PICTURES = {
     "demo_fill_mask.png": ("Return the [MASK] of the list.", "#words button:nth-of-type(6)"),
-    "demo_classifier.png": ("Earthquake kills hundreds, rescue teams search the ruins.", None),
+    "demo_classifier.png": ("The flood took our bridge, and my phone just crashed again.", None),
 }
 """The example and the word to click, by the picture of each kind of model."""
 
