@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from configs import UserError, command
+from configs import UserError, command, files
 from mlm.distributed.process import configure_process
 
 USAGE = """
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
 
     if options.count < 1:
         raise UserError(f"--count is {options.count}: it must be 1 or more")
-    converted_run.check_new_run(options.run)
+    files.check_absent(options.run)
     found = published.read(options.name, options.revision)
     for remark in found.remarks:
         print(f"note: {remark}", file=sys.stderr)
@@ -70,6 +70,8 @@ def main(arguments: Sequence[str]) -> None:
     elif options.add_tokens_from is not None:
         texts = (document.text for document in Files(paths=(str(options.add_tokens_from),)).documents())
         words = added_words.most_cut_words(converted.tokenizer, texts, options.count)
+        if not words:
+            raise UserError(f"{options.add_tokens_from} has no word that is cut and seen often enough: name more text")
     if words:
         converted = conversion.with_added_words(converted, words, options.added_rows)
     differences = conversion.check(converted)

@@ -140,7 +140,7 @@ def theirs(published: Published, dtype: torch.dtype = torch.float32) -> Compute:
 
     def compute(batch: Batch) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with hub.reading(published.folder), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             found = {"hidden states": model.base_model(**given).last_hidden_state}
             if published.has_head:
                 found["scores"] = model(**given).logits
@@ -158,5 +158,6 @@ def pad_of(published: Published) -> int:
 def sentence_ids(published: Published, longest: int) -> list[list[int]]:
     """Return the tokens of the sentences, each at most so many, by the published tokenizer."""
     tokenizer = published.their_tokenizer
-    ids: list[list[int]] = tokenizer(list(SENTENCES), truncation=True, max_length=longest)["input_ids"]
+    with hub.reading(f"the tokenizer in {published.folder}"):
+        ids: list[list[int]] = tokenizer(list(SENTENCES), truncation=True, max_length=longest)["input_ids"]
     return ids

@@ -39,13 +39,12 @@ class Converted:
 
 def row_length_of(published: Published, wanted: int | None) -> int:
     """Return the row length: the `wanted` one, or the encoder's; raise a UserError if it is too long."""
-    if wanted is None:
-        return published.longest
-    if not 8 <= wanted <= published.most:
+    length = published.longest if wanted is None else wanted
+    if not 8 <= length <= published.most:
         raise UserError(
-            f"--row-length is {wanted}: {published.folder} has {published.most} positions: take 8 to {published.most}"
+            f"--row-length is {length}: {published.folder} has {published.most} positions: take 8 to {published.most}"
         )
-    return wanted
+    return length
 
 
 def convert(published: Published, row_length: int) -> Converted:

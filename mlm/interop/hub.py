@@ -73,14 +73,15 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
 
-    with _reading(folder / CONFIG):
+    with reading(folder / CONFIG):
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         code = ", and code in a checkpoint is never run" if "auto_map" in values else ""
         raise UserError(f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another")
-    with _reading(folder / CONFIG):
+    with reading(folder / CONFIG):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config._attn_implementation = None  # it may name code on the hub to fetch and run
     if config.is_encoder_decoder or getattr(config, "is_decoder", False) or type(config) not in MODEL_MAPPING:
         raise UserError(f"{folder} holds no encoder of text, but {model_type!r}: take one such as BERT or ELECTRA")
     for key in config.to_dict():
@@ -93,16 +94,16 @@ def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedToken
     """Return a folder's own tokenizer; a UserError if it is missing, damaged, or belongs to another encoder."""
     from transformers import AutoTokenizer
 
-    with _reading(f"the tokenizer in {folder}"):
+    with reading(f"the tokenizer in {folder}"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
     files = list(tokenizer.vocab_files_names.values())
     if not any((folder / name).is_file() for name in files):  # transformers would use an empty vocabulary
         raise UserError(f"{folder} has no tokenizer: there is none of {', '.join(files)}: put it beside the weights")
-    if len(tokenizer) > config.vocab_size:
+    if (needed := max(tokenizer.get_vocab().values(), default=0) + 1) > config.vocab_size:
         raise UserError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, over the encoder's {config.vocab_size}: it "
+            f"the tokenizer in {folder} needs {needed} rows for its tokens, over the encoder's {config.vocab_size}: it "
             "belongs to another encoder: put the right one there"
         )
     return tokenizer
@@ -122,7 +123,7 @@ def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "Pr
     """
     import torch
 
-    with _reading(f"the weights in {folder}"):
+    with reading(f"the weights in {folder}"):
         load: Any = model_class.from_pretrained
         safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
         shape = {"config": config, "dtype": torch.float32, **without_pooler(model_class)}
@@ -137,7 +138,7 @@ def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "Pr
 
 
 @contextmanager
-def _reading(source: object) -> Iterator[None]:
+def reading(source: object) -> Iterator[None]:
     """Turn any error of transformers into one line, and silence its own reports."""
     import transformers
 

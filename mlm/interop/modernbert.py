@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from configs import UserError
@@ -67,12 +66,7 @@ def _our_local_attention(theirs: "ModernBertConfig") -> LocalAttention | None:
     if everywhere != list(range(0, len(kinds), every)):
         raise UserError(f"its config.json has layer_types {kinds}: ours are global at multiples of one number alone")
     theta = (theirs.rope_parameters or {})["sliding_attention"]["rope_theta"]
-    try:
-        return LocalAttention(window=theirs.local_attention, global_every=every, theta=theta)
-    except ValidationError as error:
-        raise UserError(
-            f"its config.json says local_attention = {theirs.local_attention}: it must be over 1"
-        ) from error
+    return LocalAttention(window=theirs.local_attention, global_every=every, theta=theta)
 
 
 def _biased(theirs: "ModernBertConfig") -> dict[str, bool]:
@@ -92,10 +86,9 @@ def prepared(theirs: Mapping[str, Tensor], config: "ModernBertConfig") -> dict[s
     lacking = [part for part, has in biased.items() if not has] if any(biased.values()) else []
     for name, weight in theirs.items():
         if name.endswith(".weight") and any(part in name for part in lacking):
-            tensors.setdefault(name.removesuffix("weight") + "bias", weight.new_zeros(len(weight)))
+            tensors.setdefault(name.removesuffix("weight") + "bias", weight.new_zeros(weight.shape[:1]))
     if not config.decoder_bias and "head.dense.weight" in tensors:
-        embedding = tensors["model.embeddings.tok_embeddings.weight"]
-        tensors.setdefault(_OUTPUT_BIAS, embedding.new_zeros(len(embedding)))
+        tensors.setdefault(_OUTPUT_BIAS, torch.zeros(config.vocab_size))
     return tensors
 
 

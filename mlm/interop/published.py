@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from configs import UserError
 from mlm.checkpoint import weights
 from mlm.interop import bert, hub, modernbert
-from mlm.interop.architecture import Architecture
+from mlm.interop.architecture import Architecture, check
 from mlm.interop.bert_relatives import DISTILBERT, ELECTRA, ROBERTA
 from mlm.interop.renaming import pairs, to_ours
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
@@ -66,6 +67,7 @@ def read(name: str, revision: str | None = None) -> Published:
     theirs = hub.read_config(folder)
     config = _named(folder, architecture, theirs)
     found, dropped = _in_full_names(_read_safetensors(folder), architecture)
+    _check_tables(found, architecture, config, theirs, folder)
     remarks = list(_remarks(found, dropped, architecture, theirs))
     _check_tied(found, architecture, folder)
     tensors = architecture.prepared(found, theirs)
@@ -81,9 +83,12 @@ def read(name: str, revision: str | None = None) -> Published:
     positions = tensors.get(_their_positions(architecture), torch.empty(0)).shape[0] or theirs.max_position_embeddings
     model = _empty_model(config, theirs.vocab_size, positions)
     _check_tensors(tensors, model, architecture, config, has_head=has_head, folder=folder)
-    ours = {own: tensor.float() for own, tensor in to_ours(tensors, architecture.names, config.encoder.layers).items()}
-    if strange := [own for own, tensor in ours.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{folder}: weights that are not finite numbers: {_listed(strange)}: take another checkpoint")
+    stored = to_ours(tensors, architecture.names, config.encoder.layers)
+    ours = {own: tensor.float() for own, tensor in stored.items() if tensor.is_floating_point()}
+    if strange := [own for own in stored if own not in ours or not ours[own].isfinite().all()]:
+        raise UserError(
+            f"{folder}: weights that are not finite floating-point numbers: {_listed(strange)}: take another checkpoint"
+        )
     learned = config.encoder.positions.kind == "learned"
     longest = positions if learned else min(LONGEST_ROTARY, positions)
     tokenizer = hub.read_tokenizer(folder, theirs)
@@ -106,18 +111,25 @@ def _model_type(folder: Path) -> str:
     try:
         values = json.loads((folder / hub.CONFIG).read_text(encoding="utf-8"))
         model_type = values.get("model_type") if isinstance(values, dict) else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {folder / hub.CONFIG} ({error}): fetch the files again") from error
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise UserError(
             f"{folder} holds the architecture {model_type!r}, which we lack: we have {', '.join(ARCHITECTURES)}"
         )
-    return str(model_type)
+    return model_type
 
 
 def _named(folder: Path, architecture: Architecture, theirs: "PreTrainedConfig") -> ModelConfig:
     try:
+        check(theirs, {"vocab_size": range(1, 2**31), "max_position_embeddings": range(8, 2**31)})
         return architecture.our_config(theirs)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{folder}: its config.json has impossible sizes: {where}: {first['msg']}".replace(": :", ":")
+        ) from error
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
 
@@ -129,9 +141,13 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
     if (folder / _INDEX).is_file():
         try:
             files = set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            paths = [folder / Path(file).name for file in sorted(files)]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            paths = [folder / file for file in sorted(files)]
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{folder / _INDEX} is damaged ({error}): fetch it again") from error
+        if strays := [str(path) for path in paths if path.parent != folder or path.name == ".."]:
+            raise UserError(
+                f"{folder / _INDEX} names {_listed(strays)}, outside of its folder: take another checkpoint"
+            )
         if lacking := [path.name for path in paths if not path.is_file()]:
             raise UserError(f"{folder} lacks {_listed(lacking)}, which {_INDEX} names: fetch the files again")
         return {name: tensor for path in paths for name, tensor in weights.read(path).items()}
@@ -192,6 +208,20 @@ def _check_tied(found: Mapping[str, Tensor], architecture: Architecture, folder:
             raise UserError(f"{folder}: its {name} differs from {other}, and our output is tied to the embedding")
 
 
+def _check_tables(
+    found: Mapping[str, Tensor],
+    architecture: Architecture,
+    config: ModelConfig,
+    theirs: "PreTrainedConfig",
+    folder: Path,
+) -> None:
+    """Raise a UserError that names a wrongly shaped table of positions or token types, which are folded into one."""
+    rows = {"position": theirs.max_position_embeddings, "token_type": max(getattr(theirs, "type_vocab_size", 1), 1)}
+    width = config.encoder.embedding_width or config.encoder.width
+    tables = {f"{architecture.trunk}embeddings.{kind}_embeddings.weight": count for kind, count in rows.items()}
+    _check_shapes(found, {name: torch.Size([count, width]) for name, count in tables.items() if name in found}, folder)
+
+
 def _check_tensors(
     tensors: Mapping[str, Tensor],
     model: MaskedLanguageModel,
@@ -209,18 +239,24 @@ def _check_tensors(
         if own in expected
         for other in others
     }
-    faults = {
-        "lacks": [name for name in shapes if name not in tensors],
-        "has a surplus of": [name for name in tensors if name not in shapes and name not in architecture.tied],
-        "has in other shapes than its config.json says": [
-            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-            for name, shape in shapes.items()
-            if name in tensors and tensors[name].shape != shape
-        ],
-    }
-    for fault, names in faults.items():
-        if names:
-            raise UserError(f"{folder} {fault} {len(names)} tensors: {_listed(names)}: take a whole checkpoint")
+    _refuse(folder, "lacks", [name for name in shapes if name not in tensors])
+    surplus = [name for name in tensors if name not in shapes and name not in architecture.tied]
+    _refuse(folder, "has a surplus of", surplus)
+    _check_shapes(tensors, shapes, folder)
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], folder: Path) -> None:
+    wrong = [
+        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if tensors[name].shape != shape
+    ]
+    _refuse(folder, "has in other shapes than its config.json says", wrong)
+
+
+def _refuse(folder: Path, fault: str, names: list[str]) -> None:
+    if names:
+        raise UserError(f"{folder} {fault} {len(names)} tensors: {_listed(names)}: take a whole checkpoint")
 
 
 def _empty_model(config: ModelConfig, vocabulary_size: int, positions: int) -> MaskedLanguageModel:

