@@ -146,7 +146,10 @@ def test_attention_is_drawn_for_each_layer_head_and_word(driver: "Chrome", sente
     assert {line.get_attribute("y1") for line in find(driver, "#drawn line")} == {"98"}
     shares = [int(text.split("%")[0]) for text in texts(driver, "#to span")]
     assert sum(shares) == pytest.approx(100, abs=5)
-    assert all(float(str(line.get_attribute("stroke-opacity"))) * 100 in shares for line in find(driver, "#drawn line"))
+    drawn_shares = [
+        max(shares) * float(str(line.get_attribute("stroke-opacity"))) for line in find(driver, "#drawn line")
+    ]
+    assert drawn_shares == pytest.approx([share for share in shares if share >= 2])
 
 
 @needs_browser
