@@ -140,7 +140,8 @@ def open_exported(path: Path, world: World) -> ExportedLanguageModel | ExportedC
         "ForMaskedLM": (MODEL_FOR_MASKED_LM_MAPPING, ExportedLanguageModel),
         "ForSequenceClassification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, ExportedClassifier),
     }
-    named = " ".join(config.architectures or ("no architecture",))
+    listed = config.architectures if isinstance(config.architectures, list) else []
+    named = " ".join(map(str, listed)) or "no architecture"
     found = [kind for ending, kind in kinds.items() if named.endswith(ending) and type(config) in kind[0]]
     if not found:
         raise UserError(f"{folder / CONFIG}: {named}: the page shows {' and '.join(kinds)}: export one of these")

@@ -82,6 +82,7 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
     with reading(folder / CONFIG):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     config._attn_implementation = None  # it may name code on the hub to fetch and run
+    config.return_dict, config.chunk_size_feed_forward = True, 0  # as this project calls models; results are the same
     if config.is_encoder_decoder or getattr(config, "is_decoder", False) or type(config) not in MODEL_MAPPING:
         raise UserError(f"{folder} holds no encoder of text, but {model_type!r}: take one such as BERT or ELECTRA")
     for key in config.to_dict():
@@ -134,6 +135,8 @@ def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "Pr
             f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "
             "random: take a checkpoint that has them"
         )
+    if strange := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise UserError(f"{folder}: weights that are not finite numbers, such as {strange[0]}: take another checkpoint")
     return cast("PreTrainedModel", model)
 
 

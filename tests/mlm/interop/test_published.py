@@ -14,7 +14,7 @@ from torch import Tensor
 pytest.importorskip("transformers", reason="published models need the extra hub")
 
 from configs import UserError
-from mlm.interop import bert, comparison, conversion, modernbert, published
+from mlm.interop import bert, comparison, conversion, hub, modernbert, published
 from tests.mlm.interop import tiny
 
 WEIGHTS = "model.safetensors"
@@ -97,11 +97,21 @@ def test_weights_in_several_files_and_rows_without_tokens_are_read(tmp_path: Pat
 
 def test_what_transformers_cannot_compute_is_one_line(saved: Callable[[str], Path], tmp_path: Path) -> None:
     def other(_: dict[str, Tensor], config: dict[str, Any]) -> None:
-        config.update(chunk_size_feed_forward=7, _attn_implementation="someone/code")  # the latter is not fetched
+        config.update(pad_token_id=-1, return_dict=False, _attn_implementation="someone/code")  # which is not fetched
 
     found = published.read(str(changed(saved("bert"), tmp_path / "model", other)))
-    with pytest.raises(UserError, match="chunk size"):
+    with pytest.raises(UserError, match="index out of range"):
         conversion.check(conversion.convert(found, found.longest))
+
+
+def test_weights_that_are_no_numbers_reach_no_model_of_transformers(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import BertForMaskedLM
+
+    folder = changed(saved("bert"), tmp_path / "model", lambda tensors, _: tensors[LAYER].fill_(float("nan")))
+    with pytest.raises(UserError, match="not finite"):
+        hub.read_weights(BertForMaskedLM, folder, hub.read_config(folder))
 
 
 def test_ids_over_the_vocabulary_and_damaged_files_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
