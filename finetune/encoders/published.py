@@ -43,8 +43,8 @@ class PublishedEncoder(TextEncoder):
         self.pad_id = next(int(pad) for pad in pads if pad is not None)  # RoBERTa counts positions by the model's
         self.has_mask = tokenizer.mask_token is not None
         self._begins = re.compile(kinds.beginnings(tokenizer.all_special_tokens))
-        self._reader = _reader_of(tokenizer)
-        self._placeholder_id = self._reader.convert_tokens_to_ids(MASKED)
+        self.reader = _reader_of(tokenizer)
+        self.placeholder_id = self.reader.convert_tokens_to_ids(MASKED) if self.has_mask else None
         self.longest = int(min(position_limit(model), tokenizer.model_max_length))
         put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
         self.cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id in put else None
@@ -76,18 +76,18 @@ class PublishedEncoder(TextEncoder):
         if not texts:
             return []
         columns = [list(column) for column in zip(*texts, strict=True)]
-        if not self._reader.is_fast:  # a tokenizer in Python always looks for special tokens: it is shown none whole
+        if not self.reader.is_fast:  # a tokenizer in Python always looks for special tokens: it is shown none whole
             columns = [[self._begins.sub(r"\g<0> ", text) for text in column] for column in columns]
-        rows = self._reader(
+        rows = self.reader(
             *columns,
             truncation=longest is not None,
             max_length=longest,
             return_token_type_ids=True,
             return_attention_mask=False,
-            split_special_tokens=self._reader.is_fast,
+            split_special_tokens=self.reader.is_fast,
             verbose=False,
         )
-        placeholder, mask = self._placeholder_id, self.tokenizer.mask_token_id
+        placeholder, mask = self.placeholder_id, self.tokenizer.mask_token_id
         for row in rows["input_ids"]:
             while placeholder in row:
                 row[row.index(placeholder)] = mask
