@@ -1,11 +1,13 @@
 """Export a fine-tuned model into a folder for other programs, compared with the model before it appears."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from configs import UserError
 from configs.files import check_new, written_folder
 from finetune import saved_model
 from finetune.heads.linear import LinearHead
@@ -16,6 +18,8 @@ from finetune.saved_model import SavedModel
 from mlm.distributed.world import World
 from mlm.interop import comparison
 from mlm.interop.comparison import Difference
+
+logger = logging.getLogger(__name__)
 
 
 class Writer(Protocol):
@@ -46,8 +50,14 @@ def export(run: Path, out: Path, formats: Sequence[Format] = ()) -> Exported:
     model = saved_model.load(run, torch.device("cpu"))
     suitable: Sequence[Format] = ("transformers", "onnx") if isinstance(model.config.head, LinearHead) else ("onnx",)
     wanted = [name for name in FORMATS if name in (formats or suitable)]
-    for name in wanted:
-        FORMATS[name].check(model)
+    for name in [*wanted]:
+        try:
+            FORMATS[name].check(model)
+        except UserError as error:
+            if formats or len(wanted) == 1:
+                raise
+            wanted.remove(name)
+            logger.info("not exported as %s: %s", name, error)
     with written_folder(out) as partial:
         for name in wanted:
             FORMATS[name].write(model, partial)

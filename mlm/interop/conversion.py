@@ -152,12 +152,12 @@ def summary(converted: Converted, run: Path, differences: Mapping[str, Differenc
         f"  largest difference of {kind} from transformers', on {len(comparison.SENTENCES)} sentences: {difference}"
         for kind, difference in differences.items()
     ]
-    text = "text.source.kind=files text.source.paths=[YOUR.txt]"
-    frozen = ""
+    text = 'text.source.kind=files "text.source.paths=[YOUR.txt]"'
+    settings = " optim.lr=2e-4"  # the default is one for random weights
     if not published.has_head:
         lines.append("  it had no masked-LM head: a new one is at random weights: train it first, the encoder frozen")
-        frozen = " train.frozen_encoder=true"
-    lines.append(f"next: python -m mlm.pretrain start_from={run}{frozen} {text}")
+        settings = " train.frozen_encoder=true"
+    lines.append(f"next: python -m mlm.pretrain start_from={run}{settings} {text}")
     lines.append(f"      python -m finetune.linear_head encoder.run={run} ...")
     if published.has_head:
         lines.append(f'      python -m mlm.fill_mask --run {run} "This is a [MASK]."')

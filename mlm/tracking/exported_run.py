@@ -16,13 +16,14 @@ from configs.files import check_new, written_folder
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
+from mlm.distributed.world import World
 from mlm.interop import onnx
 from mlm.interop.export import Compared, architecture_of, compare, write
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import model_card, run_directory
 from mlm.tracking.model_card import ONNX, Facts, Format
 from mlm.tracking.run_record import RunRecord
-from mlm.training.budget import TrainingProgress
+from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Observer
 from mlm.training.optim import Optimizer
 from tokenizer.cached_encoder import normalise_by
@@ -125,7 +126,7 @@ def export_at_end(run: Path, config: PretrainConfig) -> None:
     """Export the last checkpoint of a finished run if its configuration says so; a failure is a warning."""
     if config.export == "end":
         _try_to_export(checkpoint.newest(run), run / FOLDER)
-    elif config.export == "checkpoints":  # once more, for the results are in the model card now
+    elif config.export == "checkpoints":
         folder = checkpoint.newest(run)
         _try_to_export(folder, run / FOLDER / folder.name)
 
@@ -138,14 +139,18 @@ class CheckpointExports(Observer):
 
     def __init__(self, run: Path, writer: CheckpointWriter) -> None:
         """Export what `writer`, an observer before this one, saves."""
-        self.run, self.writer = run, writer
+        self.run, self.writer, self.length = run, writer, TrainingLength()
         self._prune()
+
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        """Keep the length: the last checkpoint is exported later, with the results in its card."""
+        self.length = length
 
     def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Wait until the checkpoint is written, and export it."""
         self.writer.wait()
         folder = checkpoint.step_folder(self.run, progress.step)
-        if folder.is_dir():
+        if folder.is_dir() and not self.length.finished(progress):
             _try_to_export(folder, self.run / FOLDER / folder.name)
         self._prune()
 
