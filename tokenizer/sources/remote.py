@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::.+)?://")
 _PATTERN = re.compile(r"[*?\[]")
-_WAITS = (0.5, 1, 2, 4, 8, 16, 30)
+_WAITS = (0.5, 1, 2, 4, 8, 16)
 """Seconds before each further try of a request."""
-_SMALLEST_BLOCK, _FIRST_BLOCK, _LARGEST_BLOCK = 1 << 14, 1 << 16, 1 << 23
+_SMALLEST_BLOCK, _FIRST_BLOCK, _LARGEST_BLOCK = 1 << 14, 1 << 16, 1 << 22
 """Bytes asked for at once. They grow from block to block, so that a glance at a file is cheap, and halve after each
 failure, so that a connection that always breaks after some bytes brings the file nevertheless."""
 _GROWTH, _GROWTH_AFTER_FAILURE = 2.0, 1.125
@@ -35,8 +35,8 @@ _TIMES = {"lastmodified", "last-modified", "last_modified", "mtime", "modified",
 _MEND = "check the address, the network and the credentials"
 
 Answer = TypeVar("Answer")
-_answered: set[Any] = set()
-"""File systems that have answered once: a request of theirs that fails later is tried again."""
+_answered: set[str] = set()
+"""Stores that have answered once: a request of theirs that fails later is tried again."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Remote:
 
     def open(self, mode: Literal["rb"]) -> io.BufferedReader:
         """Open the file for reading."""
-        return io.BufferedReader(_Stream(self), _LARGEST_BLOCK)
+        return _Buffered(_Stream(self), _LARGEST_BLOCK)
 
 
 def is_remote(name: str) -> bool:
@@ -91,7 +91,7 @@ def find(address: str) -> list[Remote]:
                 raise
             return dict(found)
 
-    found = _persistent(ask, system, lambda: address)
+    found = _persistent(ask, address, lambda: address)
     files = {name: found[name] for name in sorted(found) if found[name]["type"] == "file"}
     if not files:
         what = "a folder, not a file" if path in found else "no file matches it, only folders"
@@ -114,9 +114,9 @@ def _file_system(address: str) -> tuple[Any, str]:
         raise UserError(f"cannot read {address} ({_reason(error)}): {_MEND}") from error
 
 
-def _persistent(request: Callable[[], Answer], system: Any, place: Callable[[], str]) -> Answer:
-    """Return the answer to a request, tried again with growing waits if its file system has answered before."""
-    waits = iter(_WAITS)
+def _persistent(request: Callable[[], Answer], address: str, place: Callable[[], str]) -> Answer:
+    """Return the answer to a request, tried again with growing waits if the store of `address` has answered before."""
+    store, waits = "/".join(address.split("/")[:3]), iter(_WAITS)
     while True:
         try:
             answer = request()
@@ -125,7 +125,7 @@ def _persistent(request: Callable[[], Answer], system: Any, place: Callable[[], 
         except Exception as error:  # each driver lets through the errors of the libraries below it
             if _is_missing(error):
                 raise UserError(f"no such file: {place()} ({_reason(error)})") from error
-            if system not in _answered:
+            if store not in _answered:
                 raise UserError(f"cannot read {place()} ({_reason(error)}): {_MEND}") from error
             wait = next(waits, None)
             if wait is None or isinstance(error, PermissionError):
@@ -133,7 +133,7 @@ def _persistent(request: Callable[[], Answer], system: Any, place: Callable[[], 
             logger.warning("the connection broke at %s (%s): tried again in %g s", place(), _reason(error), wait)
             time.sleep(wait)
         else:
-            _answered.add(system)
+            _answered.add(store)
             return answer
 
 
@@ -147,6 +147,15 @@ def _is_missing(error: Exception) -> bool:
 def _reason(error: BaseException) -> str:
     error = error if error.__cause__ is None else error.__cause__
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Buffered(io.BufferedReader):
+    """A buffer that decoders of text fill, too: by `read1` they would ask for 8 KiB at a time."""
+
+    def read1(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes by at most one request."""
+        self.peek(1)
+        return super().read1(size)
 
 
 class _Stream(io.RawIOBase):
@@ -190,7 +199,7 @@ class _Stream(io.RawIOBase):
                 self._close_file()
                 raise
 
-        found = _persistent(ask, self._remote.system, lambda: f"{self._remote}, byte {self._position}")
+        found = _persistent(ask, str(self._remote), lambda: f"{self._remote}, byte {self._position}")
         buffer[: len(found)] = found
         self._position += len(found)
         self._block = min(int(self._block * self._growth), _LARGEST_BLOCK)
