@@ -150,7 +150,8 @@ def test_a_connection_that_is_lost_for_good_is_named_with_its_byte_and_a_build_r
     s3: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(remote, "_WAITS", (0.01, 0.01))
-    text = TextConfig(source=Files(paths=("s3://bucket/a.txt",)))
+    fsspec.filesystem("s3").pipe("bucket/short/a.txt", LARGE[:400_000])
+    text = TextConfig(source=Files(paths=("s3://bucket/short/a.txt",)))
     tokenizer = learn_from(text, VocabularyConfig(size=300))[0]
     build(text, tokenizer, tmp_path / "whole")
 
@@ -160,7 +161,7 @@ def test_a_connection_that_is_lost_for_good_is_named_with_its_byte_and_a_build_r
     options = BuildOptions(workers=0, batch_characters=50_000, commit_seconds=0)
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "commit", lambda *given, commit=ShardWriter.commit: (commit(*given), lose(given)))
-        with pytest.raises(ConnectionError, match=r"lost at s3://bucket/a\.txt, byte [1-9][0-9]* \("):
+        with pytest.raises(ConnectionError, match=r"lost at s3://bucket/short/a\.txt, byte [1-9][0-9]* \("):
             build(text, tokenizer, tmp_path / "resumed", options=options)
     assert (tmp_path / "resumed.partial").exists()
     monkeypatch.undo()
@@ -197,7 +198,7 @@ def test_the_store_tells_the_fingerprint_and_a_change(s3: Proxy) -> None:
 @pytest.mark.parametrize("name", [".jsonl", ".csv", ".tsv", ".parquet", ".parquet.gz"])
 def test_a_table_of_labelled_texts_is_read_from_a_store(s3: Proxy, name: str, tmp_path: Path) -> None:
     kind = name.removesuffix(".gz")
-    content = FORMATS[kind](LINES) if kind == name else gzip.compress(FORMATS[kind](LINES))
+    content = FORMATS[kind](LINES[:500]) if kind == name else gzip.compress(FORMATS[kind](LINES[:500]))
     local = write(tmp_path, f"a{name}", content)
     fsspec.filesystem("s3").pipe(f"bucket/tables/a{name}", content, ACL="public-read")
     found = read_table(f"s3://bucket/tables/a{name}", ["text"], TableConfig())
@@ -228,7 +229,6 @@ def test_what_cannot_be_read_is_one_line_that_names_the_address(s3: Proxy, monke
         "s3://bucket/none.txt": "no such file",
         "s3://bucket/none/*.txt": "no such file",
         "s3://bucket/deep": "a folder, not a file",
-        "s3://bucket/*": r"cannot tell the format|a\.txt",
         f"{s3.http}/none.txt": "no such file",
         f"http://127.0.0.1:{closed}/a.txt": "[Cc]onnect",
         "unknown://bucket/a.txt": "Protocol not known",
@@ -260,7 +260,7 @@ def test_a_command_reads_a_store_and_local_files_load_no_driver(s3: Proxy, tmp_p
     done = subprocess.run([*words, "s3://none/*.txt"], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n"), output.exists()) == (2, 1, False)
     assert "s3://none/*.txt" in done.stderr
-    path = write(tmp_path, "a.txt", LARGE)
+    path = write(tmp_path, "a.txt", LARGE[:10_000])
     script = (
         "import sys; from tokenizer.train import main; main(sys.argv[1:]); "
         "print(sorted({'fsspec', 's3fs', 'aiohttp'} & set(sys.modules)))"
