@@ -1,4 +1,4 @@
-"""Read texts and tables out of local files: the one reader of pretraining text and of labelled data.
+"""Read texts and tables out of files: the one reader of pretraining text and of labelled data.
 
 The name of a file tells its format: .txt, .jsonl, .csv, .tsv or .parquet, alone or followed by .gz, .xz or .zst.
 An unknown format or encoding, a missing or repeated column, a row of another length, a line that is no JSON: each is a
@@ -144,9 +144,10 @@ def read_table(
 ) -> list[dict[str, str]]:
     """Return the rows of the table at `path`: each value as text, a missing one as the empty text.
 
-    The path is a local one, or an address that fsspec opens. The named columns must be there and hold single values; the `optional` ones may be missing, and the others are left
-    out unless `all_columns`. The first line of a .csv file tells its separator: comma, semicolon, tab or |. `encoding`
-    is that of this file; without it the file is UTF-8 if it is valid UTF-8 beyond ASCII, else `config.encoding`.
+    The path may be an address that fsspec opens. The named columns must be there and hold single values; the `optional`
+    ones may be missing, and the others are left out unless `all_columns`. The first line of a .csv file tells its
+    separator: comma, semicolon, tab or |. `encoding` is that of this file; without it the file is UTF-8 if it is valid
+    UTF-8 beyond ASCII, else `config.encoding`.
     """
     mend = "name the columns in data.text, data.pair and data.label, or those of a file without names in data.header"
     found = files.located(path)
@@ -263,7 +264,7 @@ def _documents(lines: Iterable[str], path: AnyPath, *, paragraphs: bool) -> Iter
     yield held
 
 
-def _parts(text: str, path: Path) -> Iterator[str]:
+def _parts(text: str, path: AnyPath) -> Iterator[str]:
     """Yield a text in parts of at most `LONGEST_DOCUMENT` characters, which end with a sentence or at least a word."""
     start = 0
     while len(text) - start > LONGEST_DOCUMENT:

@@ -62,8 +62,10 @@ class Remote:
     @property
     def version(self) -> tuple[str, ...]:
         """The size and the checksum of the file as its store tells them, or its time; the size alone if it has none."""
-        known = [sorted(f"{key}={self.information[key]}" for key in self.information if key.lower() in names)
-                 for names in (_CONTENT, _TIMES)]
+        known = [
+            sorted(f"{key}={self.information[key]}" for key in self.information if key.lower() in names)
+            for names in (_CONTENT, _TIMES)
+        ]
         return (str(self.information.get("size")), *(known[0] or known[1]))
 
     def open(self, mode: Literal["rb"]) -> io.BufferedReader:
@@ -104,7 +106,7 @@ def _file_system(address: str) -> tuple[Any, str]:
     import fsspec  # takes a tenth of a second, and most text is local
 
     try:
-        return fsspec.url_to_fs(address)
+        system, path = fsspec.url_to_fs(address)
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or str(error)
         if package == "s3fs":
@@ -112,6 +114,7 @@ def _file_system(address: str) -> tuple[Any, str]:
         raise UserError(f"not installed: {package}, for {address}: pip install {package}") from error
     except Exception as error:  # each driver has errors of its own
         raise UserError(f"cannot read {address} ({_reason(error)}): {_MEND}") from error
+    return system, path
 
 
 def _persistent(request: Callable[[], Answer], address: str, place: Callable[[], str]) -> Answer:
@@ -205,14 +208,14 @@ class _Stream(io.RawIOBase):
         self._block = min(int(self._block * self._growth), _LARGEST_BLOCK)
         return len(found)
 
-    def _read(self, count: int) -> Any:
+    def _read(self, count: int) -> bytes:
         if self._size is not None and self._position >= self._size:
             return b""
         if self._file is None:
             self._file = self._remote.system.open(self._remote.path, "rb", **self._options)
         try:
             self._file.seek(self._position)
-            found = self._file.read(count)
+            found: bytes = self._file.read(count)
         except ValueError:  # by a server of HTTP that gives no ranges: what comes before is read and thrown away
             if self._options is _FROM_START and self._file.tell() <= self._position:
                 while (left := self._position - self._file.tell()) and self._file.read(min(left, _LARGEST_BLOCK)):

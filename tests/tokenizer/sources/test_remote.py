@@ -1,6 +1,5 @@
 import functools
 import gzip
-import hashlib
 import http.server
 import logging
 import random
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -155,14 +155,15 @@ def test_a_connection_that_is_lost_for_good_is_named_with_its_byte_and_a_build_r
     tokenizer = learn_from(text, VocabularyConfig(size=300))[0]
     build(text, tokenizer, tmp_path / "whole")
 
-    def lose(batch: object) -> None:
+    def commit_and_lose(*given: Any) -> None:
+        commit(*given)
         monkeypatch.setattr(s3, "most", 0)
 
+    commit = ShardWriter.commit
     options = BuildOptions(workers=0, batch_characters=50_000, commit_seconds=0)
-    with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "commit", lambda *given, commit=ShardWriter.commit: (commit(*given), lose(given)))
-        with pytest.raises(ConnectionError, match=r"lost at s3://bucket/short/a\.txt, byte [1-9][0-9]* \("):
-            build(text, tokenizer, tmp_path / "resumed", options=options)
+    monkeypatch.setattr(ShardWriter, "commit", commit_and_lose)
+    with pytest.raises(ConnectionError, match=r"lost at s3://bucket/short/a\.txt, byte [1-9][0-9]* \("):
+        build(text, tokenizer, tmp_path / "resumed", options=options)
     assert (tmp_path / "resumed.partial").exists()
     monkeypatch.undo()
     assert build(text, tokenizer, tmp_path / "resumed")
