@@ -112,7 +112,7 @@ class Labelled(TableConfig):
 
     kind: Literal["labelled"] = "labelled"
     train: str | None = None
-    """Training file; null: the data set `hub`."""
+    """Training file, or its address, such as s3://bucket/a.csv; null: the data set `hub`."""
     validation: str | None = None
     """File that chooses the best weights; null: a part of the training data."""
     test: str | None = None

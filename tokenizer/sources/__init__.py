@@ -110,9 +110,11 @@ class Files(_TextFiles):
         if not self.paths:
             raise UserError("no files are named: set text.source.paths to files or glob patterns")
         found: dict[object, AnyPath] = {}
-        for pattern in map(files.without_scheme, self.paths):
-            if remote.is_remote(pattern):
-                found |= {path: path for path in remote.find(pattern) if path not in found}
+        patterns = list(map(files.without_scheme, self.paths))
+        stores = remote.find_each(list(filter(remote.is_remote, patterns)))
+        for pattern in patterns:
+            if pattern in stores:
+                found |= {path: path for path in stores[pattern] if path not in found}
                 continue
             is_name = os.path.lexists(pattern)
             matches = [pattern] if is_name else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207

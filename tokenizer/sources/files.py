@@ -100,7 +100,12 @@ def without_scheme(name: str) -> str:
 def located(name: str | Path) -> AnyPath:
     """Return the local path, or the file of a store, of that name or address."""
     name = without_scheme(str(name))
-    return remote.find(name)[0] if remote.is_remote(name) else Path(name)
+    if not remote.is_remote(name):
+        return Path(name)
+    first, *others = remote.find(name)
+    if others:
+        raise UserError(f"{name} matches {len(others) + 1:,} files: name one")
+    return first
 
 
 def digest(path: AnyPath) -> str:

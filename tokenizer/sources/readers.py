@@ -53,7 +53,7 @@ _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _RULES = {".tsv": "2"}
 """Version of the rules by which a format is read, from the second on: raised when the same file gives other texts."""
 _RETURNS = "r"
-"""Added to it for files of lines that end in carriage returns alone, which once ended none."""
+"""Added to it for local files of lines that end in carriage returns alone, which once ended none."""
 
 
 class TextFileConfig(Config):
@@ -222,7 +222,7 @@ def format_of(path: AnyPath) -> str:
 def fingerprint_of_format(path: AnyPath) -> str:
     """Return the format of a file and the version of the rules by which it is read, for fingerprints."""
     kind = suffixes(path)[0]
-    has_returns = kind in (".txt", ".tsv") and files.has_lone_returns(path)
+    has_returns = kind in (".txt", ".tsv") and isinstance(path, Path) and files.has_lone_returns(path)
     return format_of(path) + _RULES.get(kind, "") + (_RETURNS if has_returns else "")
 
 

@@ -8,7 +8,8 @@ import io
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::.+)?://")
 _PATTERN = re.compile(r"[*?\[]")
+_AT_ONCE = 16
 _WAITS = (0.5, 1, 2, 4, 8, 16)
 """Seconds before each further try of a request."""
 _SMALLEST_BLOCK, _FIRST_BLOCK, _LARGEST_BLOCK = 1 << 14, 1 << 16, 1 << 22
@@ -76,6 +78,15 @@ class Remote:
 def is_remote(name: str) -> bool:
     """Return True for the address of a file that fsspec opens, and False for a local path."""
     return bool(_URL.match(name))
+
+
+def find_each(addresses: Sequence[str]) -> dict[str, list[Remote]]:
+    """Return the files of each address as `find` does, several at once: a store may take a while for each."""
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        return dict(zip(addresses, pool.map(find, addresses), strict=True))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def find(address: str) -> list[Remote]:
