@@ -167,9 +167,8 @@ class _Buffered(io.BufferedReader):
     """A buffer that decoders of text fill, too: by `read1` they would ask for 8 KiB at a time."""
 
     def read1(self, size: int = -1) -> bytes:
-        """Return at most `size` bytes by at most one request."""
-        self.peek(1)
-        return super().read1(size)
+        """Return `size` bytes, or those that are left."""
+        return self.read(size)
 
 
 class _Stream(io.RawIOBase):
