@@ -65,7 +65,7 @@ class Remote:
     def version(self) -> tuple[str, ...]:
         """The size and the checksum of the file as its store tells them, or its time; the size alone if it has none."""
         known = [
-            sorted(f"{key}={self.information[key]}" for key in self.information if key.lower() in names)
+            sorted(f"{key}={told}" for key, told in self.information.items() if told and key.lower() in names)
             for names in (_CONTENT, _TIMES)
         ]
         return (str(self.information.get("size")), *(known[0] or known[1]))
@@ -109,8 +109,9 @@ def find(address: str) -> list[Remote]:
     if not files:
         what = "a folder, not a file" if path in found else "no file matches it, only folders"
         raise UserError(f"{address}: {what}: name files, or a pattern such as 's3://bucket/texts/**/*.txt'")
-    urls = [address] if path in files else map(system.unstrip_protocol, files)
-    return [Remote(system, name, url, files[name]) for name, url in zip(files, urls, strict=True)]
+    _, *chained = address.partition("::")
+    urls = {name: address if name == path else "".join([system.unstrip_protocol(name), *chained]) for name in files}
+    return [Remote(system, name, urls[name], files[name]) for name in files]
 
 
 def _file_system(address: str) -> tuple[Any, str]:

@@ -2,6 +2,7 @@ import functools
 import gzip
 import http.server
 import logging
+import os
 import random
 import re
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ LARGE = "".join(f"{line}\n" for line in LINES).encode()
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Passes connections on, and breaks each after `most` bytes of answers; with `most` = 0 it takes none."""
+    """Passes connections on, and breaks `times` of them after `most` bytes of answers."""
 
     daemon_threads = True
     most = sys.maxsize
+    times = sys.maxsize
     broken = 0
     passed = 0
 
@@ -55,7 +57,7 @@ class Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with socket.create_connection(("127.0.0.1", self.server.target)) as upstream:
             threading.Thread(target=self.send_on, args=(upstream,), daemon=True).start()
-            left = self.server.most
+            left = self.server.most if self.server.broken < self.server.times else sys.maxsize
             while left and (block := upstream.recv(min(left, 1 << 16))):
                 try:
                     self.request.sendall(block)
@@ -64,8 +66,9 @@ class Connection(socketserver.BaseRequestHandler):
                 left -= len(block)
                 self.server.passed += len(block)
             self.server.broken += not left
-            upstream.shutdown(socket.SHUT_RDWR)
-        self.request.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                upstream.shutdown(socket.SHUT_RDWR)
+                self.request.shutdown(socket.SHUT_RDWR)
 
     def send_on(self, upstream: socket.socket) -> None:
         try:
@@ -92,11 +95,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A server of S3 behind a proxy, and an environment that knows no other server and no other credentials."""
     with pytest.MonkeyPatch.context() as patch:
         nowhere = str(tmp_path_factory.mktemp("home") / "none")
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        patch.setattr(logging.getLogger("werkzeug"), "disabled", True)
         server = moto.ThreadedMotoServer("127.0.0.1", 0)
         server.start()
         proxy = Proxy(server.get_host_and_port()[1])
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
         for name, value in {
+            "NO_PROXY": "127.0.0.1",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.server_address[1]}",
             "AWS_ACCESS_KEY_ID": "anyone",
             "AWS_SECRET_ACCESS_KEY": "anything",
@@ -107,7 +113,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
             "AWS_MAX_ATTEMPTS": "1",
         }.items():
             patch.setenv(name, value)
-        patch.delenv("AWS_PROFILE", raising=False)
         with serving(proxy):
             store = fsspec.filesystem("s3")
             store.retries = 1  # it would try again for itself
@@ -214,10 +219,16 @@ def test_a_server_of_http_that_gives_no_ranges_is_read_from_the_beginning(
     write(tmp_path, "a.parquet", FORMATS[".parquet"](LINES))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *given: None)
+    monkeypatch.setattr(remote, "_WAITS", (0.01, 0.01))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, serving(server):
         address = f"http://127.0.0.1:{server.server_port}"
-        assert texts(f"{address}/a.txt") == texts(f"{address}/*.parquet") == LINES
+        assert texts(f"{address}/*.parquet") == LINES
         assert Files(paths=(f"{address}/a.txt",)).fingerprint() != Files(paths=(f"{address}/a.parquet",)).fingerprint()
+        proxy = Proxy(server.server_port)
+        proxy.most, proxy.times = 300_000, 2
+        with serving(proxy):
+            assert texts(f"http://127.0.0.1:{proxy.server_address[1]}/a.txt") == LINES
+        assert proxy.broken == 2
 
 
 def test_what_cannot_be_read_is_one_line_that_names_the_address(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +249,8 @@ def test_what_cannot_be_read_is_one_line_that_names_the_address(s3: Proxy, monke
         with pytest.raises(UserError, match=said) as caught:
             texts(address)
         assert address in str(caught.value)
+    with pytest.raises(UserError, match=r"s3://bucket/\*\.txt\* matches 2 files: name one"):
+        read_table("s3://bucket/*.txt*", ["text"], TableConfig())
 
 
 def test_a_store_without_credentials_or_driver_is_one_line(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
