@@ -108,13 +108,13 @@ def _show(batch: Batch, row: int, corpus: Corpus) -> str:
         if column and segments[column] != segments[column - 1]:
             text, before = text + " | ", []
         label = labels.get(column, -1)
-        seen, hidden = (_decoded(corpus.tokenizer, before, token) for token in (ids[column], label))
+        seen, hidden = (added_text(corpus.tokenizer, before, token) for token in (ids[column], label))
         text += seen if label < 0 else f"{{{hidden}>{seen}}}"
         before = [label if label >= 0 else ids[column]]
     return text
 
 
-def _decoded(tokenizer: Tokenizer, before: list[int], token: int) -> str:
+def added_text(tokenizer: Tokenizer, before: list[int], token: int) -> str:
     """Return the text that a token adds to the one before it; nothing for a token below 0."""
     ids = [before, [*before, token]] if token >= 0 else [[], []]
     shorter, longer = (str(tokenizer.decode(part, skip_special_tokens=False)) for part in ids)

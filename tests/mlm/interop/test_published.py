@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,14 @@ def test_hidden_states_and_scores_are_those_of_transformers(kind: str, saved: Ca
         ("modernbert", {"local_attention": 2}),
         ("modernbert", {"local_attention": 13, "global_attn_every_n_layers": 2, "local_rope_theta": 30.0}),
         ("modernbert", {"local_attention": 500, "global_rope_theta": 100.0}),
-        (
+        ("modernbert", {"hidden_activation": "relu", "classifier_activation": "relu"}),
+        pytest.param(
             "modernbert",
-            {"layer_types": ["full_attention"] * 3, "hidden_activation": "relu", "classifier_activation": "relu"},
+            {"layer_types": ["full_attention"] * 3},
+            marks=pytest.mark.skipif(
+                (5, 4) <= tuple(map(int, metadata.version("transformers").split(".")[:2])) < (5, 18),
+                reason="these versions of transformers refuse layers of one kind",
+            ),
         ),
         ("modernbert", {"attention_bias": True, "decoder_bias": False}),
         ("modernbert", {"norm_bias": True, "mlp_bias": True, "attention_bias": True, "classifier_bias": True}),
