@@ -221,6 +221,8 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(str(value) for value in get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        return _type_name(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
         return "list"
     if get_args(annotation):

@@ -166,9 +166,17 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             raise
         _fail("not enough memory: lower the rows or examples of a micro-batch, the length of rows, or the model's size")
     except KeyboardInterrupt as error:  # Python's own has no number
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(EXIT_SIGNAL + (error.args[0] if error.args else signal.SIGINT))
+        _end_interrupted(error)
+    except Exception as error:  # a library may wrap the interruption in an error of its own
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        _end_interrupted(KeyboardInterrupt())
     sys.exit(0)
+
+
+def _end_interrupted(error: KeyboardInterrupt) -> NoReturn:
+    print("\ninterrupted", file=sys.stderr)
+    sys.exit(EXIT_SIGNAL + (error.args[0] if error.args else signal.SIGINT))
 
 
 def _fail(message: str) -> NoReturn:

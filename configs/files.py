@@ -6,9 +6,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from configs import UserError
@@ -63,25 +65,54 @@ def written(path: Path, *, new: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def written_folder(path: Path) -> Iterator[Path]:
+def written_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Return a context with an empty folder to fill, which becomes `path` at its end, or is removed by an error.
 
+    With `replace`, a former folder stands until then.
+
     Raises:
-        UserError: `path` is there, or its own folder is not.
+        UserError: `path` is there and not to `replace`, or its own folder is not.
         OSError: the disk is full or not writable.
     """
-    check_new(path)
+    if not replace:
+        check_new(path)
     partial = path.with_name(f".{path.name[:_LETTERS_OF_NAME]}.{secrets.token_hex(4)}{PARTIAL}")
-    partial.mkdir()
-    try:
-        yield partial
-        for inner in (*partial.rglob("*"), partial):
-            sync(inner)
-        check_new(path)  # a rename would replace an empty folder
-        partial.rename(path)
-        sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    former = partial.with_name(partial.name + PARTIAL)
+    with _ending_by_signals():
+        try:
+            partial.mkdir()
+            yield partial
+            for inner in (*partial.rglob("*"), partial):
+                sync(inner)
+            if replace and path.is_dir():
+                path.rename(former)
+            check_new(path)  # a rename would replace an empty folder
+            partial.rename(path)
+            sync(path.parent)
+        except OSError as error:
+            if error.filename is not None and not Path(error.filename).is_relative_to(partial):
+                raise
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if former.is_dir() and not path.is_dir():
+                former.rename(path)
+            shutil.rmtree(former, ignore_errors=True)
+
+
+@contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Return a context in which signals that would kill at once raise a KeyboardInterrupt with their number instead."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    with ExitStack() as former:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other install a handler
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    former.callback(signal.signal, number, signal.signal(number, interrupt))
+        yield
 
 
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
@@ -92,10 +123,15 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
 
 def check_new(path: Path) -> None:
     """Raise a UserError if the path is there, or its folder is not: before the work whose result it shall hold."""
-    if path.is_file() or path.is_dir():
-        raise UserError(f"{path} exists already: remove it, or name another file or folder")
+    check_absent(path)
     if not path.parent.is_dir():
         raise UserError(f"{path} is in a folder that does not exist: make {path.parent} first")
+
+
+def check_absent(path: Path) -> None:
+    """Raise a UserError if there is a file or folder at the path."""
+    if path.is_file() or path.is_dir():
+        raise UserError(f"{path} exists already: remove it, or name another file or folder")
 
 
 def sync(path: Path) -> None:

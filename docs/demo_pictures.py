@@ -15,11 +15,11 @@ from tests.finetune.demo.browser import browser, find, resize, wait
 
 FOLDER = Path(__file__).parent
 WIDTH = 760
-COLOURS = 64
-"""Of the palette of a picture, which makes its file a third as large."""
+COLOURS = 128
+"""Of the palette of a picture, which makes its file smaller."""
 PICTURES = {
     "demo_fill_mask.png": ("Return the [MASK] of the list.", "#words button:nth-of-type(6)"),
-    "demo_classifier.png": ("Earthquake kills hundreds, rescue teams search the ruins.", None),
+    "demo_classifier.png": ("The flood took our bridge, and my phone just crashed again.", None),
 }
 """The example and the word to click, by the picture of each kind of model."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from pydantic import Field, ValidationError
+from torch import nn
 
 from configs import Config, UserError, dump, read
 from configs.files import PARTIAL
@@ -14,6 +15,7 @@ from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.data.cleaning import RowReader
 from finetune.encoders import MODEL_FOLDER
+from finetune.encoders.encoder import TextEncoder
 from finetune.training.classification import predict
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
@@ -66,13 +68,9 @@ class SavedModel:
 
     def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
         """Return the prediction for each row of a table, on the world's device; texts are cleaned as in training."""
-        texts = [self.reader.texts(row) for row in rows]
-        whole = [text for text in texts if all(text)]
-        encoder = self.classifier.to(world.device).encoder
-        tokens = encoder.tokenise(whole, min(self.config.encoder.longest, encoder.longest))
-        chances = predict(self.classifier, tokens, encoder.pad_id, world).tolist() if whole else []
-        found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
-        return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
+        classifier = self.classifier.to(world.device)
+        longest = min(self.config.encoder.longest, classifier.encoder.longest)
+        return classified(classifier, classifier.encoder, [self.reader.texts(row) for row in rows], longest, world)
 
     def save(self, run: Path) -> None:
         """Write the model into a run's directory."""
@@ -97,6 +95,17 @@ class SavedModel:
             most_frequent=self.most_frequent,
         )
         (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+
+
+def classified(
+    model: nn.Module, encoder: TextEncoder, texts: Sequence[tuple[str, ...]], longest: int, world: World
+) -> list[Prediction]:
+    """Return the prediction of `model` for each cleaned text or pair, as `encoder` cuts it into tokens."""
+    whole = [text for text in texts if all(text)]
+    tokens = encoder.tokenise(whole, longest)
+    chances = predict(model, tokens, encoder.pad_id, world).tolist() if whole else []
+    found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
+    return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
 
 
 def load(run: Path, device: torch.device) -> SavedModel:

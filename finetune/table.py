@@ -50,7 +50,7 @@ class Progress:
 
 
 def classify_table(
-    model: TableClassifier, source: Path, output: Path, submission: str | None, world: World, encoding: str
+    model: TableClassifier, source: str | Path, output: Path, submission: str | None, world: World, encoding: str
 ) -> Iterator[Progress]:
     """Classify every row of a table into a CSV file; yield the progress, first with no row done, last with remarks.
 

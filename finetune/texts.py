@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = command.Parser(prog="python -m finetune.texts", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("recipe", nargs="*", metavar="RECIPE | data.key=value", help="the cleaning of the texts")
-    parser.add_argument("--file", type=Path, required=True, help="a table with the columns of the texts")
+    parser.add_argument("--file", required=True, help="a table with the columns of the texts")
     parser.add_argument("--output", type=Path, required=True, help="the .txt file to write: one text per line")
     return parser.parse_args(arguments)
 

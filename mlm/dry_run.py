@@ -1,6 +1,7 @@
 """Preview the cost and the first rows of a run, without training (`--dry-run`)."""
 
 import numpy as np
+from tokenizers import Tokenizer
 from torch import nn
 
 from mlm.build import PretrainComponents, build, flops_per_token
@@ -102,15 +103,22 @@ def _show(batch: Batch, row: int, corpus: Corpus) -> str:
     ids, segments = batch.ids_BL[row].tolist(), batch.segments_BL[row].tolist()
     slots = zip(batch.predicted_BM[row].tolist(), batch.labels_BM[row].tolist(), strict=True)
     labels = {place: label for place, label in slots if label != IGNORED}
-    text, previous = "", segments[0]
-    decode = corpus.tokenizer.decode
+    text, before = "", list[int]()
     for column in range(int(np.count_nonzero(segments))):
-        if segments[column] != previous:
-            text, previous = text + " | ", segments[column]
-        seen = decode([ids[column]], skip_special_tokens=False)
+        if column and segments[column] != segments[column - 1]:
+            text, before = text + " | ", []
         label = labels.get(column, -1)
-        text += seen if label < 0 else f"{{{decode([label])}>{seen}}}"
+        seen, hidden = (added_text(corpus.tokenizer, before, token) for token in (ids[column], label))
+        text += seen if label < 0 else f"{{{hidden}>{seen}}}"
+        before = [label if label >= 0 else ids[column]]
     return text
+
+
+def added_text(tokenizer: Tokenizer, before: list[int], token: int) -> str:
+    """Return the text that a token adds to the one before it; nothing for a token below 0."""
+    ids = [before, [*before, token]] if token >= 0 else [[], []]
+    shorter, longer = (str(tokenizer.decode(part, skip_special_tokens=False)) for part in ids)
+    return longer[len(shorter) :]
 
 
 def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:

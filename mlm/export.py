@@ -13,7 +13,7 @@ from mlm.distributed.process import configure_process
 USAGE = """
 examples:
   python -m mlm.export encoder/                              the newest run
-  python -m mlm.export runs/x encoder/ --licence apache-2.0 --language en
+  python -m mlm.export runs/x encoder/ --license apache-2.0 --language en
   python -m mlm.export runs/x/checkpoints/step-000001000 encoder/
   python -m mlm.export runs/x encoder/ --onnx                also ONNX; --format onnx: nothing else, and for any recipe
 
@@ -31,21 +31,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.Parser(prog="python -m mlm.export", description=__doc__, epilog=USAGE)
     parser.add_argument("run", nargs="?", type=Path, help="run or checkpoint (default: the newest run in runs/)")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    parser.add_argument("--licence", metavar="ID", help="licence of the weights, for the card: apache-2.0, mit, ...")
+    parser.add_argument(
+        *("--license", "--licence"), metavar="ID", help="license of the weights, for the card: apache-2.0, mit, ..."
+    )
     parser.add_argument("--language", metavar="CODE", help="language of the text, for the card: en, de, ...")
     parser.add_argument(
-        "--onnx", action="store_true", help="also write onnx/model.onnx, for onnxruntime: any recipe has it"
+        "--format",
+        action="append",
+        choices=("transformers", "onnx"),
+        help="may be repeated (default: transformers); onnx is onnx/model.onnx, for onnxruntime: any recipe has it",
     )
-    parser.add_argument(
-        "--format", choices=("transformers", "onnx"), default="transformers", help="onnx: nothing but that"
-    )
+    parser.add_argument("--onnx", action="store_true", help="--format onnx beside the others")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    for name, example in (("licence", "apache-2.0"), ("language", "en")):
+    for name, example in (("license", "apache-2.0"), ("language", "en")):
         value = getattr(options, name)
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", value):
             raise UserError(f"--{name} {value!r} is no identifier: give one such as {example}")
@@ -53,19 +56,18 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.checkpoint import checkpoint
     from mlm.tracking import run_directory
     from mlm.tracking.exported_run import export
+    from mlm.tracking.model_card import READERS
 
-    formats = {options.format, "onnx"} if options.onnx else {options.format}
+    formats = {*(options.format or ["transformers"]), *(["onnx"] if options.onnx else [])}
     path = options.run or run_directory.newest()
     print(f"run: {checkpoint.run_of(path)}", file=sys.stderr)
-    exported = export(path, options.out, licence=options.licence, language=options.language, formats=formats)
-    found = exported.compared
-    texts = "held-out texts of the run" if found.heldout else "general sentences, for the run's text is not at hand"
+    exported = export(path, options.out, licence=options.license, language=options.language, formats=formats)
+    found = next(iter(exported.compared.values()))
+    texts = "held-out texts of the run" if found.heldout else "general sentences, for no text of the run is at hand"
     command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")
-    for kind, difference in found.differences.items():
-        command.show(f"  largest difference of {kind}: {difference}")
-    if exported.onnx is not None:
-        for kind, difference in exported.onnx.differences.items():
-            command.show(f"  largest difference of {kind} in onnxruntime: {difference}")
+    for name, compared in exported.compared.items():
+        for kind, difference in compared.differences.items():
+            command.show(f"  largest difference of {kind} in {READERS[name]}: {difference}")
     command.show(f"its model card, {exported.path / 'README.md'}, shows how to load it")
 
 

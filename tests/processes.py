@@ -19,6 +19,15 @@ from unittest import mock
 from configs import command
 
 ROOT = Path(__file__).parents[1]
+WITHOUT_OURS = """
+import sys
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "configs", "tokenizer", "mlm", "finetune"}:
+            raise ImportError(f"{name} is refused")
+sys.meta_path.insert(0, Refusal())
+"""
+"""Code after which torch, transformers and this project cannot be imported."""
 TIMEOUT_SECONDS = 600.0
 """After which a process hangs; a busy machine is many times slower than an idle one."""
 
@@ -46,6 +55,11 @@ def run(
     stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
     streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return finish(start(words, **streams), text)
+
+
+def run_alone(folder: Path, code: str) -> "subprocess.CompletedProcess[str]":
+    """Run code in `folder` as a process that has neither torch, nor transformers, nor this project."""
+    return run([sys.executable, "-I", "-c", WITHOUT_OURS + code], cwd=folder)
 
 
 def run_module(

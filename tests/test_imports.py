@@ -159,6 +159,10 @@ def test_a_module_is_named_by_what_it_does(name: str) -> None:
     assert not {"utils", "util", "common", "helpers", "misc", "base"} & set(name.split("."))
 
 
+OPTIONAL = ("transformers", "huggingface_hub", "gradio", "onnx", "onnxruntime", "onnxscript", "wandb", "mlflow", "peft")
+"""Packages that a command imports where it needs them alone."""
+
+
 def test_importing_reads_no_network_and_prints_nothing() -> None:
     program = f"""
 import importlib, socket, sys
@@ -174,6 +178,7 @@ def no_lookup(*host):
 socket.socket, socket.getaddrinfo = NoNetwork, no_lookup
 for name in {sorted(MODULES)}:
     importlib.import_module(name)
+print(*sorted({set(OPTIONAL)} & sys.modules.keys()), end="")
 """
     process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")

@@ -6,7 +6,7 @@ ModernBERT, our own), and Unigram (XLM-R, CamemBERT).
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -52,11 +52,20 @@ def plain_reader(tokenizer: Tokenizer) -> Tokenizer:
     special = SpecialTokens.of(reader)
     names = [str(reader.id_to_token(number)) for number in special.ids]
     if special.found_in(reader.encode(" ".join(names), add_special_tokens=False).ids):
-        # A Unigram model takes any entry of its vocabulary for text: so it is never shown the name of one whole.
-        begins = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names)
-        before = [] if reader.pre_tokenizer is None else [reader.pre_tokenizer]
-        reader.pre_tokenizer = pre_tokenizers.Sequence([*before, pre_tokenizers.Split(Regex(begins), "isolated")])
+        cut_names(reader, names)
     return reader
+
+
+def cut_names(reader: Tokenizer, names: Sequence[str]) -> None:
+    """Let a Unigram model, which takes any entry of its vocabulary for text, see no name of a special token whole."""
+    before = [] if reader.pre_tokenizer is None else [reader.pre_tokenizer]
+    begins = pre_tokenizers.Split(Regex(beginnings(names)), "isolated")
+    reader.pre_tokenizer = pre_tokenizers.Sequence([*before, begins])
+
+
+def beginnings(names: Sequence[str]) -> str:
+    """Return a pattern of the first character of each of the names in a text."""
+    return "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names)
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:

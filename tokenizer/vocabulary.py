@@ -9,7 +9,18 @@ from threading import Event
 from typing import Literal
 
 from pydantic import Field
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Encoding,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from configs import Config, UserError
 from tokenizer.kinds import fault, plain_reader
@@ -120,20 +131,25 @@ def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list
 
     A mask takes in the space before it: the predicted token carries its own.
     """
+    mask_id, ids_of_texts = SpecialTokens.of(tokenizer).mask, []
+    for first, *others in encode_parts(tokenizer, texts, mask):
+        ids = first.ids
+        for part in others:
+            ids += [mask_id, *part.ids]
+        ids_of_texts.append(ids)
+    return ids_of_texts
+
+
+def encode_parts(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list[list[Encoding]]:
+    """Return the encodings of the parts of each text around its masks, as `encode_masked` reads it."""
     tokenizer.encode_special_tokens = True  # a copy of a loaded one has forgotten it
     parts = [text.split(mask) for text in texts]
     flat = [part for *before, last in parts for part in (*map(str.rstrip, before), last)]
-    special = SpecialTokens.of(tokenizer)
-    encoded = [encoding.ids for encoding in tokenizer.encode_batch(flat, add_special_tokens=False)]
-    if any(map(special.found_in, encoded)):
-        encoded = [encoding.ids for encoding in plain_reader(tokenizer).encode_batch(flat, add_special_tokens=False)]
-    remaining, ids_of_texts = iter(encoded), []
-    for _, *others in parts:
-        ids = next(remaining)
-        for _ in others:
-            ids += [special.mask, *next(remaining)]
-        ids_of_texts.append(ids)
-    return ids_of_texts
+    encoded = tokenizer.encode_batch(flat, add_special_tokens=False)
+    if any(SpecialTokens.of(tokenizer).found_in(encoding.ids) for encoding in encoded):
+        encoded = plain_reader(tokenizer).encode_batch(flat, add_special_tokens=False)
+    remaining = iter(encoded)
+    return [list(itertools.islice(remaining, len(of_text))) for of_text in parts]
 
 
 def continuing_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

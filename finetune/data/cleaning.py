@@ -84,7 +84,7 @@ class RowReader:
     table: TableConfig
 
     def rows(
-        self, path: Path, columns: Sequence[str] = (), *, all_columns: bool = False, encoding: str | None = None
+        self, path: str | Path, columns: Sequence[str] = (), *, all_columns: bool = False, encoding: str | None = None
     ) -> list[dict[str, str]]:
         """Return the rows of a table; a UserError if it lacks a column of the texts or one of `columns`.
 

@@ -112,7 +112,7 @@ class Labelled(TableConfig):
 
     kind: Literal["labelled"] = "labelled"
     train: str | None = None
-    """Training file; null: the data set `hub`."""
+    """Training file, or its address, such as s3://bucket/a.csv; null: the data set `hub`."""
     validation: str | None = None
     """File that chooses the best weights; null: a part of the training data."""
     test: str | None = None
@@ -207,7 +207,7 @@ class Labelled(TableConfig):
         path, split = getattr(self, name), getattr(self.hub_splits, name)
         columns = [*self.cleaning.prefix, self.label]
         if path is not None:
-            return self._cleaned(self.reader.rows(Path(path), columns), path, counts, as_read)
+            return self._cleaned(self.reader.rows(path, columns), path, counts, as_read)
         if self.hub is None or self.train is not None or split is None:
             return None
         columns = list(dict.fromkeys([*self._text_columns, *columns]))

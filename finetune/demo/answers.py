@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from configs import UserError, check_text
+from finetune.data.augment import MASKED
 from finetune.demo.models import Attentive, Classifier, LanguageModel
 from finetune.demo.words import TYPED_MASK, Reading, Word, between_units, split
 from mlm.distributed.world import World
@@ -80,7 +81,7 @@ def classify(model: Classifier, texts: Sequence[str], world: World) -> Answer:
 def _checked(text: str) -> str:
     """Return a text with single spaces; a UserError if it is empty, too long, or no UTF-8."""
     check_text(text[:MOST_CHARACTERS], "text", mend="give it in UTF-8")
-    text = collapse(text)
+    text = collapse(text.replace(MASKED, ""))
     if not text:
         raise UserError("there is no text: type a sentence")
     if len(text) > MOST_CHARACTERS:

@@ -1,10 +1,10 @@
 """The guard of the server: only this machine's browsers, only the page's own paths, not too much and not too often."""
 
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -12,7 +12,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LOOPBACK = "127.0.0.1"
-HOSTS = (LOOPBACK, "localhost")
+_HOST = re.compile(rf"(?:{re.escape(LOOPBACK)}|localhost)(?::[0-9]*)?")
 MOST_BYTES = 10_000_000
 """Size of a table."""
 MOST_CALLS, SECONDS = 60, 10.0
@@ -44,6 +44,9 @@ class Guard:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        if scope["type"] not in ("http", "lifespan"):  # a web socket, which the page does not use
+            await send({"type": "websocket.close"})
+            return
         refused = self.refusal(scope, time.monotonic()) if scope["type"] == "http" else None
         if refused is None:
             await self._application(scope, receive, send)
@@ -56,10 +59,10 @@ class Guard:
     def refusal(self, scope: Message, now: float) -> tuple[int, str] | None:
         """Return the status and the line that refuse a request, if any."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get("host", "")
-        if urlsplit(f"//{host}").hostname not in HOSTS:  # another site's name may have been bound to this address
+        host = headers.get("host", "").lower()
+        if not _HOST.fullmatch(host):  # another site's name may have been bound to this address
             return 403, f"open the page by http://{LOOPBACK}, not by another name"
-        if headers.get("origin", f"http://{host}") != f"http://{host}":
+        if headers.get("origin", f"http://{host}").lower() != f"http://{host}":
             return 403, "another site may not use this page's model"
         path: str = scope["path"]
         if not any(

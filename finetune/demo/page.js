@@ -71,19 +71,19 @@ async function ask() {
   if (asking) return;
   asking = true;
   by("answer").classList.add("old");
-  try {
-    while (changed) {
-      changed = false;
+  while (changed) {
+    changed = false;
+    try {
       const answer = await answerTo(state);
-      if (!changed) show(answer);
+      if (changed) continue;
+      show(answer);
+      say("message", "");
+    } catch (error) {
+      if (!changed) say("message", error.message, true);
     }
-    say("message", "");
-  } catch (error) {
-    say("message", error.message, true);
-  } finally {
-    asking = false;
-    by("answer").classList.remove("old");
   }
+  asking = false;
+  by("answer").classList.remove("old");
 }
 
 function start(texts, example) {
@@ -183,7 +183,7 @@ function showAttention() {
   choices("head", [["mean", "mean of all"], ...weights[0].map((_, index) => [index, `${index + 1} of ${weights[0].length}`])]);
   const focused = [...by("from").children].indexOf(document.activeElement);
   by("from").replaceChildren(...labels.map((label, index) => {
-    const button = make("button", { type: "button", "aria-pressed": state.unit === index }, label);
+    const button = make("button", { type: "button", title: label, "aria-pressed": state.unit === index }, label);
     button.addEventListener("click", () => {
       state.unit = state.unit === index ? null : index;
       for (const [other, element] of [...by("from").children].entries()) {
@@ -220,19 +220,25 @@ function drawLines(unit) {
   svg.style.height = `${height}px`;
   const from = unit === null ? "every word" : labels[unit];
   svg.setAttribute("aria-label", `Attention of ${from} in layer ${Number(by("layer").value) + 1}, head ${by("head").selectedOptions[0].text}`);
-  const lines = [];
+  const lines = [], strongest = Math.max(...(unit === null ? weights.flat() : weights[unit]));
+  const contrast = unit === null ? 2 : 1; // else the many faint lines of a long text would hide the strong ones
   weights.forEach((row, start) => row.forEach((weight, end) => {
     if ((unit !== null && unit !== start) || weight < FAINTEST) return;
     const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-    const place = { x1: 0, y1: LINE * (start + .5), x2: 100, y2: LINE * (end + .5), "stroke-opacity": weight / 100 };
+    const place = { x1: 0, y1: LINE * (start + .5), x2: 100, y2: LINE * (end + .5), "stroke-opacity": (weight / strongest) ** contrast };
     for (const [key, value] of Object.entries(place)) line.setAttribute(key, value);
     lines.push(line);
   }));
   svg.replaceChildren(...lines);
   by("to").replaceChildren(...labels.map((label, end) => {
-    if (unit === null) return make("span", {}, label);
-    const weight = Math.round(weights[unit][end]);
-    return make("span", weight < FAINTEST ? { class: "weak" } : {}, make("small", {}, `${weight}% `), label);
+    const name = make("span", { title: label });
+    if (unit !== null) {
+      const weight = Math.round(weights[unit][end]);
+      name.classList.toggle("weak", weight < FAINTEST);
+      name.append(make("small", {}, `${weight}%`));
+    }
+    name.append(label);
+    return name;
   }));
 }
 

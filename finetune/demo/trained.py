@@ -1,7 +1,6 @@
 """Models of this project's runs: masked language models, and classifiers on encoders of either kind."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,9 +8,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from finetune import saved_model
+from finetune.data.augment import MASKED
 from finetune.demo import exported
-from finetune.demo.words import TYPED_MASK, Reading, owner, reading, split
-from finetune.encoders.encoder import EncodedExample, padded
+from finetune.demo.words import Reading, owner, reading, with_masks
 from finetune.encoders.published import PublishedEncoder
 from finetune.encoders.run import RunEncoder
 from finetune.saved_model import Prediction, SavedModel
@@ -23,37 +22,32 @@ from mlm.evaluation.attention_weights import attention_weights
 from mlm.evaluation.fill_blanks import Guess, guess, one_row
 from mlm.model.encoder import Encoder
 from mlm.model.heads import MaskedLanguageModel
-from tokenizer.kinds import plain_reader
 from tokenizer.special_tokens import SpecialTokens
+from tokenizer.vocabulary import encode_parts
 
 
 def read(tokenizer: Tokenizer, texts: Sequence[str], hidden: Sequence[int]) -> Reading:
     """Return the tokens of a text or pair as in training: each hidden word is one mask, with the space before it."""
     special = SpecialTokens.of(tokenizer)
-    ids, owners, names = list[int](), list[int | str](), list[str]()
-    for number, text in enumerate(texts):
-        if number:
+    masked, words_of_texts, labels = with_masks(texts, hidden, MASKED)
+    ids, owners, first = list[int](), list[int | str](), 0
+    for text, words, parts in zip(masked, words_of_texts, encode_parts(tokenizer, masked, MASKED), strict=True):
+        if first:
             ids += special.between
             owners += [str(tokenizer.id_to_token(token)) for token in special.between]
-        words, begin, first = split(text), 0, len(names)
-        names += [word.text for word in words]
-        masks = [index for index in range(len(words)) if first + index in hidden]
-        for index in [*masks, None]:
-            part = text[begin:] if index is None else text[begin : words[index].start].rstrip()
-            encoding = tokenizer.encode(part, add_special_tokens=False)
-            if special.found_in(encoding.ids):
-                encoding = plain_reader(tokenizer).encode(part, add_special_tokens=False)
+        begin = 0
+        for part, encoding in zip(text.split(MASKED), parts, strict=True):
+            if begin:
+                ids.append(special.mask)
+                owners.append(first + owner(words, begin - len(MASKED)))
             ids += encoding.ids
             owners += [first + owner(words, begin + start) for start, _ in encoding.offsets]
-            if index is not None:
-                ids.append(special.mask)
-                owners.append(first + index)
-                names[first + index] = TYPED_MASK
-                begin = words[index].end
+            begin += len(part) + len(MASKED)
+        first += len(words)
     framed = special.framed(ids)
     if len(framed) > len(ids):
         owners = [str(tokenizer.id_to_token(framed[0])), *owners, str(tokenizer.id_to_token(framed[-1]))]
-    return reading(framed, owners, names)
+    return reading(framed, owners, labels)
 
 
 def _row(tokenizer: Tokenizer, read: Reading) -> Batch:
@@ -92,7 +86,7 @@ class RunClassifier:
         self._model, self._world = model, with_recorded_precision(world, model.precision)
         self._encoder = model.classifier.to(world.device).encoder
         if isinstance(self._encoder, PublishedEncoder):
-            exported.written_out(self._encoder.model)
+            exported.written_out(self._encoder)
         self.longest = min(model.config.encoder.longest, self._encoder.longest)
         self.reader, self.class_names, self.most_frequent = model.reader, model.class_names, model.most_frequent
 
@@ -103,16 +97,14 @@ class RunClassifier:
     def read(self, texts: Sequence[str], hidden: Sequence[int] = ()) -> Reading:
         """Return the tokens."""
         if isinstance(self._encoder, PublishedEncoder):
-            return exported.read(self._encoder.tokenizer, texts, hidden)
+            return exported.read(self._encoder, texts, hidden)
         assert isinstance(self._encoder, RunEncoder)
         return read(self._encoder.tokenizer, texts, hidden)
 
     def weights(self, read: Reading) -> Sequence[Tensor]:
         """Return the attention weights of each layer, (H, L, L)."""
         if isinstance(self._encoder, PublishedEncoder):
-            tokens = EncodedExample(read.ids, read.types, truncated=False)
-            row = [part.to(self._world.device) for part in padded([tokens], self._encoder.pad_id)]
-            return exported.weights(self._encoder.model, partial(self._encoder, *row))
+            return exported.weights(self._encoder, read)
         assert isinstance(self._encoder, RunEncoder)
         return _weights(self._encoder.encoder, _row(self._encoder.tokenizer, read), self._world)
 

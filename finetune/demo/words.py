@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from mlm.evaluation.fill_blanks import BLANK
 
 TYPED_MASK = BLANK
 """Stands for a hidden word in a text that is typed."""
-_WORD = re.compile(rf"{re.escape(TYPED_MASK)}|https?://\S+|[@#]?\w[\w{MARKS}]*(?:['’.-]\w[\w{MARKS}]*)*|\S")
+_MASK = re.escape(TYPED_MASK)
+_WORD = re.compile(rf"{_MASK}|https?://(?:(?!{_MASK})\S)+|[@#]?\w[\w{MARKS}]*(?:['’.-]\w[\w{MARKS}]*)*|\S")
 """Every character but white space belongs to a word; a sign is a word of its own."""
 
 
@@ -34,6 +35,25 @@ def split(text: str) -> list[Word]:
 def owner(words: Sequence[Word], start: int) -> int:
     """Return the index of the word that a token belongs to which starts there, perhaps by the space before the word."""
     return min(bisect_right(words, start, key=lambda word: word.end), len(words) - 1)
+
+
+def with_masks(
+    texts: Sequence[str], hidden: Container[int], mask: str
+) -> tuple[list[str], list[list[Word]], list[str]]:
+    """Return texts with `mask` for each hidden word, the words of each of them, and the labels of all words."""
+    masked, words_of_texts, labels = list[str](), list[list[Word]](), list[str]()
+    for text in texts:
+        words, written, end = list[Word](), "", 0
+        for word in split(text):
+            is_hidden = len(labels) in hidden
+            shown = mask if is_hidden else word.text
+            written += text[end : word.start]
+            words.append(Word(shown, len(written), len(written) + len(shown)))
+            labels.append(TYPED_MASK if is_hidden else word.text)
+            written, end = written + shown, word.end
+        masked.append(written)
+        words_of_texts.append(words)
+    return masked, words_of_texts, labels
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
+from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from configs import UserError
@@ -19,6 +19,7 @@ from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
 from mlm.distributed.device import autocast
 from mlm.distributed.world import World
 from mlm.interop.hub import fetch, read_config, read_tokenizer, read_weights, without_pooler
+from tokenizer import kinds
 from tokenizer.cleaning import as_read_by
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ class PublishedEncoder(TextEncoder):
         pads = (getattr(config, "pad_token_id", None), tokenizer.pad_token_id, 0)
         self.pad_id = next(int(pad) for pad in pads if pad is not None)  # RoBERTa counts positions by the model's
         self.has_mask = tokenizer.mask_token is not None
-        begins = _begin_of_special_tokens(tokenizer)
-        self._begins, self._reader = re.compile(begins), _reader_of(tokenizer, begins)
-        self._placeholder_id = self._reader.convert_tokens_to_ids(MASKED)
+        self._begins = re.compile(kinds.beginnings(tokenizer.all_special_tokens))
+        self.reader = _reader_of(tokenizer)
+        self.placeholder_id = self.reader.convert_tokens_to_ids(MASKED) if self.has_mask else None
         self.longest = int(min(position_limit(model), tokenizer.model_max_length))
         put = tokenizer("a").input_ids  # a tokenizer may declare a [CLS] that it does not add
         self.cls_id = tokenizer.cls_token_id if tokenizer.cls_token_id in put else None
@@ -75,18 +76,18 @@ class PublishedEncoder(TextEncoder):
         if not texts:
             return []
         columns = [list(column) for column in zip(*texts, strict=True)]
-        if not self._reader.is_fast:  # a tokenizer in Python always looks for special tokens: it is shown none whole
+        if not self.reader.is_fast:  # a tokenizer in Python always looks for special tokens: it is shown none whole
             columns = [[self._begins.sub(r"\g<0> ", text) for text in column] for column in columns]
-        rows = self._reader(
+        rows = self.reader(
             *columns,
             truncation=longest is not None,
             max_length=longest,
             return_token_type_ids=True,
             return_attention_mask=False,
-            split_special_tokens=self._reader.is_fast,
+            split_special_tokens=self.reader.is_fast,
             verbose=False,
         )
-        placeholder, mask = self._placeholder_id, self.tokenizer.mask_token_id
+        placeholder, mask = self.placeholder_id, self.tokenizer.mask_token_id
         for row in rows["input_ids"]:
             while placeholder in row:
                 row[row.index(placeholder)] = mask
@@ -204,11 +205,8 @@ def load_published_predictor(name_or_folder: str, revision: str | None, world: W
     return PublishedPredictor(read_weights(model_class, folder, config), tokenizer, world)
 
 
-def _reader_of(tokenizer: "PreTrainedTokenizerBase", begins: str) -> "PreTrainedTokenizerBase":
-    """Return a copy that reads MASKED as a token of its own, and can read special tokens in a text as plain text.
-
-    `begins` is the pattern of `_begin_of_special_tokens`.
-    """
+def _reader_of(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """Return a copy that reads MASKED as a token of its own, and can read special tokens in a text as plain text."""
     reader = copy.deepcopy(tokenizer)
     if tokenizer.mask_token is not None:
         mask = tokenizer.added_tokens_decoder[tokenizer.mask_token_id]
@@ -218,16 +216,8 @@ def _reader_of(tokenizer: "PreTrainedTokenizerBase", begins: str) -> "PreTrained
         special = [mark for mark in tokenizer.all_special_tokens if mark != tokenizer.unk_token]
         read = reader(" ".join(special), add_special_tokens=False, split_special_tokens=True).input_ids
         if any(tokenizer.convert_tokens_to_ids(mark) in read for mark in special):
-            # A unigram model takes any entry of its vocabulary for text: so it is never shown a special token whole.
-            backend: Tokenizer = reader.backend_tokenizer
-            steps = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
-            backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Split(Regex(begins), "isolated")])
+            kinds.cut_names(reader.backend_tokenizer, tokenizer.all_special_tokens)
     return reader
-
-
-def _begin_of_special_tokens(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Return a pattern of the first character of every special token in a text."""
-    return "|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in tokenizer.all_special_tokens)
 
 
 def position_limit(model: nn.Module) -> int:

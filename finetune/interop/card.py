@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import ModelCard, ModelCardData
-
 from configs import UserError
 from finetune.evaluation import results
 from finetune.interop.texts import longest, preparation
@@ -82,6 +80,8 @@ class Exported:
 
 def write(folder: Path, run: Path, model: SavedModel, exported: Exported) -> None:
     """Write the card of the model of `run` into `folder`."""
+    from huggingface_hub import ModelCard, ModelCardData
+
     data = ModelCardData(
         library_name="transformers" if "transformers" in exported.differences else "onnx",
         pipeline_tag="text-classification",

@@ -1,5 +1,6 @@
 """Export a fine-tuned model into a folder for other programs, compared with the model before it appears."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,10 @@ from finetune.interop.card import Exported, Format
 from finetune.interop.texts import Probabilities, longest, rows_to_compare
 from finetune.saved_model import SavedModel
 from mlm.distributed.world import World
-from mlm.interop.comparison import LARGEST
+from mlm.interop import comparison
+from mlm.interop.comparison import Difference
+
+logger = logging.getLogger(__name__)
 
 
 class Writer(Protocol):
@@ -46,8 +50,14 @@ def export(run: Path, out: Path, formats: Sequence[Format] = ()) -> Exported:
     model = saved_model.load(run, torch.device("cpu"))
     suitable: Sequence[Format] = ("transformers", "onnx") if isinstance(model.config.head, LinearHead) else ("onnx",)
     wanted = [name for name in FORMATS if name in (formats or suitable)]
-    for name in wanted:
-        FORMATS[name].check(model)
+    for name in [*wanted]:
+        try:
+            FORMATS[name].check(model)
+        except UserError as error:
+            if formats or len(wanted) == 1:
+                raise
+            wanted.remove(name)
+            logger.info("not exported as %s: %s", name, error)
     with written_folder(out) as partial:
         for name in wanted:
             FORMATS[name].write(model, partial)
@@ -57,7 +67,7 @@ def export(run: Path, out: Path, formats: Sequence[Format] = ()) -> Exported:
 
 
 def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Format]) -> Exported:
-    """Return the largest differences; a UserError if one is over `LARGEST`."""
+    """Return the largest differences; a UserError if one is over `comparison.LARGEST`."""
     rows, of_the_run = rows_to_compare(model)
     reader, encoder = model.config.data.reader, model.classifier.encoder
     texts = [reader.texts(row) for row in rows]
@@ -65,16 +75,13 @@ def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Forma
         whole = [not example.truncated for example in encoder.tokenise(texts, longest(model))]
         rows = [row for row, fits in zip(rows, whole, strict=True) if fits]
         texts = [reader.texts(row) for row in rows]
-    found = model.classify(rows, World(torch.device("cpu"), torch.float32))
-    ours_NC = torch.tensor([prediction.chances for prediction in found])
+    predicted = model.classify(rows, World(torch.device("cpu"), torch.float32))
+    ours_NC = torch.tensor([prediction.chances for prediction in predicted])
     differences = {}
     for name in formats:
         theirs = FORMATS[name].load(folder, model)
         alone_NC, padded_NC = torch.cat([theirs([text]) for text in texts]), theirs(texts)
-        differences[name] = torch.stack([alone_NC - ours_NC, padded_NC - ours_NC]).abs().max().item()
-        if not differences[name] <= LARGEST:
-            raise UserError(
-                f"the probabilities of the {name} model differ from the run's by up to {differences[name]:.1e}, over"
-                f" {LARGEST:.0e}: nothing is written: export to another --format"
-            )
+        found = Difference.of([(alone_NC, ours_NC), (padded_NC, ours_NC)])
+        comparison.check({"probabilities": found}, f"the run and the {name} model", "take another --format")
+        differences[name] = found.largest
     return Exported(out, differences, len(texts), of_the_run)

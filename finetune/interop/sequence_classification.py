@@ -22,10 +22,10 @@ from finetune.encoders.encoder import TextEncoder
 from finetune.encoders.published import PublishedEncoder
 from finetune.encoders.run import RunEncoder
 from finetune.heads.linear import LinearHead, PooledLinear
-from finetune.interop.texts import Probabilities, preparation, write_tokenizer
+from finetune.interop.texts import Probabilities, preparation, preparation_settings, write_tokenizer
 from finetune.saved_model import SavedModel
 from mlm.checkpoint import weights
-from mlm.interop.export import ARCHITECTURES, WEIGHTS, architecture_of, model_class, special_ids
+from mlm.interop.export import TARGETS, WEIGHTS, architecture_of, model_class, special_ids, trunk
 from mlm.interop.hub import CONFIG, read_config, read_tokenizer, read_weights
 from mlm.model.heads import ModelConfig
 
@@ -53,11 +53,6 @@ class ClassificationHead:
     """Setting of the pooling, by the names that ours have; None if [CLS] is always pooled."""
     settings: Mapping[str, Any] | None = None
     """Settings of the configuration that the head needs."""
-
-    @property
-    def pattern(self) -> int:
-        """Smallest width of the constant pattern."""
-        return 0 if self.norm is None else 2
 
 
 _ROBERTA = ClassificationHead("classifier.dense", "classifier.out_proj", gain=2.0)
@@ -106,7 +101,8 @@ def check(model: SavedModel) -> None:
             f"head.pooling=mean: the classifier of {kind} in transformers reads [CLS] alone: train with"
             f" head.pooling=cls, {ONLY_ONNX}"
         )
-    if (needed := 2 * classes + theirs.pattern) > encoder.width:
+    pattern = 0 if theirs.norm is None else 2
+    if (needed := 2 * classes + pattern) > encoder.width:
         raise UserError(
             f"{classes:,} classes need an encoder of width {needed:,} in transformers, and this one has"
             f" {encoder.width:,}: train with a wider one, {ONLY_ONNX}"
@@ -125,14 +121,16 @@ def write(model: SavedModel, folder: Path) -> None:
     config.label2id = {name: number for number, name in enumerate(model.class_names)}
     config.problem_type = "single_label_classification"
     config.text_preparation = preparation(model)
+    config.text_preparation_settings = preparation_settings(model).model_dump(mode="json")
     settings = dict(their_head.settings or {}) | ({their_head.pooling: head.pooling} if their_head.pooling else {})
     for name, value in settings.items():
         setattr(config, name, value)
     theirs = model_class(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config)(config)
-    trunk = {f"{theirs.base_model_prefix}.{name}": tensor for name, tensor in _their_trunk(encoder).items()}
+    prefix = theirs.base_model_prefix
+    without_head = {f"{prefix}.{name}": tensor for name, tensor in _their_trunk(encoder).items()}
     norm = {name: tensor for name, tensor in theirs.state_dict().items() if name.startswith(f"{their_head.norm}.")}
     head_tensors = _head_tensors(model, their_head, getattr(config, "norm_eps", 0.0))
-    theirs.load_state_dict(trunk | norm | head_tensors)  # their fresh norm scales by 1 and shifts by 0
+    theirs.load_state_dict(without_head | norm | head_tensors)  # their fresh norm scales by 1 and shifts by 0
     config.architectures = [type(theirs).__name__]
     config.save_pretrained(folder)
     weights.write(folder / WEIGHTS, theirs.state_dict())
@@ -172,8 +170,8 @@ def _their_config(encoder: TextEncoder) -> "PreTrainedConfig":
         return theirs
     assert isinstance(encoder, RunEncoder)
     config, tokenizer = _without_head(encoder), encoder.tokenizer
-    architecture = ARCHITECTURES[architecture_of(config)]
-    return architecture.their_config(config, tokenizer.get_vocab_size(), encoder.longest, **special_ids(tokenizer))
+    target = TARGETS[architecture_of(config)]
+    return target.their_config(config, tokenizer.get_vocab_size(), encoder.longest, **special_ids(tokenizer))
 
 
 def _their_trunk(encoder: TextEncoder) -> dict[str, Tensor]:
@@ -184,9 +182,8 @@ def _their_trunk(encoder: TextEncoder) -> dict[str, Tensor]:
     config, ours = _without_head(encoder), encoder.encoder.state_dict()
     named = {f"encoder.{name}": tensor for name, tensor in ours.items()}
     named["output_bias"] = torch.zeros(encoder.tokenizer.get_vocab_size())
-    theirs = ARCHITECTURES[architecture_of(config)].their_tensors(named, config)
-    prefix = next(name for name in theirs if "embeddings" in name).partition(".")[0] + "."
-    return {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
+    target = TARGETS[architecture_of(config)]
+    return trunk(target.their_tensors(named, config), target)
 
 
 def _without_head(encoder: RunEncoder) -> ModelConfig:

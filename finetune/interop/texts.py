@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from tokenizers import Tokenizer, processors
 from torch import Tensor
 
-from configs import UserError
+from configs import Config, Texts, UserError
 from finetune.data.cleaning import Cleaning
 from finetune.data.labelled import Labelled
 from finetune.encoders.published import PublishedEncoder
@@ -25,6 +26,15 @@ ROWS = 24
 
 Probabilities = Callable[[Sequence[tuple[str, ...]]], Tensor]
 """A function from cleaned texts, or pairs, to the probabilities of the classes, (B, C)."""
+
+
+class TextPreparation(Config):
+    """The preparation of texts before they are classified, as the configuration of an exported folder holds it."""
+
+    columns: Texts = Field(("text",), min_length=1, max_length=2)
+    """Columns of a table with the text, or the two texts of a pair."""
+    cleaning: Cleaning = Cleaning()
+    """The changes of a text."""
 
 
 def longest(model: SavedModel) -> int:
@@ -65,6 +75,12 @@ def write_tokenizer(model: SavedModel, folder: Path) -> None:
 def preparation(model: SavedModel) -> list[str]:
     """Return a sentence for each change of a text that neither the tokenizer nor the network makes."""
     return list(_preparation(model.config.data.reader.cleaning, model.config.data.reader.columns))
+
+
+def preparation_settings(model: SavedModel) -> TextPreparation:
+    """Return the same as settings of this project."""
+    reader = model.config.data.reader
+    return TextPreparation(columns=reader.columns, cleaning=reader.cleaning)
 
 
 def _preparation(cleaning: Cleaning, columns: Sequence[str]) -> Iterator[str]:

@@ -74,25 +74,17 @@ def measure(name: str, folder: str) -> Iterator[Row]:
     from mlm.interop import comparison, conversion, published
 
     found = published.read(folder)
-    converted = conversion.convert(found, found.longest)
-    rows, pad = comparison.sentence_ids(found, found.longest), comparison.pad_of(found)
-    exact = comparison.theirs(found)
-    pairs = {
-        "float32": (comparison.ours(converted.model, scores=found.has_head), exact),
-        "bfloat16": (comparison.ours(converted.model, scores=found.has_head, dtype=torch.bfloat16), exact),
-        "theirs_bfloat16": (comparison.theirs(found, torch.bfloat16), exact),
-    }
-    differences = {
-        precision: comparison.compare(one, other, rows, pad, pack=precision != "theirs_bfloat16")
-        for precision, (one, other) in pairs.items()
-    }
-    for kind in differences["float32"]:
-        yield Row(name, kind, len(rows), **{precision: found[kind].largest for precision, found in differences.items()})
+    converted = conversion.convert(found, found.row_length)
+    exact, rough = (conversion.differences(converted, dtype) for dtype in (torch.float32, torch.bfloat16))
+    theirs = comparison.theirs(found, torch.bfloat16)
+    their_rough = comparison.differences(found, theirs, found.row_length, pack=False)
+    for kind in exact:
+        largest = (one[kind].largest for one in (exact, rough, their_rough))
+        yield Row(name, kind, len(comparison.SENTENCES), *largest)
 
 
 def save(folder: Path, name: str) -> Path:
     """Save a random model of an architecture with a tokenizer of the sentences."""
-    import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -108,18 +100,28 @@ def save(folder: Path, name: str) -> Path:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), marks, strict=True))
-    model_class, sizes = getattr(transformers, MODELS[name][0]), MODELS[name][1]
+    wrap: Any = transformers.PreTrainedTokenizerFast
+    words = wrap(tokenizer_object=backend, **roles)
+    model_class, sizes = MODELS[name]
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    return save_random(folder, model_class, {**POSITIONS, **sizes, **special}, words)
+
+
+def save_random(folder: Path, name: str, settings: Mapping[str, Any], words: Any, *, shard_size: str = "5GB") -> Path:
+    """Save a random model of a class of transformers, by its name, and a tokenizer of transformers; return `folder`."""
+    import torch
+    import transformers
+
+    model_class = getattr(transformers, name)
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**POSITIONS, **sizes, **special))
+    model = model_class(model_class.config_class(**settings))
     with torch.no_grad():
         for parameter in model.parameters():  # the usual first values are so small that all words are alike
             parameter.copy_(torch.randn(parameter.shape) * parameter.shape[-1] ** -0.5 + (parameter.ndim == 1))
     model.tie_weights()
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model.save_pretrained(folder)
-    wrap: Any = transformers.PreTrainedTokenizerFast
-    wrap(tokenizer_object=backend, **roles).save_pretrained(str(folder))
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    words.save_pretrained(str(folder))
     return folder
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from configs import UserError
@@ -37,7 +36,7 @@ class Architecture:
     names: Names
     """Our names of modules, and theirs."""
     our_config: Callable[[Any], ModelConfig]
-    """Return the shape of a model; raise a UserError that names what our layers cannot do."""
+    """Return the shape of a model; raise a UserError that names what our layers cannot do, or a ValidationError."""
     dropouts: tuple[str, ...]
     """Keys of the dropout of embeddings and sublayers, which ours takes, and of other parts."""
     prepared: Callable[[Mapping[str, Tensor], Any], dict[str, Tensor]]
@@ -55,9 +54,9 @@ def check(theirs: "PreTrainedConfig", allowed: Mapping[str, Collection[object]])
     for key, values in allowed.items():
         value = getattr(theirs, key, ABSENT)
         if value is not ABSENT and value not in values:
-            known = " or ".join(map(repr, values))
+            known = f"{values[0]} to {values[-1]}" if isinstance(values, range) else " or ".join(map(repr, values))
             raise UserError(
-                f"its config.json says {key} = {value!r}, and our layers can do {known} alone: take another"
+                f"its config.json says {key} = {value!r}, and our layers can do {known} alone: take another checkpoint"
             )
 
 
@@ -68,10 +67,5 @@ def our_activation(theirs: "PreTrainedConfig", key: str) -> Activation:
 
 
 def model_config(**encoder: Any) -> ModelConfig:
-    """Return the shape of a model with a transform in its head, or raise a UserError if the sizes are impossible."""
-    try:
-        return ModelConfig(encoder=EncoderConfig(**encoder), transform=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"its config.json has impossible sizes: {where}: {first['msg']}".replace(": :", ":")) from error
+    """Return the shape of a model with a transform in its head."""
+    return ModelConfig(encoder=EncoderConfig(**encoder), transform=True)

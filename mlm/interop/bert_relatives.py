@@ -28,6 +28,11 @@ def _renamed(parts: Mapping[str, str]) -> Names:
     }
 
 
+def _roberta_config(theirs: "RobertaConfig") -> ModelConfig:
+    check(theirs, {"pad_token_id": range(theirs.vocab_size)})
+    return bert.our_config(theirs)  # type: ignore[arg-type]
+
+
 def _from_first_position(tensors: Mapping[str, Tensor], theirs: "RobertaConfig") -> dict[str, Tensor]:
     """Return the tensors without the positions up to the padding's, from which RoBERTa counts."""
     assert theirs.pad_token_id is not None
@@ -44,7 +49,7 @@ ROBERTA = Architecture(
             "cls.predictions.bias": "lm_head.bias",
         }
     ),
-    our_config=bert.our_config,
+    our_config=_roberta_config,
     dropouts=bert.ARCHITECTURE.dropouts,
     prepared=_from_first_position,
     tied={

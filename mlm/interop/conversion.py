@@ -9,14 +9,15 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from configs import UserError
+from configs import UserError, listed
 from mlm.interop import comparison
 from mlm.interop.comparison import Difference
 from mlm.interop.published import Published
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
+from tokenizer import kinds
 from tokenizer.added_words import add_words
-from tokenizer.special_tokens import SpecialTokens, padded_to
+from tokenizer.special_tokens import padded_to
 
 SEED = 0
 """Of the weights of a new head, and of rows of added words that start at random."""
@@ -39,13 +40,10 @@ class Converted:
 
 def row_length_of(published: Published, wanted: int | None) -> int:
     """Return the row length: the `wanted` one, or the encoder's; raise a UserError if it is too long."""
-    if wanted is None:
-        return published.longest
-    if not 8 <= wanted <= published.most:
-        raise UserError(
-            f"--row-length is {wanted}: {published.folder} has {published.most} positions: take 8 to {published.most}"
-        )
-    return wanted
+    length = published.row_length if wanted is None else wanted
+    if not 8 <= length <= (most := published.max_positions):
+        raise UserError(f"--row-length is {length}: {published.folder} has {most} positions: take 8 to {most}")
+    return length
 
 
 def convert(published: Published, row_length: int) -> Converted:
@@ -60,9 +58,11 @@ def convert(published: Published, row_length: int) -> Converted:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer = padded_to(tokenizer, rows)
-        SpecialTokens.of(tokenizer)
+        fault: object = kinds.fault(tokenizer)
     except UserError as error:
-        raise UserError(f"the tokenizer in {published.folder} cannot be used: {error}") from error
+        fault = error
+    if fault is not None:
+        raise UserError(f"the tokenizer in {published.folder} cannot be used: {fault}")
     model = MaskedLanguageModel(config, rows, row_length)
     initialise(model, config.encoder, SEED)
     name = "encoder.embeddings.positions.weight"
@@ -110,20 +110,18 @@ FIRST_ROWS: Mapping[AddedRows, Callable[[Tensor, Sequence[Sequence[int]]], Tenso
 """Functions from a table of rows, and the pieces that each added word was cut into before, to the words' rows."""
 
 
-def check(converted: Converted) -> dict[str, Difference]:
-    """Return the largest differences from transformers' model in float32; a UserError if they are not rounding."""
+def differences(converted: Converted, dtype: torch.dtype = torch.float32) -> dict[str, Difference]:
+    """Return the largest differences of our model, which computes in `dtype`, from transformers' in float32."""
     published = converted.published
-    rows = comparison.sentence_ids(published, converted.row_length)
-    pad = comparison.pad_of(published)
-    ours = comparison.ours(converted.model, scores=published.has_head)
-    differences = comparison.compare(ours, comparison.theirs(published), rows, pad)
-    for kind, difference in differences.items():
-        if not difference.is_rounding:
-            raise UserError(
-                f"the {kind} of {published.folder} in our layers differ from transformers' by {difference}, over"
-                f" {comparison.LARGEST}: nothing is written; please report the checkpoint"
-            )
-    return differences
+    ours = comparison.ours(converted.model, scores=published.has_head, dtype=dtype)
+    return comparison.differences(published, ours, converted.row_length)
+
+
+def check(converted: Converted) -> dict[str, Difference]:
+    """Return the differences in float32; raise a UserError if one is over `comparison.LARGEST`."""
+    found = differences(converted)
+    comparison.check(found, f"{converted.published.folder} in our layers and in transformers", "report the checkpoint")
+    return found
 
 
 def record(
@@ -148,16 +146,18 @@ def summary(converted: Converted, run: Path, differences: Mapping[str, Differenc
     published, encoder = converted.published, converted.published.config.encoder
     shape = f"{encoder.layers} layers, width {encoder.width}, rows of {converted.row_length} tokens"
     lines = [f"{run}: {published.model_type}, {shape}, {converted.tokenizer.get_vocab_size():,} tokens"]
+    if converted.added:
+        lines.append(f"  words added: {len(converted.added):,}: {listed(converted.added)}")
     lines += [
         f"  largest difference of {kind} from transformers', on {len(comparison.SENTENCES)} sentences: {difference}"
         for kind, difference in differences.items()
     ]
-    text = "text.source.kind=files text.source.paths=[YOUR.txt]"
-    frozen = ""
+    text = 'text.source.kind=files "text.source.paths=[YOUR.txt]"'
+    settings = " optim.lr=2e-4"  # the default is one for random weights
     if not published.has_head:
         lines.append("  it had no masked-LM head: a new one is at random weights: train it first, the encoder frozen")
-        frozen = " train.frozen_encoder=true"
-    lines.append(f"next: python -m mlm.pretrain start_from={run}{frozen} {text}")
+        settings = " train.frozen_encoder=true"
+    lines.append(f"next: python -m mlm.pretrain start_from={run}{settings} {text}")
     lines.append(f"      python -m finetune.linear_head encoder.run={run} ...")
     if published.has_head:
         lines.append(f'      python -m mlm.fill_mask --run {run} "This is a [MASK]."')

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from configs import UserError
 from mlm.checkpoint import checkpoint, weights
 from mlm.interop import bert, comparison, hub, modernbert
-from mlm.interop.comparison import Batch, Difference, Outputs
+from mlm.interop.architecture import Architecture
+from mlm.interop.comparison import Difference, Layout, Outputs
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from tokenizer import vocabulary
 from tokenizer.special_tokens import SpecialTokens
@@ -27,12 +28,16 @@ SENTENCES = 7
 """Number of compared texts that are single sentences; one more is a run of sentences."""
 LONGEST_TOKENS = 256
 """Largest number of tokens of a compared text: scores over a large vocabulary take much memory."""
+REPORT = "report the model"
+"""What to do where no setting is known to help."""
 SENTENCES_READ = 1000
 """Largest number of sentences that the compared ones are chosen from."""
 
 
-class Architecture(Protocol):
+class Target(Protocol):
     """A module that gives our models the names of an architecture of transformers."""
+
+    ARCHITECTURE: Architecture
 
     def refusal(self, config: ModelConfig) -> str | None:
         """Return the settings that the architecture needs and a model lacks; None if it has an exact counterpart."""
@@ -46,7 +51,7 @@ class Architecture(Protocol):
         """Return our tensors under the names of the architecture's model for masked language modelling."""
 
 
-ARCHITECTURES: Mapping[str, Architecture] = {"BERT": bert, "ModernBERT": modernbert}
+TARGETS: Mapping[str, Target] = {"BERT": bert, "ModernBERT": modernbert}
 """The architectures that a model may leave as; the first that has an exact counterpart is taken."""
 
 
@@ -55,44 +60,58 @@ class Compared:
     """The comparison of a model with what transformers reads in its exported folder, in float32."""
 
     differences: Mapping[str, Difference]
-    """Largest differences by the kind of output, `hidden states` and `scores`."""
+    """Largest differences by the kind of output: `hidden states`, and `scores` where there is a head."""
     texts: int
     """Number of texts that were compared, alone, padded, and packed into a row of ours."""
     heldout: bool
     """True if they are of the run's held-out text; False if they are sentences of this package."""
 
 
-def architecture_of(config: ModelConfig) -> str:
+def architecture_of(config: ModelConfig, remedy: str = "pretrain with these settings, or ") -> str:
     """Return the name of the architecture that a model leaves as.
 
-    Raise a UserError with the settings of the nearest architecture if none has an exact counterpart.
+    Raise a UserError with the settings of the nearest architecture, and the `remedy` before ONNX, if none has an exact
+    counterpart.
     """
-    needed = {name: module.refusal(config) or "" for name, module in ARCHITECTURES.items()}
+    needed = {name: module.refusal(config) or "" for name, module in TARGETS.items()}
     nearest = min(needed, key=lambda name: len(needed[name].split()))
     if not needed[nearest]:
         return nearest
     raise UserError(
         f"transformers has no exact counterpart of this model, and none is approximated: {nearest}, the nearest, needs"
-        f" {needed[nearest]}: pretrain with these settings, or export ONNX alone by --format onnx"
+        f" {needed[nearest]}: {remedy}export ONNX alone by --format onnx"
     )
 
 
-def write(folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, config: ModelConfig, row_length: int) -> str:
+def write(
+    folder: Path,
+    model: MaskedLanguageModel,
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    row_length: int,
+    *,
+    has_head: bool = True,
+) -> None:
     """Write configuration, weights and tokenizer into `folder`, as transformers 4.48 and 5 read them.
 
-    Return the name of the architecture, or raise a UserError if none has an exact counterpart.
+    A model whose head is at random weights leaves without it. Raise a UserError if it has no exact counterpart.
     """
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    name = architecture_of(config)
-    architecture = ARCHITECTURES[name]
-    theirs = architecture.their_config(config, tokenizer.get_vocab_size(), row_length, **special_ids(tokenizer))
-    theirs.architectures = [model_class(MODEL_FOR_MASKED_LM_MAPPING, theirs).__name__]
+    target = TARGETS[architecture_of(config)]
+    theirs = target.their_config(config, tokenizer.get_vocab_size(), row_length, **special_ids(tokenizer))
+    theirs.architectures = [model_class(MODEL_FOR_MASKED_LM_MAPPING if has_head else MODEL_MAPPING, theirs).__name__]
     theirs.save_pretrained(folder)
-    weights.write(folder / WEIGHTS, architecture.their_tensors(model.state_dict(), config))
+    tensors = target.their_tensors(model.state_dict(), config)
+    weights.write(folder / WEIGHTS, tensors if has_head else trunk(tensors, target))
     shutil.copymode(folder / hub.CONFIG, folder / WEIGHTS)  # safetensors lets the owner alone read it
     write_tokenizer(folder, tokenizer, row_length)
-    return name
+
+
+def trunk(tensors: Mapping[str, Tensor], target: Target) -> dict[str, Tensor]:
+    """Return the tensors of the encoder by their names in a model without a head."""
+    prefix = target.ARCHITECTURE.trunk
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
@@ -139,7 +158,7 @@ def compare(
         if their_tokenizer(text)["input_ids"] != tokenizer.encode(text).ids:
             raise UserError(f"transformers gives {text[:60]!r} other tokens than the run's tokenizer")
     # An identity head normalises twice, which is exact where norm_epsilon is small beside the variance.
-    hint = " (model.transform=true leaves exactly)" if isinstance(model.transform, nn.Identity) else ""
+    hint = "a run with model.transform=true leaves exactly" if isinstance(model.transform, nn.Identity) else REPORT
     differences = compare_with("transformers", _exported(folder, config), model, tokenizer, texts, hint)
     return Compared(differences, len(texts), of_heldout)
 
@@ -156,7 +175,7 @@ def compare_with(
     model: MaskedLanguageModel,
     tokenizer: Tokenizer,
     texts: Sequence[str],
-    hint: str = "",
+    hint: str = REPORT,
 ) -> dict[str, Difference]:
     """Return the largest differences between `theirs`, by its `name`, and a model on the CPU, a token of each masked.
 
@@ -166,12 +185,7 @@ def compare_with(
     for ids in rows:
         ids[len(ids) // 2] = special.mask
     differences = comparison.compare(comparison.ours(model, scores=True), theirs, rows, special.pad)
-    for kind, difference in differences.items():
-        if not difference.largest <= comparison.LARGEST:
-            raise UserError(
-                f"the {kind} that {name} gives differ by {difference} from the run's, over"
-                f" {comparison.LARGEST:.0e}{hint}: nothing is written"
-            )
+    comparison.check(differences, f"the run and of {name}", hint)
     return differences
 
 
@@ -195,15 +209,20 @@ def choose_texts(sentences: Iterable[str], tokenizer: Tokenizer, row_length: int
 
 
 def _exported(folder: Path, config: "PreTrainedConfig") -> comparison.Compute:
-    """Return the function that computes a batch by the models that plain transformers reads in `folder`."""
+    """Return the function that computes a batch by the models that plain transformers reads in `folder`.
+
+    There are scores if the configuration names the model with a head.
+    """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
-    scorer = hub.read_weights(model_class(MODEL_FOR_MASKED_LM_MAPPING, config), folder, config)
+    with_head = model_class(MODEL_FOR_MASKED_LM_MAPPING, config)
+    scorer = hub.read_weights(with_head, folder, config) if config.architectures == [with_head.__name__] else None
     encoder = hub.read_weights(model_class(MODEL_MAPPING, config), folder, config)
 
-    def compute(batch: Batch) -> Outputs:
+    def compute(batch: Layout) -> Outputs:
         given = {"input_ids": batch.ids_BL, "attention_mask": (batch.segments_BL > 0).long()}
-        return {"hidden states": encoder(**given).last_hidden_state, "scores": scorer(**given).logits}
+        found = {"hidden states": encoder(**given).last_hidden_state}
+        return found if scorer is None else found | {"scores": scorer(**given).logits}
 
     return compute
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from configs import UserError
+from configs import UserError, listed
 from configs.extras import require
 from tokenizer.sources.hub import failure
 
@@ -27,7 +27,6 @@ SECONDS_TO_CONNECT = 10
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _WEIGHTS = (re.compile(r"model.*\.safetensors(\.index\.json)?"), re.compile(r"pytorch_model.*\.bin(\.index\.json)?"))
 _SMALL_FILES = re.compile(r"[^/]+\.(json|txt|model|codes|bpe)")
-_NAMED = 3  # missing weights listed in an error
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -66,6 +65,15 @@ def _download(name: str, revision: str | None) -> Path:
         raise UserError(failure(name, error)) from error
 
 
+def read_values(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json; a UserError if it is missing or damaged."""
+    with reading(folder / CONFIG):
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError("it holds no JSON object")
+        return values
+
+
 def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig":
     """Return the configuration of a published encoder, with every dropout inside it set to `dropout` unless None.
 
@@ -73,14 +81,17 @@ def read_config(folder: Path, dropout: float | None = None) -> "PreTrainedConfig
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
 
-    with _reading(folder / CONFIG):
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model_type = values.get("model_type")
+    values = read_values(folder)
+    model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         code = ", and code in a checkpoint is never run" if "auto_map" in values else ""
-        raise UserError(f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another")
-    with _reading(folder / CONFIG):
+        raise UserError(
+            f"{folder / CONFIG}: transformers knows no model_type {model_type!r}{code}: take another checkpoint"
+        )
+    with reading(folder / CONFIG):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config._attn_implementation = None  # it may name code on the hub to fetch and run
+    config.return_dict, config.chunk_size_feed_forward = True, 0  # as this project calls models; results are the same
     if config.is_encoder_decoder or getattr(config, "is_decoder", False) or type(config) not in MODEL_MAPPING:
         raise UserError(f"{folder} holds no encoder of text, but {model_type!r}: take one such as BERT or ELECTRA")
     for key in config.to_dict():
@@ -93,16 +104,16 @@ def read_tokenizer(folder: Path, config: "PreTrainedConfig") -> "PreTrainedToken
     """Return a folder's own tokenizer; a UserError if it is missing, damaged, or belongs to another encoder."""
     from transformers import AutoTokenizer
 
-    with _reading(f"the tokenizer in {folder}"):
+    with reading(f"the tokenizer in {folder}"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
     files = list(tokenizer.vocab_files_names.values())
     if not any((folder / name).is_file() for name in files):  # transformers would use an empty vocabulary
         raise UserError(f"{folder} has no tokenizer: there is none of {', '.join(files)}: put it beside the weights")
-    if len(tokenizer) > config.vocab_size:
+    if (needed := max(tokenizer.get_vocab().values(), default=0) + 1) > config.vocab_size:
         raise UserError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, over the encoder's {config.vocab_size}: it "
+            f"the tokenizer in {folder} needs {needed} rows for its tokens, over the encoder's {config.vocab_size}: it "
             "belongs to another encoder: put the right one there"
         )
     return tokenizer
@@ -122,22 +133,23 @@ def read_weights(model_class: "type[PreTrainedModel]", folder: Path, config: "Pr
     """
     import torch
 
-    with _reading(f"the weights in {folder}"):
+    with reading(f"the weights in {folder}"):
         load: Any = model_class.from_pretrained
         safe = {"weights_only": True, "trust_remote_code": False, "local_files_only": True}
         shape = {"config": config, "dtype": torch.float32, **without_pooler(model_class)}
         model, found = load(folder, **safe, **shape, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
-        named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise UserError(
-            f"{folder} lacks {len(missing)} weights of {model_class.__name__} ({named}), which would be "
-            "random: take a checkpoint that has them"
+            f"{folder} lacks weights of {model_class.__name__} ({listed(missing)}), which would be random: take a "
+            "checkpoint that has them"
         )
+    if strange := [name for name, weight in model.named_parameters() if not weight.isfinite().all()]:
+        raise UserError(f"{folder}: weights that are not finite numbers, such as {strange[0]}: take another checkpoint")
     return cast("PreTrainedModel", model)
 
 
 @contextmanager
-def _reading(source: object) -> Iterator[None]:
+def reading(source: object) -> Iterator[None]:
     """Turn any error of transformers into one line, and silence its own reports."""
     import transformers
 

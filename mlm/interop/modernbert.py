@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from configs import UserError
@@ -63,16 +62,15 @@ def _our_local_attention(theirs: "ModernBertConfig") -> LocalAttention | None:
     everywhere = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
     if len(everywhere) == len(kinds):
         return None
+    near, everything = (
+        (theirs.rope_parameters or {})[kind]["rope_theta"] for kind in ("sliding_attention", "full_attention")
+    )
+    if theirs.local_attention >= 2 * theirs.max_position_embeddings and near == everything:
+        return None  # as we write models without local attention
     every = everywhere[1] if len(everywhere) > 1 else len(kinds)
     if everywhere != list(range(0, len(kinds), every)):
         raise UserError(f"its config.json has layer_types {kinds}: ours are global at multiples of one number alone")
-    theta = (theirs.rope_parameters or {})["sliding_attention"]["rope_theta"]
-    try:
-        return LocalAttention(window=theirs.local_attention, global_every=every, theta=theta)
-    except ValidationError as error:
-        raise UserError(
-            f"its config.json says local_attention = {theirs.local_attention}: it must be over 1"
-        ) from error
+    return LocalAttention(window=theirs.local_attention, global_every=every, theta=near)
 
 
 def _biased(theirs: "ModernBertConfig") -> dict[str, bool]:
@@ -92,10 +90,9 @@ def prepared(theirs: Mapping[str, Tensor], config: "ModernBertConfig") -> dict[s
     lacking = [part for part, has in biased.items() if not has] if any(biased.values()) else []
     for name, weight in theirs.items():
         if name.endswith(".weight") and any(part in name for part in lacking):
-            tensors.setdefault(name.removesuffix("weight") + "bias", weight.new_zeros(len(weight)))
+            tensors.setdefault(name.removesuffix("weight") + "bias", weight.new_zeros(weight.shape[:1]))
     if not config.decoder_bias and "head.dense.weight" in tensors:
-        embedding = tensors["model.embeddings.tok_embeddings.weight"]
-        tensors.setdefault(_OUTPUT_BIAS, embedding.new_zeros(len(embedding)))
+        tensors.setdefault(_OUTPUT_BIAS, torch.zeros(config.vocab_size))
     return tensors
 
 
@@ -154,13 +151,15 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         embedding_dropout=encoder.dropout,
         attention_dropout=encoder.dropout,
         mlp_dropout=encoder.dropout,
-        layer_types=[kinds[encoder.is_local(layer)] for layer in range(encoder.layers)],
+        layer_types=[kinds[layer > 0 if local is None else encoder.is_local(layer)] for layer in range(encoder.layers)],
         rope_parameters=rope,
-        local_attention=128 if local is None else local.window,  # 128 is the default, which no layer uses then
+        # Without local attention the window holds a whole row: from 5.4 to 5.17, transformers refuses a configuration
+        # whose layers are all of one kind.
+        local_attention=2 * row_length if local is None else local.window,
         **{"classifier_pooling": "mean"} | special,  # masked language modelling does not train the first position
     )
     # Version 4 reads these instead of layer_types and rope_parameters; version 5 drops them as arguments.
-    every = 1 if local is None else local.global_every
+    every = encoder.layers if local is None else local.global_every
     version_4 = {"global_attn_every_n_layers": every, "global_rope_theta": theta, "local_rope_theta": local_theta}
     for name, value in version_4.items():
         setattr(theirs, name, value)

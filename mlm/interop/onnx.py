@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from configs.extras import require
-from mlm.interop.comparison import Batch, Outputs
+from mlm.interop.comparison import Layout, Outputs
 from mlm.interop.export import Compared, compare_with, texts_to_compare, write_tokenizer
 from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
@@ -21,6 +21,8 @@ FILE = Path("onnx") / "model.onnx"
 """The place that optimum and transformers.js expect, in a folder with the tokenizer."""
 OPSET = 18
 """Version of ONNX's operators: the oldest that torch's exporter writes as it is, so that older runtimes read it too."""
+OUTPUTS = (("scores", "logits"), ("hidden states", "last_hidden_state"))
+"""The kinds of output in order, and their names in transformers."""
 
 Runner = Callable[[Mapping[str, Tensor]], list[Tensor]]
 """A function from inputs by name, each (B, L), to the outputs in order."""
@@ -32,22 +34,30 @@ def check_installed() -> None:
 
 
 def export(
-    folder: Path, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, heldout: Iterable[str]
+    folder: Path,
+    model: MaskedLanguageModel,
+    tokenizer: Tokenizer,
+    row_length: int,
+    heldout: Iterable[str],
+    *,
+    has_head: bool = True,
 ) -> Compared:
     """Write a model in evaluation mode on the CPU and its tokenizer into `folder`, and compare onnxruntime with it.
 
-    The texts are those of `mlm.interop.export.compare`. Raise a UserError if a difference is over `comparison.LARGEST`.
+    A model whose head is at random weights leaves without scores. The texts are those of
+    `mlm.interop.export.compare`. Raise a UserError if a difference is over `comparison.LARGEST`.
     """
-    network = MaskedLMScores(model).eval()
+    names = OUTPUTS if has_head else OUTPUTS[-1:]
+    network = MaskedLMScores(model, has_head=has_head).eval()
     example = {name: torch.ones(2, 3, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
-    write(network, example, MaskedLMScores.OUTPUTS, folder / FILE)
+    write(network, example, [name for _, name in names], folder / FILE)
     write_tokenizer(folder, tokenizer, row_length)
     run = load(folder / FILE)
 
-    def compute(batch: Batch) -> Outputs:
+    def compute(batch: Layout) -> Outputs:
         real_BL = (batch.segments_BL > 0).long()
-        scores_BLV, hidden_BLD = run({"input_ids": batch.ids_BL, "attention_mask": real_BL})
-        return {"hidden states": hidden_BLD, "scores": scores_BLV}
+        found = run({"input_ids": batch.ids_BL, "attention_mask": real_BL})
+        return {kind: part for (kind, _), part in zip(names, found, strict=True)}
 
     texts, of_heldout = texts_to_compare(tokenizer, row_length, heldout)
     return Compared(compare_with("onnxruntime", compute, model, tokenizer, texts), len(texts), of_heldout)
@@ -104,16 +114,16 @@ def load(path: Path) -> Runner:
 class MaskedLMScores(nn.Module):
     """A masked language model as a function of padded rows: scores of the vocabulary everywhere, and hidden states."""
 
-    OUTPUTS = ("logits", "last_hidden_state")
-
-    def __init__(self, model: MaskedLanguageModel) -> None:
+    def __init__(self, model: MaskedLanguageModel, *, has_head: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.has_head = model, has_head
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores, (B, L, V), and the last hidden states, (B, L, D), by the names of transformers."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Return the scores, (B, L, V), if there is a head, and the last hidden states, (B, L, D)."""
         positions_BL = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         hidden_BLD = self.model.encoder(input_ids, SegmentMask.of(attention_mask.int(), positions_BL, torch.float32))
+        if not self.has_head:
+            return (hidden_BLD,)
         embedding_VD = self.model.encoder.embeddings.tokens.weight
         return F.linear(self.model.transform(hidden_BLD), embedding_VD, self.model.output_bias), hidden_BLD
 

@@ -1,12 +1,11 @@
 """The run directory of a converted encoder: that of pretraining before its first step, with nothing to resume."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from configs import dump
-from configs.files import PARTIAL, check_new, write_text
+from configs.files import PARTIAL, write_text, written_folder
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import seal
 from mlm.config import EvaluationConfig, PretrainConfig
@@ -26,10 +25,8 @@ def write(path: Path, converted: Converted, record: Mapping[str, Any], world: Wo
         UserError: `path` is there already.
         OSError: the disk is full or not writable.
     """
-    check_new_run(path)
-    partial = path.with_name(path.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_folder(path) as partial:
         folder = checkpoint.step_folder(partial, 0)
         inside = folder.with_name(folder.name + PARTIAL)
         inside.mkdir(parents=True)
@@ -45,16 +42,6 @@ def write(path: Path, converted: Converted, record: Mapping[str, Any], world: Wo
             run_directory.CONVERTED_FROM: {**record, "weights_sha256": manifest.files[checkpoint.WEIGHTS].sha256},
         }
         run_directory.write_json(partial / run_directory.ENVIRONMENT, environment)
-        check_new_run(path)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_new_run(path: Path) -> None:
-    """Raise a UserError if there is something at `path`: before the work whose result it shall hold."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    check_new(path)
 
 
 def config_of(path: Path, converted: Converted) -> PretrainConfig:

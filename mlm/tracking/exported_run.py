@@ -2,10 +2,9 @@
 
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -17,21 +16,22 @@ from configs.files import check_new, written_folder
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
+from mlm.distributed.world import World
 from mlm.interop import onnx
 from mlm.interop.export import Compared, architecture_of, compare, write
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import model_card, run_directory
-from mlm.tracking.model_card import ONNX, Facts
+from mlm.tracking.model_card import ONNX, Facts, Format
 from mlm.tracking.run_record import RunRecord
-from mlm.training.budget import TrainingProgress
+from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Observer
 from mlm.training.optim import Optimizer
+from tokenizer.cached_encoder import normalise_by
 from tokenizer.special_tokens import SpecialTokens
 
 FOLDER = "export"
 """Folder in a run of its last checkpoint's export, or of those of its checkpoints."""
 
-Format = Literal["transformers", "onnx"]
 USUAL_FORMATS: tuple[Format, ...] = ("transformers",)
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,8 @@ class Exported:
     path: Path
     architecture: str
     """Its name in the field, such as ModernBERT; ONNX if there is nothing else."""
-    compared: Compared
-    """Its comparison with the run's model; that of ONNX if there is nothing else."""
-    onnx: Compared | None = None
-    """The comparison of its ONNX file, if there is one."""
+    compared: Mapping[Format, Compared]
+    """Its comparison with the run's model, by the formats in it."""
 
 
 def export(
@@ -57,11 +55,14 @@ def export(
     licence: str | None = None,
     language: str | None = None,
     formats: Collection[Format] = USUAL_FORMATS,
+    replace: bool = False,
 ) -> Exported:
     """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
 
     The folder is read by transformers and compared with the run's model before it appears. Its model card names
     `licence` and `language`, if any. ONNX, among the `formats`, is a file in the folder; every model has that form.
+    With `replace`, a former folder `out` stands until the new one is whole. A converted encoder whose head is new, at
+    random weights, leaves without it.
 
     Raises:
         UserError: the model has no exact counterpart, `out` is there, a package is not installed, or `run` is no
@@ -72,31 +73,32 @@ def export(
         require("transformers", extra="hub", purpose="exports")
     if "onnx" in formats:
         onnx.check_installed()
-    check_new(out)
+    if not replace:
+        check_new(out)
     path = checkpoint.run_of(run)
     if run_directory.is_fine_tuning(path):
         raise UserError(f"{path} is a fine-tuning run: python -m finetune.export exports its classifier")
     folder = checkpoint.resolve(run)
     model, tokenizer, config = checkpoint.load_model(folder, torch.device("cpu"))
-    name = architecture_of(config.model) if "transformers" in formats else ONNX  # before anything is written
-    record = RunRecord.read(folder, tokenizer)
-    with written_folder(out) as partial:
+    record, name = RunRecord.read(folder, tokenizer), ONNX
+    if "transformers" in formats:  # before anything is written
+        name = architecture_of(config.model, **({} if record.converted_from is None else {"remedy": ""}))
+    with written_folder(out, replace=replace) as partial:
         compared = _write(partial, formats, model, tokenizer, record)
         special = SpecialTokens.of(tokenizer)
         facts = Facts(
-            name=out.name,
             architecture=name,
             record=record,
-            parameters=sum(weight.numel() for weight in model.parameters()),
+            parameters=sum(weight.numel() for weight in (model if record.has_head else model.encoder).parameters()),
             mask=tokenizer.id_to_token(special.mask) or "",
             cls_sep=special.adds_cls_sep,
-            compared=next(iter(compared.values())),
-            onnx=compared.get("onnx"),
+            lowercase=normalise_by(tokenizer.normalizer)("A") == "a",
+            compared=compared,
             licence=licence,
             language=language,
         )
         model_card.write(partial, facts)
-    return Exported(out, name, facts.compared, facts.onnx)
+    return Exported(out, name, compared)
 
 
 def _write(
@@ -104,12 +106,12 @@ def _write(
 ) -> dict[Format, Compared]:
     """Write a model in each format into `folder`; return its comparison with what is read there."""
     found: dict[Format, Compared] = {}
-    row_length = record.config.data.row_length
+    row_length, has_head, texts = record.config.data.row_length, record.has_head, record.heldout_sentences
     if "transformers" in formats:
-        write(folder, model, tokenizer, record.config.model, row_length)
-        found["transformers"] = compare(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+        write(folder, model, tokenizer, record.config.model, row_length, has_head=has_head)
+        found["transformers"] = compare(folder, model, tokenizer, row_length, texts(tokenizer))
     if "onnx" in formats:
-        found["onnx"] = onnx.export(folder, model, tokenizer, row_length, record.heldout_sentences(tokenizer))
+        found["onnx"] = onnx.export(folder, model, tokenizer, row_length, texts(tokenizer), has_head=has_head)
     return found
 
 
@@ -124,7 +126,7 @@ def export_at_end(run: Path, config: PretrainConfig) -> None:
     """Export the last checkpoint of a finished run if its configuration says so; a failure is a warning."""
     if config.export == "end":
         _try_to_export(checkpoint.newest(run), run / FOLDER)
-    elif config.export == "checkpoints":  # once more, for the results are in the model card now
+    elif config.export == "checkpoints":
         folder = checkpoint.newest(run)
         _try_to_export(folder, run / FOLDER / folder.name)
 
@@ -137,14 +139,18 @@ class CheckpointExports(Observer):
 
     def __init__(self, run: Path, writer: CheckpointWriter) -> None:
         """Export what `writer`, an observer before this one, saves."""
-        self.run, self.writer = run, writer
+        self.run, self.writer, self.length = run, writer, TrainingLength()
         self._prune()
+
+    def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
+        """Keep the length: the last checkpoint is exported later, with the results in its card."""
+        self.length = length
 
     def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Wait until the checkpoint is written, and export it."""
         self.writer.wait()
         folder = checkpoint.step_folder(self.run, progress.step)
-        if folder.is_dir():
+        if folder.is_dir() and not self.length.finished(progress):
             _try_to_export(folder, self.run / FOLDER / folder.name)
         self._prune()
 
@@ -160,9 +166,7 @@ def _try_to_export(folder: Path, out: Path) -> None:
     """Export a checkpoint in the place of a former export of it; a failure is a warning."""
     try:
         out.parent.mkdir(exist_ok=True)
-        if out.is_dir():
-            shutil.rmtree(out)
-        exported = export(folder, out)
+        exported = export(folder, out, replace=True)
     except Exception as error:  # transformers may raise any, and training is worth more
         reason = " ".join(str(error).split())
         logger.warning("%s NOT EXPORTED (%s): export it by python -m mlm.export %s OUT", folder.name, reason, folder)

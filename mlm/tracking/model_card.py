@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePath
-from typing import Any
-
-from huggingface_hub import ModelCard, ModelCardData
+from typing import Any, Literal
 
 from configs import dump
+from configs.extras import PROJECT
 from mlm.evaluation.results import shown
 from mlm.interop import onnx
 from mlm.interop.comparison import LARGEST
 from mlm.interop.export import Compared
-from mlm.tracking import run_directory
 from mlm.tracking.run_record import RunRecord
 from tokenizer.sources import Documentation
 
+Format = Literal["transformers", "onnx"]
+READERS: Mapping[Format, str] = {"transformers": "transformers", "onnx": "onnxruntime"}
+"""The library that an export in a format is compared by."""
 ONNX = "ONNX"
 """The architecture of a folder that holds nothing else."""
 FILE = "README.md"
@@ -49,8 +51,6 @@ _PAPERS = {
 class Facts:
     """The content of a model card."""
 
-    name: str
-    """Name of the exported folder."""
     architecture: str
     record: RunRecord
     parameters: int
@@ -58,25 +58,30 @@ class Facts:
     """The mask token."""
     cls_sep: bool
     """True if the tokenizer puts tokens before and behind a text."""
-    compared: Compared
-    onnx: Compared | None
+    lowercase: bool
+    """True if the tokenizer reads all text in lower case."""
+    compared: Mapping[Format, Compared]
     licence: str | None
     language: str | None
 
 
 def write(folder: Path, facts: Facts) -> None:
     """Write the model card into `folder`."""
-    language = "en" if isinstance(facts.record.config.text.source, Documentation) else None
+    from huggingface_hub import ModelCard, ModelCardData
+
+    record, has_head = facts.record, facts.record.has_head
+    own_text = record.converted_from is None and isinstance(record.config.text.source, Documentation)
+    by_head: dict[str, Any] = {"mask_token": facts.mask, "widget": [{"text": _example(facts)}]} if has_head else {}
     data = ModelCardData(
         license=facts.licence,
-        language=facts.language or language,
+        language=facts.language or ("en" if own_text and record.config.start_from is None else None),
         library_name="onnx" if facts.architecture == ONNX else "transformers",
-        pipeline_tag="fill-mask",
-        tags=["masked-language-modelling", facts.architecture.lower()],
-        mask_token=facts.mask,
-        widget=[{"text": _example(facts)}],
+        pipeline_tag="fill-mask" if has_head else "feature-extraction",
+        tags=["masked-language-modeling" if has_head else "feature-extraction", facts.architecture.lower()],
+        **by_head,
     )
-    sections = (_opening, _use, _onnx, _text, _training, _results, _exactness, _limitations, _citation)
+    origin = (_text, _training, _results) if record.converted_from is None else (_origin,)
+    sections = (_opening, _use, _onnx, *origin, _exactness, _limitations, _citation)
     body = "\n\n".join("\n".join(section(facts)) for section in sections)
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save(folder / FILE)
 
@@ -86,49 +91,92 @@ def _example(facts: Facts) -> str:
 
 
 def _opening(facts: Facts) -> Iterator[str]:
-    config, environment = facts.record.config, facts.record.environment
-    yield f"# {config.name}\n"
-    if origin := environment.get(run_directory.CONVERTED_FROM):
-        # The place of a folder is nobody else's business; a name on the hub has at most one slash, and no dot first.
-        name = origin["name"] if _HUB_NAME.fullmatch(origin["name"]) else PurePath(origin["name"]).name
+    record, config = facts.record, facts.record.config
+    if record.converted_from is not None:
+        name = _public(record.converted_from["name"])
+        yield f"# {name}\n"
         yield f"The published encoder {name}, its weights taken into another program and back, in the form of"
     else:
-        start = environment.get("started_from", {}).get("weights_sha256")
-        begun = f"from the weights with the SHA-256 {start}" if start else "from random weights"
-        yield f"The encoder of the run `{config.name}`, pretrained {begun} by masked language modelling, in the form of"
+        yield f"# {config.name}\n"
+        yield f"The encoder of the run `{config.name}`, pretrained from {_beginning(facts)} by masked language"
+        yield "modelling, in the form of"
     if facts.architecture == ONNX:
         yield "ONNX."
     else:
         yield f"{facts.architecture} in transformers. It needs no code beside that of transformers."
+    if not record.has_head:
+        yield "\nIt is an encoder alone: the published one has no head that predicts hidden words."
+
+
+def _public(name: str) -> str:
+    """Return a name without folders, whose place is nobody else's business; on the hub it has at most one slash."""
+    return name if _HUB_NAME.fullmatch(name) else PurePath(name).name
+
+
+def _beginning(facts: Facts) -> str:
+    """Return the weights that training began from, in words."""
+    if facts.record.config.start_from is None:
+        return "random weights"
+    sha256 = facts.record.environment.get("started_from", {}).get("weights_sha256", "not recorded")
+    published = facts.record.begun_from()
+    earlier = "other weights" if published is None else f"those of the published encoder {_public(published)}"
+    return f"{earlier} (SHA-256: {sha256})"
+
+
+def _origin(facts: Facts) -> Iterator[str]:
+    """Tell of a published encoder, whose training is not known here."""
+    record = facts.record.converted_from
+    assert record is not None
+    known = {
+        "published encoder": _public(record["name"]),
+        "revision": record.get("revision"),
+        "architecture in its config.json": record.get("model_type"),
+        "parameters": f"{facts.parameters:,}",
+        "row length": f"{facts.record.config.data.row_length} tokens",
+        "words added to the vocabulary": record.get("added_words") or None,
+    }
+    yield "## Origin\n\nIts text and its training are described where it was published. It was converted as it is:\n"
+    yield from _bullets({name: value for name, value in known.items() if value is not None})
+    yield from (f"- {remark[:1].upper()}{remark[1:]}." for remark in record.get("remarks", ()))
 
 
 def _use(facts: Facts) -> Iterator[str]:
     if facts.architecture == ONNX:
         return
-    yield f"""## Use
-
-In the folder that holds this one:
-
-```python
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
-
-fill_mask = pipeline("fill-mask", model="{facts.name}")
+    names, fill_mask = "AutoModel, AutoTokenizer", ""
+    advice = "; train it\nbefore use" if facts.record.converted_from is None else ""
+    if facts.record.has_head:
+        names += ", pipeline"
+        fill_mask = f"""fill_mask = pipeline("fill-mask", model=".")
 print([guess["token_str"] for guess in fill_mask("{_example(facts)}")])
 
-tokenizer = AutoTokenizer.from_pretrained("{facts.name}")
-encoder = AutoModel.from_pretrained("{facts.name}")
+"""
+    yield f"""## Use
+
+In this folder:
+
+```python
+from transformers import {names}
+
+{fill_mask}tokenizer = AutoTokenizer.from_pretrained(".")
+encoder = AutoModel.from_pretrained(".")
 inputs = tokenizer(["One sentence.", "Another, longer sentence."], padding=True, truncation=True, return_tensors="pt")
 print(encoder(**inputs).last_hidden_state.shape)
 ```
 
-For a classifier, `AutoModelForSequenceClassification.from_pretrained("{facts.name}", num_labels=2)` gives a new head to
-train. For sentence vectors, `SentenceTransformer("{facts.name}")` of sentence-transformers takes the mean of the hidden
-states; train it before use."""
+For a classifier, `AutoModelForSequenceClassification.from_pretrained(".", num_labels=2)` gives a new head to train. For
+sentence vectors, `SentenceTransformer(".")` of sentence-transformers takes the mean of the hidden states{advice}."""
 
 
 def _onnx(facts: Facts) -> Iterator[str]:
-    if facts.onnx is None:
+    if "onnx" not in facts.compared:
         return
+    outputs, shown_output = "hidden", "print(hidden.shape)"
+    given = [f"`{name}`" for kind, name in onnx.OUTPUTS if kind in facts.compared["onnx"].differences]
+    if facts.record.has_head:
+        outputs = "scores, hidden"
+        shown_output = f"""place = encoded.ids.index(tokenizer.token_to_id("{facts.mask}"))
+print([tokenizer.decode([token]) for token in scores[0, place].argsort()[::-1][:5]])"""
     yield f"""## Use by onnxruntime
 
 `{onnx.FILE.as_posix()}` takes any number and length of texts, and needs onnxruntime and tokenizers alone. In this
@@ -143,13 +191,11 @@ session = onnxruntime.InferenceSession("{onnx.FILE.as_posix()}", providers=["CPU
 tokenizer = Tokenizer.from_file("tokenizer.json")
 encoded = tokenizer.encode("{_example(facts)}")
 ids = np.array([encoded.ids], np.int64)
-scores, hidden = session.run(["logits", "last_hidden_state"], {{"input_ids": ids, "attention_mask": np.ones_like(ids)}})
-place = encoded.ids.index(tokenizer.token_to_id("{facts.mask}"))
-print([tokenizer.decode([token]) for token in scores[0, place].argsort()[::-1][:5]])
+[{outputs}] = session.run(None, {{"input_ids": ids, "attention_mask": np.ones_like(ids)}})
+{shown_output}
 ```
 
-`attention_mask` is 0 at padding. Compared with the run as below, by onnxruntime: the largest difference of a score is
-{facts.onnx.differences["scores"]}, and that of a last hidden state {facts.onnx.differences["hidden states"]}."""
+`attention_mask` is 0 at padding. Outputs: {", ".join(given)}."""
 
 
 def _text(facts: Facts) -> Iterator[str]:
@@ -193,6 +239,8 @@ def _training(facts: Facts) -> Iterator[str]:
         yield f"- not recorded: {', '.join(missing)}"
     yield "\nSettings:\n\n```yaml"
     for name in SECTIONS_SHOWN:
+        if name == "vocabulary" and record.config.data.tokenizer is not None:
+            continue  # no vocabulary was learned
         section = getattr(record.config, name)
         yield f"{name}:\n" + "\n".join(f"  {line}" for line in dump(section).rstrip("\n").splitlines())
     yield "```"
@@ -217,14 +265,16 @@ def _results(facts: Facts) -> Iterator[str]:
 
 
 def _exactness(facts: Facts) -> Iterator[str]:
-    found, reader = facts.compared, "onnxruntime" if facts.architecture == ONNX else "transformers"
+    found = next(iter(facts.compared.values()))
     texts = "of the run's held-out text" if found.heldout else "general sentences"
     yield f"""## Compared with the run
 
-At the export, {reader} read this folder and was compared with the run's own model in float32, on {found.texts} texts
-({texts}), alone and padded:
+At the export, this folder was read and compared with the run's own model in float32, on {found.texts} texts ({texts}),
+alone and padded:
 """
-    yield from (f"- largest difference of {kind}: {difference}" for kind, difference in found.differences.items())
+    for name, compared in facts.compared.items():
+        for kind, difference in compared.differences.items():
+            yield f"- largest difference of {kind} in {READERS[name]}: {difference}"
     yield f"\nAn export fails over {LARGEST:.0e}."
 
 
@@ -232,11 +282,15 @@ def _limitations(facts: Facts) -> Iterator[str]:
     config = facts.record.config
     encoder, length = config.model.encoder, config.data.row_length
     yield "## Limitations\n"
-    yield f"- It was trained on texts of at most {length} tokens; longer ones are to be truncated (`truncation=True`)."
-    yield "- It knows the language and the topics of the text above alone, and repeats the biases of that text."
-    if config.vocabulary.lowercase and run_directory.CONVERTED_FROM not in facts.record.environment:
+    yield f"- It takes texts of at most {length} tokens; longer ones are to be truncated (`truncation=True`)."
+    if converted := facts.record.converted_from is not None:
+        yield "- License, uses and biases are those of the published encoder."
+    else:
+        text = "the text above" if config.start_from is None else "the text above and of that of its first weights"
+        yield f"- It knows the language and the topics of {text} alone, and repeats the biases of that text."
+    if facts.lowercase:
         yield "- It reads all text in lower case."
-    if not facts.cls_sep:
+    if not facts.cls_sep and not converted:
         yield "- It was trained without tokens before and behind a text: take the mean of the hidden states for a text."
     if facts.architecture == "BERT":
         yield "- `AutoModel` warns that the pooler is new: masked language modelling trains none."
@@ -245,19 +299,20 @@ def _limitations(facts: Facts) -> Iterator[str]:
         yield "- The run's layers have no gates: here each has a constant gate of 1, which further training changes."
     if facts.architecture == "ModernBERT" and not config.model.transform:
         yield "- The run's head has no dense layer: here one changes nothing until it is trained further."
-    if facts.licence is None:
-        yield "- No licence was given at the export."
+    if facts.licence is None and not converted:
+        yield "- No license was given at the export."
 
 
 def _citation(facts: Facts) -> Iterator[str]:
-    version = metadata.version("mlm")
+    version = ""
+    with suppress(metadata.PackageNotFoundError):  # a checkout need not be installed
+        version = f",\n  version = {{{metadata.version(PROJECT)}}}"
     yield f"""## Citation
 
 ```bibtex
 @software{{mlm,
   title = {{mlm: pretrain text encoders from scratch with masked language modelling}},
-  author = {{{{The mlm authors}}}},
-  version = {{{version}}}
+  author = {{{{The mlm authors}}}}{version}
 }}
 
 {_PAPERS.get(facts.architecture, "")}

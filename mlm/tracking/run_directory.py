@@ -188,7 +188,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that `write_json` wrote, or raise a UserError if it is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({error}): put it back from a copy") from error
     if not isinstance(values, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object")

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,21 +39,42 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: Path, tokenizer: Tokenizer) -> "RunRecord":
-        """Return the record of a checkpoint, whose run may be gone."""
+        """Return the record of a checkpoint, whose run may be gone; a UserError if a file of it is damaged."""
         run, manifest = checkpoint.run_of(folder), read_manifest(folder)
         config = read(PretrainConfig, folder / checkpoint.CONFIG)
-        environment, results, progress = dict[str, Any](), dict[str, Any](), dict[str, Any]()
-        with suppress(UserError):
-            environment = run_directory.read_json(run / run_directory.ENVIRONMENT)
-        with suppress(UserError):
-            results = run_directory.read_json(run / run_directory.RESULTS)
+        environment, results = (
+            run_directory.read_json(path) if path.exists() else dict[str, Any]()
+            for path in (run / run_directory.ENVIRONMENT, run / run_directory.RESULTS)
+        )
+        progress = dict[str, Any]()
         for record, _ in run_directory.records_newest_first(run / run_directory.METRICS):
             if record["side"] == "train" and record["step"] == manifest.step:
                 progress = record
                 break
         results = results if results.get("steps") == manifest.step else {}
-        shards = _shards(config, Recorded.of(run, folder, environment.get("data", {})), tokenizer)
+        shards = None
+        if run_directory.CONVERTED_FROM not in environment:
+            shards = _shards(config, Recorded.of(run, folder, environment.get("data", {})), tokenizer)
         return cls(config, manifest, environment, results, progress, shards)
+
+    @property
+    def converted_from(self) -> Mapping[str, Any] | None:
+        """The record of the published encoder that the model is, if it was not trained here."""
+        return self.environment.get(run_directory.CONVERTED_FROM)
+
+    @property
+    def has_head(self) -> bool:
+        """False if the masked-LM head is at random weights, because a published encoder has none."""
+        return self.converted_from is None or bool(self.converted_from.get("has_head", True))
+
+    def begun_from(self) -> str | None:
+        """Return the name of the published encoder that training began from, as far as the runs between are at hand."""
+        environment = self.environment
+        while "started_from" in environment:
+            path = checkpoint.run_of(Path(environment["started_from"]["checkpoint"])) / run_directory.ENVIRONMENT
+            environment = run_directory.read_json(path) if path.exists() else {}
+        name: str | None = environment.get(run_directory.CONVERTED_FROM, {}).get("name")
+        return name
 
     def heldout_sentences(self, tokenizer: Tokenizer) -> Iterator[str]:
         """Yield the held-out sentences of the run's text; none if it is not at hand."""

@@ -223,14 +223,13 @@ class MLflow(Tracker):
         number = experiment.experiment_id if experiment else self.client.create_experiment(name, artifacts)
         if tracked.id is None:
             tags = {"mlflow.source.name": str(tracked.run), "group": tracked.run.name}
-            self._id = self.client.create_run(number, run_name=tracked.name, tags=tags).info.run_id
+            self.id = self.client.create_run(number, run_name=tracked.name, tags=tags).info.run_id
             settings = [Param(key, str(value)) for key, value in _flat(tracked.config)]
             for start in range(0, len(settings), MOST_PARAMETERS):
-                self.client.log_batch(self._id, params=settings[start : start + MOST_PARAMETERS])
+                self.client.log_batch(self.id, params=settings[start : start + MOST_PARAMETERS])
         else:
-            self._id = tracked.id
-            self.client.update_run(self._id, status="RUNNING")
-        self.id = self._id
+            self.id = tracked.id
+            self.client.update_run(self.id, status="RUNNING")
         self.where = store or f"mlflow ui --backend-store-uri sqlite:///{folder / 'mlflow.db'}"
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -238,19 +237,19 @@ class MLflow(Tracker):
 
         now = int(time.time() * 1000)
         points = [Metric(NOT_IN_MLFLOW.sub("_", name), value, now, step) for name, value in metrics.items()]
-        self.client.log_batch(self._id, points)
+        self.client.log_batch(self.id, points)
 
     def log_text(self, name: str, text: str, step: int) -> None:
-        self.client.log_text(self._id, text, f"{name}/step-{step:08}.txt")
+        self.client.log_text(self.id, text, f"{name}/step-{step:08}.txt")
 
     def log_picture(self, name: str, path: Path) -> None:
-        self.client.log_artifact(self._id, str(path))
+        self.client.log_artifact(self.id, str(path))
 
     def conclude(self, results: Mapping[str, Any], step: int) -> None:
         self.log(dict(_numbers(results)), step)
 
     def close(self, *, finished: bool) -> None:
-        self.client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
+        self.client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
 
 
 class Trackio(Tracker):

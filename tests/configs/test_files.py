@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -137,3 +138,23 @@ def test_a_full_temporary_folder_is_named_with_its_variable(error: Exception) ->
         raise error
     with pytest.raises(FileNotFoundError), files.temporary():
         raise FileNotFoundError(errno.ENOENT, "no such file", "text.txt")
+
+
+def test_a_signal_leaves_no_half_written_folder(tmp_path: Path) -> None:
+    former = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised, files.written_folder(tmp_path / "out"):
+            signal.raise_signal(signal.SIGTERM)
+        assert raised.value.args == (signal.SIGTERM,)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [None, "file"])
+def test_a_full_disk_names_the_folder_and_not_its_partial_name(tmp_path: Path, place: str | None) -> None:
+    with pytest.raises(OSError, match="No space") as raised, files.written_folder(tmp_path / "out") as partial:
+        raise OSError(errno.ENOSPC, "No space left", *([] if place is None else [str(partial / place)]))
+    assert raised.value.filename == str(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

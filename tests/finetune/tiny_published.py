@@ -1,6 +1,6 @@
 """Published encoders of every architecture, tiny and randomly initialised, saved to disk with a tokenizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.encoders.encoder import TextEncoder
 from finetune.encoders.published import PublishedEncoder, load_published
+from mlm.benchmark import parity
 
 WORDS = (
     "and",
@@ -62,7 +63,6 @@ class Kind:
     """An architecture: its class in transformers, its tokenizer's marks, and what is to come out."""
 
     model: str
-    config: str
     marks: Marks
     layers: int = 2
     """Levels of the layers."""
@@ -75,18 +75,17 @@ class Kind:
 
 
 KINDS = {
-    "bert": Kind("BertModel", "BertConfig", BERTS),
-    "bert_classifier": Kind("BertForSequenceClassification", "BertConfig", BERTS),
-    "roberta": Kind("RobertaModel", "RobertaConfig", ROBERTAS, longest=LONGEST - 2, typed=False),
-    "xlm_roberta": Kind("XLMRobertaModel", "XLMRobertaConfig", ROBERTAS, longest=LONGEST - 2, typed=False),
-    "ernie": Kind("ErnieModel", "ErnieConfig", BERTS, settings={"use_task_id": True}),
-    "albert": Kind("AlbertModel", "AlbertConfig", BERTS, layers=1, settings={"embedding_size": 8}),
-    "xlnet": Kind("XLNetModel", "XLNetConfig", XLNETS, longest=8192, settings={"d_inner": 32, "d_head": 8}, usual=()),
-    "electra": Kind("ElectraModel", "ElectraConfig", BERTS, settings={"embedding_size": 8}),
-    "modernbert": Kind("ModernBertModel", "ModernBertConfig", BERTS, typed=False, settings={"local_attention": 4}),
+    "bert": Kind("BertModel", BERTS),
+    "bert_classifier": Kind("BertForSequenceClassification", BERTS),
+    "roberta": Kind("RobertaModel", ROBERTAS, longest=LONGEST - 2, typed=False),
+    "xlm_roberta": Kind("XLMRobertaModel", ROBERTAS, longest=LONGEST - 2, typed=False),
+    "ernie": Kind("ErnieModel", BERTS, settings={"use_task_id": True}),
+    "albert": Kind("AlbertModel", BERTS, layers=1, settings={"embedding_size": 8}),
+    "xlnet": Kind("XLNetModel", XLNETS, longest=8192, settings={"d_inner": 32, "d_head": 8}, usual=()),
+    "electra": Kind("ElectraModel", BERTS, settings={"embedding_size": 8}),
+    "modernbert": Kind("ModernBertModel", BERTS, typed=False, settings={"local_attention": 4}),
     "distilbert": Kind(
         "DistilBertModel",
-        "DistilBertConfig",
         BERTS,
         typed=False,
         settings={"hidden_dim": 32},
@@ -94,7 +93,6 @@ KINDS = {
     ),
     "deberta": Kind(
         "DebertaV2Model",
-        "DebertaV2Config",
         BERTS,
         typed=False,
         settings={"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False},
@@ -129,28 +127,19 @@ def save(folder: Path, name: str, model: str | None = None) -> Path:
     """Save a tiny model of the kind `name` with its tokenizer; `model` is another class with the same trunk."""
     kind = KINDS[name]
     words = tokenizer(kind.marks)
-    config = getattr(transformers, kind.config)(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=words.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=None,
+    settings = {
+        "vocab_size": len(words),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "pad_token_id": words.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": None,
         **({"type_vocab_size": 1} if kind.marks is ROBERTAS else {}),
         **{name: SIZES[name] for name in kind.usual},
         **(kind.settings or {}),
-    )
-    torch.manual_seed(0)
-    build: Callable[[Any], Any] = getattr(transformers, model or kind.model)
-    made = build(config)
-    for parameter in made.parameters():  # the usual 0.02 would hide differences
-        torch.nn.init.normal_(parameter, std=0.3)
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    made.save_pretrained(folder)
-    transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    words.save_pretrained(str(folder))
-    return folder
+    }
+    return parity.save_random(folder, model or kind.model, settings, words)
 
 
 def rows(encoder: TextEncoder, texts: Sequence[tuple[str, ...]], length: int = 0) -> tuple[Tensor, Tensor, Tensor]:

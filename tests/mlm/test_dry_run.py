@@ -1,7 +1,11 @@
 """The estimates of memory and communication in the preview."""
 
+import pytest
+
 from mlm import dry_run
 from mlm.model.encoder import EncoderConfig
+from tests.tokenizer.published import published
+from tests.tokenizer.samples import prose
 
 
 def test_communication_is_bytes_over_bandwidth_beside_computing() -> None:
@@ -18,3 +22,14 @@ def test_every_thread_has_gradients_and_activations_of_its_own() -> None:
     # a weight, two moments and, of each thread, a gradient of 4 bytes and a copy in bfloat16
     assert (one.pop("weights and optimizer"), three.pop("weights and optimizer")) == (1000 * 18, 1000 * 30)
     assert three == {part: 3 * number for part, number in one.items()}
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "xlm_roberta"])
+def test_tokens_one_after_the_other_read_as_the_text_that_they_are_decoded_to(name: str) -> None:
+    tokenizer = published(name)
+    for line in prose(30):
+        ids = tokenizer.encode(line, add_special_tokens=False).ids
+        pieces = [
+            dry_run.added_text(tokenizer, ids[max(place - 1, 0) : place], ids[place]) for place in range(len(ids))
+        ]
+        assert "".join(pieces) == tokenizer.decode(ids)

@@ -1,4 +1,4 @@
-"""Sources of text: the documentation of the installed Python, local files, PyPI packages, the hub.
+"""Sources of text: the documentation of the installed Python, files, PyPI packages, the hub.
 
 Here: the union of sources, the one reader of files and tables, and the one module that asks the hub for data.
 Not here: cleaning, encoding, and anything that knows a task.
@@ -9,15 +9,15 @@ import hashlib
 import importlib.metadata
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field
 
 from configs import Config, Texts, UserError, listed
-from tokenizer.sources import documentation, hub, readers
-from tokenizer.sources.files import Watch, status
+from tokenizer.sources import documentation, files, hub, readers, remote
+from tokenizer.sources.files import AnyPath, Watch, status
 from tokenizer.sources.readers import TextFileConfig, log_once
 
 
@@ -46,11 +46,10 @@ class _TextFiles(TextFileConfig):
         """Return a hash of the files' contents and formats and of how they are read, not of their places."""
         parts = [self.model_dump_json(include=set(TextFileConfig.model_fields))]
         for path in self._files():
-            with path.open("rb") as file:
-                parts += [readers.fingerprint_of_format(path), hashlib.file_digest(file, "sha256").hexdigest()]
+            parts += [readers.fingerprint_of_format(path), files.digest(path)]
         return hash_texts(*parts)
 
-    def _documents(self, paths: list[Path]) -> Iterator[Document]:
+    def _documents(self, paths: Sequence[AnyPath]) -> Iterator[Document]:
         empty = []
         for path in paths:
             found = map(Document, readers.texts(path, self))
@@ -66,7 +65,7 @@ class _TextFiles(TextFileConfig):
             log_once(f"{len(empty):,} of {len(paths):,} files are empty and passed over: {listed(empty)}")
 
     @abstractmethod
-    def _files(self) -> list[Path]: ...
+    def _files(self) -> Sequence[AnyPath]: ...
 
 
 class Documentation(Config):
@@ -90,24 +89,33 @@ class Documentation(Config):
 
 
 class Files(_TextFiles):
-    """Local files: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
+    """Files, local or of a store: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
     paths: Texts = ()
-    """Files or glob patterns ('**' matches any depth of folders); read in this order, a pattern's by name, and each
-    file once, however many names and links it has."""
+    """Files, glob patterns ('**' matches any depth of folders), or addresses of either that fsspec opens, such as
+    s3://bucket/*.txt; read in this order, a pattern's by name, and each file once, however many names and links it
+    has."""
 
     def absolute(self) -> Self:
         """Return the same files by paths that hold in any working directory."""
         here = glob.escape(str(Path.cwd()))
-        absolute = [str(Path(path).absolute() if Path(path).exists() else Path(here, path)) for path in self.paths]
+        absolute = [
+            name if remote.is_remote(name) else str(Path(name).absolute() if Path(name).exists() else Path(here, name))
+            for name in map(files.without_scheme, self.paths)
+        ]
         return self.model_copy(update={"paths": tuple(absolute)})
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> list[AnyPath]:
         if not self.paths:
             raise UserError("no files are named: set text.source.paths to files or glob patterns")
-        found: dict[tuple[int, int], Path] = {}
-        for pattern in self.paths:
+        found: dict[object, AnyPath] = {}
+        patterns = list(map(files.without_scheme, self.paths))
+        stores = remote.find_each(list(filter(remote.is_remote, patterns)))
+        for pattern in patterns:
+            if pattern in stores:
+                found |= {path: path for path in stores[pattern] if path not in found}
+                continue
             is_name = os.path.lexists(pattern)
             matches = [pattern] if is_name else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
             paths = [path for path in map(Path, matches) if is_name or not path.is_dir()]

@@ -1,4 +1,4 @@
-"""Open local files: regular ones only, decompressed, decoded and cut into lines, and watched for changes.
+"""Open files of text: regular ones only, decompressed, decoded and cut into lines, and watched for changes.
 
 A file that is missing, a pipe, damaged or no text is a UserError that names it, and the line and byte where there are
 such.
@@ -6,6 +6,7 @@ such.
 
 import codecs
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -19,7 +20,10 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from configs import UserError
+from tokenizer.sources import remote
+from tokenizer.sources.remote import Remote
 
+AnyPath = Path | Remote
 _BUFFER_BYTES = 1 << 20
 _SEARCHED_BYTES = 1 << 16
 _BYTE_ORDER_MARKS = {
@@ -51,7 +55,7 @@ class Watch:
     Where they have changed, an error of the reader gives way to the one that says so.
     """
 
-    def __init__(self, files: Callable[[], Iterable[Path]]) -> None:
+    def __init__(self, files: Callable[[], Iterable[AnyPath]]) -> None:
         """Note the sizes and times of the files that `files` lists, now and in each later check."""
         self._files = files
         self._before = self._states()
@@ -73,16 +77,43 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is None or isinstance(error, UserError | OSError):
+        if error is None or (isinstance(error, UserError | OSError) and not isinstance(error, ConnectionError)):
             self.check()
 
-    def _states(self) -> dict[Path, tuple[int, int, int]]:
-        states = {}
+    def _states(self) -> dict[AnyPath, tuple[object, ...]]:
+        states: dict[AnyPath, tuple[object, ...]] = {}
         for path in self._files():
+            if isinstance(path, Remote):
+                states[path] = path.version
+                continue
             with suppress(OSError):  # the reader names it
                 found = path.stat()
                 states[path] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         return states
+
+
+def without_scheme(name: str) -> str:
+    """Return the path that a file:// address stands for; any other name stays."""
+    return name.removeprefix("file://")
+
+
+def located(name: str | Path) -> AnyPath:
+    """Return the local path, or the file of a store, of that name or address."""
+    name = without_scheme(str(name))
+    if not remote.is_remote(name):
+        return Path(name)
+    first, *others = remote.find(name)
+    if others:
+        raise UserError(f"{name} matches {len(others) + 1:,} files: name one")
+    return first
+
+
+def digest(path: AnyPath) -> str:
+    """Return a hash of the file's content, or where its store tells its version, of that."""
+    if isinstance(path, Remote) and (version := path.version)[1:]:
+        return " ".join([str(path), *version])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def status(path: Path) -> os.stat_result:
@@ -99,7 +130,7 @@ def status(path: Path) -> os.stat_result:
     return found
 
 
-def suffixes(path: Path) -> tuple[str, str]:
+def suffixes(path: AnyPath) -> tuple[str, str]:
     """Return the last suffix but for a compression's, and the compression's, in small letters."""
     before, last = ["", "", *path.suffixes][-2:]
     kind, compression = (before, last) if last.lower() in COMPRESSIONS else (last, "")
@@ -107,9 +138,10 @@ def suffixes(path: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
+def opened(path: AnyPath) -> Iterator[io.BufferedReader]:
     """Open the file for reading its decompressed bytes; damage found while reading is a UserError."""
-    status(path)
+    if isinstance(path, Path):
+        status(path)
     try:
         raw = path.open("rb")
     except OSError as error:
@@ -121,6 +153,8 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             if not compression and (what := next(found, "")):
                 raise UserError(f"{path} is {what}")
             yield io.BufferedReader(COMPRESSIONS[compression](raw), _BUFFER_BYTES) if compression else raw
+    except ConnectionError:
+        raise
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if "too much memory" in str(error):
             raise UserError(
@@ -172,7 +206,7 @@ def _zstd(file: BinaryIO) -> Any:
 COMPRESSIONS: dict[str, Callable[[BinaryIO], Any]] = {".gz": gzip.open, ".xz": _XzFile, ".zst": _zstd}
 
 
-def is_utf8(path: Path) -> bool:
+def is_utf8(path: AnyPath) -> bool:
     """Return True if the file is valid UTF-8 and has more than ASCII, so that it can hardly be anything else."""
     beyond_ascii = False
     with opened(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as reader:
@@ -186,7 +220,7 @@ def is_utf8(path: Path) -> bool:
     return beyond_ascii
 
 
-def has_lone_returns(path: Path) -> bool:
+def has_lone_returns(path: AnyPath) -> bool:
     """Return True if a carriage return without a line feed ends a line at the beginning of the file."""
     with opened(path) as file:
         beginning = file.read(_SEARCHED_BYTES)
@@ -194,7 +228,7 @@ def has_lone_returns(path: Path) -> bool:
 
 
 def lines(
-    path: Path, file: io.BufferedReader, encoding: str, mend: str, *, replace: bool = False, longest: int = -1
+    path: AnyPath, file: io.BufferedReader, encoding: str, mend: str, *, replace: bool = False, longest: int = -1
 ) -> Iterator[str]:
     r"""Yield the decoded lines with their ends: \n, \r\n or \r.
 
@@ -218,7 +252,7 @@ def lines(
         raise UserError(f"{path}, {place}: invalid {name}: {mend}") from error
 
 
-def _place_of_fault(path: Path, encoding: str, errors: str) -> str:
+def _place_of_fault(path: AnyPath, encoding: str, errors: str) -> str:
     """Return the line and byte at which decoding fails or a NUL stands, having read the file again up to there."""
     decoder, newlines = codecs.getincrementaldecoder(encoding)(errors), io.IncrementalNewlineDecoder(None, True)
     line, offset, step = 1, 0, _SEARCHED_BYTES

@@ -1,4 +1,4 @@
-"""Read texts and tables out of local files: the one reader of pretraining text and of labelled data.
+"""Read texts and tables out of files: the one reader of pretraining text and of labelled data.
 
 The name of a file tells its format: .txt, .jsonl, .csv, .tsv or .parquet, alone or followed by .gz, .xz or .zst.
 An unknown format or encoding, a missing or repeated column, a row of another length, a line that is no JSON: each is a
@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from configs import Config, Texts, UserError, listed
 from configs.files import temporary
 from tokenizer.sources import files
-from tokenizer.sources.files import COMPRESSIONS, Watch, suffixes
+from tokenizer.sources.files import COMPRESSIONS, AnyPath, Watch, suffixes
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _RULES = {".tsv": "2"}
 """Version of the rules by which a format is read, from the second on: raised when the same file gives other texts."""
 _RETURNS = "r"
-"""Added to it for files of lines that end in carriage returns alone, which once ended none."""
+"""Added to it for local files of lines that end in carriage returns alone, which once ended none."""
 
 
 class TextFileConfig(Config):
@@ -106,13 +106,13 @@ class _Options:
         """The columns of which there must be one only."""
         return (*self.columns, *self.optional)
 
-    def lines(self, path: Path, file: io.BufferedReader, longest: int = -1) -> Iterator[str]:
+    def lines(self, path: AnyPath, file: io.BufferedReader, longest: int = -1) -> Iterator[str]:
         """Yield the lines of a file, as `files.lines` does."""
         replace = self.replace_invalid
         return files.lines(path, file, self.encoding, self.mend_bytes, replace=replace, longest=longest)
 
 
-def texts(path: Path, config: TextFileConfig) -> Iterator[str]:
+def texts(path: AnyPath, config: TextFileConfig) -> Iterator[str]:
     """Yield the texts of the file at `path` in order, without blank ones; one that is too long comes in parts."""
     options = _Options(config.columns or ("text",), replace_invalid=config.invalid_utf8 == "replace")
     if suffixes(path)[0] != ".txt":
@@ -134,7 +134,7 @@ def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
 
 
 def read_table(
-    path: Path,
+    path: str | Path,
     columns: Sequence[str],
     config: TableConfig,
     *,
@@ -144,22 +144,24 @@ def read_table(
 ) -> list[dict[str, str]]:
     """Return the rows of the table at `path`: each value as text, a missing one as the empty text.
 
-    The named columns must be there and hold single values; the `optional` ones may be missing, and the others are left
-    out unless `all_columns`. The first line of a .csv file tells its separator: comma, semicolon, tab or |. `encoding`
-    is that of this file; without it the file is UTF-8 if it is valid UTF-8 beyond ASCII, else `config.encoding`.
+    The path may be an address that fsspec opens. The named columns must be there and hold single values; the `optional`
+    ones may be missing, and the others are left out unless `all_columns`. The first line of a .csv file tells its
+    separator: comma, semicolon, tab or |. `encoding` is that of this file; without it the file is UTF-8 if it is valid
+    UTF-8 beyond ASCII, else `config.encoding`.
     """
     mend = "name the columns in data.text, data.pair and data.label, or those of a file without names in data.header"
-    with Watch(lambda: [path]):
+    found = files.located(path)
+    with Watch(lambda: [files.located(path)]):
         options = _Options(
             columns,
             optional,
             all_columns,
             config.header,
-            _encoding_of(path, config.encoding) if encoding is None else _known(encoding),
+            _encoding_of(found, config.encoding) if encoding is None else _known(encoding),
             mend_columns=mend,
             mend_bytes=f"convert it, or {'set data.encoding' if encoding is None else 'name its encoding: --encoding'}",
         )
-        return text_rows(_rows(path, options), columns, str(path), mend, None if all_columns else options.wanted)
+        return text_rows(_rows(found, options), columns, str(path), mend, None if all_columns else options.wanted)
 
 
 def text_rows(
@@ -211,16 +213,16 @@ def number_text(value: Decimal) -> str:
     return format(value, "f") if value else "0"
 
 
-def format_of(path: Path) -> str:
+def format_of(path: AnyPath) -> str:
     """Return the part of the file's name that tells its format, such as .csv.gz; empty where no reader knows it."""
     kind, compression = suffixes(path)
     return f"{kind}{compression}" if kind in _KINDS else ""
 
 
-def fingerprint_of_format(path: Path) -> str:
+def fingerprint_of_format(path: AnyPath) -> str:
     """Return the format of a file and the version of the rules by which it is read, for fingerprints."""
     kind = suffixes(path)[0]
-    has_returns = kind in (".txt", ".tsv") and files.has_lone_returns(path)
+    has_returns = kind in (".txt", ".tsv") and isinstance(path, Path) and files.has_lone_returns(path)
     return format_of(path) + _RULES.get(kind, "") + (_RETURNS if has_returns else "")
 
 
@@ -230,7 +232,7 @@ def log_once(message: str) -> None:
     logger.info("%s", message)
 
 
-def _encoding_of(path: Path, named: str) -> str:
+def _encoding_of(path: AnyPath, named: str) -> str:
     """Return the encoding of a table that is in UTF-8 or the one that is named."""
     is_utf8 = codecs.lookup(_known(named)).name.startswith("utf-8")
     if is_utf8 or suffixes(path)[0] == ".parquet" or not files.is_utf8(path):
@@ -247,7 +249,7 @@ def _known(encoding: str) -> str:
     return encoding
 
 
-def _documents(lines: Iterable[str], path: Path, *, paragraphs: bool) -> Iterator[str]:
+def _documents(lines: Iterable[str], path: AnyPath, *, paragraphs: bool) -> Iterator[str]:
     """Yield the lines, or the paragraphs that blank lines separate; one that is too long comes in parts."""
     held = ""
     for line in lines:
@@ -262,7 +264,7 @@ def _documents(lines: Iterable[str], path: Path, *, paragraphs: bool) -> Iterato
     yield held
 
 
-def _parts(text: str, path: Path) -> Iterator[str]:
+def _parts(text: str, path: AnyPath) -> Iterator[str]:
     """Yield a text in parts of at most `LONGEST_DOCUMENT` characters, which end with a sentence or at least a word."""
     start = 0
     while len(text) - start > LONGEST_DOCUMENT:
@@ -308,7 +310,7 @@ def _any_text(row: Row, name: str, *, required: bool) -> str:
     return str(value) if required else _SURROGATE.sub("\ufffd", str(value))
 
 
-def _rows(path: Path, options: _Options) -> Iterator[Row]:
+def _rows(path: AnyPath, options: _Options) -> Iterator[Row]:
     kind = suffixes(path)[0]
     if kind not in _FORMATS:
         raise UserError(
@@ -320,7 +322,7 @@ def _rows(path: Path, options: _Options) -> Iterator[Row]:
             yield from _FORMATS[kind](path, file, options)
 
 
-def _jsonl(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
+def _jsonl(path: AnyPath, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     for number, line in enumerate(options.lines(path, file), start=1):
         if line.isspace():
             continue
@@ -350,7 +352,7 @@ def _without_lone_surrogates(value: object, place: str, options: _Options) -> ob
     return _SURROGATE.sub("\ufffd", value)
 
 
-def _csv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
+def _csv(path: AnyPath, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a document in one field is often longer than the default 131,072 characters
     separator = _separator(_first_line(path, options, _QUOTED_IN_CSV), options)
     lines = options.lines(path, file)
@@ -369,12 +371,12 @@ def _separator(first: str, options: _Options) -> str:
     return max(_SEPARATORS, key=lambda one: (first.count(one) == len(options.header) - 1, first.count(one)))
 
 
-def _tsv(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
+def _tsv(path: AnyPath, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     _first_line(path, options, _NOTHING_QUOTED)
     return _named(path, _tab_separated(line.rstrip("\r\n") for line in options.lines(path, file)), options)
 
 
-def _first_line(path: Path, options: _Options, quoted: re.Pattern[str]) -> str:
+def _first_line(path: AnyPath, options: _Options, quoted: re.Pattern[str]) -> str:
     """Return the first line of a table without its quoted fields; a UserError if it is too long to name columns."""
     first = ""
     with files.opened(path) as file:
@@ -411,7 +413,7 @@ def _unquoted(field: str, *, file_is_quoted: bool) -> str:
     return field
 
 
-def _named(path: Path, rows: Iterator[tuple[int, list[str]]], options: _Options) -> Iterator[Row]:
+def _named(path: AnyPath, rows: Iterator[tuple[int, list[str]]], options: _Options) -> Iterator[Row]:
     """Name the fields of each row by the first row, or by the header where that does not name all wanted columns."""
     rows = itertools.dropwhile(lambda row: not "".join(row[1]).strip(), rows)
     start, first = next(rows, (0, []))
@@ -454,7 +456,7 @@ def _check_once(wanted: Sequence[str], names: Sequence[str], place: str) -> None
             raise UserError(f"{place}: the column {name!r} is there twice: give each a name of its own")
 
 
-def _parquet(path: Path, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
+def _parquet(path: AnyPath, file: io.BufferedReader, options: _Options) -> Iterator[Row]:
     import pyarrow.parquet  # takes a tenth of a second, and few read this format
 
     with _unpacked(path, file) as source:
@@ -475,9 +477,12 @@ def _parquet(path: Path, file: io.BufferedReader, options: _Options) -> Iterator
 
 
 @contextmanager
-def _unpacked(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
-    """Yield the file, which is not read from front to back; a compressed one decompressed in the temporary folder."""
-    if not suffixes(path)[1]:
+def _unpacked(path: AnyPath, file: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield the file, which is not read from front to back, or its decompressed copy in the temporary folder.
+
+    A file of a store that tells no size is copied too.
+    """
+    if not suffixes(path)[1] and file.seekable():
         yield file
         return
     with temporary(), tempfile.TemporaryFile() as unpacked:

@@ -1,5 +1,7 @@
 """A model's answers for the page are those of the commands and libraries that it is made of."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from finetune.data.labelled import Labelled
 from finetune.demo import answers, words
 from finetune.demo.models import Classifier, LanguageModel, open_model
 from finetune.encoders.published import PublishedEncoder
+from finetune.interop.export import export
 from finetune.saved_model import load
 from mlm.checkpoint import checkpoint
 from mlm.evaluation import fill_blanks
 from tests.finetune import samples, tiny_published
 from tests.finetune.demo.conftest import classifier_run
+from tests.finetune.interop import samples as exported_samples
 
+KINDS = {"bert": "Bert", "roberta": "Roberta"}
 SENTENCE = "the old bridge was flooded, last night: my neighbour's street!"
 
 
@@ -30,6 +35,7 @@ SENTENCE = "the old bridge was flooded, last night: my neighbour's street!"
             ["don't", "well-known", "U.S", ".", "@some_one", "#ForestFire"],
         ),
         ("see http://t.co/a?b=1, now", ["see", "http://t.co/a?b=1,", "now"]),
+        ("http://x.y/[MASK] now http://[MASK]", ["http://x.y/", "[MASK]", "now", "http", ":", "/", "/", "[MASK]"]),
         ("naïve cafe\u0301 数据 👍🏽", ["naïve", "cafe\u0301", "数据", "👍", "🏽"]),
     ],
 )
@@ -188,18 +194,72 @@ def test_an_exported_classifier_answers_as_transformers_does(tmp_path: Path) -> 
 
 def test_attention_of_a_published_encoder_tells_the_texts_of_a_pair_apart(tmp_path: Path) -> None:
     from finetune.demo import exported
-    from finetune.encoders.encoder import EncodedExample, padded
 
     encoder: PublishedEncoder = tiny_published.load(tiny_published.save(tmp_path, "bert"))
-    exported.written_out(encoder.model)
-    read = exported.read(encoder.tokenizer, tiny_published.PAIRS[0], ())
+    exported.written_out(encoder)
+    read = exported.read(encoder, tiny_published.PAIRS[0], ())
     (tokens,) = encoder.tokenise([tiny_published.PAIRS[0]], 24)
     assert (read.ids, read.types) == (tokens.ids, tokens.types)
-    found = exported.weights(encoder.model, lambda: encoder(*padded([tokens], encoder.pad_id)))
-    flat = EncodedExample(tokens.ids, (0,) * len(tokens.ids), truncated=False)
-    others = exported.weights(encoder.model, lambda: encoder(*padded([flat], encoder.pad_id)))
+    found = exported.weights(encoder, read)
+    others = exported.weights(encoder, replace(read, types=(0,) * len(tokens.ids)))
     assert found[0].shape == (2, len(tokens.ids), len(tokens.ids))
     assert (found[0] - others[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("pair", [None, "second"])
+def test_an_exported_classifier_prepares_texts_as_the_run_did(pair: str | None, tmp_path: Path) -> None:
+    cleaning = {"urls": "replace", "lower_case": True, "prefix": ("keyword",)}
+    exported_samples.save(
+        tmp_path / "run",
+        exported_samples.encoder(tmp_path, "bert"),
+        {"kind": "linear", "pooling": "cls"},
+        cleaning=cleaning,
+        pair=pair,
+    )
+    export(tmp_path / "run", tmp_path / "out", ["transformers"])
+    ours, theirs = (open_model(tmp_path / name, samples.CPU) for name in ("run", "out"))
+    assert not isinstance(ours, LanguageModel)
+    assert not isinstance(theirs, LanguageModel)
+    assert theirs.reader.columns == ours.reader.columns
+    row = {"text": "A DOG runs [SEP] http://x.y/z", "second": "The old house", "keyword": "forest%20fire"}
+    for given in (row, {**row, "text": "the man [MASK] " * 30}, {**row, "text": " "}):
+        (expected,), (found,) = (model.classify([given], samples.CPU) for model in (ours, theirs))
+        assert found.chances == pytest.approx(expected.chances, abs=1e-5)
+        assert found.truncated == expected.truncated
+    texts = [row["text"], *([row["second"]] if pair else [])]
+    expected_answer, answer = (answers.classify(model, texts, samples.CPU) for model in (ours, theirs))
+    assert answer["attention"] == expected_answer["attention"]
+    assert [word["contribution"] for word in answer["words"]] == pytest.approx(
+        [word["contribution"] for word in expected_answer["words"]], abs=2e-4
+    )
+    told = json.loads((tmp_path / "out" / "config.json").read_text())
+    for change, said in (({"cleaning": {"urls": "eat"}}, "damaged"), (None, "finetune.export")):
+        (tmp_path / "out" / "config.json").write_text(json.dumps({**told, "text_preparation_settings": change}))
+        with pytest.raises(UserError, match=said) as caught:
+            open_model(tmp_path / "out", samples.CPU)
+        assert str(tmp_path / "out" / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_special_tokens_that_are_typed_are_plain_text(kind: str, tmp_path: Path) -> None:
+    opened = open_model(tiny_published.save(tmp_path, kind, f"{KINDS[kind]}ForMaskedLM"), samples.CPU)
+    assert isinstance(opened, LanguageModel)
+    marks = tiny_published.KINDS[kind].marks
+    read = opened.read([f"the {marks.sep} fire {marks.cls} in [MASK]"], [])
+    names = tiny_published.tokenizer(marks).convert_ids_to_tokens(list(read.ids))
+    assert (names.count(marks.sep), names.count(marks.cls), names.count(marks.mask)) == (1, 1, 0)
+    found = answers.fill_mask(opened, f"the {marks.sep} fire http://a{marks.mask} in the \ufdd0\ufdd1 city", [0])
+    assert sum("guesses" in word for word in found["words"]) == 2
+
+
+@pytest.mark.parametrize("settings", [{"problem_type": "multi_label_classification"}, {"id2label": {"0": "score"}}])
+def test_a_classifier_of_other_than_one_class_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = tiny_published.save(tmp_path, "bert", "BertForSequenceClassification")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    with pytest.raises(UserError, match="one class of several") as caught:
+        open_model(folder, samples.CPU)
+    assert str(folder) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +268,7 @@ def test_attention_of_a_published_encoder_tells_the_texts_of_a_pair_apart(tmp_pa
         ('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}', "no tokenizer"),
         ('{"model_type": "bert", "architectures": ["BertModel"]}', "BertModel"),
         ('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}', "GPT2"),
+        ('{"model_type": "bert", "architectures": 3}', "no architecture"),
         ("{", "config.json"),
         (None, "no model"),
     ],

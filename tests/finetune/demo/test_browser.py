@@ -108,6 +108,24 @@ def test_words_are_hidden_and_shown_by_mouse_and_keyboard(driver: "Chrome", sent
     assert errors(driver) == []
 
 
+FAIL_ONCE = """
+const plain = fetch, words = document.querySelectorAll("#words button");
+window.fetch = () => { window.fetch = plain; return new Promise((_, refuse) => setTimeout(refuse, 300)); };
+words[2].click();
+words[4].click();
+"""
+
+
+@needs_browser
+def test_a_failed_call_does_not_lose_a_newer_click(driver: "Chrome", sentences: str) -> None:
+    driver.get(sentences)
+    wait(driver, lambda: find(driver, "#words button"))
+    driver.execute_script(FAIL_ONCE)
+    wait(driver, lambda: texts(driver, "#guesses h3") or texts(driver, "#message") != [""])
+    assert texts(driver, "#guesses h3") == ["Instead of “bridge”", "Instead of “flooded”"]
+    assert texts(driver, "#message") == [""]
+
+
 @needs_browser
 def test_attention_is_drawn_for_each_layer_head_and_word(driver: "Chrome", sentences: str) -> None:
     driver.get(sentences)
@@ -128,7 +146,10 @@ def test_attention_is_drawn_for_each_layer_head_and_word(driver: "Chrome", sente
     assert {line.get_attribute("y1") for line in find(driver, "#drawn line")} == {"98"}
     shares = [int(text.split("%")[0]) for text in texts(driver, "#to span")]
     assert sum(shares) == pytest.approx(100, abs=5)
-    assert all(float(str(line.get_attribute("stroke-opacity"))) * 100 in shares for line in find(driver, "#drawn line"))
+    drawn_shares = [
+        max(shares) * float(str(line.get_attribute("stroke-opacity"))) for line in find(driver, "#drawn line")
+    ]
+    assert drawn_shares == pytest.approx([share for share in shares if share >= 2])
 
 
 @needs_browser

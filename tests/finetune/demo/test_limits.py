@@ -38,6 +38,10 @@ def test_calls_beyond_the_rate_are_refused_until_time_has_passed() -> None:
         (request(host="[::1]:7860"), 403),
         (request(host="attacker.example:7860"), 403),
         (request(host=""), 403),
+        (request(host="[::"), 403),
+        (request(host="me@127.0.0.1"), 403),
+        (request(host="LocalHost:7860", origin="http://localhost:7860"), None),
+        (request(host="localhost:7860", origin="http://LOCALHOST:7860"), None),
         (request(origin="http://127.0.0.1:7860"), None),
         (request(origin="http://attacker.example"), 403),
         (request(origin="null"), 403),
@@ -56,6 +60,19 @@ def test_a_request_is_refused_by_its_status(given: dict[str, Any], status: int |
     refused = guard().refusal(given, 0.0)
     assert (refused and refused[0]) == status
     assert refused is None or "\n" not in refused[1]
+
+
+def test_a_web_socket_is_closed_before_it_opens() -> None:
+    sent = list[Message]()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    asyncio.run(guard()({**request(), "type": "websocket"}, receive, send))
+    assert sent == [{"type": "websocket.close"}]
 
 
 def test_a_refusal_is_one_line_of_text_and_the_rate_counts_calls_alone() -> None:

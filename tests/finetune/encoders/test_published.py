@@ -1,3 +1,4 @@
+import json
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,14 @@ def test_a_tokenizer_in_python_shows_its_tokens(tmp_path: Path) -> None:
     encoder.tokenizer = transformers.BertTokenizerLegacy(str(words))  # type: ignore[no-untyped-call]
     assert encoder.as_read("Fire in") == encoder.as_read("FIRE  in")
     assert encoder.as_read("Fire 전혀") != encoder.as_read("Fire 다른")
+
+
+def test_a_tokenizer_without_a_mask_reads_unknown_words(bert: Path) -> None:
+    settings = json.loads((bert / "tokenizer_config.json").read_text())
+    del settings["mask_token"]
+    (bert / "tokenizer_config.json").write_text(json.dumps(settings))
+    encoder = load(bert)
+    assert not encoder.has_mask
+    (tokens,) = encoder.tokenise([("the stranger",)], LONGEST)
+    names = encoder.tokenizer.convert_ids_to_tokens(list(tokens.ids))
+    assert names == ["[CLS]", "the", "[UNK]", "[SEP]"]

@@ -15,7 +15,7 @@ from mlm.model.encoder import EncoderConfig, LearnedPositions, SinusoidalPositio
 from mlm.model.heads import ModelConfig
 from tests.finetune import samples, tiny_published
 
-SIZES: Mapping[str, Any] = {"width": 16, "heads": 2, "feedforward_width": 24, "layers": 1}
+SIZES: Mapping[str, Any] = {"width": 16, "heads": 2, "feedforward_width": 24, "layers": 2}
 SHAPES: Mapping[str, EncoderConfig] = {
     "like_bert": EncoderConfig(**SIZES, norm="post", positions=LearnedPositions(), activation="gelu"),
     "like_modernbert": EncoderConfig(**SIZES, gated=True, biases=False, activation="gelu"),

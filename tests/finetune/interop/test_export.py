@@ -5,6 +5,7 @@ import pytest
 
 from configs import UserError
 from finetune import export as command
+from finetune.interop.export import export
 from tests.finetune.interop import samples
 
 
@@ -29,3 +30,14 @@ def test_a_mistake_is_told_before_anything_is_written(
     with pytest.raises(UserError, match=r"not installed: onnx, .*pip install .*\[onnx\]"):
         command.main([str(model_run), str(out), "--format", "onnx"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["like_none", "run", "there"]
+
+
+def test_a_linear_head_leaves_in_the_formats_that_have_its_counterpart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model_run = tmp_path / "run"
+    samples.save(model_run, samples.encoder(tmp_path, "like_none"), {"kind": "linear"})
+    caplog.set_level("INFO")
+    assert set(export(model_run, tmp_path / "out").differences) == {"onnx"}
+    assert "not exported as transformers: " in caplog.text
+    assert "model.encoder.positions.kind=learned" in caplog.text

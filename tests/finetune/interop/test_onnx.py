@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import pytest
 from finetune import export as command
 from finetune.interop.export import export
 from finetune.saved_model import SavedModel
+from tests import processes
 from tests.finetune import tiny_published
 from tests.finetune.interop import samples
 from tests.finetune.samples import CPU
@@ -31,14 +30,6 @@ ROWS = [
     {"text": "Fire &amp; flood, soooo near http://t.co/x! @bob  #ForestFire2020", "keyword": "forest%20fire"},
     {"text": "The [SEP] river " + "is on fire " * 30, "keyword": ""},
 ]
-WITHOUT_OURS = """
-import sys
-class Refusal:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "transformers", "configs", "tokenizer", "mlm", "finetune"}:
-            raise ImportError(f"{name} is refused")
-sys.meta_path.insert(0, Refusal())
-"""
 
 
 def answers_of_card(folder: Path, rows: list[dict[str, str]]) -> list[dict[str, float]]:
@@ -50,8 +41,7 @@ def answers_of_card(folder: Path, rows: list[dict[str, str]]) -> list[dict[str, 
     ]
     code, places = re.subn(r"^rows = .*$", lambda _: f"rows = {rows!r}", code, flags=re.MULTILINE)
     assert places == 1
-    words = [sys.executable, "-I", "-c", WITHOUT_OURS + code]
-    process = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
+    process = processes.run_alone(folder, code)
     assert process.returncode == 0, process.stderr
     return [json.loads(line) for line in process.stdout.splitlines()]
 
@@ -73,9 +63,13 @@ def test_a_cnn_head_leaves_with_classes_and_cleaning(tmp_path: Path, capsys: pyt
 
 
 def test_a_pair_leaves_with_its_token_types_in_both_formats(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="classifiers in transformers need the extra hub")
+    transformers = pytest.importorskip("transformers", reason="classifiers in transformers need the extra hub")
     encoder, head = samples.encoder(tmp_path, "bert"), {"kind": "linear", "pooling": "cls"}
     model = samples.save(tmp_path / "run", encoder, head, pair="other")
     assert set(export(tmp_path / "run", tmp_path / "out").differences) == {"transformers", "onnx"}
     rows = [{"text": first, "other": second} for first, second in tiny_published.PAIRS]
+    classify = transformers.pipeline("text-classification", str(tmp_path / "out"), top_k=None)
+    pairs = [{"text": first, "text_pair": second} for first, second in tiny_published.PAIRS]
+    found = [{one["label"]: one["score"] for one in classify(pair)} for pair in pairs]
     assert answers_of_card(tmp_path / "out", rows) == expected(model, rows)
+    assert found == expected(model, rows)

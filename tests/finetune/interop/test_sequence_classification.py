@@ -6,6 +6,7 @@ import torch
 
 from configs import UserError
 from finetune.interop.export import export
+from mlm.interop import conversion, published
 from tests.finetune import tiny_published
 from tests.finetune.interop import samples
 from tests.finetune.samples import CPU
@@ -65,15 +66,14 @@ def test_a_pipeline_gives_the_classes_and_probabilities_of_the_run(
     assert any("lower case" in line for line in (tmp_path / "out" / "README.md").read_text().splitlines())
 
 
-def test_a_pair_leaves_with_its_token_types(tmp_path: Path) -> None:
-    encoder, head = samples.encoder(tmp_path, "bert"), {"kind": "linear", "pooling": "cls"}
-    model = samples.save(tmp_path / "run", encoder, head, pair="other")
+@pytest.mark.parametrize("kind", ["like_bert", "like_modernbert"])
+def test_a_classifier_that_left_comes_in_as_an_encoder_without_a_head(kind: str, tmp_path: Path) -> None:
+    samples.save(tmp_path / "run", samples.encoder(tmp_path, kind), {"kind": "linear", "pooling": "cls"})
     export(tmp_path / "run", tmp_path / "out", ["transformers"])
-    classify = transformers.pipeline("text-classification", str(tmp_path / "out"), top_k=None)
-    for first, second in tiny_published.PAIRS:
-        (found,) = model.classify([{"text": first, "other": second}], CPU)
-        scores = {one["label"]: one["score"] for one in classify({"text": first, "text_pair": second})}
-        assert scores == pytest.approx(dict(zip(model.class_names, found.chances, strict=True)), abs=1e-5)
+    found = published.read(str(tmp_path / "out"))
+    assert not found.has_head
+    assert any("left out" in remark for remark in found.remarks)
+    assert conversion.check(conversion.convert(found, found.row_length))["hidden states"].largest < 1e-5
 
 
 REFUSED = [
@@ -105,6 +105,6 @@ def test_a_difference_that_is_too_large_leaves_nothing_behind(tmp_path: Path) ->
     model = samples.save(tmp_path / "run", encoder, head, size=1e5)  # so that tanh is no longer linear
     with torch.no_grad():
         model.classifier.head.get_parameter("output.weight")[1] *= 1 + 1e-6
-    with pytest.raises(UserError, match="transformers model differ"):
+    with pytest.raises(UserError, match="run and the transformers model differ"):
         export(tmp_path / "run", tmp_path / "out", ["transformers"])
     assert not list(tmp_path.glob("*out*"))

@@ -1,7 +1,5 @@
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW
+from tests import processes
 from tokenizer import vocabulary
 from tokenizer.vocabulary import VocabularyConfig
 
@@ -32,14 +31,6 @@ ROW_LENGTH = 200
 SIZES: Mapping[str, Any] = {"width": 16, "heads": 2, "feedforward_width": 24}
 VANILLA = EncoderConfig(**SIZES, layers=1, norm="post", positions=SinusoidalPositions(), embedding_norm=False)
 MODERN = EncoderConfig(**SIZES, layers=2, gated=True, biases=False, local_attention=LocalAttention(window=9))
-WITHOUT_OURS = """
-import sys
-class Refusal:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "transformers", "mlm", "configs", "tokenizer"}:
-            raise ImportError(f"{name} is refused")
-sys.meta_path.insert(0, Refusal())
-"""
 
 
 def make_run(folder: Path, encoder: EncoderConfig) -> Path:
@@ -96,8 +87,7 @@ def test_a_recipe_that_transformers_lacks_leaves_as_onnx_for_all_lengths(exporte
 def test_its_model_card_runs_without_torch_and_without_this_package(exported: tuple[Path, Path]) -> None:
     _, out = exported
     (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-    words = [sys.executable, "-I", "-c", WITHOUT_OURS + code]
-    process = subprocess.run(words, cwd=out, capture_output=True, text=True, timeout=300)
+    process = processes.run_alone(out, code)
     assert process.returncode == 0, process.stderr
     assert len(ast.literal_eval(process.stdout)) == 5
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from torch import nn
 
+from mlm.benchmark import parity
 from tests.tokenizer.published import published
 
 SIZES = {
@@ -25,6 +24,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert pretrained": ("BertForPreTraining", "bert", SIZES),
     "minilm": ("BertModel", "bert", SIZES),
     "classifier": ("BertForSequenceClassification", "bert", SIZES),
+    "electra classifier": ("ElectraForSequenceClassification", "bert", {**SIZES, "embedding_size": 8}),
+    "roberta classifier": ("RobertaForSequenceClassification", "roberta", {**SIZES, "type_vocab_size": 1}),
     "roberta": ("RobertaForMaskedLM", "roberta", {**SIZES, "type_vocab_size": 1}),
     "xlm-roberta": ("XLMRobertaForMaskedLM", "xlm_roberta", {**SIZES, "type_vocab_size": 1}),
     "camembert": ("CamembertForMaskedLM", "xlm_roberta", {**SIZES, "type_vocab_size": 1}),
@@ -38,23 +39,21 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "modernbert": ("ModernBertForMaskedLM", "modernbert", MODERN),
     "modernbert trunk": ("ModernBertModel", "modernbert", MODERN),
+    "modernbert classifier": ("ModernBertForSequenceClassification", "modernbert", MODERN),
+    "modernbert without a bias": ("ModernBertForMaskedLM", "modernbert", {**MODERN, "decoder_bias": False}),
+    "modernbert classifier without a bias": (
+        "ModernBertForTokenClassification",
+        "modernbert",
+        {**MODERN, "decoder_bias": False},
+    ),
 }
 """By name: the class in transformers, the kind of tokenizer, and the sizes."""
-HEADLESS = ("minilm", "classifier", "electra discriminator", "electra base", "modernbert trunk")
-
-
-def randomise(model: nn.Module) -> None:
-    """Draw all parameters, norms and biases too: the usual first values would hide differences."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.3 + (parameter.ndim == 1) * 0.5)
+HEADLESS = [kind for kind, (name, *_) in KINDS.items() if "MaskedLM" not in name and kind != "bert pretrained"]
 
 
 def save(folder: Path, kind: str, *, shard_size: str = "5GB", rows: int = 0, **settings: Any) -> Path:
     """Save a model of `kind` and its tokenizer; its embedding has so many rows more than the tokenizer has tokens."""
     name, tokenizer_kind, sizes = KINDS[kind]
-    model_class = getattr(transformers, name)
     backend = published(tokenizer_kind)
     marks = (
         ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -68,10 +67,4 @@ def save(folder: Path, kind: str, *, shard_size: str = "5GB", rows: int = 0, **s
     given = sizes | {"vocab_size": len(words) + rows, "pad_token_id": pad, "bos_token_id": cls, "eos_token_id": sep}
     if kind.startswith("modernbert"):
         given |= {"cls_token_id": cls, "sep_token_id": sep}
-    model = model_class(model_class.config_class(**{**given, **settings}))
-    randomise(model)
-    model.tie_weights()
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model.save_pretrained(folder, max_shard_size=shard_size)
-    words.save_pretrained(str(folder))
-    return folder
+    return parity.save_random(folder, name, given | settings, words, shard_size=shard_size)

@@ -153,7 +153,7 @@ def test_a_name_that_ends_several_files_is_refused() -> None:
 def on_the_hub(folder: Path, *expressions: str, **environment: str) -> list[str]:
     """Evaluate each expression in one process that looks for the hub where `environment` says; one line each."""
     script = (
-        "import sys\nfrom configs import UserError\nfrom tokenizer.sources import Hub\n"
+        "import sys\nfrom configs import UserError\nfrom tokenizer.sources import Files, Hub\n"
         "for expression in sys.argv[1:]:\n"
         "    try: print(eval(expression))\n"
         "    except UserError as error: print(error)"
@@ -184,15 +184,16 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
         ", revision='none'": "Not Found",
     }
     with serving("me/tiny", {"README.md": front.encode(), "train.parquet": FORMATS[".parquet"]([*MIXED, ""])}) as hub:
-        newest, other, same, *said = on_the_hub(
+        stored, newest, other, same, *said = on_the_hub(
             tmp_path,
+            f"[d.text for d in Files(paths=('hf://datasets/me/tiny@{COMMIT}/*.parquet',)).documents()]",
             *(f"Hub(name='me/tiny'{settings}).fingerprint()" for settings in prints),
             *(f"[d.text for d in Hub(name='me/tiny'{settings}).documents()]" for settings in ["", *faults]),
             HF_ENDPOINT=hub,
             HF_HUB_OFFLINE="0",
         )
     assert newest == same != other
-    assert said[0] == repr(list(MIXED))
+    assert stored == said[0] == repr(list(MIXED))
     for line, fault in zip(said[1:], faults.values(), strict=True):
         assert line.startswith(("cannot read me/tiny from the Hugging Face hub (", "the hub's me/tiny, row 1: "))
         assert fault in line
