@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +20,7 @@ from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialSc
 from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
+from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.tracking.trackers import Tracked, Trackers
@@ -143,11 +144,13 @@ def run_trial(
         evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
         checkpoint_steps=length.steps or steps_per_epoch,
     )
+    threads = threads_of(task)
+    task = replace(task, micro_batch_examples=-(-task.micro_batch_examples // threads))
     optimizer, clip_norm = config.optim.build(classifier, rate_factor), config.train.clip_norm
     end = train(
         classifier,
         task,
-        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm=clip_norm, seed=trial.seed),
+        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm, seed=trial.seed, threads=threads),
         world,
         [best, *observers],
         start=TrainingProgress(),
@@ -184,6 +187,14 @@ def _judge(
     parameters = Parameters(all=count(classifier.parameters()), trained=trained)
     truncated = sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens)
     return TrialResult(scores, split.test, test_NC, parameters, truncated, best.skipped, best.goodness)
+
+
+def threads_of(task: Classification) -> int:
+    """Return the number of threads that a micro-batch, in its mean length, is worth dividing among."""
+    if not task.encoder.trains_on_threads:
+        return 1
+    examples = min(task.micro_batch_examples, len(task.train.tokens))
+    return threads_for(task.world, round(examples * float(task.train.lengths.mean())))
 
 
 def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:

@@ -96,8 +96,7 @@ class Classification:
         """Return this rank's micro-batches, a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
-        mine = chosen[self.world.rank :: self.world.size]
-        parts = [mine[cut] for cut in self.world.share(len(chosen), self.micro_batch_examples)]
+        parts = [chosen[cut] for cut in self.world.share(len(chosen), self.micro_batch_examples)]
         return [
             self._batch(part, epoch) if len(part) else self._batch(chosen[:1], epoch).without_targets()
             for part in parts

@@ -77,7 +77,10 @@ def threads_for(world: World, slots: int) -> int:
 
 @contextmanager
 def replicate_on_threads(model: nn.Module, world: World, threads: int) -> Iterator[ThreadReplicas]:
-    """Return a context with replicas on `threads` threads; more than one requires a single process and no dropout."""
+    """Return a context with replicas on `threads` threads; more than one requires a single process.
+
+    Random numbers of the model come from `drop`: those of torch would be drawn by all threads from one source.
+    """
     if threads == 1:
         yield ThreadReplicas(model, [wrap(model, world)], None)
         return

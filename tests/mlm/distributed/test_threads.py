@@ -154,7 +154,7 @@ def made_in(folder: Path, *overrides: str) -> PretrainComponents:
     ("override", "threads", "micro_batches"),
     [
         (None, 2, [16, 16]),
-        ("model.encoder.dropout=0.1", 1, [32]),
+        ("model.encoder.dropout=0.1", 2, [16, 16]),
         ("train.compile=true", 1, [32]),
         ("train.micro_batch_rows=16", 1, [16, 16]),
     ],
