@@ -17,7 +17,7 @@ from torch import nn
 from mlm.distributed.parallel import wrap
 from mlm.distributed.world import World
 
-SLOTS_WORTH_A_THREAD = 1024
+SLOTS_WORTH_A_THREAD = 512
 """Positions of a micro-batch below which a thread costs more than it gains: kernels are small, and Python runs one at a
 time."""
 
