@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -144,13 +144,11 @@ def run_trial(
         evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
         checkpoint_steps=length.steps or steps_per_epoch,
     )
-    threads = threads_of(task)
-    task = replace(task, micro_batch_examples=-(-task.micro_batch_examples // threads))
     optimizer, clip_norm = config.optim.build(classifier, rate_factor), config.train.clip_norm
     end = train(
         classifier,
         task,
-        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm, seed=trial.seed, threads=threads),
+        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm, seed=trial.seed, threads=task.threads),
         world,
         [best, *observers],
         start=TrainingProgress(),
@@ -172,7 +170,7 @@ def _judge(
     encoder, split = classifier.encoder, trial.split
     test = EncodedExamples.of(split.test, encoder, task.longest)
     validation_NC, test_NC = (
-        predict(classifier, part.tokens, encoder.pad_id, task.world) for part in (task.validation, test)
+        predict(classifier, part.tokens, encoder.pad_id, task.world, task.threads) for part in (task.validation, test)
     )
     validated = measure(split.validation.labels, validation_NC) if len(split.validation) else None
     scores = TrialScores(
@@ -189,14 +187,6 @@ def _judge(
     return TrialResult(scores, split.test, test_NC, parameters, truncated, best.skipped, best.goodness)
 
 
-def threads_of(task: Classification) -> int:
-    """Return the number of threads that a micro-batch, in its mean length, is worth dividing among."""
-    if not task.encoder.trains_on_threads:
-        return 1
-    examples = min(task.micro_batch_examples, len(task.train.tokens))
-    return threads_for(task.world, round(examples * float(task.train.lengths.mean())))
-
-
 def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classification:
     """Return the trial's data and settings as a task of the training loop."""
     from sklearn.utils.class_weight import compute_class_weight  # takes a second
@@ -205,17 +195,23 @@ def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classificatio
     settings, longest = config.train, min(config.encoder.longest, encoder.longest)
     balance = None if settings.class_weights == "none" else settings.class_weights
     weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
+    train_examples = EncodedExamples.of(split.train, encoder, longest)
+    micro = settings.micro_batch_examples or settings.batch_examples
+    threads = 1
+    if encoder.trains_on_threads:
+        threads = threads_for(world, round(min(micro, len(split.train)) * float(train_examples.lengths.mean())))
     return Classification(
-        train=EncodedExamples.of(split.train, encoder, longest),
+        train=train_examples,
         validation=EncodedExamples.of(split.validation, encoder, longest),
         world=world,
         seed=trial.seed,
         encoder=encoder,
         longest=longest,
         batch_examples=settings.batch_examples,
-        micro_batch_examples=settings.micro_batch_examples or settings.batch_examples,
+        micro_batch_examples=-(-micro // threads),
         class_weights_C=torch.tensor(weights_C, dtype=torch.float32, device=world.device),
         label_smoothing=settings.label_smoothing,
         augmentation=config.augment,
         variants=trial.variants,
+        threads=threads,
     )

@@ -86,9 +86,14 @@ def replicate_on_threads(model: nn.Module, world: World, threads: int) -> Iterat
         return
     assert world.size == 1, "the gradients of several threads are not averaged over ranks"
     assert world.device.type == "cpu"
-    cores = max(torch.get_num_threads() // threads, 1)
-    with ThreadPoolExecutor(threads, "replica", torch.set_num_threads, (cores,)) as pool:
+    with pool_of(threads) as pool:
         yield ThreadReplicas(model, [model, *(_replica(model) for _ in range(threads - 1))], pool)
+
+
+def pool_of(threads: int) -> ThreadPoolExecutor:
+    """Return a pool of threads, each with its share of the cores."""
+    cores = max(torch.get_num_threads() // threads, 1)
+    return ThreadPoolExecutor(threads, "replica", torch.set_num_threads, (cores,))
 
 
 def _replica(model: nn.Module) -> nn.Module:

@@ -1,8 +1,7 @@
 """Dropout whose random numbers are a function of a key (Srivastava et al. 2014).
 
-On CPU each thread draws from a stream of its own, 16 bits an element: torch's own dropout takes several times as long,
-and draws from one source for all threads. Elsewhere, and in compiled layers, one thread computes, and torch's kernels
-draw from that source.
+On CPU each thread draws from a stream of its own: torch's dropout is slower, and has one source for all threads.
+Elsewhere, and in compiled layers, one thread computes, and torch's kernels draw from that source.
 """
 
 import threading

@@ -145,6 +145,6 @@ def heldout_batches(
 ) -> list[Batch]:
     """Return the first `most_rows` held-out rows of a fixed shuffle, with fixed masks."""
     rows_B, epochs_B = rows.step_rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
-    batch = rows.masked(rows_B, epochs_B, masking, masking.rate, HELDOUT_SEED)
     cuts = [slice(start, start + micro_batch_rows) for start in range(0, len(rows_B), micro_batch_rows)]
-    return [batch.part(cut).to(world.device) for cut in cuts]
+    batches = [rows.masked(rows_B[cut], epochs_B[cut], masking, masking.rate, HELDOUT_SEED) for cut in cuts]
+    return [batch.to(world.device) for batch in batches]
