@@ -154,8 +154,9 @@ class PackedRows:
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
         arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
+        ids_BL, segments_BL, positions_BL, predicted_BM, labels = map(torch.from_numpy, arrays)
         targets, tokens = np.count_nonzero(labels_BM != IGNORED), np.count_nonzero(whole.segments_BL)
-        return Batch(*map(torch.from_numpy, arrays), targets=int(targets), tokens=int(tokens))
+        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels, int(targets), int(tokens))
 
     def step_rows(self, seed: int, step: int, batch_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows of a step and the epoch of each: every epoch is a new order of all rows."""

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 2**16
-"""Values of the random number of an element; the probability is rounded to a multiple of its inverse."""
+LEVELS = 2**16  # values of an element's random number; the probability is rounded to a multiple of their inverse
 
 
 class _Stream(threading.local):

@@ -23,7 +23,7 @@ from mlm.training.schedule import Trapezoid
 from tests.distributed.worker import Notebook
 from tests.mlm.samples import CPU, TINY, model_of, sentences
 
-EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
+EVERY: list[OptimizerConfig] = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
 
 
 @pytest.fixture(autouse=True)

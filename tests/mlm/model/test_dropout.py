@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlm.model.attention import BLOCK, SegmentMask, fast_attention
+from mlm.model.attention import BLOCK, Attention, SegmentMask, fast_attention
 from mlm.model.dropout import Dropout, drop, seed_dropout
-from mlm.model.encoder import EncoderConfig
+from mlm.model.encoder import Block, EncoderConfig, Residual
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from tests.mlm.samples import rows_of, segment_mask_of
 
@@ -82,8 +82,8 @@ def test_attention_with_dropout_is_its_formula_with_the_mask_written_out(length:
     seed_dropout(2)
     mask_BHLL = torch.cat(
         [
-            drop(torch.ones(B, H, len(part), length, dtype=torch.float64), 0.3)
-            for part in torch.arange(length).split(BLOCK)
+            drop(torch.ones(B, H, min(BLOCK, length - start), length, dtype=torch.float64), 0.3)
+            for start in range(0, length, BLOCK)
         ],
         dim=2,
     )
@@ -111,14 +111,19 @@ def test_a_model_with_dropout_has_the_gradients_of_a_plain_one_with_the_masks_wr
     actual_MV = model(ids_BL, segment_mask, predicted_BM)
 
     (block,), embeddings = model.encoder.blocks, model.encoder.embeddings
-    attention, feedforward = block.attention, block.feedforward
+    assert isinstance(block, Block)
+    assert isinstance(block.attention, Residual)
+    assert isinstance(block.feedforward, Residual)
+    assert isinstance(block.attention.sublayer, Attention)
+    assert model.encoder.rotary is not None
+    attention, feedforward = block.attention.sublayer, block.feedforward
     hidden_BLD = embeddings.norm(embeddings.tokens(ids_BL)) * embedded
     rotation = model.encoder.rotary(segment_mask.positions_BL, torch.float64)
-    query, key, value = attention.sublayer.by_head(attention.sublayer.qkv(hidden_BLD), 2, rotation)
+    query, key, value = attention.by_head(attention.qkv(hidden_BLD), 2, rotation)
     rows = torch.arange(3)[:, None]
     query = query.transpose(1, 2)[rows, predicted_BM].transpose(1, 2)
     weights = (query @ key.transpose(-1, -2) / 4**0.5).softmax(dim=-1) * attended
-    mixed = attention.sublayer.output((weights @ value).transpose(1, 2).flatten(2)) * projected
+    mixed = attention.output((weights @ value).transpose(1, 2).flatten(2)) * projected
     hidden_BMD = hidden_BLD[rows, predicted_BM] + mixed
     hidden_BMD = hidden_BMD + feedforward.sublayer(feedforward.norm(hidden_BMD)) * fed
     hidden_MD = model.encoder.final_norm(hidden_BMD).flatten(0, 1)
