@@ -20,6 +20,7 @@ from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialSc
 from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
+from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.tracking.trackers import Tracked, Trackers
@@ -147,7 +148,7 @@ def run_trial(
     end = train(
         classifier,
         task,
-        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm=clip_norm, seed=trial.seed),
+        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm, seed=trial.seed, threads=task.threads),
         world,
         [best, *observers],
         start=TrainingProgress(),
@@ -169,7 +170,7 @@ def _judge(
     encoder, split = classifier.encoder, trial.split
     test = EncodedExamples.of(split.test, encoder, task.longest)
     validation_NC, test_NC = (
-        predict(classifier, part.tokens, encoder.pad_id, task.world) for part in (task.validation, test)
+        predict(classifier, part.tokens, encoder.pad_id, task.world, task.threads) for part in (task.validation, test)
     )
     validated = measure(split.validation.labels, validation_NC) if len(split.validation) else None
     scores = TrialScores(
@@ -194,17 +195,23 @@ def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classificatio
     settings, longest = config.train, min(config.encoder.longest, encoder.longest)
     balance = None if settings.class_weights == "none" else settings.class_weights
     weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
+    train_examples = EncodedExamples.of(split.train, encoder, longest)
+    micro = settings.micro_batch_examples or settings.batch_examples
+    threads = 1
+    if encoder.trains_on_threads:
+        threads = threads_for(world, round(min(micro, len(split.train)) * float(train_examples.lengths.mean())))
     return Classification(
-        train=EncodedExamples.of(split.train, encoder, longest),
+        train=train_examples,
         validation=EncodedExamples.of(split.validation, encoder, longest),
         world=world,
         seed=trial.seed,
         encoder=encoder,
         longest=longest,
         batch_examples=settings.batch_examples,
-        micro_batch_examples=settings.micro_batch_examples or settings.batch_examples,
+        micro_batch_examples=-(-micro // threads),
         class_weights_C=torch.tensor(weights_C, dtype=torch.float32, device=world.device),
         label_smoothing=settings.label_smoothing,
         augmentation=config.augment,
         variants=trial.variants,
+        threads=threads,
     )

@@ -48,7 +48,7 @@ class PretrainComponents:
     optimizer: Optimizer
     length: TrainingLength
     threads: int
-    """Micro-batches computed at the same time; one if there is dropout, whose random numbers threads would share."""
+    """Micro-batches computed at the same time."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     micro = settings.micro_batch_rows or settings.batch_rows
     wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
     compiled = wanted and _can_compile(world)
-    alone = compiled or config.model.encoder.dropout > 0 or not isinstance(config.parallel, ReplicatedData)
+    alone = compiled or not isinstance(config.parallel, ReplicatedData)
     threads = 1 if alone else threads_for(world, micro * row_length)
     most = config.evaluation.most_rows
     heldout = heldout_batches(corpus.heldout, config.masking, world, most_rows=most, micro_batch_rows=micro)

@@ -52,7 +52,7 @@ class TrainConfig(Config):
     """Rows of a step, over all processes and micro-batches."""
     micro_batch_rows: int | None = Field(None, gt=0)
     """Rows computed at once, to fit memory; null takes the whole batch. It changes only speed, memory and the random
-    numbers of dropout. On CPU the rows are divided among threads, unless there is dropout."""
+    numbers of dropout. On CPU the rows are divided among threads."""
     frozen_encoder: bool = False
     """Train the head alone: the transform and the output bias. A checkpoint without a head needs this first."""
     clip_norm: float = Field(1.0, gt=0)

@@ -27,7 +27,7 @@ from configs import UserError, dump, read
 from configs.files import write_text
 from mlm.build import PretrainComponents, Recorded, build, flops_per_token, with_absolute_paths, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
-from mlm.checkpoint.manifest import verify
+from mlm.checkpoint.manifest import DETERMINISM, verify
 from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
@@ -232,11 +232,16 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
 
 def _restore(path: Path, world: World) -> _Ready:
     """Restore a run from its newest undamaged checkpoint."""
-    config = config_of(path)
+    config, identity = config_of(path), run_directory.run_identity(path)
+    if identity.determinism != DETERMINISM:
+        raise UserError(
+            f"{path} was begun in version {identity.determinism} of the order of rows and of dropout, and this code"
+            f" trains in version {DETERMINISM}: resume it with the code that began it, or start a new run from its"
+            f" weights by start_from={path}"
+        )
     folder = Path(world.from_main("checking the newest checkpoint", lambda: str(checkpoint.newest_undamaged(path))))
     if config != read(PretrainConfig, folder / checkpoint.CONFIG):
         raise UserError(f"{path / checkpoint.CONFIG} was changed since the run began: undo that, or start a new run")
-    identity = run_directory.run_identity(path)
     world = with_recorded_precision(world, identity.precision)
     components = build(config, world, Recorded.of(path, folder, identity.data))
     if _data(components.corpus)["data"] != identity.data:

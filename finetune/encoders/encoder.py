@@ -32,6 +32,8 @@ class TextEncoder(nn.Module, ABC):
     """True if the tokenizer has a mask token, which MASKED in a text stands for."""
     longest: int
     """Largest number of tokens of an example, with special tokens."""
+    trains_on_threads = False
+    """True if threads may train replicas of it: its dropout does not draw from one source of random numbers for all."""
 
     @abstractmethod
     def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:

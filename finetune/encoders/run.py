@@ -29,6 +29,7 @@ class RunEncoder(TextEncoder):
     """The encoder of a pretraining run."""
 
     has_mask = True
+    trains_on_threads = True
 
     def __init__(self, recipe: PretrainConfig, tokenizer: Tokenizer, dropout: float | None) -> None:
         """Build the trunk of `recipe`'s shape; `dropout`, unless None, replaces that of pretraining."""

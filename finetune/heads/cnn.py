@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from configs import Config
 from finetune.encoders.encoder import TextEncoder
+from mlm.model.dropout import Dropout
 
 
 class CnnHead(Config):
@@ -34,7 +35,7 @@ class KimCnn(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(nn.Conv1d(width, config.filters, span) for span in config.widths)
         self.spans = config.widths
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.output = nn.Linear(config.filters * len(config.widths), num_classes)
 
     def forward(self, hidden_BLD: Tensor, real_BL: Tensor, ids_BL: Tensor) -> Tensor:

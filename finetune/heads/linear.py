@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from configs import Config, UserError
 from finetune.encoders.encoder import TextEncoder
+from mlm.model.dropout import Dropout
 
 Pooling = Literal["cls", "mean", "max"]
 
@@ -34,7 +35,7 @@ class PooledLinear(nn.Module):
     def __init__(self, config: LinearHead, width: int, cls_id: int | None, num_classes: int) -> None:
         super().__init__()
         self.pooling, self.cls_id = config.pooling, -1 if cls_id is None else cls_id
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.output = nn.Linear(width, num_classes)
 
     def forward(self, hidden_BLD: Tensor, real_BL: Tensor, ids_BL: Tensor) -> Tensor:

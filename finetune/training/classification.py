@@ -18,12 +18,13 @@ from finetune.evaluation import metrics
 from finetune.evaluation.metrics import Metric
 from mlm.data.batches import IGNORED
 from mlm.distributed.device import autocast
+from mlm.distributed.threads import pool_of
 from mlm.distributed.world import World
 
 POOL_BATCHES = 16
 """Batches whose examples are sorted by length together: enough for little padding, few enough to stay mixed."""
-EVALUATION_TOKENS = 8192
-"""Number of tokens of a batch in evaluation, with padding."""
+EVALUATION_TOKENS, EVALUATION_TOKENS_OF_A_THREAD = 8192, 1024
+"""Number of tokens of a batch in evaluation, with padding: computed alone, or by one of several threads."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Classification:
     label_smoothing: float
     augmentation: Augmentation
     variants: Variants
+    threads: int = 1
+    """Micro-batches computed at the same time."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,8 +99,7 @@ class Classification:
         """Return this rank's micro-batches, a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
         chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
-        mine = chosen[self.world.rank :: self.world.size]
-        parts = [mine[cut] for cut in self.world.share(len(chosen), self.micro_batch_examples)]
+        parts = [chosen[cut] for cut in self.world.share(len(chosen), self.micro_batch_examples)]
         return [
             self._batch(part, epoch) if len(part) else self._batch(chosen[:1], epoch).without_targets()
             for part in parts
@@ -126,7 +128,7 @@ class Classification:
         """Return the loss in nats and the metrics on the validation examples; nothing if there are none."""
         if not self.validation.tokens:
             return {}
-        probabilities_NC = predict(model, self.validation.tokens, self.encoder.pad_id, self.world)
+        probabilities_NC = predict(model, self.validation.tokens, self.encoder.pad_id, self.world, self.threads)
         found = measure(self.validation.examples.labels, probabilities_NC)
         return {name: value for name, value in found.items() if value is not None}
 
@@ -148,23 +150,32 @@ def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
     return scores_BC.float()
 
 
-@torch.no_grad()
-def predict(model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, world: World) -> NDArray[np.float64]:
-    """Return the probability of every class for each example, (N, C); ranks share the work."""
+def predict(
+    model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, world: World, threads: int = 1
+) -> NDArray[np.float64]:
+    """Return the probability of every class for each example, (N, C); ranks and threads share the work."""
     lengths_N = np.array([len(example.ids) for example in tokens])
     order = np.argsort(lengths_N, kind="stable")
-    cuts = _cuts_of_like_size(lengths_N[order])
-    found_NC = torch.zeros(0)
-    for number, cut in enumerate(cuts):
-        mine = number % world.size == world.rank
-        if not mine and number:
-            continue  # every rank computes the first batch, which tells the number of classes
-        batch = batch_of([tokens[i] for i in order[cut]], np.zeros(len(order[cut]), np.int64), pad_id, world.device)
-        probabilities_BC = score(model, batch, world).cpu().double().softmax(dim=-1)
-        if not number:
-            found_NC = probabilities_BC.new_zeros(len(tokens), probabilities_BC.shape[1])
-        if mine:
-            found_NC[order[cut]] = probabilities_BC
+    size = EVALUATION_TOKENS if threads == 1 else EVALUATION_TOKENS_OF_A_THREAD
+    cuts = _cuts_of_like_size(lengths_N[order], size)
+    # Every rank computes the first batch, which tells the number of classes.
+    mine = [number for number in range(len(cuts)) if number % world.size == world.rank or not number]
+
+    @torch.no_grad()
+    def probabilities(number: int) -> Tensor:
+        chosen = order[cuts[number]]
+        batch = batch_of([tokens[i] for i in chosen], np.zeros(len(chosen), np.int64), pad_id, world.device)
+        return score(model, batch, world).cpu().double().softmax(dim=-1)
+
+    if threads == 1:
+        computed = list(map(probabilities, mine))
+    else:
+        with pool_of(threads) as pool:
+            computed = list(pool.map(probabilities, mine))
+    found_NC = computed[0].new_zeros(len(tokens), computed[0].shape[1]) if computed else torch.zeros(0)
+    for number, probabilities_BC in zip(mine, computed, strict=True):
+        if number % world.size == world.rank:
+            found_NC[order[cuts[number]]] = probabilities_BC
     probabilities_NC: NDArray[np.float64] = world.sum_tensor(found_NC).numpy()
     return probabilities_NC
 
@@ -178,11 +189,11 @@ def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) 
     return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}
 
 
-def _cuts_of_like_size(lengths: NDArray[np.int64]) -> list[slice]:
-    """Cut rising lengths into batches of at most EVALUATION_TOKENS tokens with padding, or of one example."""
+def _cuts_of_like_size(lengths: NDArray[np.int64], most: int) -> list[slice]:
+    """Cut rising lengths into batches of at most `most` tokens with padding, or of one example."""
     cuts, start = [], 0
     for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or (end - start + 1) * lengths[end] > EVALUATION_TOKENS:
+        if end == len(lengths) or (end - start + 1) * lengths[end] > most:
             cuts.append(slice(start, end))
             start = end
     return cuts

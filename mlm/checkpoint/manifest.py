@@ -12,6 +12,9 @@ from configs.files import PARTIAL, sync
 from tokenizer.shards.format import FileRecord, record
 
 MANIFEST = "manifest.json"
+DETERMINISM = 2
+"""Version of everything that decides the numbers of a run: the order of rows, their packing and cut, masks, dropout. A
+change that would let a resumed run end differently raises it."""
 
 
 class Manifest(Config):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,19 +36,6 @@ class Batch:
     """Number of predicted tokens."""
     tokens: int
     """Number of tokens that are not padding."""
-
-    @classmethod
-    def on_host(
-        cls, ids_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, predicted_BM: Tensor, labels_BM: Tensor
-    ) -> Self:
-        """Return a batch of tensors on the host, and count its targets and tokens."""
-        targets, tokens = (labels_BM != IGNORED).count_nonzero(), segments_BL.count_nonzero()
-        return cls(ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM, int(targets), int(tokens))
-
-    def part(self, rows: slice) -> "Batch":
-        """Return some of the rows of a batch on the host."""
-        tensors = (self.ids_BL, self.segments_BL, self.positions_BL, self.predicted_BM, self.labels_BM)
-        return Batch.on_host(*(tensor[rows] for tensor in tensors))
 
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
@@ -146,7 +133,9 @@ class PackedRows:
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
         arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
-        return Batch.on_host(*map(torch.from_numpy, arrays))
+        ids_BL, segments_BL, positions_BL, predicted_BM, labels = map(torch.from_numpy, arrays)
+        targets, tokens = np.count_nonzero(labels_BM != IGNORED), np.count_nonzero(whole.segments_BL)
+        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels, int(targets), int(tokens))
 
     def plain_tokens(self, rows_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the tokens of rows without special ones, and the place of each segment's first token among them."""

@@ -17,7 +17,7 @@ from torch import nn
 from mlm.distributed.parallel import wrap
 from mlm.distributed.world import World
 
-SLOTS_WORTH_A_THREAD = 1024
+SLOTS_WORTH_A_THREAD = 512
 """Positions of a micro-batch below which a thread costs more than it gains: kernels are small, and Python runs one at a
 time."""
 
@@ -77,15 +77,23 @@ def threads_for(world: World, slots: int) -> int:
 
 @contextmanager
 def replicate_on_threads(model: nn.Module, world: World, threads: int) -> Iterator[ThreadReplicas]:
-    """Return a context with replicas on `threads` threads; more than one requires a single process and no dropout."""
+    """Return a context with replicas on `threads` threads; more than one requires a single process.
+
+    Random numbers of the model come from `drop`: those of torch would be drawn by all threads from one source.
+    """
     if threads == 1:
         yield ThreadReplicas(model, [wrap(model, world)], None)
         return
     assert world.size == 1, "the gradients of several threads are not averaged over ranks"
     assert world.device.type == "cpu"
-    cores = max(torch.get_num_threads() // threads, 1)
-    with ThreadPoolExecutor(threads, "replica", torch.set_num_threads, (cores,)) as pool:
+    with pool_of(threads) as pool:
         yield ThreadReplicas(model, [model, *(_replica(model) for _ in range(threads - 1))], pool)
+
+
+def pool_of(threads: int) -> ThreadPoolExecutor:
+    """Return a pool of threads, each with its share of the cores."""
+    cores = max(torch.get_num_threads() // threads, 1)
+    return ThreadPoolExecutor(threads, "replica", torch.set_num_threads, (cores,))
 
 
 def _replica(model: nn.Module) -> nn.Module:

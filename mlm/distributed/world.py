@@ -73,12 +73,17 @@ class World:
         return replace(self, rank=0, size=1, store=None)
 
     def share(self, count: int, size: int) -> list[slice]:
-        """Return the slices that cut this rank's share of `count` items into parts of `size`.
+        """Return this rank's slices of `count` items, each of at most `size`.
 
-        Item i belongs to rank i % `World.size`. All ranks get the same number of slices, because they compute together:
-        the last slice of some may be empty.
+        The items are cut into slices of one size, and slice i belongs to rank i % `World.size`. All ranks get the same
+        number of slices, because they compute together: the last ones may begin beyond the items.
         """
-        return [slice(start, start + size) for start in range(0, -(-count // self.size), size)]
+        each = -(-count // (self.size * size))
+        size = -(-count // (self.size * each))
+        return [
+            slice((turn * self.size + self.rank) * size, (turn * self.size + self.rank + 1) * size)
+            for turn in range(each)
+        ]
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """Return the sums of numbers over all ranks, in float64."""

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from mlm.model.dropout import drop
+
 BLOCK = 128
 """Positions of a block of scores, which is computed or skipped as a whole."""
 NARROWEST_HEAD = 16
@@ -183,7 +185,7 @@ def _matrix_products(
 ) -> Tensor:
     scores_BHML = (query_BHMK * query_BHMK.shape[-1] ** -0.5) @ key_BHLK.transpose(-1, -2)
     weights_BHML = scores_BHML.add_(bias_B1ML).softmax(dim=-1)  # in place: the product's own backward needs no scores
-    return F.dropout(weights_BHML, dropout) @ value_BHLK
+    return drop(weights_BHML, dropout) @ value_BHLK
 
 
 def _products_by_key_range(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from configs import Config
 from mlm.model.attention import Attention, Rotary, Rotation, SegmentMask, gather_positions
+from mlm.model.dropout import Dropout
 from mlm.model.feedforward import Activation, FeedForward, GatedFeedForward
 
 
@@ -111,7 +112,7 @@ class Embeddings(nn.Module):
         sinusoids = sinusoidal_positions(row_length, width) if config.positions.kind == "sinusoidal" else None
         self.register_buffer("sinusoids_LD", sinusoids, persistent=False)
         self.norm = layer_norm(config, width) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         narrow = config.embedding_width is not None
         self.projection = nn.Linear(width, config.width, bias=config.biases) if narrow else nn.Identity()
 
@@ -133,7 +134,7 @@ class Residual(nn.Module):
         super().__init__()
         self.sublayer = sublayer
         self.norm = norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
 
 class PreNorm(Residual):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,13 +41,14 @@ class MaskedLMTask:
     def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
         rows_B, epochs_B = self.train.order.rows(self.seed, step, self.batch_rows)
-        cuts = self.world.share(len(rows_B), self.micro_batch_rows)
-        mine = np.arange(self.world.rank, len(rows_B), self.world.size)
-        read = mine if len(mine) else np.zeros(1, np.int64)
         rate = self.masking.rate_at(fraction)
-        batch = self.train.masked(rows_B[read], epochs_B[read], self.masking, rate, self.seed)
-        parts = [batch.part(cut) if cut.start < len(mine) else batch.part(slice(1)).without_targets() for cut in cuts]
-        return [part.to(self.world.device) for part in parts]
+
+        def masked(cut: slice) -> Batch:
+            batch = self.train.masked(rows_B[cut], epochs_B[cut], self.masking, rate, self.seed)
+            return batch.to(self.world.device)
+
+        cuts = self.world.share(len(rows_B), self.micro_batch_rows)
+        return [masked(cut) if cut.start < len(rows_B) else masked(slice(1)).without_targets() for cut in cuts]
 
     def documents(self, step: int) -> str:
         """Return the numbers of the documents that a step reads from, and their folders."""
@@ -145,6 +145,6 @@ def heldout_batches(
 ) -> list[Batch]:
     """Return the first `most_rows` held-out rows of a fixed shuffle, with fixed masks."""
     rows_B, epochs_B = rows.order.rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
-    batch = rows.masked(rows_B, epochs_B, masking, masking.rate, HELDOUT_SEED)
     cuts = [slice(start, start + micro_batch_rows) for start in range(0, len(rows_B), micro_batch_rows)]
-    return [batch.part(cut).to(world.device) for cut in cuts]
+    batches = [rows.masked(rows_B[cut], epochs_B[cut], masking, masking.rate, HELDOUT_SEED) for cut in cuts]
+    return [batch.to(world.device) for batch in batches]

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, ValidationError
 
 from configs import Config, UserError, files, section_names
 from mlm.checkpoint import checkpoint
-from mlm.checkpoint.manifest import MANIFEST
+from mlm.checkpoint.manifest import DETERMINISM, MANIFEST
 from mlm.config import RUNS
 from mlm.distributed.device import ComputePrecision, precision_of
 from mlm.distributed.world import World
@@ -151,6 +151,7 @@ def environment(world: World) -> dict[str, Any]:
         "git_diff": _git("diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD") if is_tracked else None,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else _processor(),
         "precision": precision_of(world.dtype),
+        "determinism": DETERMINISM,
         "processes": world.size,
         "threads": torch.get_num_threads(),
     }
@@ -165,6 +166,8 @@ class RunIdentity(Config):
     """Fingerprints of its text and tokenizer."""
     precision: ComputePrecision
     """Precision of its matrix products."""
+    determinism: int = 1
+    """`DETERMINISM` of the code that began it, which was not recorded at first."""
 
 
 def run_identity(path: Path) -> RunIdentity:

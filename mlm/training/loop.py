@@ -14,6 +14,7 @@ from mlm.distributed.device import autocast, synchronize
 from mlm.distributed.parallel import clip_gradients, reshard, sync_gradients
 from mlm.distributed.threads import ThreadReplicas, replicate_on_threads
 from mlm.distributed.world import World
+from mlm.model.dropout import seed_dropout
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.optim import Optimizer
 from mlm.training.schedule import Schedule
@@ -156,7 +157,7 @@ class LoopSettings:
     seed: int
     """Seed of dropout."""
     threads: int = 1
-    """Micro-batches computed at the same time; more than one only on a single CPU process, and without dropout."""
+    """Micro-batches computed at the same time; more than one only on a single CPU process."""
 
 
 def train(
@@ -222,7 +223,7 @@ def take_step(
     targets, tokens = map(int, counts)
 
     def compute(replica: nn.Module, index: int, batch: AnyBatch) -> Mapping[str, Tensor]:
-        seed_dropout(settings.seed, progress.step, index, world.rank)
+        seed_dropout(settings.seed, progress.step, index * world.size + world.rank)
         with sync_gradients(replica, last=index == len(micro_batches) - 1):
             losses = task.losses(replica, batch)
             # Gradients are averaged over ranks, and the step needs their sum.
@@ -252,8 +253,3 @@ def evaluate(
             observer.evaluated(progress, metrics, model)
         reshard(model)
     model.train()
-
-
-def seed_dropout(seed: int, step: int, micro_batch: int, rank: int) -> None:
-    """Make the random numbers of a micro-batch a function of seed, step, micro-batch and rank."""
-    torch.manual_seed(hash((seed, step, micro_batch, rank)))

@@ -24,6 +24,7 @@ from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
 
 STEPS = 10
 BATCH_ROWS = 7  # which three processes cannot share equally
+CUT_ROWS = 3  # by which one process and three cut a step alike: 3, 3 and 1
 OPTIMIZERS: dict[str, OptimizerConfig] = {
     "adamw": AdamW(lr=3e-3),
     "schedule_free": ScheduleFreeAdamW(lr=3e-3),
@@ -32,11 +33,12 @@ OPTIMIZERS: dict[str, OptimizerConfig] = {
 PARALLEL: dict[str, Parallel] = {"replicated": ReplicatedData(), "sharded": ShardedData()}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 CASES = [
-    *itertools.product(OPTIMIZERS, PARALLEL, ("float64",), (BATCH_ROWS,)),
-    *itertools.product(("adamw",), PARALLEL, ("float32",), (BATCH_ROWS,)),
-    *itertools.product(("adamw",), PARALLEL, ("float64",), (1,)),
+    *itertools.product(OPTIMIZERS, PARALLEL, ("float64",), (BATCH_ROWS,), (0.0,)),
+    *itertools.product(("adamw",), PARALLEL, ("float32",), (BATCH_ROWS,), (0.0,)),
+    *itertools.product(("adamw",), PARALLEL, ("float64",), (1,), (0.0, 0.3)),
+    *itertools.product(("adamw",), PARALLEL, ("float64",), (CUT_ROWS,), (0.3,)),
 ]
-"""Optimizer, division of the model, type of all numbers, and rows of a micro-batch."""
+"""Optimizer, division of the model, type of all numbers, rows of a micro-batch, and dropout."""
 
 
 @dataclass
@@ -56,14 +58,17 @@ class Notebook(Observer):
         self.losses.append(metrics["loss"])
 
 
-def losses(world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int) -> list[float]:
+def losses(
+    world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int, dropout: float
+) -> list[float]:
     """Train a tiny model; return the loss of every step and of the evaluations between."""
     world = replace(world, dtype=DTYPES[dtype])
     masking = Masking()
     heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
     task = MaskedLMTask(sentences(60), heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows)
-    model = MaskedLanguageModel(TINY, VOCABULARY, ROW_LENGTH)
-    initialise(model, TINY.encoder, 0)
+    config = TINY.model_copy(update={"encoder": TINY.encoder.model_copy(update={"dropout": dropout})})
+    model = MaskedLanguageModel(config, VOCABULARY, ROW_LENGTH)
+    initialise(model, config.encoder, 0)
     model.to(world.dtype)
     PARALLEL[parallel].place(model, world)
     notebook = Notebook()

@@ -1,7 +1,7 @@
 """One trial: early stopping, the weights that are kept, rates by layer, repeatability."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,18 @@ from torch import nn
 from configs import UserError, read
 from finetune.config import FinetuneConfig
 from finetune.data.examples import DataSplit, Examples
+from finetune.encoders.published import load_published
 from finetune.evaluation.metrics import Metric
 from finetune.evaluation.results import Parameters, TrialResult
 from finetune.training.classification import EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier
 from finetune.training.trainable import Layers
 from finetune.trial import Trial, make_task, run_trial
+from mlm.distributed.threads import SLOTS_WORTH_A_THREAD
 from mlm.training.budget import TrainingProgress
 from mlm.training.loop import Observer, StepMetrics
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
-from tests.finetune import samples
+from tests.finetune import samples, tiny_published
 
 
 class Recorder(Observer):
@@ -162,6 +164,32 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(run: Path) 
     overrides = ("train.epochs=2", "head.dropout=0.5", "augment.drop=0.2")
     first, second, other = (trial(run, *overrides, seed=seed)[0] for seed in (0, 0, 1))
     assert weights_hash(first) == weights_hash(second) != weights_hash(other)
+    assert np.array_equal(first.result.probabilities_NC, second.result.probabilities_NC)
+
+
+@pytest.fixture
+def cores() -> Iterator[None]:
+    """Let torch divide its work among two threads, however many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("cores")
+def test_long_batches_are_trained_on_threads_to_the_same_bits_again(run: Path, tmp_path: Path) -> None:
+    overrides = ("train.epochs=2", "train.batch_examples=128", "head.dropout=0.5")
+    settings = Trial(recipe_of(*overrides), samples.split(train=200), 0, num_classes=2)
+    own = make_task(settings, samples.encoder(run, dropout=0.1), samples.CPU)
+    assert 128 * own.train.lengths.mean() > 2 * SLOTS_WORTH_A_THREAD
+    assert (own.threads, own.micro_batch_examples) == (2, 64)
+    published = load_published(str(tiny_published.save(tmp_path / "bert", "bert")), None, random=False, seed=0)
+    left = make_task(settings, published, samples.CPU)  # transformers' dropout has one source of random numbers
+    assert (left.threads, left.micro_batch_examples) == (1, 128)
+    first, second = (
+        Outcome(*run_trial(settings, samples.encoder(run, dropout=0.1), samples.CPU, [])) for _ in range(2)
+    )
+    assert weights_hash(first) == weights_hash(second)
     assert np.array_equal(first.result.probabilities_NC, second.result.probabilities_NC)
 
 

@@ -1,8 +1,10 @@
 """Batches, losses and gradients of classification, against plain references."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import numpy as np
@@ -32,10 +34,10 @@ from mlm.training.schedule import Constant
 from tests.finetune import samples
 
 
-def model_of(run: Path) -> Classifier:
+def model_of(run: Path, *, dropout: float = 0.0) -> Classifier:
     torch.manual_seed(0)
-    encoder = samples.encoder(run)
-    return Classifier(encoder, CnnHead(filters=5, dropout=0.0).build(encoder, 2))
+    encoder = samples.encoder(run, dropout=dropout)
+    return Classifier(encoder, CnnHead(filters=5, dropout=dropout).build(encoder, 2))
 
 
 def task_of(
@@ -73,7 +75,7 @@ class Gradients:
         self.model.zero_grad()
 
 
-def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[str, Tensor]]:
+def gradients(model: nn.Module, task: Classification, steps: int, threads: int = 1) -> list[dict[str, Tensor]]:
     """Return the gradients of the loop's steps, the model staying as it is."""
     kept = Gradients(model)
     frequencies = Frequencies(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
@@ -88,6 +90,7 @@ def gradients(model: nn.Module, task: Classification, steps: int) -> list[dict[s
             frequencies,
             clip_norm=1000000000.0,
             seed=0,
+            threads=threads,
         ),
         samples.CPU,
         [],
@@ -182,6 +185,37 @@ def test_micro_batches_of_16_give_the_gradient_of_the_whole_batch_of_64(examples
         assert largest_difference(ours, theirs) < 1e-6
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_drop_the_same_elements_and_have_the_same_gradient(threads: int, run: Path) -> None:
+    model = model_of(run, dropout=0.4)
+    task = task_of(model.encoder, examples=37, batch=16, micro=4)
+    expected, cut_otherwise = gradients(model, task, 3), gradients(model, replace(task, micro_batch_examples=8), 3)
+    for ours, alone, other in zip(gradients(model, task, 3, threads), expected, cut_otherwise, strict=True):
+        assert largest_difference(ours, alone) < 1e-6
+        assert largest_difference(other, alone) > 1e-2
+
+
+@pytest.mark.parametrize("stopped_at", [2, 4])
+def test_training_on_threads_with_dropout_goes_on_bit_for_bit(stopped_at: int, run: Path) -> None:
+    def trained(state: dict[str, Any] | None, first: int, last: int) -> dict[str, Any]:
+        model = model_of(run, dropout=0.4)
+        optimizer = AdamW(lr=0.01).build(model)
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        task = replace(task_of(model.encoder, examples=37, batch=16, micro=4), threads=2)
+        frequencies = Frequencies(log_steps=1, evaluate_steps=10, checkpoint_steps=10)
+        settings = LoopSettings(optimizer, Constant(), TrainingLength(steps=last), frequencies, 1.0, seed=3, threads=2)
+        train(model, task, settings, samples.CPU, [], start=TrainingProgress(first))
+        return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+    whole = trained(None, 0, 6)
+    torch.manual_seed(99)
+    resumed = trained(trained(None, 0, stopped_at), stopped_at, 6)
+    for name, weight in whole["model"].items():
+        assert torch.equal(resumed["model"][name], weight), name
+
+
 def accelerated(model: Classifier, task: Classification, steps: int) -> list[dict[str, Tensor]]:
     """Return the gradients that Accelerate's accumulation, as its guide shows it, makes of the same micro-batches."""
     accelerator = accelerate.Accelerator(gradient_accumulation_steps=4, cpu=True)
@@ -211,7 +245,7 @@ def test_on_whole_windows_accelerate_gives_the_same(run: Path) -> None:
 
 
 def test_on_a_short_window_ours_is_the_single_batch_and_accelerate_is_not(run: Path) -> None:
-    """37 examples: micro-batches of 16, 16 and 5. A mean of means over four, as theirs, weighs them otherwise."""
+    """37 examples: micro-batches of 13, 13 and 11. A mean of means over four, as theirs, weighs them otherwise."""
     model = model_of(run)
     cut = task_of(model.encoder, examples=37, batch=64, micro=16)
     whole = task_of(model.encoder, examples=37, batch=64)
@@ -219,7 +253,7 @@ def test_on_a_short_window_ours_is_the_single_batch_and_accelerate_is_not(run: P
     (ours,) = gradients(model, cut, 1)
     (theirs,) = accelerated(model, cut, 1)
     assert largest_difference(ours, single) < 1e-6
-    # Theirs divides three means by four, and gives the five of the last as much say as each sixteen before.
+    # Theirs divides three means by four, and gives the eleven of the last as much say as each thirteen before.
     parts = [part_gradient(model, batch) for batch in cut.micro_batches(0, 0.0)]
     expected = {name: sum(part[name] for part in parts) / 4 for name in single}
     assert largest_difference(theirs, expected) < 1e-6  # type: ignore[arg-type]
@@ -242,6 +276,9 @@ def test_prediction_keeps_the_order_of_the_examples(run: Path, monkeypatch: pyte
     alone = [alone_prediction(model, [example]) for example in tokens]
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
     np.testing.assert_allclose(together.sum(axis=1), 1.0)
+    monkeypatch.setattr("finetune.training.classification.EVALUATION_TOKENS_OF_A_THREAD", 64)
+    on_threads = predict(model, tokens, model.encoder.pad_id, samples.CPU, threads=3)
+    np.testing.assert_allclose(on_threads, together, atol=1e-6)
 
 
 def alone_prediction(model: Classifier, tokens: Sequence[EncodedExample]) -> NDArray[np.float32]:

@@ -21,9 +21,9 @@ from mlm.training.loop import Frequencies, LoopSettings, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.distributed.worker import Notebook
-from tests.mlm.samples import CPU, model_of, sentences
+from tests.mlm.samples import CPU, TINY, model_of, sentences
 
-EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
+EVERY: list[OptimizerConfig] = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,14 @@ def trained(
     *,
     dtype: torch.dtype = torch.float64,
     rows: int = 1,
+    dropout: float = 0.0,
     start: tuple[MaskedLanguageModel, Optimizer, int] | None = None,
     steps: int = 12,
 ) -> tuple[list[float], MaskedLanguageModel, Optimizer]:
     """Train from the start, or go on; return the losses and what was trained."""
     world, masking = replace(CPU, dtype=dtype), Masking()
-    model = model_of().to(dtype)
+    encoder = TINY.encoder.model_copy(update={"dropout": dropout})
+    model = model_of(TINY.model_copy(update={"encoder": encoder})).to(dtype)
     optimizer, first = config.build(model), 0
     if start is not None:
         model.load_state_dict(start[0].state_dict())
@@ -81,11 +83,23 @@ def test_any_number_of_threads_trains_the_same_model(threads: int, rows: int, co
         torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(("threads", "rows"), [(2, 1), (3, 1), (2, 2), (3, 2)])
+def test_any_number_of_threads_drops_the_same_elements(threads: int, rows: int) -> None:
+    expected, alone, _ = trained(1, EVERY[0], rows=rows, dropout=0.3)
+    losses, model, _ = trained(threads, EVERY[0], rows=rows, dropout=0.3)
+    assert losses == pytest.approx(expected, rel=1e-10)
+    assert trained(1, EVERY[0], rows=6, dropout=0.3)[0] != pytest.approx(expected, rel=1e-3)  # a step cut otherwise
+    for one, other in zip(alone.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
-def test_threads_give_the_same_bits_again_and_after_a_resume(config: OptimizerConfig) -> None:
-    whole, model, _ = trained(3, config, dtype=torch.float32)
-    first, stopped, optimizer = trained(3, config, dtype=torch.float32, steps=8)
-    rest, resumed, _ = trained(3, config, dtype=torch.float32, start=(stopped, optimizer, 8))
+def test_threads_give_the_same_bits_again_and_after_a_resume(config: OptimizerConfig, dropout: float) -> None:
+    whole, model, _ = trained(3, config, dtype=torch.float32, dropout=dropout)
+    first, stopped, optimizer = trained(3, config, dtype=torch.float32, dropout=dropout, steps=8)
+    start = stopped, optimizer, 8
+    rest, resumed, _ = trained(3, config, dtype=torch.float32, dropout=dropout, start=start)
     assert first + rest == whole
     for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -153,10 +167,11 @@ def made_in(folder: Path, *overrides: str) -> PretrainComponents:
 @pytest.mark.parametrize(
     ("override", "threads", "micro_batches"),
     [
-        (None, 2, [16, 16]),
-        ("model.encoder.dropout=0.1", 1, [32]),
+        (None, 4, [8] * 4),
+        ("model.encoder.dropout=0.1", 4, [8] * 4),
         ("train.compile=true", 1, [32]),
-        ("train.micro_batch_rows=16", 1, [16, 16]),
+        ("train.micro_batch_rows=16", 2, [8] * 4),
+        ("train.micro_batch_rows=8", 1, [8] * 4),
     ],
 )
 def test_a_run_uses_threads_unless_a_setting_forbids_them(
@@ -175,4 +190,4 @@ def test_without_a_compiler_training_is_uncompiled(
     made = made_in(tmp_path, "train.compile=true")
     assert "c++, g++, clang++" in caplog.text
     assert not made.task.compiled
-    assert made.threads == 2
+    assert made.threads == 4

@@ -18,27 +18,22 @@ from mlm.distributed.device import (
     with_recorded_precision,
 )
 from mlm.distributed.world import World, devices, init_world
-from mlm.training.loop import seed_dropout
+from mlm.model.dropout import drop, seed_dropout
 from tests.mlm.samples import CPU, slow_in
 
 
-def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3, rank: int = 0) -> list[float]:
-    seed_dropout(seed, step, micro_batch, rank)
-    numbers: list[float] = torch.rand(4).tolist()
+def drawn(seed: int = 1, step: int = 2, micro_batch: int = 3) -> list[float]:
+    """Return numbers from both sources: that of this thread, and that of torch's kernels."""
+    seed_dropout(seed, step, micro_batch)
+    numbers: list[float] = [*drop(torch.ones(64), 0.5).tolist(), *torch.rand(4).tolist()]
     return numbers
 
 
-def test_random_numbers_are_a_function_of_seed_step_micro_batch_and_rank() -> None:
+def test_random_numbers_are_a_function_of_seed_step_and_micro_batch() -> None:
     assert drawn() == drawn()
-    others = [
-        drawn(seed=2),
-        drawn(step=3),
-        drawn(micro_batch=4),
-        drawn(rank=1),
-        drawn(seed=2, step=1),
-        drawn(seed=2**40),
-    ]
-    assert len({tuple(numbers) for numbers in [drawn(), *others]}) == 7
+    others = [drawn(seed=2), drawn(step=3), drawn(micro_batch=4), drawn(seed=2, step=1), drawn(seed=2**40)]
+    assert len({tuple(numbers[:64]) for numbers in [drawn(), *others]}) == 6
+    assert len({tuple(numbers[64:]) for numbers in [drawn(), *others]}) == 6
 
 
 def test_random_numbers_are_the_same_in_another_process() -> None:
@@ -46,6 +41,28 @@ def test_random_numbers_are_the_same_in_another_process() -> None:
     environment = os.environ | {"PYTHONHASHSEED": "5", "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert process.stdout.strip() == str(drawn()), process.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 32])
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_every_item_belongs_to_one_rank_and_all_have_as_many_slices(count: int, size: int, ranks: int) -> None:
+    shares = [World(CPU.device, CPU.dtype, rank, ranks).share(count, size) for rank in range(ranks)]
+    turns = -(-count // (ranks * size))
+    assert [len(share) for share in shares] == [turns] * ranks
+    in_order = [list(range(count))[share[turn]] for turn in range(turns) for share in shares]
+    assert [item for part in in_order for item in part] == list(range(count))
+    largest = max(map(len, in_order))
+    assert largest <= size
+    assert largest * turns * ranks < count + turns * ranks  # no rank could have less to do
+
+
+def test_ranks_cut_a_step_alike_where_its_rows_divide() -> None:
+    def cut(ranks: int) -> list[slice]:
+        shares = [World(CPU.device, CPU.dtype, rank, ranks).share(24, 2) for rank in range(ranks)]
+        return [share[turn] for turn in range(len(shares[0])) for share in shares]
+
+    assert all(cut(ranks) == cut(1) for ranks in (2, 3, 4, 6, 12))
 
 
 def test_one_process_sums_nothing() -> None:

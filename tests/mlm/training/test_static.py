@@ -12,6 +12,7 @@ from mlm.data.masking import Masking
 from mlm.distributed.device import with_precision
 from mlm.distributed.threads import ThreadReplicas
 from mlm.distributed.world import init_world
+from mlm.model.dropout import seed_dropout
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.objectives.masked import MaskedLMTask
@@ -63,6 +64,21 @@ def judge(task: MaskedLMTask, model: nn.Module) -> None:
     model.eval()
     task.evaluate(model)
     model.train()
+
+
+@traces
+@pytest.mark.usefixtures("compiled_anew")
+def test_compiled_blocks_drop_by_the_key_too(task: MaskedLMTask) -> None:
+    encoder = EncoderConfig(width=16, heads=2, feedforward_width=24, layers=2, dropout=0.4)
+    model, batch = model_of(ModelConfig(encoder=encoder)), task.micro_batches(0, 0.0)[0]
+    for block in model.encoder.blocks:
+        block.compile(dynamic=False, backend="eager", fullgraph=True)
+
+    def loss(*key: int) -> float:
+        seed_dropout(*key)
+        return task.losses(model, batch)["loss"].item()
+
+    assert loss(0, 0, 0) == loss(0, 0, 0) != loss(0, 0, 1)
 
 
 @traces
