@@ -32,6 +32,8 @@ from tokenizer.shards.format import read_manifest
 
 CACHE = "cache"
 """Folder of tokenizers and shards, beside the runs."""
+MOST_EPOCHS = 100
+"""Epochs of a corpus of a mixture, beyond which a warning asks whether its weight is meant."""
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +108,15 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
         raise UserError(_nothing_hidden(config, corpus.heldout, heldout))
     share = -(-micro // threads)
     task = MaskedLMTask(
-        corpus.train, heldout, config.masking, world, settings.seed, settings.batch_rows, share, compiled
+        corpus.train,
+        heldout,
+        config.masking,
+        world,
+        settings.seed,
+        settings.batch_rows,
+        share,
+        compiled,
+        [one.label for one in corpus.config] if len(corpus.config) > 1 else [],
     )
     model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     initialise(model, config.model.encoder, settings.seed)
@@ -117,6 +127,9 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
         compile_blocks(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens_per_row
     length = settings.budget.training_length(tokens_per_step, rows / settings.batch_rows)
+    for name, read in task.read_after(length.steps or 0).items():
+        if read["epochs"] > MOST_EPOCHS and world.is_main:
+            logger.warning("%s will be read %s times: lower its weight", name, f"{read['epochs']:,.0f}")
     return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
 
 

@@ -320,6 +320,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     scores |= warm_start.scores_at_start(config, records)
     scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
     scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
+    scores |= {"corpora": read} if (read := task.read_after(end.step)) else {}
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
@@ -344,7 +345,7 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
     operations = flops_per_token(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
-    return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress)
+    return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress, task.read_after)
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:

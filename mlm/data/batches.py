@@ -36,6 +36,8 @@ class Batch:
     """Number of predicted tokens."""
     tokens: int
     """Number of tokens that are not padding."""
+    corpora_B: Tensor | None = None
+    """Number of the corpus of each row; None without a mixture. int64"""
 
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
@@ -73,19 +75,28 @@ class PackedRows:
         return self.files[0].row_length
 
     @cached_property
+    def _segments_of_corpora(self) -> NDArray[np.float64]:
+        """Mean number of segments of each length in a row of each corpus."""
+        corpora = self.order.corpora(self._firsts)
+        found = np.zeros((len(self.order.sizes), self.row_length + 1))  # corpora, lengths
+        for corpus, file in zip(corpora, self.files, strict=True):
+            found[corpus] += file.segment_lengths / self.order.sizes[corpus]
+        return found
+
+    @property
     def segments_per_row(self) -> NDArray[np.float64]:
         """Mean number of segments of each length in a row of training, lengths being tokens without special ones."""
-        corpora = self.order.corpora(self._firsts)
-        shares, sizes = np.array(self.order.shares)[corpora], np.array(self.order.sizes)[corpora]
-        rates = zip(self.files, shares / sizes, strict=True)
-        total: NDArray[np.float64] = np.sum([file.segment_lengths * rate for file, rate in rates], axis=0)
-        return total
+        return np.array(self.order.shares) @ self._segments_of_corpora
 
     @property
     def tokens_per_row(self) -> float:
         """Mean number of slots of a row of training that are not padding, special tokens counted."""
-        lengths = np.arange(self.row_length + 1) + 2 * self.special.adds_cls_sep
-        return float(self.segments_per_row @ lengths)
+        return float(np.array(self.order.shares) @ self.tokens_per_row_of_corpora)
+
+    @property
+    def tokens_per_row_of_corpora(self) -> NDArray[np.float64]:
+        """The same in a row of each corpus."""
+        return self._segments_of_corpora @ (np.arange(self.row_length + 1) + 2 * self.special.adds_cls_sep)
 
     @cached_property
     def _firsts(self) -> NDArray[np.int64]:
@@ -135,7 +146,8 @@ class PackedRows:
         arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
         ids_BL, segments_BL, positions_BL, predicted_BM, labels = map(torch.from_numpy, arrays)
         targets, tokens = np.count_nonzero(labels_BM != IGNORED), np.count_nonzero(whole.segments_BL)
-        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels, int(targets), int(tokens))
+        corpora_B = torch.from_numpy(self.order.corpora(rows_B)) if len(self.order.sizes) > 1 else None
+        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels, int(targets), int(tokens), corpora_B)
 
     def plain_tokens(self, rows_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the tokens of rows without special ones, and the place of each segment's first token among them."""

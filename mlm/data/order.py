@@ -44,6 +44,15 @@ class RowOrder:
             rows_B[mine] = permuted(places_B[mine], self.sizes[corpus], keys_B[mine]) + sum(self.sizes[:corpus])
         return rows_B, epochs_B
 
+    def first_rows(self, seed: int, most: int) -> NDArray[np.int64]:
+        """Return different rows, about `most` of them: of each corpus its share, but one at least."""
+        first, found = 0, []
+        for size, share in zip(self.sizes, self.shares, strict=True):
+            count = min(max(round(most * share), 1), size)
+            found.append(RowOrder((size,)).rows(seed, 0, count)[0] + first)
+            first += size
+        return np.concatenate(found)
+
     def corpora(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of the corpus of each row."""
         return np.searchsorted(np.cumsum(self.sizes), rows_B, side="right")

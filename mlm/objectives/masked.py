@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class MaskedLMTask:
     """Rows that are computed at once on each rank."""
     compiled: bool = False
     """True if the model's layers are compiled; on CUDA the loss is then compiled as well."""
+    corpora: Sequence[str] = ()
+    """Names of the corpora of a mixture, whose losses are told apart."""
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
@@ -56,43 +59,66 @@ class MaskedLMTask:
         return self.train.documents(rows_B)
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Return the summed cross-entropy in nats, and the number of correct predictions."""
+        """Return the summed cross-entropy in nats, and the number of correct predictions.
+
+        Of a mixture, return also loss and targets of each corpus, as `loss/NAME` and `targets/NAME`.
+        """
         scores_MV = score(model, batch, self.world, compiled=self.compiled)
         fused = self.compiled and self.world.device.type == "cuda"
         cross_entropy = compiled_cross_entropy() if fused else summed_cross_entropy
-        loss, correct = cross_entropy(scores_MV, batch.labels_BM.flatten())
-        return {"loss": loss, "correct": correct}
+        loss, correct, losses_M = cross_entropy(scores_MV, batch.labels_BM.flatten())
+        sums = {"loss": loss, "correct": correct}
+        if batch.corpora_B is not None:
+            filled_BM = (batch.labels_BM != IGNORED).to(losses_M.dtype)
+            for number, name in enumerate(self.corpora):
+                mine_B = batch.corpora_B == number
+                sums[f"loss/{name}"] = losses_M.view_as(filled_BM)[mine_B].sum()
+                sums[f"targets/{name}"] = filled_BM[mine_B].sum()
+        return sums
+
+    def read_after(self, step: int) -> Mapping[str, Mapping[str, float]]:
+        """Return how often each corpus of a mixture has been read after `step` steps, and about how many tokens."""
+        rows, order = step * self.batch_rows, self.train.order
+        each = zip(self.corpora, order.shares, order.sizes, self.train.tokens_per_row_of_corpora.tolist(), strict=False)
+        return {
+            name: {"epochs": rows * share / size, "tokens": rows * share * tokens} for name, share, size, tokens in each
+        }
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return mean loss in nats and accuracy on the held-out rows, whose masks are fixed.
+        """Return mean loss in nats and accuracy on the held-out rows, whose masks are fixed; of each corpus too.
 
         Each rank computes some of the batches, and every row counts once.
         """
         mine = self.heldout[self.world.rank :: self.world.size]
         idle = [self.heldout[0].without_targets()] * (len(self.world.share(len(self.heldout), 1)) - len(mine))
         totals = [self.losses(model, batch) for batch in (*mine, *idle)]
-        loss, correct = self.world.sum([sum(total[name].item() for total in totals) for name in ("loss", "correct")])
+        summed = self.world.sum([sum(total[name].item() for total in totals) for name in totals[0]])
+        sums = dict(zip(totals[0], summed, strict=True))
         targets = sum(batch.targets for batch in self.heldout)
-        return {"loss": loss / targets, "accuracy": correct / targets}
+        of_corpora = {f"loss/{name}": sums[f"loss/{name}"] / sums[f"targets/{name}"] for name in self.corpora}
+        return {"loss": sums["loss"] / targets, "accuracy": sums["correct"] / targets} | of_corpora
 
 
-def summed_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed cross-entropy in nats and the number of labels with the highest score, IGNORED ones left aside.
+def summed_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed cross-entropy in nats, the number of labels with the highest score, and each label's loss.
+
+    IGNORED labels count as zero. The losses of labels have no gradient.
 
     The sum is computed in float32 or better, and so is its gradient, in the same pass.
     """
-    loss, correct = _SummedCrossEntropy.apply(scores_MV, labels_M)  # type: ignore[no-untyped-call]
-    return loss, correct
+    loss, correct, losses_M = _SummedCrossEntropy.apply(scores_MV, labels_M)  # type: ignore[no-untyped-call]
+    return loss, correct, losses_M
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     """The loss and its gradient, which need the same exponentials: computed together, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(scores_MV.dtype, torch.float32)
         loss, correct = scores_MV.new_zeros((), dtype=dtype), labels_M.new_zeros(())
+        losses_M = scores_MV.new_empty(len(scores_MV), dtype=dtype)
         gradient_MV = torch.empty_like(scores_MV) if ctx.needs_input_grad[0] else None
         chunk = CHUNK if scores_MV.device.type == "cpu" else CHUNK_ON_DEVICE
         for start in range(0, len(scores_MV), chunk):
@@ -103,31 +129,32 @@ class _SummedCrossEntropy(torch.autograd.Function):
             probabilities = scores.softmax(dim=-1, dtype=dtype)
             # The label's own probability may underflow; the highest one is at least 1 / V.
             behind = highest.to(dtype) - scores.gather(1, labels).to(dtype)
-            loss += ((behind - probabilities.gather(1, best).log()).squeeze(1) * filled).sum()
+            losses_M[part] = (behind - probabilities.gather(1, best).log()).squeeze(1) * filled
+            loss += losses_M[part].sum()
             correct += ((best == labels).squeeze(1) & filled).sum()
             if gradient_MV is not None:
                 probabilities.scatter_add_(1, labels, probabilities.new_full(labels.shape, -1.0))
                 gradient_MV[part] = probabilities.mul_(filled[:, None])
         ctx.save_for_backward(gradient_MV)
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+        ctx.mark_non_differentiable(correct, losses_M)
+        return loss, correct, losses_M
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor, None]:
         (gradient_MV,) = ctx.saved_tensors
         return gradient_MV * upstream, None
 
 
-def plain_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
+def plain_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same as `summed_cross_entropy`, in more memory if eager, and in less time if compiled for CUDA."""
     exact_MV = scores_MV.to(torch.promote_types(scores_MV.dtype, torch.float32))
-    loss = F.cross_entropy(exact_MV, labels_M, ignore_index=IGNORED, reduction="sum")
-    return loss, (scores_MV.argmax(dim=-1) == labels_M).sum()
+    losses_M = F.cross_entropy(exact_MV, labels_M, ignore_index=IGNORED, reduction="none")
+    return losses_M.sum(), (scores_MV.argmax(dim=-1) == labels_M).sum(), losses_M.detach()
 
 
 @cache
-def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
     """Return `plain_cross_entropy` as two kernels that read the scores once each."""
     return torch.compile(plain_cross_entropy, dynamic=False)
 
@@ -143,8 +170,9 @@ def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = Fals
 def heldout_batches(
     rows: PackedRows, masking: Masking, world: World, *, most_rows: int, micro_batch_rows: int
 ) -> list[Batch]:
-    """Return the first `most_rows` held-out rows of a fixed shuffle, with fixed masks."""
-    rows_B, epochs_B = rows.order.rows(HELDOUT_SEED, 0, min(most_rows, len(rows)))
+    """Return the first `most_rows` held-out rows of a fixed shuffle, with fixed masks; of a mixture those of each."""
+    rows_B = rows.order.first_rows(HELDOUT_SEED, most_rows)
+    epochs_B = np.zeros_like(rows_B)
     cuts = [slice(start, start + micro_batch_rows) for start in range(0, len(rows_B), micro_batch_rows)]
     batches = [rows.masked(rows_B[cut], epochs_B[cut], masking, masking.rate, HELDOUT_SEED) for cut in cuts]
     return [batch.to(world.device) for batch in batches]

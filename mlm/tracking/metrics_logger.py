@@ -45,14 +45,16 @@ class MetricsLogger(Observer):
         flops_per_token: Callable[[float], float],
         peak_flops: float,
         start: TrainingProgress,
+        read_after: Callable[[int], Mapping[str, Mapping[str, float]]] = lambda step: {},
     ) -> None:
         """Open the metrics of the run at `path`, truncated to `start`.
 
         `documents` names the documents that a step reads, `flops_per_token` takes the share of tokens that are masked,
-        and `peak_flops` is the measured rate of matrix products of the machine, in FLOP/s.
+        and `peak_flops` is the measured rate of matrix products of the machine, in FLOP/s. `read_after` names what has
+        been read of each corpus of a mixture after a number of steps.
         """
         self.path, self.config, self.documents = path, config, documents
-        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+        self.flops_per_token, self.peak_flops, self.read_after = flops_per_token, peak_flops, read_after
         self.length = TrainingLength()
         run_directory.truncate_records(path / METRICS, start.step)
         newest_first = run_directory.records_newest_first(path / METRICS)
@@ -75,7 +77,11 @@ class MetricsLogger(Observer):
         fraction = min(self.length.fraction(progress), 1.0)
         flops = self.flops_per_token(self.config.masking.rate_at(fraction))
         record = {
-            **{"accuracy" if name == "correct" else name: metrics.mean(name) for name in metrics.sums},
+            **{
+                "accuracy" if name == "correct" else name: metrics.mean(name)
+                for name in metrics.sums
+                if not name.startswith("targets/")
+            },
             **metrics.learning_rates,
             "gradient_norm": metrics.gradient_norm.item() if metrics.targets else None,
             "tokens_per_second": tokens_per_second,
@@ -85,6 +91,11 @@ class MetricsLogger(Observer):
             "skipped_updates": len(metrics.skipped),
             "skipped_in_all": self.skipped_in_all,
             "progress": fraction,
+            **{
+                f"{measure}/{name}": number
+                for name, measures in self.read_after(progress.step).items()
+                for measure, number in measures.items()
+            },
         }
         self._write("train", progress, record)
         if self._is_spike(record["loss"]):

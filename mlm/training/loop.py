@@ -42,7 +42,10 @@ class Task(Protocol[AnyBatch]):
         """Return this rank's micro-batches of a step, whose gradients are summed; `fraction` is of the budget."""
 
     def losses(self, model: nn.Module, batch: AnyBatch) -> Mapping[str, Tensor]:
-        """Return the summed loss under `loss`, and any other per-target sums to be logged, such as `correct`."""
+        """Return the summed loss under `loss`, and any other per-target sums to be logged, such as `correct`.
+
+        Sums over a part of the targets are `loss/PART`, beside their number, `targets/PART`.
+        """
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return the held-out metrics."""
@@ -116,8 +119,10 @@ class StepMetrics:
         return skipped
 
     def mean(self, name: str) -> float | None:
-        """Return the mean of a sum over the targets; None without targets."""
-        return ratio(self.sums[name].item(), self.targets)
+        """Return the mean of a sum over the targets, or over those of its part; None without targets."""
+        _, is_part, part = name.partition("/")
+        targets = self.sums[f"targets/{part}"].item() if is_part else self.targets
+        return ratio(self.sums[name].item(), targets)
 
 
 def ratio(part: float, whole: float) -> float | None:

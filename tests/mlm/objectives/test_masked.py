@@ -76,7 +76,7 @@ def test_the_loss_in_chunks_is_the_same_sum(count: int) -> None:
     torch.manual_seed(0)
     scores_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
     labels_M[::3] = IGNORED
-    loss, correct = summed_cross_entropy(scores_MV, labels_M)
+    loss, correct, _ = summed_cross_entropy(scores_MV, labels_M)
     kept_MV, kept_M = scores_MV[labels_M != IGNORED].double(), labels_M[labels_M != IGNORED]
     expected = -kept_MV.log_softmax(dim=-1).gather(1, kept_M[:, None]).sum()
     assert loss.dtype == torch.float32
@@ -89,7 +89,7 @@ def test_the_loss_in_chunks_is_the_same_sum(count: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_loss_keeps_its_precision_where_the_label_is_all_but_impossible(dtype: torch.dtype) -> None:
     scores_MV = torch.tensor([[0.0, -2000.0, 3.0], [500.0, 500.0, -500.0]], dtype=dtype, requires_grad=True)
-    loss, correct = summed_cross_entropy(scores_MV, torch.tensor([1, 0]))
+    loss, correct, _ = summed_cross_entropy(scores_MV, torch.tensor([1, 0]))
     expected = 2003 + math.log1p(math.exp(-3)) + math.log(2)
     assert loss.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
     (gradient_MV,) = torch.autograd.grad(loss, scores_MV)
