@@ -268,7 +268,7 @@ def test_a_classifier_of_other_than_one_class_is_refused(settings: dict[str, Any
         ('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}', "no tokenizer"),
         ('{"model_type": "bert", "architectures": ["BertModel"]}', "BertModel"),
         ('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}', "GPT2"),
-        ('{"model_type": "bert", "architectures": 3}', "no architecture"),
+        ('{"model_type": "bert", "architectures": 3}', "architecture"),
         ("{", "config.json"),
         (None, "no model"),
     ],
