@@ -136,11 +136,12 @@ def test_processes_that_encode_find_our_packages_where_the_parent_does(python: P
     program = """
 from tokenizer import vocabulary
 from tokenizer.cleaning import TextConfig
+from functools import partial
+from tokenizer.shards.build import start_encoding
 from tokenizer.shards.workers import Workers
-from tokenizer.sources import Document
 learned = vocabulary.learn(iter(["a short text"]), vocabulary.VocabularyConfig(size=261))  # bytes, and no merges
-workers = Workers(TextConfig(), learned, 1, 0)
-print(len(workers.submit([Document("Some text.")]).result()[1].tokens))
+workers = Workers(partial(start_encoding, TextConfig(), learned.to_str(), False), 1)
+print(len(workers.submit((("Some text.",),)).result()[1].tokens))
 workers.close()
 """
     done = started(python, tmp_path, "-P", "-c", program)

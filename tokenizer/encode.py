@@ -1,6 +1,7 @@
 """Encode text into memory-mapped token shards, split into a training and a held-out side."""
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -8,12 +9,16 @@ from pathlib import Path
 
 from configs import command
 from tokenizer import command_line, vocabulary
+from tokenizer.shards import rows
 from tokenizer.shards.build import build
-from tokenizer.shards.format import SIDES, read_manifest
+from tokenizer.shards.format import SIDES, open_shards
+from tokenizer.shards.workers import default_workers
+from tokenizer.special_tokens import SpecialTokens
 
 _EXAMPLES = """\
   python -m tokenizer.encode --tokenizer tokenizer.json --output shards
   python -m tokenizer.encode 'texts/**/*.txt.gz' --tokenizer tokenizer.json --output shards text.segments=documents
+  python -m tokenizer.encode wiki.txt --tokenizer tokenizer.json --output shards --row-lengths 128,512
   python -m tokenizer.encode reviews.csv --tokenizer tokenizer.json --output shards text.source.columns=review
 """
 
@@ -25,7 +30,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--tokenizer", type=Path, required=True, metavar="PATH", help="a tokenizer.json, as tokenizer.train writes it"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the folder of shards to make")
+    parser.add_argument(
+        "--row-lengths", type=_lengths, default=(), metavar="N,...", help="pack into rows of these lengths at once, too"
+    )
     return parser.parse_intermixed_args(arguments)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,7 +47,11 @@ def main(arguments: Sequence[str]) -> None:
     start = time.monotonic()
     tokenizer = vocabulary.load(given.tokenizer)
     built = build(text, tokenizer, given.output)
-    manifest = read_manifest(given.output)
+    shards, special = open_shards(given.output), SpecialTokens.of(tokenizer)
+    for row_length, side in itertools.product(given.row_lengths, SIDES):
+        if not (folder := rows.beside(shards, side, row_length, special)).exists():
+            rows.write(shards, side, row_length, special, folder, workers=default_workers())
+    manifest = shards.manifest
     print(f"{'side':8}{'documents':>13}{'sentences':>13}{'words':>15}{'tokens':>15}{'bytes a token':>15}")
     for side in SIDES:
         n = getattr(manifest, side)

@@ -20,9 +20,10 @@ from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
-from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, sentences
+from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, joined, sentences
 
 STEPS = 10
+LOSSES = ("loss", "loss/one", "loss/two")
 BATCH_ROWS = 7  # which three processes cannot share equally
 CUT_ROWS = 3  # by which one process and three cut a step alike: 3, 3 and 1
 OPTIMIZERS: dict[str, OptimizerConfig] = {
@@ -43,29 +44,31 @@ CASES = [
 
 @dataclass
 class Notebook(Observer):
-    """Takes down the losses of training and of held-out rows."""
+    """Takes down the losses of training and of held-out rows, of both corpora together and of each."""
 
     losses: list[float] = field(default_factory=list)
     steps: int = 0
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
-        loss = metrics.mean("loss")
-        assert loss is not None
-        self.losses.append(loss)
+        for name in LOSSES:
+            loss = metrics.mean(name)
+            assert loss is not None
+            self.losses.append(loss)
         self.steps += metrics.steps
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        self.losses.append(metrics["loss"])
+        self.losses += [metrics[name] for name in LOSSES]
 
 
 def losses(
     world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int, dropout: float
 ) -> list[float]:
-    """Train a tiny model; return the loss of every step and of the evaluations between."""
+    """Train a tiny model on a mixture of two corpora; return the losses of all steps and of the evaluations between."""
     world = replace(world, dtype=DTYPES[dtype])
     masking = Masking()
-    heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
-    task = MaskedLMTask(sentences(60), heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows)
+    mixed, other = (joined([sentences(count), sentences(count, seed=5)], (0.6, 0.4)) for count in (40, 12))
+    heldout = heldout_batches(other, masking, world, most_rows=7, micro_batch_rows=2)
+    task = MaskedLMTask(mixed, heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows, corpora=("one", "two"))
     config = TINY.model_copy(update={"encoder": TINY.encoder.model_copy(update={"dropout": dropout})})
     model = MaskedLanguageModel(config, VOCABULARY, ROW_LENGTH)
     initialise(model, config.encoder, 0)

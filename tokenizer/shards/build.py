@@ -6,10 +6,13 @@ import shutil
 import sqlite3
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +21,18 @@ from tqdm import tqdm
 
 from configs import UserError, streams
 from tokenizer import cleaning, vocabulary
-from tokenizer.cached_encoder import Encoded
+from tokenizer.cached_encoder import CachedEncoder, Encoded
 from tokenizer.cleaning import SeenHashes, SentenceTable, Side, TextConfig
 from tokenizer.shards import format
-from tokenizer.shards.workers import EncodedBatch, Workers, default_workers
+from tokenizer.shards.workers import Workers, default_workers
 from tokenizer.shards.writer import BuildState, ShardWriter, finish, locked, opened
+from tokenizer.sources import Document
 from tokenizer.sources.files import Watch
+
+Columns = tuple[tuple[Any, ...], ...]
+"""The fields of several documents, each together: less to pickle than a tuple for every document."""
+EncodedBatch = tuple[SentenceTable, Encoded]
+"""Documents split into sentences, and the tokens of all sentences, duplicates included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +123,11 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     shown = streams.messages()
     documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None, file=shown)
     count = default_workers() if options.workers is None else options.workers
-    with closing(Workers(text, tokenizer, count, options.local_characters, at_sentences=at_sentences)) as workers:
+    start = partial(start_encoding, text, tokenizer.to_str(), at_sentences)
+    with closing(Workers(start, count, options.local_characters)) as workers:
         for batch in cleaning.batch_documents(documents, options.batch_characters):
-            submitted.append(workers.submit(batch))
+            columns = tuple(zip(*batch, strict=True))
+            submitted.append(workers.submit(columns, sum(len(document.text) for document in batch)))
             write(most_left=2 * workers.count)
             consumed += len(batch)
             if time.monotonic() - committed > options.commit_seconds:
@@ -127,6 +138,19 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
         write(most_left=0)
     watch.check()
     writer.commit(consumed, +dropped)  # without zeros
+
+
+def start_encoding(text: TextConfig, tokenizer: str, at_sentences: bool) -> Callable[[Columns], EncodedBatch]:
+    """Return the function that splits documents into sentences and encodes these, in their order."""
+    encoder = CachedEncoder(Tokenizer.from_str(tokenizer))
+    as_read = cleaning.as_read_by(encoder.normalizer)  # equal texts are those that are read alike
+
+    def encode(columns: Columns) -> EncodedBatch:
+        documents = list(map(Document, *columns))
+        sentences, table = cleaning.split_documents(text, documents, as_read, at_sentences=at_sentences)
+        return table, encoder.encode(sentences)
+
+    return encode
 
 
 def _write(writer: ShardWriter, side: Side, table: SentenceTable, encoded: Encoded, kept: NDArray[np.bool_]) -> None:

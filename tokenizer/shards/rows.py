@@ -6,19 +6,24 @@ number of each segment's document) and `rows.json`, which describes both.
 
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
+from tqdm import tqdm
 
 from configs import Config, UserError
+from configs.streams import messages
 from tokenizer.cleaning import Side
-from tokenizer.shards.format import ShardArrays, Shards, TokenType, verify
+from tokenizer.shards.format import ShardArrays, Shards, TokenType, open_shards, verify
 from tokenizer.shards.packing import WINDOW_SENTENCES, Rows, pack, windows
+from tokenizer.shards.workers import Workers
 from tokenizer.sources import hash_texts
 from tokenizer.special_tokens import SpecialTokens
 
@@ -122,13 +127,18 @@ def _contents(records: NDArray[Any]) -> Iterator[memoryview]:
         yield content.data[:end]
 
 
+def beside(shards: Shards, side: Side, row_length: int, special: SpecialTokens) -> Path:
+    """Return the folder in that of the shards for one side in rows, which need not be there."""
+    return shards.path / f"rows-{VERSION}-{side}-{row_length}{'-cls-sep' * special.adds_cls_sep}"
+
+
 def find_or_pack(shards: Shards, side: Side, row_length: int, special: SpecialTokens, cache: Path) -> RowFile:
     """Return one side of the shards in rows; if neither their folder nor `cache` has them, pack them into the cache.
 
     Shards that are damaged, rows of other shards, and a cache that cannot be written raise UserError.
     """
-    name = f"rows-{VERSION}-{side}-{row_length}{'-cls-sep' * special.adds_cls_sep}"
-    inside, cached = shards.path / name, cache / f"rows-{_source(shards):.16}" / name
+    inside = beside(shards, side, row_length, special)
+    cached = cache / f"rows-{_source(shards):.16}" / inside.name
     if inside.exists():
         return RowFile.open(inside, shards)
     if not cached.exists():
@@ -148,25 +158,32 @@ def write(
     row_length: int,
     special: SpecialTokens,
     folder: Path,
+    *,
+    workers: int = 0,
     window_sentences: int = WINDOW_SENTENCES,
 ) -> None:
     """Pack one side of the shards into rows in `folder`, whole or not at all, in memory that does not grow.
 
-    Documents are packed together in windows of about `window_sentences` sentences.
+    Documents are packed together in windows of about `window_sentences` sentences, in so many other processes.
     """
     verify(shards, side)
     split, kind = getattr(shards, side), shards.manifest.token_type
     alone = shards.manifest.text.segments == "sentences"
     counts, rows, segments = np.zeros(row_length + 1, np.int64), 0, 0
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as partial:
-        with Path(partial, RECORDS).open("wb") as records_file, Path(partial, _DOCUMENTS).open("wb") as documents_file:
-            for window in windows(range(len(split.sentences)) if alone else split.documents, window_sentences):
-                packed = pack_window(split, window, row_length, special, kind, alone=alone)
+    found = list(windows(range(len(split.sentences)) if alone else split.documents, window_sentences))
+    start = partial(_start_packing, shards.path, side, row_length, special)
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary,
+        closing(Workers(start, workers if len(found) > 1 else 0)) as packing,
+    ):
+        with Path(temporary, RECORDS).open("wb") as records_file, Path(temporary, _DOCUMENTS).open("wb") as documents:
+            shown = tqdm(packing.map(found), folder.name, len(found), unit=" windows", disable=None, file=messages())
+            for packed in shown:
                 packed.records["first_segment"] += segments
                 seal(packed.records)
                 records_file.write(packed.records.data)
-                documents_file.write(packed.documents.data)
+                documents.write(packed.documents.data)
                 counts += packed.segment_lengths
                 rows, segments = rows + len(packed), segments + len(packed.documents)
         header = RowsHeader(
@@ -177,12 +194,22 @@ def write(
             rows=rows,
             segment_lengths=tuple(counts.tolist()),
         )
-        Path(partial, _HEADER).write_text(header.model_dump_json() + "\n", encoding="utf-8")
+        Path(temporary, _HEADER).write_text(header.model_dump_json() + "\n", encoding="utf-8")
         try:
-            Path(partial).rename(folder)
+            Path(temporary).rename(folder)
         except OSError:
             if not folder.exists():  # else another process packed the same rows first
                 raise
+
+
+def _start_packing(
+    path: Path, side: Side, row_length: int, special: SpecialTokens
+) -> Callable[[tuple[int, int]], RowFile]:
+    """Return the function that packs a window of the shards in the folder `path`."""
+    shards = open_shards(path)
+    alone = shards.manifest.text.segments == "sentences"
+    settings = (row_length, special, shards.manifest.token_type)
+    return lambda window: pack_window(getattr(shards, side), window, *settings, alone=alone)
 
 
 def pack_window(

@@ -1,4 +1,4 @@
-"""Split documents into sentences and encode them, in other processes: the threads of one could only take turns.
+"""Call a function in other processes: the threads of one could only take turns.
 
 They are plain child processes, spoken to over their standard input and output. Those of `multiprocessing` would
 either copy a parent that has threads, which can hang, or import its main module, and with it torch, in each. Those of
@@ -9,17 +9,12 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import IO, cast
-
-from tokenizers import Tokenizer
-
-from tokenizer.cached_encoder import CachedEncoder, Encoded
-from tokenizer.cleaning import SentenceTable, TextConfig, as_read_by, split_documents
-from tokenizer.sources import Document
+from typing import IO, Generic, TypeVar, cast
 
 _MAXIMUM_WORKERS = 4
 """The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
@@ -27,16 +22,8 @@ _MAXIMUM_WORKERS = 4
 _SERVE = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
 """The program of a process, which finds its modules where the parent does, in that order."""
 _Process = subprocess.Popen[bytes]
-EncodedBatch = tuple[SentenceTable, Encoded]
-"""Documents split into sentences, and the tokens of all sentences, duplicates included."""
-
-
-def encode_documents(
-    text: TextConfig, encoder: CachedEncoder, documents: Sequence[Document], *, at_sentences: bool = False
-) -> EncodedBatch:
-    """Split documents into sentences and encode these, in their order; equal texts are those that are read alike."""
-    sentences, table = split_documents(text, documents, as_read_by(encoder.normalizer), at_sentences=at_sentences)
-    return table, encoder.encode(sentences)
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
 
 
 def default_workers() -> int:
@@ -45,40 +32,50 @@ def default_workers() -> int:
     return min(cores, _MAXIMUM_WORKERS) if cores > 1 else 0
 
 
-class Workers:
-    """Encode documents: the first megabytes at once, and the rest in other processes."""
+class Workers(Generic[Request, Answer]):
+    """Answer requests: the first ones at once, here, and the rest in other processes."""
 
-    def __init__(
-        self, text: TextConfig, tokenizer: Tokenizer, count: int, local_characters: int, *, at_sentences: bool = False
-    ) -> None:
-        """Encode the first `local_characters` here and the rest in `count` processes; with 0 processes, all here."""
+    def __init__(self, start: Callable[[], Callable[[Request], Answer]], count: int, local: int = 0) -> None:
+        """Answer requests of up to the size `local` in all here, and the rest in `count` processes; with 0, all here.
+
+        Each process calls `start` once for the function that answers; `start` and all it holds must be picklable.
+        """
         self.count = count
-        self._text, self._tokenizer, self._at_sentences = text, tokenizer, at_sentences
-        self._encoder = CachedEncoder(tokenizer)
-        self._local_characters = local_characters
+        self._start, self._answer = start, start()
+        self._local = local
         self._processes: list[_Process] = []
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._threads = ThreadPoolExecutor(max(count, 1))  # each waits for one process at a time
 
-    def submit(self, documents: Sequence[Document]) -> "Future[EncodedBatch]":
-        """Return the future result of encoding `documents`; its error is ChildProcessError where a process died."""
-        if not self.count or self._local_characters > 0:
-            self._local_characters -= sum(len(document.text) for document in documents)
-            done: Future[EncodedBatch] = Future()
-            done.set_result(encode_documents(self._text, self._encoder, documents, at_sentences=self._at_sentences))
+    def submit(self, request: Request, size: int = 1) -> "Future[Answer]":
+        """Return the future answer; its error is ChildProcessError where a process died."""
+        if not self.count or self._local > 0:
+            self._local -= size
+            done: Future[Answer] = Future()
+            done.set_result(self._answer(request))
             return done
         if not self._processes:
-            self._start()
-        return self._threads.submit(self._encode, documents)
+            self._start_processes()
+        return self._threads.submit(self._ask, request)
+
+    def map(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """Yield the answers in the order of the requests, of which few are under way at any time."""
+        submitted: deque[Future[Answer]] = deque()
+        for request in requests:
+            submitted.append(self.submit(request))
+            if len(submitted) > 2 * self.count:
+                yield submitted.popleft().result()
+        while submitted:
+            yield submitted.popleft().result()
 
     def close(self) -> None:
-        """End the processes once they have encoded all that was submitted."""
+        """End the processes once they have answered all that was submitted."""
         self._threads.shutdown()
         for process in self._processes:
             process.communicate()  # closes its input, the sign to end; a dead one's missing answer is raised elsewhere
 
-    def _start(self) -> None:
-        settings = pickle.dumps((self._text, self._tokenizer.to_str(), self._at_sentences))
+    def _start_processes(self) -> None:
+        start = pickle.dumps(self._start)
         for _ in range(self.count):
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _SERVE, *sys.path],
@@ -87,25 +84,24 @@ class Workers:
                 start_new_session=True,  # Ctrl-C is for the parent to act on
             )
             self._processes.append(process)
-            self._threads.submit(self._configure, process, settings)
+            self._threads.submit(self._configure, process, start)
 
-    def _configure(self, process: _Process, settings: bytes) -> None:
+    def _configure(self, process: _Process, start: bytes) -> None:
         with suppress(BrokenPipeError):  # the death is raised where the first answer is missing
-            _pipes(process)[0].write(settings)
+            _pipes(process)[0].write(start)
         self._idle.put(process)
 
-    def _encode(self, documents: Sequence[Document]) -> EncodedBatch:
+    def _ask(self, request: Request) -> Answer:
         process = self._idle.get()
         requests, answers = _pipes(process)
         try:
-            columns = tuple(zip(*documents, strict=True))  # less to pickle than a tuple each
-            pickle.dump(columns, requests, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(request, requests, pickle.HIGHEST_PROTOCOL)
             requests.flush()
-            return cast(EncodedBatch, pickle.load(answers))
+            return cast(Answer, pickle.load(answers))
         except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
             code = process.wait()
             reason = "is there memory left?" if code < 0 else "its error stands above"
-            raise ChildProcessError(f"a process that encodes text died with code {code}: {reason}") from error
+            raise ChildProcessError(f"a process at work on text died with code {code}: {reason}") from error
         finally:
             self._idle.put(process)
 
@@ -117,12 +113,10 @@ def _pipes(process: _Process) -> tuple[IO[bytes], IO[bytes]]:
 
 
 def serve() -> None:
-    """Encode documents from standard input to standard output, as a worker, until the parent closes it or is gone."""
+    """Answer requests from standard input on standard output, as a worker, until the parent closes it or is gone."""
     with suppress(EOFError, BrokenPipeError):
-        text, tokenizer, at_sentences = pickle.load(sys.stdin.buffer)
-        encoder = CachedEncoder(Tokenizer.from_str(tokenizer))
+        answer = pickle.load(sys.stdin.buffer)()
         while True:
-            documents = list(map(Document, *pickle.load(sys.stdin.buffer)))
-            batch = encode_documents(text, encoder, documents, at_sentences=at_sentences)
-            pickle.dump(batch, sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+            answered = answer(pickle.load(sys.stdin.buffer))
+            pickle.dump(answered, sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
             sys.stdout.buffer.flush()

@@ -259,6 +259,45 @@ def test_a_run_on_several_folders_resumes_to_the_same_weights(home: Path, tmp_pa
     assert "text" in mistake(run(tmp_path, "--resume", str(resumed)))
 
 
+def test_a_run_on_a_mixture_tells_each_corpus_and_resumes_to_the_same_weights(home: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(home / name, tmp_path / name)
+    settings = [word for word in TINY if not word.startswith(("text.", "vocabulary."))]
+    settings += ["data.shards=[{folders: first, share: 3}, {folders: second, name: other, share: 1}]"]
+    settings += ["train.budget.steps=30", "train.intervals.checkpoint_steps=20", "train.keep.newest=2"]
+    assert (done := run(tmp_path, *settings, "name=mixed")).returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs").glob("*-mixed")
+    results = json.loads((path / "results.json").read_text())
+    assert set(results["heldout"]) == {"loss", "accuracy", "bits_per_byte", "loss/first", "loss/other"}
+    rows = 30 * 8
+    assert results["corpora"]["first"]["tokens"] == pytest.approx(0.75 * results["tokens"], rel=0.05)
+    sizes = {"first": 0.75, "other": 0.25}
+    config = read(PretrainConfig, path / "config.yaml")
+    order = open_corpus(config.data, config.text, config.vocabulary, tmp_path / "cache").train.order
+    for (name, share), size in zip(sizes.items(), order.sizes, strict=True):
+        assert results["corpora"][name]["epochs"] == pytest.approx(rows * share / size)
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert all(record["loss/first"] > 0 and record["loss/other"] > 0 for record in records)
+    assert [record["epochs/other"] for record in records if record["side"] == "train"][-1] > 0
+    (path / "results.json").unlink()
+    shutil.rmtree(checkpoint.newest(path))
+    assert (done := run(tmp_path, "--resume", str(path))).returncode == 0, done.stderr
+    assert json.loads((path / "results.json").read_text())["weights_sha256"] == results["weights_sha256"]
+    changed = (path / "config.yaml").read_text().replace("share: 3.0", "share: 2.0")
+    (path / "config.yaml").write_text(changed)
+    (path / "results.json").unlink()
+    assert "was changed since the run began" in mistake(run(tmp_path, "--resume", str(path)))
+
+
+def test_a_corpus_that_is_read_very_often_is_told(home: Path, tmp_path: Path) -> None:
+    settings = [word for word in TINY if not word.startswith(("text.", "vocabulary.", "train.budget"))]
+    shards = f"data.shards=[{{folders: {home / 'first'}, share: 99}}, {{folders: {home / 'second'}, share: 1}}]"
+    done = run(tmp_path, "--dry-run", *settings, shards, "train.budget.steps=100000")
+    assert done.returncode == 0, done.stderr
+    assert "first will be read" in done.stderr
+    assert "second will be read" not in done.stderr
+
+
 def test_a_folder_is_read_once_however_many_names_it_has(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "first", tmp_path / "first")
     (tmp_path / "link").symlink_to("first")

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mlm.build import compile_blocks
 from mlm.data.batches import IGNORED, Batch
@@ -13,7 +14,7 @@ from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.objectives.masked import CHUNK, heldout_batches, plain_cross_entropy, score, summed_cross_entropy
-from tests.mlm.samples import CPU, model_of, sentences, task_of
+from tests.mlm.samples import CPU, VOCABULARY, joined, model_of, sentences, task_of
 
 
 def ids_of(batches: list[Batch]) -> torch.Tensor:
@@ -160,10 +161,12 @@ def test_the_loss_that_is_compiled_for_cuda_is_the_same(dtype: torch.dtype) -> N
     torch.manual_seed(0)
     scores_MV = torch.randn(7, 11, dtype=dtype, requires_grad=True)
     labels_M = torch.tensor([3, IGNORED, 10, 0, IGNORED, 5, 5])
-    (loss, correct), (plain_loss, plain_correct) = (
+    (loss, correct, losses_M), (plain_loss, plain_correct, plain_M) = (
         cross_entropy(scores_MV, labels_M) for cross_entropy in (summed_cross_entropy, plain_cross_entropy)
     )
     torch.testing.assert_close(plain_loss, loss)
+    torch.testing.assert_close(plain_M, losses_M)
+    assert losses_M.sum().item() == pytest.approx(loss.item())
     assert plain_correct == correct
     gradients = [torch.autograd.grad(total, scores_MV)[0] for total in (loss, plain_loss)]
     torch.testing.assert_close(*gradients)
@@ -180,6 +183,42 @@ def test_evaluation_is_the_mean_over_all_heldout_targets() -> None:
             "accuracy": sum(loss["correct"].item() for loss in losses) / targets,
         }
     )
+
+
+def test_each_corpus_of_a_mixture_has_the_loss_of_its_own_rows() -> None:
+    mixture = joined([sentences(30), sentences(30, seed=1), sentences(30, seed=2)], (0.5, 0.3, 0.2))
+    names = ("books", "wiki", "talks")
+    heldout = heldout_batches(mixture, Masking(), CPU, most_rows=20, micro_batch_rows=7)
+    task = replace(task_of(mixture, batch_rows=20, micro_batch_rows=20), heldout=heldout, corpora=names)
+    model = model_of().eval()
+    (batch,) = task.micro_batches(3, 0.5)
+    rows_B, _ = mixture.order.rows(task.seed, 3, 20)
+    sums = task.losses(model, batch)
+    scores_BMV = score(model, batch, CPU).view(20, -1, VOCABULARY)
+    losses_BM = F.cross_entropy(scores_BMV.transpose(1, 2), batch.labels_BM, ignore_index=IGNORED, reduction="none")
+    for number, name in enumerate(names):
+        mine = torch.from_numpy(mixture.order.corpora(rows_B) == number)
+        assert sums[f"loss/{name}"].item() == pytest.approx(losses_BM[mine].sum().item(), rel=1e-5)
+        assert sums[f"targets/{name}"].item() == (batch.labels_BM[mine] != IGNORED).sum()
+    assert sum(int(sums[f"targets/{name}"]) for name in names) == batch.targets
+    measured, targets = task.evaluate(model), dict.fromkeys(names, 0.0)
+    for one in task.heldout:
+        for name in names:
+            targets[name] += float(task.losses(model, one)[f"targets/{name}"])
+    assert [int(count > 0) for count in targets.values()] == [1, 1, 1]
+    weighted = sum(measured[f"loss/{name}"] * targets[name] for name in names)
+    assert measured["loss"] == pytest.approx(weighted / sum(targets.values()), rel=1e-6)
+
+
+def test_what_has_been_read_of_a_corpus_is_counted_from_its_rows() -> None:
+    mixture = joined([sentences(9), sentences(50, seed=1)], (0.75, 0.25))
+    task = replace(task_of(mixture, batch_rows=8), corpora=("few", "many"))
+    steps = [mixture.order.rows(task.seed, step, 8) for step in range(50)]
+    for number, (name, read) in enumerate(task.read_after(50).items()):
+        mine = np.concatenate([rows_B[mixture.order.corpora(rows_B) == number] for rows_B, _ in steps])
+        assert read["epochs"] == pytest.approx(len(mine) / mixture.order.sizes[number], abs=0.2), name
+        tokens = (mixture.assemble(mine).segments_BL > 0).sum()
+        assert read["tokens"] == pytest.approx(tokens, rel=0.02)
 
 
 def test_heldout_masks_are_fixed_at_the_first_rate() -> None:

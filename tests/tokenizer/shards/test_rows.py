@@ -43,12 +43,12 @@ def segments(rows: RowFile) -> Counter[tuple[int, ...]]:
     return found
 
 
-@pytest.mark.parametrize("window", [1, 7, 10**6])
+@pytest.mark.parametrize(("window", "workers"), [(1, 0), (7, 2), (10**6, 2)])
 @pytest.mark.parametrize("row_length", [12, 64])
 def test_rows_hold_every_token_of_every_document_whatever_the_windows(
-    shards: Shards, tmp_path: Path, window: int, row_length: int
+    shards: Shards, tmp_path: Path, window: int, workers: int, row_length: int
 ) -> None:
-    write(shards, "train", row_length, SPECIAL_TOKENS, tmp_path / "rows", window)
+    write(shards, "train", row_length, SPECIAL_TOKENS, tmp_path / "rows", window_sentences=window, workers=workers)
     shutil.move(tmp_path / "rows", tmp_path / "cache" / "of" / "rows")
     rows = RowFile.open(tmp_path / "cache" / "of" / "rows", shards)
     split = shards.train

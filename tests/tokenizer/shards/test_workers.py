@@ -1,6 +1,8 @@
 import dataclasses
 import subprocess
+from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,9 @@ import pytest
 
 from tests.processes import TIMEOUT_SECONDS
 from tests.tokenizer.samples import prose, tokenizer
-from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.cleaning import TextConfig
-from tokenizer.shards.workers import Workers, encode_documents
+from tokenizer.shards.build import Columns, start_encoding
+from tokenizer.shards.workers import Workers
 from tokenizer.sources import Document
 
 LINES = prose(200)
@@ -33,13 +35,19 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     return processes
 
 
+START = partial(start_encoding, TEXT, LEARNED.to_str(), False)
+
+
+def columns(documents: Sequence[Document]) -> Columns:
+    return tuple(zip(*documents, strict=True))
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_other_processes_encode_as_this_one_does(started: list[subprocess.Popen[bytes]], count: int) -> None:
-    encoder = CachedEncoder(LEARNED)
-    with closing(Workers(TEXT, LEARNED, count, local_characters=0)) as workers:
-        submitted = [(DOCUMENTS[a : a + 20], workers.submit(DOCUMENTS[a : a + 20])) for a in range(0, 200, 20)]
-        for documents, future in submitted:
-            (their_table, theirs), (table, ours) = future.result(), encode_documents(TEXT, encoder, documents)
+    encode, batches = START(), [columns(DOCUMENTS[a : a + 20]) for a in range(0, 200, 20)]
+    with closing(Workers(START, count)) as workers:
+        for batch, (their_table, theirs) in zip(batches, workers.map(batches), strict=True):
+            table, ours = encode(batch)
             for field in dataclasses.fields(table):
                 np.testing.assert_array_equal(getattr(their_table, field.name), getattr(table, field.name))
             for found, expected in zip(theirs, ours, strict=True):
@@ -50,16 +58,19 @@ def test_other_processes_encode_as_this_one_does(started: list[subprocess.Popen[
 
 @pytest.mark.parametrize("answered", [0, 1])
 def test_a_process_that_dies_is_an_error_and_no_wait(started: list[subprocess.Popen[bytes]], answered: int) -> None:
-    with closing(Workers(TEXT, LEARNED, 1, local_characters=0)) as workers:
+    with closing(Workers(START, 1)) as workers:
         for _ in range(answered):
-            workers.submit(DOCUMENTS).result()
-        workers.submit(DOCUMENTS)
+            workers.submit(columns(DOCUMENTS)).result()
+        workers.submit(columns(DOCUMENTS))
         started[0].kill()
         with pytest.raises(ChildProcessError, match="code -9"):
-            workers.submit(DOCUMENTS * 100).result(timeout=TIMEOUT_SECONDS)
+            workers.submit(columns(DOCUMENTS * 100)).result(timeout=TIMEOUT_SECONDS)
 
 
-def test_a_small_text_starts_no_process(started: list[subprocess.Popen[bytes]]) -> None:
-    with closing(Workers(TEXT, LEARNED, 2, local_characters=1_000_000)) as workers:
-        assert workers.submit(DOCUMENTS).done()
-    assert not started
+def test_small_requests_start_no_process(started: list[subprocess.Popen[bytes]]) -> None:
+    with closing(Workers(START, 2, local=10)) as workers:
+        assert workers.submit(columns(DOCUMENTS), 9).done()
+        assert workers.submit(columns(DOCUMENTS), 9).done()
+        assert not started
+        workers.submit(columns(DOCUMENTS), 9).result()
+    assert len(started) == 2
