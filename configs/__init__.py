@@ -242,7 +242,7 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
             shown = "required" if field.is_required() else f"default {_shown(default)}"
             yield f"  {path}  ({_type_name(field.annotation)}; {shown})\n{meaning}"
         elif len(choices) == 1:
-            yield f"\n{path}:  {described}"
+            yield "\n" + textwrap.fill(f"{path}:  {described}", 110, subsequent_indent="      ")
             yield from _help_lines(choices[0] if default is None else default, f"{path}.")
         elif choices:
             kinds = " | ".join(_kind(choice) for choice in choices)
