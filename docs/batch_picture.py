@@ -84,7 +84,7 @@ def packed_text() -> tuple[Tokenizer, PackedRows]:
     split = ShardArrays(encoded.tokens, encoded.word_starts, starts, alone)
     special = SpecialTokens.of(tokenizer)
     rows = pack_window(split, (0, len(found)), ROW_LENGTH, special, "<u2", alone=True)
-    seal(rows.records)
+    seal(rows)
     return tokenizer, PackedRows((rows,), RowOrder((len(rows),)), special, VOCABULARY_SIZE)
 
 

@@ -66,7 +66,7 @@ def packed(
     special = special or OURS[cls_sep]
     end = len(split.sentences if alone else split.documents) - 1
     rows = pack_window(split, (0, end), row_length, special, "<u2", alone=alone)
-    seal(rows.records)
+    seal(rows)
     return PackedRows((rows,), RowOrder((len(rows),)), special, VOCABULARY)
 
 

@@ -4,6 +4,7 @@ Opening them costs the same whatever their number. A folder of rows holds `rows.
 number of each segment's document) and `rows.json`, which describes both.
 """
 
+import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ TEXT, SEGMENT, WORD, SPECIAL = 1, 2, 4, 8
 """Marks of a slot: it is not padding, begins a segment, begins a word of the tokenizer, holds [CLS] or [SEP]."""
 ROWS_AT_ONCE = 2048
 """Rows that are laid out together, in arrays of 64-bit numbers."""
-_HEADER, RECORDS, _DOCUMENTS = "rows.json", "rows.bin", "documents.bin"
+HEADER, RECORDS, DOCUMENTS = "rows.json", "rows.bin", "documents.bin"
 
 
 class RowsHeader(Config):
@@ -49,12 +50,36 @@ class RowsHeader(Config):
     """Number of segments of each length, from 0 tokens to `row_length`, special tokens aside."""
 
 
+class Records:
+    """The records of a file, of which only those asked for are read, all of them at once."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:
+        """Open the file of `count` records."""
+        self.file, self.dtype, self.count = path.open("rb", buffering=0), dtype, count
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return self.count
+
+    def __getitem__(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
+        """Return copies of some records."""
+        size, descriptor = self.dtype.itemsize, self.file.fileno()
+        content, places = bytearray(len(rows_B) * size), [row * size for row in rows_B.tolist()]
+        if hasattr(os, "posix_fadvise"):  # the disk seeks all of them at the same time, and nothing beside them
+            for place in places:
+                os.posix_fadvise(descriptor, place, size, os.POSIX_FADV_WILLNEED)
+        view = memoryview(content)
+        for number, place in enumerate(places):
+            os.preadv(descriptor, [view[number * size : (number + 1) * size]], place)
+        return np.frombuffer(content, self.dtype)
+
+
 @dataclass(frozen=True)
 class RowFile:
     """The rows of one side of one folder of shards."""
 
-    records: NDArray[Any]
-    """A record each, of `record_type`, mapped from the file."""
+    records: NDArray[Any] | Records
+    """A record each, of `record_type`."""
     documents: NDArray[np.int64]
     """The number of each segment's document in its side of the shards, in the order of the rows."""
     segment_lengths: NDArray[np.int64]
@@ -67,20 +92,18 @@ class RowFile:
     def open(cls, folder: Path, shards: Shards) -> "RowFile":
         """Map the rows of `shards` in `folder`; those that are incomplete or of other shards raise UserError."""
         try:
-            header = RowsHeader.model_validate_json((folder / _HEADER).read_bytes(), strict=False)
+            header = RowsHeader.model_validate_json((folder / HEADER).read_bytes(), strict=False)
         except (OSError, ValidationError) as error:
-            raise _foreign(folder, f"{_HEADER} cannot be read") from error
-        if header.source != _source(shards):
+            raise _foreign(folder, f"{HEADER} cannot be read") from error
+        if header.source != source_of(shards):
             raise _foreign(folder, "they were packed from other shards")
         kind, segments = record_type(header.row_length, header.token_type), sum(header.segment_lengths)
-        sizes = {RECORDS: header.rows * kind.itemsize, _DOCUMENTS: 8 * segments}
+        sizes = {RECORDS: header.rows * kind.itemsize, DOCUMENTS: 8 * segments}
         for name, size in sizes.items():
             if not (folder / name).is_file() or (folder / name).stat().st_size != size:
                 raise _foreign(folder, f"{name} does not have {size:,} bytes")
-        # As plain arrays: every slice of a memmap is made in Python.
-        records, documents = (
-            np.asarray(np.memmap(folder / name, type_, "r")) for name, type_ in ((RECORDS, kind), (_DOCUMENTS, "<i8"))
-        )
+        documents = np.memmap(folder / DOCUMENTS, "<i8", "r")
+        records = Records(folder / RECORDS, kind, header.rows)
         return cls(records, documents, np.array(header.segment_lengths), folder, shards.path)
 
     def __len__(self) -> int:
@@ -115,9 +138,13 @@ def record_type(row_length: int, token_type: TokenType) -> np.dtype[Any]:
     return np.dtype([*slots, ("first_segment", "<i8"), ("checksum", "<u4")])
 
 
-def seal(records: NDArray[Any]) -> None:
-    """Give each record its checksum."""
+def seal(window: RowFile, first_segment: int = 0) -> NDArray[Any]:
+    """Return a packed window's records, their segments numbered from `first_segment`, each with its checksum."""
+    records = window.records
+    assert isinstance(records, np.ndarray)
+    records["first_segment"] += first_segment
     records["checksum"] = [zlib.crc32(content) for content in _contents(records)]
+    return records
 
 
 def _contents(records: NDArray[Any]) -> Iterator[memoryview]:
@@ -138,7 +165,7 @@ def find_or_pack(shards: Shards, side: Side, row_length: int, special: SpecialTo
     Shards that are damaged, rows of other shards, and a cache that cannot be written raise UserError.
     """
     inside = beside(shards, side, row_length, special)
-    cached = cache / f"rows-{_source(shards):.16}" / inside.name
+    cached = cache / f"rows-{source_of(shards):.16}" / inside.name
     if inside.exists():
         return RowFile.open(inside, shards)
     if not cached.exists():
@@ -177,24 +204,22 @@ def write(
         tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary,
         closing(Workers(start, workers if len(found) > 1 else 0)) as packing,
     ):
-        with Path(temporary, RECORDS).open("wb") as records_file, Path(temporary, _DOCUMENTS).open("wb") as documents:
+        with Path(temporary, RECORDS).open("wb") as records_file, Path(temporary, DOCUMENTS).open("wb") as documents:
             shown = tqdm(packing.map(found), folder.name, len(found), unit=" windows", disable=None, file=messages())
             for packed in shown:
-                packed.records["first_segment"] += segments
-                seal(packed.records)
-                records_file.write(packed.records.data)
+                records_file.write(seal(packed, segments).data)
                 documents.write(packed.documents.data)
                 counts += packed.segment_lengths
                 rows, segments = rows + len(packed), segments + len(packed.documents)
         header = RowsHeader(
             version=VERSION,
-            source=_source(shards),
+            source=source_of(shards),
             token_type=kind,
             row_length=row_length,
             rows=rows,
             segment_lengths=tuple(counts.tolist()),
         )
-        Path(temporary, _HEADER).write_text(header.model_dump_json() + "\n", encoding="utf-8")
+        Path(temporary, HEADER).write_text(header.model_dump_json() + "\n", encoding="utf-8")
         try:
             Path(temporary).rename(folder)
         except OSError:
@@ -269,7 +294,8 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
-def _source(shards: Shards) -> str:
+def source_of(shards: Shards) -> str:
+    """Return the hash of the checksums of the shards, by which rows are theirs."""
     return hash_texts(*(record.sha256 for record in shards.manifest.files.values()))
 
 
