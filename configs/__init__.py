@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 
 class UserError(ValueError):
@@ -198,7 +198,9 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
     for part in detail["loc"]:
         tagged = [choice for choice in current if "kind" in choice.model_fields and _kind(choice) == part]
         fields = current[0].model_fields if current else {}
-        if len(current) > 1 and tagged:
+        if isinstance(part, int):  # a place in a list, whose values the same classes hold
+            names.append(str(part))
+        elif len(current) > 1 and tagged:
             current = tagged
         else:
             names.append(str(part))
@@ -235,6 +237,7 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
     model = section if isinstance(section, type) else type(section)
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if isinstance(section, type) else getattr(section, name)
+        default = None if default is PydanticUndefined else default
         choices, path = _choices(field.annotation), f"{prefix}{name}"
         described = " ".join((field.description or "").split())
         meaning = textwrap.fill(described, 110, initial_indent="      ", subsequent_indent="      ")
@@ -246,7 +249,8 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
             yield from _help_lines(choices[0] if default is None else default, f"{path}.")
         elif choices:
             kinds = " | ".join(_kind(choice) for choice in choices)
-            yield f"\n  {path}.kind  ({kinds}; default {default.kind})\n{meaning}"
+            shown = "required" if default is None else f"default {default.kind}"
+            yield f"\n  {path}.kind  ({kinds}; {shown})\n{meaning}"
             for choice in choices:
                 yield f"   {path}.kind={_kind(choice)}: {' '.join((choice.__doc__ or '').split())}"
                 yield from _help_lines(default if isinstance(default, choice) else choice, f"{path}.")

@@ -44,19 +44,26 @@ def find_or_build_shards(
     """
     watch = text.source.watch()
     fingerprint = text.fingerprint()
-    cache.mkdir(parents=True, exist_ok=True)
-    if tokenizer_path is None:
-        key = hash_texts(
-            str(_LEARNING), settings.model_dump_json(), fingerprint_as_read(fingerprint, settings.normalizer())
-        )
-        tokenizer_path = cache / f"tokenizer-{key:.16}.json"
-        if not tokenizer_path.exists():
-            tokenizer, _ = learn_from(text, settings, watch)  # the shards tell the remarks
-            save(tokenizer, tokenizer_path)
-    tokenizer = vocabulary.load(tokenizer_path)
+    tokenizer = vocabulary.load(tokenizer_path or find_or_learn(text, settings, cache, fingerprint, watch))
     output = shards_path(cache, tokenizer, fingerprint_as_read(fingerprint, tokenizer.normalizer))
     build(text, tokenizer, output, fingerprint=fingerprint, watch=watch)
     return output
+
+
+def find_or_learn(
+    text: TextConfig, settings: VocabularyConfig, cache: Path, fingerprint: str = "", watch: Watch | None = None
+) -> Path:
+    """Return the tokenizer.json in `cache` that was learned from `text`, or learn it now; the errors are the same."""
+    watch, fingerprint = watch or text.source.watch(), fingerprint or text.fingerprint()
+    key = hash_texts(
+        str(_LEARNING), settings.model_dump_json(), fingerprint_as_read(fingerprint, settings.normalizer())
+    )
+    path = cache / f"tokenizer-{key:.16}.json"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        tokenizer, _ = learn_from(text, settings, watch)  # the shards tell the remarks
+        save(tokenizer, path)
+    return path
 
 
 def find_kept_shards(text: TextConfig, cache: Path, tokenizer_path: Path, fingerprint: str) -> Path | None:

@@ -19,7 +19,7 @@ from tokenizers.normalizers import Normalizer
 from configs import Config
 from tokenizer import sentences
 from tokenizer.cached_encoder import normalise_by
-from tokenizer.sources import Document, Documentation, Files, Source, hash_texts
+from tokenizer.sources import Document, Documentation, Files, Mixture, Source, hash_texts
 
 Side = Literal["train", "heldout"]
 Reason = Literal["duplicate documents", "short sentences", "long sentences", "duplicate sentences"]
@@ -69,7 +69,9 @@ class TextConfig(Config):
 
     def absolute(self) -> Self:
         """Return the same text by paths that hold in any working directory."""
-        return self.model_copy(update={"source": self.source.absolute()}) if isinstance(self.source, Files) else self
+        if isinstance(self.source, Files | Mixture):
+            return self.model_copy(update={"source": self.source.absolute()})
+        return self
 
     def fingerprint(self) -> str:
         """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""

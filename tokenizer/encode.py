@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from configs import command
+from configs import UserError, command
 from tokenizer import command_line, vocabulary
 from tokenizer.shards import rows
 from tokenizer.shards.build import build
 from tokenizer.shards.format import SIDES, open_shards
 from tokenizer.shards.workers import default_workers
+from tokenizer.sources import Mixture
 from tokenizer.special_tokens import SpecialTokens
 
 _EXAMPLES = """\
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     given = parse(arguments)
     text = command_line.configuration(command_line.TextOptions, given.files, []).text.absolute()
+    if isinstance(text.source, Mixture):
+        raise UserError("text.source.kind=mixture: shards are of one corpus: encode each of its sources")
     start = time.monotonic()
     tokenizer = vocabulary.load(given.tokenizer)
     built = build(text, tokenizer, given.output)

@@ -7,42 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 from tokenizers import Tokenizer
 
 from configs import Config, Texts, UserError
 from mlm.data.batches import PackedRows
 from mlm.data.order import PERIOD, RowOrder
-from tokenizer.cache import find_or_build_shards
+from tokenizer.cache import find_or_build_shards, find_or_learn
 from tokenizer.cleaning import Reason, TextConfig
+from tokenizer.mixture import Weighted, check_weights
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards
 from tokenizer.shards.rows import find_or_pack
-from tokenizer.sources import hash_texts
+from tokenizer.sources import Mixture, hash_texts
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 
-class ShardsConfig(Config):
+class ShardsConfig(Weighted):
     """Folders of shards that are one corpus, and its weight in a mixture of several."""
 
     folders: Annotated[Texts, Field(min_length=1)]
     """One or several folders made by tokenizer.encode."""
     name: str | None = None
     """Name of the corpus in logs and results; null takes that of its first folder."""
-    share: float | None = Field(None, ge=0)
-    """Its share of the rows of training, beside the shares of the others, which need not add up to 1."""
-    epochs: float | None = Field(None, ge=0)
-    """How often it is read while the others are read as often as theirs say; in place of `share`."""
 
     @property
     def label(self) -> str:
         """The name in logs and results."""
         return self.name or Path(self.folders[0]).name
-
-    @property
-    def weight(self) -> float | None:
-        """The share or the epochs."""
-        return self.epochs if self.share is None else self.share
 
 
 def _as_corpora(value: Any) -> Any:
@@ -63,6 +55,7 @@ class DataConfig(Config):
     shards: (
         Annotated[
             tuple[ShardsConfig, ...],
+            AfterValidator(check_weights),
             BeforeValidator(_as_corpora, json_schema_input_type=str | tuple[str, ...] | tuple[ShardsConfig, ...]),
             Field(min_length=1),
         ]
@@ -73,22 +66,6 @@ class DataConfig(Config):
     every thousand rows, and its own epochs. No text is read, and `text` becomes that of the first folder. All
     folders must have the same tokenizer and `text.segments`. Keep their texts apart: a document in two folders is read
     twice, or leaks into the held-out text. null builds shards from `text`, or finds them in the cache."""
-
-    @field_validator("shards")
-    @classmethod
-    def _weights_fit(cls, shards: tuple[ShardsConfig, ...] | None) -> tuple[ShardsConfig, ...] | None:
-        corpora = shards or ()
-        kinds = {(corpus.share is not None, corpus.epochs is not None) for corpus in corpora}
-        if (True, True) in kinds:
-            raise ValueError("a corpus has either a share or epochs, not both")
-        if len(corpora) > 1 and (len(kinds) > 1 or (False, False) in kinds):
-            raise ValueError("give every corpus of a mixture a share, or every one its epochs")
-        if corpora and all(corpus.weight == 0 for corpus in corpora):
-            raise ValueError("the weights are all zero, so that nothing would be read: raise one")
-        names = [corpus.label for corpus in corpora]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two corpora are called {twice[0]}: give one another name")
-        return shards
 
 
 @dataclass(frozen=True)
@@ -118,6 +95,14 @@ def open_corpus(
     """
     if tokenizer_path is None and data.tokenizer is not None:
         tokenizer_path = Path(data.tokenizer)
+    if isinstance(text.source, Mixture) and data.shards is None:
+        tokenizer_path = tokenizer_path or find_or_learn(text, vocabulary, cache)
+        corpora = []
+        for part in text.source.parts:
+            alone = text.model_copy(update={"source": part.source})
+            folders = (str(find_or_build_shards(alone, vocabulary, cache, tokenizer_path)),)
+            corpora.append(ShardsConfig(folders=folders, name=part.name, share=part.share, epochs=part.epochs))
+        return corpus_at(corpora, data.row_length, cache)
     if data.shards is None:
         folder = find_or_build_shards(text, vocabulary, cache, tokenizer_path)
         return corpus_at([ShardsConfig(folders=(str(folder),))], data.row_length, cache)

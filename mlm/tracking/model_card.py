@@ -203,6 +203,8 @@ def _text(facts: Facts) -> Iterator[str]:
     yield "## Text\n"
     settings = text.model_dump(mode="json")
     source = settings.pop("source")
+    if "parts" in source:
+        source["parts"] = [part["name"] for part in source["parts"]]
     if "paths" in source:  # the folders are nobody else's business
         source["paths"] = [PurePath(path).name for path in source["paths"]]
     if packages := facts.record.environment.get("packages"):

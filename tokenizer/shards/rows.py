@@ -6,6 +6,7 @@ number of each segment's document) and `rows.json`, which describes both.
 
 import os
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -55,7 +56,8 @@ class Records:
 
     def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:
         """Open the file of `count` records."""
-        self.file, self.dtype, self.count = path.open("rb", buffering=0), dtype, count
+        self.descriptor, self.dtype, self.count = os.open(path, os.O_RDONLY), dtype, count
+        weakref.finalize(self, os.close, self.descriptor)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -63,14 +65,14 @@ class Records:
 
     def __getitem__(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
         """Return copies of some records."""
-        size, descriptor = self.dtype.itemsize, self.file.fileno()
+        size = self.dtype.itemsize
         content, places = bytearray(len(rows_B) * size), [row * size for row in rows_B.tolist()]
         if hasattr(os, "posix_fadvise"):  # the disk seeks all of them at the same time, and nothing beside them
             for place in places:
-                os.posix_fadvise(descriptor, place, size, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self.descriptor, place, size, os.POSIX_FADV_WILLNEED)
         view = memoryview(content)
         for number, place in enumerate(places):
-            os.preadv(descriptor, [view[number * size : (number + 1) * size]], place)
+            os.preadv(self.descriptor, [view[number * size : (number + 1) * size]], place)
         return np.frombuffer(content, self.dtype)
 
 

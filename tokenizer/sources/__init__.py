@@ -7,15 +7,17 @@ Not here: cleaning, encoding, and anything that knows a task.
 import glob
 import hashlib
 import importlib.metadata
+import itertools
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from configs import Config, Texts, UserError, listed
+from tokenizer.mixture import Weighted, check_weights
 from tokenizer.sources import documentation, files, hub, readers, remote
 from tokenizer.sources.files import AnyPath, Watch, status
 from tokenizer.sources.readers import TextFileConfig, log_once
@@ -181,7 +183,54 @@ class Hub(Config):
         return Watch(tuple)
 
 
-Source = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]
+Plain = Annotated[Documentation | Files | Package | Hub, Field(discriminator="kind")]
+
+
+class Part(Weighted):
+    """One source of a mixture."""
+
+    name: str = Field(min_length=1)
+    """Name of the corpus in logs and results."""
+    source: Plain
+    """The text, of any other kind of source."""
+
+    @property
+    def label(self) -> str:
+        """The name in logs and results."""
+        return self.name
+
+
+class Mixture(Config):
+    """Several sources with weights: a corpus each, with one vocabulary that is learned from all of them."""
+
+    kind: Literal["mixture"] = "mixture"
+    parts: Annotated[tuple[Part, ...], AfterValidator(check_weights), Field(min_length=2)]
+    """The sources, as [{name: books, share: 0.7, source: {kind: files, paths: [books/*.txt]}}, ...]."""
+
+    def absolute(self) -> Self:
+        """Return the same sources by paths that hold in any working directory."""
+        parts = (
+            part.model_copy(update={"source": part.source.absolute()}) if isinstance(part.source, Files) else part
+            for part in self.parts
+        )
+        return self.model_copy(update={"parts": tuple(parts)})
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of every source in turn."""
+        for part in self.parts:
+            yield from part.source.documents()
+
+    def fingerprint(self) -> str:
+        """Return a hash of those of the sources, whatever their weights."""
+        return hash_texts(*(part.source.fingerprint() for part in self.parts))
+
+    def watch(self) -> Watch:
+        """Return a watch over the files of all sources."""
+        watches = [part.source.watch() for part in self.parts]
+        return Watch(lambda: itertools.chain.from_iterable(watch.files() for watch in watches))
+
+
+Source = Annotated[Documentation | Files | Package | Hub | Mixture, Field(discriminator="kind")]
 
 
 def hash_texts(*parts: str) -> str:

@@ -57,7 +57,7 @@ class Watch:
 
     def __init__(self, files: Callable[[], Iterable[AnyPath]]) -> None:
         """Note the sizes and times of the files that `files` lists, now and in each later check."""
-        self._files = files
+        self.files = files
         self._before = self._states()
 
     def check(self) -> None:
@@ -82,7 +82,7 @@ class Watch:
 
     def _states(self) -> dict[AnyPath, tuple[object, ...]]:
         states: dict[AnyPath, tuple[object, ...]] = {}
-        for path in self._files():
+        for path in self.files():
             if isinstance(path, Remote):
                 states[path] = path.version
                 continue

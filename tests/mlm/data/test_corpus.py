@@ -15,13 +15,16 @@ from mlm.config import PretrainConfig
 from mlm.data.batches import PackedRows
 from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at, open_corpus
 from mlm.data.masking import Masking
+from mlm.data.order import RowOrder
 from mlm.evaluation.bits_per_byte import heldout_sentences
 from mlm.evaluation.ngram_baselines import sample_tokens
 from tests.mlm.samples import joined, packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
 from tests.tokenizer.published import published
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
+from tokenizer import encode as encode_command
 from tokenizer import vocabulary
+from tokenizer.cache import learn_from
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.build import build
 from tokenizer.special_tokens import SpecialTokens
@@ -183,6 +186,62 @@ def test_weights_that_say_nothing_are_one_line(shards: str, message: str) -> Non
     with pytest.raises(UserError, match=message) as caught:
         read(PretrainConfig, None, [f"data.shards={shards}"])
     assert "data.shards" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def parts_of(folder: Path, **sources: Sequence[str]) -> str:
+    written = {name: write_lines(folder / f"{name}.txt", lines).name for name, lines in sources.items()}
+    parts = (
+        f"{{name: {name}, share: {share}, source: {{kind: files, paths: [{path}]}}}}"
+        for share, (name, path) in enumerate(written.items(), start=1)
+    )
+    return f"text.source={{kind: mixture, parts: [{', '.join(parts)}]}}"
+
+
+def test_a_mixture_of_texts_is_that_of_their_shards_with_one_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["vocabulary.size=300", "text.heldout_share=0.2", "data.row_length=64", "evaluation.window_bytes=40"]
+    config = read(PretrainConfig, None, [*settings, parts_of(tmp_path, talks=LINES[:200], books=LINES[200:])])
+    mixed = open_corpus(config.data, config.text, config.vocabulary, tmp_path / "cache")
+    whole = files(write_lines(tmp_path / "all.txt", LINES), heldout_share=0.2)
+    learned, _ = learn_from(whole, config.vocabulary)
+    assert vocabulary.sha256(learned) == mixed.manifest.tokenizer_sha256
+    for name, lines in (("a", LINES[:200]), ("b", LINES[200:])):
+        encode(tmp_path, name, lines, learned)
+    apart = [corpus_at(config_of(tmp_path / name), 64, tmp_path / "cache") for name in ("a", "b")]
+    assert [one.label for one in mixed.config] == ["talks", "books"]
+    assert mixed.train.order == RowOrder(tuple(len(one.train) for one in apart), (1 / 3, 2 / 3))
+    for side in ("train", "heldout"):
+        assert segments(getattr(mixed, side)) == sum((segments(getattr(one, side)) for one in apart), Counter())
+    again = open_corpus(config.data, config.text.absolute(), config.vocabulary, tmp_path / "cache")
+    assert again.manifest == mixed.manifest
+    assert [shards.path for shards in again.shards] == [shards.path for shards in mixed.shards]
+
+
+def test_shards_of_a_mixture_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(LEARNED))
+    arguments = ["--tokenizer", "tokenizer.json", "--output", "out", parts_of(tmp_path, a=LINES[:9], b=LINES[9:])]
+    with pytest.raises(UserError, match=r"mixture.*encode each of its sources"):
+        encode_command.main(arguments)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("{name: a, share: 1, source: {kind: files, paths: b}}", "two corpora are called a"),
+        ("{name: b, share: 1, epochs: 1, source: {kind: documentation}}", "not both"),
+        ("{name: b, source: {kind: documentation}}", "give every corpus of a mixture a share"),
+        ("{name: b, share: 1, source: {kind: mixture, parts: []}}", "kind must be one of documentation, files"),
+    ],
+)
+def test_a_mixture_of_texts_that_does_not_fit_together_is_one_line(part: str, message: str) -> None:
+    source = f"text.source={{kind: mixture, parts: [{{name: a, share: 1, source: {{kind: documentation}}}}, {part}]}}"
+    with pytest.raises(UserError, match=message) as caught:
+        read(PretrainConfig, None, [source])
     assert "\n" not in str(caught.value)
 
 
