@@ -107,16 +107,9 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     if not any(batch.targets for batch in heldout):
         raise UserError(_nothing_hidden(config, corpus.heldout, heldout))
     share = -(-micro // threads)
+    train, masking = corpus.train, config.masking
     task = MaskedLMTask(
-        corpus.train,
-        heldout,
-        config.masking,
-        world,
-        settings.seed,
-        settings.batch_rows,
-        share,
-        compiled,
-        [one.label for one in corpus.config] if len(corpus.config) > 1 else [],
+        train, heldout, masking, world, settings.seed, settings.batch_rows, share, compiled, corpus.names
     )
     model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     initialise(model, config.model.encoder, settings.seed)
@@ -127,10 +120,14 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
         compile_blocks(model)
     tokens_per_step = settings.batch_rows * corpus.train.tokens_per_row
     length = settings.budget.training_length(tokens_per_step, rows / settings.batch_rows)
-    for name, read in task.read_after(length.steps or 0).items():
-        if read["epochs"] > MOST_EPOCHS and world.is_main:
-            logger.warning("%s will be read %s times: lower its weight", name, f"{read['epochs']:,.0f}")
+    _warn_of_epochs(task, length)
     return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
+
+
+def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:
+    for name, read in task.read_after(length.steps or 0).items():
+        if read["epochs"] > MOST_EPOCHS and task.world.is_main:
+            logger.warning("%s will be read %s times: lower its weight", name, f"{read['epochs']:,.0f}")
 
 
 def _nothing_hidden(config: PretrainConfig, rows: PackedRows, heldout: Sequence[Batch]) -> str:

@@ -232,14 +232,15 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
 
 def _restore(path: Path, world: World) -> _Ready:
     """Restore a run from its newest undamaged checkpoint."""
-    config, identity = config_of(path), run_directory.run_identity(path)
+    config = config_of(path)
+    folder = Path(world.from_main("checking the newest checkpoint", lambda: str(checkpoint.newest_undamaged(path))))
+    identity = run_directory.run_identity(path)
     if identity.determinism != DETERMINISM:
         raise UserError(
             f"{path} was begun in version {identity.determinism} of the order of rows and of dropout, and this code"
             f" trains in version {DETERMINISM}: resume it with the code that began it, or start a new run from its"
             f" weights by start_from={path}"
         )
-    folder = Path(world.from_main("checking the newest checkpoint", lambda: str(checkpoint.newest_undamaged(path))))
     if config != read(PretrainConfig, folder / checkpoint.CONFIG):
         raise UserError(f"{path / checkpoint.CONFIG} was changed since the run began: undo that, or start a new run")
     world = with_recorded_precision(world, identity.precision)

@@ -71,7 +71,16 @@ INSIDE = {
         *("cnn_head linear_head predict compare export texts demo", "benchmark"),
     ),
     "tokenizer": (
-        *("sources sentences special_tokens", "kinds", "vocabulary", "cached_encoder", "cleaning", "shards", "cache"),
+        *(
+            "mixture",
+            "sources sentences special_tokens",
+            "kinds",
+            "vocabulary",
+            "cached_encoder",
+            "cleaning",
+            "shards",
+            "cache",
+        ),
         *("added_words command_line", "train encode"),
     ),
 }

@@ -84,6 +84,11 @@ class Corpus:
     train: PackedRows
     heldout: PackedRows
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the corpora of a mixture; none without a mixture."""
+        return [one.label for one in self.config] if len(self.config) > 1 else []
+
 
 def open_corpus(
     data: DataConfig, text: TextConfig, vocabulary: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None

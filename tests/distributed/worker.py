@@ -50,14 +50,14 @@ class Notebook(Observer):
     steps: int = 0
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
-        for name in LOSSES:
+        for name in filter(metrics.sums.__contains__, LOSSES):
             loss = metrics.mean(name)
             assert loss is not None
             self.losses.append(loss)
         self.steps += metrics.steps
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        self.losses += [metrics[name] for name in LOSSES]
+        self.losses += [metrics[name] for name in LOSSES if name in metrics]
 
 
 def losses(
