@@ -66,6 +66,9 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
     lines = [f"{'held-out':24}{'loss (nats)':>12}{'accuracy':>10}"]
     for name, scores in table.items():
         lines.append(f"{name:24}{shown(scores['loss'], '.3f'):>12}{shown(scores['accuracy'], '.1%'):>10}")
+    for name, read in results.get("corpora", {}).items():
+        told = f"read {read['epochs']:.2f} times, {read['tokens']:,.0f} tokens"
+        lines.append(f"{f'  of {name}':24}{shown(heldout[f'loss/{name}'], '.3f'):>12}{'':10}  {told}")
     if "bits_per_byte" in heldout:
         lines.append(f"{'bits per hidden byte':24}{bits_line(heldout['bits_per_byte']):>12}")
     blanks = "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:"

@@ -326,6 +326,7 @@ def test_a_run_on_a_mixture_tells_each_corpus_and_resumes_to_the_same_weights(ho
     settings += ["train.budget.steps=30", "train.intervals.checkpoint_steps=20", "train.keep.newest=2"]
     assert (done := run(tmp_path, *settings, "name=mixed")).returncode == 0, done.stderr
     (path,) = (tmp_path / "runs").glob("*-mixed")
+    assert "  of other " in done.stdout
     results = json.loads((path / "results.json").read_text())
     assert set(results["heldout"]) == {"loss", "accuracy", "bits_per_byte", "loss/first", "loss/other"}
     rows = 30 * 8
