@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -54,18 +55,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--part-megabytes",
-        type=_positive,
-        default=0,
+        type=_megabytes,
         metavar="N",
         help=f"size of the files of a part, about; default: {PART_BYTES // 1_000_000}",
     )
     return parser.parse_intermixed_args(arguments)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
+def _megabytes(text: str) -> int:
+    """Return bytes."""
+    with suppress(ValueError):
+        if (size := float(text) * 1e6) >= 1:
+            return int(size)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def _lengths(text: str) -> tuple[int, ...]:
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     by_ray, count = given.workers
     folders = [given.output]
     if by_ray:
-        part_bytes = given.part_megabytes * 1_000_000 or PART_BYTES
+        part_bytes = given.part_megabytes or PART_BYTES
         with cluster(given.address, count) as engine:
             folders, built = build_parts(
                 text, tokenizer, given.output, engine, part_bytes=part_bytes, row_lengths=given.row_lengths

@@ -66,8 +66,8 @@ def build(
     the result is the same byte for byte. A second process waits for the first.
 
     `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
-    `text`, where the caller has it, with a `watch` over the text that began before. Texts whose hashes are in
-    `repeated` are dropped like those that repeat an earlier one; the fingerprint must tell them apart. A text that cannot be read or
+    `text`, where the caller has it, with a `watch` over the text that began before. Texts whose hashes are `repeated`
+    are dropped like those that repeat an earlier one; then `fingerprint` must tell so. A text that cannot be read or
     changes meanwhile, an empty side of the split, and an `output` that holds something else are UserErrors.
     """
     watch = watch or text.source.watch()

@@ -3,6 +3,8 @@
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from configs import UserError, extras
 from configs.streams import messages
 from tokenizer.shards.parts import Answer, Engine, Request
 
-_TIMEOUT_SECONDS = 5.0
+_CONNECT_SECONDS, _ANSWER_SECONDS = 4.0, 15.0
 _TRIES = 10
 """Tries of a task whose process or machine dies again and again."""
 _STORE_BYTES = 100_000_000
@@ -37,6 +39,8 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
         environment |= {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
         _check(address)
     os.environ |= environment
+    if address is not None:
+        _ask(address)
     import ray
 
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
@@ -54,7 +58,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
                 )
             else:
                 ray.init(address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
             where = f"the Ray cluster at {address}" if address else "Ray"
             raise UserError(f"{where} does not start work ({error}): see its state by ray status") from error
         try:
@@ -73,11 +77,28 @@ def _check(address: str) -> None:
     if host is None or port is None:
         raise UserError(f"--address {address}: name the HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
     try:
-        socket.create_connection((host, port), _TIMEOUT_SECONDS).close()
+        socket.create_connection((host, port), _CONNECT_SECONDS).close()
     except OSError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({error}): start its head by ray start --head, or check the address"
         ) from error
+
+
+def _ask(address: str) -> None:
+    """Raise a UserError if it is no Ray cluster that answers; Ray itself would try for minutes."""
+    ask = [sys.executable, "-P", "-m", "ray.scripts.scripts", "status", "--address", address]
+    fault = f"no answer within {_ANSWER_SECONDS:g} s"
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        if not answer.returncode:
+            return
+        errors = [line for line in answer.stderr.splitlines() if "Error: " in line]
+        fault = errors[-1].partition(". ")[0] if errors else fault
+    except subprocess.TimeoutExpired:
+        pass
+    raise UserError(
+        f"no Ray cluster lets us in at {address} ({fault}): check the address, and that the token is its own"
+    )
 
 
 def _run(task: Callable[[Request], Answer], requests: Sequence[Request]) -> list[Answer]:

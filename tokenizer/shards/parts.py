@@ -5,6 +5,7 @@ built: each part's hashes are written in order, then each range of hashes tells 
 All that the tasks share are files.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -160,10 +161,12 @@ def build_parts(
 def _check(output: Path, count: int) -> None:
     """Raise a UserError if the folder holds anything but up to `count` parts."""
     known = re.compile(rf"part-(?P<number>\d{{5,}})(\{PARTIAL})?|{_WORKING}.*|\.?{re.escape(LIST)}.*")
-    for name in sorted(os.listdir(output)) if output.is_dir() else [output.name] if output.exists() else []:
-        found = known.fullmatch(name)
-        if found is None or not output.is_dir():
-            raise UserError(f"{output} exists and holds no parts of shards ({name}): name another folder")
+    if not output.exists():
+        return
+    for path in sorted(output.iterdir()) if output.is_dir() else [output]:
+        found = known.fullmatch(path.name)
+        if found is None:
+            raise UserError(f"{output} exists and holds no parts of shards ({path.name}): name another folder")
         if found["number"] and int(found["number"]) >= count:
             raise _foreign(output)
 
@@ -235,9 +238,8 @@ def _write_hashes(part: _Part) -> None:
     as_read = cleaning.as_read_by(part.tokenizer().normalizer)
     with watch:
         batches = cleaning.batch_documents(text.source.documents())
-        found = b"".join(
-            digest for batch in batches for digest in cleaning.split_documents(text, batch, as_read)[1].hashes
-        )
+        tables = (cleaning.split_documents(text, batch, as_read)[1] for batch in batches)
+        found = b"".join(itertools.chain.from_iterable(table.hashes for table in tables))
     halves = np.frombuffer(found, ">u8").reshape(-1, 2).T.astype("<u8")
     halves, is_first = _in_order(halves)
     with files.written(part.hashes) as path:
