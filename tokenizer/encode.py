@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _megabytes(text: str) -> int:
     """Return bytes."""
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         if (size := float(text) * 1e6) >= 1:
             return int(size)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")

@@ -72,7 +72,7 @@ class _Part:
     own_fingerprint: str = ""
     """That of its text."""
     fingerprint: str = ""
-    """That of its shards, which depend on the parts before it where repetitions are dropped."""
+    """That of its shards: of its text and of the parts before it, whose repetitions it lacks."""
 
     @property
     def folder(self) -> Path:
@@ -138,7 +138,7 @@ def build_parts(
             file.write_bytes(vocabulary.serialise(tokenizer))
         parts = [_Part(number, one, working, row_lengths) for number, one in enumerate(texts)]
         own = engine(_fingerprint, parts)
-        identified = _identified(parts, own, depend=text.deduplicate != "none")
+        identified = _identified(parts, own)
         fingerprint = hash_texts(working.name, *own)
         parts = _expected(identified, output / LIST, fingerprint)
         unbuilt = [part for part in parts if not is_built(part.folder, tokenizer, part.fingerprint)]
@@ -191,11 +191,11 @@ def _locked(output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _identified(parts: Sequence[_Part], own: Sequence[str], *, depend: bool) -> list[_Part]:
-    """Return the parts with their fingerprints; with `depend`, each is told by the parts before it, too."""
+def _identified(parts: Sequence[_Part], own: Sequence[str]) -> list[_Part]:
+    """Return the parts with their fingerprints."""
     chain, found = "", []
     for part, fingerprint in zip(parts, own, strict=True):
-        chain = hash_texts(chain, fingerprint) if depend else fingerprint
+        chain = hash_texts(chain, fingerprint)
         found.append(replace(part, own_fingerprint=fingerprint, fingerprint=chain))
     return found
 

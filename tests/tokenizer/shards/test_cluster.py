@@ -20,7 +20,7 @@ from tokenizer.shards.parts import build_parts
 pytest.importorskip("ray", reason="runs real workers of Ray")
 
 ENCODE = ("a.txt", "--tokenizer", "t.json", "--output", "shards", "--workers")
-LINES = [*prose(16_000), *prose(300)]
+LINES = [*prose(8000), *prose(300)]
 LEARNED = tokenizer(LINES[:1000])
 
 
@@ -53,8 +53,8 @@ def alive(pid: int) -> bool:
 
 
 def test_a_killed_command_and_killed_workers_end_with_the_same_bytes(folder: Path) -> None:
-    build_parts(files(folder / "a.txt"), LEARNED, folder / "here", here, part_bytes=100_000)
-    words = [sys.executable, "-m", "tokenizer.encode", *ENCODE, "ray:2", "--part-megabytes", "0.1"]
+    build_parts(files(folder / "a.txt"), LEARNED, folder / "here", here, part_bytes=50_000)
+    words = [sys.executable, "-m", "tokenizer.encode", *ENCODE, "ray:2", "--part-megabytes", "0.05"]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": folder}
     end = time.monotonic() + TIMEOUT_SECONDS
 
@@ -66,8 +66,9 @@ def test_a_killed_command_and_killed_workers_end_with_the_same_bytes(folder: Pat
     family = descendants(command.pid)
     command.kill()
     finish(command)
-    while any(map(alive, family)):
-        assert time.monotonic() < end, {pid: name for pid, name in family.items() if alive(pid)}
+    working = [pid for pid, name in family.items() if "Agent" not in name]  # two idle ones of Ray take a minute
+    while any(map(alive, working)):
+        assert time.monotonic() < end
         time.sleep(0.1)
     kept = {path: path.stat().st_mtime_ns for path in (folder / "shards").glob("part-?????")}
     assert not (folder / "shards" / "parts.json").exists()
