@@ -134,28 +134,41 @@ def build_parts(
     working = output / f"{_WORKING}{vocabulary.sha256(tokenizer):.16}"
     with _locked(output):
         working.mkdir(exist_ok=True)
-        with files.written(working / format.TOKENIZER) as file:
-            file.write_bytes(vocabulary.serialise(tokenizer))
-        parts = [_Part(number, one, working, row_lengths) for number, one in enumerate(texts)]
-        own = engine(_fingerprint, parts)
-        identified = _identified(parts, own)
-        fingerprint = hash_texts(working.name, *own)
-        parts = _expected(identified, output / LIST, fingerprint)
-        unbuilt = [part for part in parts if not is_built(part.folder, tokenizer, part.fingerprint)]
-        if unbuilt and text.deduplicate != "none":
-            _find_repeats(identified, engine)
-        unfinished = [part for part in parts if part in unbuilt or _lacks_rows(part, tokenizer)]
-        made = dict(zip(unfinished, engine(_make, unfinished), strict=True)) if unfinished else {}
-        folders = [part.folder for part in parts if made.get(part, True)]
-        for folder in folders:
-            if not (folder / format.MANIFEST).exists():
-                raise UserError(f"{folder} was made on another machine: name an output on a file system that all share")
-        with files.written(output / LIST) as file:
-            done = PartList(fingerprint=fingerprint, folders=tuple(folder.name for folder in folders))
-            file.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        try:
+            with files.written(working / format.TOKENIZER) as file:
+                file.write_bytes(vocabulary.serialise(tokenizer))
+            parts = [_Part(number, one, working, row_lengths) for number, one in enumerate(texts)]
+            folders, built = _make_missing(parts, tokenizer, engine)
+        except UserError:
+            shutil.rmtree(working, ignore_errors=True)
+            raise
         for folder in output.glob(f"{_WORKING}*"):
             shutil.rmtree(folder)
-    return folders, bool(unfinished)
+    return folders, built
+
+
+def _make_missing(parts: Sequence[_Part], tokenizer: Tokenizer, engine: Engine) -> tuple[list[Path], bool]:
+    own = engine(_fingerprint, parts)
+    working = parts[0].working
+    fingerprint, finished = hash_texts(working.name, *own), working.with_name(LIST)
+    parts = _identified(parts, own)
+    expected = _expected(parts, finished, fingerprint)
+    unbuilt = {part.number for part in expected if not is_built(part.folder, tokenizer, part.fingerprint)}
+    if unbuilt and parts[0].text.deduplicate != "none":
+        _find_repeats(parts, engine)
+    unfinished = [part for part in expected if part.number in unbuilt or _lacks_rows(part, tokenizer)]
+    if not unfinished and finished.exists():
+        return [part.folder for part in expected], False
+    made = zip(unfinished, engine(_make, unfinished), strict=True)
+    repeated = {part.number for part, is_made in made if not is_made}
+    folders = [part.folder for part in expected if part.number not in repeated]
+    for folder in folders:
+        if not (folder / format.MANIFEST).exists():
+            raise UserError(f"{folder} was made on another machine: name an output on a file system that all share")
+    with files.written(finished) as file:
+        done = PartList(fingerprint=fingerprint, folders=tuple(folder.name for folder in folders))
+        file.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return folders, True
 
 
 def _check(output: Path, count: int) -> None:
@@ -200,7 +213,7 @@ def _identified(parts: Sequence[_Part], own: Sequence[str]) -> list[_Part]:
     return found
 
 
-def _expected(parts: list[_Part], path: Path, fingerprint: str) -> list[_Part]:
+def _expected(parts: Sequence[_Part], path: Path, fingerprint: str) -> Sequence[_Part]:
     """Return the parts that have shards, as far as a list of the finished ones tells; one of others is a UserError."""
     if not path.exists():
         return parts
