@@ -36,7 +36,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
     if address is None:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     else:
-        environment |= {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+        environment |= {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE") or "token"}
         _check(address)
     os.environ |= environment
     if address is not None:

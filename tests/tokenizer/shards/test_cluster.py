@@ -15,6 +15,7 @@ from tests.processes import TIMEOUT_SECONDS, call, finish, start
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tests.tokenizer.shards.test_parts import contents, here
 from tokenizer.cache import save
+from tokenizer.shards import cluster
 from tokenizer.shards.parts import build_parts
 
 pytest.importorskip("ray", reason="runs real workers of Ray")
@@ -25,7 +26,9 @@ LEARNED = tokenizer(LINES[:1000])
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"):  # which the command sets
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     write_lines(tmp_path / "a.txt", LINES)
     save(LEARNED, tmp_path / "t.json")
     return tmp_path
@@ -86,6 +89,23 @@ def test_a_killed_command_and_killed_workers_end_with_the_same_bytes(folder: Pat
     assert "duplicate documents" in finished.stdout
     assert contents(folder / "shards") == contents(folder / "here")
     assert all(path.stat().st_mtime_ns == moment for path, moment in kept.items())
+
+
+def test_a_port_that_is_no_cluster_is_told_soon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 1.0)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:  # Ray asks for minutes
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        ended = call(folder, "tokenizer.encode", *ENCODE, "ray", "--address", address)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert address in ended.stderr
+
+
+def test_without_the_extra_its_command_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    ended = call(folder, "tokenizer.encode", *ENCODE, "ray")
+    assert ended.returncode == 2
+    assert "[ray]" in ended.stderr
 
 
 def test_what_is_wrong_with_the_workers_is_one_line(folder: Path) -> None:

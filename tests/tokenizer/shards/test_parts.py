@@ -13,6 +13,7 @@ from tokenizer.shards import parts
 from tokenizer.shards.build import build
 from tokenizer.shards.format import SIDES, open_shards
 from tokenizer.shards.parts import Answer, Request, build_parts
+from tokenizer.sources import Files
 
 NEW = prose(800)
 LINES = [*NEW, *NEW[100:150], *prose(100, seed=3), *NEW[:20]]
@@ -81,7 +82,7 @@ def test_a_file_is_cut_between_documents(tmp_path: Path, name: str, settings: di
         "wide.txt": "\n".join(LINES).encode("utf-16"),
     }
     content = contents[name] if name in contents else FORMATS[name](LINES)
-    source = files(write(tmp_path, f"a{name}", content)).source.model_copy(update=settings)
+    source = Files(paths=(str(write(tmp_path, f"a{name}", content)),)).model_copy(update=settings)
     parts = source.parts(2000)
     assert (len(parts) > 10) is several
     assert [one for part in parts for one in part.documents()] == list(source.documents())
