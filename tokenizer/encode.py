@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=(False, None),
         metavar="N | ray[:N]",
         help="number of processes of this machine that encode; with ray, tasks of Ray each make a folder of their own, "
-        "OUTPUT/part-00000 and so on, of a part of the text; default: as many processes as pay",
+        "FOLDER/part-00000 and so on, of a part of the text; default: as many processes as pay",
     )
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="the head of a running Ray cluster; default: Ray is started here"
