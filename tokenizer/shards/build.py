@@ -31,6 +31,7 @@ from tokenizer.sources.files import Watch
 
 Columns = tuple[tuple[Any, ...], ...]
 """The fields of several documents, each together: less to pickle than a tuple for every document."""
+NO_HASHES = np.empty(0, f"V{cleaning.HASH_BYTES}")
 EncodedBatch = tuple[SentenceTable, Encoded]
 """Documents split into sentences, and the tokens of all sentences, duplicates included."""
 
@@ -57,6 +58,7 @@ def build(
     fingerprint: str = "",
     watch: Watch | None = None,
     options: BuildOptions | None = None,
+    repeated: NDArray[np.void] = NO_HASHES,
 ) -> bool:
     """Write the shards of `text` to the folder `output`; return False if they were there already.
 
@@ -64,22 +66,24 @@ def build(
     the result is the same byte for byte. A second process waits for the first.
 
     `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
-    `text`, where the caller has it, with a `watch` over the text that began before. A text that cannot be read or
+    `text`, where the caller has it, with a `watch` over the text that began before. Texts whose hashes are `repeated`
+    are dropped like those that repeat an earlier one; then `fingerprint` must tell so. A text that cannot be read or
     changes meanwhile, an empty side of the split, and an `output` that holds something else are UserErrors.
     """
     watch = watch or text.source.watch()
-    fingerprint = cleaning.fingerprint_as_read(fingerprint or text.fingerprint(), tokenizer.normalizer)
-    start = BuildState(tokenizer_sha256=vocabulary.sha256(tokenizer), text_fingerprint=fingerprint)
-    if _is_built(output, start):
+    fingerprint = fingerprint or text.fingerprint()
+    if is_built(output, tokenizer, fingerprint):
         return False
+    start = _start(tokenizer, fingerprint)
     output = output.resolve()
     folder = output.with_name(f"{output.name}.partial")
     with locked(folder):
-        if _is_built(output, start):  # by the process that had the lock before this one
+        if is_built(output, tokenizer, fingerprint):  # by the process that had the lock before this one
             folder.rmdir()
             return False
         try:
             with watch, opened(folder, start, format.token_type(tokenizer.get_vocab_size())) as writer:
+                writer.see(repeated)
                 _fill(writer, text, tokenizer, options or BuildOptions(), watch)
             _check_sides(writer.state)
             finish(folder, output, text, tokenizer, writer.state)
@@ -91,15 +95,22 @@ def build(
     return True
 
 
-def _is_built(output: Path, start: BuildState) -> bool:
-    """Return True if the folder holds the shards already; a UserError says that it holds something else."""
+def is_built(output: Path, tokenizer: Tokenizer, fingerprint: str) -> bool:
+    """Return True if the folder holds the shards of the text already; a UserError says that it holds something else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     if not (output / format.MANIFEST).exists():
         raise UserError(f"{output} exists and holds no token shards: name another folder")
-    if not start.has_inputs_of(format.read_manifest(output)):
+    if not _start(tokenizer, fingerprint).has_inputs_of(format.read_manifest(output)):
         raise UserError(f"{output} holds the shards of another text or tokenizer: name another folder, or remove it")
     return True
+
+
+def _start(tokenizer: Tokenizer, fingerprint: str) -> BuildState:
+    return BuildState(
+        tokenizer_sha256=vocabulary.sha256(tokenizer),
+        text_fingerprint=cleaning.fingerprint_as_read(fingerprint, tokenizer.normalizer),
+    )
 
 
 def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: BuildOptions, watch: Watch) -> None:

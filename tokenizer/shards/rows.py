@@ -4,11 +4,12 @@ Opening them costs the same whatever their number. A folder of rows holds `rows.
 number of each segment's document) and `rows.json`, which describes both.
 """
 
+import itertools
 import os
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from configs import Config, UserError
 from configs.streams import messages
 from tokenizer.cleaning import Side
-from tokenizer.shards.format import ShardArrays, Shards, TokenType, open_shards, verify
+from tokenizer.shards.format import SIDES, ShardArrays, Shards, TokenType, open_shards, verify
 from tokenizer.shards.packing import WINDOW_SENTENCES, Rows, pack, windows
 from tokenizer.shards.workers import Workers
 from tokenizer.sources import hash_texts
@@ -179,6 +180,18 @@ def find_or_pack(shards: Shards, side: Side, row_length: int, special: SpecialTo
                 f" ({error.strerror}): pack it by python -m tokenizer.encode --row-lengths {row_length}"
             ) from error
     return RowFile.open(cached, shards)
+
+
+def missing(shards: Shards, row_lengths: Sequence[int], special: SpecialTokens) -> list[tuple[Side, int]]:
+    """Return the sides and lengths whose rows are not in the folder of the shards."""
+    both = itertools.product(SIDES, row_lengths)
+    return [(side, length) for side, length in both if not beside(shards, side, length, special).exists()]
+
+
+def write_beside(shards: Shards, row_lengths: Sequence[int], special: SpecialTokens, workers: int) -> None:
+    """Pack both sides of the shards into rows of these lengths in their folder, but for those that are there."""
+    for side, length in missing(shards, row_lengths, special):
+        write(shards, side, length, special, beside(shards, side, length, special), workers=workers)
 
 
 def write(

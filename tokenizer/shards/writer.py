@@ -19,7 +19,7 @@ from configs import Config, UserError, streams
 from configs.files import lock
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
-from tokenizer.cleaning import Reason, Side, TextConfig
+from tokenizer.cleaning import Reason, SeenHashes, Side, TextConfig
 from tokenizer.shards import format
 from tokenizer.shards.format import SIDES, Counts, ShardManifest, TokenType
 from tokenizer.sources import Documentation, documentation
@@ -27,6 +27,7 @@ from tokenizer.sources import Documentation, documentation
 logger = logging.getLogger(__name__)
 
 _DATABASE = "build.sqlite"
+_HASHES_AT_ONCE = 1 << 16
 
 
 class BuildState(Config):
@@ -62,6 +63,14 @@ class ShardWriter(ExitStack):
                 file = self.enter_context((folder / name).open("ab"))
                 file.truncate(np.dtype(kind).itemsize * count)  # lengthens new offset files by their first value, 0
                 files.append((file, np.dtype(kind)))
+
+    def see(self, hashes: NDArray[np.void]) -> None:
+        """Take texts of these hashes for seen, unless a former process has committed that already."""
+        if self.state.consumed_documents:
+            return
+        seen = SeenHashes(self.database)
+        for start in range(0, len(hashes), _HASHES_AT_ONCE):
+            seen.add(hashes[start : start + _HASHES_AT_ONCE].tolist())
 
     def write(self, side: Side, encoded: Encoded, document_lengths: NDArray[np.int64], new: Counts) -> None:
         """Append documents: the tokens of their sentences, the number of sentences of each, and their counts."""

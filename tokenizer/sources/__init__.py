@@ -21,6 +21,7 @@ from tokenizer.mixture import Weighted, check_weights
 from tokenizer.sources import documentation, files, hub, readers, remote
 from tokenizer.sources.files import AnyPath, Watch, status
 from tokenizer.sources.readers import TextFileConfig, log_once
+from tokenizer.sources.remote import Remote
 
 
 class Document(NamedTuple):
@@ -98,6 +99,9 @@ class Files(_TextFiles):
     """Files, glob patterns ('**' matches any depth of folders), or addresses of either that fsspec opens, such as
     s3://bucket/*.txt; read in this order, a pattern's by name, and each file once, however many names and links it
     has."""
+    within: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    """Read only these bytes of the one file, from the first to before the second; both must lie between two documents,
+    as `tokenizer.encode --workers ray` finds them."""
 
     def absolute(self) -> Self:
         """Return the same files by paths that hold in any working directory."""
@@ -108,10 +112,53 @@ class Files(_TextFiles):
         ]
         return self.model_copy(update={"paths": tuple(absolute)})
 
-    def _files(self) -> list[AnyPath]:
+    def parts(self, part_bytes: int) -> list[Self]:
+        """Return the files as several sources, in order, of about `part_bytes` each.
+
+        A part is some files, or some of a long file that can be cut without reading it: .txt and .jsonl.
+        """
+        if self.within is not None:
+            return [self]
+        parts: list[Self] = []
+        group: list[str] = []
+        group_bytes = 0
+
+        def end_group() -> None:
+            nonlocal group, group_bytes
+            if group:
+                parts.append(self.model_copy(update={"paths": tuple(group)}))
+            group, group_bytes = [], 0
+
+        found = self._found()
+        sizes = [files.size(path) for path in found]
+        for path, size in zip(found, sizes, strict=True):
+            if size == 0 and any(sizes):
+                continue
+            separator = readers.separator(path, self)
+            if separator and size and size > part_bytes:
+                end_group()
+                places = files.borders(path, size, -(-size // part_bytes), separator)
+                one = self.model_copy(update={"paths": (str(path),)})
+                parts += [one.model_copy(update={"within": within}) for within in itertools.pairwise(places)]
+                continue
+            if group_bytes + (size or part_bytes) > part_bytes:
+                end_group()
+            group, group_bytes = [*group, str(path)], group_bytes + (size or part_bytes)
+        end_group()
+        return parts
+
+    def _files(self) -> Sequence[AnyPath]:
+        found = self._found()
+        if self.within is None:
+            return found
+        if len(found) > 1:
+            raise UserError(f"text.source.within is of one file, but text.source.paths names {len(found):,}: name one")
+        return [files.Span(found[0], *self.within)]
+
+    def _found(self) -> list[Path | Remote]:
         if not self.paths:
             raise UserError("no files are named: set text.source.paths to files or glob patterns")
-        found: dict[object, AnyPath] = {}
+        found: dict[object, Path | Remote] = {}
         patterns = list(map(files.without_scheme, self.paths))
         stores = remote.find_each(list(filter(remote.is_remote, patterns)))
         for pattern in patterns:

@@ -10,20 +10,21 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Literal, Self
 
 from configs import UserError
 from tokenizer.sources import remote
 from tokenizer.sources.remote import Remote
 
-AnyPath = Path | Remote
 _BUFFER_BYTES = 1 << 20
 _SEARCHED_BYTES = 1 << 16
 _BYTE_ORDER_MARKS = {
@@ -33,6 +34,9 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_WIDE = (codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Marks of the encodings whose units are wider than a byte."""
+_SEPARATOR_BYTES = 3
 _NO_TEXT = {
     b"\x1f\x8b": "compressed: let its name end in .gz",
     b"\xfd7zXZ\0": "compressed: let its name end in .xz",
@@ -47,6 +51,53 @@ _NO_FILES = {
     stat.S_IFCHR: "a device, not a file: name a file",
     stat.S_IFBLK: "a device, not a file: name a file",
 }
+
+
+@dataclass(frozen=True)
+class Span:
+    """The bytes of a file from `start` to before `end`, as a file of their own."""
+
+    whole: Path | Remote
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.whole} from byte {self.start:,} on"
+
+    @property
+    def suffixes(self) -> list[str]:
+        """The suffixes of the file's name."""
+        return self.whole.suffixes
+
+    def open(self, mode: Literal["rb"]) -> io.BufferedReader:
+        """Open the bytes for reading."""
+        return io.BufferedReader(_SpanStream(self.whole.open(mode), self.start, self.end), _BUFFER_BYTES)
+
+
+class _SpanStream(io.RawIOBase):
+    """Some of the bytes of an open file."""
+
+    def __init__(self, file: io.BufferedReader, start: int, end: int) -> None:
+        file.seek(start)
+        self._file, self._left = file, end - start
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as the bytes are left, and return their number."""
+        count = self._file.readinto(memoryview(buffer)[: max(self._left, 0)])
+        self._left -= count
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+AnyPath = Path | Remote | Span
 
 
 class Watch:
@@ -82,7 +133,8 @@ class Watch:
 
     def _states(self) -> dict[AnyPath, tuple[object, ...]]:
         states: dict[AnyPath, tuple[object, ...]] = {}
-        for path in self.files():
+        for listed in self.files():
+            path = listed.whole if isinstance(listed, Span) else listed
             if isinstance(path, Remote):
                 states[path] = path.version
                 continue
@@ -112,8 +164,35 @@ def digest(path: AnyPath) -> str:
     """Return a hash of the file's content, or where its store tells its version, of that."""
     if isinstance(path, Remote) and (version := path.version)[1:]:
         return " ".join([str(path), *version])
+    if isinstance(path, Span) and isinstance(path.whole, Remote) and path.whole.version[1:]:
+        return f"{digest(path.whole)} {path.start} {path.end}"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size(path: Path | Remote) -> int | None:
+    """Return the number of bytes of a file, compressed if it is; None if its store does not tell."""
+    return path.size if isinstance(path, Remote) else status(path).st_size
+
+
+def borders(path: Path | Remote, end: int, count: int, separator: re.Pattern[bytes]) -> list[int]:
+    """Return places in a file from 0 to `end` that cut it into about `count` equal parts, each behind a separator."""
+    found = [0]
+    with path.open("rb") as file:
+        if file.peek(4).startswith(_WIDE):  # a part of it would lack the mark that tells its encoding
+            return [0, end]
+        for target in (end * number // count for number in range(1, count)):
+            if target <= found[-1]:
+                continue
+            file.seek(target)
+            read = b""
+            while (match := separator.search(read)) is None and (block := file.read(_SEARCHED_BYTES)):
+                read = read[-_SEPARATOR_BYTES:] + block
+            if match and (place := file.tell() - len(read) + match.end()) < end:
+                found.append(place)
+            else:
+                break
+    return [*found, end]
 
 
 def status(path: Path) -> os.stat_result:
@@ -140,8 +219,8 @@ def suffixes(path: AnyPath) -> tuple[str, str]:
 @contextmanager
 def opened(path: AnyPath) -> Iterator[io.BufferedReader]:
     """Open the file for reading its decompressed bytes; damage found while reading is a UserError."""
-    if isinstance(path, Path):
-        status(path)
+    if isinstance(whole := path.whole if isinstance(path, Span) else path, Path):
+        status(whole)
     try:
         raw = path.open("rb")
     except OSError as error:

@@ -32,6 +32,9 @@ from tokenizer.sources.files import COMPRESSIONS, AnyPath, Watch, suffixes
 
 logger = logging.getLogger(__name__)
 
+_LINE_END, _BLANK_LINE = re.compile(rb"\n"), re.compile(rb"\n\r?\n")
+_SEPARATORS_OF = {(".txt", "line"): _LINE_END, (".jsonl", "line"): _LINE_END, (".txt", "paragraph"): _BLANK_LINE}
+"""The formats that may be cut anywhere between two documents, without reading what comes before."""
 _PARQUET_ROWS = 1024
 _LONGEST_FIRST_LINE = 1_000_000
 """Characters of the first line of a table, quoted fields aside."""
@@ -217,6 +220,11 @@ def format_of(path: AnyPath) -> str:
     """Return the part of the file's name that tells its format, such as .csv.gz; empty where no reader knows it."""
     kind, compression = suffixes(path)
     return f"{kind}{compression}" if kind in _KINDS else ""
+
+
+def separator(path: AnyPath, config: TextFileConfig) -> re.Pattern[bytes] | None:
+    """Return the bytes behind which the file may be cut between two documents; None if it must be read whole."""
+    return _SEPARATORS_OF.get((format_of(path), config.document if format_of(path) == ".txt" else "line"))
 
 
 def fingerprint_of_format(path: AnyPath) -> str:

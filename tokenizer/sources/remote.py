@@ -70,6 +70,11 @@ class Remote:
         ]
         return (str(self.information.get("size")), *(known[0] or known[1]))
 
+    @property
+    def size(self) -> int | None:
+        """The number of bytes, if the store tells it."""
+        return self.information.get("size")
+
     def open(self, mode: Literal["rb"]) -> io.BufferedReader:
         """Open the file for reading."""
         return _Buffered(_Stream(self), _LARGEST_BLOCK)
@@ -180,7 +185,7 @@ class _Stream(io.RawIOBase):
         self._file: Any = None
         self._position = 0
         self._block, self._growth = _FIRST_BLOCK, _GROWTH
-        self._size: int | None = remote.information.get("size")
+        self._size = remote.size
         self._options: dict[str, Any] = _RANGES
 
     def readable(self) -> bool:
