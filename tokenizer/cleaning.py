@@ -35,7 +35,7 @@ _READING = "texts are equal as they are read"
 """Part of the fingerprint of a text that a tokenizer normalises."""
 HASH_BYTES = 16
 """Size of the hash that stands for a text among those seen."""
-BATCH_CHARACTERS = 1_000_000
+BATCH_CHARACTERS = 500_000
 """Characters of the documents that are cleaned together, about."""
 DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
 """Index of each reason in REASONS."""

@@ -31,6 +31,8 @@ from tokenizer.sources.files import Watch
 
 Columns = tuple[tuple[Any, ...], ...]
 """The fields of several documents, each together: less to pickle than a tuple for every document."""
+_WORTH_A_PROCESS = 4
+"""Batches that take hardly longer than the start of a process does."""
 NO_HASHES = np.empty(0, f"V{cleaning.HASH_BYTES}")
 EncodedBatch = tuple[SentenceTable, Encoded]
 """Documents split into sentences, and the tokens of all sentences, duplicates included."""
@@ -46,8 +48,6 @@ class BuildOptions:
     """Seconds of work that a kill may cost."""
     batch_characters: int = cleaning.BATCH_CHARACTERS
     """Characters of the documents that are cleaned and encoded together."""
-    local_characters: int = 1_500_000
-    """Characters that are encoded before other processes are started: it takes hardly longer than starting one."""
 
 
 def build(
@@ -135,11 +135,12 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None, file=shown)
     count = default_workers() if options.workers is None else options.workers
     start = partial(start_encoding, text, tokenizer.to_str(), at_sentences)
-    with closing(Workers(start, count, options.local_characters)) as workers:
-        for batch in cleaning.batch_documents(documents, options.batch_characters):
-            columns = tuple(zip(*batch, strict=True))
-            submitted.append(workers.submit(columns, sum(len(document.text) for document in batch)))
-            write(most_left=2 * workers.count)
+    batches = cleaning.batch_documents(documents, options.batch_characters)
+    first = list(itertools.islice(batches, _WORTH_A_PROCESS))
+    with closing(Workers(start, count if len(first) == _WORTH_A_PROCESS else 0)) as workers:
+        for batch in itertools.chain(first, batches):
+            submitted.append(workers.submit(tuple(zip(*batch, strict=True))))
+            write(most_left=workers.most_left)
             consumed += len(batch)
             if time.monotonic() - committed > options.commit_seconds:
                 write(most_left=0)

@@ -17,7 +17,10 @@ from queue import SimpleQueue
 from typing import IO, Generic, TypeVar, cast
 
 _MAXIMUM_WORKERS = 4
-"""The one process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
+"""The process that reads, drops duplicates and writes keeps no more of them busy, and each may take 250 MB."""
+
+_AHEAD = 2
+"""Requests for each process at a time: the next one is there when an answer leaves."""
 
 _SERVE = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
 """The program of a process, which finds its modules where the parent does, in that order."""
@@ -27,43 +30,49 @@ Answer = TypeVar("Answer")
 
 
 def default_workers() -> int:
-    """Return the number of processes worth starting: none on a single core."""
+    """Return the number of processes worth starting beside this one, which works too: none on a single core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MAXIMUM_WORKERS) if cores > 1 else 0
+    return min(cores - 1, _MAXIMUM_WORKERS)
 
 
 class Workers(Generic[Request, Answer]):
-    """Answer requests: the first ones at once, here, and the rest in other processes."""
+    """Answer requests in other processes, and in this one while all of them have enough to do."""
 
-    def __init__(self, start: Callable[[], Callable[[Request], Answer]], count: int, local: int = 0) -> None:
-        """Answer requests of up to the size `local` in all here, and the rest in `count` processes; with 0, all here.
+    def __init__(self, start: Callable[[], Callable[[Request], Answer]], count: int) -> None:
+        """Answer requests in `count` processes and here; with 0, all here.
 
         Each process calls `start` once for the function that answers; `start` and all it holds must be picklable.
         """
         self.count = count
         self._start, self._answer = start, start()
-        self._local = local
         self._processes: list[_Process] = []
         self._idle: SimpleQueue[_Process] = SimpleQueue()
+        self._asked: list[Future[Answer]] = []
         self._threads = ThreadPoolExecutor(max(count, 1))  # each waits for one process at a time
 
-    def submit(self, request: Request, size: int = 1) -> "Future[Answer]":
+    @property
+    def most_left(self) -> int:
+        """Return the number of requests that may be unanswered, or answered and kept for their turn."""
+        return 4 * _AHEAD * self.count
+
+    def submit(self, request: Request) -> "Future[Answer]":
         """Return the future answer; its error is ChildProcessError where a process died."""
-        if not self.count or self._local > 0:
-            self._local -= size
+        self._asked = [future for future in self._asked if not future.done()]
+        if len(self._asked) == _AHEAD * self.count:
             done: Future[Answer] = Future()
             done.set_result(self._answer(request))
             return done
         if not self._processes:
             self._start_processes()
-        return self._threads.submit(self._ask, request)
+        self._asked.append(future := self._threads.submit(self._ask, request))
+        return future
 
     def map(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Yield the answers in the order of the requests, of which few are under way at any time."""
         submitted: deque[Future[Answer]] = deque()
         for request in requests:
             submitted.append(self.submit(request))
-            if len(submitted) > 2 * self.count:
+            while len(submitted) > self.most_left:
                 yield submitted.popleft().result()
         while submitted:
             yield submitted.popleft().result()

@@ -39,7 +39,7 @@ from tokenizer.shards.build import BuildOptions, build
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 corpus, tokenizer, output, settings, count = sys.argv[1:]
 found = files(Path(corpus), **eval(settings))
-options = BuildOptions(workers=int(count), commit_seconds=0, batch_characters=2_000, local_characters=4_000)
+options = BuildOptions(workers=int(count), commit_seconds=0, batch_characters=2_000)
 build(found, vocabulary.load(Path(tokenizer)), Path(output), options=options)
 """
 
@@ -141,7 +141,7 @@ def test_no_text_is_read_alike_on_both_sides(tmp_path: Path, deduplicate: str, w
     lines = [f"Café Number {number} serves bread." for number in range(300)]
     lines += [unicodedata.normalize("NFD", line).upper() for line in lines]
     text = files(write_lines(tmp_path / "a.txt", lines), deduplicate=deduplicate, heldout_share=0.2)
-    options = BuildOptions(workers=workers, batch_characters=2_000, local_characters=4_000)
+    options = BuildOptions(workers=workers, batch_characters=2_000)
     build(text, learned, tmp_path / "shards", options=options)
     shards = open_shards(tmp_path / "shards")
     train, heldout = (decoded(getattr(shards, side), learned) for side in SIDES)
@@ -160,7 +160,7 @@ def test_no_text_is_read_alike_on_both_sides(tmp_path: Path, deduplicate: str, w
 def test_a_single_document_has_both_sides_and_that_is_said(tmp_path: Path, workers: int) -> None:
     book = " ".join(f"Chapter {number} begins here. It says {number}." for number in range(500))
     text = files(write_lines(tmp_path / "a.txt", [book]), segments="documents")
-    options = BuildOptions(workers=workers, local_characters=0)
+    options = BuildOptions(workers=workers, batch_characters=1_000)
     assert build(text, LEARNED, tmp_path / "shards", options=options)
     assert not build(text, LEARNED, tmp_path / "shards", options=options)
     shards = open_shards(tmp_path / "shards")

@@ -3,15 +3,16 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.processes import TIMEOUT_SECONDS
-from tests.tokenizer.samples import prose, tokenizer
+from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer.cleaning import TextConfig
-from tokenizer.shards.build import Columns, start_encoding
+from tokenizer.shards.build import BuildOptions, Columns, build, start_encoding
 from tokenizer.shards.workers import Workers
 from tokenizer.sources import Document
 
@@ -67,10 +68,21 @@ def test_a_process_that_dies_is_an_error_and_no_wait(started: list[subprocess.Po
             workers.submit(columns(DOCUMENTS * 100)).result(timeout=TIMEOUT_SECONDS)
 
 
-def test_small_requests_start_no_process(started: list[subprocess.Popen[bytes]]) -> None:
-    with closing(Workers(START, 2, local=10)) as workers:
-        assert workers.submit(columns(DOCUMENTS), 9).done()
-        assert workers.submit(columns(DOCUMENTS), 9).done()
-        assert not started
-        workers.submit(columns(DOCUMENTS), 9).result()
-    assert len(started) == 2
+def test_this_process_answers_while_the_others_have_enough_to_do(started: list[subprocess.Popen[bytes]]) -> None:
+    with closing(Workers(START, 1)) as workers:
+        futures = [workers.submit(columns(DOCUMENTS)) for _ in range(3)]
+        assert [future.done() for future in futures] == [False, False, True]
+        assert len({future.result(timeout=TIMEOUT_SECONDS)[1].tokens.tobytes() for future in futures}) == 1
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(("batches", "processes"), [(3, 0), (4, 2)])
+def test_a_small_text_starts_no_process(
+    started: list[subprocess.Popen[bytes]], tmp_path: Path, batches: int, processes: int
+) -> None:
+    lines = [line.ljust(101, "x") for line in prose(5 * batches)]
+    options = BuildOptions(workers=2, batch_characters=500)
+    build(
+        files(write_lines(tmp_path / "a.txt", lines), split_sentences=False), LEARNED, tmp_path / "s", options=options
+    )
+    assert len(started) == processes
