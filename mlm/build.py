@@ -28,7 +28,7 @@ from mlm.training.budget import TrainingLength
 from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards
 from tokenizer.cleaning import TextConfig
-from tokenizer.shards.format import read_manifest
+from tokenizer.shards.format import parts_of, read_manifest
 
 CACHE = "cache"
 """Folder of tokenizers and shards, beside the runs."""
@@ -155,7 +155,7 @@ def with_text_of_shards(config: PretrainConfig) -> PretrainConfig:
     if config.data.shards is None:
         return config
     first = config.data.shards[0].folders[0]
-    text = read_manifest(Path(first)).text
+    text = read_manifest(parts_of(Path(first))[0]).text
     if config.text not in (TextConfig(), text) and config.text.absolute() != text:
         raise UserError(
             f"data.shards = {first} was made of another text or by other options than those of text:"

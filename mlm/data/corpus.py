@@ -16,7 +16,7 @@ from mlm.data.order import PERIOD, RowOrder
 from tokenizer.cache import find_or_build_shards, find_or_learn
 from tokenizer.cleaning import Reason, TextConfig
 from tokenizer.mixture import Weighted, check_weights
-from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards
+from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards, parts_of
 from tokenizer.shards.rows import find_or_pack
 from tokenizer.sources import Mixture, hash_texts
 from tokenizer.special_tokens import SpecialTokens
@@ -128,12 +128,11 @@ def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> 
     fit those of the first folder raise UserError.
     """
     corpora = [corpus for corpus in corpora if corpus.weight != 0]
-    named = [list({Path(name).resolve(): Path(name) for name in corpus.folders}.values()) for corpus in corpora]
-    opened = [[open_shards(folder) for folder in folders] for folders in named]
+    named = [[part for name in corpus.folders for part in parts_of(Path(name))] for corpus in corpora]
+    opened = [[open_shards(part) for part in {part.resolve(): part for part in parts}.values()] for parts in named]
     shards = tuple(itertools.chain.from_iterable(opened))
     first = shards[0]
-    for one, other in itertools.combinations(shards, 2):
-        _check_fit(one, other)
+    _check_fit(shards)
     path = first.path / TOKENIZER
     tokenizer = load(path)
     if tokenizer.get_vocab_size() != first.manifest.vocabulary_size:
@@ -168,20 +167,23 @@ def _shares(corpora: Sequence[ShardsConfig], sizes: Sequence[int]) -> tuple[floa
     return shares
 
 
-def _check_fit(first: Shards, other: Shards) -> None:
-    ours, theirs = first.manifest, other.manifest
-    if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
-        raise UserError(
-            f"data.shards: {other.path} was encoded with another tokenizer than {first.path}: encode its text with"
-            f" --tokenizer {first.path / TOKENIZER}, or remove it"
-        )
-    if theirs.text_fingerprint == ours.text_fingerprint:
-        raise UserError(f"data.shards: {other.path} holds the same text as {first.path}: remove one of them")
-    if theirs.text.segments != ours.text.segments:
-        raise UserError(
-            f"data.shards: {other.path} has text.segments = {theirs.text.segments}, and {first.path} has"
-            f" {ours.text.segments}: encode one of them again, or remove it"
-        )
+def _check_fit(shards: Sequence[Shards]) -> None:
+    first, *others = shards
+    ours, same = first.manifest, {first.manifest.text_fingerprint: first}
+    for other in others:
+        theirs = other.manifest
+        if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
+            raise UserError(
+                f"data.shards: {other.path} was encoded with another tokenizer than {first.path}: encode its text with"
+                f" --tokenizer {first.path / TOKENIZER}, or remove it"
+            )
+        if (earlier := same.setdefault(theirs.text_fingerprint, other)) is not other:
+            raise UserError(f"data.shards: {other.path} holds the same text as {earlier.path}: remove one of them")
+        if theirs.text.segments != ours.text.segments:
+            raise UserError(
+                f"data.shards: {other.path} has text.segments = {theirs.text.segments}, and {first.path} has"
+                f" {ours.text.segments}: encode one of them again, or remove it"
+            )
 
 
 def _joined(manifests: Sequence[ShardManifest], shares: Sequence[float]) -> ShardManifest:

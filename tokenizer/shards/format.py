@@ -28,6 +28,7 @@ VALUES_AT_ONCE = 1 << 20
 SIDES: tuple[Side, ...] = ("train", "heldout")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+PARTS = "parts.json"
 
 
 class Counts(Config):
@@ -74,6 +75,15 @@ class ShardManifest(Config):
     def remarks(self) -> list[str]:
         """Return those of `cleaning`."""
         return remarks(self.dropped, at_sentences=self.split_at_sentences)
+
+
+class PartList(Config):
+    """The finished parts of a text, beside their folders."""
+
+    fingerprint: str
+    """Hash of the tokenizer and of the text."""
+    folders: tuple[str, ...]
+    """Names of the folders of shards; a part of repetitions alone has none."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,20 @@ def _parts(array: NDArray[Any], overlap: int = 0) -> Iterator[NDArray[Any]]:
     """Yield an array in parts, each with the first values of the next one."""
     for start in range(0, len(array), VALUES_AT_ONCE):
         yield array[start : start + VALUES_AT_ONCE + overlap]
+
+
+def read_parts(path: Path) -> PartList:
+    """Return the list of finished parts at `path`; a damaged one is a UserError."""
+    try:
+        return PartList.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged, or of another version: remove it") from error
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the folders of shards in a folder that holds a text in parts, else the folder itself."""
+    parts = path / PARTS
+    return [path / name for name in read_parts(parts).folders] if parts.exists() else [path]
 
 
 def read_manifest(path: Path) -> ShardManifest:

@@ -18,10 +18,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from configs import Config, UserError, files
+from configs import UserError, files
 from configs.files import PARTIAL
 from tokenizer import cleaning, vocabulary
 from tokenizer.cleaning import TextConfig
@@ -36,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 PART_BYTES = 256_000_000
 """Size of the files of a part, about."""
-LIST = "parts.json"
 _WORKING, _REPEATS = "working-", ".repeats-"
 _HASHES_AT_ONCE = 1 << 22
 """Hashes of a range, about: some 200 MB while they are compared."""
@@ -49,15 +47,6 @@ class Engine(Protocol):
 
     def __call__(self, task: Callable[[Request], Answer], requests: Sequence[Request]) -> list[Answer]:
         """Return the answer to each request; both and `task` must be picklable."""
-
-
-class PartList(Config):
-    """The finished parts of a text."""
-
-    fingerprint: str
-    """Hash of the tokenizer and of the text."""
-    folders: tuple[str, ...]
-    """Names of the folders of shards; a part of repetitions alone has none."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +139,7 @@ def build_parts(
 def _make_missing(parts: Sequence[_Part], tokenizer: Tokenizer, engine: Engine) -> tuple[list[Path], bool]:
     own = engine(_fingerprint, parts)
     working = parts[0].working
-    fingerprint, finished = hash_texts(working.name, *own), working.with_name(LIST)
+    fingerprint, finished = hash_texts(working.name, *own), working.with_name(format.PARTS)
     parts = _identified(parts, own)
     expected = _expected(parts, finished, fingerprint)
     unbuilt = {part.number for part in expected if not is_built(part.folder, tokenizer, part.fingerprint)}
@@ -166,14 +155,14 @@ def _make_missing(parts: Sequence[_Part], tokenizer: Tokenizer, engine: Engine) 
         if not (folder / format.MANIFEST).exists():
             raise UserError(f"{folder} was made on another machine: name an output on a file system that all share")
     with files.written(finished) as file:
-        done = PartList(fingerprint=fingerprint, folders=tuple(folder.name for folder in folders))
+        done = format.PartList(fingerprint=fingerprint, folders=tuple(folder.name for folder in folders))
         file.write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return folders, True
 
 
 def _check(output: Path, count: int) -> None:
     """Raise a UserError if the folder holds anything but up to `count` parts."""
-    known = re.compile(rf"part-(?P<number>\d{{5,}})(\{PARTIAL})?|{_WORKING}.*|\.?{re.escape(LIST)}.*")
+    known = re.compile(rf"part-(?P<number>\d{{5,}})(\{PARTIAL})?|{_WORKING}.*|\.?{re.escape(format.PARTS)}.*")
     if not output.exists():
         return
     for path in sorted(output.iterdir()) if output.is_dir() else [output]:
@@ -217,10 +206,7 @@ def _expected(parts: Sequence[_Part], path: Path, fingerprint: str) -> Sequence[
     """Return the parts that have shards, as far as a list of the finished ones tells; one of others is a UserError."""
     if not path.exists():
         return parts
-    try:
-        known = PartList.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged, or of another version: remove it") from error
+    known = format.read_parts(path)
     if known.fingerprint != fingerprint:
         raise _foreign(path.parent)
     return [part for part in parts if part.folder.name in known.folders]

@@ -27,6 +27,7 @@ from tokenizer import vocabulary
 from tokenizer.cache import learn_from
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.build import build
+from tokenizer.shards.format import PartList
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import VocabularyConfig
 
@@ -134,6 +135,21 @@ def test_several_folders_are_one_corpus(home: Path, tmp_path: Path) -> None:
     splits = [[shards.heldout for shards in corpus.shards] for corpus in (one, two)]
     assert Counter(heldout_sentences(splits[0], one.tokenizer)) == Counter(heldout_sentences(splits[1], two.tokenizer))
     assert sorted(sample_tokens(two.train, 10**9)[0].tolist()) == sorted(one.shards[0].train.tokens.tolist())
+
+
+def test_a_folder_of_parts_is_one_corpus(home: Path, tmp_path: Path) -> None:
+    def parted(*names: str) -> Corpus:
+        for name in names:
+            shutil.copytree(home / name, tmp_path / "parts" / name, dirs_exist_ok=True)
+        listed = PartList(fingerprint="", folders=names).model_dump_json()
+        (tmp_path / "parts" / "parts.json").write_text(listed, encoding="utf-8")
+        return opened(tmp_path, "parts")
+
+    assert segments(parted("first", "second").train) == segments(opened(tmp_path, "parts/first", "parts/second").train)
+    assert [one.path.name for one in parted("second").shards] == ["second"]
+    (tmp_path / "parts" / "parts.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"parts\.json is damaged"):
+        opened(tmp_path, "parts")
 
 
 def mixture_of(home: Path, cache: Path, **weights: tuple[float, float]) -> Corpus:
