@@ -54,7 +54,7 @@ def parse(kind: str, description: str | None, arguments: Sequence[str]) -> argpa
     )
     parser.add_argument("recipe", nargs="*", metavar="RECIPE | section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def config_of(kind: str) -> "type[FinetuneConfig]":

@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--metric", help=f"one of {known} (default: the metric of the first run's early stopping)")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the figure (default: compare.png)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         choices=("transformers", "onnx"),
         help="may be repeated (default: onnx, and transformers for a linear head)",
     )
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

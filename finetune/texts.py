@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("recipe", nargs="*", metavar="RECIPE | data.key=value", help="the cleaning of the texts")
     parser.add_argument("--file", required=True, help="a table with the columns of the texts")
     parser.add_argument("--output", type=Path, required=True, help="the .txt file to write: one text per line")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

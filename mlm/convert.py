@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         choices=("mean-of-pieces", "mean", "random"),
         help="first values of an added word: the mean of its pieces' (default), the mean of all, or random",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.count is not None and options.add_tokens_from is None:
         parser.error("--count is for --add-tokens-from alone")
     if options.added_rows is not None and options.add_tokens is None and options.add_tokens_from is None:

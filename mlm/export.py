@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="may be repeated (default: transformers); onnx is onnx/model.onnx, for onnxruntime: any recipe has it",
     )
     parser.add_argument("--onnx", action="store_true", help="--format onnx beside the others")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="run directory (default: the newest one in runs/)")
     parser.add_argument("--top", type=int, default=5, help="guesses for each blank (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each sentence")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--dry-run", action="store_true", help="show costs and the first batch; build data, don't train"
     )
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 script = partial(command.run, main)

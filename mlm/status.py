@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.Parser(prog="python -m mlm.status", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="directory of a run (default: the newest)")
     parser.add_argument("--json", action="store_true", help="one JSON object a run and line")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

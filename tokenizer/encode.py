@@ -17,6 +17,7 @@ from tokenizer.shards import rows
 from tokenizer.shards.build import BuildOptions, build
 from tokenizer.shards.cluster import cluster
 from tokenizer.shards.format import SIDES, ShardManifest, open_shards, read_manifest
+from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.shards.parts import PART_BYTES, build_parts
 from tokenizer.shards.workers import default_workers
 from tokenizer.sources import Mixture
@@ -71,7 +72,12 @@ def _megabytes(text: str) -> int:
 
 
 def _lengths(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
+    with suppress(ValueError):
+        lengths = tuple(map(int, text.split(",")))
+        if set(lengths) <= set(ROW_LENGTHS):
+            return lengths
+    first, last = ROW_LENGTHS[0], ROW_LENGTHS[-1]
+    raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths from {first} to {last:,}, such as 128,512")
 
 
 def _workers(text: str) -> tuple[bool, int | None]:

@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = command.Parser(prog="python -m mlm.benchmark.parity", description=__doc__, epilog=USAGE)
     parser.add_argument("published", nargs="*", metavar="NAME_OR_FOLDER", help="published models")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:

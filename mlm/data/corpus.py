@@ -17,6 +17,7 @@ from tokenizer.cache import find_or_build_shards, find_or_learn
 from tokenizer.cleaning import Reason, TextConfig
 from tokenizer.mixture import Weighted, check_weights
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards, parts_of
+from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.shards.rows import find_or_pack
 from tokenizer.sources import Mixture, hash_texts
 from tokenizer.special_tokens import SpecialTokens
@@ -48,7 +49,7 @@ def _as_corpora(value: Any) -> Any:
 class DataConfig(Config):
     """The rows, and the tokenizer or shards that they are made from."""
 
-    row_length: int = Field(128, ge=8, le=65_536)
+    row_length: int = Field(128, ge=ROW_LENGTHS[0], le=ROW_LENGTHS[-1])
     """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
     tokenizer: str | None = None
     """A tokenizer.json to use unchanged, ours or that of a published encoder; null trains one, as `vocabulary` says."""

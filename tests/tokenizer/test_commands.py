@@ -90,6 +90,11 @@ def test_what_is_there_already_is_kept(folder: Path) -> None:
         ("encode", ["a.txt", "--tokenizer", "a.txt"], "a.txt"),
         ("encode", ["bad.txt", "--tokenizer", "t.json"], "bad.txt, line 1, byte 3:"),
         ("encode", ["one.txt", "--tokenizer", "t.json"], "text.heldout_share"),
+        (
+            "encode",
+            ["a.txt", "--tokenizer", "t.json", "--row-lengths", "128,7"],
+            "'128,7' is not a list of lengths from 8",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exits_with_2(folder: Path, module: str, arguments: list[str], message: str) -> None:

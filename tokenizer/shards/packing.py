@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+ROW_LENGTHS = range(8, 65_537)
+"""The slots that a row may have."""
 WINDOW_SENTENCES = 2**17
 """Sentences that are packed together: enough to offer every length, few enough to keep memory flat."""
 
