@@ -168,7 +168,7 @@ def test_a_connection_that_is_lost_for_good_is_named_with_its_byte_and_a_build_r
             monkeypatch.setattr(s3, "most", 0)
 
     commit, commits = ShardWriter.commit, itertools.count(1)
-    options = BuildOptions(workers=0, batch_characters=12_000, commit_seconds=0)
+    options = BuildOptions(workers=0, batch_characters=70_000, commit_seconds=0)
     monkeypatch.setattr(ShardWriter, "commit", commit_and_lose)
     with pytest.raises(ConnectionError, match=r"lost at s3://bucket/short/a\.txt, byte [1-9][0-9]* \("):
         build(text, tokenizer, tmp_path / "resumed", options=options)
