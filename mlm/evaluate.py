@@ -93,9 +93,10 @@ def main(arguments: Sequence[str]) -> None:
         print("the text is not the one that the run was trained on, which may hold parts of it", file=sys.stderr)
     mask_id = corpus.heldout.special.mask
     scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world, mask_id) for unit in UNITS}
-    bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else None
+    bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else {}
     if options.json:
-        command.show(json.dumps(run_directory.finite({"masks": scores, "bits_per_byte": bits}), allow_nan=False))
+        found = {"masks": scores, "bits_per_byte": None, **bits}
+        command.show(json.dumps(run_directory.finite(found), allow_nan=False))
         return
     command.show(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
     for unit, kinds in scores.items():
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str]) -> None:
             loss, perplexity = shown(s["loss"], ".3f"), shown(s["perplexity"], ".2f")
             numbers = f"{s['targets']:>10,}{loss:>13}{perplexity:>12}{shown(s['accuracy'], '.1%'):>10}"
             command.show(f"{unit:8}{kind:>10}{numbers}")
-    if config.evaluation.words:
+    if bits:
         command.show(f"\nbits per byte of hidden words: {bits_line(bits)}")
 
 
