@@ -246,7 +246,7 @@ def _help_lines(section: Config | type[Config], prefix: str) -> Iterator[str]:
             yield f"  {path}  ({_type_name(field.annotation)}; {shown})\n{meaning}"
         elif len(choices) == 1:
             yield "\n" + textwrap.fill(f"{path}:  {described}", 110, subsequent_indent="      ")
-            yield from _help_lines(choices[0] if default is None else default, f"{path}.")
+            yield from _help_lines(default if isinstance(default, Config) else choices[0], f"{path}.")
         elif choices:
             kinds = " | ".join(_kind(choice) for choice in choices)
             shown = "required" if default is None else f"default {default.kind}"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from configs import UserError
 
-Task = Literal["pretrain", "finetune"]
+Task = Literal["pretrain", "finetune", "sweep"]
 """A folder of recipes beside this module."""
 
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     from mlm import dry_run, experiment
     from mlm.tracking import run_directory
     from mlm.tracking.progress_bar import ProgressBar
-    from mlm.training.interrupt import SignalStop
+    from mlm.training.interrupt import Pause, SignalStop
 
     yaml, overrides = command.split(options.recipe, "pretrain")
     if options.resume is not None and (yaml or overrides or options.print_config or options.dry_run):
@@ -45,16 +45,21 @@ def main(arguments: Sequence[str]) -> None:
     if options.dry_run:
         command.show(dry_run.preview(experiment.resolve(config)))
         return
+    pause = Pause(options.until)
     with SignalStop("saving") as signals:
-        observers = [signals, ProgressBar()]
+        observers = [signals, pause, ProgressBar()]
+
+        def stop() -> int:
+            return max(signals.received(), pause.reached())
+
         if options.resume is None:
-            run = experiment.pretrain(config, observers, stop=signals.received)
+            run = experiment.pretrain(config, observers, stop=stop)
         else:
             path = Path(options.resume) if options.resume else run_directory.newest()
-            run = experiment.resume(path, observers, stop=signals.received)
+            run = experiment.resume(path, observers, stop=stop)
     if run.summary:
         print(run.summary)
-    if run.stopped_by:
+    if run.stopped_by > pause.reached():
         sys.exit(command.EXIT_SIGNAL + run.stopped_by)
 
 
@@ -70,6 +75,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--dry-run", action="store_true", help="show costs and the first batch; build data, don't train"
     )
     parser.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run")
+    parser.add_argument(
+        "--until", type=int, metavar="STEP", help="save and stop after the first evaluation at STEP or later"
+    )
     return parser.parse_intermixed_args(arguments)
 
 

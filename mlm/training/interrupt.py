@@ -5,8 +5,10 @@ A handler that raises an exception or prints may do so where Python ignores exce
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+
+from torch import nn
 
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -65,3 +67,20 @@ class SignalStop(Observer, ExitStack):
         self.numbers.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Pause(Observer):
+    """Asks to stop after the first evaluation at a number of steps or more; its `reached` is a `stop` of the loop."""
+
+    def __init__(self, steps: int | None) -> None:
+        """Pause after `steps`; None: never."""
+        self.steps = steps
+        self._is_reached = False
+
+    def reached(self) -> int:
+        """Return 1 once training is to pause, else 0."""
+        return int(self._is_reached)
+
+    def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
+        """Note whether the steps are reached."""
+        self._is_reached |= self.steps is not None and progress.step >= self.steps

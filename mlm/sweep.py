@@ -1,0 +1,59 @@
+"""Ask one question by many runs: a sweep over the settings of a command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from configs import command, help_text, read, recipes
+from mlm.distributed.process import configure_process
+
+USAGE = """
+A sweep is a YAML file, which may be changed by section.key=value:
+
+{recipes}
+
+examples:
+  python -m mlm.sweep activation
+  python -m mlm.sweep mine.yaml trials_at_once=2
+  python -m mlm.status runs/sweeps/activation           the state of its trials
+  python -m mlm.report runs/sweeps/activation           tables, plots and the verdict, at any time
+
+The sweep is a folder of ordinary runs. Ctrl-C lets the trials save; the same command goes on from there, after any kill.
+
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    from mlm.sweeps.config import SweepConfig
+
+    epilog = USAGE.format(recipes=recipes.listing("sweep")) + help_text(SweepConfig)
+    parser = command.Parser(prog="python -m mlm.sweep", description=__doc__, epilog=epilog)
+    parser.add_argument("sweep", nargs="*", metavar="SWEEP | section.key=value")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and list the arms; start nothing")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line."""
+    configure_process()
+    options = parse(arguments)
+    from mlm.sweeps import arms
+    from mlm.sweeps.config import SweepConfig
+    from mlm.sweeps.sweep import checked, first_arms, sweep
+
+    config = read(SweepConfig, *command.split(options.sweep, "sweep"))
+    if options.dry_run:
+        checked(config)
+        for arm in first_arms(config) if config.sampler.kind != "optuna" else ():
+            command.show(arms.label(arm))
+        return
+    path = sweep(config)
+    print(f"{path}: finished\nnext: python -m mlm.report {path}", file=sys.stderr)
+
+
+script = partial(command.run, main)
+
+if __name__ == "__main__":
+    script()

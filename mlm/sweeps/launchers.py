@@ -1,0 +1,198 @@
+"""Run trials: each in a process of its own, started here or by Ray Tune."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from configs.extras import require
+from configs.files import write_text
+from mlm.checkpoint import checkpoint
+from mlm.sweeps.trials import FAILED, OUTPUT, Sweep, Trial, read_sweep
+from mlm.tracking import run_directory
+from tokenizer.shards.cluster import cluster
+
+_RESUMED = ("mlm.pretrain",)
+"""Commands that resume an unfinished run; the others repeat it."""
+_TRIES = 5
+"""Starts of a trial whose process is killed."""
+_KILL_SECONDS = 60.0
+"""Time for a trial to save, after the sweep is told to end."""
+_POLL_SECONDS = 0.2
+_LAST_LINES = 12
+_PR_SET_PDEATHSIG = 1
+"""Number of the option of Linux's prctl that ends a process with its parent."""
+
+Launcher = Callable[[Sweep, Sequence[Trial], int | None], Iterator[Trial]]
+"""Runs trials, to a number of steps or to their end, and yields each one that has ended, failed ones too."""
+
+
+@dataclass
+class _Processes:
+    """The processes that run now, so that all can be told to end."""
+
+    running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
+    ending: bool = False
+
+    def end(self) -> None:
+        """Let every process save and end."""
+        self.ending = True
+        for process in tuple(self.running):
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        limit = time.monotonic() + _KILL_SECONDS
+        for process in tuple(self.running):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(limit - time.monotonic(), 0))
+            process.kill()
+
+
+def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Iterator[Trial]:
+    """Run trials as processes of this machine, `trials_at_once` at a time, each on cores of its own."""
+    config, processes = sweep.config, _Processes()
+    slots: SimpleQueue[frozenset[int]] = SimpleQueue()
+    for cores in shared_cores(config.trials_at_once, config.cores):
+        slots.put(cores)
+
+    def run(trial: Trial) -> Trial:
+        cores = slots.get()
+        try:
+            if not processes.ending:
+                execute(sweep, trial, until, len(cores), cores, processes)
+        finally:
+            slots.put(cores)
+        return trial
+
+    with ThreadPoolExecutor(config.trials_at_once) as threads:
+        ended = [threads.submit(run, trial) for trial in trials]
+        try:
+            for future in as_completed(ended):
+                yield future.result()
+        finally:
+            for future in ended:
+                future.cancel()
+            processes.end()
+
+
+def shared_cores(trials_at_once: int, cores: int | None) -> list[frozenset[int]]:
+    """Return the cores of each of the trials that run at the same time: their own, as far as there are enough."""
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    count = cores or max(len(there) // trials_at_once, 1)
+    places = range(0, trials_at_once * count, count)
+    return [frozenset(there[(first + n) % len(there)] for n in range(count)) for first in places]
+
+
+def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Iterator[Trial]:
+    """Let Ray Tune place and run trials, here or on a cluster whose machines share the folder.
+
+    Tune's own state is not used to go on: the runs tell what is missing.
+    """
+    require("ray", extra="sweep", purpose="launcher=ray")
+    config = sweep.config
+    cores = config.cores or len(shared_cores(config.trials_at_once, None)[0])
+    with cluster(config.address, None if config.address else config.trials_at_once * cores):
+        from ray import tune
+
+        os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+        trainable: Any = tune.with_resources(partial(_in_tune, str(sweep.path), until, cores), {"cpu": cores})
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"number": tune.grid_search([trial.number for trial in trials])},
+            tune_config=tune.TuneConfig(max_concurrent_trials=config.trials_at_once),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(sweep.path / ".ray"),
+                failure_config=tune.FailureConfig(max_failures=_TRIES),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    shutil.rmtree(sweep.path / ".ray", ignore_errors=True)
+    yield from trials
+
+
+def _in_tune(path: str, until: int | None, cores: int, settings: dict[str, Any]) -> None:
+    """Run one trial in a worker of Ray."""
+    sweep = read_sweep(Path(path))
+    trial = sweep.trials()[settings["number"]]
+    execute(sweep, trial, until, cores, None, _Processes())
+
+
+LAUNCHERS: dict[str, Launcher] = {"local": launch_here, "ray": launch_by_ray}
+
+
+def execute(
+    sweep: Sweep, trial: Trial, until: int | None, cores: int, affinity: frozenset[int] | None, processes: _Processes
+) -> None:
+    """Run a trial's command to its end; write the last lines of its output if it fails."""
+    failure, output = sweep.path / FAILED / f"{trial.name}.txt", sweep.path / OUTPUT / f"{trial.name}.log"
+    for folder in (failure.parent, output.parent):
+        folder.mkdir(exist_ok=True)
+    failure.unlink(missing_ok=True)
+    for _ in range(_TRIES):
+        arguments = _arguments(sweep, trial, until)
+        if arguments is None:
+            return
+        with output.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", sweep.config.command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": str(cores), "MKL_NUM_THREADS": str(cores)},
+                preexec_fn=partial(_begin, affinity, os.getpid()),
+                start_new_session=True,  # Ctrl-C is for the sweep to act on
+            )
+        processes.running.add(process)
+        code = _wait(process, processes)
+        processes.running.discard(process)
+        if code == 0 or processes.ending:
+            return
+        if code > 0:
+            break
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+    write_text(failure, "\n".join(lines or [f"ended with code {code}, without a word"]) + "\n")
+
+
+def _wait(process: "subprocess.Popen[bytes]", processes: _Processes) -> int:
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_POLL_SECONDS if threading.current_thread() is not threading.main_thread() else None)
+
+
+def _arguments(sweep: Sweep, trial: Trial, until: int | None) -> list[str] | None:
+    """Return the arguments that start or resume a trial; None if it is done."""
+    run = sweep.run_of(trial)
+    while run and run_directory.owner(run):  # a process of a sweep that was killed: it saves and ends
+        time.sleep(_POLL_SECONDS)
+    record = sweep.record(trial)
+    if record.state == "finished" or (until is not None and record.step >= until):
+        return None
+    pause = [] if until is None else ["--until", str(until)]
+    if run and sweep.config.command in _RESUMED and any(map(checkpoint.is_whole, checkpoint.completed(run))):
+        return ["--resume", str(run), *pause]
+    if run:
+        shutil.rmtree(run)
+    return [*sweep.arguments(trial), *pause]
+
+
+def _begin(affinity: frozenset[int] | None, parent: int) -> None:
+    """Give a new process its cores, and let it save and end when its parent dies; runs in that process."""
+    if affinity is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, affinity)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before
+            os._exit(1)

@@ -1,0 +1,25 @@
+"""The tables of a study's page, rebuilt from the small files that are kept of its sweeps."""
+
+import re
+from pathlib import Path
+
+from configs import UserError, read, recipes
+from mlm.sweeps.config import SweepConfig
+from mlm.sweeps.report import table
+from mlm.sweeps.report.text import tables
+
+_REGION = re.compile(r"(?P<begin><!-- table: (?P<name>[\w.-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+
+
+def filled(page: str, folder: Path) -> str:
+    """Return a page with each region `<!-- table: NAME --> ... <!-- end -->` made anew from NAME.csv in `folder`."""
+
+    def table_of(found: re.Match[str]) -> str:
+        name = found["name"]
+        config = read(SweepConfig, recipes.find(name, "sweep"))
+        path = folder / f"{name}.csv"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: copy the results.csv of the sweep {name} there")
+        return f"{found['begin']}{tables(table.read(path, config), config)}\n{found['end']}"
+
+    return _REGION.sub(table_of, page)

@@ -1,0 +1,217 @@
+"""A sweep as a function: plan the arms, run their trials, and go on from the best ones stage by stage."""
+
+import logging
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from configs import UserError, listed
+from configs.streams import messages
+from mlm.sweeps import arms
+from mlm.sweeps.arms import Arm
+from mlm.sweeps.check import check
+from mlm.sweeps.config import Mode, Random, Stage, SweepConfig
+from mlm.sweeps.launchers import LAUNCHERS
+from mlm.sweeps.trials import Sweep, Trial, TrialRecord, opened
+from mlm.tracking import run_directory
+
+logger = logging.getLogger(__name__)
+
+METRICS = {
+    "mlm.pretrain": (
+        ("heldout.", ("loss", "accuracy", "bits_per_byte", "complete_bits_per_byte")),
+        ("", ("steps", "tokens", "seconds", "tokens_per_second")),
+    ),
+    **dict.fromkeys(
+        ("finetune.cnn_head", "finetune.linear_head"),
+        tuple(
+            (f"{part}.", ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"))
+            for part in ("validation", "test", "control")
+        ),
+    ),
+}
+"""The numbers that each command writes into results.json; those of several corpora have further ones."""
+
+
+def sweep(config: SweepConfig) -> Path:
+    """Run a sweep, or what is missing of it, and return its folder.
+
+    Raises:
+        UserError: a setting is wrong, or more than `most_failures` trials failed.
+        KeyboardInterrupt: the sweep was interrupted; its trials have saved.
+    """
+    checked(config)
+    found = opened(config)
+    with run_directory.lock(found.path):
+        if config.sampler.kind == "optuna":
+            _run_proposed(found)
+        else:
+            if not found.trials():
+                found.plan(0, first_arms(config))
+            _run_stage(found, 0)
+        for number, stage in enumerate(config.stages, start=1):
+            if number > max(trial.stage for trial in found.trials()):
+                found.plan(number, next_arms(found, number, stage))
+            _run_stage(found, number)
+    return found.path
+
+
+def checked(config: SweepConfig) -> None:
+    """Raise a UserError for a setting that the swept command refuses, or a metric that it does not write."""
+    if not config.search:
+        raise UserError("search names no setting: write one, as search: {optim.lr: [1e-3, 1e-4]}")
+    _check_metrics(config)
+    tried = first_arms(config) if config.sampler.kind == "grid" else arms.ends(config.search)
+    for stage in config.stages:
+        tried = [*tried, *({**tried[0], **arm} for arm in arms.grid(stage.search))]
+    _check_stages(config)
+    probe = Sweep(Path(config.runs, config.name), config)
+    calls = [probe.arguments(Trial(0, 0, arm, config.seeds[0])) for arm in tried]
+    for arm, error in zip(tried, check(config.command, calls), strict=True):
+        if error is not None:
+            raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
+    for name, arm in _named_arms(config).items():
+        if arms.key_of(arm) not in map(arms.key_of, tried) and config.sampler.kind == "grid":
+            raise UserError(f"{name} = {arms.label(arm)} is no arm; there are: {listed(map(arms.label, tried), 12)}")
+
+
+def _named_arms(config: SweepConfig) -> dict[str, Arm]:
+    named = {} if config.baseline is None else {"baseline": config.baseline}
+    if config.hypothesis is not None:
+        named |= {"hypothesis.better": config.hypothesis.better, "hypothesis.than": config.hypothesis.than}
+    return named
+
+
+def _check_metrics(config: SweepConfig) -> None:
+    known = [f"{prefix}{name}" for prefix, names in METRICS[config.command] for name in names]
+    for metric in (config.metric, *(take.metric for stage in config.stages for take in stage.take)):
+        if metric not in known and not metric.startswith(("heldout.loss/", "corpora.")):
+            raise UserError(f"{config.command} does not write {metric}: it writes {', '.join(known)}")
+
+
+def _check_stages(config: SweepConfig) -> None:
+    there = len(first_arms(config)) if config.sampler.kind == "grid" else getattr(config.sampler, "arms", 0)
+    for number, stage in enumerate(config.stages, start=1):
+        for take in stage.take:
+            if take.count > there:
+                raise UserError(f"stage {number} takes {take.count} arms, and the stage before has {there}: take fewer")
+        there = sum(take.count for take in stage.take) * len(arms.grid(stage.search))
+
+
+def first_arms(config: SweepConfig) -> list[Arm]:
+    """Return the arms of the first stage, as far as they do not depend on results."""
+    return arms.draw(config.search, config.sampler) if isinstance(config.sampler, Random) else arms.grid(config.search)
+
+
+def next_arms(found: Sweep, number: int, stage: Stage) -> list[Arm]:
+    """Return the arms of a stage: the best ones of the stage before, each with every further value."""
+    before = [record for record in found.records() if record.trial.stage == number - 1]
+    taken: dict[str, Arm] = {}
+    for take in stage.take:
+        best = ranked(before, take.metric, take.mode)[: take.count]
+        taken |= {arms.key_of(arm): arm for arm in best}
+    if not taken:
+        raise UserError(f"stage {number} has nothing to go on from: no trial of the stage before has a result")
+    combined = [{**arm, **further} for arm in taken.values() for further in arms.grid(stage.search)]
+    return list({arms.key_of(arm): arm for arm in combined}.values())
+
+
+def ranked(records: Sequence[TrialRecord], metric: str, mode: Mode) -> list[Arm]:
+    """Return the arms, the best first, by the mean of a metric over their seeds; those without a result are left out."""
+    values: dict[str, list[float]] = {}
+    by_key = {arms.key_of(record.trial.arm): record.trial.arm for record in records}
+    for record in records:
+        if (value := record.results.get(metric)) is not None:
+            values.setdefault(arms.key_of(record.trial.arm), []).append(value)
+    sign = 1 if mode == "min" else -1
+    order = sorted(values, key=lambda key: sign * statistics.fmean(values[key]))
+    return [by_key[key] for key in order]
+
+
+def _run_proposed(found: Sweep) -> None:
+    """Run the arms that Optuna proposes, some at a time."""
+    config = found.config
+    assert config.sampler.kind == "optuna"
+    while True:
+        _run_stage(found, 0)
+        records = [record for record in found.records() if record.trial.stage == 0]
+        known = _means(records, config.metric)
+        left = config.sampler.arms - len(known)
+        if left <= 0:
+            return
+        count = min(left, config.sampler.at_once)
+        found.plan(0, arms.propose(config.search, config.sampler, config.mode, known, count))
+
+
+def _means(records: Sequence[TrialRecord], metric: str) -> list[tuple[Arm, float | None]]:
+    """Return each arm, in the order of the trials, with the mean of its results; None for one without any."""
+    groups: dict[tuple[str, int], list[TrialRecord]] = {}
+    repeats: dict[tuple[str, int], int] = {}
+    for record in records:
+        key = (arms.key_of(record.trial.arm), record.trial.seed)
+        repeats[key] = repeats.get(key, -1) + 1  # Optuna may propose an arm again
+        groups.setdefault((key[0], repeats[key]), []).append(record)
+    found: list[tuple[Arm, float | None]] = []
+    for group in groups.values():
+        values = [value for record in group if (value := record.results.get(metric)) is not None]
+        found.append((group[0].trial.arm, statistics.fmean(values) if values else None))
+    return found
+
+
+def _run_stage(found: Sweep, stage: int) -> None:
+    """Run the trials of a stage; with halving, the best arms alone to their end."""
+    trials = [trial for trial in found.trials() if trial.stage == stage]
+    halving = found.config.halving
+    for steps in halving.steps if halving else ():
+        _run(found, trials, steps)
+        trials = _promoted(found, trials, steps)
+    _run(found, trials, None)
+
+
+def _promoted(found: Sweep, trials: Sequence[Trial], steps: int) -> list[Trial]:
+    """Return the trials of the arms that are best after so many steps."""
+    halving = found.config.halving
+    assert halving is not None
+    sign = 1 if halving.mode == "min" else -1
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(arms.key_of(trial.arm), []).append(trial)
+
+    def badness(group: Sequence[Trial]) -> float:
+        values = [found.heldout_at(trial, halving.metric, steps) for trial in group]
+        known = [value for value in values if value is not None]
+        return sign * statistics.fmean(known) if known else math.inf
+
+    best = sorted(groups.values(), key=badness)[: max(round(len(groups) * halving.keep), 1)]
+    kept = {trial.number for group in best for trial in group}
+    return [trial for trial in trials if trial.number in kept]
+
+
+def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
+    """Run the trials that are not done, and show the progress and the best result so far."""
+    config = found.config
+    waiting = [trial for trial in trials if found.record(trial).state != "finished"]
+    if not waiting:
+        return
+    shown = tqdm(
+        total=len(trials), initial=len(trials) - len(waiting), desc=config.name, unit=" trials", file=messages()
+    )
+    with shown:
+        for trial in LAUNCHERS[config.launcher](found, waiting, until):
+            record = found.record(trial)
+            shown.update()
+            best = ranked(found.records(), config.metric, config.mode)[:1]
+            shown.set_postfix_str(f"best {arms.label(best[0])}" if best else "")
+            if record.last_lines:
+                logger.warning(
+                    "\ntrial %s failed (%s): %s", trial.name, arms.label(trial.arm), record.last_lines.splitlines()[-1]
+                )
+            failed = [one.trial.name for one in found.records() if one.state == "failed"]
+            if len(failed) > config.most_failures:
+                raise UserError(
+                    f"{len(failed)} trials failed ({listed(failed)}), and most_failures is {config.most_failures}: see"
+                    f" {found.path / 'failed'}; the command started again runs what is missing"
+                )

@@ -1,0 +1,173 @@
+"""The folder of a sweep, and the state of its trials, which is that of their runs.
+
+SWEEP/sweep.yaml          the sweep's settings
+SWEEP/plan.jsonl          a line for each trial, in the order of their numbers: stage, arm and seed
+SWEEP/DATE-0007/          the run of trial 7, as its command makes it
+SWEEP/output/0007.log     what its command printed
+SWEEP/failed/0007.txt     the last lines of that, if the trial failed
+SWEEP/cache/              tokenizers and shards, which the trials share
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from configs import UserError, dump, read
+from configs.files import write_text
+from mlm.sweeps.arms import Arm, overrides_of
+from mlm.sweeps.config import CommandName, SweepConfig
+from mlm.tracking import run_directory
+
+CONFIG, PLAN, OUTPUT, FAILED = "sweep.yaml", "plan.jsonl", "output", "failed"
+State = Literal["waiting", "running", "unfinished", "finished", "failed"]
+SEED: Mapping[CommandName, str] = {
+    "mlm.pretrain": "train.seed={}",
+    "finetune.cnn_head": "train.seeds=[{}]",
+    "finetune.linear_head": "train.seeds=[{}]",
+}
+"""The override that sets the seed of a trial, for each command."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One arm with one seed."""
+
+    number: int
+    stage: int
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its run."""
+        return f"{self.number:04}"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial, and its run as far as there is one."""
+
+    trial: Trial
+    state: State
+    run: Path | None
+    results: Mapping[str, float | None]
+    """The numbers in its results.json by their dotted names; empty until it is finished."""
+    progress: float
+    """Share of its budget that is used."""
+    step: int
+    """Steps that its last record tells."""
+    last_lines: str
+    """The end of its output, if it failed."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The folder of a sweep."""
+
+    path: Path
+    config: SweepConfig
+
+    def trials(self) -> list[Trial]:
+        """Return the trials that are planned so far."""
+        path = self.path / PLAN
+        if not path.exists():
+            return []
+        try:
+            return [Trial(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): put it back from a copy, or remove the sweep") from error
+
+    def plan(self, stage: int, arms: Iterable[Arm]) -> None:
+        """Append the trials of the arms: all of them with the first seed, then with the next one."""
+        trials, new = self.trials(), list(arms)
+        numbers = iter(range(len(trials), len(trials) + len(new) * len(self.config.seeds)))
+        trials += [Trial(next(numbers), stage, arm, seed) for seed in self.config.seeds for arm in new]
+        write_text(self.path / PLAN, "".join(f"{json.dumps(vars(trial), ensure_ascii=False)}\n" for trial in trials))
+
+    def records(self) -> list[TrialRecord]:
+        """Return the state of every trial."""
+        return list(map(self.record, self.trials()))
+
+    def record(self, trial: Trial) -> TrialRecord:
+        """Return the state of a trial."""
+        run, failure = self.run_of(trial), self.path / FAILED / f"{trial.name}.txt"
+        if run is None:
+            lines = failure.read_text(encoding="utf-8") if failure.exists() else ""
+            return TrialRecord(trial, "failed" if lines else "waiting", None, {}, 0.0, 0, lines)
+        if (run / run_directory.RESULTS).exists():
+            results = dict(numbers(run_directory.read_json(run / run_directory.RESULTS)))
+            return TrialRecord(trial, "finished", run, results, 1.0, int(results.get("steps") or 0), "")
+        train = run_directory.newest_records(run / run_directory.METRICS).get("train", {})
+        lines = failure.read_text(encoding="utf-8") if failure.exists() else ""
+        state: State = "failed" if lines else "running" if run_directory.owner(run) else "unfinished"
+        return TrialRecord(trial, state, run, {}, train.get("progress") or 0.0, train.get("step") or 0, lines)
+
+    def run_of(self, trial: Trial) -> Path | None:
+        """Return the run of a trial: the finished one if there is one, else the newest; None if there is none."""
+        runs = sorted(self.path.glob(f"*_*-{trial.name}")) + sorted(self.path.glob(f"*_*-{trial.name}-[0-9]*"))
+        return max(runs, key=lambda run: ((run / run_directory.RESULTS).exists(), run.name), default=None)
+
+    def arguments(self, trial: Trial) -> list[str]:
+        """Return the arguments of a trial's command, for a new run."""
+        seed = SEED[self.config.command].format(trial.seed)
+        return [*self.config.base, *overrides_of(trial.arm), seed, f"name={trial.name}", f"runs={self.path}"]
+
+    def heldout_at(self, trial: Trial, metric: str, step: int) -> float | None:
+        """Return a held-out metric at the first evaluation of a trial at or beyond a step; None if there is none."""
+        run = self.run_of(trial)
+        for record in _lines(run / run_directory.METRICS) if run else ():
+            if record.get("side") == "heldout" and record["step"] >= step:
+                return float(record[metric.removeprefix("heldout.")])
+        return None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """Yield the numbers of results.json by their dotted names; of a mean and its deviation, the mean."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if set(value) == {"mean", "std"}:
+                yield f"{prefix}{key}", value["mean"]
+            else:
+                yield from numbers(value, f"{prefix}{key}.")
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield f"{prefix}{key}", value
+
+
+def opened(config: SweepConfig) -> Sweep:
+    """Make the folder of a sweep, or open that of the same sweep; a UserError tells another sweep's difference."""
+    path = Path(config.runs, config.name).absolute()
+    if (path / CONFIG).exists():
+        _check_same(Sweep(path, config))
+    elif path.exists() and any(path.iterdir()):
+        raise UserError(f"{path} exists and holds no sweep: choose another name")
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(path / CONFIG, dump(config))
+    return Sweep(path, config)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Return the sweep in a folder; a UserError says that there is none."""
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} is no sweep: it has no {CONFIG}: name the folder that python -m mlm.sweep made")
+    return Sweep(path, read(SweepConfig, path / CONFIG))
+
+
+def _check_same(sweep: Sweep) -> None:
+    found = read_sweep(sweep.path).config
+    if found.lasting() == sweep.config.lasting():
+        return
+    texts: Sequence[list[str]] = [
+        [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in one.lasting().items()]
+        for one in (found, sweep.config)
+    ]
+    changes = [line for line in difflib.ndiff(*texts) if line[:1] in "-+"]
+    told = "; ".join(f"{'there' if line[0] == '-' else 'here'} {line[2:]}" for line in changes)
+    raise UserError(f"{sweep.path} is a sweep by other settings ({told}): choose another name, or undo the change")
