@@ -79,7 +79,7 @@ def describe(made: PretrainComponents) -> str:
 def _kept_length(task: MaskedLMTask, batch: Batch) -> int:
     """Return the mean number of keys that are computed for a query, those of other segments included."""
     segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, task.world.dtype, compiled=task.compiled)
-    key_ranges = segment_mask.key_ranges or (slice(0, batch.ids_BL.shape[1]),)
+    key_ranges = [keys for keys, _ in segment_mask.key_blocks] or [slice(0, batch.ids_BL.shape[1])]
     return sum(int(reach.stop - reach.start) for reach in key_ranges) // len(key_ranges)
 
 

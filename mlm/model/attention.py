@@ -15,8 +15,14 @@ from mlm.model.dropout import drop
 
 BLOCK = 128
 """Positions of a block of scores, which is computed or skipped as a whole."""
+CHOSEN_BLOCK, LONG = 32, 512
+"""Chosen queries of a block, in rows of more than `LONG` positions; in shorter ones they read all keys as fast."""
 NARROWEST_HEAD = 16
 """Smallest head width that the kernel of FlexAttention supports."""
+
+KeyBlock = tuple[slice, Tensor]
+"""The range of keys that a block of queries attends to, in any row, and their additive mask, (B, 1, M, keys)."""
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,12 @@ class SegmentMask:
     reach: int | None
     """The farthest position that a query attends to, on each side; None for all of the segment."""
     bias_B1LL: Tensor | None
-    """Additive attention mask: 0 within a segment and reach, else -3e4. None if `blocks` is set; `bias()` then builds
-    it when needed. Score dtype"""
+    """Additive attention mask: 0 within a segment and reach, else -3e4. None if `blocks` or `key_blocks` are set;
+    `bias()` then builds it when needed. Score dtype"""
     blocks: BlockMask | None
     """The blocks with any scores within a segment and reach, for layers compiled for CUDA; else None."""
-    key_ranges: tuple[slice, ...]
-    """For each `BLOCK` of query positions, the range of keys that they attend to, in any row (CPU only; empty if
-    attention is not computed in blocks)."""
+    key_blocks: tuple[KeyBlock, ...]
+    """For each `BLOCK` of query positions their keys (CPU only; empty if attention is not computed in blocks)."""
 
     @classmethod
     def of(
@@ -62,10 +67,12 @@ class SegmentMask:
         same = segments_BL, positions_BL, dtype, compiled, reach
         if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
             return cls(*same, None, segment_blocks(segments_BL, reach), ())
-        bias_B1LL, length = _bias(segments_BL, None, dtype, reach), segments_BL.shape[1]
         # A graph that is exported takes rows of any length.
-        split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu" and length > BLOCK
-        return cls(*same, bias_B1LL, None, _key_ranges(bias_B1LL) if split else ())
+        split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu"
+        if not split or segments_BL.shape[1] <= BLOCK:
+            return cls(*same, _bias(apart(segments_BL, None, reach), dtype), None, ())
+        places_BL = torch.arange(segments_BL.shape[1]).expand_as(segments_BL)
+        return cls(*same, None, None, _key_blocks(cls(*same, None, None, ()), places_BL, BLOCK))
 
     def within(self, reach: int) -> Self:
         """Return the mask of the same rows for local attention."""
@@ -74,19 +81,19 @@ class SegmentMask:
     def bias(self, queries_BM: Tensor | None) -> Tensor:
         """Return the additive mask of all positions, (B, 1, L, L), or of the queries alone, (B, 1, M, L)."""
         if self.bias_B1LL is None:
-            return _bias(self.segments_BL, queries_BM, self.dtype, self.reach)
+            return _bias(apart(self.segments_BL, queries_BM, self.reach), self.dtype)
         return self.bias_B1LL if queries_BM is None else gather_positions(self.bias_B1LL[:, 0], queries_BM)[:, None]
 
 
-def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None) -> Tensor:
+def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None, keys: slice = ALL) -> Tensor:
     """Return True for each query and key of different segments or beyond `reach`, (B, M, L); queries None are all."""
     query_segments_BM = segments_BL if queries_BM is None else segments_BL.gather(1, queries_BM)
-    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, :]
+    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, keys]
     if reach is None:
         return apart_BML
-    keys_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
-    queries_BM = keys_L[None] if queries_BM is None else queries_BM
-    return apart_BML | ((queries_BM[:, :, None] - keys_L).abs() > reach)
+    places_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
+    queries_BM = places_L[None] if queries_BM is None else queries_BM
+    return apart_BML | ((queries_BM[:, :, None] - places_L[keys]).abs() > reach)
 
 
 def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
@@ -118,16 +125,25 @@ def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
     return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(L, L))
 
 
-def _bias(segments_BL: Tensor, queries_BM: Tensor | None, dtype: torch.dtype, reach: int | None) -> Tensor:
-    apart_BML = apart(segments_BL, queries_BM, reach)
+def _bias(apart_BML: Tensor, dtype: torch.dtype) -> Tensor:
     # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
-    return torch.zeros(apart_BML.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BML, -3e4)[:, None]
+    return torch.zeros(apart_BML.shape, dtype=dtype, device=apart_BML.device).masked_fill_(apart_BML, -3e4)[:, None]
 
 
-def _key_ranges(bias_B1LL: Tensor) -> tuple[slice, ...]:
-    within_LL = (bias_B1LL == 0).any(dim=0)[0]
-    found = (part.any(dim=0).nonzero() for part in torch.split(within_LL, BLOCK))
-    return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
+def _key_blocks(mask: SegmentMask, queries_BM: Tensor, size: int) -> tuple[KeyBlock, ...]:
+    """Return the keys of each block of `size` queries, found without a look at all pairs of positions."""
+    owners_BL, reach = mask.segments_BL.long(), mask.segments_BL.shape[1] if mask.reach is None else mask.reach
+    places_BL, own_BM = torch.arange(owners_BL.shape[1]).expand_as(owners_BL), owners_BL.gather(1, queries_BM)
+    ends_BS = owners_BL.new_zeros(len(owners_BL), int(owners_BL.max()) + 1)
+    first_BM, last_BM = (
+        ends_BS.scatter_reduce(1, owners_BL, places_BL, end, include_self=False).gather(1, own_BM)
+        for end in ("amin", "amax")
+    )
+    blocks = []
+    for queries, first, last in zip(*(part.split(size, 1) for part in (queries_BM, first_BM, last_BM)), strict=True):
+        keys = slice(int(first.maximum(queries - reach).min()), int(last.minimum(queries + reach).max()) + 1)
+        blocks.append((keys, _bias(apart(mask.segments_BL, queries, mask.reach, keys), mask.dtype)))
+    return tuple(blocks)
 
 
 Rotation = tuple[Tensor, Tensor]
@@ -189,13 +205,13 @@ def _matrix_products(
 
 
 def _products_by_key_range(
-    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segment_mask: SegmentMask, dropout: float
+    query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, key_blocks: tuple[KeyBlock, ...], dropout: float
 ) -> Tensor:
     """Attend block by block of queries, each over the range of keys in its segments."""
-    queries, biases = torch.split(query_BHLK, BLOCK, 2), torch.split(segment_mask.bias(None), BLOCK, 2)
+    queries = torch.split(query_BHMK, key_blocks[0][1].shape[2], 2)
     parts = [
-        _matrix_products(query, key_BHLK[:, :, reach], value_BHLK[:, :, reach], bias[..., reach], dropout)
-        for query, bias, reach in zip(queries, biases, segment_mask.key_ranges, strict=True)
+        _matrix_products(query, key_BHLK[:, :, keys], value_BHLK[:, :, keys], bias, dropout)
+        for query, (keys, bias) in zip(queries, key_blocks, strict=True)
     ]
     return torch.cat(parts, dim=2)
 
@@ -216,8 +232,14 @@ def fast_attention(
 
     The queries are those at the positions `queries_BM`, or at all positions if it is None.
     """
-    if segment_mask.key_ranges and queries_BM is None:
-        return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask, dropout)
+    if segment_mask.key_blocks and queries_BM is None:
+        return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask.key_blocks, dropout)
+    if segment_mask.key_blocks and queries_BM is not None and key_BHLK.shape[2] > LONG:
+        queries_BM, order_BM = queries_BM.sort(dim=1)  # the queries of a block are then neighbours
+        order_BHMK = order_BM[:, None, :, None].expand_as(query_BHMK)
+        blocks = _key_blocks(segment_mask, queries_BM, CHOSEN_BLOCK)
+        mixed_BHMK = _products_by_key_range(query_BHMK.gather(2, order_BHMK), key_BHLK, value_BHLK, blocks, dropout)
+        return torch.zeros_like(mixed_BHMK).scatter(2, order_BHMK, mixed_BHMK)
     if query_BHMK.device.type == "cpu":
         return _matrix_products(query_BHMK, key_BHLK, value_BHLK, segment_mask.bias(queries_BM), dropout)
     if segment_mask.blocks is None or queries_BM is not None or dropout or query_BHMK.shape[-1] < NARROWEST_HEAD:
