@@ -4,7 +4,7 @@ Local attention reaches half a window to each side, and never leaves the segment
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,6 @@ NARROWEST_HEAD = 16
 
 KeyBlock = tuple[slice, Tensor]
 """The range of keys that a block of queries attends to, in any row, and their additive mask, (B, 1, M, keys)."""
-ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class SegmentMask:
     reach: int | None
     """The farthest position that a query attends to, on each side; None for all of the segment."""
     bias_B1LL: Tensor | None
-    """Additive attention mask: 0 within a segment and reach, else -3e4. None if `blocks` or `key_blocks` are set;
-    `bias()` then builds it when needed. Score dtype"""
+    """Additive attention mask: 0 within a segment and reach, else -3e4; None if `bias()` is to build it. Score dtype"""
     blocks: BlockMask | None
     """The blocks with any scores within a segment and reach, for layers compiled for CUDA; else None."""
     key_blocks: tuple[KeyBlock, ...]
@@ -85,7 +83,7 @@ class SegmentMask:
         return self.bias_B1LL if queries_BM is None else gather_positions(self.bias_B1LL[:, 0], queries_BM)[:, None]
 
 
-def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None, keys: slice = ALL) -> Tensor:
+def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None, keys: slice = slice(None)) -> Tensor:
     """Return True for each query and key of different segments or beyond `reach`, (B, M, L); queries None are all."""
     query_segments_BM = segments_BL if queries_BM is None else segments_BL.gather(1, queries_BM)
     apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, keys]
@@ -132,18 +130,17 @@ def _bias(apart_BML: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _key_blocks(mask: SegmentMask, queries_BM: Tensor, size: int) -> tuple[KeyBlock, ...]:
     """Return the keys of each block of `size` queries, found without a look at all pairs of positions."""
-    owners_BL, reach = mask.segments_BL.long(), mask.segments_BL.shape[1] if mask.reach is None else mask.reach
+    owners_BL, reach = mask.segments_BL.long(), mask.reach or mask.segments_BL.shape[1]
     places_BL, own_BM = torch.arange(owners_BL.shape[1]).expand_as(owners_BL), owners_BL.gather(1, queries_BM)
     ends_BS = owners_BL.new_zeros(len(owners_BL), int(owners_BL.max()) + 1)
     first_BM, last_BM = (
         ends_BS.scatter_reduce(1, owners_BL, places_BL, end, include_self=False).gather(1, own_BM)
         for end in ("amin", "amax")
     )
-    blocks = []
-    for queries, first, last in zip(*(part.split(size, 1) for part in (queries_BM, first_BM, last_BM)), strict=True):
-        keys = slice(int(first.maximum(queries - reach).min()), int(last.minimum(queries + reach).max()) + 1)
-        blocks.append((keys, _bias(apart(mask.segments_BL, queries, mask.reach, keys), mask.dtype)))
-    return tuple(blocks)
+    first_BM, last_BM = first_BM.maximum(queries_BM - reach), last_BM.minimum(queries_BM + reach)
+    parts = zip(*(part.split(size, 1) for part in (queries_BM, first_BM, last_BM)), strict=True)
+    ranges = [(queries, slice(int(first.min()), int(last.max()) + 1)) for queries, first, last in parts]
+    return tuple((keys, _bias(apart(mask.segments_BL, part, mask.reach, keys), mask.dtype)) for part, keys in ranges)
 
 
 Rotation = tuple[Tensor, Tensor]
@@ -186,16 +183,6 @@ def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tenso
     return states_BHLK * cosine_B1LK + halves_changed_BHLK * sine_B1LK
 
 
-def reference_attention(
-    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segments_BL: Tensor, reach: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return softmax(QK^T / sqrt(K))V within segment and reach, computed literally, and the softmax's weights."""
-    scores_BHLL = query_BHLK @ key_BHLK.transpose(-1, -2) / query_BHLK.shape[-1] ** 0.5
-    apart_B1LL = apart(segments_BL, None, reach)[:, None]
-    weights_BHLL = scores_BHLL.masked_fill(apart_B1LL, float("-inf")).softmax(dim=-1)
-    return weights_BHLL @ value_BHLK, weights_BHLL
-
-
 def _matrix_products(
     query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias_B1ML: Tensor, dropout: float
 ) -> Tensor:
@@ -204,16 +191,30 @@ def _matrix_products(
     return drop(weights_BHML, dropout) @ value_BHLK
 
 
+class _Ranges(torch.autograd.Function):
+    """Ranges of positions, whose gradients are summed in place: each slice's own would be as long as the row."""
+
+    @staticmethod
+    def forward(ctx: Any, states_BHLK: Tensor, *ranges: slice) -> tuple[Tensor, ...]:
+        ctx.ranges, ctx.shape = ranges, states_BHLK.shape
+        return tuple(states_BHLK[:, :, part] for part in ranges)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        summed_BHLK = gradients[0].new_zeros(ctx.shape)
+        for part, gradient in zip(reversed(ctx.ranges), reversed(gradients), strict=True):
+            summed_BHLK[:, :, part] += gradient
+        return summed_BHLK, *(None for _ in ctx.ranges)
+
+
 def _products_by_key_range(
     query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, key_blocks: tuple[KeyBlock, ...], dropout: float
 ) -> Tensor:
     """Attend block by block of queries, each over the range of keys in its segments."""
-    queries = torch.split(query_BHMK, key_blocks[0][1].shape[2], 2)
-    parts = [
-        _matrix_products(query, key_BHLK[:, :, keys], value_BHLK[:, :, keys], bias, dropout)
-        for query, (keys, bias) in zip(queries, key_blocks, strict=True)
-    ]
-    return torch.cat(parts, dim=2)
+    ranges, biases = zip(*key_blocks, strict=True)
+    queries = torch.split(query_BHMK, biases[0].shape[2], 2)
+    blocks = zip(queries, _Ranges.apply(key_BHLK, *ranges), _Ranges.apply(value_BHLK, *ranges), biases, strict=True)
+    return torch.cat([_matrix_products(*block, dropout) for block in blocks], dim=2)
 
 
 def fast_attention(
@@ -224,7 +225,7 @@ def fast_attention(
     queries_BM: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Return the output of `reference_attention`, by the method that was measured to be fastest on the device.
+    """Return softmax(QK^T / sqrt(K))V within segment and reach, by the method that was measured to be fastest.
 
     On CPU the backward pass of masked SDPA takes a third of a training step for a twentieth of its FLOPs, and plain
     matrix products are faster. On CUDA compiled FlexAttention skips blocks of scores that are all across segments, but

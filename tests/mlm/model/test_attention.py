@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlm.evaluation.attention_weights import reference_attention
 from mlm.model.attention import (
     BLOCK,
     LONG,
@@ -13,7 +14,6 @@ from mlm.model.attention import (
     Rotary,
     SegmentMask,
     fast_attention,
-    reference_attention,
     rotate,
     segment_blocks,
 )

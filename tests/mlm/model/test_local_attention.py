@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlm.model.attention import BLOCK, LONG, SegmentMask, apart, fast_attention, reference_attention, segment_blocks
+from mlm.evaluation.attention_weights import reference_attention
+from mlm.model.attention import BLOCK, LONG, SegmentMask, apart, fast_attention, segment_blocks
 from mlm.model.encoder import EncoderConfig, LearnedPositions, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
