@@ -138,7 +138,7 @@ def _key_blocks(mask: SegmentMask, queries_BM: Tensor, size: int) -> tuple[KeyBl
         for end in ("amin", "amax")
     )
     first_BM, last_BM = first_BM.maximum(queries_BM - reach), last_BM.minimum(queries_BM + reach)
-    parts = zip(*(part.split(size, 1) for part in (queries_BM, first_BM, last_BM)), strict=True)
+    parts = zip(*(torch.split(part, size, 1) for part in (queries_BM, first_BM, last_BM)), strict=True)
     ranges = [(queries, slice(int(first.min()), int(last.max()) + 1)) for queries, first, last in parts]
     return tuple((keys, _bias(apart(mask.segments_BL, part, mask.reach, keys), mask.dtype)) for part, keys in ranges)
 
@@ -213,7 +213,8 @@ def _products_by_key_range(
     """Attend block by block of queries, each over the range of keys in its segments."""
     ranges, biases = zip(*key_blocks, strict=True)
     queries = torch.split(query_BHMK, biases[0].shape[2], 2)
-    blocks = zip(queries, _Ranges.apply(key_BHLK, *ranges), _Ranges.apply(value_BHLK, *ranges), biases, strict=True)
+    keys, values = (_Ranges.apply(states, *ranges) for states in (key_BHLK, value_BHLK))  # type: ignore[no-untyped-call]
+    blocks = zip(queries, keys, values, biases, strict=True)
     return torch.cat([_matrix_products(*block, dropout) for block in blocks], dim=2)
 
 

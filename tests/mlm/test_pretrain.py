@@ -412,6 +412,24 @@ def test_evaluate_agrees_with_the_runs_results(home: Path, first: Path) -> None:
     assert targets["all"] == targets["[MASK]"] + targets["random"] + targets["itself"]
 
 
+def test_evaluate_by_position_reads_rows_longer_than_the_runs(home: Path, first: Path) -> None:
+    done = run(home, str(first), "--by-position", "--json", "--plot", "near.png", module="mlm.evaluate")
+    assert done.returncode == 0, done.stderr
+    (near,) = json.loads(done.stdout)["positions"].values()
+    assert near["loss"] == pytest.approx(results(first)["heldout"]["loss"], rel=1e-6)
+    assert (home / "near.png").read_bytes().startswith(b"\x89PNG")
+    texts = [" ".join(["take the next word of it"] * 60)] * 8
+    (home / "long.jsonl").write_text(
+        "".join(json.dumps({"text": f"{place} {text}"}) + "\n" for place, text in enumerate(texts))
+    )
+    other = ("text.source.paths=long.jsonl", "text.segments=documents", "text.heldout_share=0.5", "data.row_length=300")
+    shown = run(home, str(first), "--by-position", *other, module="mlm.evaluate")
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[1] for line in shown.stdout.splitlines()[1:]] == ["0-127", "128-255", "256-511"]
+    assert "near.png" in mistake(run(home, str(first), "--by-position", "--plot", "near.png", module="mlm.evaluate"))
+    assert "--by-position" in mistake(run(home, str(first), "--plot", "new.png", module="mlm.evaluate"))
+
+
 def test_dry_run_shows_costs_and_the_first_batch_and_trains_nothing(home: Path) -> None:
     before = set((home / "runs").iterdir())
     done = run(home, *TINY, "--dry-run")
