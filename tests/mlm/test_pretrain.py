@@ -434,8 +434,16 @@ def test_dry_run_shows_costs_and_the_first_batch_and_trains_nothing(home: Path) 
     before = set((home / "runs").iterdir())
     done = run(home, *TINY, "--dry-run")
     assert done.returncode == 0, done.stderr
-    for word in ("parameters", "FLOPs a step", "estimate", "not padding", "epochs", "minutes", "[MASK]"):
+    for word in ("parameters", "FLOPs a step", "estimate", "not padding", "epochs", "minutes", "8 H100", "[MASK]"):
         assert word in done.stdout
+    projected = run(home, *TINY, "--dry-run", "--tokens", "1e9", "--machines", "64xH200")
+    counts = json.loads(next((home / "runs" / "cache").glob("*/manifest.json")).read_text())["train"]
+    expected = 1e9 * counts["text_bytes"] / counts["tokens"] / 2**30
+    assert f" {expected:,.1f} GiB" in projected.stdout
+    assert "64 H200" in projected.stdout
+    for wrong in (["--tokens", "many"], ["--tokens", "nan"], ["--machines", "8xTPU"]):
+        assert wrong[0] in mistake(run(home, *TINY, "--dry-run", *wrong))
+    assert "--dry-run" in mistake(run(home, *TINY, "--tokens", "1e9"))
     assert set((home / "runs").iterdir()) == before
 
 
