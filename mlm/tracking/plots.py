@@ -44,7 +44,8 @@ def draw_by_position(scores: Mapping[str, Mapping[str, float | None]], path: Pat
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(list(scores), [score["loss"] for score in scores.values()], **STYLES["heldout"])
+    points = [(name, score["loss"]) for name, score in scores.items() if score["loss"] is not None]
+    axes.plot(*zip(*points, strict=True), **STYLES["heldout"])
     axes.set(xlabel="position in the text (tokens)", ylabel="masked loss (nats)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

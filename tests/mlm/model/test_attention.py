@@ -240,7 +240,7 @@ def test_a_token_costs_the_same_in_rows_of_any_length(chosen: bool) -> None:
         query_BHMK = inputs[0][:, :, queries_BM[0]] if chosen else inputs[0]
         with FlopCounterMode(display=False) as counter:
             fast_attention(query_BHMK, *inputs[1:], segment_mask, queries_BM if chosen else None, 0.0)
-        return counter.get_total_flops() / length
+        return float(counter.get_total_flops()) / length
 
     assert cost(8192) == pytest.approx(cost(1024), rel=0.1)  # at both ends of a row some keys are missing
 
