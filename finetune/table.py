@@ -11,7 +11,7 @@ from configs import UserError, files
 from finetune.data.cleaning import RowReader
 from finetune.saved_model import Prediction
 from mlm.distributed.world import World
-from tokenizer.sources.readers import unique_names
+from tokenizer.sources.tables import unique_names
 
 AT_ONCE = 512
 """Number of texts of a file that are tokenised, sorted by length and classified together."""

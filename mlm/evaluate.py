@@ -105,13 +105,13 @@ def main(arguments: Sequence[str]) -> None:
         table: dict[str, Any] = {config.masking.unit: positions}
     else:
         table = {unit: by_corruption(targets(unit), corpus.heldout.special.mask) for unit in UNITS}
-        bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else None
-        found = {"masks": table, "bits_per_byte": bits}
+        bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else {}
+        found = {"masks": table, "bits_per_byte": None, **bits}
     if options.json:
         command.show(json.dumps(run_directory.finite(found), allow_nan=False))
         return
     _show(table, "position" if options.by_position else "seen as")
-    if config.evaluation.words and not options.by_position:
+    if not options.by_position and bits:
         command.show(f"\nbits per byte of hidden words: {bits_line(bits)}")
 
 

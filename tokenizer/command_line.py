@@ -35,8 +35,8 @@ def parser(name: str, description: str, examples: str, model: type[TextOptions])
         nargs="*",
         metavar="FILE | option=value",
         help="text files or quoted glob patterns, or addresses of either, such as 's3://bucket/*.txt': "
-        ".txt .jsonl .csv .tsv .parquet, plain or .gz .xz .zst; default: the documentation of the installed "
-        "Python. And options, as listed below",
+        ".txt .jsonl .json .csv .tsv .parquet .xlsx, plain or .gz .xz .zst; default: the documentation of "
+        "the installed Python. And options, as listed below",
     )
     return parser
 

@@ -19,7 +19,8 @@ from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
 from tokenizer.cleaning import AsRead, TextConfig, describe_dropped
 from tokenizer.sources import hub
-from tokenizer.sources.readers import TableConfig, log_once, number_text
+from tokenizer.sources.readers import TableConfig
+from tokenizer.sources.tables import log_once, number_text
 
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LONGEST_TITLE = 100

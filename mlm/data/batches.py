@@ -138,7 +138,7 @@ class PackedRows:
     ) -> Batch:
         """Return the given rows, masked; the masks are a function of (seed, epoch, row)."""
         whole = self.assemble(rows_B)
-        keys_B = row_keys(seed, np.zeros_like(epochs_B) if masking.static else epochs_B, rows_B)
+        keys_B = row_keys(seed, epochs_B % masking.static if masking.static else epochs_B, rows_B)
         mask_id, ordinary = self.special.mask, ordinary_ids(self.special, self.vocabulary_size)
         corruption = corrupt(whole, keys_B, masking, rate=rate, ordinary_ids=ordinary, mask_id=mask_id)
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)

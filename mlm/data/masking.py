@@ -5,7 +5,7 @@ do not depend on the batch size or the number of processes.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,9 @@ class Masking(Config):
     """Share of the predicted tokens that are replaced by [MASK]."""
     random_share: float = Field(0.1, ge=0, le=1)
     """Share of the predicted tokens that are replaced by a random token; the rest is kept."""
-    static: bool = False
-    """Draw the same masks in every epoch (as BERT's preprocessing did), for comparison."""
+    static: bool | Annotated[int, Field(ge=1)] = False
+    """Draw each row's masks once and take them in every epoch, for comparison; a number draws so many and takes them in
+    turn: BERT's preprocessing drew 10 and saw each 4 times (Liu et al. 2019, section 4.1)."""
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "Masking":

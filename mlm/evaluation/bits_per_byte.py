@@ -2,14 +2,16 @@
 
 The same words of the same text are hidden one at a time for every vocabulary. The tokens of a hidden word are scored
 from left to right, with those to the right still hidden (Kauf & Ivanova 2023, "within-word left to right"). The product
-of their probabilities is that of the word, given its number of tokens, which the number of [MASK]s shows. The text is
-decoded from tokens: vocabularies that normalise alike are compared on the same words.
+of their probabilities is that of the word, given its number of tokens, which the number of [MASK]s shows. That number
+tells much of a word to a small vocabulary, and nearly nothing to a large one: so its cost is measured as well. The text
+is decoded from tokens: vocabularies that normalise alike are compared on the same words.
 """
 
 import hashlib
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,8 @@ from tokenizer.special_tokens import SpecialTokens
 BATCH_ROWS = 64
 SENTENCES_READ = 20_000
 """Largest number of held-out sentences read, so that choosing words takes no longer on a larger corpus."""
+COUNTED_WORDS = 5_000
+"""Training words whose tokens are counted, about, from sentences all over the text."""
 CUT_CHARACTERS = 1000
 """Characters of a sentence without spaces that are read, so that its length does not matter either."""
 
@@ -45,6 +49,10 @@ class HiddenWord:
     text: str
     start: int
     end: int
+
+
+Hidden = tuple[HiddenWord, Encoding, list[int]]
+"""A word, the tokens of its text, and the positions of its own."""
 
 
 def choose_words(sentences: Iterator[str], words: int, window_bytes: int) -> list[HiddenWord]:
@@ -120,9 +128,10 @@ def _window(words: Sequence[str], index: int, window_bytes: int) -> HiddenWord:
     return HiddenWord(text(first, last), end - len(words[index].strip()), end)
 
 
-def heldout_sentences(splits: Sequence[ShardArrays], tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the sentences of one or several folders as text, one from each in turn."""
-    for number in range(max(len(split.sentences) for split in splits) - 1):
+def sentences_of(splits: Sequence[ShardArrays], tokenizer: Tokenizer, most: int | None = None) -> Iterator[str]:
+    """Yield the sentences of one or several folders as text, one from each in turn; of `most`, evenly from all."""
+    longest = max(len(split.sentences) for split in splits) - 1
+    for number in range(0, longest, 1 if most is None else max(longest * len(splits) // most, 1)):
         for split in splits:
             if number < len(split.sentences) - 1:
                 first, last = split.sentences[number : number + 2]
@@ -138,25 +147,45 @@ def bits_per_byte(
     Tokens that reach over the border of a word, in scripts without spaces, are hidden and counted whole.
     """
     reader, special = plain_reader(tokenizer), SpecialTokens.of(tokenizer)
-    hidden = [_hide(word, reader, row_length) for word in words]
-    rows, nats = [row for encoding, inside in hidden for row in _rows(encoding, inside, special.mask)], 0.0
+    hidden = [_hide(word, reader) for word in words]
+    assert all(len(encoding.ids) <= row_length for _, encoding, _ in hidden)
+    rows, nats = [row for _, encoding, inside in hidden for row in _rows(encoding, inside, special.mask)], 0.0
     for start in range(0, len(rows), BATCH_ROWS):
         batch = _batch(rows[start : start + BATCH_ROWS], special.pad).to(world.device)
         log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
         nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
-    count = _bytes_of_tokens if is_byte_level(tokenizer) else _bytes_of_text
-    hidden_bytes = sum(count(word, encoding, inside) for word, (encoding, inside) in zip(words, hidden, strict=True))
-    return nats / math.log(2) / hidden_bytes
+    return nats / math.log(2) / _hidden_bytes(tokenizer, hidden)
 
 
-def _hide(word: HiddenWord, reader: Tokenizer, row_length: int) -> tuple[Encoding, list[int]]:
-    """Return the tokens of the text, and the positions of the word's."""
+def count_bits_per_byte(
+    tokenizer: Tokenizer, words: Sequence[HiddenWord], training_words: Sequence[HiddenWord], window_bytes: int
+) -> float:
+    """Return the bits that tell the number of tokens of each hidden word, divided by the words' UTF-8 bytes.
+
+    A number costs -log2 of its share among `training_words`, with a half added to each possible one. Together with the
+    bits of `bits_per_byte` this describes a word completely, so that no vocabulary is told more of it than another. The
+    share is not that among words of the same length: who reads the description does not know the length.
+    """
+    reader = plain_reader(tokenizer)
+    counts = Counter(len(_hide(word, reader)[2]) for word in training_words)
+    hidden = [_hide(word, reader) for word in words]
+    total = counts.total() + window_bytes / 2
+    bits = -sum(math.log2((counts[len(inside)] + 0.5) / total) for _, _, inside in hidden)
+    return bits / _hidden_bytes(tokenizer, hidden)
+
+
+def _hide(word: HiddenWord, reader: Tokenizer) -> Hidden:
     encoding = reader.encode(word.text)
-    assert len(encoding.ids) <= row_length
     # The space before a word may be part of the word's first token: so it is always hidden.
     before = word.start - (word.text[: word.start].endswith(" ") or not word.start)
     offsets = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)  # [CLS] and [SEP] are at 0 to 0
-    return encoding, [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last > before]
+    inside = [i for i, ((first, last), s) in enumerate(offsets) if not s and first < word.end and last > before]
+    return word, encoding, inside
+
+
+def _hidden_bytes(tokenizer: Tokenizer, hidden: Sequence[Hidden]) -> int:
+    count = _bytes_of_tokens if is_byte_level(tokenizer) else _bytes_of_text
+    return sum(count(*one) for one in hidden)
 
 
 def _rows(encoding: Encoding, inside: list[int], mask_id: int) -> Iterator[tuple[list[int], int, int]]:

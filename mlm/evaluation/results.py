@@ -8,7 +8,13 @@ from mlm.config import PretrainConfig
 from mlm.data.batches import Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
-from mlm.evaluation.bits_per_byte import bits_per_byte, choose_words, heldout_sentences
+from mlm.evaluation.bits_per_byte import (
+    COUNTED_WORDS,
+    bits_per_byte,
+    choose_words,
+    count_bits_per_byte,
+    sentences_of,
+)
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline, sample_tokens
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
@@ -18,7 +24,7 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
     """Return the model's and the baselines' scores on the held-out text, and what cleaning dropped, by reason."""
     heldout: dict[str, float | None] = dict(task.evaluate(model))
     if config.evaluation.words:
-        heldout["bits_per_byte"] = measure_bits_per_byte(config, corpus, model, task.world)
+        heldout |= measure_bits_per_byte(config, corpus, model, task.world)
     baselines = measure_baselines(config, corpus, task.heldout)
     return {"heldout": heldout, "baselines": baselines, "dropped": dict(corpus.manifest.dropped)}
 
@@ -37,16 +43,27 @@ def measure_baselines(
 
 def measure_bits_per_byte(
     config: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
-) -> float | None:
-    """Return the bits per byte of hidden words; None if the held-out text has none."""
-    sentences = heldout_sentences([one.heldout for one in corpus.shards], corpus.tokenizer)
-    words = choose_words(sentences, config.evaluation.words, config.evaluation.window_bytes)
-    return None if not words else bits_per_byte(model, corpus.tokenizer, words, config.data.row_length, world)
+) -> dict[str, float | None]:
+    """Return the bits per byte of hidden words, given the numbers of their tokens and in all; None without words."""
+    settings, tokenizer = config.evaluation, corpus.tokenizer
+    sentences = sentences_of([one.heldout for one in corpus.shards], tokenizer)
+    words = choose_words(sentences, settings.words, settings.window_bytes)
+    if not words:
+        return dict.fromkeys(("bits_per_byte", "complete_bits_per_byte"))
+    training = sentences_of([one.train for one in corpus.shards], tokenizer, COUNTED_WORDS)
+    counted = choose_words(training, COUNTED_WORDS, settings.window_bytes)
+    given = bits_per_byte(model, tokenizer, words, config.data.row_length, world)
+    count = count_bits_per_byte(tokenizer, words, counted, settings.window_bytes)
+    return {"bits_per_byte": given, "complete_bits_per_byte": given + count}
 
 
-def bits_line(bits: float | None) -> str:
+def bits_line(bits: Mapping[str, float | None]) -> str:
     """Return the bits per byte as text, or the reason why there are none."""
-    return "not measured: no word of the held-out text has a letter or digit" if bits is None else f"{bits:.3f}"
+    if (given := bits["bits_per_byte"]) is None:
+        return "not measured: no word of the held-out text has a letter or digit"
+    complete = bits.get("complete_bits_per_byte")
+    told = "" if complete is None else f", or {complete:.3f} with the numbers of the words' tokens"
+    return f"{given:.3f}{told}"
 
 
 def shown(measure: float | None, form: str) -> str:
@@ -70,7 +87,7 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
         told = f"read {read['epochs']:.2f} times, {read['tokens']:,.0f} tokens"
         lines.append(f"{f'  of {name}':24}{shown(heldout[f'loss/{name}'], '.3f'):>12}{'':10}  {told}")
     if "bits_per_byte" in heldout:
-        lines.append(f"{'bits per hidden byte':24}{bits_line(heldout['bits_per_byte']):>12}")
+        lines.append(f"{'bits per hidden byte':24}{bits_line(heldout):>12}")
     blanks = "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:"
     speed = shown(results["tokens_per_second"], ",.0f")
     return "\n".join(

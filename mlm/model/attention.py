@@ -137,9 +137,8 @@ def _key_blocks(mask: SegmentMask, queries_BM: Tensor, size: int) -> tuple[KeyBl
         ends_BS.scatter_reduce(1, owners_BL, places_BL, end, include_self=False).gather(1, own_BM)
         for end in ("amin", "amax")
     )
-    first_BM, last_BM = first_BM.maximum(queries_BM - reach), last_BM.minimum(queries_BM + reach)
-    parts = zip(*(torch.split(part, size, 1) for part in (queries_BM, first_BM, last_BM)), strict=True)
-    ranges = [(queries, slice(int(first.min()), int(last.max()) + 1)) for queries, first, last in parts]
+    found = torch.stack([queries_BM, first_BM.maximum(queries_BM - reach), last_BM.minimum(queries_BM + reach)])
+    ranges = [(part, slice(int(low.min()), int(high.max()) + 1)) for part, low, high in torch.split(found, size, 2)]
     return tuple((keys, _bias(apart(mask.segments_BL, part, mask.reach, keys), mask.dtype)) for part, keys in ranges)
 
 

@@ -106,7 +106,7 @@ def _write(
 ) -> dict[Format, Compared]:
     """Write a model in each format into `folder`; return its comparison with what is read there."""
     found: dict[Format, Compared] = {}
-    row_length, has_head, texts = record.config.data.row_length, record.has_head, record.heldout_sentences
+    row_length, has_head, texts = record.config.data.row_length, record.has_head, record.sentences_of
     if "transformers" in formats:
         write(folder, model, tokenizer, record.config.model, row_length, has_head=has_head)
         found["transformers"] = compare(folder, model, tokenizer, row_length, texts(tokenizer))

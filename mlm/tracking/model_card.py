@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from configs import dump
 from configs.extras import PROJECT
-from mlm.evaluation.results import shown
+from mlm.evaluation.results import bits_line, shown
 from mlm.interop import onnx
 from mlm.interop.comparison import LARGEST
 from mlm.interop.export import Compared
@@ -262,8 +262,8 @@ def _results(facts: Facts) -> Iterator[str]:
         scores["initial weights"] = results["heldout_at_start"]
     rows = [[name, shown(one["loss"], ".3f"), shown(one["accuracy"], ".1%")] for name, one in scores.items()]
     yield from _table(["masked tokens of held-out text", "loss (nats)", "accuracy"], rows)
-    if (bits := heldout.get("bits_per_byte")) is not None:
-        yield f"\nBits per byte of hidden words: {bits:.3f}."
+    if heldout.get("bits_per_byte") is not None:
+        yield f"\nBits per byte of hidden words: {bits_line(heldout)}."
 
 
 def _exactness(facts: Facts) -> Iterator[str]:

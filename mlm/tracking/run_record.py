@@ -13,7 +13,7 @@ from mlm.build import Recorded
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import Manifest, read_manifest
 from mlm.config import PretrainConfig
-from mlm.evaluation.bits_per_byte import heldout_sentences
+from mlm.evaluation.bits_per_byte import sentences_of
 from mlm.tracking import run_directory
 from tokenizer import vocabulary
 from tokenizer.cache import shards_path
@@ -76,10 +76,10 @@ class RunRecord:
         name: str | None = environment.get(run_directory.CONVERTED_FROM, {}).get("name")
         return name
 
-    def heldout_sentences(self, tokenizer: Tokenizer) -> Iterator[str]:
+    def sentences_of(self, tokenizer: Tokenizer) -> Iterator[str]:
         """Yield the held-out sentences of the run's text; none if it is not at hand."""
         if self.shards is not None:
-            yield from heldout_sentences([self.shards.heldout], tokenizer)
+            yield from sentences_of([self.shards.heldout], tokenizer)
 
 
 def _shards(config: PretrainConfig, recorded: Recorded, tokenizer: Tokenizer) -> Shards | None:

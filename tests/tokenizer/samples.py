@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow
 import pyarrow.parquet
 from tokenizers import Tokenizer, pre_tokenizers
@@ -142,6 +143,18 @@ def _parquet(texts: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
+def _json(texts: Sequence[str]) -> bytes:
+    return json.dumps({"data": [{"id": number, "text": text} for number, text in enumerate(texts)]}).encode()
+
+
+def _xlsx(texts: Sequence[str]) -> bytes:
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    for row in [("id", "text"), *enumerate(texts)]:
+        book.active.append(row)
+    book.save(file)
+    return file.getvalue()
+
+
 def _zst(content: bytes) -> bytes:
     buffer = pyarrow.BufferOutputStream()
     with pyarrow.CompressedOutputStream(buffer, "zstd") as stream:
@@ -156,6 +169,8 @@ FORMATS: dict[str, Callable[[Sequence[str]], bytes]] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
+    ".json": _json,
+    ".xlsx": _xlsx,
 }
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,

@@ -10,7 +10,7 @@ import importlib.metadata
 import itertools
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -20,8 +20,9 @@ from configs import Config, Texts, UserError, listed
 from tokenizer.mixture import Weighted, check_weights
 from tokenizer.sources import documentation, files, hub, readers, remote
 from tokenizer.sources.files import AnyPath, Watch, status
-from tokenizer.sources.readers import TextFileConfig, log_once
+from tokenizer.sources.readers import TextFileConfig
 from tokenizer.sources.remote import Remote
+from tokenizer.sources.tables import log_once
 
 
 class Document(NamedTuple):
@@ -47,7 +48,7 @@ class _TextFiles(TextFileConfig):
 
     def fingerprint(self) -> str:
         """Return a hash of the files' contents and formats and of how they are read, not of their places."""
-        parts = [self.model_dump_json(include=set(TextFileConfig.model_fields))]
+        parts = [self.model_dump_json(include={*TextFileConfig.model_fields} - _unset(self.only))]
         for path in self._files():
             parts += [readers.fingerprint_of_format(path), files.digest(path)]
         return hash_texts(*parts)
@@ -92,7 +93,7 @@ class Documentation(Config):
 
 
 class Files(_TextFiles):
-    """Files, local or of a store: .txt, .jsonl, .csv, .tsv or .parquet; plain, .gz, .xz or .zst."""
+    """Files, local or of a store: .txt, .jsonl, .json, .csv, .tsv, .parquet or .xlsx; plain, .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
     paths: Texts = ()
@@ -213,17 +214,21 @@ class Hub(Config):
     """Name of one of the data set's splits."""
     columns: Texts = ("text",)
     """Names of the columns that hold the text; each column's text is a document of its own."""
+    only: dict[str, Texts] = Field(default={})
+    """Read only the rows that have one of these texts in each of these columns, as for files."""
     revision: str | None = None
     """A commit, branch or tag; null: the newest."""
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents in the data set's order, with the errors of `hub.stream`."""
         rows = hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision))
-        return map(Document, readers.texts_of_rows(rows, self.columns))
+        return map(Document, readers.texts_of_rows(readers.chosen(rows, self.only), self.columns))
 
     def fingerprint(self) -> str:
         """Return a hash of the resolved commit and the settings; the content is not read."""
-        return hash_texts(self.model_dump_json(exclude={"revision"}), hub.commit(self.name, self.revision))
+        return hash_texts(
+            self.model_dump_json(exclude={"revision", *_unset(self.only)}), hub.commit(self.name, self.revision)
+        )
 
     def watch(self) -> Watch:
         """Return a watch over nothing: a commit does not change."""
@@ -278,6 +283,11 @@ class Mixture(Config):
 
 
 Source = Annotated[Documentation | Files | Package | Hub | Mixture, Field(discriminator="kind")]
+
+
+def _unset(only: Mapping[str, object]) -> set[str]:
+    """Return the names of the settings without which the fingerprints of texts were made that have none."""
+    return set() if only else {"only"}
 
 
 def hash_texts(*parts: str) -> str:

@@ -41,7 +41,7 @@ _NO_TEXT = {
     b"\x1f\x8b": "compressed: let its name end in .gz",
     b"\xfd7zXZ\0": "compressed: let its name end in .xz",
     b"\x28\xb5\x2f\xfd": "compressed: let its name end in .zst",
-    b"PK\3\4": "a zip archive or a workbook, no text: unpack it, or save its sheet as .csv",
+    b"PK\3\4": "a zip archive or a workbook, no text: unpack it, or let its name end in .xlsx",
 }
 """What a file is that begins so, whatever its name says."""
 _NO_FILES = {
@@ -227,9 +227,10 @@ def opened(path: AnyPath) -> Iterator[io.BufferedReader]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     try:
         with raw:
-            compression = suffixes(path)[1] if raw.peek(1) else ""  # an empty file is no stream of any library
+            kind, compression = suffixes(path)
+            compression = compression if raw.peek(1) else ""  # an empty file is no stream of any library
             found = (what for mark, what in _NO_TEXT.items() if raw.peek(len(mark)).startswith(mark))
-            if not compression and (what := next(found, "")):
+            if not compression and kind != ".xlsx" and (what := next(found, "")):
                 raise UserError(f"{path} is {what}")
             yield io.BufferedReader(COMPRESSIONS[compression](raw), _BUFFER_BYTES) if compression else raw
     except ConnectionError:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from configs import UserError
-from tokenizer.sources.readers import Row, check_columns, text_rows
+from tokenizer.sources.readers import text_rows
+from tokenizer.sources.tables import Row, check_columns
 
 
 @functools.cache

@@ -126,9 +126,11 @@ def test_rows_are_masked_alike_in_every_batch(unit: str, size: int) -> None:
 def test_masks_are_new_in_each_epoch_unless_they_are_static() -> None:
     rows, rows_B = sentences(60), np.arange(8)
 
-    def masked(epoch: int, static: bool) -> Batch:
+    def masked(epoch: int, static: bool | int) -> Batch:
         return rows.masked(rows_B, np.full(8, epoch), Masking(static=static), 0.15, seed=5)
 
     assert not equal(masked(0, static=False), masked(1, static=False))
     assert equal(masked(0, static=True), masked(1, static=True))
     assert equal(masked(0, static=True), masked(0, static=False))
+    for epoch in range(6):
+        assert equal(masked(epoch, static=3), masked(epoch % 3, static=False))

@@ -16,7 +16,7 @@ from mlm.data.batches import PackedRows
 from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at, open_corpus
 from mlm.data.masking import Masking
 from mlm.data.order import RowOrder
-from mlm.evaluation.bits_per_byte import heldout_sentences
+from mlm.evaluation.bits_per_byte import sentences_of
 from mlm.evaluation.ngram_baselines import sample_tokens
 from tests.mlm.samples import joined, packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
@@ -133,7 +133,7 @@ def test_several_folders_are_one_corpus(home: Path, tmp_path: Path) -> None:
         assert segments(getattr(two, side)) == segments(getattr(one, side))
         assert getattr(two.manifest, side) == getattr(one.manifest, side)
     splits = [[shards.heldout for shards in corpus.shards] for corpus in (one, two)]
-    assert Counter(heldout_sentences(splits[0], one.tokenizer)) == Counter(heldout_sentences(splits[1], two.tokenizer))
+    assert Counter(sentences_of(splits[0], one.tokenizer)) == Counter(sentences_of(splits[1], two.tokenizer))
     assert sorted(sample_tokens(two.train, 10**9)[0].tolist()) == sorted(one.shards[0].train.tokens.tolist())
 
 
@@ -344,7 +344,14 @@ def test_a_run_on_a_mixture_tells_each_corpus_and_resumes_to_the_same_weights(ho
     (path,) = (tmp_path / "runs").glob("*-mixed")
     assert "  of other " in done.stdout
     results = json.loads((path / "results.json").read_text())
-    assert set(results["heldout"]) == {"loss", "accuracy", "bits_per_byte", "loss/first", "loss/other"}
+    assert set(results["heldout"]) == {
+        "loss",
+        "accuracy",
+        "bits_per_byte",
+        "complete_bits_per_byte",
+        "loss/first",
+        "loss/other",
+    }
     rows = 30 * 8
     assert results["corpora"]["first"]["tokens"] == pytest.approx(0.75 * results["tokens"], rel=0.05)
     sizes = {"first": 0.75, "other": 0.25}

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from mlm.evaluation.bits_per_byte import HiddenWord, bits_per_byte, choose_words, heldout_sentences
+from mlm.evaluation.bits_per_byte import (
+    HiddenWord,
+    bits_per_byte,
+    choose_words,
+    count_bits_per_byte,
+    sentences_of,
+)
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig, LearnedPositions
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
@@ -151,6 +157,35 @@ def test_a_special_token_named_in_the_text_is_plain_text(cls_sep: bool) -> None:
     assert bits == pytest.approx(pieces * math.log2(261) / hidden, rel=1e-6)
 
 
+def test_the_number_of_tokens_costs_the_negative_log_of_its_share_among_training_words() -> None:
+    words, training = list(every_word(ENGLISH)), list(every_word(KOREAN))
+    for size in (261, 400):
+        tokenizer = tokenizer_of(size)
+
+        def tokens(word: HiddenWord, tokenizer: Tokenizer = tokenizer) -> int:
+            """Encode the word with its space, which belongs to its first token; the first of a text has none."""
+            before = word.text[: word.start]
+            return len(
+                tokenizer.encode(f" {word.text[word.start : word.end]}" if before else word.text[: word.end]).ids
+            )
+
+        numbers = list(map(tokens, training))
+        shares = {number: (numbers.count(number) + 0.5) / (len(numbers) + 48) for number in range(1, 97)}
+        assert sum(shares.values()) == pytest.approx(1)  # so the description is one
+        bits = -sum(math.log2(shares[tokens(word)]) for word in words)
+        expected = bits / sum(word.end - word.start for word in words)
+        assert count_bits_per_byte(tokenizer, words, training, 96) == pytest.approx(expected, rel=1e-12)
+
+
+def test_sentences_come_evenly_from_all_of_a_text() -> None:
+    tokenizer = tokenizer_of(261)
+    ids = [tokenizer.encode(f"{n}").ids for n in range(100)]
+    tokens, borders = np.concatenate(ids).astype(np.uint16), offsets(list(map(len, ids)))
+    split = ShardArrays(tokens, np.ones(len(tokens), np.uint8), borders, np.arange(101))
+    assert list(sentences_of([split], tokenizer, most=5)) == ["0", "20", "40", "60", "80"]
+    assert list(sentences_of([split], tokenizer)) == [f"{n}" for n in range(100)]
+
+
 def test_a_word_of_one_token_costs_its_negative_log_probability() -> None:
     tokenizer, model = tokenizer_of(400), model_of(400)
     ids = tokenizer.encode("of the text").ids
@@ -184,7 +219,7 @@ def test_the_same_words_are_chosen_for_every_vocabulary() -> None:
         split = ShardArrays(
             tokens, np.ones(len(tokens), np.uint8), offsets(list(map(len, ids))), np.arange(len(ids) + 1)
         )
-        return choose_words(heldout_sentences([split], tokenizer), 5, 40)
+        return choose_words(sentences_of([split], tokenizer), 5, 40)
 
     assert len(chosen(261)) == 5
     assert chosen(261) == chosen(300) == chosen(400)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
+import openpyxl
 import pandas
 import pyarrow
 import pyarrow.parquet
@@ -110,6 +111,49 @@ def test_each_named_column_gives_a_document_and_empty_ones_none(tmp_path: Path, 
     assert read(path, columns="en") == ["one", "two"]
 
 
+def test_only_the_chosen_rows_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"text": "one", "year": 2020, "meta": {"set": "Wikipedia (en)"}},
+        {"text": "two", "year": 2021, "meta": {"set": "Books3"}},
+        {"text": "three", "year": 2021, "meta": {"set": "Wikipedia (en)"}},
+    ]
+    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read(path, only={"meta.set": "Wikipedia (en)"}) == ["one", "three"]
+    assert read(path, only={"meta.set": ("Wikipedia (en)", "Books3"), "year": "2021"}) == ["two", "three"]
+    assert read(path, only={"year": "1999"}) == []
+    with pytest.raises(UserError, match=r"line 1: no column 'meta\.kind'; there are: text, year, meta: name .* only"):
+        read(path, only={"meta.kind": "Books3"})
+    path = write(tmp_path, "a.csv", "text,meta.set\none,x\ntwo,y\n")
+    assert read(path, only={"meta.set": "y"}) == ["two"]
+
+
+def test_the_first_sheet_of_a_workbook_is_read_with_its_numbers_as_they_are_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = openpyxl.Workbook()
+    for row in [
+        (None, None),
+        ("text", "label"),
+        ("one", 1),
+        ("two", 0.1),
+        (None, None),
+        ("three", True),
+        ("four", None),
+    ]:
+        book.active.append(row)
+    book.create_sheet("notes").append(["text", "label"])
+    book.save(tmp_path / "a.xlsx")
+    with caplog.at_level("INFO"):
+        rows = table(tmp_path / "a.xlsx")
+    assert [(row["text"], row["label"]) for row in rows] == [
+        ("one", "1"),
+        ("two", "0.1"),
+        ("three", "True"),
+        ("four", ""),
+    ]
+    assert "has 2 sheets: the first one, Sheet, is read" in caplog.text
+
+
 def test_a_missing_value_is_no_text(tmp_path: Path) -> None:
     assert read(write(tmp_path, "a.jsonl", '{"text": null}\n{"text": "one"}\n')) == ["one"]
 
@@ -125,7 +169,11 @@ def test_bad_bytes_are_replaced_if_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.doc", b"one", "cannot tell the format of .*a.doc .*: it must end in one of .txt, .jsonl, .csv, .tsv"),
+        (
+            "a.doc",
+            b"one",
+            "cannot tell the format of .*a.doc .*: it must end in one of .txt, .jsonl, .json, .csv, .tsv",
+        ),
         ("a.gz", b"one", "cannot tell the format"),
         ("a.txt", b"one\ntw\xff\n", "a.txt, line 2, byte 6: invalid UTF-8: .*invalid_utf8=replace"),
         ("a.csv", b"text\none\n\xe9\n", "a.csv, line 3, byte 9: invalid UTF-8"),
@@ -144,6 +192,13 @@ def test_bad_bytes_are_replaced_if_asked_for(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": 3}\n', "a.jsonl, line 1: column 'text' holds a int, not text"),
         ("a.jsonl", b'{"text": "\\ud83d one"}\n', "a.jsonl, line 1: half a character"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: not valid JSON"),
+        ("a.json", b'[{"text": "one"}, "two"]', "a.json, object 2: a JSON str, not an object"),
+        ("a.json", b'[{"text": "one"}, {"id": 2}]', "a.json, object 2: no column 'text'; there are: id"),
+        ("a.json", b'{"a": [], "b": []}', "a.json: no list of objects, nor an object with one such list"),
+        ("a.json", b'"text"', "a.json: no list of objects"),
+        ("a.json", b'{"text": "one"}\n{"text": "two"}\n', "a.json: not valid JSON .* name it .jsonl"),
+        ("a.xlsx", b"PK no workbook", "a.xlsx is no readable .xlsx file"),
+        ("a.xlsx", FORMATS[".xlsx"](["one"])[:-99], "a.xlsx is no readable .xlsx file"),
         ("a.csv", b"id,body\n1,one\n", "a.csv, line 1: no column 'text'; there are: id, body"),
         ("a.csv", b'id,text\n1,"one\n2,two\n', "a.csv, line 3: not valid CSV .*unexpected end of data"),
         ("a.csv", b'id,text\n1,"one" two\n', "a.csv, line 2: not valid CSV"),

@@ -1,6 +1,7 @@
 import functools
 import gzip
 import http.server
+import itertools
 import logging
 import os
 import random
@@ -155,6 +156,7 @@ def test_a_connection_that_is_lost_for_good_is_named_with_its_byte_and_a_build_r
     s3: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(remote, "_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(remote, "_LARGEST_BLOCK", 1 << 16)
     fsspec.filesystem("s3").pipe("bucket/short/a.txt", LARGE[:400_000])
     text = TextConfig(source=Files(paths=("s3://bucket/short/a.txt",)))
     tokenizer = learn_from(text, VocabularyConfig(size=300))[0]
@@ -162,10 +164,11 @@ def test_a_connection_that_is_lost_for_good_is_named_with_its_byte_and_a_build_r
 
     def commit_and_lose(*given: Any) -> None:
         commit(*given)
-        monkeypatch.setattr(s3, "most", 0)
+        if next(commits) == 4:  # that many batches are read before the first is committed
+            monkeypatch.setattr(s3, "most", 0)
 
-    commit = ShardWriter.commit
-    options = BuildOptions(workers=0, batch_characters=50_000, commit_seconds=0)
+    commit, commits = ShardWriter.commit, itertools.count(1)
+    options = BuildOptions(workers=0, batch_characters=70_000, commit_seconds=0)
     monkeypatch.setattr(ShardWriter, "commit", commit_and_lose)
     with pytest.raises(ConnectionError, match=r"lost at s3://bucket/short/a\.txt, byte [1-9][0-9]* \("):
         build(text, tokenizer, tmp_path / "resumed", options=options)
