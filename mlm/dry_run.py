@@ -1,5 +1,7 @@
 """Preview the cost and the first rows of a run, without training (`--dry-run`)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from tokenizers import Tokenizer
 from torch import nn
@@ -14,27 +16,23 @@ from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
+from mlm.projection import ASSUMED_PEAK_SHARE, measure, projection
 from mlm.training import flops
 
 ROWS_SHOWN = 2
-ASSUMED_PEAK_SHARE = 0.3
-GPUS, PEAK_FLOPS, BANDWIDTH = 8, 989e12, 450e9
-"""H100s; the operations of each in bfloat16, dense, and the bytes that it sends to its neighbours, both in a second, by
-NVIDIA's data sheet: 900 GB/s in both directions together."""
-STATE_BYTES = 16
-"""Bytes a parameter of weight, gradient and Adam's two moments in float32: on every GPU, or divided among them."""
 
 
-def preview(config: PretrainConfig) -> str:
+def preview(config: PretrainConfig, tokens: float | None, machines: Sequence[tuple[int, str]]) -> str:
     """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks.
 
-    A tokenizer and shards that are not cached are built; nothing is trained.
+    The end projects the costs of `tokens`, or as many as the run's, on `machines`. A tokenizer and shards that are not
+    cached are built; nothing is trained.
     """
     with joined(config.train.silence_minutes, config.device) as world:
-        return describe(build(config, with_precision(world, config.train.precision)))
+        return describe(build(config, with_precision(world, config.train.precision)), tokens, machines)
 
 
-def describe(made: PretrainComponents) -> str:
+def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[tuple[int, str]]) -> str:
     """Return the preview of components."""
     config, corpus, task, model, length = made.config, made.corpus, made.task, made.model, made.length
     manifest, rows, world = corpus.manifest, corpus.train, task.world
@@ -69,7 +67,7 @@ def describe(made: PretrainComponents) -> str:
             f"  {'steps':38}{steps:>14,}",
             f"  {'epochs':38}{steps * config.train.batch_rows / len(rows):>14.2f}",
             f"  {f'minutes, at {ASSUMED_PEAK_SHARE:.0%} of the measured peak':38}{steps * step_seconds / 60:>14.1f}",
-            *projection(parts["total"], per_token * tokens_per_step),
+            *projection(measure(made, per_token, peak), tokens or steps * tokens_per_step, machines),
             "first rows: {hidden token>what the model sees}, | between segments",
             *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
         ]
@@ -79,24 +77,8 @@ def describe(made: PretrainComponents) -> str:
 def _kept_length(task: MaskedLMTask, batch: Batch) -> int:
     """Return the mean number of keys that are computed for a query, those of other segments included."""
     segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, task.world.dtype, compiled=task.compiled)
-    key_ranges = segment_mask.key_ranges or (slice(0, batch.ids_BL.shape[1]),)
+    key_ranges = [keys for keys, _ in segment_mask.key_blocks] or [slice(0, batch.ids_BL.shape[1])]
     return sum(int(reach.stop - reach.start) for reach in key_ranges) // len(key_ranges)
-
-
-def projection(parameters: int, flops_per_step: float) -> list[str]:
-    """Return lines on memory and communication of several GPUs, calculated and not measured."""
-    # Replicated: a ring sums float32 gradients (reduce-scatter and all-gather of 4 bytes each). Sharded: bfloat16
-    # weights are gathered for the forward and for the backward pass (2 + 2), and float32 gradients scattered (4).
-    sent = 8 * parameters * (GPUS - 1) / GPUS
-    computing, sending = flops_per_step / GPUS / (PEAK_FLOPS * ASSUMED_PEAK_SHARE), sent / BANDWIDTH
-    each = STATE_BYTES * parameters / 2**20
-    return [
-        f"projected for {GPUS} H100s with NVLink, at {ASSUMED_PEAK_SHARE:.0%} of their peak",
-        f"  {'state on each GPU, replicated':38}{each:>10,.0f} MiB",
-        f"  {'state on each GPU, sharded':38}{each / GPUS:>10,.0f} MiB",
-        f"  {'sent by each GPU in a step':38}{sent / 2**20:>10,.0f} MiB",
-        f"  {'share of a step, without overlap':38}{sending / (sending + computing):>14.1%}",
-    ]
 
 
 def _show(batch: Batch, row: int, corpus: Corpus) -> str:

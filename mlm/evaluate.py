@@ -1,27 +1,37 @@
-"""Measure a pretrained encoder on held-out text: by kind of mask, and in bits per byte of hidden words."""
+"""Measure a pretrained encoder on held-out text: by kind of mask or position, in bits per byte of hidden words."""
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from configs import UserError, command, read
 from mlm.distributed.process import configure_process
 
+if TYPE_CHECKING:
+    from mlm.config import PretrainConfig
+    from mlm.data.corpus import Corpus
+
 SECTIONS = ("text", "masking", "evaluation")
 """Sections of a run's configuration that may be changed for a measurement."""
+LENGTH = "data.row_length"
+"""The setting outside of them that may be changed too."""
 EXAMPLES = """
 examples:
   python -m mlm.evaluate                                    the newest run, on its own held-out text
   python -m mlm.evaluate runs/x text.source.kind=files text.source.paths=notes.jsonl     on another text's held-out side
   python -m mlm.evaluate runs/x masking.rate=0.3 evaluation.words=5000                   with other settings
+  python -m mlm.evaluate runs/x --by-position --plot x.png                               near and far in long texts
+  python -m mlm.evaluate runs/x --by-position data.row_length=4096                       in rows longer than the run's
 
 Options of the sections text, masking and evaluation are as in python -m mlm.pretrain --help; the run's own are the
-defaults. Another text is encoded once, and its shards are kept in the cache beside the run.
+defaults. data.row_length may be changed too, and exceed the run's if its positions are rotary. Another text is encoded
+once, and its shards are kept in the cache beside the run.
 """
 
 
@@ -35,15 +45,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="run directory (default: the newest one in runs/), and changes of text, masking and evaluation",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument(
+        "--by-position", action="store_true", help="only the loss by position in the text: 0-127, 128-255, 256-511, ..."
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the loss by position into a new file")
     options = parser.parse_intermixed_args(arguments)
+    if options.plot is not None and not options.by_position:
+        raise UserError("--plot draws the loss by position: add --by-position")
+    if options.plot is not None and options.plot.exists():
+        raise UserError(f"--plot {options.plot}: the file exists: name another, or delete it")
     options.overrides = [word for word in options.words if "=" in word and not os.path.exists(word)]  # noqa: PTH110 - a long word is no error
     runs = [word for word in options.words if word not in options.overrides]
     if len(runs) > 1:
         raise UserError(f"at most one run, not {', '.join(runs)}")
     options.run = Path(runs[0]) if runs else None
     for override in options.overrides:
-        if _section(override) not in SECTIONS:
-            raise UserError(f"{override}: only {', '.join(SECTIONS[:-1])} and {SECTIONS[-1]} can be set for a run")
+        if _section(override) not in SECTIONS and override.partition("=")[0] != LENGTH:
+            raise UserError(f"{override}: only {', '.join(SECTIONS)} and {LENGTH} can be set for a run")
     return options
 
 
@@ -57,26 +75,66 @@ def main(arguments: Sequence[str]) -> None:
     configure_process()
     import torch
 
-    from mlm.build import Recorded, corpus_of
     from mlm.checkpoint import checkpoint
     from mlm.config import PretrainConfig
     from mlm.distributed.device import with_recorded_precision
     from mlm.distributed.world import init_world
-    from mlm.evaluation.by_corruption import UNITS, by_corruption, masked_by
-    from mlm.evaluation.results import bits_line, measure_bits_per_byte, shown
-    from mlm.tracking import run_directory
+    from mlm.evaluation.by_target import UNITS, Targets, by_corruption, by_position, masked_by
+    from mlm.evaluation.results import bits_line, measure_bits_per_byte
+    from mlm.tracking import plots, run_directory
 
     named = options.run or run_directory.newest()
     path, folder = checkpoint.run_of(named), checkpoint.resolve(named)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
+    trained = read(PretrainConfig, folder / checkpoint.CONFIG)
+    config = _with_fitting_batches(read(PretrainConfig, folder / checkpoint.CONFIG, options.overrides), trained)
     model, _, _ = checkpoint.load_model(folder, torch.device("cpu"))
     identity = run_directory.run_identity(path)
     world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
-    config = read(PretrainConfig, folder / checkpoint.CONFIG, options.overrides)
-    has_other_text = any(_section(override) == "text" for override in options.overrides)
-    trained_on = identity.data.get("text_fingerprint")
-    recorded = Recorded.of(path, folder, identity.data)
+    corpus = _corpus(config, options.overrides, path, folder, identity.data)
+
+    def targets(unit: str) -> Targets:
+        return Targets.of(model, masked_by(unit, config, corpus, world), world)
+
+    if options.by_position:
+        positions = by_position(targets(config.masking.unit))
+        if options.plot is not None:
+            plots.draw_by_position(positions, options.plot)
+        found: dict[str, Any] = {"positions": positions}
+        table: dict[str, Any] = {config.masking.unit: positions}
+    else:
+        table = {unit: by_corruption(targets(unit), corpus.heldout.special.mask) for unit in UNITS}
+        bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else {}
+        found = {"masks": table, "bits_per_byte": None, **bits}
+    if options.json:
+        command.show(json.dumps(run_directory.finite(found), allow_nan=False))
+        return
+    _show(table, "position" if options.by_position else "seen as")
+    if not options.by_position and bits:
+        command.show(f"\nbits per byte of hidden words: {bits_line(bits)}")
+
+
+def _with_fitting_batches(config: "PretrainConfig", trained: "PretrainConfig") -> "PretrainConfig":
+    """Return the configuration with batches no larger than the run's; raise a UserError if it has too few positions."""
+    kind, longest, wanted = trained.model.encoder.positions.kind, trained.data.row_length, config.data.row_length
+    if wanted <= longest:
+        return config
+    if kind != "rotary":
+        raise UserError(f"{LENGTH} = {wanted}: the {kind} positions of the run end at its rows of {longest}: lower it")
+    rows = config.train.micro_batch_rows or config.train.batch_rows
+    fitting = {"micro_batch_rows": max(rows * longest // wanted, 1)}
+    return config.model_copy(update={"train": config.train.model_copy(update=fitting)})
+
+
+def _corpus(
+    config: "PretrainConfig", overrides: Sequence[str], path: Path, folder: Path, data: Mapping[str, str]
+) -> "Corpus":
+    """Return the run's corpus, or that of another text; raise a UserError if the run's is gone or changed."""
+    from mlm.build import Recorded, corpus_of
+
+    has_other_text = any(_section(override) == "text" for override in overrides)
+    trained_on, recorded = data.get("text_fingerprint"), Recorded.of(path, folder, data)
     if has_other_text:
         recorded = replace(recorded, fingerprint="")  # the run's own shards are not those of this text
         config = config.model_copy(update={"data": config.data.model_copy(update={"shards": None})})
@@ -91,21 +149,19 @@ def main(arguments: Sequence[str]) -> None:
         )
     if trained_on != corpus.manifest.text_fingerprint:
         print("the text is not the one that the run was trained on, which may hold parts of it", file=sys.stderr)
-    mask_id = corpus.heldout.special.mask
-    scores = {unit: by_corruption(model, masked_by(unit, config, corpus, world), world, mask_id) for unit in UNITS}
-    bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else {}
-    if options.json:
-        found = {"masks": scores, "bits_per_byte": None, **bits}
-        command.show(json.dumps(run_directory.finite(found), allow_nan=False))
-        return
-    command.show(f"{'masked':8}{'seen as':>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
-    for unit, kinds in scores.items():
-        for kind, s in kinds.items():
+    return corpus
+
+
+def _show(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]], kinds: str) -> None:
+    """Show a table of scores, by the unit of masking and by kinds of targets."""
+    from mlm.evaluation.results import shown
+
+    command.show(f"{'masked':8}{kinds:>10}{'targets':>10}{'loss (nats)':>13}{'perplexity':>12}{'accuracy':>10}")
+    for unit, found in scores.items():
+        for kind, s in found.items():
             loss, perplexity = shown(s["loss"], ".3f"), shown(s["perplexity"], ".2f")
             numbers = f"{s['targets']:>10,}{loss:>13}{perplexity:>12}{shown(s['accuracy'], '.1%'):>10}"
             command.show(f"{unit:8}{kind:>10}{numbers}")
-    if bits:
-        command.show(f"\nbits per byte of hidden words: {bits_line(bits)}")
 
 
 script = partial(command.run, main)

@@ -63,7 +63,7 @@ INSIDE = {
             "evaluation build interop",
             "tracking",
         ),
-        *("experiment dry_run", "pretrain evaluate fill_mask status export convert", "benchmark"),
+        *("experiment projection", "dry_run", "pretrain evaluate fill_mask status export convert", "benchmark"),
     ),
     "finetune": (
         *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model"),

@@ -11,15 +11,21 @@ from configs import Config, UserError, read
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST, verify
 from mlm.config import PretrainConfig
+from mlm.data.corpus import DataConfig
+from mlm.model.encoder import RotaryPositions
+from mlm.model.heads import ModelConfig
 from tokenizer import vocabulary
+
+LEARNED = " (its positions are learned, one vector each, and there are no more of them)"
 
 
 def resolve(config: PretrainConfig) -> PretrainConfig:
     """Return the configuration with the settings of the run that it starts from; unchanged without `start_from`.
 
-    Model, vocabulary, tokenizer and row length become those of the start, whose model files are verified. `start_from`
-    becomes the folder of its checkpoint, which stays the same while the other run continues. Raise a UserError if the
-    checkpoint is missing or damaged, or the configuration contradicts it.
+    Model, vocabulary, tokenizer and row length become those of the start, whose model files are verified. Only where no
+    weight belongs to a position may rows be longer; rotary positions may have another base. `start_from` becomes the
+    folder of its checkpoint, which stays the same while the other run continues. Raise a UserError if the checkpoint is
+    missing or damaged, or the configuration contradicts it.
     """
     if config.start_from is None:
         return config
@@ -29,19 +35,32 @@ def resolve(config: PretrainConfig) -> PretrainConfig:
     data = start.data.model_copy(update={"tokenizer": str(tokenizer), "shards": config.data.shards})
     if config.data.tokenizer is not None and _content(Path(config.data.tokenizer)) == _content(tokenizer):
         config = config.model_copy(update={"data": config.data.model_copy(update={"tokenizer": data.tokenizer})})
-    taken: dict[str, Config] = {"vocabulary": start.vocabulary, "data": data, "model": start.model}
+    data, model = _extended(config, data, start.model)
+    taken: dict[str, Config] = {"vocabulary": start.vocabulary, "data": data, "model": model}
     usual = PretrainConfig()
     for name, section in taken.items():
         for path, own, theirs in _conflicts(getattr(config, name), section, getattr(usual, name), name):
+            reason = LEARNED if path == "data.row_length" and start.model.encoder.positions.kind == "learned" else ""
             raise UserError(
                 f"{path} = {own} differs from {theirs}, which is taken from start_from = {config.start_from} with"
-                f" its weights: remove {path}, or remove start_from"
+                f" its weights{reason}: remove {path}, or remove start_from"
             )
     try:
         return PretrainConfig(**(dict(config) | taken | {"start_from": str(folder)}))
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"{reason} (taken from start_from = {config.start_from})") from error
+
+
+def _extended(config: PretrainConfig, data: DataConfig, model: ModelConfig) -> tuple[DataConfig, ModelConfig]:
+    """Return the start's data and model with the longer rows and the other rotary base of `config`, if any."""
+    theirs, own, usual = model.encoder.positions, config.model.encoder.positions, RotaryPositions()
+    if theirs.kind != "learned" and config.data.row_length > data.row_length:
+        data = data.model_copy(update={"row_length": config.data.row_length})
+    if theirs.kind == own.kind == usual.kind and own != usual:
+        encoder = model.encoder.model_copy(update={"positions": own})
+        model = model.model_copy(update={"encoder": encoder})
+    return data, model
 
 
 def load_start(config: PretrainConfig, model: nn.Module) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The corpus of a model, or a mixture of several: shards of token ids, packed into rows, both built once and cached."""
 
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from configs import Config, Texts, UserError
 from mlm.data.batches import PackedRows
 from mlm.data.order import PERIOD, RowOrder
 from tokenizer.cache import find_or_build_shards, find_or_learn
-from tokenizer.cleaning import Reason, TextConfig
+from tokenizer.cleaning import TextConfig
 from tokenizer.mixture import Weighted, check_weights
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards, parts_of
+from tokenizer.shards.joined import check_fit, joined
 from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.shards.rows import find_or_pack
-from tokenizer.sources import Mixture, hash_texts
+from tokenizer.sources import Mixture
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
@@ -133,7 +133,7 @@ def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> 
     opened = [[open_shards(part) for part in {part.resolve(): part for part in parts}.values()] for parts in named]
     shards = tuple(itertools.chain.from_iterable(opened))
     first = shards[0]
-    _check_fit(shards)
+    check_fit(shards)
     path = first.path / TOKENIZER
     tokenizer = load(path)
     if tokenizer.get_vocab_size() != first.manifest.vocabulary_size:
@@ -146,7 +146,7 @@ def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> 
         sizes = tuple(sum(map(len, group)) for group in files)
         shares = shares or _shares(corpora, sizes)  # those of the training side
         sides.append(PackedRows(tuple(itertools.chain(*files)), RowOrder(sizes, shares), special, size))
-    manifest = _joined([one.manifest for one in shards], shares)
+    manifest = joined([one.manifest for one in shards], shares)
     return Corpus(tuple(corpora), cache, shards, manifest, tokenizer, path, *sides)
 
 
@@ -166,42 +166,3 @@ def _shares(corpora: Sequence[ShardsConfig], sizes: Sequence[int]) -> tuple[floa
             " read: raise its weight, or remove it"
         )
     return shares
-
-
-def _check_fit(shards: Sequence[Shards]) -> None:
-    first, *others = shards
-    ours, same = first.manifest, {first.manifest.text_fingerprint: first}
-    for other in others:
-        theirs = other.manifest
-        if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
-            raise UserError(
-                f"data.shards: {other.path} was encoded with another tokenizer than {first.path}: encode its text with"
-                f" --tokenizer {first.path / TOKENIZER}, or remove it"
-            )
-        if (earlier := same.setdefault(theirs.text_fingerprint, other)) is not other:
-            raise UserError(f"data.shards: {other.path} holds the same text as {earlier.path}: remove one of them")
-        if theirs.text.segments != ours.text.segments:
-            raise UserError(
-                f"data.shards: {other.path} has text.segments = {theirs.text.segments}, and {first.path} has"
-                f" {ours.text.segments}: encode one of them again, or remove it"
-            )
-
-
-def _joined(manifests: Sequence[ShardManifest], shares: Sequence[float]) -> ShardManifest:
-    """Return the manifest of several folders read as one corpus; that of one folder is unchanged."""
-    first, *others = manifests
-    if not others:
-        return first
-    weights = map(repr, shares) if len(shares) > 1 else ()
-    dropped: Counter[Reason] = sum((Counter(manifest.dropped) for manifest in manifests), Counter())
-    return first.model_copy(
-        update={
-            "text_fingerprint": hash_texts(*(manifest.text_fingerprint for manifest in manifests), *weights),
-            "train": sum((manifest.train for manifest in others), first.train),
-            "heldout": sum((manifest.heldout for manifest in others), first.heldout),
-            "dropped": dict(dropped),
-            "split_at_sentences": any(manifest.split_at_sentences for manifest in manifests),
-            "files": {},
-            "packages": tuple(package for manifest in manifests for package in manifest.packages),
-        }
-    )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlm.data.batches import Batch
-from mlm.model.attention import Attention, SegmentMask, reference_attention
+from mlm.model.attention import Attention, SegmentMask, apart
 from mlm.model.encoder import Encoder
 
 
@@ -33,3 +33,13 @@ def attention_weights(encoder: Encoder, batch: Batch) -> list[Tensor]:
         for hook in hooks:
             hook.remove()
     return weights
+
+
+def reference_attention(
+    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segments_BL: Tensor, reach: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return softmax(QK^T / sqrt(K))V within segment and reach, computed literally, and the softmax's weights."""
+    scores_BHLL = query_BHLK @ key_BHLK.transpose(-1, -2) / query_BHLK.shape[-1] ** 0.5
+    apart_B1LL = apart(segments_BL, None, reach)[:, None]
+    weights_BHLL = scores_BHLL.masked_fill(apart_B1LL, float("-inf")).softmax(dim=-1)
+    return weights_BHLL @ value_BHLK, weights_BHLL

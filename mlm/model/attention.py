@@ -4,7 +4,7 @@ Local attention reaches half a window to each side, and never leaves the segment
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,13 @@ from mlm.model.dropout import drop
 
 BLOCK = 128
 """Positions of a block of scores, which is computed or skipped as a whole."""
+CHOSEN_BLOCK, LONG = 32, 512
+"""Chosen queries of a block, in rows of more than `LONG` positions; in shorter ones they read all keys as fast."""
 NARROWEST_HEAD = 16
 """Smallest head width that the kernel of FlexAttention supports."""
+
+KeyBlock = tuple[slice, Tensor]
+"""The range of keys that a block of queries attends to, in any row, and their additive mask, (B, 1, M, keys)."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,11 @@ class SegmentMask:
     reach: int | None
     """The farthest position that a query attends to, on each side; None for all of the segment."""
     bias_B1LL: Tensor | None
-    """Additive attention mask: 0 within a segment and reach, else -3e4. None if `blocks` is set; `bias()` then builds
-    it when needed. Score dtype"""
+    """Additive attention mask: 0 within a segment and reach, else -3e4; None if `bias()` is to build it. Score dtype"""
     blocks: BlockMask | None
     """The blocks with any scores within a segment and reach, for layers compiled for CUDA; else None."""
-    key_ranges: tuple[slice, ...]
-    """For each `BLOCK` of query positions, the range of keys that they attend to, in any row (CPU only; empty if
-    attention is not computed in blocks)."""
+    key_blocks: tuple[KeyBlock, ...]
+    """For each `BLOCK` of query positions their keys (CPU only; empty if attention is not computed in blocks)."""
 
     @classmethod
     def of(
@@ -62,10 +65,12 @@ class SegmentMask:
         same = segments_BL, positions_BL, dtype, compiled, reach
         if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
             return cls(*same, None, segment_blocks(segments_BL, reach), ())
-        bias_B1LL, length = _bias(segments_BL, None, dtype, reach), segments_BL.shape[1]
         # A graph that is exported takes rows of any length.
-        split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu" and length > BLOCK
-        return cls(*same, bias_B1LL, None, _key_ranges(bias_B1LL) if split else ())
+        split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu"
+        if not split or segments_BL.shape[1] <= BLOCK:
+            return cls(*same, _bias(apart(segments_BL, None, reach), dtype), None, ())
+        places_BL = torch.arange(segments_BL.shape[1]).expand_as(segments_BL)
+        return cls(*same, None, None, _key_blocks(cls(*same, None, None, ()), places_BL, BLOCK))
 
     def within(self, reach: int) -> Self:
         """Return the mask of the same rows for local attention."""
@@ -74,19 +79,19 @@ class SegmentMask:
     def bias(self, queries_BM: Tensor | None) -> Tensor:
         """Return the additive mask of all positions, (B, 1, L, L), or of the queries alone, (B, 1, M, L)."""
         if self.bias_B1LL is None:
-            return _bias(self.segments_BL, queries_BM, self.dtype, self.reach)
+            return _bias(apart(self.segments_BL, queries_BM, self.reach), self.dtype)
         return self.bias_B1LL if queries_BM is None else gather_positions(self.bias_B1LL[:, 0], queries_BM)[:, None]
 
 
-def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None) -> Tensor:
+def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None, keys: slice = slice(None)) -> Tensor:
     """Return True for each query and key of different segments or beyond `reach`, (B, M, L); queries None are all."""
     query_segments_BM = segments_BL if queries_BM is None else segments_BL.gather(1, queries_BM)
-    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, :]
+    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, keys]
     if reach is None:
         return apart_BML
-    keys_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
-    queries_BM = keys_L[None] if queries_BM is None else queries_BM
-    return apart_BML | ((queries_BM[:, :, None] - keys_L).abs() > reach)
+    places_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
+    queries_BM = places_L[None] if queries_BM is None else queries_BM
+    return apart_BML | ((queries_BM[:, :, None] - places_L[keys]).abs() > reach)
 
 
 def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
@@ -118,16 +123,23 @@ def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
     return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(L, L))
 
 
-def _bias(segments_BL: Tensor, queries_BM: Tensor | None, dtype: torch.dtype, reach: int | None) -> Tensor:
-    apart_BML = apart(segments_BL, queries_BM, reach)
+def _bias(apart_BML: Tensor, dtype: torch.dtype) -> Tensor:
     # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
-    return torch.zeros(apart_BML.shape, dtype=dtype, device=segments_BL.device).masked_fill_(apart_BML, -3e4)[:, None]
+    return torch.zeros(apart_BML.shape, dtype=dtype, device=apart_BML.device).masked_fill_(apart_BML, -3e4)[:, None]
 
 
-def _key_ranges(bias_B1LL: Tensor) -> tuple[slice, ...]:
-    within_LL = (bias_B1LL == 0).any(dim=0)[0]
-    found = (part.any(dim=0).nonzero() for part in torch.split(within_LL, BLOCK))
-    return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
+def _key_blocks(mask: SegmentMask, queries_BM: Tensor, size: int) -> tuple[KeyBlock, ...]:
+    """Return the keys of each block of `size` queries, found without a look at all pairs of positions."""
+    owners_BL, reach = mask.segments_BL.long(), mask.reach or mask.segments_BL.shape[1]
+    places_BL, own_BM = torch.arange(owners_BL.shape[1]).expand_as(owners_BL), owners_BL.gather(1, queries_BM)
+    ends_BS = owners_BL.new_zeros(len(owners_BL), int(owners_BL.max()) + 1)
+    first_BM, last_BM = (
+        ends_BS.scatter_reduce(1, owners_BL, places_BL, end, include_self=False).gather(1, own_BM)
+        for end in ("amin", "amax")
+    )
+    found = torch.stack([queries_BM, first_BM.maximum(queries_BM - reach), last_BM.minimum(queries_BM + reach)])
+    ranges = [(part, slice(int(low.min()), int(high.max()) + 1)) for part, low, high in torch.split(found, size, 2)]
+    return tuple((keys, _bias(apart(mask.segments_BL, part, mask.reach, keys), mask.dtype)) for part, keys in ranges)
 
 
 Rotation = tuple[Tensor, Tensor]
@@ -170,16 +182,6 @@ def rotate(states_BHLK: Tensor, cosine_B1LK: Tensor, sine_B1LK: Tensor) -> Tenso
     return states_BHLK * cosine_B1LK + halves_changed_BHLK * sine_B1LK
 
 
-def reference_attention(
-    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segments_BL: Tensor, reach: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return softmax(QK^T / sqrt(K))V within segment and reach, computed literally, and the softmax's weights."""
-    scores_BHLL = query_BHLK @ key_BHLK.transpose(-1, -2) / query_BHLK.shape[-1] ** 0.5
-    apart_B1LL = apart(segments_BL, None, reach)[:, None]
-    weights_BHLL = scores_BHLL.masked_fill(apart_B1LL, float("-inf")).softmax(dim=-1)
-    return weights_BHLL @ value_BHLK, weights_BHLL
-
-
 def _matrix_products(
     query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, bias_B1ML: Tensor, dropout: float
 ) -> Tensor:
@@ -188,16 +190,31 @@ def _matrix_products(
     return drop(weights_BHML, dropout) @ value_BHLK
 
 
+class _Ranges(torch.autograd.Function):
+    """Ranges of positions, whose gradients are summed in place: each slice's own would be as long as the row."""
+
+    @staticmethod
+    def forward(ctx: Any, states_BHLK: Tensor, *ranges: slice) -> tuple[Tensor, ...]:
+        ctx.ranges, ctx.shape = ranges, states_BHLK.shape
+        return tuple(states_BHLK[:, :, part] for part in ranges)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        summed_BHLK = gradients[0].new_zeros(ctx.shape)
+        for part, gradient in zip(reversed(ctx.ranges), reversed(gradients), strict=True):
+            summed_BHLK[:, :, part] += gradient
+        return summed_BHLK, *(None for _ in ctx.ranges)
+
+
 def _products_by_key_range(
-    query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, segment_mask: SegmentMask, dropout: float
+    query_BHMK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, key_blocks: tuple[KeyBlock, ...], dropout: float
 ) -> Tensor:
     """Attend block by block of queries, each over the range of keys in its segments."""
-    queries, biases = torch.split(query_BHLK, BLOCK, 2), torch.split(segment_mask.bias(None), BLOCK, 2)
-    parts = [
-        _matrix_products(query, key_BHLK[:, :, reach], value_BHLK[:, :, reach], bias[..., reach], dropout)
-        for query, bias, reach in zip(queries, biases, segment_mask.key_ranges, strict=True)
-    ]
-    return torch.cat(parts, dim=2)
+    ranges, biases = zip(*key_blocks, strict=True)
+    queries = torch.split(query_BHMK, biases[0].shape[2], 2)
+    keys, values = (_Ranges.apply(states, *ranges) for states in (key_BHLK, value_BHLK))  # type: ignore[no-untyped-call]
+    blocks = zip(queries, keys, values, biases, strict=True)
+    return torch.cat([_matrix_products(*block, dropout) for block in blocks], dim=2)
 
 
 def fast_attention(
@@ -208,7 +225,7 @@ def fast_attention(
     queries_BM: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Return the output of `reference_attention`, by the method that was measured to be fastest on the device.
+    """Return softmax(QK^T / sqrt(K))V within segment and reach, by the method that was measured to be fastest.
 
     On CPU the backward pass of masked SDPA takes a third of a training step for a twentieth of its FLOPs, and plain
     matrix products are faster. On CUDA compiled FlexAttention skips blocks of scores that are all across segments, but
@@ -216,8 +233,14 @@ def fast_attention(
 
     The queries are those at the positions `queries_BM`, or at all positions if it is None.
     """
-    if segment_mask.key_ranges and queries_BM is None:
-        return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask, dropout)
+    if segment_mask.key_blocks and queries_BM is None:
+        return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask.key_blocks, dropout)
+    if segment_mask.key_blocks and queries_BM is not None and key_BHLK.shape[2] > LONG:
+        queries_BM, order_BM = queries_BM.sort(dim=1)  # the queries of a block are then neighbours
+        order_BHMK = order_BM[:, None, :, None].expand_as(query_BHMK)
+        blocks = _key_blocks(segment_mask, queries_BM, CHOSEN_BLOCK)
+        mixed_BHMK = _products_by_key_range(query_BHMK.gather(2, order_BHMK), key_BHLK, value_BHLK, blocks, dropout)
+        return torch.zeros_like(mixed_BHMK).scatter(2, order_BHMK, mixed_BHMK)
     if query_BHMK.device.type == "cpu":
         return _matrix_products(query_BHMK, key_BHLK, value_BHLK, segment_mask.bias(queries_BM), dropout)
     if segment_mask.blocks is None or queries_BM is not None or dropout or query_BHMK.shape[-1] < NARROWEST_HEAD:

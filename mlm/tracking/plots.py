@@ -1,4 +1,4 @@
-"""Draw a run's learning curve, and write figures."""
+"""Draw a run's learning curve and its loss by position, and write figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +35,20 @@ def draw(
         axes.spines[["top", "right"]].set_visible(False)
     if figure.axes[0].get_legend_handles_labels()[0]:
         figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=8)
+    write(figure, path)
+
+
+def draw_by_position(scores: Mapping[str, Mapping[str, float | None]], path: Path) -> None:
+    """Draw the held-out loss of each range of positions as a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    points = [(name, score["loss"]) for name, score in scores.items() if score["loss"] is not None]
+    axes.plot(*zip(*points, strict=True), **STYLES["heldout"])
+    axes.set(xlabel="position in the text (tokens)", ylabel="masked loss (nats)")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     write(figure, path)
 
 

@@ -412,12 +412,38 @@ def test_evaluate_agrees_with_the_runs_results(home: Path, first: Path) -> None:
     assert targets["all"] == targets["[MASK]"] + targets["random"] + targets["itself"]
 
 
+def test_evaluate_by_position_reads_rows_longer_than_the_runs(home: Path, first: Path) -> None:
+    done = run(home, str(first), "--by-position", "--json", "--plot", "near.png", module="mlm.evaluate")
+    assert done.returncode == 0, done.stderr
+    (near,) = json.loads(done.stdout)["positions"].values()
+    assert near["loss"] == pytest.approx(results(first)["heldout"]["loss"], rel=1e-6)
+    assert (home / "near.png").read_bytes().startswith(b"\x89PNG")
+    texts = [" ".join(["take the next word of it"] * 60)] * 8
+    (home / "long.jsonl").write_text(
+        "".join(json.dumps({"text": f"{place} {text}"}) + "\n" for place, text in enumerate(texts))
+    )
+    other = ("text.source.paths=long.jsonl", "text.segments=documents", "text.heldout_share=0.5", "data.row_length=300")
+    shown = run(home, str(first), "--by-position", *other, module="mlm.evaluate")
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[1] for line in shown.stdout.splitlines()[1:]] == ["0-127", "128-255", "256-511"]
+    assert "near.png" in mistake(run(home, str(first), "--by-position", "--plot", "near.png", module="mlm.evaluate"))
+    assert "--by-position" in mistake(run(home, str(first), "--plot", "new.png", module="mlm.evaluate"))
+
+
 def test_dry_run_shows_costs_and_the_first_batch_and_trains_nothing(home: Path) -> None:
     before = set((home / "runs").iterdir())
     done = run(home, *TINY, "--dry-run")
     assert done.returncode == 0, done.stderr
-    for word in ("parameters", "FLOPs a step", "estimate", "not padding", "epochs", "minutes", "[MASK]"):
+    for word in ("parameters", "FLOPs a step", "estimate", "not padding", "epochs", "minutes", "8 H100", "[MASK]"):
         assert word in done.stdout
+    projected = run(home, *TINY, "--dry-run", "--tokens", "1e9", "--machines", "64xH200")
+    counts = json.loads(next((home / "runs" / "cache").glob("*/manifest.json")).read_text())["train"]
+    expected = 1e9 * counts["text_bytes"] / counts["tokens"] / 2**30
+    assert f" {expected:,.1f} GiB" in projected.stdout
+    assert "64 H200" in projected.stdout
+    for wrong in (["--tokens", "many"], ["--tokens", "nan"], ["--machines", "8xTPU"]):
+        assert wrong[0] in mistake(run(home, *TINY, "--dry-run", *wrong))
+    assert "--dry-run" in mistake(run(home, *TINY, "--tokens", "1e9"))
     assert set((home / "runs").iterdir()) == before
 
 

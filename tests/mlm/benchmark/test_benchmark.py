@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from configs import UserError, read
-from mlm.benchmark import __main__, data, hf_models, hf_trainer, loss, measure
+from mlm.benchmark import __main__, data, hf_models, hf_trainer, long_rows, loss, measure
 from mlm.benchmark.measure import Case, Spread, alternate, as_users_run_it, in_fresh_process, times_a_second
 from mlm.benchmark.speed import COUNTED_STEPS, WARMUP_STEPS, Bench, Meter, needed_flops
 from mlm.config import PretrainConfig
@@ -49,10 +49,13 @@ MEASURED = (
     "loss-curves/modernbert",
     "data/assemble-and-mask",
     "data/wait",
+    "long-rows/sentences/512",
     "resume",
 )
 CURVE_STEPS = 6
-ASKED = tuple(name for name in MEASURED if not name.endswith("-tuned"))
+ASKED = tuple(
+    dict.fromkeys(re.sub(r"(long-rows/.*)/\d+", r"\1", name) for name in MEASURED if not name.endswith("-tuned"))
+)
 
 
 def text(sentences: int) -> str:
@@ -70,6 +73,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(folder)
         patch.setattr(measure, "in_fresh_process", in_this_process)
+        patch.setattr(long_rows, "STEP_TOKENS", 1)  # only the shorter ones of the long rows
         __main__.main([*options, "--text", "corpus.txt", "--vocabulary", "400", "--output", "report", *ASKED])
     return folder / "report", printed.getvalue()
 
@@ -89,7 +93,11 @@ def test_the_json_holds_what_was_measured_and_on_what(report: tuple[Path, str]) 
         assert case["counted"]
         trains = case["name"].startswith("training/")
         assert (case["peak_flops"] is not None) == (case["peak_share"] is not None) == trains
-        assert (case["curves"] is not None) == (case["flops_per_token"] is not None) == (case["unit"] == "nats")
+        counts_flops = case["unit"] == "nats" or case["name"].startswith("long-rows/")
+        assert (case["curves"] is not None) == (case["unit"] == "nats")
+        assert (case["flops_per_token"] is not None) == counts_flops
+        if case["name"].startswith("long-rows/"):  # sentences are as long in rows of any length
+            assert case["flops_per_token"]["ours"] == pytest.approx(case["flops_per_token"]["theirs"], rel=0.02)
         if trains:
             assert case["unit"] == "tokens/s"
             assert 0 < case["peak_flops"] < math.inf

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlm.evaluation.attention_weights import reference_attention
 from mlm.model.attention import (
     BLOCK,
+    LONG,
     Attention,
     Rotary,
     SegmentMask,
     fast_attention,
-    reference_attention,
     rotate,
     segment_blocks,
 )
@@ -147,7 +148,7 @@ def test_bfloat16_fast_attention_is_within_its_roundings_of_the_reference(
     assert (actual - expected).norm() <= 4 * unit * expected.norm()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (2, LONG + 60, 2, 4)])
 @pytest.mark.parametrize("device", DEVICES)
 def test_chosen_queries_attend_as_among_all_positions(shape: tuple[int, int, int, int], device: str) -> None:
     torch.manual_seed(0)
@@ -213,7 +214,7 @@ def test_in_long_rows_queries_read_only_the_keys_near_their_segments() -> None:
     torch.manual_seed(0)
     length = 4 * BLOCK + 8
     segment_mask = segment_mask_of([[50] * 10 + [20], [33] * 15 + [25]], length, torch.float64)
-    key_ranges = [(reach.start, reach.stop) for reach in segment_mask.key_ranges]
+    key_ranges = [(reach.start, reach.stop) for reach, _ in segment_mask.key_blocks]
     assert key_ranges == [(0, 150), (99, 300), (231, 400), (350, 520), (495, 520)]
     inputs = random_inputs((2, length, 2, 4), torch.float64)
     expected_BHLK, _ = reference_attention(*inputs, segment_mask.segments_BL)
@@ -226,6 +227,22 @@ def test_in_long_rows_queries_read_only_the_keys_near_their_segments() -> None:
     gradients = [torch.autograd.grad(mixed, inputs, upstream_BHLK) for mixed in (actual_BHLK, expected_BHLK)]
     for actual, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_token_costs_the_same_in_rows_of_any_length(chosen: bool) -> None:
+    torch.manual_seed(0)
+
+    def cost(length: int) -> float:
+        segment_mask = segment_mask_of([[32] * (length // 32)], length, torch.float32)
+        queries_BM = torch.randperm(length)[None, : length // 4]
+        inputs = random_inputs((1, length, 1, 4), torch.float32)
+        query_BHMK = inputs[0][:, :, queries_BM[0]] if chosen else inputs[0]
+        with FlopCounterMode(display=False) as counter:
+            fast_attention(query_BHMK, *inputs[1:], segment_mask, queries_BM if chosen else None, 0.0)
+        return float(counter.get_total_flops()) / length
+
+    assert cost(8192) == pytest.approx(cost(1024), rel=0.1)  # at both ends of a row some keys are missing
 
 
 def test_other_segments_get_no_gradient_at_all() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlm.model.attention import BLOCK, SegmentMask, apart, fast_attention, reference_attention, segment_blocks
+from mlm.evaluation.attention_weights import reference_attention
+from mlm.model.attention import BLOCK, LONG, SegmentMask, apart, fast_attention, segment_blocks
 from mlm.model.encoder import EncoderConfig, LearnedPositions, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialise import initialise
@@ -47,12 +48,12 @@ def test_a_query_reaches_half_a_window_to_each_side_within_its_segment() -> None
     assert torch.equal(apart(segments_BL, torch.tensor([[5, 0]]), 2)[0], ~within_LL[[5, 0]])
 
 
-@pytest.mark.parametrize(("window", "length"), [(2, 9), (7, 33), (64, 3 * BLOCK + 9)])
+@pytest.mark.parametrize(("window", "length"), [(2, 9), (7, 33), (64, 3 * BLOCK + 9), (64, LONG + 60)])
 @pytest.mark.parametrize("alone", [False, True])
 def test_fast_local_attention_and_its_gradients_equal_the_reference(window: int, length: int, alone: bool) -> None:
     lengths = [[length], [length // 3, length // 2]]
     segment_mask = segment_mask_of(lengths, length, torch.float64).within(window // 2)
-    assert bool(segment_mask.key_ranges) == (length > BLOCK)
+    assert bool(segment_mask.key_blocks) == (length > BLOCK)
     inputs = inputs_of(2, length)
     expected_BHLK, _ = reference_attention(*inputs, segment_mask.segments_BL, window // 2)
     queries_BM = torch.tensor([[0, length - 1], [length // 2, 3]]) if alone else None
@@ -71,7 +72,7 @@ def test_fast_local_attention_and_its_gradients_equal_the_reference(window: int,
 
 def test_in_long_rows_local_queries_read_only_the_keys_in_reach() -> None:
     segment_mask = segment_mask_of([[4 * BLOCK]], 4 * BLOCK).within(10)
-    assert [(reach.start, reach.stop) for reach in segment_mask.key_ranges] == [
+    assert [(reach.start, reach.stop) for reach, _ in segment_mask.key_blocks] == [
         (max(start - 10, 0), min(start + BLOCK + 10, 4 * BLOCK)) for start in range(0, 4 * BLOCK, BLOCK)
     ]
 
