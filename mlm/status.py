@@ -1,4 +1,4 @@
-"""Show the state of a pretraining run: running or not, step, speed, loss, time left, checkpoints."""
+"""Show the state of a pretraining run (running or not, step, speed, loss, time left, checkpoints), or of a sweep."""
 
 import argparse
 import json
@@ -12,12 +12,15 @@ from configs import UserError, command
 from mlm.checkpoint import checkpoint
 from mlm.config import RUNS
 from mlm.evaluation.results import shown
+from mlm.sweeps import overview
+from mlm.sweeps.trials import CONFIG, read_sweep
 from mlm.tracking import run_directory
 
 EXAMPLES = """
 examples:
   python -m mlm.status                    the run that was started last
   python -m mlm.status runs/x runs/y
+  python -m mlm.status runs/sweeps/x      the trials of a sweep
   python -m mlm.status runs/x --json | python -m json.tool
   watch python -m mlm.status runs/x       every two seconds
 """
@@ -26,7 +29,7 @@ examples:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = command.Parser(prog="python -m mlm.status", description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="directory of a run (default: the newest)")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="a run or a sweep (default: the newest run)")
     parser.add_argument("--json", action="store_true", help="one JSON object a run and line")
     return parser.parse_intermixed_args(arguments)
 
@@ -34,9 +37,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    for path in map(checkpoint.run_of, options.runs) if options.runs else [_newest(Path(RUNS))]:
-        found = status(path)
-        command.show(json.dumps(found) if options.json else "\n".join(_lines(path, found)))
+    for path in options.runs or [_newest(Path(RUNS))]:
+        if (path / CONFIG).is_file():
+            state = overview.overview(read_sweep(path))
+            command.show(json.dumps(state) if options.json else "\n".join(overview.lines(path, state)))
+            continue
+        run = checkpoint.run_of(path)
+        found = status(run)
+        command.show(json.dumps(found) if options.json else "\n".join(_lines(run, found)))
 
 
 def status(path: Path) -> dict[str, Any]:

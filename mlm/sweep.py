@@ -19,7 +19,8 @@ examples:
   python -m mlm.status runs/sweeps/activation           the state of its trials
   python -m mlm.report runs/sweeps/activation           tables, plots and the verdict, at any time
 
-The sweep is a folder of ordinary runs. Ctrl-C lets the trials save; the same command goes on from there, after any kill.
+The sweep is a folder of ordinary runs. Ctrl-C lets the trials save; the same command goes on from there, and after any
+kill.
 
 """
 

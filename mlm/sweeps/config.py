@@ -153,7 +153,7 @@ class SweepConfig(Config):
     trials_at_once: int = Field(1, gt=0)
     """Number of trials that run at the same time."""
     cores: int | None = Field(None, gt=0)
-    """Cores of a trial; null: those of this machine divided by `trials_at_once`."""
+    """Cores of a trial; null: those of this machine divided by `trials_at_once` when the sweep began."""
     most_failures: int = Field(3, ge=0)
     """Number of failed trials beyond which the sweep ends."""
 

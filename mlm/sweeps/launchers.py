@@ -20,7 +20,7 @@ from typing import Any
 from configs.extras import require
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
-from mlm.sweeps.trials import FAILED, OUTPUT, Sweep, Trial, read_sweep
+from mlm.sweeps.trials import FAILED, OUTPUT, Sweep, Trial, cores_here, read_sweep
 from mlm.tracking import run_directory
 from tokenizer.shards.cluster import cluster
 
@@ -63,14 +63,14 @@ def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Ite
     """Run trials as processes of this machine, `trials_at_once` at a time, each on cores of its own."""
     config, processes = sweep.config, _Processes()
     slots: SimpleQueue[frozenset[int]] = SimpleQueue()
-    for cores in shared_cores(config.trials_at_once, config.cores):
+    for cores in shared_cores(config.trials_at_once, _cores(sweep)):
         slots.put(cores)
 
     def run(trial: Trial) -> Trial:
         cores = slots.get()
         try:
             if not processes.ending:
-                execute(sweep, trial, until, len(cores), cores, processes)
+                execute(sweep, trial, until, cores, processes)
         finally:
             slots.put(cores)
         return trial
@@ -86,12 +86,16 @@ def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Ite
             processes.end()
 
 
-def shared_cores(trials_at_once: int, cores: int | None) -> list[frozenset[int]]:
+def shared_cores(trials_at_once: int, count: int) -> list[frozenset[int]]:
     """Return the cores of each of the trials that run at the same time: their own, as far as there are enough."""
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    count = cores or max(len(there) // trials_at_once, 1)
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores_here()))
     places = range(0, trials_at_once * count, count)
     return [frozenset(there[(first + n) % len(there)] for n in range(count)) for first in places]
+
+
+def _cores(sweep: Sweep) -> int:
+    assert sweep.config.cores is not None, "it is set when the folder is made"
+    return sweep.config.cores
 
 
 def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Iterator[Trial]:
@@ -101,12 +105,12 @@ def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> I
     """
     require("ray", extra="sweep", purpose="launcher=ray")
     config = sweep.config
-    cores = config.cores or len(shared_cores(config.trials_at_once, None)[0])
+    cores = _cores(sweep)
     with cluster(config.address, None if config.address else config.trials_at_once * cores):
         from ray import tune
 
         os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-        trainable: Any = tune.with_resources(partial(_in_tune, str(sweep.path), until, cores), {"cpu": cores})
+        trainable: Any = tune.with_resources(partial(_in_tune, str(sweep.path), str(Path.cwd()), until), {"cpu": cores})
         tuner = tune.Tuner(
             trainable,
             param_space={"number": tune.grid_search([trial.number for trial in trials])},
@@ -123,20 +127,21 @@ def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> I
     yield from trials
 
 
-def _in_tune(path: str, until: int | None, cores: int, settings: dict[str, Any]) -> None:
+def _in_tune(path: str, working_directory: str, until: int | None, settings: dict[str, Any]) -> None:
     """Run one trial in a worker of Ray."""
+    os.chdir(working_directory)  # Tune has a folder of its own for each trial
     sweep = read_sweep(Path(path))
-    trial = sweep.trials()[settings["number"]]
-    execute(sweep, trial, until, cores, None, _Processes())
+    execute(sweep, sweep.trials()[settings["number"]], until, None, _Processes())
 
 
 LAUNCHERS: dict[str, Launcher] = {"local": launch_here, "ray": launch_by_ray}
 
 
 def execute(
-    sweep: Sweep, trial: Trial, until: int | None, cores: int, affinity: frozenset[int] | None, processes: _Processes
+    sweep: Sweep, trial: Trial, until: int | None, affinity: frozenset[int] | None, processes: _Processes
 ) -> None:
     """Run a trial's command to its end; write the last lines of its output if it fails."""
+    threads = str(_cores(sweep))
     failure, output = sweep.path / FAILED / f"{trial.name}.txt", sweep.path / OUTPUT / f"{trial.name}.log"
     for folder in (failure.parent, output.parent):
         folder.mkdir(exist_ok=True)
@@ -151,7 +156,7 @@ def execute(
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(cores), "MKL_NUM_THREADS": str(cores)},
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
                 preexec_fn=partial(_begin, affinity, os.getpid()),
                 start_new_session=True,  # Ctrl-C is for the sweep to act on
             )

@@ -13,8 +13,9 @@ from configs.streams import messages
 from mlm.sweeps import arms
 from mlm.sweeps.arms import Arm
 from mlm.sweeps.check import check
-from mlm.sweeps.config import Mode, Random, Stage, SweepConfig
+from mlm.sweeps.config import Random, Stage, SweepConfig
 from mlm.sweeps.launchers import LAUNCHERS
+from mlm.sweeps.ranking import ranked
 from mlm.sweeps.trials import Sweep, Trial, TrialRecord, opened
 from mlm.tracking import run_directory
 
@@ -79,7 +80,7 @@ def checked(config: SweepConfig) -> None:
 
 
 def _named_arms(config: SweepConfig) -> dict[str, Arm]:
-    named = {} if config.baseline is None else {"baseline": config.baseline}
+    named: dict[str, Arm] = {} if config.baseline is None else {"baseline": config.baseline}
     if config.hypothesis is not None:
         named |= {"hypothesis.better": config.hypothesis.better, "hypothesis.than": config.hypothesis.than}
     return named
@@ -117,18 +118,6 @@ def next_arms(found: Sweep, number: int, stage: Stage) -> list[Arm]:
         raise UserError(f"stage {number} has nothing to go on from: no trial of the stage before has a result")
     combined = [{**arm, **further} for arm in taken.values() for further in arms.grid(stage.search)]
     return list({arms.key_of(arm): arm for arm in combined}.values())
-
-
-def ranked(records: Sequence[TrialRecord], metric: str, mode: Mode) -> list[Arm]:
-    """Return the arms, the best first, by the mean of a metric over their seeds; those without a result are left out."""
-    values: dict[str, list[float]] = {}
-    by_key = {arms.key_of(record.trial.arm): record.trial.arm for record in records}
-    for record in records:
-        if (value := record.results.get(metric)) is not None:
-            values.setdefault(arms.key_of(record.trial.arm), []).append(value)
-    sign = 1 if mode == "min" else -1
-    order = sorted(values, key=lambda key: sign * statistics.fmean(values[key]))
-    return [by_key[key] for key in order]
 
 
 def _run_proposed(found: Sweep) -> None:

@@ -8,9 +8,9 @@ SWEEP/failed/0007.txt     the last lines of that, if the trial failed
 SWEEP/cache/              tokenizers and shards, which the trials share
 """
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,12 +145,20 @@ def opened(config: SweepConfig) -> Sweep:
     """Make the folder of a sweep, or open that of the same sweep; a UserError tells another sweep's difference."""
     path = Path(config.runs, config.name).absolute()
     if (path / CONFIG).exists():
+        config = config.model_copy(update={"cores": config.cores or read_sweep(path).config.cores})
         _check_same(Sweep(path, config))
     elif path.exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and holds no sweep: choose another name")
+    elif config.cores is None:  # a step is cut by the number of threads: it stays what it was when the sweep began
+        config = config.model_copy(update={"cores": max(cores_here() // config.trials_at_once, 1)})
     path.mkdir(parents=True, exist_ok=True)
     write_text(path / CONFIG, dump(config))
     return Sweep(path, config)
+
+
+def cores_here() -> int:
+    """Return the number of cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -164,10 +172,10 @@ def _check_same(sweep: Sweep) -> None:
     found = read_sweep(sweep.path).config
     if found.lasting() == sweep.config.lasting():
         return
-    texts: Sequence[list[str]] = [
-        [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in one.lasting().items()]
-        for one in (found, sweep.config)
-    ]
-    changes = [line for line in difflib.ndiff(*texts) if line[:1] in "-+"]
-    told = "; ".join(f"{'there' if line[0] == '-' else 'here'} {line[2:]}" for line in changes)
+    there, here = found.lasting(), sweep.config.lasting()
+    told = "; ".join(
+        f"{name} is {json.dumps(there[name], ensure_ascii=False)} there, {json.dumps(here[name])} here"
+        for name in there
+        if there[name] != here[name]
+    )
     raise UserError(f"{sweep.path} is a sweep by other settings ({told}): choose another name, or undo the change")

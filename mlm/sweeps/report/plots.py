@@ -24,38 +24,30 @@ Curve = Sequence[tuple[int, float]]
 """Steps, and the held-out loss after each."""
 
 
-def draw_settings(frame: pandas.DataFrame, config: SweepConfig, folder: Path) -> list[Path]:
+def draw_settings(frame: pandas.DataFrame, config: SweepConfig, folder: Path) -> None:
     """Draw the metric by each setting: a point a trial, and the mean of each value with its interval."""
     from matplotlib.figure import Figure
 
-    drawn = []
     for name in settings_of(config):
         known = frame.dropna(subset=[name, config.metric])
         if known[name].nunique() < 2:
             continue
         figure = Figure(figsize=(6, 3.8), layout="constrained")
         axes = figure.subplots()
-        places = _places(list(dict.fromkeys(known[name])), axes, "x")
+        places = _places(list(dict.fromkeys(known[name])), axes)
         points = [places[value] for value in known[name]]
         axes.plot(points, known[config.metric], "o", color=LIGHT, markersize=4, label="a trial")
         for value, group in known.groupby(name, sort=False):
             found = estimate(list(group[config.metric]))
-            ends = (
-                [[0.0], [0.0]]
-                if found.low is None or found.high is None
-                else [[found.mean - found.low], [found.high - found.mean]]
-            )
+            half = 0.0 if found.high is None else found.high - found.mean
             label = "mean, 95 % interval" if value == known[name].iloc[0] else None
             axes.errorbar(
-                [places[value]], [found.mean], ends, fmt="s", color=DARK, capsize=4, markersize=5, label=label
+                [places[value]], [found.mean], half, fmt="s", color=DARK, capsize=4, markersize=5, label=label
             )
         axes.set(xlabel=name, ylabel=config.metric)
         _tidy(axes)
         axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
-        path = folder / f"{name}.png"
-        write(figure, path)
-        drawn.append(path)
-    return drawn
+        write(figure, folder / f"{name}.png")
 
 
 def draw_parallel(frame: pandas.DataFrame, config: SweepConfig, path: Path) -> None:
@@ -118,15 +110,15 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], path: Path) -> None:
             linewidth=0,
         )
     left = f" (the best {_MOST_CURVES} of {len(curves)} arms)" if len(curves) > _MOST_CURVES else ""
-    axes.set(xlabel="steps", ylabel="held-out loss (nats)", title=f"mean and range over seeds{left}")
-    axes.title.set_size(9)
+    axes.set(xlabel="steps", ylabel="held-out loss (nats)")
+    axes.set_title(f"mean and range over seeds{left}", fontsize=9)
     _tidy(axes)
     axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
     write(figure, path)
 
 
-def _places(values: Sequence[str], axes: "Axes", axis: str) -> dict[str, float]:
-    """Return the place of each value: that of its number, on a logarithmic axis if need be, else one after the other."""
+def _places(values: Sequence[str], axes: "Axes") -> dict[str, float]:
+    """Return the place of each value: its number, on a logarithmic axis if need be, else one after the other."""
     as_numbers = [_as_number(value) for value in values]
     if any(isinstance(number, str) for _, number in as_numbers) or len(values) < 3:
         axes.set_xticks(range(len(values)), [value[:28] for value in values])

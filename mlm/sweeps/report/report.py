@@ -13,9 +13,9 @@ from configs import UserError
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
 from mlm.sweeps import arms
+from mlm.sweeps.ranking import ranked
 from mlm.sweeps.report import plots, table
 from mlm.sweeps.report.text import tables
-from mlm.sweeps.sweep import ranked
 from mlm.sweeps.trials import Sweep, TrialRecord
 from mlm.tracking import run_directory
 
@@ -65,7 +65,8 @@ def _failures(sweep: Sweep, records: list[TrialRecord]) -> Iterator[str]:
         yield "\n## Failed trials"
     for record in failed:
         arm = arms.label(record.trial.arm)
-        yield f"\nTrial {record.trial.name} ({arm}, seed {record.trial.seed}):\n\n```\n{record.last_lines.rstrip()}\n```"
+        yield f"\nTrial {record.trial.name} ({arm}, seed {record.trial.seed}):"
+        yield f"\n```\n{record.last_lines.rstrip()}\n```"
 
 
 def _best(sweep: Sweep, finished: list[TrialRecord]) -> str:

@@ -29,16 +29,16 @@ def cells(arm: Arm) -> dict[str, str]:
 
 def frame_of(sweep: Sweep) -> pandas.DataFrame:
     """Return the table of a sweep as far as it is; a trial that is not finished has no results."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for record in sweep.records():
         about = (record.trial.number, record.trial.stage, record.trial.seed, record.state)
         results = {name: value for name, value in record.results.items() if not name.startswith(_LEFT_OUT)}
         rows.append({**dict(zip(ABOUT, about, strict=True)), **cells(record.trial.arm), **results})
     settings = settings_of(sweep.config)
     names = dict.fromkeys(name for row in rows for name in row)
-    results = [name for name in names if name not in (*ABOUT, *settings)]
-    times = [name for name in results if name.endswith(_TIMES)]
-    others = sorted(name for name in results if name not in times)
+    measured = [name for name in names if name not in (*ABOUT, *settings)]
+    times = [name for name in measured if name.endswith(_TIMES)]
+    others = sorted(name for name in measured if name not in times)
     return pandas.DataFrame(rows, columns=[*ABOUT, *settings, *others, *sorted(times)])
 
 

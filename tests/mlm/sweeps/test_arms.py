@@ -1,0 +1,53 @@
+from collections import Counter
+
+import pytest
+
+from configs import UserError
+from mlm.sweeps import arms
+from mlm.sweeps.config import Optuna, Random, Range
+
+
+def test_a_grid_is_every_combination_once() -> None:
+    found = arms.grid({"a.b": ("1", "2", "1"), "c": ("x", "y")})
+    assert found == [{"a.b": a, "c": c} for a in "12" for c in "xy"]
+
+
+def test_the_overrides_of_an_arm_are_those_of_a_command_line() -> None:
+    arm = {"head.widths": ["3", "4"], "both": ["a.b=1", "c=[2, 3]"], "start_from": None, "optim.lr": "1e-3"}
+    assert arms.overrides_of(arm) == ["head.widths=['3', '4']", "a.b=1", "c=[2, 3]", "start_from=null", "optim.lr=1e-3"]
+    assert arms.label(arm) == "widths=['3', '4'], a.b=1 c=[2, 3], start_from=null, lr=1e-3"
+
+
+def test_random_arms_are_those_of_their_seed_and_none_is_drawn_twice() -> None:
+    search = {"lr": Range(low=1e-5, high=1e-1, log=True), "layers": Range(low=1, high=4, integer=True), "a": ("x", "y")}
+    found = arms.draw(search, Random(arms=300, seed=1))
+    assert found == arms.draw(search, Random(arms=300, seed=1)) != arms.draw(search, Random(arms=300, seed=2))
+    assert len({arms.key_of(arm) for arm in found}) == 300
+    assert set(Counter(arm["layers"] for arm in found)) == {"1", "2", "3", "4"}
+    rates = [float(arm["lr"]) for arm in found]
+    assert min(rates) >= 1e-5
+    assert max(rates) <= 1e-1
+    assert 100 < sum(rate < 1e-3 for rate in rates) < 200  # half of the logarithms
+    with pytest.raises(UserError, match="only 2 combinations"):
+        arms.draw({"a": ("x", "y")}, Random(arms=3))
+
+
+def test_optuna_proposes_the_same_arms_again_from_the_same_results() -> None:
+    pytest.importorskip("optuna", reason="the extra sweep is not installed")
+    search = {"lr": Range(low=1e-4, high=1e-1, log=True), "widths": (("3", "4"), ("5",)), "a": (None, "x")}
+    known: list[tuple[arms.Arm, float | None]] = []
+    sampler = Optuna(arms=20)
+    for number in range(15):
+        (arm,) = arms.propose(search, sampler, "min", known, 1)
+        assert arms.propose(search, sampler, "min", known, 1) == [arm]
+        assert arm["widths"] in (["3", "4"], ["5"])
+        assert 1e-4 <= float(arm["lr"]) <= 1e-1
+        known.append((arm, None if number == 3 else abs(float(arm["lr"]) - 0.01)))
+    late = [abs(float(arm["lr"]) - 0.01) for arm, _ in known[-4:]]
+    assert min(late) < 0.01
+
+
+def test_every_listed_value_and_both_ends_are_tried() -> None:
+    found = arms.ends({"lr": Range(low=0.1, high=0.5), "a": ("x", "y", "z")})
+    assert [arm["a"] for arm in found] == ["x", "y", "z"]
+    assert {arm["lr"] for arm in found} == {"0.1", "0.5"}

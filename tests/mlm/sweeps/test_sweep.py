@@ -1,0 +1,217 @@
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import UserError, read
+from mlm import status
+from mlm import sweep as command
+from mlm.sweeps.config import SweepConfig
+from mlm.sweeps.report import table
+from mlm.sweeps.sweep import METRICS, checked, next_arms, sweep
+from mlm.sweeps.trials import Sweep, Trial, numbers, read_sweep
+from tests import processes
+from tests.mlm.sweeps.samples import finish, swept
+from tests.mlm.test_pretrain import TINY
+from tests.tokenizer.samples import prose, write_lines
+
+BASE = (*TINY, "train.budget.steps=20", "tracking=[]")
+ACTIVATIONS = {"model.encoder.activation": ("relu", "swish")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_lines(tmp_path / "corpus.txt", prose(300))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config_of(**settings: Any) -> SweepConfig:
+    return SweepConfig.model_validate({"base": BASE, "search": ACTIVATIONS, **settings}, strict=False)
+
+
+def csv_of(path: Path) -> str:
+    """Return the table of a sweep without its times."""
+    frame = table.frame_of(read_sweep(path))
+    return table.write(frame[[name for name in frame.columns if not name.endswith(("seconds", "per_second"))]])
+
+
+def test_a_sweep_that_is_killed_ends_with_the_same_table_and_repeats_no_finished_trial(folder: Path) -> None:
+    settings = {"seeds": [0, 1], "metric": "heldout.bits_per_byte"}
+    undisturbed = sweep(config_of(name="undisturbed", trials_at_once=2, **settings))
+    values = {"name": "killed", "base": BASE, "search": ACTIVATIONS, "trials_at_once": 2, **settings}
+    (folder / "killed.yaml").write_text(json.dumps(values))
+    words = [sys.executable, "-m", "mlm.sweep", "killed.yaml"]
+    path = folder / "runs" / "sweeps" / "killed"
+    process = processes.start(words, stdout=-3, stderr=-3)
+    until = time.monotonic() + processes.TIMEOUT_SECONDS
+    while not list(path.glob("*/results.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (finished, *_) = path.glob("*/results.json")
+    before = finished.stat().st_mtime_ns
+    done = processes.run(words)
+    assert done.returncode == 0, done.stderr
+    assert finished.stat().st_mtime_ns == before
+    assert csv_of(path) == csv_of(undisturbed)
+    assert len(csv_of(path).splitlines()) == 5
+    runs = [record.run for record in read_sweep(path).records()]
+    assert len({json.loads((run / "results.json").read_text())["weights_sha256"] for run in runs if run}) == 4
+    assert len(list((path / "cache").glob("tokenizer-*"))) <= 1
+
+
+def test_halving_runs_the_best_arms_alone_to_their_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = {"optim.lr": ("3e-3", "1e-9", "2e-9")}
+    halving = {"steps": [10], "keep": 0.4}
+    path = sweep(config_of(name="halved", search=search, halving=halving, trials_at_once=2, cores=1))
+    found = read_sweep(path)
+    states = {record.trial.arm["optim.lr"]: (record.state, record.step) for record in found.records()}
+    assert states == {"3e-3": ("finished", 20), "1e-9": ("unfinished", 10), "2e-9": ("unfinished", 10)}
+    whole = sweep(config_of(name="whole", search={"optim.lr": ("3e-3",)}, cores=1))
+    (paused,), (straight,) = (
+        [json.loads(one.read_text()) for one in folder.glob(f"{place}/*/results.json")]
+        for place in (path.relative_to(folder), whole.relative_to(folder))
+    )
+    assert paused["weights_sha256"] == straight["weights_sha256"]
+    known = set(METRICS["mlm.pretrain"][0][1]) | {"steps", "tokens", "seconds", "tokens_per_second"}
+    assert known <= {name.removeprefix("heldout.") for name, _ in numbers(straight)}
+    status.main([str(path)])
+    shown = capsys.readouterr().out
+    assert "halved: stopped, 1 of 3 trials finished" in shown
+    assert "best so far: lr=3e-3" in shown
+
+
+def test_a_failed_trial_tells_its_last_lines_and_too_many_end_the_sweep(folder: Path) -> None:
+    search = {"text.source.paths": ("corpus.txt", "none.txt")}
+    with pytest.raises(UserError, match=r"1 trials failed \(0001\), and most_failures is 0"):
+        sweep(config_of(name="failing", search=search, most_failures=0, seeds=[3]))
+    good, bad = read_sweep(folder / "runs" / "sweeps" / "failing").records()
+    assert (good.state, bad.state) == ("finished", "failed")
+    assert bad.last_lines.splitlines()[-1].partition("none.txt: ")[2].startswith("no such file")
+    write_lines(folder / "none.txt", prose(300, seed=5))
+    path = sweep(config_of(name="failing", search=search, most_failures=0, seeds=[3]))
+    assert [record.state for record in read_sweep(path).records()] == ["finished", "finished"]
+
+
+def by_loss(losses: Mapping[str, float]) -> Any:
+    return lambda trial: {"loss": losses[trial.arm["a"]] + trial.seed / 100, "accuracy": losses[trial.arm["a"]]}
+
+
+def test_a_stage_goes_on_from_the_best_arms_by_each_metric(tmp_path: Path) -> None:
+    take = [{"metric": "heldout.loss", "mode": "min", "count": 2}]
+    take.append({"metric": "heldout.accuracy", "mode": "max", "count": 1})
+    stages = [{"take": take, "search": {"b": ["1", "2"]}}]
+    losses = {"w": 1.0, "x": 3.0, "y": 2.0, "z": 4.0}
+    found = swept(tmp_path, by_loss(losses), search={"a": tuple(losses)}, seeds=[0, 1], stages=stages)
+    expected = [{"a": a, "b": b} for a in "wyz" for b in "12"]
+    assert next_arms(found, 1, found.config.stages[0]) == expected
+    found.plan(1, expected)
+    later = [trial for trial in found.trials() if trial.stage == 1]
+    assert [trial.number for trial in later] == list(range(8, 20))
+    assert [trial.seed for trial in later] == [0] * 6 + [1] * 6
+    finish(found, later[0], {"loss": 0.5})
+    assert found.record(later[0]).results["heldout.loss"] == 0.5
+    assert found.run_of(Trial(1, 0, {}, 0)) != found.run_of(Trial(11, 0, {}, 0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model.encoder.activatoin": ["relu"]}, "did you mean model.encoder.activation"),
+        ({"optim.lr": ["fast"]}, r"optim.lr = 'fast': input should be a valid number"),
+        ({"optim.lr": [0.1], "optim.betas": [[0.9]]}, "optim.betas"),
+    ],
+)
+def test_the_command_itself_checks_every_value(folder: Path, settings: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        checked(config_of(search=settings))
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["serch.x=[1]"], "did you mean search"),
+        (["search.x=[]"], "search.x"),
+        (["search.x={low: 2, high: 1}"], "the range from 2 to 1 is empty"),
+        (["search.x={low: 0, high: 1, log: true}", "sampler.kind=random"], "low = 0 has no logarithm"),
+        (["search.x={low: 0, high: 1}"], "x is a range: list its values, or set sampler.kind"),
+        (["search={train.seed: [1, 2]}"], "train.seed is no setting to search: name the seeds"),
+        (["seeds=[1, 1]"], "a seed is there twice"),
+        (["metric=heldout.bits"], "mlm.pretrain does not write heldout.bits: it writes heldout.loss, heldout.accuracy"),
+        (["command=mlm.evaluate"], "command"),
+        (["command=finetune.cnn_head", "halving={steps: [10]}"], "finetune.cnn_head does not resume"),
+        (["halving={steps: [10, 10]}"], "halving.steps must ascend"),
+        (["address=127.0.0.1:1"], "address is of Ray: set launcher=ray"),
+        (
+            ["stages=[{take: [{metric: heldout.loss, mode: min, count: 3}], search: {optim.lr: [1]}}]"],
+            "stage 1 takes 3 arms, and the stage before has 2",
+        ),
+        (
+            ["baseline={model.encoder.activation: gelu}"],
+            "baseline = activation=gelu is no arm; there are: activation=relu",
+        ),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(folder: Path, words: list[str], message: str) -> None:
+    (folder / "s.yaml").write_text(json.dumps({"base": BASE, "search": ACTIVATIONS}))
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+        command.main(["s.yaml", *words])
+    assert not (folder / "runs").exists()
+
+
+def test_a_sweep_without_a_search_is_refused() -> None:
+    with pytest.raises(UserError, match="search names no setting"):
+        checked(config_of(search={}))
+
+
+def test_a_folder_of_another_sweep_is_refused_with_the_difference(tmp_path: Path) -> None:
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, search={"a": ["1"]})
+    with pytest.raises(UserError, match=r"seeds is \[0\] there, \[0, 1\] here"):
+        sweep_again(found, seeds=[0, 1])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "x").touch()
+    with pytest.raises(UserError, match="exists and holds no sweep"):
+        sweep_again(found, name="taken")
+    with pytest.raises(UserError, match=r"no sweep: it has no sweep\.yaml"):
+        read_sweep(tmp_path)
+    assert sweep_again(found, trials_at_once=2).path == found.path
+
+
+def sweep_again(found: Sweep, **changes: Any) -> Sweep:
+    from mlm.sweeps.trials import opened
+
+    return opened(SweepConfig.model_validate({**found.config.model_dump(), **changes}, strict=False))
+
+
+def test_every_recipe_of_a_sweep_is_accepted_by_its_command() -> None:
+    from configs import recipes
+
+    for name, path in recipes.known("sweep").items():
+        config = read(SweepConfig, path)
+        assert config.name == name
+        checked(config)
+
+
+def test_the_metrics_of_classifiers_are_those_of_their_results() -> None:
+    from finetune.evaluation.results import METRIC_NAMES
+
+    assert {frozenset(names) for _, names in METRICS["finetune.cnn_head"]} == {frozenset((*METRIC_NAMES, "loss"))}
+
+
+def test_ray_tune_runs_the_same_trials(folder: Path) -> None:
+    pytest.importorskip("ray.tune", reason="the extra sweep is not installed")
+    here = sweep(config_of(name="here"))
+    (folder / "ray.yaml").write_text(
+        json.dumps({"name": "by_ray", "base": BASE, "search": ACTIVATIONS, "launcher": "ray"})
+    )
+    done = processes.run([sys.executable, "-m", "mlm.sweep", "ray.yaml"])
+    assert done.returncode == 0, done.stderr
+    assert csv_of(folder / "runs" / "sweeps" / "by_ray") == csv_of(here)
