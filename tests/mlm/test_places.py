@@ -107,8 +107,8 @@ def test_a_run_is_measured_on_another_text(
     evaluate.main([str(moved), on_other])
     assert "not the one that the run was trained on" in capsys.readouterr().err
     for words, reason in [
-        (["model.encoder.width=8", on_other], "only text, masking and evaluation"),
-        (["model=null"], "only text, masking and evaluation"),
+        (["model.encoder.width=8", on_other], r"only text, masking, evaluation and data\.row_length"),
+        (["model=null"], r"only text, masking, evaluation and data\.row_length"),
         (["text.sauce=1"], r"unknown key text\.sauce"),
         ([str(other)], "at most one run"),
         (["text.source.paths=none.txt"], r"none\.txt"),
