@@ -115,6 +115,22 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def as_override(value: Any) -> str:
+    """Return a value as it is written behind `section.key=`; `read` takes it back."""
+    if isinstance(value, str):
+        return value
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
+    return text.removesuffix("\n...\n").strip()
+
+
+def changed(path: Path, **values: Any) -> str:
+    """Return the YAML file at `path` with other values of some sections."""
+    text: str = yaml.safe_dump(
+        {**yaml.safe_load(path.read_text(encoding="utf-8")), **values}, sort_keys=False, allow_unicode=True
+    )
+    return text
+
+
 def section_names(path: Path) -> set[str]:
     """Return the names of the sections of a YAML file; none for a file that holds no sections."""
     try:

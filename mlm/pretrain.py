@@ -33,8 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     configure_process()
     options = parse(arguments)
-    from mlm import dry_run, experiment
-    from mlm.projection import machines_in
+    from mlm import experiment
+    from mlm.dry_run.preview import preview
+    from mlm.dry_run.projection import machines_in
     from mlm.tracking import run_directory
     from mlm.tracking.progress_bar import ProgressBar
     from mlm.training.interrupt import Pause, SignalStop
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         command.show(dump(experiment.resolve(config)).rstrip("\n"))
         return
     if options.dry_run:
-        command.show(dry_run.preview(experiment.resolve(config), options.tokens, machines))
+        command.show(preview(experiment.resolve(config), options.tokens, machines))
         return
     pause = Pause(options.until)
     with SignalStop("saving") as signals:

@@ -9,13 +9,14 @@ from configs.files import write_text
 from configs.schema import json_schema
 from finetune.config import FinetuneConfig
 from mlm.config import PretrainConfig
+from mlm.sweeps.config import SweepConfig
 
 PATH = Path(__file__).parents[1] / "configs" / "schema.json"
 
 
 def schema() -> dict[str, Any]:
-    """Return the schema of the recipes of pretraining and of fine-tuning."""
-    return json_schema([PretrainConfig, FinetuneConfig])
+    """Return the schema of the recipes of pretraining, of fine-tuning and of sweeps."""
+    return json_schema([PretrainConfig, FinetuneConfig, SweepConfig])
 
 
 def text() -> str:

@@ -63,7 +63,12 @@ INSIDE = {
             "evaluation build interop",
             "tracking",
         ),
-        *("experiment projection", "dry_run", "pretrain evaluate fill_mask status export convert", "benchmark"),
+        *(
+            "experiment sweeps",
+            "dry_run",
+            "pretrain evaluate fill_mask status export convert sweep report",
+            "benchmark",
+        ),
     ),
     "finetune": (
         *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model"),

@@ -161,7 +161,8 @@ def test_the_picture_of_a_batch_is_drawn_by_the_code_that_makes_batches(tmp_path
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_opens_with_its_command_its_cost_and_what_to_expect(recipe: Path) -> None:
     header = recipe.read_text(encoding="utf-8").split("\nname:")[0]
-    assert {"pretrain": "python -m mlm.pretrain", "finetune": "python -m finetune."}[recipe.parent.name] in header
+    commands = {"pretrain": "mlm.pretrain", "finetune": "finetune.", "sweep": "mlm.sweep"}
+    assert f"python -m {commands[recipe.parent.name]}" in header
     assert "Cost: " in header
     assert "Expected " in header
 

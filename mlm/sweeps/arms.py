@@ -3,13 +3,13 @@
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
-from configs import UserError
+from configs import UserError, as_override
 from configs.extras import require
 from mlm.sweeps.config import Mode, Optuna, Random, Range, Search
 
@@ -22,7 +22,7 @@ def overrides_of(arm: Arm) -> list[str]:
     """Return the overrides, `section.key=value`, that set the values of an arm."""
     found: list[str] = []
     for key, value in arm.items():
-        found += value if is_overrides(value) else [f"{key}={text_of(value)}"]
+        found += value if is_overrides(value) else [f"{key}={as_override(value)}"]
     return found
 
 
@@ -32,11 +32,16 @@ def is_overrides(value: Any) -> bool:
 
 
 def label(arm: Arm) -> str:
-    """Return an arm as short text: the last parts of its keys, and its values."""
+    """Return an arm as short text: the last parts of the names of its settings, and their values."""
     return ", ".join(
-        " ".join(value) if is_overrides(value) else f"{key.rpartition('.')[2]}={text_of(value)}"
+        short(" ".join(value)) if is_overrides(value) else f"{key.rpartition('.')[2]}={as_override(value)}"
         for key, value in arm.items()
     )
+
+
+def short(overrides: str) -> str:
+    """Return overrides, with a space between, by the last parts of their names; another value stays as it is."""
+    return re.sub(r"(?:[\w-]+\.)+([\w-]+=)", r"\1", overrides)
 
 
 def key_of(arm: Arm) -> str:
@@ -130,12 +135,3 @@ def ends(search: Search) -> list[Arm]:
 
 def _distinct(arms: Sequence[Arm]) -> list[Arm]:
     return list({key_of(arm): arm for arm in arms}.values())
-
-
-def text_of(value: Any) -> str:
-    """Return a value as it is written on a command line."""
-    if isinstance(value, str):
-        return value
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).removesuffix("\n...\n").strip()
-    )

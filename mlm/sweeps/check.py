@@ -1,9 +1,4 @@
-"""Ask a command for the configurations that lists of arguments give, by its own `--print-config`, all in one process.
-
-    python -m mlm.sweeps.check mlm.pretrain
-
-reads a JSON list of arguments a line from standard input, and answers each with {"error": ...}, or {} if there is none.
-"""
+"""Ask a command whether it takes lists of arguments, in a process of its own: mlm never imports finetune."""
 
 import contextlib
 import importlib
@@ -19,9 +14,9 @@ from mlm.sweeps.config import CommandName
 
 
 def check(command: CommandName, calls: Sequence[Sequence[str]]) -> list[str | None]:
-    """Return the error of each list of arguments, or None, from a process of the command's own."""
+    """Return the error of each list of arguments, or None."""
     done = subprocess.run(
-        [sys.executable, "-m", __spec__.name, command],
+        [sys.executable, "-c", f"from {__name__} import answer; answer()", command],
         input="".join(f"{json.dumps(call)}\n" for call in calls),
         capture_output=True,
         text=True,
@@ -32,18 +27,15 @@ def check(command: CommandName, calls: Sequence[Sequence[str]]) -> list[str | No
     return [json.loads(line).get("error") for line in done.stdout.splitlines()]
 
 
-def _answer() -> None:
+def answer() -> None:
+    """Answer each list of arguments, a line of standard input, by what the command's `--print-config` says of it."""
     assert sys.argv[1] in get_args(CommandName)
-    main = importlib.import_module(sys.argv[1]).main
+    command = importlib.import_module(sys.argv[1]).main
     for line in sys.stdin:
-        answer = {}
+        found = {}
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                main([*json.loads(line), "--print-config"])
+                command([*json.loads(line), "--print-config"])
         except UserError as error:
-            answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    _answer()
+            found = {"error": str(error)}
+        print(json.dumps(found), flush=True)

@@ -1,6 +1,7 @@
 """The settings of a sweep."""
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -161,6 +162,8 @@ class SweepConfig(Config):
     @classmethod
     def _seeds_are_no_search(cls, search: Search) -> Search:
         for key in search:
+            if not re.fullmatch(r"[\w.-]+", key):
+                raise ValueError(f"{key!r} is no name of a setting: use letters, digits, points, - and _")
             if key.rpartition(".")[2] in ("seed", "seeds"):
                 raise ValueError(f"{key} is no setting to search: name the seeds of every arm's trials in seeds")
         return search

@@ -23,6 +23,8 @@ from mlm.tracking import run_directory
 
 CONFIG, PLAN, OUTPUT, FAILED = "sweep.yaml", "plan.jsonl", "output", "failed"
 State = Literal["waiting", "running", "unfinished", "finished", "failed"]
+EVALUATED = ("heldout", "validation")
+"""The side of the data that a command evaluates on while it trains."""
 SEED: Mapping[CommandName, str] = {
     "mlm.pretrain": "train.seed={}",
     "finetune.cnn_head": "train.seeds=[{}]",
@@ -118,15 +120,14 @@ class Sweep:
     def heldout_at(self, trial: Trial, metric: str, step: int) -> float | None:
         """Return a held-out metric at the first evaluation of a trial at or beyond a step; None if there is none."""
         run = self.run_of(trial)
-        for record in _lines(run / run_directory.METRICS) if run else ():
-            if record.get("side") == "heldout" and record["step"] >= step:
-                return float(record[metric.removeprefix("heldout.")])
-        return None
+        found = [one for one in evaluations(run) if one["step"] >= step] if run else []
+        return float(found[0][metric.removeprefix("heldout.")]) if found else None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """Return the records of a run's evaluations in their order."""
+    records = run_directory.records_newest_first(run / run_directory.METRICS)
+    return [record for record, _ in records if record["side"] in EVALUATED][::-1]
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:

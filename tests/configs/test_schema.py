@@ -11,12 +11,13 @@ import yaml
 from configs import Config, UserError, read
 from finetune.config import FinetuneConfig
 from mlm.config import PretrainConfig
+from mlm.sweeps.config import SweepConfig
 from tests import schema
 from tests.test_readme import RECIPES
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema, of the extra test, is not installed")
 
-CONFIGS: dict[str, type[Config]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+CONFIGS: dict[str, type[Config]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "sweep": SweepConfig}
 
 
 class Editor(yaml.SafeLoader):

@@ -3,9 +3,9 @@
 import pytest
 
 from configs import UserError
-from mlm import dry_run
+from mlm.dry_run import preview as dry_run
+from mlm.dry_run.projection import Measured, machines_in, projection
 from mlm.model.encoder import EncoderConfig
-from mlm.projection import Measured, machines_in, projection
 from tests.tokenizer.published import published
 from tests.tokenizer.samples import prose
 

@@ -2,12 +2,14 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas
 
+from mlm.sweeps.arms import short
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.report.statistics import estimate
 from mlm.sweeps.report.table import settings_of
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DARK, LIGHT = "#1f5582", "#9db4c8"
-_MOST_CURVES = 10
+_MOST_CURVES = 6
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 _LOG_RATIO = 20.0
 """Largest value of a setting over its least, from which on its axis is logarithmic."""
 Curve = Sequence[tuple[int, float]]
@@ -38,9 +41,9 @@ def draw_settings(frame: pandas.DataFrame, config: SweepConfig, folder: Path) ->
         points = [places[value] for value in known[name]]
         axes.plot(points, known[config.metric], "o", color=LIGHT, markersize=4, label="a trial")
         for value, group in known.groupby(name, sort=False):
-            found = estimate(list(group[config.metric]))
+            found = estimate(list(group.groupby("seed")[config.metric].mean()))  # arms of a seed are no repeats
             half = 0.0 if found.high is None else found.high - found.mean
-            label = "mean, 95 % interval" if value == known[name].iloc[0] else None
+            label = "mean, 95 % interval over seeds" if value == known[name].iloc[0] else None
             axes.errorbar(
                 [places[value]], [found.mean], half, fmt="s", color=DARK, capsize=4, markersize=5, label=label
             )
@@ -68,7 +71,15 @@ def draw_parallel(frame: pandas.DataFrame, config: SweepConfig, path: Path) -> N
         positions = {value: n / max(len(values) - 1, 1) for n, value in enumerate(values)}
         columns.append(positions)
         for value, height in positions.items():
-            axes.text(place - 0.03, height, str(value)[:24], ha="right", va="center", fontsize=8)
+            axes.text(
+                place - 0.03,
+                height,
+                textwrap.fill(short(str(value)), 20),
+                ha="right",
+                va="center",
+                fontsize=8,
+                bbox=_BEHIND,
+            )
     for row in known.sort_values(config.metric, ascending=config.mode == "max").to_dict("records"):
         heights = [positions.get(row[name], math.nan) for name, positions in zip(names, columns, strict=True)]
         heights.append(float(scale(row[config.metric])))
@@ -121,7 +132,7 @@ def _places(values: Sequence[str], axes: "Axes") -> dict[str, float]:
     """Return the place of each value: its number, on a logarithmic axis if need be, else one after the other."""
     as_numbers = [_as_number(value) for value in values]
     if any(isinstance(number, str) for _, number in as_numbers) or len(values) < 3:
-        axes.set_xticks(range(len(values)), [value[:28] for value in values])
+        axes.set_xticks(range(len(values)), [textwrap.fill(short(value), 16) for value in values], fontsize=8)
         axes.set_xlim(-0.5, len(values) - 0.5)
         return {value: float(place) for place, value in enumerate(values)}
     found = {value: float(number) for value, (_, number) in zip(values, as_numbers, strict=True)}

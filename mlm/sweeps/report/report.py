@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-import yaml
 
-from configs import UserError
+from configs import UserError, changed, listed
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
 from mlm.sweeps import arms
 from mlm.sweeps.ranking import ranked
 from mlm.sweeps.report import plots, table
 from mlm.sweeps.report.text import tables
-from mlm.sweeps.trials import Sweep, TrialRecord
-from mlm.tracking import run_directory
+from mlm.sweeps.trials import Sweep, TrialRecord, evaluations
 
 FOLDER, CSV, TEXT, BEST, BOARD = "report", "results.csv", "report.md", "best.yaml", "tensorboard"
 
@@ -30,8 +28,11 @@ def report(sweep: Sweep) -> str:
     config, records, folder = sweep.config, sweep.records(), sweep.path / FOLDER
     finished = [record for record in records if record.results.get(config.metric) is not None]
     if not finished:
-        states = ", ".join(f"{one.trial.name} {one.state}" for one in records[:5]) or "none"
-        raise UserError(f"{sweep.path} has no finished trial with {config.metric} yet (trials: {states})")
+        states = listed(f"{one.trial.name} {one.state}" for one in records) or "none"
+        written = listed(dict.fromkeys(name for one in records for name in one.results), 40) or "none"
+        raise UserError(
+            f"{sweep.path} has no finished trial with {config.metric} yet (trials: {states}; metrics: {written})"
+        )
     frame = table.frame_of(sweep)
     folder.mkdir(exist_ok=True)
     write_text(folder / CSV, table.write(frame))
@@ -74,11 +75,9 @@ def _best(sweep: Sweep, finished: list[TrialRecord]) -> str:
     best = arms.key_of(ranked(finished, sweep.config.metric, sweep.config.mode)[0])
     record = next(one for one in finished if arms.key_of(one.trial.arm) == best)
     assert record.run is not None
-    values = yaml.safe_load((record.run / checkpoint.CONFIG).read_text(encoding="utf-8"))
-    values |= {"name": f"{sweep.config.name}-best", "runs": "runs"}
     head = f"# The best arm of the sweep {sweep.config.name} by {sweep.config.metric}: {arms.label(record.trial.arm)}."
-    command = f"#\n#   python -m {sweep.config.command} {BEST}\n#\n"
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    command = f"#\n#   python -m {sweep.config.command} {sweep.path / FOLDER / BEST}\n#\n"
+    text = changed(record.run / checkpoint.CONFIG, name=f"{sweep.config.name}-best", runs="runs")
     return f"{head}\n{command}{text}"
 
 
@@ -86,11 +85,9 @@ def _curves(records: list[TrialRecord], order: list[arms.Arm]) -> dict[str, list
     """Return the held-out losses of each arm's runs, the best arm first."""
     curves: dict[str, list[plots.Curve]] = {arms.key_of(arm): [] for arm in order}
     for record in records:
-        path = record.run / run_directory.METRICS if record.run else None
-        if path is None or not path.exists() or arms.key_of(record.trial.arm) not in curves:
+        if record.run is None or arms.key_of(record.trial.arm) not in curves:
             continue
-        found = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        curve = [(one["step"], one["loss"]) for one in found if one.get("side") == "heldout" and one.get("loss")]
+        curve = [(one["step"], one["loss"]) for one in evaluations(record.run) if one.get("loss") is not None]
         if len(curve) > 1:
             curves[arms.key_of(record.trial.arm)].append(curve)
     return {arms.label(json.loads(key)): several for key, several in curves.items() if several}
@@ -99,10 +96,21 @@ def _curves(records: list[TrialRecord], order: list[arms.Arm]) -> dict[str, list
 def _write_hparams(frame: pandas.DataFrame, sweep: Sweep, folder: Path) -> None:
     """Write each finished trial as a run of TensorBoard's HParams."""
     from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
 
     shutil.rmtree(folder, ignore_errors=True)
     settings, metric = table.settings_of(sweep.config), sweep.config.metric
     for row in frame.dropna(subset=[metric]).to_dict("records"):
-        values: Mapping[str, Any] = {name: row[name] for name in settings if isinstance(row[name], str)}
-        with SummaryWriter(str(folder)) as writer:
-            writer.add_hparams({**values, "seed": row["seed"]}, {metric: row[metric]}, run_name=f"{row['trial']:04}")
+        values: Mapping[str, Any] = {name: _number(row[name]) for name in settings if isinstance(row[name], str)}
+        found = hparams({**values, "seed": row["seed"]}, {metric: row[metric]})  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(folder / f"{row['trial']:04}")) as writer:
+            for one in found:
+                writer.file_writer.add_summary(one)
+            writer.add_scalar(metric, row[metric])
+
+
+def _number(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value

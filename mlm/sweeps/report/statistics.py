@@ -18,6 +18,8 @@ from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.report.table import cells, settings_of
 
 _LEVEL = 0.95
+_ROUNDING = 1e-9
+"""Relative scatter of values that are equal but for rounding."""
 Verdict = Literal["confirmed", "refuted", "undecided"]
 
 
@@ -62,11 +64,12 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def p_value(values: Sequence[float]) -> float | None:
     """Return the two-sided probability of such a mean of differences if there were none; None for fewer than two."""
-    if len(values) < 2:
+    found = estimate(values) if values else None
+    if found is None or found.std is None:
         return None
-    if len(set(values)) == 1:
-        return 1.0 if values[0] == 0 else 0.0
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
+    if found.std <= _ROUNDING * abs(found.mean):  # no scatter to compare with
+        return 1.0 if found.mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(found.mean) / found.std * math.sqrt(found.count), found.count - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -22,4 +22,6 @@ def filled(page: str, folder: Path) -> str:
             raise UserError(f"{path} is missing: copy the results.csv of the sweep {name} there")
         return f"{found['begin']}{tables(table.read(path, config), config)}\n{found['end']}"
 
+    if len(_REGION.findall(page)) != page.count("<!-- table: "):
+        raise UserError("a table of the page has no <!-- end -->: add it")
     return _REGION.sub(table_of, page)

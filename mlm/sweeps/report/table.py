@@ -1,12 +1,11 @@
 """The table of a sweep: a row for each trial, in the order of their numbers."""
 
-import io
 from pathlib import Path
 
 import pandas
 
-from configs import UserError
-from mlm.sweeps.arms import Arm, is_overrides, text_of
+from configs import UserError, as_override
+from mlm.sweeps.arms import Arm, is_overrides
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.trials import Sweep
 
@@ -24,7 +23,7 @@ def settings_of(config: SweepConfig) -> list[str]:
 
 def cells(arm: Arm) -> dict[str, str]:
     """Return the values of an arm as they stand in the table."""
-    return {key: " ".join(value) if is_overrides(value) else text_of(value) for key, value in arm.items()}
+    return {key: " ".join(value) if is_overrides(value) else as_override(value) for key, value in arm.items()}
 
 
 def frame_of(sweep: Sweep) -> pandas.DataFrame:
@@ -39,12 +38,20 @@ def frame_of(sweep: Sweep) -> pandas.DataFrame:
     measured = [name for name in names if name not in (*ABOUT, *settings)]
     times = [name for name in measured if name.endswith(_TIMES)]
     others = sorted(name for name in measured if name not in times)
-    return pandas.DataFrame(rows, columns=[*ABOUT, *settings, *others, *sorted(times)])
+    return _whole(pandas.DataFrame(rows, columns=[*ABOUT, *settings, *others, *sorted(times)]), settings)
+
+
+def _whole(frame: pandas.DataFrame, settings: list[str]) -> pandas.DataFrame:
+    """Return the table with whole numbers where a column has no others: a trial without a result makes them none."""
+    for name in frame.columns.drop(["state", *settings]):
+        if (frame[name].dropna() % 1 == 0).all():
+            frame[name] = frame[name].astype("Int64")
+    return frame
 
 
 def write(frame: pandas.DataFrame) -> str:
-    """Return the table as CSV: six digits tell all that seeds leave sure."""
-    text: str = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    """Return the table as CSV, with all digits: paired differences may be small beside the values."""
+    text: str = frame.to_csv(index=False, lineterminator="\n")
     return text
 
 
@@ -52,11 +59,15 @@ def read(path: Path, config: SweepConfig) -> pandas.DataFrame:
     """Return the table in a CSV file; a UserError if it is not one of the sweep."""
     settings = settings_of(config)
     try:
-        text = path.read_text(encoding="utf-8")
-        frame = pandas.read_csv(io.StringIO(text), dtype=dict.fromkeys(settings, str), keep_default_na=True)
+        frame = pandas.read_csv(path, dtype=str, keep_default_na=False)  # null and NA are values of settings
+        for name in frame.columns:
+            cells = frame[name].where(frame[name] != "")
+            frame[name] = cells if name in ("state", *settings) else pandas.to_numeric(cells)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}): name a results.csv of python -m mlm.report") from error
     for name in (*ABOUT, *settings):
         if name not in frame.columns:
             raise UserError(f"{path} has no column {name}: it is no table of the sweep {config.name}")
-    return frame
+    if frame.empty or frame[[*ABOUT]].isna().to_numpy().any():
+        raise UserError(f"{path} has no trials, or one without its number, stage, seed or state")
+    return _whole(frame, settings)

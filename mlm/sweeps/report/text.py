@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pandas
 
+from mlm.sweeps.arms import label, short
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.report.statistics import ArmSummary, Estimate, judge, summarise
 
@@ -18,7 +19,7 @@ def tables(frame: pandas.DataFrame, config: SweepConfig) -> str:
         head += ["difference to the baseline", "p"]
     lines = [_row(head), _row(["---"] * len(head))]
     for one in arms:
-        row = [*([str(one.stage)] if has_stages else []), *(one.arm.get(name, "") for name in names)]
+        row = [*([str(one.stage)] if has_stages else []), *(short(one.arm.get(name, "")) for name in names)]
         row += [f"{one.metric.count if one.metric else 0} of {one.trials}", *_measured(one.metric)]
         lines.append(_row([*row, *(_compared(one) if config.baseline is not None else [])]))
     return "\n".join([*lines, "", *_verdict(frame, config)])
@@ -59,14 +60,12 @@ def _verdict(frame: pandas.DataFrame, config: SweepConfig) -> Iterator[str]:
     if config.hypothesis is None:
         return
     judged = judge(frame, config)
-    better, than = (_label(arm) for arm in (config.hypothesis.better, config.hypothesis.than))
+    better, than = (label(arm) for arm in (config.hypothesis.better, config.hypothesis.than))
     claim = f"Hypothesis: {better} is better than {than}."
     if judged is None:
         yield f"{claim} No seed is finished in both arms."
         return
     verdict, found = judged
-    yield f"{claim} **{verdict.capitalize()}**: {found.mean:+.3g} ({interval(found)}) over {found.count} pairs."
-
-
-def _label(arm: dict[str, object]) -> str:
-    return ", ".join(f"{_short(key)} {value}" for key, value in arm.items())
+    so_far = " so far" if found.count < len(config.seeds) else ""
+    pairs = f"{found.count} of {len(config.seeds)} pairs"
+    yield f"{claim} **{verdict.capitalize()}{so_far}**: {found.mean:+.3g} ({interval(found)}) over {pairs}."

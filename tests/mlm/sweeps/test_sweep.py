@@ -201,7 +201,7 @@ def test_every_recipe_of_a_sweep_is_accepted_by_its_command() -> None:
 
 
 def test_the_metrics_of_classifiers_are_those_of_their_results() -> None:
-    from finetune.evaluation.results import METRIC_NAMES
+    from finetune.evaluation.metrics import METRIC_NAMES
 
     assert {frozenset(names) for _, names in METRICS["finetune.cnn_head"]} == {frozenset((*METRIC_NAMES, "loss"))}
 

@@ -12,11 +12,11 @@ from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision
 from mlm.distributed.world import joined
+from mlm.dry_run.projection import ASSUMED_PEAK_SHARE, measure, projection
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
-from mlm.projection import ASSUMED_PEAK_SHARE, measure, projection
 from mlm.training import flops
 
 ROWS_SHOWN = 2
