@@ -74,7 +74,7 @@ def draw_parallel(frame: pandas.DataFrame, config: SweepConfig, path: Path) -> N
             axes.text(
                 place - 0.03,
                 height,
-                textwrap.fill(short(str(value)), 20),
+                textwrap.fill(short(str(value)), 20, break_long_words=False),
                 ha="right",
                 va="center",
                 fontsize=8,
@@ -132,7 +132,11 @@ def _places(values: Sequence[str], axes: "Axes") -> dict[str, float]:
     """Return the place of each value: its number, on a logarithmic axis if need be, else one after the other."""
     as_numbers = [_as_number(value) for value in values]
     if any(isinstance(number, str) for _, number in as_numbers) or len(values) < 3:
-        axes.set_xticks(range(len(values)), [textwrap.fill(short(value), 16) for value in values], fontsize=8)
+        axes.set_xticks(
+            range(len(values)),
+            [textwrap.fill(short(value), 16, break_long_words=False) for value in values],
+            fontsize=8,
+        )
         axes.set_xlim(-0.5, len(values) - 0.5)
         return {value: float(place) for place, value in enumerate(values)}
     found = {value: float(number) for value, (_, number) in zip(values, as_numbers, strict=True)}

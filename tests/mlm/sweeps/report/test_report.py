@@ -13,6 +13,7 @@ from mlm.sweeps.report.study import filled
 from mlm.sweeps.report.text import tables
 from mlm.sweeps.trials import Sweep, Trial
 from tests.mlm.sweeps.samples import Result, swept
+from tests.processes import ROOT
 
 PNG = b"\x89PNG"
 LOSS = {"1e-3": 3.0, "1e-4": 4.0, "1e-5": 5.0}
@@ -129,3 +130,10 @@ def test_a_page_has_its_tables_from_the_kept_results(tmp_path: Path, monkeypatch
 def test_a_sweep_or_a_page_is_named(words: list[str]) -> None:
     with pytest.raises(UserError, match="name a sweep's folder"):
         command.main(words)
+
+
+def test_the_studys_tables_are_those_of_its_kept_results() -> None:
+    page = ROOT / "docs" / "STUDY.md"
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<!-- table: ") == len(list((ROOT / "docs" / "study").glob("*.csv"))) > 0
+    assert filled(text, ROOT / "docs" / "study") == text
