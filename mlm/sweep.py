@@ -16,6 +16,7 @@ A sweep is a YAML file, which may be changed by section.key=value:
 examples:
   python -m mlm.sweep activation
   python -m mlm.sweep mine.yaml trials_at_once=2
+  python -m mlm.sweep mine.yaml -- text.source.kind=files text.source.paths=notes.txt      further words of the command
   python -m mlm.status runs/sweeps/activation           the state of its trials
   python -m mlm.report runs/sweeps/activation           tables, plots and the verdict, at any time
 
@@ -26,14 +27,17 @@ kill.
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parse the command line; `further` are the words behind `--`."""
     from mlm.sweeps.config import SweepConfig
 
     epilog = USAGE.format(recipes=recipes.listing("sweep")) + help_text(SweepConfig)
     parser = command.Parser(prog="python -m mlm.sweep", description=__doc__, epilog=epilog)
     parser.add_argument("sweep", nargs="*", metavar="SWEEP | section.key=value")
     parser.add_argument("--dry-run", action="store_true", help="check everything and list the arms; start nothing")
-    return parser.parse_intermixed_args(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_intermixed_args(arguments[:end])
+    options.further = tuple(arguments[end + 1 :])
+    return options
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.sweeps.sweep import checked, first_arms, sweep
 
     config = read(SweepConfig, *command.split(options.sweep, "sweep"))
+    config = config.model_copy(update={"base": (*config.base, *options.further)})
     if options.dry_run:
         checked(config)
         for arm in first_arms(config) if config.sampler.kind != "optuna" else ():

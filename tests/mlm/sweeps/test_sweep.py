@@ -167,6 +167,16 @@ def test_a_mistake_is_told_before_anything_starts(folder: Path, words: list[str]
     assert not (folder / "runs").exists()
 
 
+def test_words_behind_two_dashes_are_further_ones_of_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "s.yaml").write_text(json.dumps({"base": BASE, "search": ACTIVATIONS}))
+    command.main(["s.yaml", "--dry-run", "seeds=[1]", "--", "train.budget.steps=30"])
+    assert capsys.readouterr().out.splitlines() == ["activation=relu", "activation=swish"]
+    with pytest.raises(UserError, match=r"did you mean train\.budget"):
+        command.main(["s.yaml", "--dry-run", "--", "train.budgett.steps=30"])
+
+
 def test_a_sweep_without_a_search_is_refused() -> None:
     with pytest.raises(UserError, match="search names no setting"):
         checked(config_of(search={}))
