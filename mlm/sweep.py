@@ -55,7 +55,11 @@ def main(arguments: Sequence[str]) -> None:
         for arm in first_arms(config) if config.sampler.kind != "optuna" else ():
             command.show(arms.label(arm))
         return
-    path = sweep(config)
+    try:
+        path = sweep(config)
+    except KeyboardInterrupt:
+        print("\nthe trials have saved: the same command goes on from there", file=sys.stderr)
+        raise
     print(f"{path}: finished\nnext: python -m mlm.report {path}", file=sys.stderr)
 
 

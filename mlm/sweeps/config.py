@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from configs import Config, Texts
 
@@ -34,7 +34,20 @@ class Range(Config):
         return self
 
 
-Search = dict[str, Range | Annotated[tuple[Any, ...], Field(min_length=1)]]
+def _names_settings(search: dict[str, Any]) -> dict[str, Any]:
+    for key, values in search.items():
+        if not re.fullmatch(r"[\w.-]+", key):
+            raise ValueError(f"{key!r} is no name of a setting: use letters, digits, points, - and _")
+        texts = () if isinstance(values, Range) else (v for v in values if isinstance(v, list | tuple))
+        for name in (key, *(str(text).partition("=")[0] for value in texts for text in value)):
+            if name.rpartition(".")[2] in ("seed", "seeds"):
+                raise ValueError(f"{name} is no setting to search: name the seeds of every arm's trials in seeds")
+            if name in ("name", "runs"):
+                raise ValueError(f"{name} is no setting to search: the sweep names its runs")
+    return search
+
+
+Search = Annotated[dict[str, Range | Annotated[tuple[Any, ...], Field(min_length=1)]], AfterValidator(_names_settings)]
 """Values by setting. A value that is a list of `section.key=value` texts sets all of these; its key is only a name."""
 
 
@@ -157,16 +170,6 @@ class SweepConfig(Config):
     """Cores of a trial; null: those of this machine divided by `trials_at_once` when the sweep began."""
     most_failures: int = Field(3, ge=0)
     """Number of failed trials beyond which the sweep ends."""
-
-    @field_validator("search")
-    @classmethod
-    def _seeds_are_no_search(cls, search: Search) -> Search:
-        for key in search:
-            if not re.fullmatch(r"[\w.-]+", key):
-                raise ValueError(f"{key!r} is no name of a setting: use letters, digits, points, - and _")
-            if key.rpartition(".")[2] in ("seed", "seeds"):
-                raise ValueError(f"{key} is no setting to search: name the seeds of every arm's trials in seeds")
-        return search
 
     @field_validator("seeds")
     @classmethod

@@ -109,7 +109,9 @@ def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> I
     with cluster(config.address, None if config.address else config.trials_at_once * cores):
         from ray import tune
 
-        os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+        # Tune would return from an interruption as from a finished search.
+        quiet = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+        os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", **quiet}
         trainable: Any = tune.with_resources(partial(_in_tune, str(sweep.path), str(Path.cwd()), until), {"cpu": cores})
         tuner = tune.Tuner(
             trainable,
@@ -131,6 +133,8 @@ def _in_tune(path: str, working_directory: str, until: int | None, settings: dic
     """Run one trial in a worker of Ray."""
     os.chdir(working_directory)  # Tune has a folder of its own for each trial
     sweep = read_sweep(Path(path))
+    if sweep.has_too_many_failures():
+        return  # the sweep ends
     execute(sweep, sweep.trials()[settings["number"]], until, None, _Processes())
 
 
@@ -147,7 +151,7 @@ def execute(
         folder.mkdir(exist_ok=True)
     failure.unlink(missing_ok=True)
     for _ in range(_TRIES):
-        arguments = _arguments(sweep, trial, until)
+        arguments = next_arguments(sweep, trial, until)
         if arguments is None:
             return
         with output.open("ab") as file:
@@ -177,13 +181,13 @@ def _wait(process: "subprocess.Popen[bytes]", processes: _Processes) -> int:
             return process.wait(_POLL_SECONDS if threading.current_thread() is not threading.main_thread() else None)
 
 
-def _arguments(sweep: Sweep, trial: Trial, until: int | None) -> list[str] | None:
+def next_arguments(sweep: Sweep, trial: Trial, until: int | None) -> list[str] | None:
     """Return the arguments that start or resume a trial; None if it is done."""
     run = sweep.run_of(trial)
     while run and run_directory.owner(run):  # a process of a sweep that was killed: it saves and ends
         time.sleep(_POLL_SECONDS)
-    record = sweep.record(trial)
-    if record.state == "finished" or (until is not None and record.step >= until):
+    # A process that was killed may have logged the step without its evaluation.
+    if sweep.record(trial).state == "finished" or (until is not None and sweep.compared_at(trial, until) is not None):
         return None
     pause = [] if until is None else ["--until", str(until)]
     if run and sweep.config.command in _RESUMED and any(map(checkpoint.is_whole, checkpoint.completed(run))):

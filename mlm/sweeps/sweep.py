@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from configs import UserError, listed
+from configs import UserError, dump, listed
+from configs.files import write_text
 from configs.streams import messages
 from mlm.sweeps import arms
 from mlm.sweeps.arms import Arm
@@ -16,7 +17,7 @@ from mlm.sweeps.check import check
 from mlm.sweeps.config import Random, Stage, SweepConfig
 from mlm.sweeps.launchers import LAUNCHERS
 from mlm.sweeps.ranking import ranked
-from mlm.sweeps.trials import Sweep, Trial, TrialRecord, opened
+from mlm.sweeps.trials import CONFIG, FAILED, Sweep, Trial, TrialRecord, opened
 from mlm.tracking import run_directory
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def sweep(config: SweepConfig) -> Path:
     checked(config)
     found = opened(config)
     with run_directory.lock(found.path):
+        write_text(found.path / CONFIG, dump(found.config))  # what may change from one start to the next
         if config.sampler.kind == "optuna":
             _run_proposed(found)
         else:
@@ -65,7 +67,7 @@ def checked(config: SweepConfig) -> None:
     if not config.search:
         raise UserError("search names no setting: write one, as search: {optim.lr: [1e-3, 1e-4]}")
     _check_metrics(config)
-    tried = first_arms(config) if config.sampler.kind == "grid" else arms.ends(config.search)
+    tried = arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
     for stage in config.stages:
         tried = [*tried, *({**tried[0], **arm} for arm in arms.grid(stage.search))]
     _check_stages(config)
@@ -75,7 +77,7 @@ def checked(config: SweepConfig) -> None:
         if error is not None:
             raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
     for name, arm in _named_arms(config).items():
-        if arms.key_of(arm) not in map(arms.key_of, tried) and config.sampler.kind == "grid":
+        if arms.key_of(arm) not in map(arms.key_of, tried) and config.sampler.kind != "optuna":
             raise UserError(f"{name} = {arms.label(arm)} is no arm; there are: {listed(map(arms.label, tried), 12)}")
 
 
@@ -124,15 +126,17 @@ def _run_proposed(found: Sweep) -> None:
     """Run the arms that Optuna proposes, some at a time."""
     config = found.config
     assert config.sampler.kind == "optuna"
+    _run_stage(found, 0)
     while True:
-        _run_stage(found, 0)
         records = [record for record in found.records() if record.trial.stage == 0]
         known = _means(records, config.metric)
         left = config.sampler.arms - len(known)
         if left <= 0:
             return
         count = min(left, config.sampler.at_once)
+        planned = len(found.trials())
         found.plan(0, arms.propose(config.search, config.sampler, config.mode, known, count))
+        _run(found, found.trials()[planned:], None)  # failed trials before are tried again by the next start only
 
 
 def _means(records: Sequence[TrialRecord], metric: str) -> list[tuple[Arm, float | None]]:
@@ -170,10 +174,12 @@ def _promoted(found: Sweep, trials: Sequence[Trial], steps: int) -> list[Trial]:
         groups.setdefault(arms.key_of(trial.arm), []).append(trial)
 
     def badness(group: Sequence[Trial]) -> float:
-        values = [found.heldout_at(trial, halving.metric, steps) for trial in group]
+        values = [found.compared_at(trial, steps) for trial in group]
         known = [value for value in values if value is not None]
         return sign * statistics.fmean(known) if known else math.inf
 
+    if all(found.compared_at(trial, steps) is None for trial in trials):
+        raise UserError(f"no trial was evaluated at step {steps} or later: lower halving.steps, or see {found.path}")
     best = sorted(groups.values(), key=badness)[: max(round(len(groups) * halving.keep), 1)]
     kept = {trial.number for group in best for trial in group}
     return [trial for trial in trials if trial.number in kept]
@@ -185,6 +191,8 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
     waiting = [trial for trial in trials if found.record(trial).state != "finished"]
     if not waiting:
         return
+    for trial in waiting:  # they are tried again
+        (found.path / FAILED / f"{trial.name}.txt").unlink(missing_ok=True)
     shown = tqdm(
         total=len(trials), initial=len(trials) - len(waiting), desc=config.name, unit=" trials", file=messages()
     )
@@ -198,9 +206,18 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
                 logger.warning(
                     "\ntrial %s failed (%s): %s", trial.name, arms.label(trial.arm), record.last_lines.splitlines()[-1]
                 )
-            failed = [one.trial.name for one in found.records() if one.state == "failed"]
-            if len(failed) > config.most_failures:
+            _check_written(config, record)
+            if found.has_too_many_failures():
+                failed = [one.name for one in found.failures()]
                 raise UserError(
                     f"{len(failed)} trials failed ({listed(failed)}), and most_failures is {config.most_failures}: see"
                     f" {found.path / 'failed'}; the command started again runs what is missing"
                 )
+
+
+def _check_written(config: SweepConfig, record: TrialRecord) -> None:
+    """Raise a UserError if a finished trial lacks a metric, as `test.accuracy` without a test set."""
+    for metric in (config.metric, *(take.metric for stage in config.stages for take in stage.take)):
+        if record.state == "finished" and metric not in record.results:
+            written = listed(record.results, 30)
+            raise UserError(f"trial {record.trial.name} wrote no {metric}; it wrote {written}: name one as metric")

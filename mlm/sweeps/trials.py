@@ -117,9 +117,18 @@ class Sweep:
         seed = SEED[self.config.command].format(trial.seed)
         return [*self.config.base, *overrides_of(trial.arm), seed, f"name={trial.name}", f"runs={self.path}"]
 
-    def heldout_at(self, trial: Trial, metric: str, step: int) -> float | None:
-        """Return a held-out metric at the first evaluation of a trial at or beyond a step; None if there is none."""
-        run = self.run_of(trial)
+    def failures(self) -> list[Trial]:
+        """Return the trials that failed."""
+        return [record.trial for record in self.records() if record.state == "failed"]
+
+    def has_too_many_failures(self) -> bool:
+        """Return True if the sweep is to end."""
+        return len(self.failures()) > self.config.most_failures
+
+    def compared_at(self, trial: Trial, step: int) -> float | None:
+        """Return halving's metric at the first evaluation of a trial at or beyond a step; None if there is none."""
+        assert self.config.halving is not None
+        metric, run = self.config.halving.metric, self.run_of(trial)
         found = [one for one in evaluations(run) if one["step"] >= step] if run else []
         return float(found[0][metric.removeprefix("heldout.")]) if found else None
 
@@ -153,7 +162,8 @@ def opened(config: SweepConfig) -> Sweep:
     elif config.cores is None:  # a step is cut by the number of threads: it stays what it was when the sweep began
         config = config.model_copy(update={"cores": max(cores_here() // config.trials_at_once, 1)})
     path.mkdir(parents=True, exist_ok=True)
-    write_text(path / CONFIG, dump(config))
+    if not (path / CONFIG).exists():
+        write_text(path / CONFIG, dump(config))
     return Sweep(path, config)
 
 

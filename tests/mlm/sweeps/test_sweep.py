@@ -12,6 +12,7 @@ import pytest
 from configs import UserError, read
 from mlm import status
 from mlm import sweep as command
+from mlm.sweeps import launchers
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.report import table
 from mlm.sweeps.sweep import METRICS, checked, next_arms, sweep
@@ -145,6 +146,14 @@ def test_the_command_itself_checks_every_value(folder: Path, settings: Any, mess
         (["search.x={low: 0, high: 1}"], "x is a range: list its values, or set sampler.kind"),
         (["search={train.seed: [1, 2]}"], "train.seed is no setting to search: name the seeds"),
         (["seeds=[1, 1]"], "a seed is there twice"),
+        (["search={train: [[train.seed=1], [train.seed=2]]}"], "train.seed is no setting to search: name the seeds"),
+        (["search={runs: [a, b]}"], "runs is no setting to search: the sweep names its runs"),
+        (
+            ["stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {train.seed: [1]}}]"],
+            "train.seed is no setting to search: name the seeds",
+        ),
+        (["sampler={kind: random, arms: 2}", "baseline={a: b}"], "baseline = a=b is no arm; there are: activation="),
+        (["sampler={kind: random, arms: 3}"], "search has only 2 combinations"),
         (["metric=heldout.bits"], "mlm.pretrain does not write heldout.bits: it writes heldout.loss, heldout.accuracy"),
         (["command=mlm.evaluate"], "command"),
         (["command=finetune.cnn_head", "halving={steps: [10]}"], "finetune.cnn_head does not resume"),
@@ -199,6 +208,48 @@ def sweep_again(found: Sweep, **changes: Any) -> Sweep:
     from mlm.sweeps.trials import opened
 
     return opened(SweepConfig.model_validate({**found.config.model_dump(), **changes}, strict=False))
+
+
+def test_a_trial_that_was_killed_before_its_evaluation_is_not_compared(tmp_path: Path) -> None:
+    settings = {"search": {"optim.lr": ["1", "2"]}, "halving": {"steps": [10]}}
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, **settings)
+    first, second = found.trials()
+    for results in found.path.glob("*/results.json"):
+        results.unlink()
+    (metrics,) = found.path.glob(f"*-{second.name}/metrics.jsonl")
+    metrics.write_text('{"side": "train", "step": 10, "loss": 1.0}\n')
+    assert launchers.next_arguments(found, first, 10) is None
+    assert launchers.next_arguments(found, second, 10) == [*found.arguments(second), "--until", "10"]
+
+
+def test_a_rung_that_no_trial_reaches_is_told(tmp_path: Path) -> None:
+    settings = {"search": {"optim.lr": ["1", "2"]}, "halving": {"steps": [11]}}
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, **settings)
+    with pytest.raises(UserError, match=r"no trial was evaluated at step 11 or later: lower halving\.steps"):
+        sweep(found.config)
+
+
+def test_a_metric_that_a_finished_trial_lacks_is_told_with_those_it_wrote(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"trial 0000 wrote no corpora\.ko\.loss; it wrote .*heldout\.loss"):
+        sweep(config_of(name="unmeasured", metric="corpora.ko.loss"))
+
+
+def test_optuna_does_not_try_a_failed_arm_again_with_each_proposal(folder: Path) -> None:
+    pytest.importorskip("optuna", reason="the extra sweep is not installed")
+    search = {"text.source.paths": ("none.txt", "nothing.txt")}
+    sampler = {"kind": "optuna", "arms": 2}
+    path = sweep(config_of(name="proposed", search=search, sampler=sampler, most_failures=3))
+    records = read_sweep(path).records()
+    assert [record.state for record in records] == ["failed"] * 2
+    for record in records:
+        assert (path / "output" / f"{record.trial.name}.log").read_text().count("no such file") == 1
+
+
+def test_a_second_sweep_on_a_folder_changes_nothing_in_it(tmp_path: Path) -> None:
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, search={"a": ["1"]})
+    before = (found.path / "sweep.yaml").read_text()
+    assert sweep_again(found, trials_at_once=7).config.trials_at_once == 7
+    assert (found.path / "sweep.yaml").read_text() == before
 
 
 def test_every_recipe_of_a_sweep_is_accepted_by_its_command() -> None:
