@@ -40,8 +40,9 @@ def label(arm: Arm) -> str:
 
 
 def short(overrides: str) -> str:
-    """Return overrides, with a space between, by the last parts of their names; another value stays as it is."""
-    return re.sub(r"(?:[\w-]+\.)+([\w-]+=)", r"\1", overrides)
+    """Return overrides, with a space between, by the last parts of their names where these differ."""
+    names = re.findall(r"([\w-]+)=", overrides)
+    return overrides if len(set(names)) < len(names) else re.sub(r"(?:[\w-]+\.)+([\w-]+=)", r"\1", overrides)
 
 
 def key_of(arm: Arm) -> str:

@@ -146,6 +146,7 @@ def execute(
 ) -> None:
     """Run a trial's command to its end; write the last lines of its output if it fails."""
     threads = str(_cores(sweep))
+    process_control = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # not to be looked up in a fork
     failure, output = sweep.path / FAILED / f"{trial.name}.txt", sweep.path / OUTPUT / f"{trial.name}.log"
     for folder in (failure.parent, output.parent):
         folder.mkdir(exist_ok=True)
@@ -161,7 +162,7 @@ def execute(
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-                preexec_fn=partial(_begin, affinity, os.getpid()),
+                preexec_fn=partial(_begin, affinity, os.getpid(), process_control),
                 start_new_session=True,  # Ctrl-C is for the sweep to act on
             )
         processes.running.add(process)
@@ -197,11 +198,11 @@ def next_arguments(sweep: Sweep, trial: Trial, until: int | None) -> list[str] |
     return [*sweep.arguments(trial), *pause]
 
 
-def _begin(affinity: frozenset[int] | None, parent: int) -> None:
+def _begin(affinity: frozenset[int] | None, parent: int, process_control: Callable[[int, int], int] | None) -> None:
     """Give a new process its cores, and let it save and end when its parent dies; runs in that process."""
     if affinity is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, affinity)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if process_control is not None:
+        process_control(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before
             os._exit(1)

@@ -18,6 +18,12 @@ def test_the_overrides_of_an_arm_are_those_of_a_command_line() -> None:
     assert arms.label(arm) == "widths=['3', '4'], b=1 c=[2, 3], start_from=null, lr=1e-3"
 
 
+def test_names_that_are_alike_are_shown_whole() -> None:
+    assert arms.short("optim.kind=adamw schedule.kind=linear") == "optim.kind=adamw schedule.kind=linear"
+    assert arms.short("optim.kind=muon optim.lr=0.1") == "kind=muon lr=0.1"
+    assert arms.short("a.b") == "a.b"
+
+
 def test_random_arms_are_those_of_their_seed_and_none_is_drawn_twice() -> None:
     search: Search = {
         "lr": Range(low=1e-5, high=1e-1, log=True),
