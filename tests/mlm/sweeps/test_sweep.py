@@ -1,3 +1,5 @@
+import importlib
+import itertools
 import json
 import os
 import signal
@@ -9,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from configs import UserError, read
+from configs import UserError, read, recipes
 from mlm import status
 from mlm import sweep as command
-from mlm.sweeps import launchers
+from mlm.sweeps import arms, launchers
+from mlm.sweeps.check import check
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.report import table
-from mlm.sweeps.sweep import METRICS, checked, next_arms, sweep
+from mlm.sweeps.sweep import METRICS, checked, first_arms, next_arms, sweep
 from mlm.sweeps.trials import Sweep, Trial, numbers, read_sweep
 from tests import processes
 from tests.mlm.sweeps.samples import finish, swept
@@ -122,17 +125,27 @@ def test_a_stage_goes_on_from_the_best_arms_by_each_metric(tmp_path: Path) -> No
     assert found.run_of(Trial(1, 0, {}, 0)) != found.run_of(Trial(11, 0, {}, 0))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"model.encoder.activatoin": ["relu"]}, "did you mean model.encoder.activation"),
-        ({"optim.lr": ["fast"]}, r"optim.lr = 'fast': input should be a valid number"),
-        ({"optim.lr": [0.1], "optim.betas": [[0.9]]}, "optim.betas"),
-    ],
-)
-def test_the_command_itself_checks_every_value(folder: Path, settings: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        checked(config_of(search=settings))
+def test_the_command_itself_checks_every_value(folder: Path) -> None:
+    found = check(
+        "mlm.pretrain",
+        [
+            [*BASE, "model.encoder.activatoin=relu"],
+            [*BASE, "optim.lr=fast"],
+            [*BASE, "optim.betas=[0.9]"],
+            [*BASE, "optim.lr=1e-3"],
+        ],
+    )
+    expected = [
+        "did you mean model.encoder.activation",
+        "optim.lr = 'fast': input should be a valid number",
+        "optim.betas",
+    ]
+    for error, part in zip(found, expected, strict=False):
+        assert error is not None
+        assert part in error
+    assert found[3] is None
+    with pytest.raises(UserError, match=r"mlm\.pretrain with lr=fast: optim\.lr = 'fast'"):
+        checked(config_of(search={"optim.lr": ["fast"]}))
     assert not (folder / "runs").exists()
 
 
@@ -252,13 +265,15 @@ def test_a_second_sweep_on_a_folder_changes_nothing_in_it(tmp_path: Path) -> Non
     assert (found.path / "sweep.yaml").read_text() == before
 
 
-def test_every_recipe_of_a_sweep_is_accepted_by_its_command() -> None:
-    from configs import recipes
-
-    for name, path in recipes.known("sweep").items():
-        config = read(SweepConfig, path)
-        assert config.name == name
-        checked(config)
+@pytest.mark.parametrize("name", recipes.known("sweep"))
+def test_a_recipe_of_a_sweep_is_accepted_by_its_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = read(SweepConfig, recipes.find(name, "sweep"))
+    assert config.name == name
+    swept_command = importlib.import_module(config.command)
+    stages = (arm for stage in config.stages for arm in arms.grid(stage.search))
+    for arm in itertools.chain(first_arms(config), stages):
+        swept_command.main([*config.base, *arms.overrides_of(arm), "--print-config"])
+    assert capsys.readouterr().out
 
 
 def test_the_metrics_of_classifiers_are_those_of_their_results() -> None:
