@@ -6,6 +6,7 @@ are documented by a string under each. A choice between components is a union of
 """
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,6 +120,10 @@ def as_override(value: Any) -> str:
     """Return a value as it is written behind `section.key=`; `read` takes it back."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list | tuple) and all(
+        isinstance(one, str) and re.fullmatch(r"[\w.+-]+", one) for one in value
+    ):
+        return f"[{', '.join(value)}]"  # plain texts need no quotes
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.removesuffix("\n...\n").strip()
 

@@ -63,12 +63,12 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def p_value(values: Sequence[float]) -> float | None:
-    """Return the two-sided probability of such a mean of differences if there were none; None for fewer than two."""
+    """Return the two-sided probability of such a mean of differences if there were none; None without scatter."""
     found = estimate(values) if values else None
     if found is None or found.std is None:
         return None
     if found.std <= _ROUNDING * abs(found.mean):  # no scatter to compare with
-        return 1.0 if found.mean == 0 else 0.0
+        return 1.0 if found.mean == 0 else None
     return float(2 * stats.t.sf(abs(found.mean) / found.std * math.sqrt(found.count), found.count - 1))
 
 
