@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--resume takes the run's own configuration: remove everything but the run")
     if not options.dry_run and (options.tokens or options.machines):
         raise UserError("--tokens and --machines are of a projection: add --dry-run")
+    if options.until is not None and options.until < 1:
+        raise UserError(f"--until {options.until}: name a step from 1 on")
     machines = machines_in(options.machines or "8xH100")
     config = read(experiment.PretrainConfig, yaml, overrides)
     if options.print_config:

@@ -17,8 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mlm.sweeps.report import table
-from mlm.sweeps.trials import read_sweep
+from tests.mlm.sweeps.samples import csv_of
 from tests.mlm.test_pretrain import TINY
 from tests.tokenizer.samples import prose, write_lines
 
@@ -60,7 +59,7 @@ def main() -> None:
                 sweep.kill()
             sweep.wait()
         code = start(home, "killed", options.launcher).wait()
-        same = contents(home / "sweeps" / "killed") == contents(home / "sweeps" / "undisturbed")
+        same = csv_of(home / "sweeps" / "killed") == csv_of(home / "sweeps" / "undisturbed")
         print(f"killed {killed}: exit code {code}, the table is {'the same' if same else 'ANOTHER'}")
         sys.exit(0 if same and not code else 1)
 
@@ -80,12 +79,6 @@ def pids(pattern: str) -> list[int]:
     """Return the processes whose command line matches."""
     found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False).stdout.split()
     return [int(pid) for pid in found if int(pid) != os.getpid()]
-
-
-def contents(path: Path) -> str:
-    """Return the table of a sweep without its times."""
-    frame = table.frame_of(read_sweep(path))
-    return table.write(frame[[name for name in frame.columns if not name.endswith(("seconds", "tokens_per_second"))]])
 
 
 if __name__ == "__main__":

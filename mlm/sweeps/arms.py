@@ -4,7 +4,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -48,6 +49,20 @@ def short(overrides: str) -> str:
 def key_of(arm: Arm) -> str:
     """Return a text that is equal for equal arms."""
     return json.dumps(arm, sort_keys=True)
+
+
+def ranked(values: Iterable[tuple[Arm, float | None]], mode: Mode) -> list[Arm]:
+    """Return the arms that have values, the best first, by the mean of these.
+
+    Arms with fewer values come last: a mean over the lucky seeds alone says nothing.
+    """
+    by_key: dict[str, tuple[Arm, list[float]]] = {}
+    for arm, value in values:
+        if value is not None:
+            by_key.setdefault(key_of(arm), (arm, []))[1].append(value)
+    sign = 1 if mode == "min" else -1
+    order = sorted(by_key.values(), key=lambda found: (-len(found[1]), sign * statistics.fmean(found[1])))
+    return [arm for arm, _ in order]
 
 
 def grid(search: Search) -> list[Arm]:

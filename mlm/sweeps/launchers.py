@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,9 +19,10 @@ from typing import Any
 from configs.extras import require
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
-from mlm.sweeps.trials import FAILED, OUTPUT, Sweep, Trial, cores_here, read_sweep
+from mlm.sweeps.trials import FAILED, OUTPUT, Sweep, Trial, read_sweep
 from mlm.tracking import run_directory
 from tokenizer.shards.cluster import cluster
+from tokenizer.shards.workers import cores_here
 
 _RESUMED = ("mlm.pretrain",)
 """Commands that resume an unfinished run; the others repeat it."""
@@ -88,7 +88,7 @@ def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Ite
 
 def shared_cores(trials_at_once: int, count: int) -> list[frozenset[int]]:
     """Return the cores of each of the trials that run at the same time: their own, as far as there are enough."""
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(cores_here()))
+    there = cores_here()
     places = range(0, trials_at_once * count, count)
     return [frozenset(there[(first + n) % len(there)] for n in range(count)) for first in places]
 
@@ -166,7 +166,7 @@ def execute(
                 start_new_session=True,  # Ctrl-C is for the sweep to act on
             )
         processes.running.add(process)
-        code = _wait(process, processes)
+        code = process.wait()
         processes.running.discard(process)
         if code == 0 or processes.ending:
             return
@@ -174,12 +174,6 @@ def execute(
             break
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
     write_text(failure, "\n".join(lines or [f"ended with code {code}, without a word"]) + "\n")
-
-
-def _wait(process: "subprocess.Popen[bytes]", processes: _Processes) -> int:
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(_POLL_SECONDS if threading.current_thread() is not threading.main_thread() else None)
 
 
 def next_arguments(sweep: Sweep, trial: Trial, until: int | None) -> list[str] | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from mlm.checkpoint import checkpoint
 from mlm.sweeps import arms
-from mlm.sweeps.ranking import ranked
 from mlm.sweeps.trials import Sweep, TrialRecord
 from mlm.tracking import run_directory
 
@@ -16,7 +15,7 @@ from mlm.tracking import run_directory
 def overview(sweep: Sweep) -> dict[str, Any]:
     """Return the state of a sweep and of its trials."""
     records, config = sweep.records(), sweep.config
-    best = ranked(records, config.metric, config.mode)[:1]
+    best = sweep.ranked(config.metric, config.mode)[:1]
     return {
         "state": "running" if run_directory.owner(sweep.path) else "stopped" if _left(records) else "finished",
         "owner": run_directory.owner(sweep.path),

@@ -1,7 +1,6 @@
 """A sweep as a function: plan the arms, run their trials, and go on from the best ones stage by stage."""
 
 import logging
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,8 @@ from configs.streams import messages
 from mlm.sweeps import arms
 from mlm.sweeps.arms import Arm
 from mlm.sweeps.check import check
-from mlm.sweeps.config import Random, Stage, SweepConfig
+from mlm.sweeps.config import Grid, Random, Stage, SweepConfig
 from mlm.sweeps.launchers import LAUNCHERS
-from mlm.sweeps.ranking import ranked
 from mlm.sweeps.trials import CONFIG, FAILED, Sweep, Trial, TrialRecord, opened
 from mlm.tracking import run_directory
 
@@ -96,7 +94,7 @@ def _check_metrics(config: SweepConfig) -> None:
 
 
 def _check_stages(config: SweepConfig) -> None:
-    there = len(first_arms(config)) if config.sampler.kind == "grid" else getattr(config.sampler, "arms", 0)
+    there = len(first_arms(config)) if isinstance(config.sampler, Grid) else config.sampler.arms
     for number, stage in enumerate(config.stages, start=1):
         for take in stage.take:
             if take.count > there:
@@ -111,10 +109,9 @@ def first_arms(config: SweepConfig) -> list[Arm]:
 
 def next_arms(found: Sweep, number: int, stage: Stage) -> list[Arm]:
     """Return the arms of a stage: the best ones of the stage before, each with every further value."""
-    before = [record for record in found.records() if record.trial.stage == number - 1]
     taken: dict[str, Arm] = {}
     for take in stage.take:
-        best = ranked(before, take.metric, take.mode)[: take.count]
+        best = found.ranked(take.metric, take.mode, number - 1)[: take.count]
         taken |= {arms.key_of(arm): arm for arm in best}
     if not taken:
         raise UserError(f"stage {number} has nothing to go on from: no trial of the stage before has a result")
@@ -168,21 +165,12 @@ def _promoted(found: Sweep, trials: Sequence[Trial], steps: int) -> list[Trial]:
     """Return the trials of the arms that are best after so many steps."""
     halving = found.config.halving
     assert halving is not None
-    sign = 1 if halving.mode == "min" else -1
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(arms.key_of(trial.arm), []).append(trial)
-
-    def badness(group: Sequence[Trial]) -> float:
-        values = [found.compared_at(trial, steps) for trial in group]
-        known = [value for value in values if value is not None]
-        return sign * statistics.fmean(known) if known else math.inf
-
-    if all(found.compared_at(trial, steps) is None for trial in trials):
+    best = arms.ranked(((trial.arm, found.compared_at(trial, steps)) for trial in trials), halving.mode)
+    if not best:
         raise UserError(f"no trial was evaluated at step {steps} or later: lower halving.steps, or see {found.path}")
-    best = sorted(groups.values(), key=badness)[: max(round(len(groups) * halving.keep), 1)]
-    kept = {trial.number for group in best for trial in group}
-    return [trial for trial in trials if trial.number in kept]
+    count = len({arms.key_of(trial.arm) for trial in trials})
+    kept = set(map(arms.key_of, best[: max(round(count * halving.keep), 1)]))
+    return [trial for trial in trials if arms.key_of(trial.arm) in kept]
 
 
 def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
@@ -200,7 +188,7 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
         for trial in LAUNCHERS[config.launcher](found, waiting, until):
             record = found.record(trial)
             shown.update()
-            best = ranked(found.records(), config.metric, config.mode)[:1]
+            best = found.ranked(config.metric, config.mode)[:1]
             shown.set_postfix_str(f"best {arms.label(best[0])}" if best else "")
             if record.last_lines:
                 logger.warning(

@@ -9,7 +9,6 @@ SWEEP/cache/              tokenizers and shards, which the trials share
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any, Literal
 
 from configs import UserError, dump, read
 from configs.files import write_text
-from mlm.sweeps.arms import Arm, overrides_of
-from mlm.sweeps.config import CommandName, SweepConfig
+from mlm.sweeps.arms import Arm, overrides_of, ranked
+from mlm.sweeps.config import CommandName, Mode, SweepConfig
 from mlm.tracking import run_directory
+from tokenizer.shards.workers import cores_here
 
 CONFIG, PLAN, OUTPUT, FAILED = "sweep.yaml", "plan.jsonl", "output", "failed"
 State = Literal["waiting", "running", "unfinished", "finished", "failed"]
@@ -59,8 +59,6 @@ class TrialRecord:
     """The numbers in its results.json by their dotted names; empty until it is finished."""
     progress: float
     """Share of its budget that is used."""
-    step: int
-    """Steps that its last record tells."""
     last_lines: str
     """The end of its output, if it failed."""
 
@@ -98,14 +96,14 @@ class Sweep:
         run, failure = self.run_of(trial), self.path / FAILED / f"{trial.name}.txt"
         if run is None:
             lines = failure.read_text(encoding="utf-8") if failure.exists() else ""
-            return TrialRecord(trial, "failed" if lines else "waiting", None, {}, 0.0, 0, lines)
+            return TrialRecord(trial, "failed" if lines else "waiting", None, {}, 0.0, lines)
         if (run / run_directory.RESULTS).exists():
             results = dict(numbers(run_directory.read_json(run / run_directory.RESULTS)))
-            return TrialRecord(trial, "finished", run, results, 1.0, int(results.get("steps") or 0), "")
+            return TrialRecord(trial, "finished", run, results, 1.0, "")
         train = run_directory.newest_records(run / run_directory.METRICS).get("train", {})
         lines = failure.read_text(encoding="utf-8") if failure.exists() else ""
         state: State = "failed" if lines else "running" if run_directory.owner(run) else "unfinished"
-        return TrialRecord(trial, state, run, {}, train.get("progress") or 0.0, train.get("step") or 0, lines)
+        return TrialRecord(trial, state, run, {}, train.get("progress") or 0.0, lines)
 
     def run_of(self, trial: Trial) -> Path | None:
         """Return the run of a trial: the finished one if there is one, else the newest; None if there is none."""
@@ -116,6 +114,11 @@ class Sweep:
         """Return the arguments of a trial's command, for a new run."""
         seed = SEED[self.config.command].format(trial.seed)
         return [*self.config.base, *overrides_of(trial.arm), seed, f"name={trial.name}", f"runs={self.path}"]
+
+    def ranked(self, metric: str, mode: Mode, stage: int | None = None) -> list[Arm]:
+        """Return the arms, of one stage or of all, that have results, the best first."""
+        chosen = (one for one in self.records() if stage in (None, one.trial.stage))
+        return ranked(((one.trial.arm, one.results.get(metric)) for one in chosen), mode)
 
     def failures(self) -> list[Trial]:
         """Return the trials that failed."""
@@ -160,16 +163,11 @@ def opened(config: SweepConfig) -> Sweep:
     elif path.exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and holds no sweep: choose another name")
     elif config.cores is None:  # a step is cut by the number of threads: it stays what it was when the sweep began
-        config = config.model_copy(update={"cores": max(cores_here() // config.trials_at_once, 1)})
+        config = config.model_copy(update={"cores": max(len(cores_here()) // config.trials_at_once, 1)})
     path.mkdir(parents=True, exist_ok=True)
     if not (path / CONFIG).exists():
         write_text(path / CONFIG, dump(config))
     return Sweep(path, config)
-
-
-def cores_here() -> int:
-    """Return the number of cores of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -31,8 +31,12 @@ Answer = TypeVar("Answer")
 
 def default_workers() -> int:
     """Return the number of processes worth starting beside this one, which works too: none on a single core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores - 1, _MAXIMUM_WORKERS)
+    return min(len(cores_here()) - 1, _MAXIMUM_WORKERS)
+
+
+def cores_here() -> list[int]:
+    """Return the numbers of the cores of this machine that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 class Workers(Generic[Request, Answer]):

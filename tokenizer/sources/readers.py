@@ -76,6 +76,8 @@ def texts(path: AnyPath, config: TextFileConfig) -> Iterator[str]:
         found = texts_of_rows(rows, options.columns)
         yield from itertools.chain.from_iterable(_parts(text, path) for text in found)
         return
+    if config.only:
+        raise UserError(f"{path} has no columns to choose rows by: remove text.source.only, or name a table")
     with files.opened(path) as file:
         lines = options.lines(path, file, LONGEST_DOCUMENT)
         found = _documents(lines, path, paragraphs=config.document == "paragraph")

@@ -12,7 +12,6 @@ from configs import UserError, changed, listed
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
 from mlm.sweeps import arms
-from mlm.sweeps.ranking import ranked
 from mlm.sweeps.report import plots, table
 from mlm.sweeps.report.text import tables
 from mlm.sweeps.trials import Sweep, TrialRecord, evaluations
@@ -43,7 +42,7 @@ def report(sweep: Sweep) -> str:
         old.unlink()
     plots.draw_settings(frame, config, folder)
     plots.draw_parallel(frame, config, folder / "parallel_coordinates.png")
-    if curves := _curves(records, ranked(finished, config.metric, config.mode)):
+    if curves := _curves(records, sweep.ranked(config.metric, config.mode)):
         plots.draw_curves(curves, folder / "learning_curves.png")
     _write_hparams(frame, sweep, folder / BOARD)
     return text
@@ -72,7 +71,7 @@ def _failures(sweep: Sweep, records: list[TrialRecord]) -> Iterator[str]:
 
 def _best(sweep: Sweep, finished: list[TrialRecord]) -> str:
     """Return the configuration of the best arm's first trial as a recipe."""
-    best = arms.key_of(ranked(finished, sweep.config.metric, sweep.config.mode)[0])
+    best = arms.key_of(sweep.ranked(sweep.config.metric, sweep.config.mode)[0])
     record = next(one for one in finished if arms.key_of(one.trial.arm) == best)
     assert record.run is not None
     head = f"# The best arm of the sweep {sweep.config.name} by {sweep.config.metric}: {arms.label(record.trial.arm)}."

@@ -6,7 +6,7 @@ the order of the data, so a paired difference is surer than the difference of tw
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas
@@ -102,7 +102,7 @@ def summarise(frame: pandas.DataFrame, config: SweepConfig) -> list[ArmSummary]:
         )
     others = [n for n, one in enumerate(found) if one.p_value is not None and (one.stage, _key(one.arm)) not in primary]
     for place, corrected in zip(others, holm([found[n].p_value or 0.0 for n in others]), strict=True):
-        found[place] = ArmSummary(**{**vars(found[place]), "p_value": corrected})
+        found[place] = replace(found[place], p_value=corrected)
     return found
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mlm.sweeps.config import SweepConfig
+from mlm.sweeps.report import table
 from mlm.sweeps.sweep import first_arms
-from mlm.sweeps.trials import Sweep, Trial, opened
+from mlm.sweeps.trials import Sweep, Trial, opened, read_sweep
 
 Result = Mapping[str, float] | None
 """Held-out numbers of a trial; None: it failed."""
@@ -36,3 +37,9 @@ def finish(sweep: Sweep, trial: Trial, result: Result) -> None:
     (run / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
     values = {"heldout": dict(result), "steps": 10, "seconds": 1.5, "baselines": {"unigram": {"loss": 7.0}}}
     (run / "results.json").write_text(json.dumps(values))
+
+
+def csv_of(path: Path) -> str:
+    """Return the table of a sweep without its times."""
+    frame = table.frame_of(read_sweep(path))
+    return table.write(frame[[name for name in frame.columns if not name.endswith(("seconds", "per_second"))]])

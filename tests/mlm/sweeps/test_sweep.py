@@ -17,11 +17,10 @@ from mlm import sweep as command
 from mlm.sweeps import arms, launchers
 from mlm.sweeps.check import check
 from mlm.sweeps.config import SweepConfig
-from mlm.sweeps.report import table
 from mlm.sweeps.sweep import METRICS, checked, first_arms, next_arms, sweep
 from mlm.sweeps.trials import Sweep, Trial, numbers, read_sweep
 from tests import processes
-from tests.mlm.sweeps.samples import finish, swept
+from tests.mlm.sweeps.samples import csv_of, finish, swept
 from tests.mlm.test_pretrain import TINY
 from tests.tokenizer.samples import prose, write_lines
 
@@ -38,12 +37,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def config_of(**settings: Any) -> SweepConfig:
     return SweepConfig.model_validate({"base": BASE, "search": ACTIVATIONS, **settings}, strict=False)
-
-
-def csv_of(path: Path) -> str:
-    """Return the table of a sweep without its times."""
-    frame = table.frame_of(read_sweep(path))
-    return table.write(frame[[name for name in frame.columns if not name.endswith(("seconds", "per_second"))]])
 
 
 def test_a_sweep_that_is_killed_ends_with_the_same_table_and_repeats_no_finished_trial(folder: Path) -> None:
@@ -76,8 +69,8 @@ def test_halving_runs_the_best_arms_alone_to_their_end(folder: Path, capsys: pyt
     halving = {"steps": [10], "keep": 0.4}
     path = sweep(config_of(name="halved", search=search, halving=halving, trials_at_once=2, cores=1))
     found = read_sweep(path)
-    states = {record.trial.arm["optim.lr"]: (record.state, record.step) for record in found.records()}
-    assert states == {"3e-3": ("finished", 20), "1e-9": ("unfinished", 10), "2e-9": ("unfinished", 10)}
+    states = {record.trial.arm["optim.lr"]: (record.state, record.progress) for record in found.records()}
+    assert states == {"3e-3": ("finished", 1.0), "1e-9": ("unfinished", 0.5), "2e-9": ("unfinished", 0.5)}
     whole = sweep(config_of(name="whole", search={"optim.lr": ("3e-3",)}, cores=1))
     (paused,), (straight,) = (
         [json.loads(one.read_text()) for one in folder.glob(f"{place}/*/results.json")]

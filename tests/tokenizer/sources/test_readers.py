@@ -123,6 +123,8 @@ def test_only_the_chosen_rows_are_read(tmp_path: Path) -> None:
     assert read(path, only={"year": "1999"}) == []
     with pytest.raises(UserError, match=r"line 1: no column 'meta\.kind'; there are: text, year, meta: name .* only"):
         read(path, only={"meta.kind": "Books3"})
+    with pytest.raises(UserError, match=r"a\.txt has no columns to choose rows by"):
+        read(write(tmp_path, "a.txt", "one\n"), only={"year": "2021"})
     path = write(tmp_path, "a.csv", "text,meta.set\none,x\ntwo,y\n")
     assert read(path, only={"meta.set": "y"}) == ["two"]
 
