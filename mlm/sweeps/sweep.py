@@ -176,7 +176,10 @@ def _promoted(found: Sweep, trials: Sequence[Trial], steps: int) -> list[Trial]:
 def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
     """Run the trials that are not done, and show the progress and the best result so far."""
     config = found.config
-    waiting = [trial for trial in trials if found.record(trial).state != "finished"]
+    records = [found.record(trial) for trial in trials]
+    for record in records:
+        _check_written(config, record)
+    waiting = [record.trial for record in records if record.state != "finished"]
     if not waiting:
         return
     for trial in waiting:  # they are tried again
