@@ -104,12 +104,12 @@ def test_halving_runs_the_best_arms_alone_to_their_end(
 def test_a_failed_trial_tells_its_last_lines_and_too_many_end_the_sweep(folder: Path) -> None:
     search = {"text.source.paths": ("corpus.txt", "none.txt")}
     with pytest.raises(UserError, match=r"1 trials failed \(0001\), and most_failures is 0"):
-        sweep(config_of(name="failing", search=search, most_failures=0, seeds=[3], trials_at_once=2))
+        sweep(config_of(name="failing", search=search, most_failures=0, seeds=[3]))
     good, bad = read_sweep(folder / "runs" / "sweeps" / "failing").records()
     assert (good.state, bad.state) == ("finished", "failed")
     assert bad.last_lines.splitlines()[-1].partition("none.txt: ")[2].startswith("no such file")
     write_lines(folder / "none.txt", prose(300, seed=5))
-    path = sweep(config_of(name="failing", search=search, most_failures=0, seeds=[3], trials_at_once=2))
+    path = sweep(config_of(name="failing", search=search, most_failures=0, seeds=[3]))
     assert [record.state for record in read_sweep(path).records()] == ["finished", "finished"]
 
 
