@@ -321,7 +321,8 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     scores |= warm_start.scores_at_start(config, records)
     scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
     scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
-    scores |= {"corpora": read} if (read := task.read_after(end.step)) else {}
+    for name, amounts in task.read_after(end.step).items():
+        scores["corpora"][name] |= amounts
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")

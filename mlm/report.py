@@ -18,7 +18,8 @@ examples:
 
 The report is a folder in that of the sweep: results.csv (a row a trial), report.md, plots, and best.yaml, which the
 swept command takes. A page has its tables between <!-- table: NAME --> and <!-- end -->: that of the recipe
-configs/sweep/NAME.yaml, from study/NAME.csv beside the page.
+configs/sweep/NAME.yaml, from study/NAME.csv beside the page. Settings of the sweep may stand behind the name, such as
+metric=heldout.accuracy mode=max.
 """
 
 

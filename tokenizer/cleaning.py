@@ -22,7 +22,9 @@ from tokenizer.cached_encoder import normalise_by
 from tokenizer.sources import Document, Documentation, Files, Mixture, Source, hash_texts
 
 Side = Literal["train", "heldout"]
-Reason = Literal["duplicate documents", "short sentences", "long sentences", "duplicate sentences"]
+Reason = Literal[
+    "duplicate documents", "short sentences", "long sentences", "duplicate sentences", "sentences beyond most_words"
+]
 """Reasons for which cleaning drops text."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 AsRead = Callable[[str], str]
@@ -37,7 +39,7 @@ HASH_BYTES = 16
 """Size of the hash that stands for a text among those seen."""
 BATCH_CHARACTERS = 500_000
 """Characters of the documents that are cleaned together, about."""
-DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES = range(len(REASONS))
+DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES, _BEYOND = range(len(REASONS))
 """Index of each reason in REASONS."""
 
 
@@ -57,6 +59,9 @@ class TextConfig(Config):
     deduplicate: Literal["none", "documents", "sentences"] = "documents"
     """Drop each document, or each sentence, that repeats an earlier one. Texts are equal if the tokenizer reads them
     alike: normalised and lower-cased as it does, whatever their white space."""
+    most_words: int | None = Field(default=None, ge=1)
+    """Largest number of white-space-separated words to train on: the first ones, in whole sentences; null: all. The
+    held-out side does not depend on it, so the source is read to its end."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
     """Share of the documents that is never trained on, chosen by a hash of their text: the same on every machine, and
     for equal texts. Where all documents fall to one side, as a single one does, their sentences are shared out."""
@@ -65,6 +70,8 @@ class TextConfig(Config):
     def _lengths_leave_something(self) -> Self:
         if self.maximum_words is not None and self.maximum_words < self.minimum_words:
             raise ValueError(f"minimum_words={self.minimum_words} is over maximum_words={self.maximum_words}")
+        if self.most_words is not None and isinstance(self.source, Mixture):
+            raise ValueError("most_words is of one source, not of a mixture: encode each of its parts, for data.shards")
         return self
 
     def absolute(self) -> Self:
@@ -75,7 +82,8 @@ class TextConfig(Config):
 
     def fingerprint(self) -> str:
         """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""
-        return hash_texts(str(_FORMAT), self.model_dump_json(exclude={"source"}), self.source.fingerprint())
+        unset = {"most_words"} if self.most_words is None else set[str]()  # fingerprints are older than this setting
+        return hash_texts(str(_FORMAT), self.model_dump_json(exclude={"source", *unset}), self.source.fingerprint())
 
 
 def fingerprint_as_read(fingerprint: str, normalizer: Normalizer | None) -> str:
@@ -160,14 +168,16 @@ def clean_documents(
 ) -> Iterator[CleanDocument]:
     """Yield the cleaned documents of which a sentence is left, and add their hashes to `seen`.
 
-    `dropped` is increased by the numbers dropped. The other arguments are those of `split_documents`; with
-    `at_sentences` each part of a document on one side is a document.
+    `dropped` is increased by the numbers dropped. Each call counts `text.most_words` anew. The other arguments are
+    those of `split_documents`; with `at_sentences` each part of a document on one side is a document.
     """
+    dropped = Counter() if dropped is None else dropped
+    training_words = 0
     for batch in batch_documents(documents):
         all_sentences, table = split_documents(text, batch, as_read, at_sentences=at_sentences)
-        kept, newly_dropped = drop_duplicates(table, text, seen)
-        if dropped is not None:
-            dropped.update(newly_dropped)
+        kept = drop_duplicates(table, text, seen, dropped)
+        kept = drop_beyond(table, text, kept, training_words, dropped)
+        training_words += int(table.words[kept & ~table.heldout].sum())
         kept_sentences, lengths = itertools.compress(all_sentences, kept), kept_lengths(table, kept)
         sides = table.heldout[kept][np.cumsum(lengths) - lengths]  # of the first sentence of each
         for length, heldout in zip(lengths.tolist(), sides.tolist(), strict=True):
@@ -242,20 +252,40 @@ def split_documents(
 
 
 def drop_duplicates(
-    table: SentenceTable, text: TextConfig, seen: SeenHashes
-) -> tuple[NDArray[np.bool_], dict[Reason, int]]:
-    """Return True for each sentence that is kept, not being in `seen`, and the numbers dropped; add it to `seen`."""
-    kept, dropped = np.ones(table.lengths.sum(), np.bool_), table.dropped.copy()
+    table: SentenceTable, text: TextConfig, seen: SeenHashes, dropped: Counter[Reason]
+) -> NDArray[np.bool_]:
+    """Return True for each sentence that is kept, not being in `seen`; add it to `seen`, and count the others."""
+    kept, by_document = np.ones(table.lengths.sum(), np.bool_), table.dropped.copy()
     if text.deduplicate == "documents":
         is_new = seen.add(table.hashes)
-        dropped[~is_new] = 0
-        dropped[~is_new, DUPLICATE_DOCUMENTS] = 1
+        by_document[~is_new] = 0
+        by_document[~is_new, DUPLICATE_DOCUMENTS] = 1
         kept = np.repeat(is_new, table.lengths)
-    numbers = dropped.sum(axis=0)
+    numbers = by_document.sum(axis=0)
     if text.deduplicate == "sentences":
         kept = seen.add(table.hashes)
         numbers[_DUPLICATE_SENTENCES] = len(kept) - kept.sum()
-    return kept, dict(zip(REASONS, numbers.tolist(), strict=True))
+    dropped.update(dict(zip(REASONS, numbers.tolist(), strict=True)))
+    return kept
+
+
+def drop_beyond(
+    table: SentenceTable,
+    text: TextConfig,
+    kept: NDArray[np.bool_],
+    training_words: int,
+    dropped: Counter[Reason],
+) -> NDArray[np.bool_]:
+    """Return True for each kept sentence within `text.most_words`, `training_words` before it; count the others."""
+    if text.most_words is None:
+        return kept
+    reason = REASONS[_BEYOND]
+    is_training = kept & ~table.heldout
+    total = training_words + np.cumsum(table.words * is_training)
+    # After the first sentence that is too long no shorter one is taken, wherever a batch ends.
+    is_beyond = is_training & ((total > text.most_words) | (dropped[reason] > 0))
+    dropped[reason] += int(is_beyond.sum())
+    return kept & ~is_beyond
 
 
 def kept_lengths(table: SentenceTable, kept: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from configs import UserError, command
 from tokenizer import cleaning, command_line, vocabulary
+from tokenizer.cleaning import TextConfig
 from tokenizer.shards import rows
 from tokenizer.shards.build import BuildOptions, build
 from tokenizer.shards.cluster import cluster
@@ -89,21 +90,25 @@ def _workers(text: str) -> tuple[bool, int | None]:
     return bool(found["ray"]), int(count) if count else None
 
 
-def _check(given: argparse.Namespace) -> None:
+def _check(given: argparse.Namespace, text: TextConfig) -> None:
     by_ray, count = given.workers
     if by_ray and count is not None and (given.address or not count):
         raise UserError("--workers ray:NUMBER starts so many processes here, one or more; a cluster has its own number")
     if not by_ray and (given.address or given.part_megabytes):
         raise UserError("--address and --part-megabytes are of Ray: add --workers ray")
+    if isinstance(text.source, Mixture):
+        raise UserError("text.source.kind=mixture: shards are of one corpus: encode each of its sources")
+    if by_ray and text.most_words is not None:
+        raise UserError(
+            "text.most_words counts through all of the text, and Ray's tasks read parts: leave --workers out"
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     given = parse(arguments)
-    _check(given)
     text = command_line.configuration(command_line.TextOptions, given.files, []).text.absolute()
-    if isinstance(text.source, Mixture):
-        raise UserError("text.source.kind=mixture: shards are of one corpus: encode each of its sources")
+    _check(given, text)
     start = time.monotonic()
     tokenizer = vocabulary.load(given.tokenizer)
     by_ray, count = given.workers

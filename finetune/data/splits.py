@@ -23,6 +23,8 @@ class Fractions(Config):
     """Share of the training data that chooses the best weights; 0: no such part, and the last weights are kept."""
     test: float = Field(0.1, gt=0, lt=1)
     """Share of the training data on which the result is measured."""
+    train: float = Field(1.0, gt=0, le=1)
+    """Share of the rest that is trained on, to see how far fewer labelled texts would do."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the choice."""
 
@@ -41,6 +43,8 @@ class Fractions(Config):
             share /= 1 - self.test  # relative to the rest after the test part
         if validation is None:
             train, validation = _split_off(train, share, self.seed, dataset.class_names)
+        if self.train < 1:
+            _, train = _split_off(train, self.train, self.seed, dataset.class_names)
         return [DataSplit(train, validation, test)]
 
 

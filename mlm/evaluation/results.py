@@ -1,12 +1,13 @@
 """The results of a finished run: held-out scores beside those of baselines, and a summary."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlm.config import PretrainConfig
-from mlm.data.batches import Batch
-from mlm.data.corpus import Corpus
+from mlm.data.batches import IGNORED, Batch
+from mlm.data.corpus import Corpus, corpus_at
 from mlm.distributed.world import World
 from mlm.evaluation.bits_per_byte import (
     COUNTED_WORDS,
@@ -21,12 +22,49 @@ from mlm.objectives.masked import MaskedLMTask
 
 
 def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
-    """Return the model's and the baselines' scores on the held-out text, and what cleaning dropped, by reason."""
-    heldout: dict[str, float | None] = dict(task.evaluate(model))
-    if config.evaluation.words:
-        heldout |= measure_bits_per_byte(config, corpus, model, task.world)
-    baselines = measure_baselines(config, corpus, task.heldout)
-    return {"heldout": heldout, "baselines": baselines, "dropped": dict(corpus.manifest.dropped)}
+    """Return the model's and the baselines' scores on the held-out text, and what cleaning dropped, by reason.
+
+    Beside these are the model's scores on each corpus of a mixture, `corpora`, where its parts have names.
+    """
+    measured = {
+        "heldout": _measure_heldout(config, corpus, task, model),
+        "baselines": measure_baselines(config, corpus, task.heldout),
+        "dropped": dict(corpus.manifest.dropped),
+    }
+    if len(corpus.config) == 1 and corpus.config[0].name is None:
+        return measured
+    corpora: dict[str, dict[str, float | None]] = {}
+    for number, part in enumerate(corpus.config):
+        rows = [found for batch in task.heldout if (found := _rows_of(number, batch)).targets]
+        own = replace(task, heldout=rows, corpora=())
+        corpora[part.label] = _measure_heldout(
+            config, corpus_at([part], config.data.row_length, corpus.cache), own, model
+        )
+    return {**measured, "corpora": corpora}
+
+
+def _rows_of(number: int, batch: Batch) -> Batch:
+    """Return the rows of one corpus of a mixture."""
+    if batch.corpora_B is None:
+        return batch
+    mine_B = batch.corpora_B == number
+    labels_BM, segments_BL = batch.labels_BM[mine_B], batch.segments_BL[mine_B]
+    return Batch(
+        batch.ids_BL[mine_B],
+        segments_BL,
+        batch.positions_BL[mine_B],
+        batch.predicted_BM[mine_B],
+        labels_BM,
+        targets=int((labels_BM != IGNORED).sum()),
+        tokens=int((segments_BL > 0).sum()),
+    )
+
+
+def _measure_heldout(
+    config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel
+) -> dict[str, float | None]:
+    bits = measure_bits_per_byte(config, corpus, model, task.world) if config.evaluation.words else {}
+    return {**task.evaluate(model), **bits}
 
 
 def measure_baselines(
@@ -44,17 +82,27 @@ def measure_baselines(
 def measure_bits_per_byte(
     config: PretrainConfig, corpus: Corpus, model: MaskedLanguageModel, world: World
 ) -> dict[str, float | None]:
-    """Return the bits per byte of hidden words, given the numbers of their tokens and in all; None without words."""
+    """Return the bits per byte of hidden words, given the numbers of their tokens and in all; None without words.
+
+    The bits per sentence are the latter by the mean bytes of the held-out sentences: they compare languages on the same
+    translated sentences.
+    """
     settings, tokenizer = config.evaluation, corpus.tokenizer
     sentences = sentences_of([one.heldout for one in corpus.shards], tokenizer)
     words = choose_words(sentences, settings.words, settings.window_bytes)
     if not words:
-        return dict.fromkeys(("bits_per_byte", "complete_bits_per_byte"))
+        return dict.fromkeys(("bits_per_byte", "complete_bits_per_byte", "bits_per_sentence"))
     training = sentences_of([one.train for one in corpus.shards], tokenizer, COUNTED_WORDS)
     counted = choose_words(training, COUNTED_WORDS, settings.window_bytes)
     given = bits_per_byte(model, tokenizer, words, config.data.row_length, world)
     count = count_bits_per_byte(tokenizer, words, counted, settings.window_bytes)
-    return {"bits_per_byte": given, "complete_bits_per_byte": given + count}
+    sizes = [one.manifest.heldout for one in corpus.shards]
+    bytes_per_sentence = sum(one.text_bytes for one in sizes) / sum(one.sentences for one in sizes)
+    return {
+        "bits_per_byte": given,
+        "complete_bits_per_byte": given + count,
+        "bits_per_sentence": (given + count) * bytes_per_sentence,
+    }
 
 
 def bits_line(bits: Mapping[str, float | None]) -> str:
@@ -84,8 +132,8 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
     for name, scores in table.items():
         lines.append(f"{name:24}{shown(scores['loss'], '.3f'):>12}{shown(scores['accuracy'], '.1%'):>10}")
     for name, read in results.get("corpora", {}).items():
-        told = f"read {read['epochs']:.2f} times, {read['tokens']:,.0f} tokens"
-        lines.append(f"{f'  of {name}':24}{shown(heldout[f'loss/{name}'], '.3f'):>12}{'':10}  {told}")
+        told = f"  read {read['epochs']:.2f} times, {read['tokens']:,.0f} tokens" if "epochs" in read else ""
+        lines.append(f"{f'  of {name}':24}{shown(read['loss'], '.3f'):>12}{shown(read['accuracy'], '.1%'):>10}{told}")
     if "bits_per_byte" in heldout:
         lines.append(f"{'bits per hidden byte':24}{bits_line(heldout):>12}")
     blanks = "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:"

@@ -21,21 +21,28 @@ _TRIES = 1000
 
 def overrides_of(arm: Arm) -> list[str]:
     """Return the overrides, `section.key=value`, that set the values of an arm."""
-    found: list[str] = []
-    for key, value in arm.items():
-        found += value if is_overrides(value) else [f"{key}={as_override(value)}"]
-    return found
+    return [word for key, value in arm.items() for word in overrides_in(value) or [f"{key}={as_override(value)}"]]
 
 
-def is_overrides(value: Any) -> bool:
-    """Return True for a list of overrides, which sets more than one setting or another than its key."""
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, str) and "=" in v for v in value)
+def overrides_in(value: Any) -> list[str]:
+    """Return the overrides of a value that is a list of them, or a name with such a list; none of any other value."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        (value,) = value.values()
+    is_list = isinstance(value, list | tuple) and all(isinstance(word, str) and "=" in word for word in value)
+    return list(value) if is_list else []
+
+
+def cell(value: Any) -> str:
+    """Return a value as it stands in a table: overrides by their name if they have one."""
+    if overrides := overrides_in(value):
+        return next(iter(value)) if isinstance(value, Mapping) else " ".join(overrides)
+    return as_override(value)
 
 
 def label(arm: Arm) -> str:
     """Return an arm as short text: the last parts of the names of its settings, and their values."""
     return ", ".join(
-        short(" ".join(value)) if is_overrides(value) else f"{key.rpartition('.')[2]}={as_override(value)}"
+        short(cell(value)) if overrides_in(value) else f"{key.rpartition('.')[2]}={cell(value)}"
         for key, value in arm.items()
     )
 

@@ -38,17 +38,23 @@ def _names_settings(search: dict[str, Any]) -> dict[str, Any]:
     for key, values in search.items():
         if not re.fullmatch(r"[\w.-]+", key):
             raise ValueError(f"{key!r} is no name of a setting: use letters, digits, points, - and _")
-        texts = () if isinstance(values, Range) else (v for v in values if isinstance(v, list | tuple))
-        for name in (key, *(str(text).partition("=")[0] for value in texts for text in value)):
+        listed = [] if isinstance(values, Range) else values
+        lists = [one for value in listed for one in (value.values() if isinstance(value, dict) else [value])]
+        words = [str(word) for one in lists if isinstance(one, list | tuple) for word in one]
+        for name in (key, *(word.partition("=")[0] for word in words)):
             if name.rpartition(".")[2] in ("seed", "seeds"):
                 raise ValueError(f"{name} is no setting to search: name the seeds of every arm's trials in seeds")
             if name in ("name", "runs"):
                 raise ValueError(f"{name} is no setting to search: the sweep names its runs")
+        names = [next(iter(value)) for value in listed if isinstance(value, dict) and len(value) == 1]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{key}: two values are called {twice[0]!r}: give one another name")
     return search
 
 
 Search = Annotated[dict[str, Range | Annotated[tuple[Any, ...], Field(min_length=1)]], AfterValidator(_names_settings)]
-"""Values by setting. A value that is a list of `section.key=value` texts sets all of these; its key is only a name."""
+"""Values by setting. A value that is a list of `section.key=value` texts sets all of these; its key is only a name.
+Such a list may have a name, {wide: [...]}, by which tables call it."""
 
 
 class Grid(Config):

@@ -110,7 +110,13 @@ def first(home: Path) -> Path:
 
 def test_a_run_directory_holds_the_documented_files(first: Path) -> None:
     values = results(first)
-    assert set(values["heldout"]) == {"loss", "accuracy", "bits_per_byte", "complete_bits_per_byte"}
+    assert set(values["heldout"]) == {
+        "loss",
+        "accuracy",
+        "bits_per_byte",
+        "complete_bits_per_byte",
+        "bits_per_sentence",
+    }
     assert set(values["baselines"]["unigram"]) == set(values["baselines"]["bigram"]) == {"loss", "accuracy"}
     assert values["steps"] == 60
     assert values["heldout"]["loss"] < values["baselines"]["unigram"]["loss"]

@@ -93,7 +93,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 
 def read(path: Path, **settings: object) -> list[str]:
     """Return the texts of a file as pretraining reads them, without the ends of lines."""
-    return [text.rstrip("\r\n") for text in texts(path, TextFileConfig(**settings))]  # type: ignore[arg-type]
+    return [text.rstrip("\r\n") for text, _ in texts(path, TextFileConfig(**settings))]  # type: ignore[arg-type]
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> Path:

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Regex, normalizers
 
@@ -35,7 +36,8 @@ def clean(documents: list[str] | list[Document], **settings: object) -> tuple[li
     found = list(clean_documents(text, given, SeenHashes(sqlite3.connect(":memory:"))))
     seen = SeenHashes(sqlite3.connect(":memory:"))
     assert [passage for document in given for passage in clean_documents(text, [document], seen)] == found
-    _, dropped = drop_duplicates(split_documents(text, given)[1], text, SeenHashes(sqlite3.connect(":memory:")))
+    dropped = Counter[Reason]()
+    drop_duplicates(split_documents(text, given)[1], text, SeenHashes(sqlite3.connect(":memory:")), dropped)
     return found, {reason: number for reason, number in dropped.items() if number}
 
 
@@ -136,9 +138,29 @@ def test_texts_of_which_a_normaliser_leaves_nothing_are_not_all_equal() -> None:
     as_read = as_read_by(normalizers.Replace(Regex("[0-9. ]"), ""))
     documents = [Document(line) for line in ("1.", "2.", "1.", "a1", "a 2")]
     _, table = split_documents(TextConfig(), documents, as_read)
-    kept, dropped = drop_duplicates(table, TextConfig(), SeenHashes(sqlite3.connect(":memory:")))
+    dropped = Counter[Reason]()
+    kept = drop_duplicates(table, TextConfig(), SeenHashes(sqlite3.connect(":memory:")), dropped)
     assert kept.tolist() == [True, True, False, True, False]
     assert dropped["duplicate documents"] == 2
+
+
+@pytest.mark.parametrize("deduplicate", ["documents", "none"])
+@pytest.mark.parametrize("limit", [1, 7, 100, 101, 10_000])
+def test_training_words_are_the_first_ones_up_to_the_limit_in_whole_sentences(limit: int, deduplicate: str) -> None:
+    documents = [Document(" ".join(f"Line {n} {k}{' more' * (n % 5)}." for k in range(3))) for n in range(60)] * 2
+    settings = {"deduplicate": deduplicate, "heldout_share": 0.3}
+
+    def read(**further: object) -> tuple[dict[str, list[str]], Counter[Reason]]:
+        text, dropped = TextConfig(**settings, **further), Counter[Reason]()  # type: ignore[arg-type]
+        found = list(clean_documents(text, documents, SeenHashes(sqlite3.connect(":memory:")), dropped=dropped))
+        return {s: [line for d in found if d.side == s for line in d.sentences] for s in ("train", "heldout")}, dropped
+
+    everything, _ = read()
+    limited, dropped = read(most_words=limit)
+    totals = np.cumsum([len(line.split()) for line in everything["train"]])
+    assert limited["train"] == everything["train"][: (totals <= limit).sum()]
+    assert limited["heldout"] == everything["heldout"]
+    assert dropped["sentences beyond most_words"] == (totals > limit).sum()
 
 
 @pytest.mark.parametrize("segments", ["sentences", "documents"])
@@ -170,6 +192,7 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
         {"maximum_words": 9},
         {"deduplicate": "none"},
         {"heldout_share": 0.02},
+        {"most_words": 100_000},
     ]
     prints = {files(a).fingerprint(), *(files(a, **settings).fingerprint() for settings in changed)}
     assert len(prints) == 1 + len(changed) == len(TextConfig.model_fields)

@@ -122,8 +122,8 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
         """Write batches in their order until at most `most_left` are under way."""
         while len(submitted) > most_left:
             table, encoded = submitted.popleft().result()
-            kept, newly_dropped = cleaning.drop_duplicates(table, text, seen)
-            dropped.update(newly_dropped)
+            kept = cleaning.drop_duplicates(table, text, seen, dropped)
+            kept = cleaning.drop_beyond(table, text, kept, writer.counts["train"].words, dropped)
             for side in format.SIDES:
                 _write(writer, side, table, encoded, kept & (table.heldout == (side == "heldout")))
 

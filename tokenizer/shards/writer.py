@@ -55,7 +55,7 @@ class ShardWriter(ExitStack):
         """Open the files, and truncate each to the values that `state` gives it."""
         super().__init__()
         self.database, self.state = database, state
-        self._counts = dict(state.counts)
+        self.counts = dict(state.counts)
         self._files: dict[Side, list[tuple[BinaryIO, np.dtype[Any]]]] = {side: [] for side in SIDES}
         for side, files in self._files.items():
             (folder / side).mkdir(exist_ok=True)
@@ -74,19 +74,19 @@ class ShardWriter(ExitStack):
 
     def write(self, side: Side, encoded: Encoded, document_lengths: NDArray[np.int64], new: Counts) -> None:
         """Append documents: the tokens of their sentences, the number of sentences of each, and their counts."""
-        old = self._counts[side]
+        old = self.counts[side]
         sentences, documents = old.tokens + np.cumsum(encoded.lengths), old.sentences + np.cumsum(document_lengths)
         arrays: tuple[NDArray[Any], ...] = (encoded.tokens, encoded.word_starts, sentences, documents)
         for (file, kind), array in zip(self._files[side], arrays, strict=True):
             file.write(array.astype(kind).data)
-        self._counts[side] = old + new
+        self.counts[side] = old + new
 
     def commit(self, consumed: int, dropped: Mapping[Reason, int]) -> None:
         """Save all that was written, as the result of the first `consumed` documents of the source."""
         for file, _ in itertools.chain.from_iterable(self._files.values()):
             file.flush()
             os.fsync(file.fileno())
-        changes = {"consumed_documents": consumed, "counts": dict(self._counts), "dropped": dict(dropped)}
+        changes = {"consumed_documents": consumed, "counts": dict(self.counts), "dropped": dict(dropped)}
         self.state = self.state.model_copy(update=changes)
         self.database.execute("DELETE FROM state")
         self.database.execute("INSERT INTO state VALUES (?)", (self.state.model_dump_json(),))

@@ -10,7 +10,7 @@ import importlib.metadata
 import itertools
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -48,7 +48,7 @@ class _TextFiles(TextFileConfig):
 
     def fingerprint(self) -> str:
         """Return a hash of the files' contents and formats and of how they are read, not of their places."""
-        parts = [self.model_dump_json(include={*TextFileConfig.model_fields} - _unset(self.only))]
+        parts = [self.model_dump_json(include={*TextFileConfig.model_fields} - _unset(self))]
         for path in self._files():
             parts += [readers.fingerprint_of_format(path), files.digest(path)]
         return hash_texts(*parts)
@@ -56,7 +56,7 @@ class _TextFiles(TextFileConfig):
     def _documents(self, paths: Sequence[AnyPath]) -> Iterator[Document]:
         empty = []
         for path in paths:
-            found = map(Document, readers.texts(path, self))
+            found = (Document(text, group=group) for text, group in readers.texts(path, self))
             first = next(found, None)
             if first is None:
                 empty.append(path)
@@ -216,18 +216,21 @@ class Hub(Config):
     """Names of the columns that hold the text; each column's text is a document of its own."""
     only: dict[str, Texts] = Field(default={})
     """Read only the rows that have one of these texts in each of these columns, as for files."""
+    heldout_by: str | None = None
+    """Column whose text decides on which side of the held-out split its row is, as for files."""
     revision: str | None = None
     """A commit, branch or tag; null: the newest."""
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents in the data set's order, with the errors of `hub.stream`."""
         rows = hub.stream(self.name, self.configuration, self.split, hub.commit(self.name, self.revision))
-        return map(Document, readers.texts_of_rows(readers.chosen(rows, self.only), self.columns))
+        found = readers.texts_of_rows(readers.chosen(rows, self.only), self.columns, self.heldout_by)
+        return (Document(text, group=group) for text, group in found)
 
     def fingerprint(self) -> str:
         """Return a hash of the resolved commit and the settings; the content is not read."""
         return hash_texts(
-            self.model_dump_json(exclude={"revision", *_unset(self.only)}), hub.commit(self.name, self.revision)
+            self.model_dump_json(exclude={"revision", *_unset(self)}), hub.commit(self.name, self.revision)
         )
 
     def watch(self) -> Watch:
@@ -256,7 +259,7 @@ class Mixture(Config):
     """Several sources with weights: a corpus each, with one vocabulary that is learned from all of them."""
 
     kind: Literal["mixture"] = "mixture"
-    parts: Annotated[tuple[Part, ...], AfterValidator(check_weights), Field(min_length=2)]
+    parts: Annotated[tuple[Part, ...], AfterValidator(check_weights), Field(min_length=1)]
     """The sources, as [{name: books, share: 0.7, source: {kind: files, paths: [books/*.txt]}}, ...]."""
 
     def absolute(self) -> Self:
@@ -285,9 +288,9 @@ class Mixture(Config):
 Source = Annotated[Documentation | Files | Package | Hub | Mixture, Field(discriminator="kind")]
 
 
-def _unset(only: Mapping[str, object]) -> set[str]:
-    """Return the names of the settings without which the fingerprints of texts were made that have none."""
-    return set() if only else {"only"}
+def _unset(source: TextFileConfig | Hub) -> set[str]:
+    """Return the settings that are not set and that fingerprints are older than."""
+    return {name for name in ("only", "heldout_by") if not getattr(source, name)}
 
 
 def hash_texts(*parts: str) -> str:

@@ -5,7 +5,6 @@ format or encoding is a UserError that names the file.
 """
 
 import codecs
-import itertools
 import json
 import math
 import re
@@ -54,6 +53,9 @@ class TextFileConfig(Config):
     only: dict[str, Texts] = Field(default={})
     """Read only the rows that have one of these texts in each of these columns, as {language: [en, de]}. A point leads
     into an object: {meta.pile_set_name: [Wikipedia (en)]}."""
+    heldout_by: str | None = None
+    """Column whose text decides on which side of the held-out split its row is, so that a sentence is on the side of
+    its translation, or a chapter on that of its book; null: each text decides for itself."""
     invalid_utf8: Literal["error", "replace"] = "error"
     """Treatment of bytes that are no UTF-8: an error that names their place, or U+FFFD in their stead."""
 
@@ -67,21 +69,26 @@ class TableConfig(Config):
     """Encoding, such as latin-1, of the files that are not valid UTF-8; .parquet files need none."""
 
 
-def texts(path: AnyPath, config: TextFileConfig) -> Iterator[str]:
-    """Yield the texts of the file at `path` in order, without blank ones; one that is too long comes in parts."""
-    choosing = [part for name in config.only for part in (name, name.split(".")[0])]
+def texts(path: AnyPath, config: TextFileConfig) -> Iterator[tuple[str, str | None]]:
+    """Yield the texts of the file at `path` in order, without blank ones; one that is too long comes in parts.
+
+    With each is the text that decides its side of the held-out split; None: its own.
+    """
+    named = [*config.only, *([config.heldout_by] if config.heldout_by else [])]
+    choosing = [part for name in named for part in (name, name.split(".")[0])]
     options = Options(config.columns or ("text",), choosing, replace_invalid=config.invalid_utf8 == "replace")
     if suffixes(path)[0] != ".txt":
         rows = chosen(tables.rows(path, options), config.only)
-        found = texts_of_rows(rows, options.columns)
-        yield from itertools.chain.from_iterable(_parts(text, path) for text in found)
+        found = texts_of_rows(rows, options.columns, config.heldout_by)
+        yield from ((part, group) for text, group in found for part in _parts(text, path))
         return
-    if config.only:
-        raise UserError(f"{path} has no columns to choose rows by: remove text.source.only, or name a table")
+    for name in ("only", "heldout_by"):
+        if getattr(config, name):
+            raise UserError(f"{path} has no columns to choose rows by: remove text.source.{name}, or name a table")
     with files.opened(path) as file:
         lines = options.lines(path, file, LONGEST_DOCUMENT)
-        found = _documents(lines, path, paragraphs=config.document == "paragraph")
-        yield from (text for text in found if text and not text.isspace())
+        documents = _documents(lines, path, paragraphs=config.document == "paragraph")
+        yield from ((text, None) for text in documents if text and not text.isspace())
 
 
 def chosen(rows: Iterable[Row], only: Mapping[str, Sequence[str]]) -> Iterable[Row]:
@@ -98,17 +105,20 @@ def _value_at(row: Row, name: str) -> str:
     value: object = row.values
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            check_columns([name], row.values, row.place, "name one of them in only")
+            check_columns([name], row.values, row.place, "name one of them in only or heldout_by")
         value = cast(Mapping[str, object], value)[part]
     return _any_text(Row(row.place, {name: value}), name, required=False)
 
 
-def texts_of_rows(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
-    """Yield the texts of the columns, row by row, without blank ones."""
+def texts_of_rows(
+    rows: Iterable[Row], columns: Sequence[str], heldout_by: str | None
+) -> Iterator[tuple[str, str | None]]:
+    """Yield the texts of the columns, row by row, without blank ones, each with the row's text in `heldout_by`."""
     for row in rows:
         check_columns(columns, row.values, row.place, MEND_COLUMNS)
+        group = None if heldout_by is None else _value_at(row, heldout_by)
         found = (_strict_text(row, column) for column in columns)
-        yield from (text for text in found if text and not text.isspace())
+        yield from ((text, group) for text in found if text and not text.isspace())
 
 
 def read_table(

@@ -8,15 +8,20 @@ from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.report import table
 from mlm.sweeps.report.text import tables
 
-_REGION = re.compile(r"(?P<begin><!-- table: (?P<name>[\w.-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+_REGION = re.compile(
+    r"(?P<begin><!-- table: (?P<name>[\w.-]+)(?P<overrides>( [^\s=]+=\S+)*) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+)
 
 
 def filled(page: str, folder: Path) -> str:
-    """Return a page with each region `<!-- table: NAME --> ... <!-- end -->` made anew from NAME.csv in `folder`."""
+    """Return a page with each region `<!-- table: NAME --> ... <!-- end -->` made anew from NAME.csv in `folder`.
+
+    Behind the name may stand settings of the sweep, such as `metric=heldout.accuracy mode=max`.
+    """
 
     def table_of(found: re.Match[str]) -> str:
         name = found["name"]
-        config = read(SweepConfig, recipes.find(name, "sweep"))
+        config = read(SweepConfig, recipes.find(name, "sweep"), found["overrides"].split())
         path = folder / f"{name}.csv"
         if not path.is_file():
             raise UserError(f"{path} is missing: copy the results.csv of the sweep {name} there")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas
 
-from configs import UserError, as_override
-from mlm.sweeps.arms import Arm, is_overrides
+from configs import UserError
+from mlm.sweeps.arms import Arm, cell
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.trials import Sweep
 
@@ -23,7 +23,7 @@ def settings_of(config: SweepConfig) -> list[str]:
 
 def cells(arm: Arm) -> dict[str, str]:
     """Return the values of an arm as they stand in the table."""
-    return {key: " ".join(value) if is_overrides(value) else as_override(value) for key, value in arm.items()}
+    return {key: cell(value) for key, value in arm.items()}
 
 
 def frame_of(sweep: Sweep) -> pandas.DataFrame:

@@ -38,6 +38,15 @@ def test_fractions_keep_the_shares_of_parts_and_classes_and_repeated_texts_toget
     assert len(train) + len(validation) + len(test) == len(set(data.train.texts))
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_share_of_the_training_part_leaves_the_others_as_they_were(repeats: int) -> None:
+    data = dataset(examples((600, 300, 100), repeats=repeats))
+    (whole,), (split,) = Fractions().splits(data), Fractions(train=0.25).splits(data)
+    assert parts(split)[1:] == parts(whole)[1:]
+    assert set(split.train.texts) < set(whole.train.texts)
+    assert Counter(split.train.labels.tolist()) == {0: 120 * repeats, 1: 60 * repeats, 2: 20 * repeats}
+
+
 def test_every_text_is_tested_in_one_fold() -> None:
     data = dataset(examples((60, 40)))
     splits = Folds(folds=5).splits(data)

@@ -349,9 +349,16 @@ def test_a_run_on_a_mixture_tells_each_corpus_and_resumes_to_the_same_weights(ho
         "accuracy",
         "bits_per_byte",
         "complete_bits_per_byte",
+        "bits_per_sentence",
         "loss/first",
         "loss/other",
     }
+    for name in ("first", "other"):  # measured alone it has the loss that it has among the others
+        measured = results["corpora"][name]
+        assert measured["loss"] == pytest.approx(results["heldout"][f"loss/{name}"], rel=1e-5)
+        assert 0 < measured["accuracy"] < 1
+        bits = measured["bits_per_byte"], measured["complete_bits_per_byte"], measured["bits_per_sentence"]
+        assert 0 < bits[0] < bits[1] < bits[2]
     rows = 30 * 8
     assert results["corpora"]["first"]["tokens"] == pytest.approx(0.75 * results["tokens"], rel=0.05)
     sizes = {"first": 0.75, "other": 0.25}

@@ -16,6 +16,9 @@ def test_the_overrides_of_an_arm_are_those_of_a_command_line() -> None:
     arm = {"head.widths": ["3", "4"], "both": ["a.b=1", "c=[2, 3]"], "start_from": None, "optim.lr": "1e-3"}
     assert arms.overrides_of(arm) == ["head.widths=[3, 4]", "a.b=1", "c=[2, 3]", "start_from=null", "optim.lr=1e-3"]
     assert arms.label(arm) == "widths=[3, 4], b=1 c=[2, 3], start_from=null, lr=1e-3"
+    named = {"shape": {"wide": ["a.b=1", "c=2"]}, "optim": {"lr": 1}}
+    assert arms.overrides_of(named) == ["a.b=1", "c=2", "optim={lr: 1}"]
+    assert arms.label(named) == "wide, optim={lr: 1}"
 
 
 def test_names_that_are_alike_are_shown_whole() -> None:

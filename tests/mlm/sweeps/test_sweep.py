@@ -169,6 +169,8 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         (["search={train.seed: [1, 2]}"], "train.seed is no setting to search: name the seeds"),
         (["seeds=[1, 1]"], "a seed is there twice"),
         (["search={train: [[train.seed=1], [train.seed=2]]}"], "train.seed is no setting to search: name the seeds"),
+        (["search={train: [{a: [train.seed=1]}, {b: [x=2]}]}"], "train.seed is no setting to search: name the seeds"),
+        (["search={x: [{a: [x=1]}, {a: [x=2]}]}"], "x: two values are called 'a': give one another name"),
         (["search={runs: [a, b]}"], "runs is no setting to search: the sweep names its runs"),
         (
             ["stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {train.seed: [1]}}]"],
@@ -252,8 +254,8 @@ def test_a_rung_that_no_trial_reaches_is_told(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_a_finished_trial_lacks_is_told_with_those_it_wrote(folder: Path) -> None:
-    found = swept(folder, lambda _: {"loss": 1.0}, base=BASE, search=ACTIVATIONS, metric="corpora.ko.loss")
-    with pytest.raises(UserError, match=r"trial 0000 wrote no corpora\.ko\.loss; it wrote .*heldout\.loss"):
+    found = swept(folder, lambda _: {"loss": 1.0}, base=BASE, search=ACTIVATIONS, metric="heldout.loss/ko")
+    with pytest.raises(UserError, match=r"trial 0000 wrote no heldout\.loss/ko; it wrote .*heldout\.loss"):
         sweep(found.config)
 
 

@@ -186,11 +186,11 @@ def test_larger_vocabularies_take_larger_integers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("deduplicate", ["documents", "sentences"])
+@pytest.mark.parametrize("changed", [{"most_words": 5_000}, {"deduplicate": "sentences"}], ids=str)
 def test_a_killed_build_goes_on_to_the_same_bytes(
-    corpus: Path, saved: Path, tmp_path: Path, deduplicate: str, workers: int
+    corpus: Path, saved: Path, tmp_path: Path, changed: Mapping[str, object], workers: int
 ) -> None:
-    settings = {**SETTINGS, "deduplicate": deduplicate}
+    settings = {**SETTINGS, **changed}
     build(files(corpus, **settings), LEARNED, tmp_path / "at once", options=BuildOptions(workers=0))
     output, unfinished = tmp_path / "shards", tmp_path / "shards.partial"
     for commits in (1, 3, 9):

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import sqlite3
 import threading
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ import pytest
 
 from configs import UserError
 from tests.tokenizer.samples import COMPRESSIONS, FORMATS, MIXED, read, write
+from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
 from tokenizer.sources.readers import TableConfig, read_table
 
 PLAIN = tuple(text for text in MIXED if "\t" not in text)  # a tab ends a field of a .tsv file
@@ -109,6 +111,34 @@ def test_each_named_column_gives_a_document_and_empty_ones_none(tmp_path: Path, 
         path = write(tmp_path, f"a{suffix}", "\n".join([separator.join(rows[0]), *lines]))
     assert read(path, columns=("ko", "en")) == ["하나", "one", "two", "셋"]
     assert read(path, columns="en") == ["one", "two"]
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".jsonl"])
+def test_the_columns_of_a_row_are_held_out_together(tmp_path: Path, suffix: str) -> None:
+    rows = [{"ko": f"문장 {n}", "en": f"sentence {n}", "book": str(n // 5)} for n in range(500)]
+    if suffix == ".jsonl":
+        lines = [json.dumps({"ko": row["ko"], "en": row["en"], "meta": {"book": row["book"]}}) for row in rows]
+    else:
+        lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]
+    path = write(tmp_path, f"a{suffix}", "\n".join(lines))
+    book = "meta.book" if suffix == ".jsonl" else "book"
+
+    def heldout(column: str, heldout_by: str | None) -> list[int]:
+        source = {"kind": "files", "paths": [str(path)], "columns": [column], "heldout_by": heldout_by}
+        text = TextConfig.model_validate({"source": source, "heldout_share": 0.3}, strict=False)
+        seen = SeenHashes(sqlite3.connect(":memory:"))
+        documents = clean_documents(text, text.source.documents(), seen)
+        return [int(found.sentences[0].split()[1]) for found in documents if found.side == "heldout"]
+
+    assert heldout("ko", None) != heldout("en", None)
+    assert heldout("ko", "en") == heldout("en", "en") == heldout("en", None)
+    of_books = heldout("ko", book)
+    assert of_books == [n for n in range(500) if n // 5 in {n // 5 for n in of_books}]
+    assert 50 < len(of_books) < 300
+    with pytest.raises(UserError, match=r"no column 'author'.*only or heldout_by"):
+        heldout("ko", "author")
+    with pytest.raises(UserError, match=r"remove text\.source\.heldout_by"):
+        read(write(tmp_path, "a.txt", "one\n"), heldout_by="en")
 
 
 def test_only_the_chosen_rows_are_read(tmp_path: Path) -> None:

@@ -119,6 +119,12 @@ def test_a_page_has_its_tables_from_the_kept_results(tmp_path: Path, monkeypatch
     assert page.read_text() == f"Before.\n\n<!-- table: q -->\n{expected}\n<!-- end -->\n\nAfter.\n"
     command.main(["--study", str(page)])
     assert page.read_text().count("<!-- table: q -->") == 1
+    page.write_text("<!-- table: q metric=seconds mode=max -->\n<!-- end -->\n")
+    command.main(["--study", str(page)])
+    config = found.config.model_copy(update={"metric": "seconds", "mode": "max"})
+    expected = tables(table.read(tmp_path / "study" / "q.csv", config), config)
+    assert page.read_text() == f"<!-- table: q metric=seconds mode=max -->\n{expected}\n<!-- end -->\n"
+    assert "| seconds |" in expected
     page.write_text(page.read_text().replace("<!-- end -->", ""))
     with pytest.raises(UserError, match="has no <!-- end -->"):
         command.main(["--study", str(page)])
