@@ -12,8 +12,9 @@ Task = Literal["pretrain", "finetune", "sweep"]
 
 
 def known(task: Task) -> dict[str, Path]:
-    """Return the files of the recipes for a task by their names."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / task).glob("*.yaml"))}
+    """Return the files of the recipes for a task by their names, such as quickstart or full_size/activation."""
+    folder = Path(__file__).parent / task
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def find(word: str, task: Task) -> Path:
@@ -23,7 +24,8 @@ def find(word: str, task: Task) -> Path:
         return Path(word)
     if word in recipes:
         return recipes[word]
-    near = difflib.get_close_matches(Path(word).stem, recipes, n=1)
+    spellings = (word.removesuffix(".yaml"), Path(word).stem)
+    near = [one for spelling in spellings for one in difflib.get_close_matches(spelling, recipes, n=1)]
     raise UserError(
         f"no such file or recipe: {word}: {f'did you mean {near[0]}? ' if near else ''}known recipes: "
         f"{', '.join(recipes)} (an option is written section.key=value)"

@@ -20,7 +20,7 @@ from mlm.config import PretrainConfig
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 PAGES = (README, CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md")))
-RECIPES = sorted(ROOT.glob("configs/*/*.yaml"))
+RECIPES = sorted(ROOT.glob("configs/**/*.yaml"))
 PACKAGES = ("configs", "tokenizer", "mlm", "finetune")
 LONGEST_README = 150
 LONGEST_CELL = 120
@@ -162,7 +162,7 @@ def test_the_picture_of_a_batch_is_drawn_by_the_code_that_makes_batches(tmp_path
 def test_a_recipe_opens_with_its_command_its_cost_and_what_to_expect(recipe: Path) -> None:
     header = recipe.read_text(encoding="utf-8").split("\nname:")[0]
     commands = {"pretrain": "mlm.pretrain", "finetune": "finetune.", "sweep": "mlm.sweep"}
-    assert f"python -m {commands[recipe.parent.name]}" in header
+    assert f"python -m {commands[recipe.relative_to(ROOT).parts[1]]}" in header
     assert "Cost: " in header
     assert "Expected " in header
 

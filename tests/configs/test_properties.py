@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from configs import Config, UserError, dump, read
@@ -81,6 +82,7 @@ def recipe_of(model: type[Config], path: Path | None, overrides: Sequence[str] =
 def test_any_file_is_a_config_or_gets_one_line(model: type[Config]) -> None:
     read_well = []
 
+    @profile(max_examples=200)  # of which a part is right
     @given(settings(model()))
     def check(options: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from configs import UserError, read, recipes
 from mlm import status
 from mlm import sweep as command
+from mlm.config import PretrainConfig
+from mlm.model.heads import MaskedLanguageModel
 from mlm.sweeps import arms, launchers
 from mlm.sweeps.check import check
 from mlm.sweeps.config import SweepConfig
@@ -277,15 +280,40 @@ def test_a_second_sweep_on_a_folder_changes_nothing_in_it(tmp_path: Path) -> Non
     assert (found.path / "sweep.yaml").read_text() == before
 
 
+def tried_arms(config: SweepConfig) -> list[arms.Arm]:
+    return arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
+
+
 @pytest.mark.parametrize("name", recipes.known("sweep"))
 def test_a_recipe_of_a_sweep_is_accepted_by_its_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = read(SweepConfig, recipes.find(name, "sweep"))
-    assert config.name == name
+    assert config.name == "_".join(reversed(name.split("/")))
     swept_command = importlib.import_module(config.command)
     stages = (arm for stage in config.stages for arm in arms.grid(stage.search))
-    for arm in itertools.chain(first_arms(config), stages):
+    for arm in itertools.chain(tried_arms(config), stages):
         swept_command.main([*config.base, *arms.overrides_of(arm), "--print-config"])
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.known("sweep") if name.startswith("full_size/")])
+def test_the_models_of_a_full_size_sweep_are_built(name: str) -> None:
+    config = read(SweepConfig, recipes.find(name, "sweep"))
+    tried = tried_arms(config)
+    assert set(config.seeds) == {0, 1, 2, 3, 4} or config.sampler.kind == "optuna"
+    if config.command != "mlm.pretrain":
+        assert len(tried) > 1  # their encoders come from the hub
+        return
+    recipe, *overrides = config.base
+    sizes = set[tuple[int, int, int, int]]()
+    with torch.device("meta"):
+        for arm in tried:
+            words = [*overrides, *arms.overrides_of(arm)]
+            one = read(PretrainConfig, recipes.find(recipe, "pretrain"), words)
+            MaskedLanguageModel(one.model, one.vocabulary.size, one.data.row_length)
+            encoder = one.model.encoder
+            sizes.add((encoder.width, encoder.heads, encoder.layers, one.train.batch_rows))
+    assert all(512 <= width <= 1536 and 8 <= heads <= 16 and 3 <= layers <= 9 for width, heads, layers, _ in sizes)
+    assert {batch_rows for *_, batch_rows in sizes} <= {128, 256}
 
 
 def test_the_metrics_of_classifiers_are_those_of_their_results() -> None:
