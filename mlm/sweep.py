@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.sweeps import arms
     from mlm.sweeps.config import SweepConfig
     from mlm.sweeps.sweep import checked, first_arms, sweep
+    from mlm.sweeps.trials import read_sweep
 
     config = read(SweepConfig, *command.split(options.sweep, "sweep"))
     config = config.model_copy(update={"base": (*config.base, *options.further)})
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("\nthe trials have saved: the same command goes on from there", file=sys.stderr)
         raise
-    print(f"{path}: finished\nnext: python -m mlm.report {path}", file=sys.stderr)
+    states = [record.state for record in read_sweep(path).records()]
+    told = f"{path}: {states.count('finished')} of {len(states)} trials finished"
+    print(f"{told}\nnext: python -m mlm.report {path}", file=sys.stderr)
 
 
 script = partial(command.run, main)

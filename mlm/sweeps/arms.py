@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 
 from configs import UserError, as_override
-from configs.extras import require
 from mlm.sweeps.config import Mode, Optuna, Random, Range, Search
 
 Arm = Mapping[str, Any]
@@ -94,7 +93,6 @@ def propose(
     search: Search, sampler: Optuna, mode: Mode, known: Sequence[tuple[Arm, float | None]], count: int
 ) -> list[Arm]:
     """Return Optuna's next arms, given those before with their results; an arm without a result is a failed one."""
-    require("optuna", extra="sweep", purpose="sampler.kind=optuna")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
-from configs.extras import require
+from configs.command import EXIT_SIGNAL
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
 from mlm.sweeps.trials import FAILED, OUTPUT, Sweep, Trial, read_sweep
@@ -31,12 +32,14 @@ _TRIES = 5
 _KILL_SECONDS = 60.0
 """Time for a trial to save, after the sweep is told to end."""
 _POLL_SECONDS = 0.2
+_TELL_SECONDS = 2.0
 _LAST_LINES = 12
 _PR_SET_PDEATHSIG = 1
 """Number of the option of Linux's prctl that ends a process with its parent."""
 
-Launcher = Callable[[Sweep, Sequence[Trial], int | None], Iterator[Trial]]
-"""Runs trials, to a number of steps or to their end, and yields each one that has ended, failed ones too."""
+Launcher = Callable[[Sweep, Sequence[Trial], int | None, Callable[[Trial], None]], None]
+"""Runs trials, to a number of steps or to their end, and calls a function with each one that has ended, failed or not.
+An error of that function ends the others here, and is raised at the end by Ray."""
 
 
 @dataclass
@@ -59,7 +62,7 @@ class _Processes:
             process.kill()
 
 
-def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Iterator[Trial]:
+def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None, has_ended: Callable[[Trial], None]) -> None:
     """Run trials as processes of this machine, `trials_at_once` at a time, each on cores of its own."""
     config, processes = sweep.config, _Processes()
     slots: SimpleQueue[frozenset[int]] = SimpleQueue()
@@ -76,12 +79,12 @@ def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Ite
         return trial
 
     with ThreadPoolExecutor(config.trials_at_once) as threads:
-        ended = [threads.submit(run, trial) for trial in trials]
+        submitted = [threads.submit(run, trial) for trial in trials]
         try:
-            for future in as_completed(ended):
-                yield future.result()
+            for future in as_completed(submitted):
+                has_ended(future.result())
         finally:
-            for future in ended:
+            for future in submitted:
                 future.cancel()
             processes.end()
 
@@ -98,12 +101,11 @@ def _cores(sweep: Sweep) -> int:
     return sweep.config.cores
 
 
-def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> Iterator[Trial]:
+def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None, has_ended: Callable[[Trial], None]) -> None:
     """Let Ray Tune place and run trials, here or on a cluster whose machines share the folder.
 
     Tune's own state is not used to go on: the runs tell what is missing.
     """
-    require("ray", extra="sweep", purpose="launcher=ray")
     config = sweep.config
     cores = _cores(sweep)
     with cluster(config.address, None if config.address else config.trials_at_once * cores):
@@ -124,9 +126,33 @@ def launch_by_ray(sweep: Sweep, trials: Sequence[Trial], until: int | None) -> I
                 verbose=0,
             ),
         )
-        tuner.fit()
+        _tell_while(tuner.fit, sweep, trials, has_ended)
     shutil.rmtree(sweep.path / ".ray", ignore_errors=True)
-    yield from trials
+
+
+def _tell_while(
+    run: Callable[[], Any], sweep: Sweep, trials: Sequence[Trial], has_ended: Callable[[Trial], None]
+) -> None:
+    """Call `run`, and `has_ended` with each trial as soon as its folder tells so; Tune tells only through pickles."""
+    done, told = Event(), set[int]()
+
+    def tell() -> None:
+        while not done.wait(_TELL_SECONDS):
+            for trial in trials:
+                if trial.number not in told and sweep.record(trial).state in ("finished", "failed"):
+                    told.add(trial.number)
+                    has_ended(trial)
+
+    with ThreadPoolExecutor(1) as thread:
+        telling = thread.submit(tell)
+        try:
+            run()
+        finally:
+            done.set()
+    telling.result()
+    for trial in trials:
+        if trial.number not in told:
+            has_ended(trial)
 
 
 def _in_tune(path: str, working_directory: str, until: int | None, settings: dict[str, Any]) -> None:
@@ -168,7 +194,7 @@ def execute(
         processes.running.add(process)
         code = process.wait()
         processes.running.discard(process)
-        if code == 0 or processes.ending:
+        if code == 0 or code > EXIT_SIGNAL or processes.ending:  # it was told to stop, and has saved
             return
         if code > 0:
             break

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs import UserError, dump, listed
+from configs.extras import require
 from configs.files import write_text
 from configs.streams import messages
 from mlm.sweeps import arms
@@ -65,6 +66,10 @@ def checked(config: SweepConfig) -> None:
     """Raise a UserError for a setting that the swept command refuses, or a metric that it does not write."""
     if not config.search:
         raise UserError("search names no setting: write one, as search: {optim.lr: [1e-3, 1e-4]}")
+    if config.launcher == "ray":
+        require("ray", extra="sweep", purpose="launcher=ray")
+    if config.sampler.kind == "optuna":
+        require("optuna", extra="sweep", purpose="sampler.kind=optuna")
     _check_metrics(config)
     tried = arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
     for stage in config.stages:
@@ -188,23 +193,27 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
     shown = tqdm(
         total=len(trials), initial=len(trials) - len(waiting), desc=config.name, unit=" trials", file=messages()
     )
+
+    def has_ended(trial: Trial) -> None:
+        record = found.record(trial)
+        shown.update()
+        best = found.ranked(config.metric, config.mode)[:1]
+        shown.set_postfix_str(f"best {arms.label(best[0])}" if best else "")
+        told = f"\ntrial {trial.name} ({arms.label(trial.arm)})"
+        if record.last_lines:
+            logger.warning("%s failed: %s", told, record.last_lines.splitlines()[-1])
+        elif record.state == "unfinished" and until is None:
+            logger.warning("%s was stopped: this command started again resumes it", told)
+        _check_written(config, record)
+        if found.has_too_many_failures():
+            failed = [one.name for one in found.failures()]
+            raise UserError(
+                f"{len(failed)} trials failed ({listed(failed)}), and most_failures is {config.most_failures}: see"
+                f" {found.path / 'failed'}; the command started again runs what is missing"
+            )
+
     with shown:
-        for trial in LAUNCHERS[config.launcher](found, waiting, until):
-            record = found.record(trial)
-            shown.update()
-            best = found.ranked(config.metric, config.mode)[:1]
-            shown.set_postfix_str(f"best {arms.label(best[0])}" if best else "")
-            if record.last_lines:
-                logger.warning(
-                    "\ntrial %s failed (%s): %s", trial.name, arms.label(trial.arm), record.last_lines.splitlines()[-1]
-                )
-            _check_written(config, record)
-            if found.has_too_many_failures():
-                failed = [one.name for one in found.failures()]
-                raise UserError(
-                    f"{len(failed)} trials failed ({listed(failed)}), and most_failures is {config.most_failures}: see"
-                    f" {found.path / 'failed'}; the command started again runs what is missing"
-                )
+        LAUNCHERS[config.launcher](found, waiting, until, has_ended)
 
 
 def _check_written(config: SweepConfig, record: TrialRecord) -> None:

@@ -3,7 +3,9 @@ import importlib
 import itertools
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from mlm.sweeps.check import check
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.sweep import METRICS, checked, first_arms, next_arms, sweep
 from mlm.sweeps.trials import Sweep, Trial, numbers, read_sweep
+from mlm.tracking import run_directory
 from tests import processes
 from tests.mlm.sweeps.samples import csv_of, finish, swept
 from tests.mlm.test_pretrain import TINY
@@ -114,6 +117,27 @@ def test_a_failed_trial_tells_its_last_lines_and_too_many_end_the_sweep(folder: 
     write_lines(folder / "none.txt", prose(300, seed=5))
     path = sweep(config_of(name="failing", search=search, most_failures=0, seeds=[3]))
     assert [record.state for record in read_sweep(path).records()] == ["finished", "finished"]
+
+
+def test_a_trial_that_is_told_to_stop_has_not_failed_and_goes_on_later(folder: Path) -> None:
+    words = sweep_in_process("stopped", search={"optim.lr": ["3e-3"]}, base=(*BASE, "train.budget.steps=2000"))
+    path = folder / "runs" / "sweeps" / "stopped"
+    process = processes.start(words, stdout=-3, stderr=subprocess.PIPE)
+    until = time.monotonic() + processes.TIMEOUT_SECONDS
+    while not list(path.glob("*/metrics.jsonl")) and time.monotonic() < until:
+        time.sleep(0.05)
+    (run,) = path.glob("*-0000")
+    owner = run_directory.owner(run)
+    assert owner is not None
+    os.kill(int(re.findall(r"\d+", owner)[0]), signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "trial 0000 (lr=3e-3) was stopped: this command started again resumes it" in said
+    assert "0 of 1 trials finished" in said
+    found = read_sweep(path)
+    (record,) = found.records()
+    assert (record.state, record.last_lines) == ("unfinished", "")
+    assert launchers.next_arguments(found, record.trial, None) == ["--resume", str(run)]
 
 
 def by_loss(losses: Mapping[str, float]) -> Any:
