@@ -14,12 +14,12 @@ EXAMPLES = """
 examples:
   python -m mlm.report runs/sweeps/activation
   tensorboard --logdir runs/sweeps/activation/report/tensorboard       its trials under HParams
-  python -m mlm.report --study docs/STUDY.md                           rebuild a page's tables from kept results
+  python -m mlm.report --study docs/STUDY.md          rebuild a page's tables and pictures from kept results
 
 The report is a folder in that of the sweep: results.csv (a row a trial), report.md, plots, and best.yaml, which the
 swept command takes. A page has its tables between <!-- table: NAME --> and <!-- end -->: that of the recipe
 configs/sweep/NAME.yaml, from study/NAME.csv beside the page. Settings of the sweep may stand behind the name, such as
-metric=heldout.accuracy mode=max.
+metric=heldout.accuracy mode=max. Its pictures are study/NAME/SETTING.png.
 """
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     configure_process()
     options = parse(arguments)
     from mlm.sweeps.report.report import FOLDER, report
-    from mlm.sweeps.report.study import filled
+    from mlm.sweeps.report.study import draw, filled
     from mlm.sweeps.trials import read_sweep
 
     if options.study:
@@ -47,7 +47,9 @@ def main(arguments: Sequence[str]) -> None:
             page = options.study.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot read {options.study}: {error.strerror}") from error
-        write_text(options.study, filled(page, options.study.parent / "study"))
+        kept = options.study.parent / "study"
+        write_text(options.study, filled(page, kept))
+        draw(page, kept)
         return
     for path in options.sweeps:
         command.show(report(read_sweep(path)))

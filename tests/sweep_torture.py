@@ -3,13 +3,16 @@
     python -m tests.sweep_torture --kills 20
     python -m tests.sweep_torture --kills 20 --launcher ray
 
-Each kill is a SIGKILL of the sweep, of one of its trials or, by Ray, of one of Ray's own processes.
+Each kill is a SIGKILL of the sweep, of one of its trials or, by Ray, of the head, the node or a worker of Ray. The
+kinds take turns, so that all of them are killed.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,8 +25,19 @@ from tests.mlm.test_pretrain import TINY
 from tests.tokenizer.samples import prose, write_lines
 
 SEARCH = {"model.encoder.activation": ["relu", "swish", "gelu"], "optim.lr": ["1e-3", "3e-3"]}
-MOST_SECONDS = 20.0
-"""Longest time between the start of a sweep and its kill."""
+MOST_SECONDS = 10.0
+"""Longest time between the start of a process and its kill."""
+KINDS = {
+    "local": {"sweep": r"mlm\.sweep", "trial": r"mlm\.pretrain"},
+    "ray": {
+        "sweep": r"mlm\.sweep",
+        "trial": r"mlm\.pretrain",
+        "head": "gcs_server",
+        "node": "raylet",
+        "worker": "ray::",
+    },
+}
+"""Patterns of the command lines of a sweep's processes."""
 
 
 def main() -> None:
@@ -39,21 +53,20 @@ def main() -> None:
         home = Path(folder)
         write_lines(home / "corpus.txt", prose(300))
         start(home, "undisturbed", "local").wait()
-        killed = dict.fromkeys(("sweep", "trial", "ray"), 0)
-        while sum(killed.values()) < options.kills:
+        kinds = KINDS[options.launcher]
+        killed = dict.fromkeys(kinds, 0)
+        for kind in itertools.islice(itertools.cycle(kinds), options.kills):
             sweep = start(home, "killed", options.launcher)
-            until = time.monotonic() + choose.uniform(1.0, MOST_SECONDS)
-            while sweep.poll() is None and time.monotonic() < until:
+            while sweep.poll() is None and not (victims := descendants(sweep.pid, kinds[kind])):
                 time.sleep(0.05)
+            time.sleep(choose.uniform(0.0, MOST_SECONDS))
+            victims = descendants(sweep.pid, kinds[kind])
             if sweep.poll() is not None:
                 break
-            victims = {"sweep": [sweep.pid], "trial": pids(f"mlm.pretrain.*{home}"), "ray": []}
-            if options.launcher == "ray":
-                victims["ray"] = [*pids("ray::"), *pids("gcs_server"), *pids("raylet")]
-            kind = choose.choice([name for name, found in victims.items() if found])
-            os.kill(choose.choice(victims[kind]), signal.SIGKILL)
-            killed[kind] += 1
-            print(f"kill {sum(killed.values())}: {kind}", flush=True)
+            if victims:
+                os.kill(choose.choice(victims), signal.SIGKILL)
+                killed[kind] += 1
+                print(f"kill {sum(killed.values())}: {kind}", flush=True)
             if kind != "sweep":
                 time.sleep(choose.uniform(0.0, MOST_SECONDS))
                 sweep.kill()
@@ -75,10 +88,14 @@ def start(home: Path, name: str, launcher: str) -> "subprocess.Popen[bytes]":
     )
 
 
-def pids(pattern: str) -> list[int]:
-    """Return the processes whose command line matches."""
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False).stdout.split()
-    return [int(pid) for pid in found if int(pid) != os.getpid()]
+def descendants(pid: int, pattern: str) -> list[int]:
+    """Return those of a process and all that it started whose command line matches."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    processes = [line.split(maxsplit=2) for line in listed.splitlines()]
+    family = {pid}
+    while more := {int(one) for one, parent, *_ in processes if int(parent) in family} - family:
+        family |= more
+    return [int(one) for one, _, *words in processes if int(one) in family and re.search(pattern, " ".join(words))]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The tables of a study's page, rebuilt from the small files that are kept of its sweeps."""
+"""The tables and pictures of a study's page, rebuilt from the small files that are kept of its sweeps."""
 
 import re
 from pathlib import Path
 
+import pandas
+
 from configs import UserError, read, recipes
 from mlm.sweeps.config import SweepConfig
-from mlm.sweeps.report import table
+from mlm.sweeps.report import plots, table
 from mlm.sweeps.report.text import tables
 
 _REGION = re.compile(
@@ -20,13 +22,27 @@ def filled(page: str, folder: Path) -> str:
     """
 
     def table_of(found: re.Match[str]) -> str:
-        name = found["name"]
-        config = read(SweepConfig, recipes.find(name, "sweep"), found["overrides"].split())
-        path = folder / f"{name}.csv"
-        if not path.is_file():
-            raise UserError(f"{path} is missing: copy the results.csv of the sweep {name} there")
-        return f"{found['begin']}{tables(table.read(path, config), config)}\n{found['end']}"
+        return f"{found['begin']}{tables(*_kept(found, folder))}\n{found['end']}"
 
     if len(_REGION.findall(page)) != page.count("<!-- table: "):
         raise UserError("a table of the page has no <!-- end -->: add it")
     return _REGION.sub(table_of, page)
+
+
+def draw(page: str, folder: Path) -> None:
+    """Draw the metric of each table by each searched setting, into the folder NAME in `folder`."""
+    for found in _REGION.finditer(page):
+        if not found["overrides"]:
+            pictures = folder / found["name"]
+            pictures.mkdir(exist_ok=True)
+            plots.draw_settings(*_kept(found, folder), pictures)
+
+
+def _kept(found: re.Match[str], folder: Path) -> tuple[pandas.DataFrame, SweepConfig]:
+    """Return the trials that a table is made of, and the settings of their sweep."""
+    name = found["name"]
+    config = read(SweepConfig, recipes.find(name, "sweep"), found["overrides"].split())
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: copy the results.csv of the sweep {name} there")
+    return table.read(path, config), config

@@ -119,6 +119,8 @@ def test_a_page_has_its_tables_from_the_kept_results(tmp_path: Path, monkeypatch
     assert page.read_text() == f"Before.\n\n<!-- table: q -->\n{expected}\n<!-- end -->\n\nAfter.\n"
     command.main(["--study", str(page)])
     assert page.read_text().count("<!-- table: q -->") == 1
+    pictures = list((tmp_path / "study" / "q").glob("*.png"))
+    assert {picture.stem for picture in pictures} == set(found.config.search)
     page.write_text("<!-- table: q metric=seconds mode=max -->\n<!-- end -->\n")
     command.main(["--study", str(page)])
     config = found.config.model_copy(update={"metric": "seconds", "mode": "max"})
