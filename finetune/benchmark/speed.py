@@ -143,7 +143,7 @@ def random_encoder(path: Path, data: Dataset, scale: Scale, vocabulary_size: int
     return PublishedEncoder(hf_models.bert(sizes, vocabulary_size, 2 * LONGEST).bert, open_tokenizer(path))
 
 
-def train_ours(bench: Bench, meter: Meter) -> None:
+def train_ours(bench: Bench, meter: Meter, micro_batches: int = 1) -> None:
     """Train as `finetune.linear_head` does, until the meter is finished."""
     recipe, settings, model = bench.recipe, bench.recipe.train, bench.our_model()
     task = Classification(
@@ -153,7 +153,7 @@ def train_ours(bench: Bench, meter: Meter) -> None:
         seed=SEED,
         encoder=bench.encoder,
         longest=bench.longest,
-        batch_examples=settings.batch_examples,
+        batch_examples=settings.batch_examples * micro_batches,
         micro_batch_examples=settings.batch_examples,
         class_weights_C=torch.ones(len(bench.data.class_names), device=bench.world.device),
         label_smoothing=settings.label_smoothing,
@@ -166,18 +166,19 @@ def train_ours(bench: Bench, meter: Meter) -> None:
     train(model, task, loop, bench.world, [meter], start=TrainingProgress(), stop=lambda: meter.rate > 0)
 
 
-def training_of_ours(bench: Bench) -> float:
-    """Train our side; return examples a second."""
+def training_of_ours(bench: Bench, micro_batches: int = 1) -> float:
+    """Train our side, so many batches a step; return examples a second."""
     meter = Meter(bench.scale.seconds, attrgetter("targets"))
-    train_ours(bench, meter)
+    train_ours(bench, meter, micro_batches)
     return meter.rate
 
 
-def training_of_theirs(bench: Bench, padding: hf_trainer.Padding, bfloat16: bool) -> float:
-    """Train by the Trainer in this process; return examples a second."""
+def training_of_theirs(bench: Bench, padding: hf_trainer.Padding, bfloat16: bool, micro_batches: int = 1) -> float:
+    """Train by the Trainer in this process, which accumulates by Accelerate; return examples a second."""
     meter, size = Meter(bench.scale.seconds), bench.scale.batch_examples
     sides = *bench.theirs(bench.train, padding), meter.after_step, lambda batch: len(batch["labels"])
-    trainer(*sides, bf16=bfloat16, per_device_train_batch_size=size).train()
+    steps: dict[str, Any] = {"per_device_train_batch_size": size, "gradient_accumulation_steps": micro_batches}
+    trainer(*sides, bf16=bfloat16, **steps).train()
     return meter.rate
 
 
@@ -219,9 +220,17 @@ class Comparison:
 
 
 TRAINED = "trained examples, as many a step on both sides, over whole steps after a warm-up"
+ACCUMULATED = 4
+"""Batches whose gradients are added up to one step."""
 PREDICTED = "predicted examples, over whole calls after a warm-up"
 CASES = {
     "training/padded-to-64": Comparison(training_of_ours, training_of_theirs, "fixed", TRAINED),
     "training/padded-to-batch": Comparison(training_of_ours, training_of_theirs, "batch", TRAINED),
+    "training/accumulated": Comparison(
+        partial(training_of_ours, micro_batches=ACCUMULATED),
+        partial(training_of_theirs, micro_batches=ACCUMULATED),
+        "batch",
+        f"{TRAINED}; {ACCUMULATED} batches are added up to a step",
+    ),
     "prediction/padded-to-64": Comparison(prediction_of_ours, prediction_of_theirs, "fixed", PREDICTED),
 }
