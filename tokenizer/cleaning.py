@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from tokenizers.normalizers import Normalizer
 
-from configs import Config
+from configs import Config, UserError
 from tokenizer import sentences
 from tokenizer.cached_encoder import normalise_by
 from tokenizer.sources import Document, Documentation, Files, Mixture, Source, hash_texts
 
 Side = Literal["train", "heldout"]
 Reason = Literal[
-    "duplicate documents", "short sentences", "long sentences", "duplicate sentences", "sentences beyond most_words"
+    "duplicate documents",
+    "short sentences",
+    "long sentences",
+    "duplicate sentences",
+    "sentences beyond train_share",
+    "sentences beyond most_words",
 ]
 """Reasons for which cleaning drops text."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -39,7 +44,7 @@ HASH_BYTES = 16
 """Size of the hash that stands for a text among those seen."""
 BATCH_CHARACTERS = 500_000
 """Characters of the documents that are cleaned together, about."""
-DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES, _BEYOND = range(len(REASONS))
+DUPLICATE_DOCUMENTS, _SHORT, _LONG, _DUPLICATE_SENTENCES, _BEYOND_SHARE, _BEYOND_WORDS = range(len(REASONS))
 """Index of each reason in REASONS."""
 
 
@@ -59,12 +64,17 @@ class TextConfig(Config):
     deduplicate: Literal["none", "documents", "sentences"] = "documents"
     """Drop each document, or each sentence, that repeats an earlier one. Texts are equal if the tokenizer reads them
     alike: normalised and lower-cased as it does, whatever their white space."""
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training documents that is trained on, chosen by the hash of their text. The held-out side does not
+    depend on it: so it shows how well less text does."""
     most_words: int | None = Field(default=None, ge=1)
-    """Largest number of white-space-separated words to train on: the first ones, in whole sentences; null: all. The
-    held-out side does not depend on it, so the source is read to its end."""
+    """Largest number of white-space-separated words to train on: the first ones, in whole sentences; null: all. In a
+    sorted text the first words are not like the others. The held-out side does not depend on it, so the source is read
+    to its end."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
     """Share of the documents that is never trained on, chosen by a hash of their text: the same on every machine, and
-    for equal texts. Where all documents fall to one side, as a single one does, their sentences are shared out."""
+    for equal texts, unless `source.heldout_by` chooses. Where all documents fall to one side, as a single one does,
+    their sentences are shared out."""
 
     @model_validator(mode="after")
     def _lengths_leave_something(self) -> Self:
@@ -82,7 +92,8 @@ class TextConfig(Config):
 
     def fingerprint(self) -> str:
         """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""
-        unset = {"most_words"} if self.most_words is None else set[str]()  # fingerprints are older than this setting
+        # Fingerprints are older than these settings.
+        unset = {name for name in ("train_share", "most_words") if getattr(self, name) in (1, None)}
         return hash_texts(str(_FORMAT), self.model_dump_json(exclude={"source", *unset}), self.source.fingerprint())
 
 
@@ -187,14 +198,21 @@ def clean_documents(
 def fall_to_one_side(text: TextConfig, as_read: AsRead) -> bool:
     """Return True if all documents are on one side, so that they must be split between the sides at sentences.
 
-    The source is read up to the first document of the other side.
+    The source is read up to the first document of the other side. A UserError says that `heldout_by` has too few texts
+    for two sides.
     """
-    sides = set[bool]()
+    sides, has_groups = set[bool](), False
     for document in text.source.documents():
         _, table = split_documents(text, [document], as_read)
         sides.update(table.heldout.tolist())
+        has_groups = has_groups or document.group is not None
         if len(sides) > 1:
             return False
+    if has_groups and sides:
+        raise UserError(
+            "all rows are on one side of the held-out split by the texts of text.source.heldout_by: name a column with"
+            " more of them, or change text.heldout_share"
+        )
     return True
 
 
@@ -217,8 +235,8 @@ def split_documents(
 ) -> tuple[list[str], SentenceTable]:
     """Split documents as `text` says; return the sentences of all, end to end, and their table.
 
-    Equal texts, `as_read`, have equal hashes and are on one side. With `at_sentences` each sentence has a side of its
-    own.
+    Equal texts, `as_read`, have equal hashes, and are on one side unless they have groups. With `at_sentences` each
+    sentence has a side of its own.
     """
     sentences_of_all: list[str] = []
     hashes: list[bytes] = []
@@ -237,12 +255,16 @@ def split_documents(
             is_short, is_long = words < text.minimum_words, words > (text.maximum_words or np.inf)
             dropped[place, _SHORT], dropped[place, _LONG] = is_short.sum(), is_long.sum()
             found = list(itertools.compress(found, ~(is_short | is_long)))
+        if at_sentences:
+            sides = [_side(text, as_read(sentence.lstrip(" "))) for sentence in found]
+        else:
+            sides = [_side(text, document.group or read)] * len(found)
+        if None in sides:
+            dropped[place, _BEYOND_SHARE] = sides.count(None)
+            found = list(itertools.compress(found, sides))
         if text.deduplicate == "sentences":
             hashes += [_hash(as_read(sentence.lstrip(" ")), HASH_BYTES) for sentence in found]
-        if at_sentences:
-            heldout += [_is_heldout(text, as_read(sentence.lstrip(" "))) for sentence in found]
-        else:
-            heldout += [_is_heldout(text, document.group or read)] * len(found)
+        heldout += [side == "heldout" for side in sides if side]
         sentences_of_all += found
         lengths[place] = len(found)
     words = np.array([*map(_words, sentences_of_all)], np.int64)
@@ -279,7 +301,7 @@ def drop_beyond(
     """Return True for each kept sentence within `text.most_words`, `training_words` before it; count the others."""
     if text.most_words is None:
         return kept
-    reason = REASONS[_BEYOND]
+    reason = REASONS[_BEYOND_WORDS]
     is_training = kept & ~table.heldout
     total = training_words + np.cumsum(table.words * is_training)
     # After the first sentence that is too long no shorter one is taken, wherever a batch ends.
@@ -313,5 +335,10 @@ def _hash(text: str, size_bytes: int) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=size_bytes).digest()
 
 
-def _is_heldout(text: TextConfig, key: str) -> bool:
-    return int.from_bytes(_hash(key, 8), "big") / 2**64 < text.heldout_share
+def _side(text: TextConfig, key: str) -> Side | None:
+    """Return the side of a document or sentence by its key; None where it is left out."""
+    place = int.from_bytes(_hash(key, 8), "big") / 2**64
+    if place < text.heldout_share:
+        return "heldout"
+    is_trained_on = text.train_share == 1 or place < text.heldout_share + text.train_share * (1 - text.heldout_share)
+    return "train" if is_trained_on else None

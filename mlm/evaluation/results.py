@@ -33,6 +33,8 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
     }
     if len(corpus.config) == 1 and corpus.config[0].name is None:
         return measured
+    if len(corpus.config) == 1:
+        return {**measured, "corpora": {corpus.config[0].label: measured["heldout"]}}
     corpora: dict[str, dict[str, float | None]] = {}
     for number, part in enumerate(corpus.config):
         rows = [found for batch in task.heldout if (found := _rows_of(number, batch)).targets]
@@ -45,8 +47,7 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
 
 def _rows_of(number: int, batch: Batch) -> Batch:
     """Return the rows of one corpus of a mixture."""
-    if batch.corpora_B is None:
-        return batch
+    assert batch.corpora_B is not None, "it is of a mixture"
     mine_B = batch.corpora_B == number
     labels_BM, segments_BL = batch.labels_BM[mine_B], batch.segments_BL[mine_B]
     return Batch(
@@ -84,8 +85,8 @@ def measure_bits_per_byte(
 ) -> dict[str, float | None]:
     """Return the bits per byte of hidden words, given the numbers of their tokens and in all; None without words.
 
-    The bits per sentence are the latter by the mean bytes of the held-out sentences: they compare languages on the same
-    translated sentences.
+    The bits per sentence are the latter by the mean bytes of the held-out sentences: so translations compare, as far as
+    hidden words stand for whole sentences.
     """
     settings, tokenizer = config.evaluation, corpus.tokenizer
     sentences = sentences_of([one.heldout for one in corpus.shards], tokenizer)

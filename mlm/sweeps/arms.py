@@ -24,24 +24,27 @@ def overrides_of(arm: Arm) -> list[str]:
 
 
 def overrides_in(value: Any) -> list[str]:
-    """Return the overrides of a value that is a list of them, or a name with such a list; none of any other value."""
-    if isinstance(value, Mapping) and len(value) == 1:
-        (value,) = value.values()
-    is_list = isinstance(value, list | tuple) and all(isinstance(word, str) and "=" in word for word in value)
+    """Return the overrides of a value that is a list of them, or a name with one; none of any other value."""
+    if is_named(value):
+        return list(value["overrides"])
+    is_list = isinstance(value, list | tuple) and all(isinstance(w, str) and re.match(r"[\w.-]+=", w) for w in value)
     return list(value) if is_list else []
+
+
+def is_named(value: Any) -> bool:
+    """Return True for a list of overrides with a name."""
+    return isinstance(value, Mapping) and set(value) == {"name", "overrides"}
 
 
 def cell(value: Any) -> str:
     """Return a value as it stands in a table: overrides by their name if they have one."""
-    if overrides := overrides_in(value):
-        return next(iter(value)) if isinstance(value, Mapping) else " ".join(overrides)
-    return as_override(value)
+    return str(value["name"]) if is_named(value) else " ".join(overrides_in(value)) or as_override(value)
 
 
 def label(arm: Arm) -> str:
     """Return an arm as short text: the last parts of the names of its settings, and their values."""
     return ", ".join(
-        short(cell(value)) if overrides_in(value) else f"{key.rpartition('.')[2]}={cell(value)}"
+        f"{key.rpartition('.')[2]}={cell(value)}" if is_named(value) or not overrides_in(value) else short(cell(value))
         for key, value in arm.items()
     )
 
@@ -53,8 +56,8 @@ def short(overrides: str) -> str:
 
 
 def key_of(arm: Arm) -> str:
-    """Return a text that is equal for equal arms."""
-    return json.dumps(arm, sort_keys=True)
+    """Return a text that is equal for equal arms; a name stands for its overrides."""
+    return json.dumps({key: value["name"] if is_named(value) else value for key, value in arm.items()}, sort_keys=True)
 
 
 def ranked(values: Iterable[tuple[Arm, float | None]], mode: Mode) -> list[Arm]:

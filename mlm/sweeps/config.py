@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from configs import Config, Texts
 
@@ -34,27 +34,40 @@ class Range(Config):
         return self
 
 
+def _with_names(values: Any) -> Any:
+    """Return {wide: [a=1, b=2]} as a list of names with overrides."""
+    if not isinstance(values, Mapping) or not values or not all(isinstance(v, list | tuple) for v in values.values()):
+        return values
+    for name, overrides in values.items():
+        if not str(name).strip():
+            raise ValueError(f"{name!r} is no name of a list")
+        if not overrides or not all(isinstance(word, str) and re.match(r"[\w.-]+=", word) for word in overrides):
+            raise ValueError(f"{name} is no list of section.key=value texts")
+    return [{"name": str(name), "overrides": list(overrides)} for name, overrides in values.items()]
+
+
 def _names_settings(search: dict[str, Any]) -> dict[str, Any]:
     for key, values in search.items():
         if not re.fullmatch(r"[\w.-]+", key):
             raise ValueError(f"{key!r} is no name of a setting: use letters, digits, points, - and _")
         listed = [] if isinstance(values, Range) else values
-        lists = [one for value in listed for one in (value.values() if isinstance(value, dict) else [value])]
+        lists = [value.get("overrides") if isinstance(value, dict) else value for value in listed]
         words = [str(word) for one in lists if isinstance(one, list | tuple) for word in one]
         for name in (key, *(word.partition("=")[0] for word in words)):
             if name.rpartition(".")[2] in ("seed", "seeds"):
                 raise ValueError(f"{name} is no setting to search: name the seeds of every arm's trials in seeds")
             if name in ("name", "runs"):
                 raise ValueError(f"{name} is no setting to search: the sweep names its runs")
-        names = [next(iter(value)) for value in listed if isinstance(value, dict) and len(value) == 1]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{key}: two values are called {twice[0]!r}: give one another name")
     return search
 
 
-Search = Annotated[dict[str, Range | Annotated[tuple[Any, ...], Field(min_length=1)]], AfterValidator(_names_settings)]
+_Listed = Annotated[tuple[Any, ...], Field(min_length=1)]
+_Values = Annotated[
+    Range | _Listed, BeforeValidator(_with_names, json_schema_input_type=Range | _Listed | dict[str, Texts])
+]
+Search = Annotated[dict[str, _Values], AfterValidator(_names_settings)]
 """Values by setting. A value that is a list of `section.key=value` texts sets all of these; its key is only a name.
-Such a list may have a name, {wide: [...]}, by which tables call it."""
+Such lists may have names, as {wide: [...], deep: [...]}, by which tables call them."""
 
 
 class Grid(Config):

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
+from configs import UserError
 from configs.command import EXIT_SIGNAL
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
@@ -29,6 +30,8 @@ _RESUMED = ("mlm.pretrain",)
 """Commands that resume an unfinished run; the others repeat it."""
 _TRIES = 5
 """Starts of a trial whose process is killed."""
+_STOPPED = (0, EXIT_SIGNAL + signal.SIGINT, EXIT_SIGNAL + signal.SIGTERM, EXIT_SIGNAL + signal.SIGHUP)
+"""Exit codes of a trial that is finished, or was told to stop."""
 _KILL_SECONDS = 60.0
 """Time for a trial to save, after the sweep is told to end."""
 _POLL_SECONDS = 0.2
@@ -134,14 +137,17 @@ def _tell_while(
     run: Callable[[], Any], sweep: Sweep, trials: Sequence[Trial], has_ended: Callable[[Trial], None]
 ) -> None:
     """Call `run`, and `has_ended` with each trial as soon as its folder tells so; Tune tells only through pickles."""
-    done, told = Event(), set[int]()
+    done, told, errors = Event(), set[int](), list[UserError]()
 
     def tell() -> None:
         while not done.wait(_TELL_SECONDS):
             for trial in trials:
                 if trial.number not in told and sweep.record(trial).state in ("finished", "failed"):
                     told.add(trial.number)
-                    has_ended(trial)
+                    try:
+                        has_ended(trial)
+                    except UserError as error:
+                        errors.append(error)
 
     with ThreadPoolExecutor(1) as thread:
         telling = thread.submit(tell)
@@ -150,6 +156,8 @@ def _tell_while(
         finally:
             done.set()
     telling.result()
+    for error in errors:
+        raise error
     for trial in trials:
         if trial.number not in told:
             has_ended(trial)
@@ -194,7 +202,7 @@ def execute(
         processes.running.add(process)
         code = process.wait()
         processes.running.discard(process)
-        if code == 0 or code > EXIT_SIGNAL or processes.ending:  # it was told to stop, and has saved
+        if code in _STOPPED or processes.ending:
             return
         if code > 0:
             break

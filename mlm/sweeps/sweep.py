@@ -199,11 +199,9 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
         shown.update()
         best = found.ranked(config.metric, config.mode)[:1]
         shown.set_postfix_str(f"best {arms.label(best[0])}" if best else "")
-        told = f"\ntrial {trial.name} ({arms.label(trial.arm)})"
         if record.last_lines:
-            logger.warning("%s failed: %s", told, record.last_lines.splitlines()[-1])
-        elif record.state == "unfinished" and until is None:
-            logger.warning("%s was stopped: this command started again resumes it", told)
+            last = record.last_lines.splitlines()[-1]
+            logger.warning("\ntrial %s (%s) failed: %s", trial.name, arms.label(trial.arm), last)
         _check_written(config, record)
         if found.has_too_many_failures():
             failed = [one.name for one in found.failures()]
@@ -214,6 +212,18 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
 
     with shown:
         LAUNCHERS[config.launcher](found, waiting, until, has_ended)
+    if until is None:
+        _check_ended(found, [found.record(trial) for trial in trials])
+
+
+def _check_ended(found: Sweep, records: Sequence[TrialRecord]) -> None:
+    """Raise a UserError if a trial was stopped, or none has the metric: what comes next would build on less."""
+    if stopped := [one.trial.name for one in records if one.state not in ("finished", "failed")]:
+        raise UserError(f"trials were stopped ({listed(stopped)}): the same command goes on with them")
+    results = [one.results for one in records if one.state == "finished"]
+    if results and not any(found.config.metric in one for one in results):
+        written = listed(dict.fromkeys(name for one in results for name in one), 30)
+        raise UserError(f"no trial wrote {found.config.metric}; they wrote {written}: name one as metric")
 
 
 def _check_written(config: SweepConfig, record: TrialRecord) -> None:

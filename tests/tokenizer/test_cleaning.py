@@ -163,6 +163,25 @@ def test_training_words_are_the_first_ones_up_to_the_limit_in_whole_sentences(li
     assert dropped["sentences beyond most_words"] == (totals > limit).sum()
 
 
+@pytest.mark.parametrize("deduplicate", ["documents", "sentences", "none"])
+def test_a_share_of_the_training_documents_is_the_same_part_of_any_text(deduplicate: str) -> None:
+    lines = [f"Line {n}. Further words." for n in range(2000)]
+
+    def read(lines: list[str], share: float) -> tuple[dict[str, set[str]], Counter[Reason]]:
+        text, dropped = TextConfig(deduplicate=deduplicate, heldout_share=0.2, train_share=share), Counter[Reason]()  # type: ignore[arg-type]
+        seen = SeenHashes(sqlite3.connect(":memory:"))
+        found = list(clean_documents(text, map(Document, lines), seen, dropped=dropped))
+        return {side: {d.sentences[0] for d in found if d.side == side} for side in ("train", "heldout")}, dropped
+
+    everything, _ = read(lines, 1.0)
+    fifth, dropped = read(lines, 0.2)
+    assert fifth["heldout"] - {"Further words."} == everything["heldout"] - {"Further words."}
+    assert fifth["train"] < read(lines, 0.5)[0]["train"] < everything["train"]
+    assert len(fifth["train"]) == pytest.approx(0.2 * len(everything["train"]), rel=0.2)
+    assert dropped["sentences beyond train_share"] == 2 * (len(everything["train"]) - len(fifth["train"]))
+    assert read(lines[::-1], 0.2)[0]["train"] - {"Further words."} == fifth["train"] - {"Further words."}
+
+
 @pytest.mark.parametrize("segments", ["sentences", "documents"])
 def test_a_single_document_is_split_between_the_sides_at_sentences(segments: str, tmp_path: Path) -> None:
     sentences = [f"Sentence {number % 150} of the book." for number in range(200)]
@@ -193,6 +212,7 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
         {"deduplicate": "none"},
         {"heldout_share": 0.02},
         {"most_words": 100_000},
+        {"train_share": 0.5},
     ]
     prints = {files(a).fingerprint(), *(files(a, **settings).fingerprint() for settings in changed)}
     assert len(prints) == 1 + len(changed) == len(TextConfig.model_fields)

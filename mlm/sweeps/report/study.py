@@ -11,7 +11,7 @@ from mlm.sweeps.report import plots, table
 from mlm.sweeps.report.text import tables
 
 _REGION = re.compile(
-    r"(?P<begin><!-- table: (?P<name>[\w.-]+)(?P<overrides>( [^\s=]+=\S+)*) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+    r"(?P<begin><!-- table: (?P<name>[\w./-]+)(?P<overrides>( [^\s=]+=\S+)*) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
 )
 
 

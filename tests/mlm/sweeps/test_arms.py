@@ -4,7 +4,7 @@ import pytest
 
 from configs import UserError
 from mlm.sweeps import arms
-from mlm.sweeps.config import Optuna, Random, Range, Search
+from mlm.sweeps.config import Optuna, Random, Range, Search, SweepConfig
 
 
 def test_a_grid_is_every_combination_once() -> None:
@@ -16,9 +16,16 @@ def test_the_overrides_of_an_arm_are_those_of_a_command_line() -> None:
     arm = {"head.widths": ["3", "4"], "both": ["a.b=1", "c=[2, 3]"], "start_from": None, "optim.lr": "1e-3"}
     assert arms.overrides_of(arm) == ["head.widths=[3, 4]", "a.b=1", "c=[2, 3]", "start_from=null", "optim.lr=1e-3"]
     assert arms.label(arm) == "widths=[3, 4], b=1 c=[2, 3], start_from=null, lr=1e-3"
-    named = {"shape": {"wide": ["a.b=1", "c=2"]}, "optim": {"lr": 1}}
-    assert arms.overrides_of(named) == ["a.b=1", "c=2", "optim={lr: 1}"]
-    assert arms.label(named) == "wide, optim={lr: 1}"
+
+
+def test_a_name_stands_for_its_overrides() -> None:
+    search = {"shape": {"wide": ["a.b=1", "c=2"], 64: ["c=3"]}, "only": [{"lang": ["a=b"]}, {"lang": ["c"]}]}
+    config = SweepConfig.model_validate({"search": search}, strict=False)
+    first, *_, last = arms.grid(config.search)
+    assert arms.overrides_of(first) == ["a.b=1", "c=2", "only={lang: [a=b]}"]
+    assert arms.label(last) == "shape=64, only={lang: [c]}"
+    assert arms.key_of(first) == arms.key_of({"shape": "wide", "only": {"lang": ["a=b"]}})
+    assert SweepConfig.model_validate(config.model_dump(mode="json"), strict=False) == config
 
 
 def test_names_that_are_alike_are_shown_whole() -> None:

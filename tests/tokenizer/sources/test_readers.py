@@ -18,7 +18,7 @@ import pytest
 
 from configs import UserError
 from tests.tokenizer.samples import COMPRESSIONS, FORMATS, MIXED, read, write
-from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents
+from tokenizer.cleaning import SeenHashes, TextConfig, clean_documents, fall_to_one_side
 from tokenizer.sources.readers import TableConfig, read_table
 
 PLAIN = tuple(text for text in MIXED if "\t" not in text)  # a tab ends a field of a .tsv file
@@ -135,6 +135,10 @@ def test_the_columns_of_a_row_are_held_out_together(tmp_path: Path, suffix: str)
     of_books = heldout("ko", book)
     assert of_books == [n for n in range(500) if n // 5 in {n // 5 for n in of_books}]
     assert 50 < len(of_books) < 300
+    source = {"kind": "files", "paths": [str(path)], "columns": ["en"], "heldout_by": book}
+    few = TextConfig.model_validate({"source": source, "heldout_share": 1e-6}, strict=False)
+    with pytest.raises(UserError, match=r"on one side .*\.heldout_by: name a column with more of them"):
+        fall_to_one_side(few, str)
     with pytest.raises(UserError, match=r"no column 'author'.*only or heldout_by"):
         heldout("ko", "author")
     with pytest.raises(UserError, match=r"remove text\.source\.heldout_by"):
