@@ -105,7 +105,7 @@ def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[s
     labels = examples.labels[firsts]
     size = round(share * len(firsts))
     smaller = max(min(size, len(firsts) - size), 1)
-    _check_counts(labels, -(-len(firsts) // smaller), class_names, f"a part of {share:.1%}")
+    _check_counts(labels, -(-len(firsts) // smaller), class_names, f"a part of {100 * share:.3g} %")
     _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=labels)
     return _divide(examples, np.isin(units_N, units))
 

@@ -39,8 +39,8 @@ def _with_names(values: Any) -> Any:
     if not isinstance(values, Mapping) or not values or not all(isinstance(v, list | tuple) for v in values.values()):
         return values
     for name, overrides in values.items():
-        if not str(name).strip():
-            raise ValueError(f"{name!r} is no name of a list")
+        if not re.fullmatch(r"[^\s|]+( [^\s|]+)*", str(name)):
+            raise ValueError(f"{name!r} is no name of a list: it is one line of words with single spaces, without |")
         if not overrides or not all(isinstance(word, str) and re.match(r"[\w.-]+=", word) for word in overrides):
             raise ValueError(f"{name} is no list of section.key=value texts")
     return [{"name": str(name), "overrides": list(overrides)} for name, overrides in values.items()]
@@ -208,6 +208,8 @@ class SweepConfig(Config):
             raise ValueError(f"halving stops and resumes runs of mlm.pretrain, and {self.command} does not resume")
         if self.halving and self.sampler.kind == "optuna":
             raise ValueError("halving needs all arms at once: set sampler.kind to grid or random")
+        if self.sampler.kind == "optuna" and (self.baseline or self.hypothesis):
+            raise ValueError("baseline and hypothesis name listed arms, and Optuna proposes its own: remove them")
         if self.address and self.launcher != "ray":
             raise ValueError("address is of Ray: set launcher=ray")
         return self

@@ -16,7 +16,7 @@ from mlm.sweeps.arms import Arm
 from mlm.sweeps.check import check
 from mlm.sweeps.config import Grid, Random, Stage, SweepConfig
 from mlm.sweeps.launchers import LAUNCHERS
-from mlm.sweeps.trials import CONFIG, FAILED, Sweep, Trial, TrialRecord, opened
+from mlm.sweeps.trials import CONFIG, FAILED, PLAN, Sweep, Trial, TrialRecord, opened
 from mlm.tracking import run_directory
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ METRICS = {
     ),
 }
 """The numbers that each command writes into results.json; those of several corpora have further ones."""
+_HIGHER = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "tokens_per_second")
+_LOWER = ("loss", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence", "seconds")
 _OF_CORPUS = "corpora."
 
 
@@ -52,8 +54,11 @@ def sweep(config: SweepConfig) -> Path:
         if config.sampler.kind == "optuna":
             _run_proposed(found)
         else:
+            expected = first_arms(config)
             if not found.trials():
-                found.plan(0, first_arms(config))
+                found.plan(0, expected)
+            if sum(trial.stage == 0 for trial in found.trials()) != len(expected) * len(config.seeds):
+                raise UserError(f"{found.path / PLAN} is damaged, trials are missing: put it back, or remove the sweep")
             _run_stage(found, 0)
         for number, stage in enumerate(config.stages, start=1):
             if number > max(trial.stage for trial in found.trials()):
@@ -66,6 +71,8 @@ def checked(config: SweepConfig) -> None:
     """Raise a UserError for a setting that the swept command refuses, or a metric that it does not write."""
     if not config.search:
         raise UserError("search names no setting: write one, as search: {optim.lr: [1e-3, 1e-4]}")
+    if options := [word for word in config.base if word.startswith("-")]:
+        raise UserError(f"{options[0]} is an option, and a trial takes a recipe and section.key=value alone: remove it")
     if config.launcher == "ray":
         require("ray", extra="sweep", purpose="launcher=ray")
     if config.sampler.kind == "optuna":
@@ -81,7 +88,7 @@ def checked(config: SweepConfig) -> None:
         if error is not None:
             raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
     for name, arm in _named_arms(config).items():
-        if arms.key_of(arm) not in map(arms.key_of, tried) and config.sampler.kind != "optuna":
+        if arms.key_of(arm) not in map(arms.key_of, tried):
             raise UserError(f"{name} = {arms.label(arm)} is no arm; there are: {listed(map(arms.label, tried), 12)}")
 
 
@@ -94,7 +101,11 @@ def _named_arms(config: SweepConfig) -> dict[str, Arm]:
 
 def _check_metrics(config: SweepConfig) -> None:
     known = [f"{prefix}{name}" for prefix, names in METRICS[config.command] for name in names]
-    for metric in (config.metric, *(take.metric for stage in config.stages for take in stage.take)):
+    takes = [take for stage in config.stages for take in stage.take]
+    for metric, mode in ((config.metric, config.mode), *((take.metric, take.mode) for take in takes)):
+        name = metric.rpartition(".")[2].partition("/")[0]
+        if mode != ("max" if name in _HIGHER else "min") and name in (*_HIGHER, *_LOWER):
+            raise UserError(f"{metric} is better the {'higher' if name in _HIGHER else 'lower'}, and mode is {mode}")
         if metric not in known and not metric.startswith(("heldout.loss/", _OF_CORPUS)):
             raise UserError(f"{config.command} does not write {metric}: it writes {', '.join(known)}")
 

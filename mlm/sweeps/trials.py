@@ -9,10 +9,13 @@ SWEEP/cache/              tokenizers and shards, which the trials share
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from configs import UserError, dump, read
 from configs.files import write_text
@@ -48,6 +51,9 @@ class Trial:
         return f"{self.number:04}"
 
 
+_TRIAL = TypeAdapter(Trial)
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """A trial, and its run as far as there is one."""
@@ -76,9 +82,9 @@ class Sweep:
         if not path.exists():
             return []
         try:
-            return [Trial(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): put it back from a copy, or remove the sweep") from error
+            return [_TRIAL.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: put it back from a copy, or remove the sweep") from error
 
     def plan(self, stage: int, arms: Iterable[Arm]) -> None:
         """Append the trials of the arms: all of them with the first seed, then with the next one."""
@@ -151,7 +157,7 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             else:
                 yield from numbers(value, f"{prefix}{key}.")
         elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", value if value is None or math.isfinite(value) else None
 
 
 def opened(config: SweepConfig) -> Sweep:

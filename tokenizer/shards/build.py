@@ -188,5 +188,5 @@ def _check_sides(state: BuildState) -> None:
         if not counts.documents:
             raise UserError(
                 f"all text fell to one side of the held-out split, none to {side}: it takes several sentences that "
-                f"differ ({total:,} documents): add text, or change text.heldout_share"
+                f"differ ({total:,} documents): add text, or change text.heldout_share, train_share or most_words"
             )

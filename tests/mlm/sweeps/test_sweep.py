@@ -196,7 +196,8 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         (["seeds=[1, 1]"], "a seed is there twice"),
         (["search={train: [[train.seed=1], [train.seed=2]]}"], "train.seed is no setting to search: name the seeds"),
         (["search={train: {a: [train.seed=1], b: [x=2]}}"], "train.seed is no setting to search: name the seeds"),
-        (["search={x: {a: [x=1], ' ': [x=2]}}"], "' ' is no name of a list"),
+        (["search={x: {a: [x=1], ' ': [x=2]}}"], "' ' is no name of a list: it is one line of words"),
+        (["search={x: {a  b: [x=1]}}"], "'a  b' is no name of a list"),
         (["search={x: {a: [x=1], b: [x]}}"], "b is no list of section.key=value texts"),
         (
             ["search={x: {a: [optim.lr=1], 64: [optim.lr=2]}}", "baseline={x: 65}"],
@@ -209,6 +210,12 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         ),
         (["sampler={kind: random, arms: 2}", "baseline={a: b}"], "baseline = a=b is no arm; there are: activation="),
         (["sampler={kind: random, arms: 3}"], "search has only 2 combinations"),
+        (["metric=heldout.accuracy"], "heldout.accuracy is better the higher, and mode is min"),
+        (["base=[study, --dry-run]"], "--dry-run is an option, and a trial takes a recipe and section.key=value alone"),
+        (
+            ["sampler={kind: optuna}", "baseline={model.encoder.activation: relu}"],
+            "baseline and hypothesis name listed arms, and Optuna proposes its own: remove them",
+        ),
         (["metric=heldout.bits"], "mlm.pretrain does not write heldout.bits: it writes heldout.loss, heldout.accuracy"),
         (["command=mlm.evaluate"], "command"),
         (["command=finetune.cnn_head", "halving={steps: [10]}"], "finetune.cnn_head does not resume"),
@@ -299,6 +306,20 @@ def test_optuna_does_not_try_a_failed_arm_again_with_each_proposal(folder: Path)
     assert [record.state for record in records] == ["failed"] * 2
     for record in records:
         assert (path / "output" / f"{record.trial.name}.log").read_text().count("no such file") == 1
+
+
+@pytest.mark.parametrize("damage", ["", '{"number": 0, "stage": 0, "arm": 5, "seed": 0}\n', "[]\n"])
+def test_a_damaged_plan_is_told(tmp_path: Path, damage: str) -> None:
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, base=BASE, search=ACTIVATIONS)
+    first, _ = (found.path / "plan.jsonl").read_text().splitlines()
+    (found.path / "plan.jsonl").write_text(damage or f"{first}\n")
+    with pytest.raises(UserError, match=r"plan\.jsonl is damaged"):
+        sweep(found.config)
+
+
+def test_a_number_that_is_none_is_no_result() -> None:
+    results = {"heldout": {"loss": float("nan"), "accuracy": 0.5}, "seconds": float("inf"), "name": "x", "ok": True}
+    assert dict(numbers(results)) == {"heldout.loss": None, "heldout.accuracy": 0.5, "seconds": None}
 
 
 def test_a_second_sweep_on_a_folder_changes_nothing_in_it(tmp_path: Path) -> None:
