@@ -329,17 +329,13 @@ def test_a_second_sweep_on_a_folder_changes_nothing_in_it(tmp_path: Path) -> Non
     assert (found.path / "sweep.yaml").read_text() == before
 
 
-def tried_arms(config: SweepConfig) -> list[arms.Arm]:
-    return arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
-
-
 @pytest.mark.parametrize("name", recipes.known("sweep"))
 def test_a_recipe_of_a_sweep_is_accepted_by_its_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = read(SweepConfig, recipes.find(name, "sweep"))
     assert config.name == "_".join(reversed(name.split("/")))
     swept_command = importlib.import_module(config.command)
-    stages = (arm for stage in config.stages for arm in arms.grid(stage.search))
-    for arm in itertools.chain(tried_arms(config), stages):
+    searches = [config.search, *(stage.search for stage in config.stages)]
+    for arm in itertools.chain.from_iterable(map(arms.ends, searches)):  # each value, not each combination
         swept_command.main([*config.base, *arms.overrides_of(arm), "--print-config"])
     assert capsys.readouterr().out
 
@@ -352,7 +348,7 @@ def full_size(command_name: str) -> list[str]:
 @pytest.mark.parametrize("name", full_size("mlm.pretrain"))
 def test_the_models_of_a_full_size_sweep_are_built(name: str) -> None:
     config = read(SweepConfig, recipes.find(name, "sweep"))
-    tried = tried_arms(config)
+    tried = arms.ends(config.search)
     recipe, *overrides = config.base
     sizes = set[tuple[int, int, int, int]]()
     with torch.device("meta"):
