@@ -23,7 +23,7 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.sweeps import arms, launchers
 from mlm.sweeps.check import check
 from mlm.sweeps.config import SweepConfig
-from mlm.sweeps.sweep import METRICS, checked, first_arms, next_arms, sweep
+from mlm.sweeps.sweep import METRICS, checked, next_arms, sweep
 from mlm.sweeps.trials import Sweep, Trial, numbers, read_sweep
 from mlm.tracking import run_directory
 from tests import processes
