@@ -155,7 +155,7 @@ CASES = {
         f"{TRAIN}latin.csv": "latin.csv, line 2, byte 15",
         f"{TRAIN}columns.csv": "'text' | tweet, target",
         f"{TRAIN}twice.csv": "twice.csv | 'text'",
-        f"{TRAIN}few.csv": "class '0' | 10.0%",
+        f"{TRAIN}few.csv": "class '0' | 10 %",
         f"{TRAIN}bad.jsonl": "bad.jsonl, line 2 | JSON",
         f"{TRAIN}list.jsonl": "list.jsonl, line 1 | list",
         f"{TRAIN}bad.parquet": "bad.parquet",
