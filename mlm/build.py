@@ -15,7 +15,7 @@ import torch
 from configs import UserError, check_text
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
-from mlm.data.batches import Batch, PackedRows
+from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.corpus import Corpus, ShardsConfig, corpus_at, open_corpus
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
@@ -104,8 +104,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     threads = 1 if alone else threads_for(world, micro * row_length)
     most = config.evaluation.most_rows
     heldout = heldout_batches(corpus.heldout, config.masking, world, most_rows=most, micro_batch_rows=micro)
-    if not any(batch.targets for batch in heldout):
-        raise UserError(_nothing_hidden(config, corpus.heldout, heldout))
+    _check_heldout(config, corpus, heldout)
     share = -(-micro // threads)
     train, masking = corpus.train, config.masking
     task = MaskedLMTask(
@@ -128,6 +127,18 @@ def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:
     for name, read in task.read_after(length.steps or 0).items():
         if read["epochs"] > MOST_EPOCHS and task.world.is_main:
             logger.warning("%s will be read %s times: lower its weight", name, f"{read['epochs']:,.0f}")
+
+
+def _check_heldout(config: PretrainConfig, corpus: Corpus, heldout: Sequence[Batch]) -> None:
+    """Raise a UserError if no token of the held-out rows is hidden, or none of those of one corpus of a mixture."""
+    if not any(batch.targets for batch in heldout):
+        raise UserError(_nothing_hidden(config, corpus.heldout, heldout))
+    for number, name in enumerate(corpus.names):
+        if not any((batch.labels_BM[batch.corpora_B == number] != IGNORED).any() for batch in heldout):
+            raise UserError(
+                f"no token of the held-out rows of {name} is hidden: raise text.heldout_share or masking.rate, or give"
+                " it more text"
+            )
 
 
 def _nothing_hidden(config: PretrainConfig, rows: PackedRows, heldout: Sequence[Batch]) -> str:

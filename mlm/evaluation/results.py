@@ -31,10 +31,9 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
         "baselines": measure_baselines(config, corpus, task.heldout),
         "dropped": dict(corpus.manifest.dropped),
     }
-    if len(corpus.config) == 1 and corpus.config[0].name is None:
-        return measured
     if len(corpus.config) == 1:
-        return {**measured, "corpora": {corpus.config[0].label: measured["heldout"]}}
+        (only,) = corpus.config
+        return measured if only.name is None else {**measured, "corpora": {only.name: measured["heldout"]}}
     corpora: dict[str, dict[str, float | None]] = {}
     for number, part in enumerate(corpus.config):
         rows = [found for batch in task.heldout if (found := _rows_of(number, batch)).targets]

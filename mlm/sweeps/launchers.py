@@ -156,8 +156,8 @@ def _tell_while(
         finally:
             done.set()
     telling.result()
-    for error in errors:
-        raise error
+    if errors:
+        raise errors[0]
     for trial in trials:
         if trial.number not in told:
             has_ended(trial)

@@ -35,8 +35,9 @@ METRICS = {
     ),
 }
 """The numbers that each command writes into results.json; those of several corpora have further ones."""
-_HIGHER = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "tokens_per_second")
 _LOWER = ("loss", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence", "seconds")
+_NEITHER = ("steps", "tokens", "epochs")
+"""Ends of the names of numbers that are better the lower, and of those that are neither better nor worse."""
 _OF_CORPUS = "corpora."
 
 
@@ -103,11 +104,11 @@ def _check_metrics(config: SweepConfig) -> None:
     known = [f"{prefix}{name}" for prefix, names in METRICS[config.command] for name in names]
     takes = [take for stage in config.stages for take in stage.take]
     for metric, mode in ((config.metric, config.mode), *((take.metric, take.mode) for take in takes)):
-        name = metric.rpartition(".")[2].partition("/")[0]
-        if mode != ("max" if name in _HIGHER else "min") and name in (*_HIGHER, *_LOWER):
-            raise UserError(f"{metric} is better the {'higher' if name in _HIGHER else 'lower'}, and mode is {mode}")
         if metric not in known and not metric.startswith(("heldout.loss/", _OF_CORPUS)):
             raise UserError(f"{config.command} does not write {metric}: it writes {', '.join(known)}")
+        name = metric.rpartition(".")[2].partition("/")[0]
+        if name not in _NEITHER and mode != (right := "min" if name in _LOWER else "max"):
+            raise UserError(f"{metric} is better the {'lower' if right == 'min' else 'higher'}: set mode={right}")
 
 
 def _check_stages(config: SweepConfig) -> None:
@@ -150,7 +151,7 @@ def _run_proposed(found: Sweep) -> None:
         count = min(left, config.sampler.at_once)
         planned = len(found.trials())
         found.plan(0, arms.propose(config.search, config.sampler, config.mode, known, count))
-        _run(found, found.trials()[planned:], None)  # failed trials before are tried again by the next start only
+        _run_to_end(found, found.trials()[planned:])  # failed trials before are tried again by the next start only
 
 
 def _means(records: Sequence[TrialRecord], metric: str) -> list[tuple[Arm, float | None]]:
@@ -175,7 +176,16 @@ def _run_stage(found: Sweep, stage: int) -> None:
     for steps in halving.steps if halving else ():
         _run(found, trials, steps)
         trials = _promoted(found, trials, steps)
+    _run_to_end(found, trials)
+
+
+def _run_to_end(found: Sweep, trials: Sequence[Trial]) -> None:
+    """Run trials to their end; a UserError tells those that were stopped: what comes next would build on less."""
     _run(found, trials, None)
+    records = [found.record(trial) for trial in trials]
+    if stopped := [one.trial.name for one in records if one.state not in ("finished", "failed")]:
+        raise UserError(f"trials were stopped ({listed(stopped)}): the same command goes on with them")
+    _check_written(_metrics(found.config), records)
 
 
 def _promoted(found: Sweep, trials: Sequence[Trial], steps: int) -> list[Trial]:
@@ -194,8 +204,9 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
     """Run the trials that are not done, and show the progress and the best result so far."""
     config = found.config
     records = [found.record(trial) for trial in trials]
+    of_every_trial = [one for one in _metrics(config) if not one.startswith(_OF_CORPUS)]  # of a corpus, of some arms
     for record in records:
-        _check_written(config, record)
+        _check_written(of_every_trial, [record])
     waiting = [record.trial for record in records if record.state != "finished"]
     if not waiting:
         return
@@ -213,7 +224,7 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
         if record.last_lines:
             last = record.last_lines.splitlines()[-1]
             logger.warning("\ntrial %s (%s) failed: %s", trial.name, arms.label(trial.arm), last)
-        _check_written(config, record)
+        _check_written(of_every_trial, [record])
         if found.has_too_many_failures():
             failed = [one.name for one in found.failures()]
             raise UserError(
@@ -223,26 +234,17 @@ def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
 
     with shown:
         LAUNCHERS[config.launcher](found, waiting, until, has_ended)
-    if until is None:
-        _check_ended(found, [found.record(trial) for trial in trials])
 
 
-def _check_ended(found: Sweep, records: Sequence[TrialRecord]) -> None:
-    """Raise a UserError if a trial was stopped, or none has the metric: what comes next would build on less."""
-    if stopped := [one.trial.name for one in records if one.state not in ("finished", "failed")]:
-        raise UserError(f"trials were stopped ({listed(stopped)}): the same command goes on with them")
-    results = [one.results for one in records if one.state == "finished"]
-    if results and not any(found.config.metric in one for one in results):
-        written = listed(dict.fromkeys(name for one in results for name in one), 30)
-        raise UserError(f"no trial wrote {found.config.metric}; they wrote {written}: name one as metric")
+def _metrics(config: SweepConfig) -> list[str]:
+    return [config.metric, *(take.metric for stage in config.stages for take in stage.take)]
 
 
-def _check_written(config: SweepConfig, record: TrialRecord) -> None:
-    """Raise a UserError if a finished trial lacks a metric, as `test.accuracy` without a test set.
-
-    An arm need not have read each corpus.
-    """
-    for metric in (config.metric, *(take.metric for stage in config.stages for take in stage.take)):
-        if record.state == "finished" and metric not in record.results and not metric.startswith(_OF_CORPUS):
-            written = listed(record.results, 30)
-            raise UserError(f"trial {record.trial.name} wrote no {metric}; it wrote {written}: name one as metric")
+def _check_written(metrics: Sequence[str], records: Sequence[TrialRecord]) -> None:
+    """Raise a UserError if none of the finished trials has a metric, as `test.accuracy` without a test set."""
+    finished = [one for one in records if one.state == "finished"]
+    for metric in metrics:
+        if finished and not any(metric in one.results for one in finished):
+            names = listed(f"trial {one.trial.name}" for one in finished)
+            written = listed(dict.fromkeys(name for one in finished for name in one.results), 30)
+            raise UserError(f"{names} wrote no {metric}; there are {written}: name one as metric")

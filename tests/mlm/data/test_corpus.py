@@ -334,6 +334,20 @@ def test_a_run_on_several_folders_resumes_to_the_same_weights(home: Path, tmp_pa
     assert "text" in mistake(run(tmp_path, "--resume", str(resumed)))
 
 
+def test_a_corpus_of_a_mixture_of_which_nothing_is_hidden_is_named(tmp_path: Path) -> None:
+    write_lines(tmp_path / "large.txt", prose(300))
+    write_lines(tmp_path / "small.txt", [f"Word {n}." for n in range(40)])
+    parts = [
+        {"name": name, "share": 1, "source": {"kind": "files", "paths": f"{name}.txt"}} for name in ("large", "small")
+    ]
+    settings = [word for word in TINY if not word.startswith("text.source")]
+    settings += ["text.source.kind=mixture", f"text.source.parts={json.dumps(parts)}", "masking.rate=0.02"]
+    settings += ["train.batch_rows=1", "vocabulary.size=300"]
+    assert "no token of the held-out rows of small is hidden: raise text.heldout_share" in mistake(
+        run(tmp_path, *settings)
+    )
+
+
 def test_a_run_on_a_mixture_tells_each_corpus_and_resumes_to_the_same_weights(home: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         shutil.copytree(home / name, tmp_path / name)

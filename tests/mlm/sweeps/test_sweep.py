@@ -210,7 +210,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         ),
         (["sampler={kind: random, arms: 2}", "baseline={a: b}"], "baseline = a=b is no arm; there are: activation="),
         (["sampler={kind: random, arms: 3}"], "search has only 2 combinations"),
-        (["metric=heldout.accuracy"], "heldout.accuracy is better the higher, and mode is min"),
+        (["metric=heldout.accuracy"], "heldout.accuracy is better the higher: set mode=max"),
         (["base=[study, --dry-run]"], "--dry-run is an option, and a trial takes a recipe and section.key=value alone"),
         (
             ["sampler={kind: optuna}", "baseline={model.encoder.activation: relu}"],
@@ -293,8 +293,18 @@ def test_a_rung_that_no_trial_reaches_is_told(tmp_path: Path) -> None:
 
 def test_a_metric_that_a_finished_trial_lacks_is_told_with_those_it_wrote(folder: Path) -> None:
     found = swept(folder, lambda _: {"loss": 1.0}, base=BASE, search=ACTIVATIONS, metric="heldout.loss/ko")
-    with pytest.raises(UserError, match=r"trial 0000 wrote no heldout\.loss/ko; it wrote .*heldout\.loss"):
+    with pytest.raises(UserError, match=r"trial 0000 wrote no heldout\.loss/ko; there are .*heldout\.loss"):
         sweep(found.config)
+
+
+def test_an_arm_need_not_have_read_a_corpus_but_one_must(folder: Path) -> None:
+    found = swept(folder, lambda _: {"loss": 1.0}, base=BASE, search=ACTIVATIONS, metric="corpora.ko.loss")
+    with pytest.raises(UserError, match=r"trial 0000, trial 0001 wrote no corpora\.ko\.loss; there are heldout\.loss"):
+        sweep(found.config)
+    run = found.run_of(found.trials()[1])
+    assert run is not None
+    (run / "results.json").write_text(json.dumps({"heldout": {"loss": 1.0}, "corpora": {"ko": {"loss": 2.0}}}))
+    assert sweep(found.config) == found.path
 
 
 def test_optuna_does_not_try_a_failed_arm_again_with_each_proposal(folder: Path) -> None:
