@@ -11,6 +11,17 @@ from configs import Config, Texts
 
 CommandName = Literal["mlm.pretrain", "finetune.cnn_head", "finetune.linear_head"]
 Mode = Literal["min", "max"]
+_LOWER = ("loss", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence", "seconds")
+_HIGHER = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "tokens_per_second")
+"""Ends of the names of numbers that are better the lower, and the higher; others are neither better nor worse."""
+
+
+def _check_direction(metric: str, mode: Mode) -> None:
+    name = metric.rpartition(".")[2].partition("/")[0]
+    if name in _LOWER and mode == "max":
+        raise ValueError(f"{metric} is better the lower: set mode=min")
+    if name in _HIGHER and mode == "min":
+        raise ValueError(f"{metric} is better the higher: set mode=max")
 
 
 class Range(Config):
@@ -43,6 +54,8 @@ def _with_names(values: Any) -> Any:
             raise ValueError(f"{name!r} is no name of a list: it is one line of words with single spaces, without |")
         if not overrides or not all(isinstance(word, str) and re.match(r"[\w.-]+=", word) for word in overrides):
             raise ValueError(f"{name} is no list of section.key=value texts")
+        if (first := next(other for other in values if values[other] == overrides)) != name:
+            raise ValueError(f"{first} and {name} are the same overrides: remove one")
     return [{"name": str(name), "overrides": list(overrides)} for name, overrides in values.items()]
 
 
@@ -107,6 +120,11 @@ class Take(Config):
     """The better direction."""
     count: int = Field(gt=0)
     """Number of arms."""
+
+    @model_validator(mode="after")
+    def _has_the_better_direction(self) -> Self:
+        _check_direction(self.metric, self.mode)
+        return self
 
 
 class Stage(Config):
@@ -199,6 +217,7 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        _check_direction(self.metric, self.mode)
         searched = {**self.search, **{key: values for stage in self.stages for key, values in stage.search.items()}}
         ranges = [key for key, values in searched.items() if isinstance(values, Range)]
         in_stages = [key for stage in self.stages for key, values in stage.search.items() if isinstance(values, Range)]

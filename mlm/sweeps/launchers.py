@@ -66,9 +66,9 @@ class _Processes:
 
 
 def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None, has_ended: Callable[[Trial], None]) -> None:
-    """Run trials as processes of this machine, `trials_at_once` at a time, each on cores of its own."""
+    """Run trials as processes of this machine, `trials_at_once` at a time."""
     config, processes = sweep.config, _Processes()
-    slots: SimpleQueue[frozenset[int]] = SimpleQueue()
+    slots: SimpleQueue[frozenset[int] | None] = SimpleQueue()
     for cores in shared_cores(config.trials_at_once, _cores(sweep)):
         slots.put(cores)
 
@@ -92,9 +92,14 @@ def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None, has_en
             processes.end()
 
 
-def shared_cores(trials_at_once: int, count: int) -> list[frozenset[int]]:
-    """Return the cores of each of the trials that run at the same time: their own, as far as there are enough."""
+def shared_cores(trials_at_once: int, count: int) -> Sequence[frozenset[int] | None]:
+    """Return the cores of each of the trials that run at the same time, as far as there are enough.
+
+    None where they leave cores free: the system places them, as another sweep would take the same cores.
+    """
     there = cores_here()
+    if trials_at_once * count < len(there):
+        return [None] * trials_at_once
     places = range(0, trials_at_once * count, count)
     return [frozenset(there[(first + n) % len(there)] for n in range(count)) for first in places]
 

@@ -35,9 +35,6 @@ METRICS = {
     ),
 }
 """The numbers that each command writes into results.json; those of several corpora have further ones."""
-_LOWER = ("loss", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence", "seconds")
-_NEITHER = ("steps", "tokens", "epochs")
-"""Ends of the names of numbers that are better the lower, and of those that are neither better nor worse."""
 _OF_CORPUS = "corpora."
 
 
@@ -102,13 +99,9 @@ def _named_arms(config: SweepConfig) -> dict[str, Arm]:
 
 def _check_metrics(config: SweepConfig) -> None:
     known = [f"{prefix}{name}" for prefix, names in METRICS[config.command] for name in names]
-    takes = [take for stage in config.stages for take in stage.take]
-    for metric, mode in ((config.metric, config.mode), *((take.metric, take.mode) for take in takes)):
+    for metric in _metrics(config):
         if metric not in known and not metric.startswith(("heldout.loss/", _OF_CORPUS)):
             raise UserError(f"{config.command} does not write {metric}: it writes {', '.join(known)}")
-        name = metric.rpartition(".")[2].partition("/")[0]
-        if name not in _NEITHER and mode != (right := "min" if name in _LOWER else "max"):
-            raise UserError(f"{metric} is better the {'lower' if right == 'min' else 'higher'}: set mode={right}")
 
 
 def _check_stages(config: SweepConfig) -> None:

@@ -193,4 +193,5 @@ def _check_same(sweep: Sweep) -> None:
         for name in there
         if there[name] != here[name]
     )
-    raise UserError(f"{sweep.path} is a sweep by other settings ({told}): choose another name, or undo the change")
+    mend = "choose another name, undo the change, or remove that folder"
+    raise UserError(f"{sweep.path} is a sweep by other settings ({told}): {mend}")

@@ -64,6 +64,8 @@ class _TextFiles(TextFileConfig):
                 yield first
                 yield from found
         if empty == paths:
+            if self.only:
+                raise UserError(f"no row of {listed(empty)} has a text and is one of text.source.only = {self.only}")
             raise UserError(f"{listed(empty)} is empty: name a file with text")
         if empty:
             log_once(f"{len(empty):,} of {len(paths):,} files are empty and passed over: {listed(empty)}")

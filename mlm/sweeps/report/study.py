@@ -24,8 +24,11 @@ def filled(page: str, folder: Path) -> str:
     def table_of(found: re.Match[str]) -> str:
         return f"{found['begin']}{tables(*_kept(found, folder))}\n{found['end']}"
 
-    if len(_REGION.findall(page)) != page.count("<!-- table: "):
-        raise UserError("a table of the page has no <!-- end -->: add it")
+    if len(_REGION.findall(page)) != (count := page.count("<!-- table: ")):
+        raise UserError(
+            f"{count - len(_REGION.findall(page))} of the page's {count} tables have not the form of"
+            " <!-- table: NAME SETTING=VALUE ... -->, a line, and <!-- end -->: mend them"
+        )
     return _REGION.sub(table_of, page)
 
 

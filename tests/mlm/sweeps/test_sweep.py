@@ -199,6 +199,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         (["search={x: {a: [x=1], ' ': [x=2]}}"], "' ' is no name of a list: it is one line of words"),
         (["search={x: {a  b: [x=1]}}"], "'a  b' is no name of a list"),
         (["search={x: {a: [x=1], b: [x]}}"], "b is no list of section.key=value texts"),
+        (["search={x: {a: [x=1], b: [x=1]}}"], "a and b are the same overrides: remove one"),
         (
             ["search={x: {a: [optim.lr=1], 64: [optim.lr=2]}}", "baseline={x: 65}"],
             "baseline = x=65 is no arm; there are: activation=relu, x=a, activation=relu, x=64",
@@ -246,6 +247,13 @@ def test_words_behind_two_dashes_are_further_ones_of_the_command(
     assert capsys.readouterr().out.splitlines() == ["activation=relu", "activation=swish"]
     with pytest.raises(UserError, match=r"did you mean train\.budget"):
         command.main(["s.yaml", "--dry-run", "--", "train.budgett.steps=30"])
+
+
+def test_trials_that_leave_cores_free_are_not_bound_to_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "cores_here", lambda: [2, 3, 5, 7])
+    assert launchers.shared_cores(1, 1) == [None]
+    assert launchers.shared_cores(3, 1) == [None] * 3
+    assert launchers.shared_cores(2, 2) == [frozenset((2, 3)), frozenset((5, 7))]
 
 
 def test_a_sweep_without_a_search_is_refused() -> None:

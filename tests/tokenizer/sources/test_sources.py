@@ -85,6 +85,10 @@ def test_files_without_text_are_passed_over_and_counted(tmp_path: Path, caplog: 
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} is empty"):
             texts(Files(paths=(str(tmp_path / name),)))
+    write_lines(tmp_path / "y.csv", ["text,language", "un,fr"])
+    with pytest.raises(UserError, match=r"no row of .*y\.csv has a text and is one of text\.source\.only = .*'en'"):
+        texts(Files(paths=(f"{tmp_path}/y.csv",), only={"language": ("en",)}))
+    (tmp_path / "y.csv").unlink()
     with pytest.raises(UserError, match=r"a\.txt, .*e\.txt\.gz.* is empty"):
         texts(Files(paths=(f"{tmp_path}/*",)))
     write_lines(tmp_path / "z.txt", ["one"])

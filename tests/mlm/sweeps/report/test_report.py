@@ -122,14 +122,17 @@ def test_a_page_has_its_tables_from_the_kept_results(tmp_path: Path, monkeypatch
     assert page.read_text().count("<!-- table: q -->") == 1
     pictures = list((tmp_path / "study" / "q").glob("*.png"))
     assert {picture.stem for picture in pictures} == set(found.config.search)
-    page.write_text("<!-- table: q metric=seconds mode=max -->\n<!-- end -->\n")
+    page.write_text("<!-- table: q metric=seconds mode=min -->\n<!-- end -->\n")
     command.main(["--study", str(page)])
-    config = found.config.model_copy(update={"metric": "seconds", "mode": "max"})
+    config = found.config.model_copy(update={"metric": "seconds", "mode": "min"})
     expected = tables(table.read(tmp_path / "study" / "q.csv", config), config)
-    assert page.read_text() == f"<!-- table: q metric=seconds mode=max -->\n{expected}\n<!-- end -->\n"
+    assert page.read_text() == f"<!-- table: q metric=seconds mode=min -->\n{expected}\n<!-- end -->\n"
     assert "| seconds |" in expected
     page.write_text(page.read_text().replace("<!-- end -->", ""))
-    with pytest.raises(UserError, match="has no <!-- end -->"):
+    with pytest.raises(UserError, match="1 of the page's 1 tables have not the form of <!-- table: NAME"):
+        command.main(["--study", str(page)])
+    page.write_text("<!-- table: q metric=seconds mode=max -->\n<!-- end -->\n")
+    with pytest.raises(UserError, match="seconds is better the lower: set mode=min"):
         command.main(["--study", str(page)])
     with pytest.raises(UserError, match=r"none/q\.csv is missing: copy the results\.csv"):
         filled("<!-- table: q -->\n<!-- end -->", tmp_path / "none")

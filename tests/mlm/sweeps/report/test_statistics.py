@@ -108,10 +108,13 @@ def test_the_verdict_is_the_side_of_zero_of_the_paired_interval(
     better: Sequence[float | None], mode: str, verdict: str
 ) -> None:
     hypothesis = {"better": {"a": "y"}, "than": {"a": "x"}}
-    found = judge(frame_of({"x": [1.0, 2.0, 3.0], "y": better}), config_of(hypothesis=hypothesis, mode=mode))
+    metric = {"min": METRIC, "max": "heldout.accuracy"}[mode]
+    config = config_of(hypothesis=hypothesis, mode=mode, metric=metric)
+    frame = frame_of({"x": [1.0, 2.0, 3.0], "y": better}).rename(columns={METRIC: metric})
+    found = judge(frame, config)
     assert found is not None
     assert found[0] == verdict
-    text = tables(frame_of({"x": [1.0, 2.0, 3.0], "y": better}), config_of(hypothesis=hypothesis, mode=mode))
+    text = tables(frame, config)
     assert f"Hypothesis: a=y is better than a=x. **{verdict.capitalize()}" in text
 
 
