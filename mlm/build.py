@@ -191,6 +191,7 @@ def with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
         "start_from": None if config.start_from is None else str(Path(config.start_from).absolute()),
         "text": config.text.absolute() if shards is None else config.text,
         "data": data.model_copy(update={"tokenizer": tokenizer, "shards": shards}),
+        "evaluation": config.evaluation.absolute(),
     }
     config = config.model_copy(update=changed)
     check_text(config.model_dump(mode="json"))

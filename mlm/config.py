@@ -1,10 +1,11 @@
 """The configuration of a pretraining run, section by section; its defaults are the quick start."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from configs import Config, as_list
+from configs import Config, Texts, as_list
 from mlm.data.corpus import DataConfig
 from mlm.data.masking import Masking
 from mlm.distributed.device import Precision
@@ -83,6 +84,16 @@ class EvaluationConfig(Config):
     window_bytes: int = Field(96, gt=8)
     """UTF-8 bytes of text around a hidden word, itself included, for every vocabulary. At most data.row_length - 2, so
     that the text fits a row even byte by byte."""
+    pairs: Texts | None = None
+    """Files of minimal pairs to judge at the end, as python -m mlm.evaluate --pairs takes them; []: those of a small
+    grammar of English; null: none."""
+    most_pairs: int | None = Field(None, gt=0)
+    """Largest number of pairs of a paradigm; null: all."""
+
+    def absolute(self) -> Self:
+        """Return the same measurements by paths of pairs that hold in any working directory."""
+        names = (str(Path(name).absolute()) if Path(name).exists() else name for name in self.pairs or ())
+        return self.model_copy(update={"pairs": self.pairs and tuple(names)})
 
 
 class PretrainConfig(Config):

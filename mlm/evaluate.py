@@ -1,4 +1,4 @@
-"""Measure a pretrained encoder on held-out text: by kind of mask or position, in bits per byte of hidden words."""
+"""Measure a pretrained encoder on held-out text, in bits per byte of hidden words, and on minimal pairs."""
 
 import argparse
 import json
@@ -28,6 +28,12 @@ examples:
   python -m mlm.evaluate runs/x masking.rate=0.3 evaluation.words=5000                   with other settings
   python -m mlm.evaluate runs/x --by-position --plot x.png                               near and far in long texts
   python -m mlm.evaluate runs/x --by-position data.row_length=4096                       in rows longer than the run's
+  python -m mlm.evaluate runs/x --pairs                                  minimal pairs of a small grammar
+  python -m mlm.evaluate runs/x --pairs BLiMP.zip --most 200 --plot x.png  published ones
+  python -m mlm.evaluate runs/x --pairs nyu-mll/blimp                    those of the hub
+
+Pairs are in .jsonl files with BLiMP's columns, .txt files as Zorro's, where a bad sentence stands on the line before
+its good one, .tsv files of good<TAB>bad or good<TAB>bad<TAB>paradigm, or folders and archives of such.
 
 Options of the sections text, masking and evaluation are as in python -m mlm.pretrain --help; the run's own are the
 defaults. data.row_length may be changed too, and exceed the run's if its positions are rotary. Another text is encoded
@@ -48,10 +54,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--by-position", action="store_true", help="only the loss by position in the text: 0-127, 128-255, 256-511, ..."
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the loss by position into a new file")
+    parser.add_argument(
+        "--pairs",
+        nargs="*",
+        metavar="FILE",
+        help="only the accuracy on minimal pairs: in files, archives, folders, or a data set of the Hugging Face hub; "
+        "without a name those of a small grammar of English",
+    )
+    parser.add_argument("--most", type=int, metavar="N", help="only the first N pairs of each paradigm")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw positions or pairs into a new file")
     options = parser.parse_intermixed_args(arguments)
-    if options.plot is not None and not options.by_position:
-        raise UserError("--plot draws the loss by position: add --by-position")
+    if options.pairs is not None and options.by_position:
+        raise UserError("--pairs and --by-position are two measurements: choose one")
+    if options.plot is not None and not options.by_position and options.pairs is None:
+        raise UserError("--plot draws the loss by position, or pairs: add --by-position or --pairs")
+    if options.most is not None and (options.pairs is None or options.most < 1):
+        raise UserError("--most limits the pairs of a paradigm: add --pairs, and name a number from 1 on")
     if options.plot is not None and options.plot.exists():
         raise UserError(f"--plot {options.plot}: the file exists: name another, or delete it")
     options.overrides = [word for word in options.words if "=" in word and not os.path.exists(word)]  # noqa: PTH110 - a long word is no error
@@ -59,6 +77,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if len(runs) > 1:
         raise UserError(f"at most one run, not {', '.join(runs)}")
     options.run = Path(runs[0]) if runs else None
+    if options.pairs is not None and options.overrides:
+        raise UserError(f"--pairs reads no text and hides tokens by itself: remove {options.overrides[0]}")
     for override in options.overrides:
         if _section(override) not in SECTIONS and override.partition("=")[0] != LENGTH:
             raise UserError(f"{override}: only {', '.join(SECTIONS)} and {LENGTH} can be set for a run")
@@ -80,8 +100,11 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.distributed.device import with_recorded_precision
     from mlm.distributed.world import init_world
     from mlm.evaluation.by_target import UNITS, Targets, by_corruption, by_position, masked_by
+    from mlm.evaluation.pairs.accuracy import measure_pairs, report
+    from mlm.evaluation.pairs.reading import read_pairs
     from mlm.evaluation.results import bits_line, measure_bits_per_byte
     from mlm.tracking import plots, run_directory
+    from tokenizer.vocabulary import load
 
     named = options.run or run_directory.newest()
     path, folder = checkpoint.run_of(named), checkpoint.resolve(named)
@@ -92,6 +115,14 @@ def main(arguments: Sequence[str]) -> None:
     identity = run_directory.run_identity(path)
     world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
+    if options.pairs is not None:
+        tokenizer = load(folder / checkpoint.TOKENIZER)
+        pairs = read_pairs(options.pairs, options.most)
+        of_pairs = measure_pairs(model, tokenizer, pairs, trained.data.row_length, world)
+        if options.plot is not None:
+            plots.draw_pairs(of_pairs, options.plot)
+        command.show(json.dumps({"pairs": of_pairs}, allow_nan=False) if options.json else report(of_pairs))
+        return
     corpus = _corpus(config, options.overrides, path, folder, identity.data)
 
     def targets(unit: str) -> Targets:

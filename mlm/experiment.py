@@ -34,6 +34,7 @@ from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision, with_recorded_precision
 from mlm.distributed.world import DeviceChoice, World, devices, joined
 from mlm.evaluation import fill_blanks, results
+from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import exported_run, plots, run_directory
 from mlm.tracking.exported_run import Exported, export
@@ -212,6 +213,9 @@ def _resume(
 def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     """Make the directory and the components of a new run; `opened` holds its lock."""
     world = with_precision(world, config.train.precision)
+    if config.evaluation.pairs is not None:
+        pairs, most = config.evaluation.pairs, config.evaluation.most_pairs
+        world.from_main("reading minimal pairs", lambda: str(len(read_pairs(pairs, most))))  # to fail before training
     components = build(config, world)
     started_from = warm_start.load_start(config, components.model)
 

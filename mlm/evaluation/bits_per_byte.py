@@ -18,16 +18,13 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Encoding, Regex, Tokenizer, pre_tokenizers
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
-from mlm.data.batches import Batch
 from mlm.distributed.world import World
-from mlm.objectives.masked import score
+from mlm.evaluation.hidden_tokens import Copy, log_probabilities
 from tokenizer.kinds import is_byte_level, plain_reader
 from tokenizer.shards.format import ShardArrays
 from tokenizer.special_tokens import SpecialTokens
 
-BATCH_ROWS = 64
 SENTENCES_READ = 20_000
 """Largest number of held-out sentences read, so that choosing words takes no longer on a larger corpus."""
 COUNTED_WORDS = 5_000
@@ -149,11 +146,8 @@ def bits_per_byte(
     reader, special = plain_reader(tokenizer), SpecialTokens.of(tokenizer)
     hidden = [_hide(word, reader) for word in words]
     assert all(len(encoding.ids) <= row_length for _, encoding, _ in hidden)
-    rows, nats = [row for _, encoding, inside in hidden for row in _rows(encoding, inside, special.mask)], 0.0
-    for start in range(0, len(rows), BATCH_ROWS):
-        batch = _batch(rows[start : start + BATCH_ROWS], special.pad).to(world.device)
-        log_probabilities_MV = score(model, batch, world).float().log_softmax(dim=-1)
-        nats -= log_probabilities_MV.gather(1, batch.labels_BM).sum().item()
+    copies = [Copy(encoding.ids, place, inside[-1] + 1) for _, encoding, inside in hidden for place in inside]
+    nats = -log_probabilities(model, copies, special.mask, world).sum().item()
     return nats / math.log(2) / _hidden_bytes(tokenizer, hidden)
 
 
@@ -188,13 +182,6 @@ def _hidden_bytes(tokenizer: Tokenizer, hidden: Sequence[Hidden]) -> int:
     return sum(count(*one) for one in hidden)
 
 
-def _rows(encoding: Encoding, inside: list[int], mask_id: int) -> Iterator[tuple[list[int], int, int]]:
-    """Yield, for each token of the word: ids with it and the word's later tokens hidden, its position, and its id."""
-    for position in inside:
-        hidden = [mask_id if i in inside and i >= position else token for i, token in enumerate(encoding.ids)]
-        yield hidden, position, encoding.ids[position]
-
-
 def _bytes_of_tokens(word: HiddenWord, encoding: Encoding, inside: list[int]) -> int:
     """Return the hidden bytes without the space before the word; byte-level tokens have a character for each.
 
@@ -210,18 +197,3 @@ def _bytes_of_text(word: HiddenWord, encoding: Encoding, inside: list[int]) -> i
     first = min(encoding.offsets[position][0] for position in inside)
     last = max(encoding.offsets[position][1] for position in inside)
     return len(word.text[first:last].lstrip(" ").encode())
-
-
-def _batch(rows: Sequence[tuple[list[int], int, int]], pad_id: int) -> Batch:
-    ids_BL = pad_sequence([torch.tensor(ids) for ids, _, _ in rows], batch_first=True, padding_value=pad_id)
-    lengths_B = torch.tensor([len(ids) for ids, _, _ in rows])
-    positions_BL = torch.arange(ids_BL.shape[1]).expand(ids_BL.shape)
-    return Batch(
-        ids_BL,
-        (positions_BL < lengths_B[:, None]).int(),
-        positions_BL,
-        torch.tensor([[position] for _, position, _ in rows]),
-        torch.tensor([[label] for _, _, label in rows]),
-        targets=len(rows),
-        tokens=int(lengths_B.sum()),
-    )

@@ -17,6 +17,8 @@ from mlm.evaluation.bits_per_byte import (
     sentences_of,
 )
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline, sample_tokens
+from mlm.evaluation.pairs.accuracy import measure_pairs
+from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
 
@@ -24,6 +26,7 @@ from mlm.objectives.masked import MaskedLMTask
 def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
     """Return the model's and the baselines' scores on the held-out text, and what cleaning dropped, by reason.
 
+    If minimal pairs are asked for, `pairs` has the accuracy on them.
     Beside these are the model's scores on each corpus of a mixture, `corpora`, where its parts have names.
     """
     measured = {
@@ -31,6 +34,9 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
         "baselines": measure_baselines(config, corpus, task.heldout),
         "dropped": dict(corpus.manifest.dropped),
     }
+    if config.evaluation.pairs is not None:
+        pairs = read_pairs(config.evaluation.pairs, config.evaluation.most_pairs)
+        measured["pairs"] = measure_pairs(model, corpus.tokenizer, pairs, config.data.row_length, task.world)
     if len(corpus.config) == 1:
         (only,) = corpus.config
         return measured if only.name is None else {**measured, "corpora": {only.name: measured["heldout"]}}
@@ -136,6 +142,9 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
         lines.append(f"{f'  of {name}':24}{shown(read['loss'], '.3f'):>12}{shown(read['accuracy'], '.1%'):>10}{told}")
     if "bits_per_byte" in heldout:
         lines.append(f"{'bits per hidden byte':24}{bits_line(heldout):>12}")
+    if pairs := results.get("pairs"):
+        told = f"{pairs['accuracy']:.1%} ({pairs['low']:.1%} to {pairs['high']:.1%}) of {pairs['pairs']:,}"
+        lines.append(f"{'minimal pairs':24}{told:>12}")
     blanks = "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:"
     speed = shown(results["tokens_per_second"], ",.0f")
     return "\n".join(

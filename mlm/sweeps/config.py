@@ -12,7 +12,18 @@ from configs import Config, Texts
 CommandName = Literal["mlm.pretrain", "finetune.cnn_head", "finetune.linear_head"]
 Mode = Literal["min", "max"]
 _LOWER = ("loss", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence", "seconds")
-_HIGHER = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "tokens_per_second")
+_HIGHER = (
+    "accuracy",
+    "accuracy_within_words",
+    "f1",
+    "f1_macro",
+    "f1_weighted",
+    "mcc",
+    "precision",
+    "recall",
+    "roc_auc",
+    "tokens_per_second",
+)
 """Ends of the names of numbers that are better the lower, and the higher; others are neither better nor worse."""
 
 

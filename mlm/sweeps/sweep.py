@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 METRICS = {
     "mlm.pretrain": (
         ("heldout.", ("loss", "accuracy", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence")),
+        ("pairs.", ("accuracy", "accuracy_within_words")),
         ("", ("steps", "tokens", "seconds", "tokens_per_second")),
     ),
     **dict.fromkeys(

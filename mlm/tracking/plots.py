@@ -52,6 +52,31 @@ def draw_by_position(scores: Mapping[str, Mapping[str, float | None]], path: Pat
     write(figure, path)
 
 
+def draw_pairs(found: Mapping[str, Any], path: Path) -> None:
+    """Draw the accuracy on the minimal pairs of each paradigm, by field, with its 95 % interval, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    bars = {
+        "all": found,
+        **found["fields"],
+        **dict(sorted(found["paradigms"].items(), key=lambda one: one[1]["accuracy"])),
+    }
+    figure = Figure(figsize=(8, 1 + 0.2 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(bars))
+    values = [100 * one["accuracy"] for one in bars.values()]
+    margins = [[100 * abs(one["accuracy"] - one[end]) for one in bars.values()] for end in ("low", "high")]
+    colors = ["#1f5582" if name == "all" or name in found["fields"] else "#9db4c8" for name in bars]
+    axes.barh(places, values, xerr=margins, color=colors, ecolor="#555555", height=0.7)
+    axes.axvline(50, color="#b5651d", linestyle="--", linewidth=1, label="chance")
+    axes.set(yticks=places, yticklabels=list(bars), xlim=(0, 100), ylim=(len(bars) - 0.4, -0.6))
+    axes.set_xlabel("pairs whose good sentence is the likelier one (%)")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    write(figure, path)
+
+
 def write(figure: "Figure", path: Path) -> None:
     """Write the figure as a PNG file, which is whole at every moment."""
     with written(path) as partial:

@@ -31,6 +31,16 @@ def commit_unless_offline(name: str, revision: str | None) -> str | None:
     return revision if huggingface_hub.is_offline_mode() else commit(name, revision)
 
 
+def configurations(name: str) -> list[str]:
+    """Return the names of a data set's configurations."""
+    import datasets
+
+    try:
+        return list(datasets.get_dataset_config_names(name))
+    except Exception as error:  # it lets through the errors of every library below it
+        raise UserError(failure(name, error)) from error
+
+
 def stream(name: str, configuration: str | None, split: str, revision: str | None) -> Iterator[Row]:
     """Yield the rows of a data set's split while they are fetched; a failure after the first is a ConnectionError."""
     fault: type[ValueError | OSError] = UserError

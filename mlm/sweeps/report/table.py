@@ -13,7 +13,7 @@ ABOUT = ("trial", "stage", "seed", "state")
 """The columns before those of the searched settings."""
 _TIMES = ("seconds", "tokens_per_second")
 """Ends of the names of the columns that differ whenever a sweep is repeated; they come last."""
-_LEFT_OUT = ("baselines.", "data.", "dropped.", "parameters.", "heldout_at_start.")
+_LEFT_OUT = ("baselines.", "data.", "dropped.", "parameters.", "heldout_at_start.", "pairs.paradigms.")
 
 
 def settings_of(config: SweepConfig) -> list[str]:

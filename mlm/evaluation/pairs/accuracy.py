@@ -1,0 +1,96 @@
+"""The share of minimal pairs of which a model prefers the good sentence, with its interval."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import nn
+
+from configs import UserError
+from mlm.distributed.world import World
+from mlm.evaluation.pairs.likelihood import pseudo_log_likelihoods, read_sentences
+from mlm.evaluation.pairs.pair import Pair
+from tokenizer.special_tokens import SpecialTokens
+
+_STANDARD_ERRORS = 1.959964
+"""Half of the 95 % interval of a normal distribution."""
+
+
+def measure_pairs(
+    model: nn.Module, tokenizer: Tokenizer, pairs: Sequence[Pair], row_length: int, world: World
+) -> dict[str, Any]:
+    """Return the accuracy on pairs, on each field's and on each paradigm's, with 95 % intervals over pairs.
+
+    A pair counts 1 if its good sentence has the higher pseudo-log-likelihood, and a half if both have the same. Each
+    paradigm has the same weight. `accuracy_within_words` is by the other score of `pseudo_log_likelihoods`. A pair with
+    a sentence longer than a row is left out, and counted.
+
+    Raises:
+        UserError: no pair fits a row.
+    """
+    special = SpecialTokens.of(tokenizer)
+    sentences = read_sentences([text for pair in pairs for text in (pair.good, pair.bad)], tokenizer)
+    most = row_length - 2 * special.adds_cls_sep
+    both = zip(pairs, sentences[::2], sentences[1::2], strict=True)
+    fitting = [(pair, good, bad) for pair, good, bad in both if max(len(good.tokens), len(bad.tokens)) <= most]
+    if not fitting:
+        mend = "name others, or a run with longer rows"
+        raise UserError(f"each of the {len(pairs):,} pairs has a sentence of more than {most} tokens: {mend}")
+    sides = [good for _, good, _ in fitting], [bad for _, _, bad in fitting]
+    distinct = dict.fromkeys(itertools.chain(*sides))  # computed once, so that equal ones score the same
+    number_of = {sentence: number for number, sentence in enumerate(distinct)}
+    scores_N2 = pseudo_log_likelihoods(model, list(distinct), special, world).numpy()
+    good_P2, bad_P2 = (scores_N2[[number_of[one] for one in side]] for side in sides)
+    points_P2 = (good_P2 > bad_P2) + 0.5 * (good_P2 == bad_P2)
+    paradigms_P = np.array([pair.paradigm for pair, _, _ in fitting])
+    fields_P = np.array([pair.field for pair, _, _ in fitting])
+
+    def by(names_P: NDArray[np.str_]) -> dict[str, dict[str, float]]:
+        chosen = {name: names_P == name for name in dict.fromkeys(names_P.tolist()) if name}
+        return {name: _accuracy(points_P2[mine_P], paradigms_P[mine_P]) for name, mine_P in chosen.items()}
+
+    return {
+        **_accuracy(points_P2, paradigms_P),
+        "too_long": len(pairs) - len(fitting),
+        "same_tokens": sum(good.tokens == bad.tokens for _, good, bad in fitting),
+        "fields": by(fields_P),
+        "paradigms": by(paradigms_P),
+    }
+
+
+def _accuracy(points_P2: NDArray[np.float64], paradigms_P: NDArray[np.str_]) -> dict[str, float]:
+    """Return the mean over paradigms of the points by both scores, with an interval after Agresti and Coull (1998)."""
+    names, groups_P = np.unique(paradigms_P, return_inverse=True)
+    counts_G = np.bincount(groups_P)
+    sums_G, within_words_G = (np.bincount(groups_P, points_P) for points_P in points_P2.T)
+    smoothed_G = (sums_G + 2) / (counts_G + 4)
+    margin = _STANDARD_ERRORS * math.sqrt((smoothed_G * (1 - smoothed_G) / (counts_G + 4)).sum()) / len(names)
+    accuracy = float((sums_G / counts_G).mean())
+    return {
+        "accuracy": accuracy,
+        "low": max(accuracy - margin, 0.0),
+        "high": min(accuracy + margin, 1.0),
+        "accuracy_within_words": float((within_words_G / counts_G).mean()),
+        "pairs": len(points_P2),
+    }
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """Return measured accuracies as a table: all, fields, and paradigms, the worst last."""
+    rows = {"all": found, **found["fields"]}
+    ranked = sorted(found["paradigms"].items(), key=lambda one: -one[1]["accuracy"])
+    width = max(map(len, [*rows, *found["paradigms"]]))
+    lines = [f"{'':{width}}{'pairs':>8}{'accuracy':>10}{'95 % interval':>18}{'within words':>14}"]
+    for name, of in [*rows.items(), *ranked]:
+        interval = f"{of['low']:.1%} to {of['high']:.1%}"
+        numbers = f"{of['pairs']:>8,}{of['accuracy']:>10.1%}{interval:>18}{of['accuracy_within_words']:>14.1%}"
+        lines.append(f"{name:{width}}{numbers}")
+    notes = {
+        "too_long": "pairs have a sentence longer than a row and are left out",
+        "same_tokens": "pairs have two sentences that are the same to this tokenizer, and count a half",
+    }
+    return "\n".join([*lines, *(f"{found[name]:,} {note}" for name, note in notes.items() if found[name])])
