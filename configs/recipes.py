@@ -32,6 +32,20 @@ def find(word: str, task: Task) -> Path:
     )
 
 
+def folders(task: Task) -> dict[str, Path]:
+    """Return the folders of the recipes for a task that belong together, by their names, such as glue."""
+    return {path.parent.name: path.parent for path in known(task).values() if path.parent.name != task}
+
+
+def folder(word: str, task: Task) -> Path:
+    """Return the folder that `word` names, or else that of recipes of that name; a UserError if there is neither."""
+    if Path(word).is_dir():
+        return Path(word)
+    if word in folders(task):
+        return folders(task)[word]
+    raise UserError(f"no such folder: {word}: name one with recipes, or one of {', '.join(folders(task))}")
+
+
 def listing(task: Task) -> str:
     """Return the recipes for a task, a line each: name and the first line of its header."""
     recipes = known(task)

@@ -73,7 +73,7 @@ INSIDE = {
     "finetune": (
         *("data", "encoders evaluation", "heads", "training", "config", "trial saved_model"),
         *("experiment interop table", "command_line"),
-        *("cnn_head linear_head predict compare export texts demo", "benchmark"),
+        *("cnn_head linear_head suite predict compare export texts demo", "benchmark"),
     ),
     "tokenizer": (
         *(

@@ -1,0 +1,66 @@
+"""The table of a suite: an encoder's scores on each task beside those of baselines and of published models."""
+
+import csv
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs import UserError
+from finetune.evaluation import results
+
+OWN = "this encoder"
+
+
+def published_scores(suite: Path) -> dict[str, dict[str, float]]:
+    """Return the published scores of each model, by task."""
+    path, found = suite / "published.csv", dict[str, dict[str, float]]()
+    if not path.exists():
+        return found
+    try:
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+            found.setdefault(row["model"], {})[row["task"]] = float(row["score"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error!r}: its columns are task, model and score, a number") from error
+    return found
+
+
+def table(folders: Mapping[str, Path], published: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return the scores on each task: of the encoder, of its baselines, and of the published models.
+
+    The mean is over the tasks, for whoever has a score on all of them.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for task, folder in folders.items():
+        found = results.read(folder)
+        own = {OWN: found.test, "random encoder": found.baselines.random_encoder, "TF-IDF": found.baselines.tfidf}
+        scored = {name: one.get(found.metric) for name, one in own.items() if one is not None}
+        others = {name: {"mean": of[task], "std": None} for name, of in published.items() if task in of}
+        rows[task] = {
+            "metric": found.metric,
+            "trials": len(found.trials),
+            "scores": {name: score.model_dump() for name, score in scored.items() if score is not None} | others,
+        }
+    names = dict.fromkeys(name for row in rows.values() for name in row["scores"])
+    columns = {name: [row["scores"].get(name) for row in rows.values()] for name in names}
+    means = {name: statistics.fmean(one["mean"] for one in of) for name, of in columns.items() if None not in of}
+    return {"tasks": rows, "mean": means}
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """Return the table as lines of text."""
+    names = list(dict.fromkeys(name for row in found["tasks"].values() for name in row["scores"]))
+    lines = [["task", "metric", "trials", *names]]
+    for task, row in found["tasks"].items():
+        scores = [row["scores"].get(name) for name in names]
+        lines.append([task, row["metric"], str(row["trials"]), *map(_shown, scores)])
+    means = [f"{found['mean'][name]:.3f}" if name in found["mean"] else "-" for name in names]
+    lines.append(["mean", "", "", *means])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _shown(score: Mapping[str, float | None] | None) -> str:
+    if score is None:
+        return "-"
+    return f"{score['mean']:.3f}" + ("" if score["std"] is None else f" ± {score['std']:.3f}")

@@ -1,0 +1,81 @@
+"""The tasks of a suite: their settings, and a run of each that is not finished."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from configs import UserError, listed, read
+from finetune import encoders
+from finetune.config import FinetuneConfig
+from finetune.data.labelled import ClassificationData
+from finetune.experiment import finetune
+from mlm.checkpoint import checkpoint
+from mlm.config import RUNS
+from mlm.tracking.progress_bar import ProgressBar
+from mlm.tracking.run_directory import RESULTS
+from mlm.training.interrupt import SignalStop
+
+logger = logging.getLogger(__name__)
+
+
+def configs_of(suite: Path, overrides: Sequence[str], data: Path | None, path: Path) -> dict[str, FinetuneConfig]:
+    """Return the settings of each task of a suite, whose runs are made in `path` and whose files lie in `data`.
+
+    Tasks that name the same encoder get the same checkpoint of it. A UserError if any setting is wrong.
+    """
+    found = {
+        recipe.stem: read(FinetuneConfig, recipe, [*overrides, f"name={recipe.stem}", f"runs={path}"])
+        for recipe in sorted(suite.glob("*.yaml"))
+    }
+    if not found:
+        raise UserError(f"{suite} has no recipes: name a folder with a .yaml file for each task")
+    choices = {config.encoder.model_dump_json(): config.encoder for config in found.values()}
+    resolved = {key: encoders.resolve(choice, Path(RUNS)) for key, choice in choices.items()}
+    return {
+        task: config.model_copy(
+            update={"encoder": resolved[config.encoder.model_dump_json()], "data": _inside(config.data, data)}
+        )
+        for task, config in found.items()
+    }
+
+
+def _inside(data: ClassificationData, folder: Path | None) -> ClassificationData:
+    """Return data whose files lie in a folder."""
+    named = {part: name for part in ("train", "validation", "test") if (name := getattr(data, part, None))}
+    return data.model_copy(update={part: str(folder / name) for part, name in named.items()}) if folder else data
+
+
+def run_tasks(path: Path, configs: Mapping[str, FinetuneConfig]) -> dict[str, str]:
+    """Run the tasks that are not finished; return the errors of those that failed."""
+    failed = {}
+    for task, config in configs.items():
+        if (folder := finished(path, task)) is not None:
+            _check_same(folder, config)
+            logger.info("%s: finished before", task)
+    for number, (task, config) in enumerate(configs.items(), start=1):
+        if finished(path, task) is not None:
+            continue
+        logger.info("task %d of %d: %s", number, len(configs), task)
+        try:
+            with SignalStop("stopping") as signals:
+                finetune(config, [signals, ProgressBar()], stop=signals.received)
+        except UserError as error:
+            logger.warning("%s failed: %s", task, error)
+            failed[task] = str(error)
+    return failed
+
+
+def finished(path: Path, task: str) -> Path | None:
+    """Return the run of a task that is finished, if there is one."""
+    runs = [one.parent for one in path.glob(f"*/{RESULTS}") if one.parent.name.partition("_")[2][9:] == task]
+    return max(runs, default=None)
+
+
+def _check_same(folder: Path, config: FinetuneConfig) -> None:
+    """Raise a UserError if a run was made by other settings; the commit of a data set may have been looked up."""
+    there, here = (
+        one.model_dump(mode="json", exclude={"data": {"revision"}})
+        for one in (read(FinetuneConfig, folder / checkpoint.CONFIG), config)
+    )
+    if different := [name for name in here if there[name] != here[name]]:
+        raise UserError(f"{folder} was made by another {listed(different)}: choose another --name, or remove it")

@@ -1,0 +1,115 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs import UserError, recipes
+from finetune.evaluation import results
+from finetune.suite.__main__ import main
+from tests.finetune import samples
+
+RECIPE = """
+data: {{kind: labelled, train: {train}, label: target}}
+head: {{kind: {head}}}
+splits: {{validation: 0.2, test: 0.2}}
+train: {{epochs: 1, early_stopping: {{metric: {metric}}}}}
+tracking: []
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the working directory, with a suite of two tasks, their data in another folder, and a run."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "data").mkdir()
+    for task, head, metric in (("first", "linear", "accuracy"), ("second", "cnn", "mcc")):
+        samples.write_csv(tmp_path / "data" / f"{task}.csv", seed=len(task))
+        recipe = RECIPE.format(train=f"{task}.csv", head=head, metric=metric)
+        (tmp_path / "mine" / f"{task}.yaml").write_text(recipe)
+    (tmp_path / "mine" / "published.csv").write_text("task,model,score\nfirst,Theirs,0.75\n")
+    shutil.copytree(run, tmp_path / "runs" / run.name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def called(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    main(["mine", "--data", "data", "encoder.run=runs/tiny", *words])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_every_task_is_a_run_and_a_row_beside_its_baselines_and_published_scores(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = called(capsys, "train.seeds=[0, 1]", "control=true")
+    first, second = (results.read(next(folder.glob(f"runs/suites/mine/*-{task}"))) for task in ("first", "second"))
+    assert (first.head, second.head) == ("linear", "cnn")
+    assert lines[0].split("  ")[0] == "task"
+    assert lines[0].endswith("trials  this encoder   random encoder  TF-IDF  Theirs")
+    control = first.baselines.random_encoder
+    assert control is not None
+    assert second.test.mcc is not None
+    tfidf = first.baselines.tfidf.accuracy
+    cells = [cell for cell in lines[1].split("  ") if cell.strip()]
+    expected = ["first", "accuracy", "2", str(first.test.accuracy), str(control.accuracy), str(tfidf), "0.750"]
+    assert [cell.strip() for cell in cells] == expected
+    assert lines[2].split()[:4] == ["second", "mcc", "2", f"{second.test.mcc.mean:.3f}"]
+    assert lines[2].split()[-1] == "-"
+    mean = (first.test.accuracy.mean + second.test.mcc.mean) / 2
+    assert lines[3].split()[:2] == ["mean", f"{mean:.3f}"]
+    assert lines[3].split()[-1] == "-", "a mean over other tasks would not compare"
+
+
+def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "data" / "second.csv").rename(folder / "second.csv")
+    with pytest.raises(UserError, match=r"1 of 2 tasks failed \(second: no such file: data/second\.csv"):
+        called(capsys)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["task", "first", "mean"]
+    (first,) = (folder / "runs" / "suites" / "mine").glob("*-first")
+    before = (first / "results.json").stat().st_mtime_ns
+    (folder / "second.csv").rename(folder / "data" / "second.csv")
+    found = json.loads(called(capsys, "--json")[0])
+    assert list(found["tasks"]) == ["first", "second"]
+    assert found["tasks"]["first"]["scores"]["Theirs"] == {"mean": 0.75, "std": None}
+    assert set(found["mean"]) == {"this encoder", "TF-IDF"}
+    assert list((folder / "runs" / "suites" / "mine").glob("*-first")) == [first]
+    assert (first / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="was made by another train: choose another --name, or remove it"):
+        called(capsys, "train.epochs=2")
+    assert called(capsys, "train.epochs=2", "--name", "longer")[1].startswith("first")
+
+
+def test_a_mistake_is_told_before_anything_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["nowhere"], "no such folder: nowhere: name one with recipes, or one of glue, kim2014"),
+        (["mine", "glue"], "name one suite, not mine, glue"),
+        (["train.epochs=1"], "name one suite, not none"),
+        (["data"], "data has no recipes: name a folder with a .yaml file for each task"),
+        (["mine", "train.epoch=1"], "did you mean train.epochs"),
+        (["mine", "encoder.run=runs/absent"], "absent"),
+    ):
+        with pytest.raises(UserError) as caught:
+            main(words)
+        assert message in str(caught.value)
+    assert not (folder / "runs" / "suites").exists()
+    (folder / "mine" / "published.csv").write_text("task,score\nfirst,0.75\n")
+    with pytest.raises(UserError, match=r"published\.csv: .*model.*: its columns are task, model and score"):
+        called(capsys)
+    assert not (folder / "runs" / "suites").exists()
+
+
+def test_the_suites_have_the_tasks_of_their_papers() -> None:
+    folders = recipes.folders("finetune")
+    glue = {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"}
+    assert {path.stem for path in folders["glue"].glob("*.yaml")} == glue - {"stsb"}
+    tasks = {path.stem for path in folders["kim2014"].glob("*.yaml")}
+    assert tasks == {"mr", "subj", "cr", "mpqa", "sst2", "trec"}
+    with (folders["kim2014"] / "published.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["task"], row["model"]) for row in rows} == {
+        (task, f"CNN-{kind}") for task in tasks for kind in ("rand", "static", "non-static")
+    }
+    assert all(0.7 < float(row["score"]) < 1 for row in rows)
