@@ -18,7 +18,7 @@ from mlm.tracking.plots import write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DARK, LIGHT = "#1f5582", "#9db4c8"
+DARK = "#1f5582"
 _MOST_CURVES = 6
 _BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 _LOG_RATIO = 20.0
@@ -28,7 +28,11 @@ Curve = Sequence[tuple[int, float]]
 
 
 def draw_settings(frame: pandas.DataFrame, config: SweepConfig, folder: Path) -> None:
-    """Draw the metric by each setting: a point a trial, and the mean of each value with its interval."""
+    """Draw the metric by each setting: a point a trial, and the mean of each value with its interval.
+
+    If one other setting is swept, each of its values is a series of its own: a mean over both would hide either.
+    """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     for name in settings_of(config):
@@ -38,19 +42,34 @@ def draw_settings(frame: pandas.DataFrame, config: SweepConfig, folder: Path) ->
         figure = Figure(figsize=(6, 3.8), layout="constrained")
         axes = figure.subplots()
         places = _places(list(dict.fromkeys(known[name])), axes)
-        points = [places[value] for value in known[name]]
-        axes.plot(points, known[config.metric], "o", color=LIGHT, markersize=4, label="a trial")
-        for value, group in known.groupby(name, sort=False):
-            found = estimate(list(group.groupby("seed")[config.metric].mean()))  # arms of a seed are no repeats
-            half = 0.0 if found.high is None else found.high - found.mean
-            label = "mean, 95 % interval over seeds" if value == known[name].iloc[0] else None
-            axes.errorbar(
-                [places[value]], [found.mean], half, fmt="s", color=DARK, capsize=4, markersize=5, label=label
+        others = [other for other in settings_of(config) if other != name and known[other].nunique() > 1]
+        if len(others) == 1 and known[others[0]].nunique() <= _MOST_CURVES:
+            series = [(short(f"{others[0]}={value}"), rows) for value, rows in known.groupby(others[0], sort=False)]
+        else:
+            series = [("mean, 95 % interval over seeds", known)]
+        for number, (label, rows) in enumerate(series):
+            color = DARK if len(series) == 1 else colormaps["viridis"](0.85 * number / (len(series) - 1))
+            _draw_series(
+                axes, [(places[value], group) for value, group in rows.groupby(name, sort=False)], config, color, label
             )
         axes.set(xlabel=name, ylabel=config.metric)
         _tidy(axes)
         axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
         write(figure, folder / f"{name}.png")
+
+
+def _draw_series(
+    axes: "Axes", groups: Sequence[tuple[float, pandas.DataFrame]], config: SweepConfig, color: Any, label: str
+) -> None:
+    """Draw trials as faint points and, at each place, the mean over seeds with its 95 % interval."""
+    found = []
+    for place, group in groups:
+        axes.plot([place] * len(group), group[config.metric], "o", color=color, alpha=0.35, markersize=4, linewidth=0)
+        found.append(estimate(list(group.groupby("seed")[config.metric].mean())))  # arms of a seed are no repeats
+    means = [one.mean for one in found]
+    halves = [0.0 if one.high is None else one.high - one.mean for one in found]
+    places = [place for place, _ in groups]
+    axes.errorbar(places, means, halves, fmt="s", color=color, capsize=4, markersize=5, label=label)
 
 
 def draw_parallel(frame: pandas.DataFrame, config: SweepConfig, path: Path) -> None:
