@@ -24,7 +24,7 @@ from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.tracking.trackers import Tracked, Trackers
-from mlm.training.budget import Epochs, TrainingProgress
+from mlm.training.budget import Epochs, StepSize, TrainingProgress
 from mlm.training.interrupt import StopRequest
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 
@@ -138,7 +138,7 @@ def run_trial(
     rate_factor = config.trainable.prepare(classifier)
     task, steps_per_epoch = make_task(trial, encoder, world), trial.steps_per_epoch
     best, request = BestWeights(config.train.early_stopping), StopRequest(stop)
-    length = Epochs(epochs=config.train.epochs).training_length(0.0, steps_per_epoch)
+    length = Epochs(epochs=config.train.epochs).training_length(StepSize(1 / steps_per_epoch))
     frequencies = Frequencies(
         log_steps=max(steps_per_epoch // LOGS_PER_EPOCH, 1),
         evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),

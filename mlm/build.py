@@ -16,7 +16,7 @@ from configs import UserError, check_text
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch, PackedRows
-from mlm.data.corpus import Corpus, ShardsConfig, corpus_at, open_corpus
+from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
@@ -24,11 +24,13 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training import flops
-from mlm.training.budget import TrainingLength
+from mlm.training.budget import StepSize, TrainingLength, Words
 from mlm.training.optim import Optimizer
-from tokenizer.cache import find_kept_shards
+from tokenizer.cache import find_kept_shards, find_or_build_shards, find_or_learn
 from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import parts_of, read_manifest
+from tokenizer.sources import Mixture
+from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 CACHE = "cache"
 """Folder of tokenizers and shards, beside the runs."""
@@ -48,7 +50,10 @@ class PretrainComponents:
     task: MaskedLMTask
     model: MaskedLanguageModel
     optimizer: Optimizer
+    step_size: StepSize
     length: TrainingLength
+    milestones: frozenset[int]
+    """Steps at which a checkpoint is saved and kept."""
     threads: int
     """Micro-batches computed at the same time."""
 
@@ -117,10 +122,12 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     optimizer = config.optim.build(model)
     if compiled:
         compile_blocks(model)
-    tokens_per_step = settings.batch_rows * corpus.train.tokens_per_row
-    length = settings.budget.training_length(tokens_per_step, rows / settings.batch_rows)
+    batch = settings.batch_rows
+    size = StepSize(batch / rows, batch * corpus.train.tokens_per_row, batch * corpus.words_per_row)
+    length = settings.budget.training_length(size)
     _warn_of_epochs(task, length)
-    return PretrainComponents(config, world, corpus, task, model, optimizer, length, threads)
+    milestones = frozenset(Words(words=words).training_length(size).steps or 0 for words in settings.keep.at_words)
+    return PretrainComponents(config, world, corpus, task, model, optimizer, size, length, milestones, threads)
 
 
 def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:
@@ -213,6 +220,37 @@ def corpus_of(config: PretrainConfig, recorded: Recorded | None = None) -> Corpu
         if kept is not None:
             return corpus_at([ShardsConfig(folders=(str(kept),))], config.data.row_length, cache)
     return open_corpus(config.data, config.text, config.vocabulary, cache, recorded.tokenizer)
+
+
+def open_corpus(
+    data: DataConfig, text: TextConfig, vocabulary: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None
+) -> Corpus:
+    """Return the corpus of a configuration; a missing tokenizer and missing shards are built in `cache`.
+
+    `tokenizer_path` replaces the tokenizer.json of `data`, which may be gone. Text, tokenizer or shards that cannot be
+    used raise UserError.
+    """
+    if tokenizer_path is None and data.tokenizer is not None:
+        tokenizer_path = Path(data.tokenizer)
+    if isinstance(text.source, Mixture) and data.shards is None:
+        tokenizer_path = tokenizer_path or find_or_learn(text, vocabulary, cache)
+        corpora = []
+        for part in text.source.parts:
+            alone = text.model_copy(update={"source": part.source})
+            folders = (str(find_or_build_shards(alone, vocabulary, cache, tokenizer_path)),)
+            corpora.append(ShardsConfig(folders=folders, name=part.name, share=part.share, epochs=part.epochs))
+        return corpus_at(corpora, data.row_length, cache)
+    if data.shards is None:
+        folder = find_or_build_shards(text, vocabulary, cache, tokenizer_path)
+        return corpus_at([ShardsConfig(folders=(str(folder),))], data.row_length, cache)
+    corpus = corpus_at(data.shards, data.row_length, cache)
+    if tokenizer_path is not None and sha256(load(tokenizer_path)) != corpus.manifest.tokenizer_sha256:
+        names = ", ".join(str(shards.path) for shards in corpus.shards)
+        raise UserError(
+            f"data.shards = {names} was encoded with another tokenizer than {tokenizer_path}:"
+            " encode the text with that one"
+        )
+    return corpus
 
 
 def flops_per_token(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:

@@ -40,6 +40,8 @@ class Retention(Config):
     """The one with the lowest held-out loss among those saved at an evaluated step."""
     every_steps: int | None = Field(None, gt=0)
     """Those at multiples of this number of steps; null keeps none for that reason."""
+    at_words: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Those after these numbers of white-space-separated words shown, at which checkpoints are then saved."""
 
 
 class TrainConfig(Config):

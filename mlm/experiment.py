@@ -265,7 +265,8 @@ def _train(ready: _Ready, opened: ExitStack, observers: Sequence[Observer], stop
     """
     components, config, world = ready.components, ready.components.config, ready.components.world
     divergence = DivergenceStop(config.train.most_skipped)
-    writer = CheckpointWriter(ready.path, config, components.corpus.tokenizer_path, world, ready.progress)
+    tokenizer, milestones = components.corpus.tokenizer_path, components.milestones
+    writer = CheckpointWriter(ready.path, config, tokenizer, world, ready.progress, milestones)
     all_observers: list[Observer] = [writer, divergence]
     metrics_logger = _metrics_logger(ready) if world.is_main else None
     if metrics_logger is not None:
@@ -287,6 +288,7 @@ def _train(ready: _Ready, opened: ExitStack, observers: Sequence[Observer], stop
         clip_norm=config.train.clip_norm,
         seed=config.train.seed,
         threads=components.threads,
+        milestones=components.milestones,
     )
     request = StopRequest(stop)
 
@@ -323,7 +325,9 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     scores = results.measure(config, components.corpus, task, model)
     records = list(run_directory.read_metrics(path / run_directory.METRICS))
     scores |= warm_start.scores_at_start(config, records)
+    size = components.step_size
     scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
+    scores |= {"words": round(end.step * size.words), "epochs": end.step * size.epochs}
     scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
     for name, amounts in task.read_after(end.step).items():
         scores["corpora"][name] |= amounts

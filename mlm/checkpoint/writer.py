@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -31,14 +31,21 @@ class CheckpointWriter(Observer):
     """Writes a run's checkpoints in a background thread, on every rank of the run."""
 
     def __init__(
-        self, run: Path, config: PretrainConfig, tokenizer: Path, world: World, start: TrainingProgress
+        self,
+        run: Path,
+        config: PretrainConfig,
+        tokenizer: Path,
+        world: World,
+        start: TrainingProgress,
+        milestones: Set[int] = frozenset(),
     ) -> None:
         """Save into `run`, which is resumed from `start`; all processes create their writers together.
 
+        The checkpoints of `milestones`, steps, are kept.
         Checkpoints of later steps were skipped as damaged, and are removed: their steps are trained again.
         """
         self.folder, self.config, self.tokenizer = run / "checkpoints", config, tokenizer
-        self.run, self.world = run, world
+        self.run, self.world, self.milestones = run, world, milestones
         # A separate group keeps the messages of saving apart from those of training.
         timeout = timedelta(minutes=config.train.silence_minutes)
         self.group = dist.new_group(backend="gloo", timeout=timeout) if dist.is_initialized() else None
@@ -106,7 +113,8 @@ class CheckpointWriter(Observer):
         for folder in folders:
             with suppress(UserError):  # damaged: kept as long as it is among the newest
                 manifest = read_manifest(folder)
-                if keep.every_steps is not None and manifest.step % keep.every_steps == 0:
+                is_multiple = keep.every_steps is not None and manifest.step % keep.every_steps == 0
+                if is_multiple or manifest.step in self.milestones:
                     kept.add(folder)
                 if manifest.heldout_loss is not None:
                     losses[folder] = manifest.heldout_loss

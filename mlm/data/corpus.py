@@ -1,4 +1,4 @@
-"""The corpus of a model, or a mixture of several: shards of token ids, packed into rows, both built once and cached."""
+"""The corpus of a model, or a mixture of several: shards of token ids, packed into rows."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,16 +12,13 @@ from tokenizers import Tokenizer
 from configs import Config, Texts, UserError
 from mlm.data.batches import PackedRows
 from mlm.data.order import PERIOD, RowOrder
-from tokenizer.cache import find_or_build_shards, find_or_learn
-from tokenizer.cleaning import TextConfig
 from tokenizer.mixture import Weighted, check_weights
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards, parts_of
 from tokenizer.shards.joined import check_fit, joined
 from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.shards.rows import find_or_pack
-from tokenizer.sources import Mixture
 from tokenizer.special_tokens import SpecialTokens
-from tokenizer.vocabulary import VocabularyConfig, load, sha256
+from tokenizer.vocabulary import load
 
 
 class ShardsConfig(Weighted):
@@ -84,42 +81,13 @@ class Corpus:
     tokenizer_path: Path
     train: PackedRows
     heldout: PackedRows
+    words_per_row: float
+    """Mean number of white-space-separated words in a row of training."""
 
     @property
     def names(self) -> list[str]:
         """Names of the corpora of a mixture; none without a mixture."""
         return [one.label for one in self.config] if len(self.config) > 1 else []
-
-
-def open_corpus(
-    data: DataConfig, text: TextConfig, vocabulary: VocabularyConfig, cache: Path, tokenizer_path: Path | None = None
-) -> Corpus:
-    """Return the corpus of a configuration; a missing tokenizer and missing shards are built in `cache`.
-
-    `tokenizer_path` replaces the tokenizer.json of `data`, which may be gone. Text, tokenizer or shards that cannot be
-    used raise UserError.
-    """
-    if tokenizer_path is None and data.tokenizer is not None:
-        tokenizer_path = Path(data.tokenizer)
-    if isinstance(text.source, Mixture) and data.shards is None:
-        tokenizer_path = tokenizer_path or find_or_learn(text, vocabulary, cache)
-        corpora = []
-        for part in text.source.parts:
-            alone = text.model_copy(update={"source": part.source})
-            folders = (str(find_or_build_shards(alone, vocabulary, cache, tokenizer_path)),)
-            corpora.append(ShardsConfig(folders=folders, name=part.name, share=part.share, epochs=part.epochs))
-        return corpus_at(corpora, data.row_length, cache)
-    if data.shards is None:
-        folder = find_or_build_shards(text, vocabulary, cache, tokenizer_path)
-        return corpus_at([ShardsConfig(folders=(str(folder),))], data.row_length, cache)
-    corpus = corpus_at(data.shards, data.row_length, cache)
-    if tokenizer_path is not None and sha256(load(tokenizer_path)) != corpus.manifest.tokenizer_sha256:
-        names = ", ".join(str(shards.path) for shards in corpus.shards)
-        raise UserError(
-            f"data.shards = {names} was encoded with another tokenizer than {tokenizer_path}:"
-            " encode the text with that one"
-        )
-    return corpus
 
 
 def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> Corpus:
@@ -147,7 +115,10 @@ def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> 
         shares = shares or _shares(corpora, sizes)  # those of the training side
         sides.append(PackedRows(tuple(itertools.chain(*files)), RowOrder(sizes, shares), special, size))
     manifest = joined([one.manifest for one in shards], shares)
-    return Corpus(tuple(corpora), cache, shards, manifest, tokenizer, path, *sides)
+    words = [sum(one.manifest.train.words for one in group) for group in opened]
+    train, heldout = sides
+    words_per_row = sum(share * of / size for share, of, size in zip(shares, words, train.order.sizes, strict=True))
+    return Corpus(tuple(corpora), cache, shards, manifest, tokenizer, path, train, heldout, words_per_row)
 
 
 def _shares(corpora: Sequence[ShardsConfig], sizes: Sequence[int]) -> tuple[float, ...]:

@@ -151,6 +151,7 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
         [
             *lines,
             f"\n{results['steps']:,} steps, {results['tokens']:,} tokens, {speed} tokens/s",
+            f"{results['words']:,} words shown, {results['epochs']:.2f} epochs",
             *([blanks, *(f"  {sentence}" for sentence in filled.split("\n\n"))] if filled else []),
             f"\nlearning curve: {path / 'curves.png'}    all results: {path / 'results.json'}",
             'next: python -m mlm.fill_mask "Return the [MASK] of the list."',

@@ -25,7 +25,7 @@ METRICS = {
     "mlm.pretrain": (
         ("heldout.", ("loss", "accuracy", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence")),
         ("pairs.", ("accuracy", "accuracy_within_words")),
-        ("", ("steps", "tokens", "seconds", "tokens_per_second")),
+        ("", ("steps", "tokens", "words", "epochs", "seconds", "tokens_per_second")),
     ),
     **dict.fromkeys(
         ("finetune.cnn_head", "finetune.linear_head"),

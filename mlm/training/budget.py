@@ -1,4 +1,4 @@
-"""The length of training: a budget in steps, tokens, epochs or minutes, and the used share of it."""
+"""The length of training: a budget in steps, tokens, words, epochs or minutes, and the used share of it."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs import Config
+from configs import Config, UserError
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ class TrainingLength:
         return self.fraction(progress) >= 1
 
 
+@dataclass(frozen=True)
+class StepSize:
+    """What a step reads, on average."""
+
+    epochs: float
+    """Share of the training rows."""
+    tokens: float = 0.0
+    """Tokens, padding not counted."""
+    words: float = 0.0
+    """White-space-separated words; 0 if the shards do not tell."""
+
+
 class Steps(Config):
     """A number of optimizer updates."""
 
@@ -46,8 +58,8 @@ class Steps(Config):
     steps: int = Field(1000, gt=0, le=10**12)
     """Optimizer updates."""
 
-    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the length for data of the given size."""
+    def training_length(self, step: StepSize) -> TrainingLength:
+        """Return the length, given the size of a step."""
         return TrainingLength(steps=self.steps)
 
 
@@ -58,9 +70,23 @@ class Tokens(Config):
     tokens: int = Field(100_000_000, gt=0, le=10**18)
     """Tokens, padding not counted; the last step may go beyond by less than a batch."""
 
-    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the length for data of the given size."""
-        return TrainingLength(steps=math.ceil(self.tokens / tokens_per_step))
+    def training_length(self, step: StepSize) -> TrainingLength:
+        """Return the length, given the size of a step."""
+        return TrainingLength(steps=math.ceil(self.tokens / step.tokens))
+
+
+class Words(Config):
+    """A number of white-space-separated words shown, each as often as it is read."""
+
+    kind: Literal["words"] = "words"
+    words: int = Field(100_000_000, gt=0, le=10**18)
+    """Words shown; the last step may go beyond by less than a batch."""
+
+    def training_length(self, step: StepSize) -> TrainingLength:
+        """Return the length, given the size of a step."""
+        if not step.words:
+            raise UserError("the shards do not tell their number of words: encode the text again")
+        return TrainingLength(steps=math.ceil(self.words / step.words))
 
 
 class Epochs(Config):
@@ -70,9 +96,9 @@ class Epochs(Config):
     epochs: float = Field(1.0, gt=0, le=1e9)
     """Passes over the training rows; the last step may go beyond by less than a batch."""
 
-    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the length for data of the given size."""
-        return TrainingLength(steps=math.ceil(self.epochs * steps_per_epoch))
+    def training_length(self, step: StepSize) -> TrainingLength:
+        """Return the length, given the size of a step."""
+        return TrainingLength(steps=math.ceil(self.epochs / step.epochs))
 
 
 class Minutes(Config):
@@ -82,9 +108,9 @@ class Minutes(Config):
     minutes: float = Field(10.0, gt=0, le=1e9)
     """Minutes spent in training steps; start-up and evaluation are not counted."""
 
-    def training_length(self, tokens_per_step: float, steps_per_epoch: float) -> TrainingLength:
-        """Return the length for data of the given size."""
+    def training_length(self, step: StepSize) -> TrainingLength:
+        """Return the length, given the size of a step."""
         return TrainingLength(seconds=60 * self.minutes)
 
 
-Budget = Annotated[Steps | Tokens | Epochs | Minutes, Field(discriminator="kind")]
+Budget = Annotated[Steps | Tokens | Words | Epochs | Minutes, Field(discriminator="kind")]

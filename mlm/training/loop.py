@@ -1,7 +1,7 @@
 """The training loop, shared by pretraining and fine-tuning."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -60,10 +60,6 @@ class Frequencies(Config):
     """Steps between two held-out evaluations; there is one at the start and one at the end as well."""
     checkpoint_steps: int = Field(1000, gt=0)
     """Steps between two checkpoints; there is one at the end as well."""
-
-    def has_record(self, step: int) -> bool:
-        """Return whether metrics are logged after `step` steps; no record spans a checkpoint."""
-        return step % self.log_steps == 0 or step % self.checkpoint_steps == 0
 
 
 @dataclass(frozen=True)
@@ -163,6 +159,16 @@ class LoopSettings:
     """Seed of dropout."""
     threads: int = 1
     """Micro-batches computed at the same time; more than one only on a single CPU process."""
+    milestones: Set[int] = frozenset()
+    """Further steps after which there is a checkpoint."""
+
+    def has_checkpoint(self, step: int) -> bool:
+        """Return whether the state is saved after `step` steps."""
+        return step % self.frequencies.checkpoint_steps == 0 or step in self.milestones
+
+    def has_record(self, step: int) -> bool:
+        """Return whether metrics are logged after `step` steps; no record spans a checkpoint."""
+        return step % self.frequencies.log_steps == 0 or self.has_checkpoint(step)
 
 
 def train(
@@ -179,7 +185,7 @@ def train(
 
     Nothing before `start.step` is replayed. The step after which training stops is also logged and saved.
     """
-    frequencies, length = settings.frequencies, settings.length
+    length = settings.length
     progress, pending, ended = start, list[StepMetrics](), length.finished(start)
     for observer in observers:
         observer.started(world, length, start)
@@ -195,15 +201,15 @@ def train(
             pending.append(replace(step, seconds=seconds, waited_seconds=waited_seconds))
             progress = TrainingProgress(progress.step + 1, progress.tokens + step.tokens, progress.seconds + seconds)
             finished = length.finished(progress)
-            if finished or progress.step % frequencies.evaluate_steps == 0:
+            if finished or progress.step % settings.frequencies.evaluate_steps == 0:
                 evaluate(model, task, settings.optimizer, observers, progress)
                 stops += world.sum([stop()])[0]  # an evaluation may be the reason to stop
             ended = finished or stops > 0
-            if ended or frequencies.has_record(progress.step):
+            if ended or settings.has_record(progress.step):
                 metrics, pending = StepMetrics.merge(pending, world), []
                 for observer in observers:
                     observer.log(progress, metrics)
-            if ended or progress.step % frequencies.checkpoint_steps == 0:
+            if ended or settings.has_checkpoint(progress.step):
                 for observer in observers:
                     observer.checkpoint(progress, model, settings.optimizer)
     for observer in observers:
@@ -241,7 +247,7 @@ def take_step(
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
     with autocast(world.device, world.dtype):  # for optimizers that multiply matrices
         settings.optimizer.update(settings.schedule.factor(fraction), finite & (targets > 0))
-    if settings.frequencies.has_record(progress.step + 1):
+    if settings.has_record(progress.step + 1):
         synchronize(world.device)  # so that the record holds the time of all work that was queued in its steps
     rates = settings.optimizer.learning_rates()
     return StepMetrics(sums, targets, tokens, time.perf_counter() - began, waited, rates, norm, finite[None])

@@ -19,10 +19,12 @@ from torch.multiprocessing.spawn import spawn
 
 from configs import UserError, read
 from mlm import evaluate, status
+from mlm.build import corpus_of
+from mlm.checkpoint import checkpoint
 from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
 from mlm.tracking import run_directory
 from mlm.tracking.progress_bar import ProgressBar
-from mlm.training.budget import TrainingProgress
+from mlm.training.budget import TrainingProgress, Words
 from mlm.training.interrupt import SIGNALS, SignalStop
 from mlm.training.loop import Observer, StepMetrics
 from tests.mlm.test_pretrain import TINY, write_corpus
@@ -75,6 +77,28 @@ def test_pretrain_runs_twice_in_a_program_and_prints_nothing(home: Path, capfd: 
     assert all(torch.equal(saved[name], weight) for name, weight in weights.items())
     assert first.tokenizer.decode(first.tokenizer.encode("the cat").ids).strip() == "the cat"
     assert resume(first.path).results == first.results
+
+
+def test_words_shown_are_a_budget_and_keep_checkpoints(home: Path) -> None:
+    keep = "train.keep={newest: 1, best: false, at_words: [1000, 2500, 1000000]}"
+    config = config_in(home, keep, "name=words")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"budget": Words(words=4000)})})
+    corpus = corpus_of(config)
+    words_of_a_step = config.train.batch_rows * corpus.manifest.train.words / len(corpus.train)
+    run = pretrain(config)
+    assert run.results is not None
+    steps = [math.ceil(words / words_of_a_step) for words in (1000, 2500, 4000)]
+    assert len(set(steps)) == 3
+    assert not set(steps) & {config.train.intervals.checkpoint_steps}
+    assert [int(folder.name.partition("-")[2]) for folder in checkpoint.completed(run.path)] == steps
+    assert run.results["steps"] == steps[-1]
+    assert run.results["words"] == round(steps[-1] * words_of_a_step)
+    assert run.results["epochs"] == pytest.approx(steps[-1] * config.train.batch_rows / len(corpus.train))
+    assert f"{run.results['words']:,} words shown, {run.results['epochs']:.2f} epochs" in run.summary
+    logged = [
+        record["step"] for record in run_directory.read_metrics(run.path / "metrics.jsonl") if record["side"] == "train"
+    ]
+    assert set(steps) <= set(logged)
 
 
 class Losses(Observer):

@@ -34,7 +34,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.tracking.run_directory import write_json
 from mlm.training import flops
-from mlm.training.budget import TrainingProgress
+from mlm.training.budget import StepSize, TrainingProgress
 from mlm.training.optim import AdamW
 from tests.mlm.benchmark.samples import in_this_process
 from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
@@ -378,7 +378,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_ours_trains_for_at_most_as_long_as_theirs(bench: Bench) -> None:
     recipe = loss.our_recipe(bench, 3.0, seed=7)
     assert recipe.train.seed == 7
-    length = recipe.train.budget.training_length(1.0, 1.0)
+    length = recipe.train.budget.training_length(StepSize(1.0, 1.0))
     assert length.steps is None
     assert length.seconds == pytest.approx(3.0)
 

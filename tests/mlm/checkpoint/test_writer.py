@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -65,7 +65,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 class Run:
     """A small model whose run is saved into a folder."""
 
-    def __init__(self, folder: Path, keep: Retention | None = None, begin: int = 0) -> None:
+    def __init__(
+        self, folder: Path, keep: Retention | None = None, begin: int = 0, milestones: Set[int] = frozenset()
+    ) -> None:
         self.folder, self.said = folder, list[str]()
         folder.mkdir(exist_ok=True)
         tokenizer = folder / "tokenizer.json"
@@ -73,7 +75,7 @@ class Run:
         self.model = nn.Linear(3, 2)
         self.optimizer: Optimizer = AdamW().build(self.model)
         recipe = PretrainConfig(train=TrainConfig(keep=keep or Retention()))
-        self.writer = CheckpointWriter(folder, recipe, tokenizer, CPU, TrainingProgress(begin))
+        self.writer = CheckpointWriter(folder, recipe, tokenizer, CPU, TrainingProgress(begin), milestones)
         logging.getLogger("mlm.checkpoint").addHandler(Lines(self.said))
 
     def save(self, step: int, heldout_loss: float | None = None) -> None:
@@ -181,6 +183,14 @@ def test_the_newest_the_best_and_every_nth_are_kept(tmp_path: Path, keep: Retent
         run.save(step, loss)
     run.finish()
     assert run.steps == expected
+
+
+def test_milestones_are_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", Retention(newest=1, best=False), milestones={2, 3, 9})
+    for step in range(1, 6):
+        run.save(step)
+    run.finish()
+    assert run.steps == [2, 3, 5]
 
 
 def test_resuming_from_an_earlier_step_removes_later_checkpoints(tmp_path: Path) -> None:

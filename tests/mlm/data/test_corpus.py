@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import UserError, read
+from mlm.build import open_corpus
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import PackedRows
-from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at, open_corpus
+from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at
 from mlm.data.masking import Masking
 from mlm.data.order import RowOrder
 from mlm.evaluation.bits_per_byte import sentences_of

@@ -1,7 +1,18 @@
 import pytest
 from pydantic import ValidationError
 
-from mlm.training.budget import Epochs, Minutes, Steps, Tokens, TrainingLength, TrainingProgress
+from configs import UserError
+from mlm.training.budget import (
+    Budget,
+    Epochs,
+    Minutes,
+    Steps,
+    StepSize,
+    Tokens,
+    TrainingLength,
+    TrainingProgress,
+    Words,
+)
 
 
 @pytest.mark.parametrize(
@@ -10,14 +21,16 @@ from mlm.training.budget import Epochs, Minutes, Steps, Tokens, TrainingLength, 
         (Steps(steps=7), TrainingLength(steps=7)),
         (Tokens(tokens=1000), TrainingLength(steps=10)),
         (Tokens(tokens=1001), TrainingLength(steps=11)),
+        (Words(words=800), TrainingLength(steps=10)),
+        (Words(words=801), TrainingLength(steps=11)),
         (Epochs(epochs=2.0), TrainingLength(steps=25)),
         (Epochs(epochs=0.5), TrainingLength(steps=7)),
         (Minutes(minutes=2.0), TrainingLength(seconds=120.0)),
     ],
     ids=str,
 )
-def test_budgets_become_lengths(budget: Steps | Tokens | Epochs | Minutes, length: TrainingLength) -> None:
-    assert budget.training_length(tokens_per_step=100.0, steps_per_epoch=12.5) == length
+def test_budgets_become_lengths(budget: Budget, length: TrainingLength) -> None:
+    assert budget.training_length(StepSize(epochs=0.08, tokens=100.0, words=80.0)) == length
 
 
 def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -> None:
@@ -40,8 +53,19 @@ def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [(Steps, {"steps": 0}), (Tokens, {"tokens": -1}), (Epochs, {"epochs": 0.0}), (Minutes, {"minutes": 0.0})],
+    [
+        (Steps, {"steps": 0}),
+        (Tokens, {"tokens": -1}),
+        (Words, {"words": 0}),
+        (Epochs, {"epochs": 0.0}),
+        (Minutes, {"minutes": 0.0}),
+    ],
 )
-def test_an_empty_budget_is_refused(kind: type[Steps | Tokens | Epochs | Minutes], settings: dict[str, float]) -> None:
+def test_an_empty_budget_is_refused(kind: type[Budget], settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="greater than 0"):
         kind.model_validate(settings)
+
+
+def test_shards_without_a_number_of_words_are_told() -> None:
+    with pytest.raises(UserError, match="the shards do not tell their number of words: encode the text again"):
+        Words(words=5).training_length(StepSize(epochs=0.1, tokens=5.0))
