@@ -11,7 +11,7 @@ from finetune.data.bigram_shift import BigramShift
 from finetune.data.labelled import ClassificationData
 from finetune.data.splits import Fractions, Splitting
 from finetune.encoders import EncoderChoice
-from finetune.evaluation.metrics import Metric
+from finetune.evaluation.metrics import CLASS_METRICS, NUMBER_METRICS, Metric
 from finetune.heads import Head
 from finetune.heads.cnn import CnnHead
 from finetune.training.trainable import Layers, Trainable
@@ -105,9 +105,16 @@ class FinetuneConfig(Config):
     """Also train a randomly initialised encoder of the same shape, on the same splits with the same seeds."""
 
     @model_validator(mode="after")
-    def _control_is_another(self) -> "FinetuneConfig":
+    def _fits(self) -> "FinetuneConfig":
         if self.encoder.random and self.control:
             raise ValueError("encoder.random=true is the control itself: remove control=true")
+        metric, wanted = self.train.early_stopping.metric, getattr(self.data, "target", "class")
+        fitting = NUMBER_METRICS if wanted == "number" else CLASS_METRICS
+        if metric not in fitting:
+            mend = f"choose one of {', '.join(fitting)}"
+            raise ValueError(f"train.early_stopping.metric = {metric} is no measure of a {wanted}: {mend}")
+        if wanted == "number" and (self.train.class_weights != "none" or self.train.label_smoothing):
+            raise ValueError("train.class_weights and train.label_smoothing are of classes: remove them")
         if self.encoder.random and self.augment.replace:
             raise ValueError("augment.replace needs a pretrained encoder, not encoder.random=true: set it to 0")
         return self

@@ -113,7 +113,8 @@ def finetune(
             found.write(path)
             text = report.write(path, found, trials)
             trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json")))
-            trackers.log_picture("confusion", path / report.CONFUSION)
+            picture = report.PREDICTIONS if dataset.is_of_numbers else report.CONFUSION
+            trackers.log_picture(Path(picture).stem, path / picture)
             trackers.conclude(found.model_dump(mode="json", exclude_unset=True), step=0)
             trackers.close(finished=True)
         return FinetuneRun(path, found, model, text)
@@ -137,6 +138,8 @@ def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list
             f"train.early_stopping.patience={rule.patience} needs a validation part, but splits.validation=0 gives"
             " none: remove one of the two"
         )
+    if dataset.is_of_numbers:
+        return
     perfect_CC = np.eye(len(dataset.class_names))
     for split in splits:
         labels_N = split.validation.labels
@@ -157,7 +160,7 @@ def _summary(experiment: _Experiment) -> str:
     encoder = config.encoder.run or config.encoder.hub
     lines = [
         f"run {experiment.path}: {config.head.kind} head on {encoder}, {experiment.world}",
-        f"examples: {sizes}{folds}; classes: {listed(dataset.class_names)}",
+        f"examples: {sizes}{folds}; {'number' if dataset.is_of_numbers else 'classes'}: {listed(dataset.class_names)}",
     ]
     return "\n".join([*lines, *describe_dropped(dataset.counts)])
 
@@ -165,7 +168,8 @@ def _summary(experiment: _Experiment) -> str:
 def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:
     """Train on every split with every seed; save and return the model that validates best."""
     config, world, class_names = experiment.config, experiment.world, experiment.dataset.class_names
-    most_frequent = class_names[np.bincount(experiment.dataset.train.labels).argmax()]
+    is_number = experiment.dataset.is_of_numbers
+    most_frequent = None if is_number else class_names[np.bincount(experiment.dataset.train.labels).argmax()]
     finished: list[TrialResult] = []
     best: SavedModel | None = None
     for split in experiment.splits:

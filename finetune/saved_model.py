@@ -32,8 +32,8 @@ class Description(Config):
 
     head: str
     encoder: encoders.EncoderKind
-    classes: tuple[str, ...] = Field(min_length=2)
-    """Names of the classes, by index."""
+    classes: tuple[str, ...] = Field(min_length=1)
+    """Names of the classes, by index; a single one is the name of a number."""
     precision: ComputePrecision = "float32"
     """Precision of training and evaluation; older models lack it, and float32 suits them."""
     most_frequent: str | None = None
@@ -45,7 +45,7 @@ class Prediction:
     """The prediction for a text."""
 
     chances: Sequence[float]
-    """Probability of each class; empty for a text that is empty after cleaning."""
+    """Probability of each class, or the number; empty for a text that is empty after cleaning."""
     truncated: bool
 
 
@@ -57,9 +57,15 @@ class SavedModel:
     """In evaluation mode."""
     config: FinetuneConfig
     class_names: tuple[str, ...]
+    """Names of the classes, by index; a single one is the name of a number."""
     precision: ComputePrecision
     most_frequent: str | None = None
     """The most frequent class of the training data; None for an older model, which does not tell."""
+
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether it predicts a number, not a class."""
+        return len(self.class_names) == 1
 
     @property
     def reader(self) -> RowReader:

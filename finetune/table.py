@@ -68,7 +68,8 @@ def classify_table(
         )
     rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
     empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_CHANCES // len(classes), 1))
-    header = unique_names([*rows[0], "predicted", *(f"probability_{name}" for name in classes)])
+    named = [f"probability_{name}" for name in classes] if len(classes) > 1 else []
+    header = unique_names([*rows[0], "predicted", *named])
     lines = [header if submission is None else [submission, reader.label]]
     yield Progress(0, len(rows))
     with files.written(output, new=True) as partial, partial.open("w", encoding="utf-8", newline="") as file:
@@ -78,10 +79,10 @@ def classify_table(
             for row, found in zip(part, model.classify(part, world), strict=True):
                 empty += not found.chances
                 truncated += found.truncated
-                predicted = classes[found.chances.index(max(found.chances))] if found.chances else ""
+                predicted = _predicted(found, classes)
                 if submission is None:
                     shown = [f"{chance:.6f}" for chance in found.chances] or [""] * len(classes)
-                    lines.append([*row.values(), predicted, *shown])
+                    lines.append([*row.values(), predicted, *shown[: len(named)]])
                 else:
                     lines.append([row[submission], predicted])
             if submission is None:
@@ -98,6 +99,13 @@ def classify_table(
     missing = [name for name in reader.cleaning.prefix if name not in rows[0]]
     said += [f"there is no column {name}: texts are classified without it" for name in missing]
     yield Progress(len(rows), len(rows), "; ".join([f"{len(rows):,} rows classified into {output}", *said]))
+
+
+def _predicted(found: Prediction, classes: Sequence[str]) -> str:
+    """Return the most probable class, or the number, as text; none of an empty text."""
+    if not found.chances:
+        return ""
+    return f"{found.chances[0]:.6g}" if len(classes) == 1 else classes[found.chances.index(max(found.chances))]
 
 
 def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None) -> str:

@@ -15,7 +15,7 @@ from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.augment import Variants
 from finetune.data.examples import DataSplit
 from finetune.encoders.encoder import TextEncoder
-from finetune.evaluation.metrics import METRIC_NAMES, goodness
+from finetune.evaluation.metrics import CLASS_METRICS, NUMBER_METRICS, goodness
 from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialScores
 from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
@@ -40,6 +40,7 @@ class Trial:
     seed: int
     """Seed of the head's initial weights, the order of the examples, augmentation and dropout."""
     num_classes: int
+    """1 if a number is predicted."""
     is_control: bool = False
     """True if the encoder is the randomly initialised one."""
     variants: Variants = ()
@@ -78,7 +79,8 @@ class TrialLogger(Observer):
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Log the validation metrics, if there are any; those that cannot be measured are null."""
         if metrics:
-            self._write("validation", progress, {name: metrics.get(name) for name in METRIC_NAMES})
+            names = NUMBER_METRICS if self.trial.num_classes == 1 else CLASS_METRICS
+            self._write("validation", progress, {name: metrics.get(name) for name in names})
 
     def conclude(self, result: TrialResult) -> None:
         """Show the scores of the best weights by the trackers."""
@@ -194,7 +196,9 @@ def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classificatio
     config, split = trial.config, trial.split
     settings, longest = config.train, min(config.encoder.longest, encoder.longest)
     balance = None if settings.class_weights == "none" else settings.class_weights
-    weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
+    weights_C = np.ones(1)
+    if trial.num_classes > 1:
+        weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
     train_examples = EncodedExamples.of(split.train, encoder, longest)
     micro = settings.micro_batch_examples or settings.batch_examples
     threads = 1

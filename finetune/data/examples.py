@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ class Examples:
 
     texts: tuple[tuple[str, ...], ...]
     """One cleaned text per example, or the two of a pair."""
-    labels: NDArray[np.int64]
-    """Class of each example, (N,)."""
+    labels: NDArray[Any]
+    """Class of each example, int64, or its number, float64, (N,)."""
     groups: NDArray[np.int64] | None = None
     """Group of each example, (N,): repeated texts share one, and splits keep a group together. None: `texts` tell."""
 
@@ -33,12 +34,17 @@ class Dataset:
     """The examples of a task before they are split."""
 
     class_names: tuple[str, ...]
-    """Names of the classes, by index."""
+    """Names of the classes, by index; a single one is the name of the number that is predicted instead."""
     train: Examples
     validation: Examples | None
     test: Examples | None
     counts: Mapping[str, int]
     """Number of dropped examples by reason."""
+
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether a number is predicted, not a class."""
+        return len(self.class_names) == 1
 
 
 @dataclass(frozen=True)

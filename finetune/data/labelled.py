@@ -1,5 +1,6 @@
 """Labelled texts from files or the hub, and the union of all data for classification."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -86,13 +87,24 @@ class _Rows:
                 )
         return _Rows(self.where, rows)
 
+    def with_numbers(self) -> "_Rows":
+        """Return the rows, whose labels must be numbers; a UserError names those that are not."""
+        wrong = [row for row in self.rows if not _is_finite(row.label)]
+        if wrong:
+            raise UserError(
+                f"{self.where}: no number in row {listed(row.number for row in wrong)} ({short(wrong[0].label)}): "
+                "mend or remove these rows, or set data.target=class"
+            )
+        return self
+
     def examples(self, classes: Sequence[str]) -> Examples:
-        """Return the rows as examples: labels are indices into `classes`, and equal texts are one group."""
+        """Return the rows as examples: labels are indices into `classes`, or numbers; equal texts are one group."""
         numbers = {name: number for number, name in enumerate(classes)}
+        labels = [float(row.label) if len(classes) == 1 else numbers[row.label] for row in self.rows]
         groups: dict[int, int] = {}
         return Examples(
             tuple(row.texts for row in self.rows),
-            np.array([numbers[row.label] for row in self.rows], np.int64),
+            np.array(labels),
             np.array([groups.setdefault(group, len(groups)) for group in self.groups], np.int64),
         )
 
@@ -123,7 +135,9 @@ class Labelled(TableConfig):
     pair: str | None = None
     """Column of a second text; null: there is none."""
     label: str = "label"
-    """Column of the class."""
+    """Column of the class, or of the number."""
+    target: Literal["class", "number"] = "class"
+    """What is predicted: one of the classes, or a number, such as the similarity of a pair."""
     hub: str | None = None
     """Name of a data set on the Hugging Face hub, such as nyu-mll/glue; used if `train` names no file."""
     configuration: str | None = None
@@ -148,6 +162,8 @@ class Labelled(TableConfig):
     def _label_and_classes_fit(self) -> Self:
         if self.label in (*self._text_columns, *self.cleaning.prefix):
             raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
+        if self.classes and self.target == "number":
+            raise ValueError("classes are of target=class: remove them, or the target")
         if self.classes and len(set(self.classes)) != max(len(self.classes), 2):
             raise ValueError(f"classes = {', '.join(self.classes)}: there must be two or more, each named once")
         return self
@@ -183,21 +199,26 @@ class Labelled(TableConfig):
         parts = [self._part(name, counts, as_read) for name in ("train", "validation", "test")]
         train, validation, test = _grouped(parts)
         assert train is not None
-        classes = self.classes or _class_names({row.label for row in train.rows})
-        train = train.labelled_by(classes)
-        if len(classes) < 2:
+        classes = (self.label,) if self.target == "number" else self.classes
+        classes = classes or _class_names({row.label for row in train.rows})
+
+        def labelled(part: _Rows) -> _Rows:
+            return part.labelled_by(classes) if self.target == "class" else part.with_numbers()
+
+        train = labelled(train)
+        if len(classes) < 2 and self.target == "class":
             raise UserError(
                 f"{train.where}: every label is {short(classes[0])!r}: classification takes two classes or more"
             )
         train = self._without_repeats(train, counts)
-        test, validation = (None if part is None else part.labelled_by(classes) for part in (test, validation))
+        test, validation = (None if part is None else labelled(part) for part in (test, validation))
         for name, part in (("test", test), ("validation", validation)):
             if part is not None:
                 train = train.without(part, counts, f"training texts that are also in the {name} data")
         if validation is not None and test is not None:
             validation = validation.without(test, counts, "validation texts that are also in the test data")
         left = {row.label for row in train.rows}
-        for missing in [name for name in classes if name not in left]:
+        for missing in [name for name in classes if self.target == "class" and name not in left]:
             dropped = "".join(f" ({line})" for line in describe_dropped(counts))
             raise UserError(f"{train.where}: no text of class {short(missing)!r} is left to train on{dropped}")
         choosing, measuring = (None if part is None else part.examples(classes) for part in (validation, test))
@@ -270,6 +291,13 @@ def _as_written(labels: Iterable[str], classes: Sequence[str]) -> dict[str, str]
     others = {} if None in numbers else numbers
     names = set(classes)
     return {label: label if label in names else others.get(_number(label), label) for label in labels}
+
+
+def _is_finite(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 def _number(label: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Split labelled texts into training, validation and test data, stratified by class: seeded fractions or folds.
+"""Split labelled texts into training, validation and test data, stratified by class if any: seeded fractions or folds.
 
 Repeated texts are split as one, so that no text is on both sides.
 """
@@ -62,7 +62,7 @@ class Folds(Config):
 
     def splits(self, dataset: Dataset) -> list[DataSplit]:
         """Return a split for each fold; a UserError if a class has too few texts or the data have a test part."""
-        from sklearn.model_selection import StratifiedKFold  # see _split_off
+        from sklearn.model_selection import KFold, StratifiedKFold  # see _split_off
 
         if dataset.test is not None:
             raise UserError(
@@ -71,7 +71,8 @@ class Folds(Config):
         firsts, units_N = _units(dataset.train)
         labels = dataset.train.labels[firsts]
         _check_counts(labels, self.folds, dataset.class_names, f"{self.folds} folds")
-        folds = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed)
+        kind = StratifiedKFold if len(dataset.class_names) > 1 else KFold
+        folds = kind(self.folds, shuffle=True, random_state=self.seed)
         splits = []
         for fold, (_, units) in enumerate(folds.split(firsts, labels)):
             train, test = _divide(dataset.train, np.isin(units_N, units))
@@ -106,7 +107,8 @@ def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[s
     size = round(share * len(firsts))
     smaller = max(min(size, len(firsts) - size), 1)
     _check_counts(labels, -(-len(firsts) // smaller), class_names, f"a part of {100 * share:.3g} %")
-    _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=labels)
+    stratify = labels if len(class_names) > 1 else None
+    _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=stratify)
     return _divide(examples, np.isin(units_N, units))
 
 
@@ -115,7 +117,9 @@ def _divide(examples: Examples, is_chosen_N: NDArray[np.bool_]) -> tuple[Example
 
 
 def _check_counts(labels: NDArray[np.int64], fewest: int, class_names: tuple[str, ...], purpose: str) -> None:
-    """Check that no class would be missing on one side."""
+    """Check that no class would be missing on one side; of numbers, that there are enough."""
+    if len(class_names) == 1:
+        labels = np.zeros(len(labels), np.int64)
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)).tolist(), strict=True):
         if count < fewest:
             raise UserError(

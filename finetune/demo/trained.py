@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from configs import UserError
 from finetune import saved_model
 from finetune.data.augment import MASKED
 from finetune.demo import exported
@@ -116,5 +117,8 @@ def open_language_model(path: Path, world: World) -> RunLanguageModel:
 
 
 def open_classifier(run: Path, world: World) -> RunClassifier:
-    """Return the classifier of a fine-tuning run."""
-    return RunClassifier(saved_model.load(run, torch.device("cpu")), world)
+    """Return the classifier of a fine-tuning run; a UserError if its model predicts a number."""
+    model = saved_model.load(run, torch.device("cpu"))
+    if model.is_of_numbers:
+        raise UserError(f"{run} predicts a number, and the page shows classes: name the run of a classifier")
+    return RunClassifier(model, world)

@@ -1,13 +1,14 @@
 """Baselines without an encoder: the majority class, and character n-grams with logistic regression."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.examples import DataSplit, Examples
-from finetune.evaluation.metrics import Metric, scores
+from finetune.evaluation.metrics import Metric, number_scores, scores
 
 LONGEST_TEXT = 2_000
 MOST_FEATURES, MOST_WEIGHTS = 200_000, 10_000_000
@@ -17,8 +18,13 @@ MOST_ITERATIONS, MOST_PROBABILITIES = 1_000, 4_000_000_000
 
 
 def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
-    """Return the scores of always predicting the most frequent class of training and validation, on the test part."""
+    """Return the scores of always predicting the most frequent class of training and validation, on the test part.
+
+    Of a number, the mean takes its place.
+    """
     labels_N = _seen(split)
+    if num_classes == 1:
+        return number_scores(split.test.labels, np.full(len(split.test), labels_N.mean()))
     shares_C = np.bincount(labels_N, minlength=num_classes) / len(labels_N)
     return scores(split.test.labels, np.tile(shares_C, (len(split.test), 1)))
 
@@ -31,32 +37,58 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     bound time and memory, the first 2,000 characters of a text are read, and the 200,000 most frequent n-grams kept;
     with more than 50 classes fewer n-grams, and with thousands of classes fewer iterations. If there is nothing to
     learn (a single class, or no n-gram that two texts share) the majority class is predicted.
+
+    A number is predicted by ridge regression; of pairs, on the products and the differences of both texts' n-grams.
     """
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
 
-    labels_N, features = _seen(split), min(MOST_FEATURES, MOST_WEIGHTS // num_classes)
-    iterations = min(MOST_ITERATIONS, max(MOST_PROBABILITIES // (len(labels_N) * num_classes), 20))
-    vectorizer = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2, max_features=features, dtype=np.float32
-    )
+    labels_N = _seen(split)
     try:
-        features_NF = vectorizer.fit_transform([*_joined(split.train), *_joined(split.validation)])
+        features_NF, tested_NF = _features(split, num_classes)
     except ValueError:  # scikit-learn raises it for an empty vocabulary
         return majority(split, num_classes)
+    if num_classes == 1:
+        return number_scores(split.test.labels, Ridge().fit(features_NF, labels_N).predict(tested_NF))
     if len(np.unique(labels_N)) == 1:
         return majority(split, num_classes)
+    iterations = min(MOST_ITERATIONS, max(MOST_PROBABILITIES // (len(labels_N) * num_classes), 20))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         model = LogisticRegression(C=2.0, max_iter=iterations).fit(features_NF, labels_N)
     probabilities_NC = np.zeros((len(split.test), num_classes))
-    probabilities_NC[:, model.classes_] = model.predict_proba(vectorizer.transform(_joined(split.test)))
+    probabilities_NC[:, model.classes_] = model.predict_proba(tested_NF)
     return scores(split.test.labels, probabilities_NC)
 
 
-def _seen(split: DataSplit) -> NDArray[np.int64]:
+def _features(split: DataSplit, num_classes: int) -> tuple[Any, Any]:
+    """Return the features of training and validation, and of the test part; a ValueError if no n-gram is left."""
+    from scipy import sparse
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(
+        analyzer="char_wb",
+        ngram_range=(2, 5),
+        sublinear_tf=True,
+        min_df=2,
+        max_features=min(MOST_FEATURES, MOST_WEIGHTS // num_classes),
+        dtype=np.float32,
+    )
+    parts = split.train, split.validation
+    if num_classes > 1 or len(split.train.texts[0]) == 1:
+        features_NF = vectorizer.fit_transform([text for part in parts for text in _joined(part)])
+        return features_NF, vectorizer.transform(_joined(split.test))
+    vectorizer.fit(text[:LONGEST_TEXT] for part in parts for texts in part.texts for text in texts)
+
+    def compared(pairs: Sequence[tuple[str, ...]]) -> Any:
+        one, other = (vectorizer.transform([texts[side][:LONGEST_TEXT] for texts in pairs]) for side in (0, 1))
+        return sparse.hstack([one.multiply(other), abs(one - other)]).tocsr()
+
+    return compared([texts for part in parts for texts in part.texts]), compared(split.test.texts)
+
+
+def _seen(split: DataSplit) -> NDArray[Any]:
     """Return the labels of training and validation."""
     return np.concatenate([split.train.labels, split.validation.labels])
 

@@ -57,6 +57,20 @@ def confusion_figure(matrix_CC: NDArray[np.int64], class_names: Sequence[str], t
     return figure
 
 
+def numbers_figure(numbers_N: NDArray[np.float64], predicted_N: NDArray[np.float64], title: str) -> "Figure":
+    """Draw each example's predicted number by the true one, and the line on which they are equal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(numbers_N, predicted_N, "o", color=DARK, alpha=0.3, markersize=3)
+    ends = [min(numbers_N.min(), predicted_N.min()), max(numbers_N.max(), predicted_N.max())]
+    axes.plot(ends, ends, color=OTHER, linestyle="--", linewidth=1)
+    axes.set_title(_drawable(title, instead=""), parse_math=False, fontsize=11, loc="left")
+    _finish(axes, "true", "predicted")
+    return figure
+
+
 def learning_curves(records_by_trial: Mapping[str, Sequence[Mapping[str, Any]]], metric: Metric) -> "Figure":
     """Draw training and validation loss, and the validation metric, over epochs: one thin line per trial.
 

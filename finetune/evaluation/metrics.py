@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from finetune.data.class_names import MOST_CLASSES, short
 
 Metric = Literal[
-    "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"
+    "accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "pearson", "spearman", "loss"
 ]  # the names in results.json and of early stopping
 
 METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
+NUMBER_METRICS: tuple[Metric, ...] = ("pearson", "spearman", "loss")
+CLASS_METRICS = tuple(name for name in METRIC_NAMES if name not in ("pearson", "spearman"))
 
 
 def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[Metric, float | None]:
@@ -57,6 +59,23 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
         "precision": precision,
         "recall": recall,
         "roc_auc": float(np.mean([metrics.roc_auc_score(labels_N == c, p_N) for c, p_N in ranked])) if ranked else None,
+    }
+
+
+def number_scores(numbers_N: NDArray[np.float64], predictions_N: NDArray[np.floating]) -> dict[Metric, float | None]:
+    """Return Pearson's and Spearman's correlation of the numbers with those predicted; None where either is constant.
+
+    Without examples there is a ValueError.
+    """
+    from scipy import stats
+
+    if not len(numbers_N):
+        raise ValueError("no examples to score")
+    if np.ptp(numbers_N) == 0 or np.ptp(predictions_N) == 0:
+        return {"pearson": None, "spearman": None}
+    return {
+        "pearson": float(stats.pearsonr(numbers_N, predictions_N).statistic),
+        "spearman": float(stats.spearmanr(numbers_N, predictions_N).statistic),
     }
 
 

@@ -4,7 +4,9 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,11 @@ from mlm.evaluation.results import shown
 from mlm.tracking import plots
 from mlm.tracking.run_directory import METRICS, RESULTS
 
-CURVES, CONFUSION, MISTAKES, REPORT = "curves.png", "confusion.png", "mistakes.csv", "report.txt"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES, CONFUSION, PREDICTIONS = "curves.png", "confusion.png", "predictions.png"
+MISTAKES, REPORT = "mistakes.csv", "report.txt"
 
 # A spreadsheet may run a field that starts with one of these as a formula; some fold the wide forms.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -40,35 +46,45 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     What is drawn comes last. Of many classes, text and figures show those that are confused most.
     """
     labels_N = np.concatenate([one.test.labels for one in finished])
-    predictions_N = np.concatenate([one.probabilities_NC.argmax(axis=1) for one in finished])
-    shown_K = metrics.most_confused(labels_N, predictions_N, len(found.classes))
-    matrix_KK, names = metrics.confusion(labels_N, predictions_N, found.classes, shown_K)
+    predicted_NC = np.concatenate([one.probabilities_NC for one in finished])
     counted = results.count_trials(found.trials)
-    if len(shown_K) < len(found.classes):
-        counted += f", the {len(shown_K)} most confused of {len(found.classes):,} classes"
-    sections = [
-        results.table(found),
-        f"all test predictions, {counted}\n"
-        + metrics.per_class_report(labels_N, predictions_N, found.classes, shown_K),
-        metrics.confusion_text(matrix_KK, names),
-        "\n".join(_remarks(found, finished)),
-    ]
-    text = "\n\n".join(sections)
+    if len(found.classes) == 1:
+        title = f"{found.name}: test,\n{counted}"
+        draw = partial(figures.numbers_figure, labels_N, predicted_NC[:, 0], title)
+        sections, picture, pictured = list[str](), PREDICTIONS, "predictions"
+    else:
+        sections, draw = _confusions(found, labels_N, predicted_NC.argmax(axis=1), counted)
+        picture, pictured = CONFUSION, "confusion matrix"
+    text = "\n\n".join([results.table(found), *sections, "\n".join(_remarks(found, finished))])
     write_text(path / REPORT, text + "\n")
     # The trials of the first seed test every fold once.
     first = [one for one in finished if one.scores.seed == finished[0].scores.seed]
     texts = tuple(text for one in first for text in one.test.texts)
     examples = Examples(texts, np.concatenate([one.test.labels for one in first]))
-    probabilities_NC = np.concatenate([one.probabilities_NC for one in first])
-    wrong = write_mistakes(path / MISTAKES, examples, probabilities_NC, found.classes)
-    picture = figures.confusion_figure(matrix_KK, names, f"{found.name}: test,\n{counted}")
-    plots.write(picture, path / CONFUSION)
+    wrong = write_mistakes(
+        path / MISTAKES, examples, np.concatenate([one.probabilities_NC for one in first]), found.classes
+    )
+    plots.write(draw(), path / picture)
     plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
+    order = "the largest error" if len(found.classes) == 1 else "the most confident"
     return (
-        f"{text}\n\nconfusion matrix: {path / CONFUSION}    learning curves: {path / CURVES}\n"
-        f"{wrong:,} mistakes, the most confident first: {path / MISTAKES}    all results: {path / RESULTS}\n"
+        f"{text}\n\n{pictured}: {path / picture}    learning curves: {path / CURVES}\n"
+        f"{wrong:,} mistakes, {order} first: {path / MISTAKES}    all results: {path / RESULTS}\n"
         f'next: python -m finetune.predict {path} "a text"'
     )
+
+
+def _confusions(
+    found: Results, labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], counted: str
+) -> tuple[list[str], "partial[Figure]"]:
+    """Return the report on each class and the confusion matrix as text, and what draws that."""
+    shown_K = metrics.most_confused(labels_N, predictions_N, len(found.classes))
+    matrix_KK, names = metrics.confusion(labels_N, predictions_N, found.classes, shown_K)
+    if len(shown_K) < len(found.classes):
+        counted += f", the {len(shown_K)} most confused of {len(found.classes):,} classes"
+    by_class = metrics.per_class_report(labels_N, predictions_N, found.classes, shown_K)
+    sections = [f"all test predictions, {counted}\n{by_class}", metrics.confusion_text(matrix_KK, names)]
+    return sections, partial(figures.confusion_figure, matrix_KK, names, f"{found.name}: test,\n{counted}")
 
 
 def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
@@ -101,22 +117,32 @@ def write_mistakes(
     """Write all wrongly classified examples as CSV, the most confident mistake first, and return their number.
 
     The columns are confidence (the probability of the predicted class), predicted, true, text, and text_2 for
-    pairs. An apostrophe, which spreadsheets hide, keeps them from running a text as a formula. The file starts with a
-    byte order mark, by which Excel recognises UTF-8.
+    pairs. Numbers are all there, the largest error first, which takes the place of the confidence. An apostrophe, which
+    spreadsheets hide, keeps them from running a text as a formula. The file starts with a byte order mark, by which
+    Excel recognises UTF-8.
     """
-    predictions_N, confidences_N = probabilities_NC.argmax(axis=1), probabilities_NC.max(axis=1)
-    wrong = np.flatnonzero(predictions_N != examples.labels)
-    wrong = wrong[np.argsort(-confidences_N[wrong], kind="stable")]
+    rows: list[tuple[float, str, str]]
+    if len(class_names) == 1:
+        numbers = zip(probabilities_NC[:, 0].tolist(), examples.labels.tolist(), strict=True)
+        rows = [(abs(predicted - true), f"{predicted:.4f}", f"{true:g}") for predicted, true in numbers]
+        wrong, measure = np.arange(len(rows)), "error"
+    else:
+        predictions_N, confidences_N = probabilities_NC.argmax(axis=1), probabilities_NC.max(axis=1)
+        found = zip(confidences_N.tolist(), predictions_N.tolist(), examples.labels.tolist(), strict=True)
+        names = [_inert(name) for name in class_names]
+        rows = [(confidence, names[predicted], names[true]) for confidence, predicted, true in found]
+        wrong, measure = np.flatnonzero(predictions_N != examples.labels), "confidence"
+    wrong = wrong[np.argsort([-rows[index][0] for index in wrong], kind="stable")]
     columns = max((len(texts) for texts in examples.texts), default=1)
     with (
-        written(path) as partial,
-        partial.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file,
+        written(path) as half,
+        half.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file, quoting=csv.QUOTE_MINIMAL)
-        writer.writerow(["confidence", "predicted", "true", "text", *(f"text_{i}" for i in range(2, columns + 1))])
+        writer.writerow([measure, "predicted", "true", "text", *(f"text_{i}" for i in range(2, columns + 1))])
         for index in wrong.tolist():
-            fields = (class_names[predictions_N[index]], class_names[examples.labels[index]], *examples.texts[index])
-            writer.writerow([f"{confidences_N[index]:.4f}", *(_inert(field) for field in fields)])
+            measured, predicted, true = rows[index]
+            writer.writerow([f"{measured:.4f}", predicted, true, *map(_inert, examples.texts[index])])
     return len(wrong)
 
 

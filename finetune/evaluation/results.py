@@ -15,7 +15,7 @@ from finetune.data.examples import Examples
 from finetune.evaluation.metrics import METRIC_NAMES, Metric, paired_difference
 from mlm.tracking.run_directory import RESULTS, write_json
 
-COLUMNS: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc")
+COLUMNS: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc", "pearson", "spearman")
 
 
 class MeanStd(Config):
@@ -41,25 +41,31 @@ Value = TypeVar("Value", float, MeanStd)
 
 
 class Scores(Config, Generic[Value]):
-    """A value for every metric; one that was not measured is left out of the file, and null if it cannot be."""
+    """A value for every metric: those of classes or those of numbers.
 
-    accuracy: Value
+    One that was not measured is left out of the file, and null if it cannot be.
+    """
+
+    accuracy: Value | None = None
     """Share of right predictions."""
-    f1: Value | None
+    f1: Value | None = None
     """F1 of the second of two classes, else the mean over classes; null where that class is missing."""
-    f1_macro: Value
+    f1_macro: Value | None = None
     """Mean F1 over classes."""
-    f1_weighted: Value
+    f1_weighted: Value | None = None
     """Mean F1 over examples."""
-    mcc: Value | None
+    mcc: Value | None = None
     """Matthews correlation; null where all labels are of one class."""
-    precision: Value | None
+    precision: Value | None = None
     """Of the second of two classes, else the mean over classes; likewise recall; null as F1."""
-    recall: Value | None
-    roc_auc: Value | None
+    recall: Value | None = None
+    roc_auc: Value | None = None
     """Area under the ROC curve, one against the rest; null where a class is missing."""
+    pearson: Value | None = None
+    """Correlation with the numbers that were to be predicted, likewise spearman; null where either are all the same."""
+    spearman: Value | None = None
     loss: Value | None = None
-    """Cross-entropy in nats; baselines have none."""
+    """Cross-entropy in nats, or the mean squared error of numbers; baselines have none."""
 
     def get(self, metric: Metric) -> Value | None:
         """Return the value of a metric."""
@@ -138,9 +144,9 @@ class Baselines(Config):
     """Scores to beat, on the same test parts."""
 
     majority: Scores[MeanStd]
-    """The most frequent class."""
+    """The most frequent class, or the mean number."""
     tfidf: Scores[MeanStd]
-    """Character n-grams and logistic regression."""
+    """Character n-grams and logistic regression, or ridge regression."""
     random_encoder: Control | None = None
     """The control for pretraining; left out if not asked for."""
 
@@ -161,7 +167,7 @@ class Results(Config):
     name: str
     head: str
     classes: tuple[str, ...] = Field(min_length=1)
-    """Names of the classes, by index."""
+    """Names of the classes, by index; a single one is the name of a number."""
     metric: Metric
     """Metric by which the best weights were chosen."""
     parameters: Parameters
@@ -230,12 +236,13 @@ def table(results: Results) -> str:
         "this encoder": results.test,
         "random encoder": control,
         "TF-IDF": beaten.tfidf,
-        "majority class": beaten.majority,
+        "mean number" if len(results.classes) == 1 else "majority class": beaten.majority,
     }
-    lines = [f"{'test':16}" + "".join(f"{name:>16}" for name in COLUMNS)]
+    columns = [column for column in COLUMNS if column in results.test.measured()]
+    lines = [f"{'test':16}" + "".join(f"{name:>16}" for name in columns)]
     for name, scores in rows.items():
         if scores is not None:
-            lines.append(f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in COLUMNS))
+            lines.append(f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in columns))
     lines.append(f"mean ± standard deviation over {count_trials(results.trials)}; baselines over the folds")
     if control is not None:
         difference = control.difference

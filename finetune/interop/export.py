@@ -48,6 +48,8 @@ def export(run: Path, out: Path, formats: Sequence[Format] = ()) -> Exported:
     """
     check_new(out)
     model = saved_model.load(run, torch.device("cpu"))
+    if model.is_of_numbers:
+        raise UserError(f"{run} predicts a number, and classifiers alone are exported: name the run of a classifier")
     suitable: Sequence[Format] = ("transformers", "onnx") if isinstance(model.config.head, LinearHead) else ("onnx",)
     wanted = [name for name in FORMATS if name in (formats or suitable)]
     for name in [*wanted]:

@@ -1,8 +1,9 @@
-"""Classification as a task of the training loop: batches of examples of like length, and their loss."""
+"""Classification, or regression, as a task of the training loop: batches of examples of like length, and their loss."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class ExampleBatch:
     types_BL: Tensor
     """Token types: 0 for the first text and 1 for the second. int64"""
     labels_B: Tensor
-    """Class of each example. int64"""
+    """Class of each example, int64; or its number, float32."""
     targets: int
     """Number of examples."""
     tokens: int
@@ -69,7 +70,7 @@ class EncodedExamples:
 
 @dataclass(frozen=True)
 class Classification:
-    """The task of the training loop: to predict the class of texts."""
+    """The task of the training loop: to predict the class of texts, or a number."""
 
     train: EncodedExamples
     validation: EncodedExamples
@@ -117,8 +118,13 @@ class Classification:
         return batch_of(tokens, examples.labels[indices], self.encoder.pad_id, self.world.device)
 
     def losses(self, model: nn.Module, batch: ExampleBatch) -> Mapping[str, Tensor]:
-        """Return the summed cross-entropy in nats as `loss`, and the number of right predictions as `correct`."""
+        """Return the summed cross-entropy in nats as `loss`, and the number of right predictions as `correct`.
+
+        Of numbers, the loss is the summed squared error, and nothing is right or wrong.
+        """
         scores_BC, weights_C, smoothing = score(model, batch, self.world), self.class_weights_C, self.label_smoothing
+        if batch.labels_B.is_floating_point():
+            return {"loss": F.mse_loss(scores_BC[:, 0], batch.labels_B, reduction="sum") * (batch.targets > 0)}
         loss = F.cross_entropy(
             scores_BC, batch.labels_B, weights_C, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
         )
@@ -134,10 +140,11 @@ class Classification:
 
 
 def batch_of(
-    tokens: Sequence[EncodedExample], labels_B: NDArray[np.int64], pad_id: int, device: torch.device
+    tokens: Sequence[EncodedExample], labels_B: NDArray[Any], pad_id: int, device: torch.device
 ) -> ExampleBatch:
     """Return examples as a batch, padded to the longest of them."""
-    rows = (*padded(tokens, pad_id), torch.from_numpy(labels_B))
+    labels = torch.from_numpy(labels_B)
+    rows = (*padded(tokens, pad_id), labels.float() if labels.is_floating_point() else labels)
     ids_BL, real_BL, types_BL, labels = (part.to(device) for part in rows)
     count = sum(len(example.ids) for example in tokens)
     return ExampleBatch(ids_BL, real_BL, types_BL, labels, targets=len(tokens), tokens=count)
@@ -153,7 +160,10 @@ def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
 def predict(
     model: nn.Module, tokens: Sequence[EncodedExample], pad_id: int, world: World, threads: int = 1
 ) -> NDArray[np.float64]:
-    """Return the probability of every class for each example, (N, C); ranks and threads share the work."""
+    """Return the probability of every class for each example, (N, C); ranks and threads share the work.
+
+    A single class is a number, (N, 1).
+    """
     lengths_N = np.array([len(example.ids) for example in tokens])
     order = np.argsort(lengths_N, kind="stable")
     size = EVALUATION_TOKENS if threads == 1 else EVALUATION_TOKENS_OF_A_THREAD
@@ -165,7 +175,8 @@ def predict(
     def probabilities(number: int) -> Tensor:
         chosen = order[cuts[number]]
         batch = batch_of([tokens[i] for i in chosen], np.zeros(len(chosen), np.int64), pad_id, world.device)
-        return score(model, batch, world).cpu().double().softmax(dim=-1)
+        scores_BC = score(model, batch, world).cpu().double()
+        return scores_BC.softmax(dim=-1) if scores_BC.shape[1] > 1 else scores_BC
 
     if threads == 1:
         computed = list(map(probabilities, mine))
@@ -180,10 +191,16 @@ def predict(
     return probabilities_NC
 
 
-def measure(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
-    """Return the metrics, and the mean cross-entropy in nats as `loss`; a UserError if a probability is not finite."""
+def measure(labels_N: NDArray[Any], probabilities_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
+    """Return the metrics, and the mean cross-entropy in nats as `loss`; a UserError if a probability is not finite.
+
+    Of numbers, the loss is the mean squared error.
+    """
     if not np.isfinite(probabilities_NC).all():
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
+    if labels_N.dtype == np.float64:
+        predicted_N = probabilities_NC[:, 0]
+        return {"loss": float(np.mean((predicted_N - labels_N) ** 2)), **metrics.number_scores(labels_N, predicted_N)}
     chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
     loss = -np.log(np.maximum(chances_N, np.finfo(np.float64).tiny)).mean()
     return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}

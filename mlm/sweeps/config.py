@@ -13,6 +13,8 @@ CommandName = Literal["mlm.pretrain", "finetune.cnn_head", "finetune.linear_head
 Mode = Literal["min", "max"]
 _LOWER = ("loss", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence", "seconds")
 _HIGHER = (
+    "pearson",
+    "spearman",
     "accuracy",
     "accuracy_within_words",
     "f1",

@@ -21,6 +21,10 @@ from mlm.tracking import run_directory
 
 logger = logging.getLogger(__name__)
 
+CLASSIFIED = (
+    *("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc"),
+    *("pearson", "spearman", "loss"),
+)  # of texts; the last three of numbers
 METRICS = {
     "mlm.pretrain": (
         ("heldout.", ("loss", "accuracy", "bits_per_byte", "complete_bits_per_byte", "bits_per_sentence")),
@@ -29,10 +33,7 @@ METRICS = {
     ),
     **dict.fromkeys(
         ("finetune.cnn_head", "finetune.linear_head"),
-        tuple(
-            (f"{part}.", ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc", "loss"))
-            for part in ("validation", "test", "control")
-        ),
+        tuple((f"{part}.", CLASSIFIED) for part in ("validation", "test", "control")),
     ),
 }
 """The numbers that each command writes into results.json; those of several corpora have further ones."""

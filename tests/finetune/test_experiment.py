@@ -158,6 +158,7 @@ def test_trials_and_results_are_shown_by_the_tools_that_the_recipe_names_and_no_
 
     for name, trial in zip(trials, made.results.trials, strict=True):
         assert points(name, "results/test/accuracy") == [(points(name, "validation/loss")[-1][0], trial.test.accuracy)]
+    assert made.results.test.accuracy is not None
     assert points(made.path.name, "results/test/accuracy/mean")[0][1] == made.results.test.accuracy.mean
     assert points(made.path.name, "confusion")
     assert not list(made.path.rglob("events.*"))

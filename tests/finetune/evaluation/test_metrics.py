@@ -6,7 +6,9 @@ from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
 from finetune.data.class_names import MOST_CLASSES
 from finetune.evaluation.metrics import (
+    CLASS_METRICS,
     METRIC_NAMES,
+    NUMBER_METRICS,
     confusion,
     confusion_text,
     most_confused,
@@ -47,7 +49,8 @@ def test_two_classes_score_as_counted_by_hand() -> None:
     }
     assert found == pytest.approx(expected, abs=1e-12)
     assert [type(value) for value in found.values()] == [float] * 8
-    assert {*found, "loss"} == set(METRIC_NAMES) == set(Scores.model_fields)
+    assert {*found, "loss"} == set(CLASS_METRICS)
+    assert set(CLASS_METRICS) | set(NUMBER_METRICS) == set(METRIC_NAMES) == set(Scores.model_fields)
 
 
 def test_three_classes_score_as_counted_by_hand() -> None:
@@ -103,6 +106,7 @@ def test_nothing_to_score_is_an_error() -> None:
 
 def test_a_summary_is_mean_and_sample_standard_deviation_of_what_is_known() -> None:
     found = over_trials([every(0.7, roc_auc=None), every(0.9, roc_auc=0.8)])
+    assert found.accuracy is not None
     assert found.accuracy.model_dump() == pytest.approx({"mean": 0.8, "std": 0.02**0.5})  # (0.1^2 + 0.1^2) / (2 - 1)
     assert found.roc_auc == MeanStd(mean=0.8, std=None)
     alone = over_trials([every(0.7, roc_auc=None)])

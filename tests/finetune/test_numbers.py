@@ -1,0 +1,228 @@
+"""A number in place of a class: the similarity of a pair, or a grade."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from configs import UserError, read, recipes
+from finetune import predict, saved_model
+from finetune.config import FinetuneConfig
+from finetune.data.examples import DataSplit, Examples
+from finetune.data.labelled import Labelled
+from finetune.data.splits import Folds, Fractions
+from finetune.demo.trained import open_classifier
+from finetune.evaluation import baselines, results
+from finetune.experiment import FinetuneRun, finetune
+from finetune.interop.export import export
+from finetune.training.classification import Classification, ExampleBatch, measure
+from finetune.trial import Trial, make_task
+from tests.finetune import samples
+from tests.mlm.samples import CPU
+from tokenizer.cleaning import TextConfig
+
+SETTINGS = ("head={kind: linear}", "data={kind: labelled, label: grade, target: number}", "tracking=[]")
+TRAIN = (
+    "train={epochs: 6, batch_examples: 8, precision: float32, early_stopping: {metric: pearson}}",
+    "optim={kind: adamw, lr: 3e-3}",
+    "splits={validation: 0.2, test: 0.2}",
+)
+
+
+def write_grades(path: Path, number: int = 120) -> Path:
+    """Write texts whose grade is 2.5 times the number of their words of harm, minus 1."""
+    rng = np.random.default_rng(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "grade"))
+        for row in range(number):
+            harm = int(rng.integers(0, 4))
+            words = [*["fire"] * harm, *["garden"] * (4 - harm)]
+            writer.writerow((f"{' '.join(rng.permutation(words))} {row}", f"{2.5 * harm - 1:g}"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuneRun:
+    folder = tmp_path_factory.mktemp("numbers")
+    data = f"data.train={write_grades(folder / 'grades.csv')}"
+    words = [*SETTINGS, *TRAIN, data, f"encoder.run={run}", f"runs={folder / 'runs'}", "name=grades"]
+    return finetune(read(FinetuneConfig, None, words))
+
+
+def test_a_number_is_learned_and_measured_by_correlation_and_squared_error(made: FinetuneRun) -> None:
+    found = results.read(made.path)
+    assert found == made.results
+    assert found.classes == ("grade",)
+    test = found.trials[0].test
+    assert test.measured().keys() == {"pearson", "spearman", "loss"}
+    with (made.path / "mistakes.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == found.data.test
+    predicted, true = (np.array([float(row[column]) for row in rows]) for column in ("predicted", "true"))
+    errors = [float(row["error"]) for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    assert errors == pytest.approx(np.abs(predicted - true), abs=2e-4)
+    assert test.pearson == pytest.approx(np.corrcoef(predicted, true)[0, 1], abs=1e-3)
+    assert test.spearman == pytest.approx(stats.spearmanr(predicted, true).statistic, abs=1e-3)
+    assert test.loss == pytest.approx(np.mean((predicted - true) ** 2), abs=1e-2)
+    assert test.pearson is not None
+    assert test.pearson > 0.8
+    assert found.baselines.majority.pearson is None
+    assert found.baselines.tfidf.pearson is not None
+    assert found.baselines.tfidf.pearson.mean > 0.8
+    assert [line.split()[:2] for line in made.summary.splitlines()[:4]] == [
+        ["test", "pearson"], ["this", "encoder"], ["TF-IDF", str(found.baselines.tfidf.pearson)], ["mean", "number"],
+    ]  # fmt: skip
+    assert (made.path / "predictions.png").read_bytes().startswith(b"\x89PNG")
+    assert not (made.path / "confusion.png").exists()
+    records = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+    assert {"pearson", "spearman", "loss"} == set(records[0]) - {
+        "trial",
+        "fold",
+        "seed",
+        "control",
+        "side",
+        "step",
+        "epoch",
+    }
+
+
+def test_a_saved_model_predicts_numbers_for_texts_and_tables(
+    made: FinetuneRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["fire fire garden garden 7", "garden garden garden garden 7"]
+    model = saved_model.load(made.path, torch.device("cpu"))
+    expected = [found.chances[0] for found in model.classify([{"text": text} for text in texts], CPU)]
+    assert expected[0] > expected[1]
+    predict.main([str(made.path), *texts])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"grade {number:.4g}    {text}" for number, text in zip(expected, texts, strict=True)]
+    predict.main([str(made.path), texts[0], "--json"])
+    assert json.loads(capsys.readouterr().out) == {"text": texts[0], "predicted": pytest.approx(expected[0])}
+    (tmp_path / "new.csv").write_text(f"id,text\n1,{texts[0]}\n2, \n3,{texts[1]}\n")
+    predict.main([str(made.path), "--file", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")])
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["id", "text", "predicted"]
+    assert [row[2] for row in rows[1:]] == [f"{expected[0]:.6g}", "", f"{expected[1]:.6g}"]
+
+
+def test_the_loss_is_the_summed_squared_error_and_its_gradient(run: Path) -> None:
+    examples = Examples((("one",), ("two two",)), np.array([0.25, -3.0]))
+    config = read(FinetuneConfig, None, [*SETTINGS, *TRAIN, "data.train=x"])
+    task = make_task(Trial(config, DataSplit(examples, examples, examples), 0, 1), samples.encoder(run), CPU)
+    assert isinstance(task, Classification)
+    (batch,) = task.micro_batches(0, 0.0)
+    order = [0.25, -3.0] if batch.labels_B[0] == 0.25 else [-3.0, 0.25]
+    assert batch.labels_B.tolist() == order
+    scores_B1 = torch.tensor([[1.5], [0.5]], requires_grad=True)
+
+    class Given(torch.nn.Module):
+        def forward(self, ids_BL: torch.Tensor, real_BL: torch.Tensor, types_BL: torch.Tensor) -> torch.Tensor:
+            return scores_B1
+
+    losses = task.losses(Given(), batch)
+    assert set(losses) == {"loss"}
+    assert losses["loss"].item() == pytest.approx((1.5 - order[0]) ** 2 + (0.5 - order[1]) ** 2)
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    assert scores_B1.grad is not None
+    assert scores_B1.grad.flatten().tolist() == pytest.approx([2 * (1.5 - order[0]), 2 * (0.5 - order[1])])
+    idle: ExampleBatch = batch.without_targets()
+    assert task.losses(Given(), idle)["loss"].item() == 0
+    found = measure(np.array([1.0, 2.0, 4.0]), np.array([[1.0], [3.0], [4.0]]))
+    assert found["loss"] == pytest.approx(1 / 3)
+
+
+def test_ridge_regression_compares_the_texts_of_pairs() -> None:
+    """A pair is similar by the words that its texts share; the words themselves tell nothing."""
+    rng = np.random.default_rng(1)
+    words = [f"word{letter}" for letter in "abcdefghijklmnop"]
+
+    def pairs(number: int) -> Examples:
+        texts, labels = [], []
+        for _ in range(number):
+            shared = int(rng.integers(0, 5))
+            chosen = rng.permutation(words)[: 8 - shared]
+            texts.append((" ".join(chosen[:4]), " ".join([*chosen[:shared], *chosen[4:]])))
+            labels.append(float(shared))
+        return Examples(tuple(texts), np.array(labels))
+
+    found = baselines.bag_of_words(DataSplit(pairs(300), pairs(30), pairs(60)), 1)
+    assert found["pearson"] is not None
+    assert found["pearson"] > 0.9
+
+
+def test_numbers_are_split_without_classes(tmp_path: Path) -> None:
+    data = Labelled(train=str(write_grades(tmp_path / "a.csv", 50)), label="grade", target="number").load(TextConfig())
+    assert data.is_of_numbers
+    assert set(data.train.labels) == {-1.0, 1.5, 4.0, 6.5}
+    (split,) = Fractions(validation=0.2, test=0.2).splits(data)
+    assert (len(split.train), len(split.validation), len(split.test)) == (30, 10, 10)
+    folds = Folds(folds=5, validation=0).splits(data)
+    assert sorted(text for fold in folds for text in fold.test.texts) == sorted(data.train.texts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["one,1", "two,many"], r"no number in row 2 \(many\): mend or remove these rows, or set data\.target=class"),
+        (["one,1", "two,"], r"no number in row 2 \(''\)"),
+        (["one,1", "two,inf"], r"no number in row 2 \(inf\)"),
+        (["one,nan", "two,2"], r"no number in row 1"),
+    ],
+)
+def test_a_label_that_is_no_number_is_told(tmp_path: Path, rows: list[str], message: str) -> None:
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]))
+    with pytest.raises(UserError, match=message):
+        Labelled(train=str(tmp_path / "a.csv"), target="number").load(TextConfig())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["train.early_stopping.metric=accuracy"],
+            "accuracy is no measure of a number: choose one of pearson, spearman",
+        ),
+        (["train.class_weights=balanced"], r"train\.class_weights and train\.label_smoothing are of classes"),
+        (["train.label_smoothing=0.1"], r"train\.class_weights and train\.label_smoothing are of classes"),
+        (["data.classes=[a, b]"], "classes are of target=class"),
+        (["data.target=class"], "pearson is no measure of a class: choose one of accuracy"),
+    ],
+)
+def test_settings_of_classes_are_refused_with_numbers(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(FinetuneConfig, None, [*SETTINGS, *TRAIN, *words])
+
+
+def test_what_shows_classes_refuses_a_model_of_numbers(made: FinetuneRun, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="predicts a number, and classifiers alone are exported"):
+        export(made.path, tmp_path / "out")
+    with pytest.raises(UserError, match="predicts a number, and the page shows classes"):
+        open_classifier(made.path, CPU)
+
+
+@pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")
+def test_published_pairs_are_read_by_the_recipes_of_glue() -> None:
+    pairs = Path(os.environ["MLM_TEST_DATA"]) / "pairs"
+
+    def loaded(recipe: str, train: str, test: str, *words: str) -> DataSplit:
+        files = [f"data.train={pairs / train}", f"data.test={pairs / test}"]
+        config = read(FinetuneConfig, recipes.find(f"glue/{recipe}", "finetune"), [*files, *words])
+        (split,) = config.splits.splits(config.data.load(TextConfig()))
+        return split
+
+    rte, wnli = loaded("rte", "rte_train.tsv.gz", "rte_dev.tsv"), loaded("wnli", "wnli_train.tsv", "wnli_dev.tsv")
+    assert (len(rte.test), len(wnli.test)) == (277, 71)
+    similar = loaded("stsb", "korsts_train.tsv.gz", "korsts_test.tsv", "data.label=score")
+    assert len(similar.test) > 1_370
+    assert (similar.train.labels.min(), similar.train.labels.max()) == (0, 5)
+    found = baselines.bag_of_words(similar, 1)
+    assert found["pearson"] is not None
+    assert found["pearson"] > 0.4
