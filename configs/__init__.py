@@ -216,17 +216,20 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
     """Return one validation error as a sentence with the key's path, the fault and the remedy."""
     names: list[str] = []
     current = [model]
-    for part in detail["loc"]:
+    for place, part in enumerate(detail["loc"], start=1):
         tagged = [choice for choice in current if "kind" in choice.model_fields and _kind(choice) == part]
         fields = current[0].model_fields if current else {}
+        if str(part).startswith("<"):  # the tag of a union whose classes have no kind
+            continue
         if isinstance(part, int):  # a place in a list, whose values the same classes hold
             names.append(str(part))
         elif len(current) > 1 and tagged:
             current = tagged
         else:
             names.append(str(part))
-            current = _choices(fields[str(part)].annotation) if str(part) in fields else []
-            if str(part) not in fields and detail["type"] == "extra_forbidden":
+            if str(part) in fields:
+                current = _choices(fields[str(part)].annotation)
+            elif place == len(detail["loc"]) and detail["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(str(part), fields, n=1)
                 hint = f"did you mean {'.'.join([*names[:-1], near[0]])}?" if near else f"known: {', '.join(fields)}"
                 return f"unknown key {'.'.join(names)}: {hint}"
@@ -236,6 +239,7 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
     if detail["type"] == "missing":
         return f"{name} is required"
     message = detail["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [a, b]")
+    message = message.replace("Tuple", "List").replace(" after validation", "")
     if detail["type"] == "value_error":
         return f"{name}: {message}" if name else message
     return f"{name} = {detail['input']!r}: {message[:1].lower()}{message[1:]}"

@@ -7,14 +7,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
+
+import yaml
 
 from configs import UserError
 from mlm.sweeps.config import CommandName
 
 
-def check(command: CommandName, calls: Sequence[Sequence[str]]) -> list[str | None]:
-    """Return the error of each list of arguments, or None."""
+def check(command: CommandName, calls: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """Return, for each list of arguments, all settings as `config`, or what is wrong as `error`."""
     done = subprocess.run(
         [sys.executable, "-c", f"from {__name__} import answer; answer()", command],
         input="".join(f"{json.dumps(call)}\n" for call in calls),
@@ -24,7 +26,7 @@ def check(command: CommandName, calls: Sequence[Sequence[str]]) -> list[str | No
     )
     if done.returncode:
         raise UserError(f"{command} cannot be started: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
-    return [json.loads(line).get("error") for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def answer() -> None:
@@ -32,10 +34,10 @@ def answer() -> None:
     assert sys.argv[1] in get_args(CommandName)
     command = importlib.import_module(sys.argv[1]).main
     for line in sys.stdin:
-        found = {}
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
                 command([*json.loads(line), "--print-config"])
+            found = {"config": yaml.safe_load(printed.getvalue())}
         except UserError as error:
             found = {"error": str(error)}
         print(json.dumps(found), flush=True)

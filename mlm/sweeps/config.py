@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from configs import Config, Texts
 
@@ -89,7 +89,9 @@ def _names_settings(search: dict[str, Any]) -> dict[str, Any]:
 
 _Listed = Annotated[tuple[Any, ...], Field(min_length=1)]
 _Values = Annotated[
-    Range | _Listed, BeforeValidator(_with_names, json_schema_input_type=Range | _Listed | dict[str, Texts])
+    Annotated[Range, Tag("<range>")] | Annotated[_Listed, Tag("<list>")],
+    Discriminator(lambda values: "<range>" if isinstance(values, Range | Mapping) else "<list>"),
+    BeforeValidator(_with_names, json_schema_input_type=Range | _Listed | dict[str, Texts]),
 ]
 Search = Annotated[dict[str, _Values], AfterValidator(_names_settings)]
 """Values by setting. A value that is a list of `section.key=value` texts sets all of these; its key is only a name.

@@ -2,8 +2,9 @@
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,7 +15,7 @@ from configs.streams import messages
 from mlm.sweeps import arms
 from mlm.sweeps.arms import Arm
 from mlm.sweeps.check import check
-from mlm.sweeps.config import Grid, Random, Stage, SweepConfig
+from mlm.sweeps.config import Grid, Halving, Random, Stage, SweepConfig
 from mlm.sweeps.launchers import LAUNCHERS
 from mlm.sweeps.trials import CONFIG, FAILED, PLAN, Sweep, Trial, TrialRecord, opened
 from mlm.tracking import run_directory
@@ -84,8 +85,9 @@ def checked(config: SweepConfig) -> None:
     _check_stages(config)
     probe = Sweep(Path(config.runs, config.name), config)
     calls = [probe.arguments(Trial(0, 0, arm, config.seeds[0])) for arm in tried]
-    for arm, error in zip(tried, check(config.command, calls), strict=True):
-        if error is not None:
+    for arm, found in zip(tried, check(config.command, calls), strict=True):
+        error = found.get("error") or (config.halving and _halving_error(config.halving, found["config"]["train"]))
+        if error:
             raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
     for name, arm in _named_arms(config).items():
         if arms.key_of(arm) not in map(arms.key_of, tried):
@@ -104,6 +106,16 @@ def _check_metrics(config: SweepConfig) -> None:
     for metric in _metrics(config):
         if metric not in known and not metric.startswith(("heldout.loss/", _OF_CORPUS)):
             raise UserError(f"{config.command} does not write {metric}: it writes {', '.join(known)}")
+
+
+def _halving_error(halving: Halving, train: Mapping[str, Any]) -> str | None:
+    """Return why a trial with such settings of training cannot be compared at these steps; None if it can."""
+    budget, every = train["budget"], train["intervals"]["evaluate_steps"]
+    if budget["kind"] == "steps" and halving.steps[-1] >= budget["steps"]:
+        return f"halving.steps = {halving.steps[-1]} is not before its end at step {budget['steps']}: lower it"
+    if odd := [step for step in halving.steps if step % every]:
+        return f"halving.steps = {odd[0]} is between evaluations: set train.intervals.evaluate_steps to a divisor of it"
+    return None
 
 
 def _check_stages(config: SweepConfig) -> None:

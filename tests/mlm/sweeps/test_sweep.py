@@ -188,8 +188,10 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
     ("words", "message"),
     [
         (["serch.x=[1]"], "did you mean search"),
-        (["search.x=[]"], "search.x"),
         (["search.x={low: 2, high: 1}"], "the range from 2 to 1 is empty"),
+        (["search.x={low: 2, hihg: 3}"], "unknown key search.x.hihg: did you mean search.x.high"),
+        (["search.x=[]"], "search.x = []: list should have at least 1 item, not 0"),
+        (["search.x=3"], "search.x = '3': input should be a list, such as [a, b]"),
         (["search.x={low: 0, high: 1, log: true}", "sampler.kind=random"], "low = 0 has no logarithm"),
         (["search.x={low: 0, high: 1}"], "x is a range: list its values, or set sampler.kind"),
         (["search={train.seed: [1, 2]}"], "train.seed is no setting to search: name the seeds"),
@@ -221,6 +223,8 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         (["command=mlm.evaluate"], "command"),
         (["command=finetune.cnn_head", "halving={steps: [10]}"], "finetune.cnn_head does not resume"),
         (["halving={steps: [10, 10]}"], "halving.steps must ascend"),
+        (["halving={steps: [10, 20]}"], "activation=relu: halving.steps = 20 is not before its end at step 20"),
+        (["halving={steps: [11]}"], "halving.steps = 11 is between evaluations: set train.intervals.evaluate_steps"),
         (["address=127.0.0.1:1"], "address is of Ray: set launcher=ray"),
         (
             ["stages=[{take: [{metric: heldout.loss, mode: min, count: 3}], search: {optim.lr: [1]}}]"],
@@ -293,9 +297,10 @@ def test_a_trial_that_was_killed_before_its_evaluation_is_not_compared(tmp_path:
 
 
 def test_a_rung_that_no_trial_reaches_is_told(tmp_path: Path) -> None:
-    settings = {"search": {"optim.lr": ["1", "2"]}, "halving": {"steps": [11]}}
-    found = swept(tmp_path, lambda _: {"loss": 1.0}, **settings)
-    with pytest.raises(UserError, match=r"no trial was evaluated at step 11 or later: lower halving\.steps"):
+    settings = {"search": {"optim.lr": ["1", "2"]}, "halving": {"steps": [500]}}
+    base = (*TINY, "train.budget={kind: tokens, tokens: 9000}")
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, base=base, **settings)
+    with pytest.raises(UserError, match=r"no trial was evaluated at step 500 or later: lower halving\.steps"):
         sweep(found.config)
 
 
