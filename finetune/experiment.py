@@ -232,7 +232,9 @@ def _results(experiment: _Experiment, trials: list[TrialResult], control: list[T
         splits, num_classes = experiment.splits, len(dataset.class_names)
         return Baselines(
             majority=results.over_trials([baselines.majority(split, num_classes) for split in splits]),
-            tfidf=results.over_trials([baselines.bag_of_words(split, num_classes) for split in splits]),
+            tfidf=results.compared(
+                scores, {split.fold: baselines.bag_of_words(split, num_classes) for split in splits}, metric
+            ),
         ).model_dump_json(exclude_unset=True)
 
     to_beat = Baselines.model_validate_json(experiment.world.from_main("scoring the baselines", score_baselines))

@@ -132,11 +132,16 @@ class TrialResult:
     """Goodness of the best weights by the metric of early stopping; without a validation part, the number of steps."""
 
 
-class Control(Scores[MeanStd]):
-    """The randomly initialised encoder's scores on the test part."""
+class Compared(Scores[MeanStd]):
+    """Scores of a baseline on the test parts."""
 
-    difference: Difference | None
-    """This encoder minus the control, by the run's metric; null where a trial lacks it."""
+    difference: Difference | None = None
+    """This encoder minus the baseline, by the run's metric; null where a trial lacks it."""
+
+
+class Control(Compared):
+    """The randomly initialised encoder's scores on the test parts."""
+
     trials: tuple[TrialScores, ...] = ()
 
 
@@ -145,7 +150,7 @@ class Baselines(Config):
 
     majority: Scores[MeanStd]
     """The most frequent class, or the mean number."""
-    tfidf: Scores[MeanStd]
+    tfidf: Compared
     """Character n-grams and logistic regression, or ridge regression."""
     random_encoder: Control | None = None
     """The control for pretraining; left out if not asked for."""
@@ -217,6 +222,15 @@ def control_of(trials: Sequence[TrialScores], control: Sequence[TrialScores], me
     return Control.model_validate({**test.measured(), "difference": difference, "trials": tuple(control)})
 
 
+def compared(
+    trials: Sequence[TrialScores], folds: Mapping[int, Mapping[Metric, float | None]], metric: Metric
+) -> Compared:
+    """Return a baseline's scores by fold, beside the `trials` of these folds."""
+    theirs = [one.model_copy(update={"test": Scores[float].model_validate(folds[one.fold])}) for one in trials]
+    difference = difference_of(trials, theirs, metric)
+    return Compared.model_validate({**over_trials(list(folds.values())).measured(), "difference": difference})
+
+
 def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], metric: Metric) -> Difference | None:
     """Return the difference on the test parts; None if folds or seeds differ, or a trial lacks the metric."""
     pairs = {(trial.fold, trial.seed): trial.test.get(metric) for trial in theirs}
@@ -244,10 +258,11 @@ def table(results: Results) -> str:
         if scores is not None:
             lines.append(f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in columns))
     lines.append(f"mean ± standard deviation over {count_trials(results.trials)}; baselines over the folds")
-    if control is not None:
-        difference = control.difference
-        known = "" if difference is None or difference.low is None else ", 95 % interval in brackets"
-        lines.append(f"this encoder - random encoder, {results.metric}: {shown(difference)}{known}")
+    for name, baseline in (("TF-IDF", beaten.tfidf), ("random encoder", control)):
+        if baseline is not None and "difference" in baseline.model_fields_set:
+            difference = baseline.difference
+            known = "" if difference is None or difference.low is None else ", 95 % interval in brackets"
+            lines.append(f"this encoder - {name}, {results.metric}: {shown(difference)}{known}")
     return "\n".join(lines)
 
 

@@ -1,13 +1,15 @@
 """The table of a suite: an encoder's scores on each task beside those of baselines and of published models."""
 
 import csv
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs import UserError
 from finetune.evaluation import results
+from finetune.evaluation.results import Difference
 
 OWN = "this encoder"
 
@@ -28,7 +30,8 @@ def published_scores(suite: Path) -> dict[str, dict[str, float]]:
 def table(folders: Mapping[str, Path], published: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Return the scores on each task: of the encoder, of its baselines, and of the published models.
 
-    The mean is over the tasks, for whoever has a score on all of them.
+    The mean is over the tasks, for whoever has a score on all of them. So is the mean of the encoder's paired
+    differences to TF-IDF; the variances of these add up, since the tasks are independent.
     """
     rows: dict[str, dict[str, Any]] = {}
     for task, folder in folders.items():
@@ -40,24 +43,46 @@ def table(folders: Mapping[str, Path], published: Mapping[str, Mapping[str, floa
             "metric": found.metric,
             "trials": len(found.trials),
             "scores": {name: score.model_dump() for name, score in scored.items() if score is not None} | others,
+            "difference": found.baselines.tfidf.difference,
         }
     names = dict.fromkeys(name for row in rows.values() for name in row["scores"])
     columns = {name: [row["scores"].get(name) for row in rows.values()] for name in names}
     means = {name: statistics.fmean(one["mean"] for one in of) for name, of in columns.items() if None not in of}
-    return {"tasks": rows, "mean": means}
+    difference = _mean([row["difference"] for row in rows.values()])
+    rows = {
+        task: row | {"difference": row["difference"] and row["difference"].model_dump()} for task, row in rows.items()
+    }
+    return {"tasks": rows, "mean": means, "difference": difference and difference.model_dump()}
+
+
+def _mean(differences: Sequence[Difference | None]) -> Difference | None:
+    """Return the mean of independent differences; None if one is not known."""
+    known = [one for one in differences if one is not None]
+    if len(known) < len(differences):
+        return None
+    mean, pairs = statistics.fmean(one.mean for one in known), sum(one.pairs for one in known)
+    reaches = [one.high - one.mean for one in known if one.high is not None]
+    if len(reaches) < len(known):
+        return Difference(mean=mean, low=None, high=None, pairs=pairs)
+    reach = math.hypot(*reaches) / len(reaches)
+    return Difference(mean=mean, low=mean - reach, high=mean + reach, pairs=pairs)
 
 
 def as_text(found: Mapping[str, Any]) -> str:
     """Return the table as lines of text."""
     names = list(dict.fromkeys(name for row in found["tasks"].values() for name in row["scores"]))
-    lines = [["task", "metric", "trials", *names]]
+    lines = [["task", "metric", "trials", *names, "difference to TF-IDF"]]
     for task, row in found["tasks"].items():
         scores = [row["scores"].get(name) for name in names]
-        lines.append([task, row["metric"], str(row["trials"]), *map(_shown, scores)])
+        lines.append([task, row["metric"], str(row["trials"]), *map(_shown, scores), _difference(row)])
     means = [f"{found['mean'][name]:.3f}" if name in found["mean"] else "-" for name in names]
-    lines.append(["mean", "", "", *means])
+    lines.append(["mean", "", "", *means, _difference(found)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    return "-" if row["difference"] is None else str(Difference.model_validate(row["difference"]))
 
 
 def _shown(score: Mapping[str, float | None] | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.evaluation.metrics import Metric
-from finetune.evaluation.results import Baselines, Results, TrialScores, control_of, over_trials
+from finetune.evaluation.results import Baselines, Results, TrialScores, compared, control_of, over_trials
 
 NAMES: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "f1_weighted", "mcc", "precision", "recall", "roc_auc")
 
@@ -43,7 +43,7 @@ def results(
     made = trials(values, seeds, roc_auc=roc_auc)
     baselines = Baselines(
         majority=over_trials([every(0.5, roc_auc=roc_auc), every(0.6, roc_auc=roc_auc)]),
-        tfidf=over_trials([every(0.8, roc_auc=roc_auc)]),
+        tfidf=compared(made, dict.fromkeys({one.fold for one in made}, every(0.8, roc_auc=roc_auc)), "accuracy"),
     )
     if control:
         random_encoder = control_of(made, trials(control, seeds), "accuracy")

@@ -46,20 +46,28 @@ def test_every_task_is_a_run_and_a_row_beside_its_baselines_and_published_scores
     first, second = (results.read(next(folder.glob(f"runs/suites/mine/*-{task}"))) for task in ("first", "second"))
     assert (first.head, second.head) == ("linear", "cnn")
     assert lines[0].split("  ")[0] == "task"
-    assert lines[0].endswith("trials  this encoder   random encoder  TF-IDF  Theirs")
+    assert lines[0].endswith("trials  this encoder   random encoder  TF-IDF  Theirs  difference to TF-IDF")
     control = first.baselines.random_encoder
     assert control is not None
     assert first.test.accuracy is not None
     assert second.test.mcc is not None
-    tfidf = first.baselines.tfidf.accuracy
+    tfidf, other = first.baselines.tfidf.difference, second.baselines.tfidf.difference
+    assert tfidf is not None
+    assert other is not None
     cells = [cell for cell in lines[1].split("  ") if cell.strip()]
-    expected = ["first", "accuracy", "2", str(first.test.accuracy), str(control.accuracy), str(tfidf), "0.750"]
+    expected = ["first", "accuracy", "2", str(first.test.accuracy), str(control.accuracy)]
+    expected += [str(first.baselines.tfidf.accuracy), "0.750", str(tfidf)]
     assert [cell.strip() for cell in cells] == expected
     assert lines[2].split()[:4] == ["second", "mcc", "2", f"{second.test.mcc.mean:.3f}"]
-    assert lines[2].split()[-1] == "-"
+    assert str(other) in lines[2]
     mean = (first.test.accuracy.mean + second.test.mcc.mean) / 2
     assert lines[3].split()[:2] == ["mean", f"{mean:.3f}"]
-    assert lines[3].split()[-1] == "-", "a mean over other tasks would not compare"
+    assert lines[3].split()[4] == "-", "a mean over other tasks would not compare"
+    assert tfidf.high is not None
+    assert other.high is not None
+    difference = (tfidf.mean + other.mean) / 2
+    reach = ((tfidf.high - tfidf.mean) ** 2 + (other.high - other.mean) ** 2) ** 0.5 / 2
+    assert lines[3].endswith(f"{difference:+.3f} ({difference - reach:+.3f} to {difference + reach:+.3f})")
 
 
 def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
