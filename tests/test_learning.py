@@ -9,10 +9,11 @@ from mlm.experiment import PretrainConfig, pretrain
 
 
 def test_two_hundred_steps_of_the_quick_start_learn_as_much_as_they_should(tmp_path: Path) -> None:
-    overrides = ("train.budget.steps=200", "train.precision=float32", "evaluation.words=0", f"runs={tmp_path}")
+    overrides = ("train.budget.steps=200", "evaluation.words=0", f"runs={tmp_path}")
     results = pretrain(read(PretrainConfig, None, overrides)).results
     assert results is not None
     heldout, unigram = results["heldout"], results["baselines"]["unigram"]
+    print(unigram["loss"] - heldout["loss"], heldout["accuracy"], results["seconds"])
     # Measured: 0.89 nats below the unigram, and an accuracy of 0.18 against 0.05. The text is the documentation of the
     # packages that are installed, so the band is wide, but half as much learnt is outside of it.
     assert unigram["loss"] - heldout["loss"] == pytest.approx(0.9, abs=0.3)
