@@ -13,8 +13,7 @@ def test_two_hundred_steps_of_the_quick_start_learn_as_much_as_they_should(tmp_p
     results = pretrain(read(PretrainConfig, None, overrides)).results
     assert results is not None
     heldout, unigram = results["heldout"], results["baselines"]["unigram"]
-    print(unigram["loss"] - heldout["loss"], heldout["accuracy"], results["seconds"])
-    # Measured: 0.89 nats below the unigram, and an accuracy of 0.18 against 0.05. The text is the documentation of the
-    # packages that are installed, so the band is wide, but half as much learnt is outside of it.
+    # Measured: 0.89 and 0.77 nats below the unigram, and an accuracy of 0.18 and 0.16 against 0.05. The text is the
+    # documentation of the packages that are installed, so the band is wide, but half as much learnt is outside of it.
     assert unigram["loss"] - heldout["loss"] == pytest.approx(0.9, abs=0.3)
     assert heldout["accuracy"] == pytest.approx(0.18, abs=0.05)
