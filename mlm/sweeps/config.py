@@ -72,8 +72,14 @@ def _with_names(values: Any) -> Any:
     return [{"name": str(name), "overrides": list(overrides)} for name, overrides in values.items()]
 
 
+_COLUMNS = ("trial", "stage", "state", "steps", "tokens", "words", "epochs", "seconds", "tokens_per_second")
+"""Columns that the table of every sweep may have."""
+
+
 def _names_settings(search: dict[str, Any]) -> dict[str, Any]:
     for key, values in search.items():
+        if key in _COLUMNS:
+            raise ValueError(f"{key} is a column of its own in the report: call the lists by another word")
         if not re.fullmatch(r"[\w.-]+", key):
             raise ValueError(f"{key!r} is no name of a setting: use letters, digits, points, - and _")
         listed = [] if isinstance(values, Range) else values

@@ -206,6 +206,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
             ["search={x: {a: [optim.lr=1], 64: [optim.lr=2]}}", "baseline={x: 65}"],
             "baseline = x=65 is no arm; there are: activation=relu, x=a, activation=relu, x=64",
         ),
+        (["search={trial: {a: [x=1], b: [x=2]}}"], "trial is a column of its own in the report: call the lists"),
         (["search={runs: [a, b]}"], "runs is no setting to search: the sweep names its runs"),
         (
             ["stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {train.seed: [1]}}]"],
