@@ -116,6 +116,12 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def dumped(text: str) -> dict[str, Any]:
+    """Return the settings in what `dump` returned."""
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
 def as_override(value: Any) -> str:
     """Return a value as it is written behind `section.key=`; `read` takes it back."""
     if isinstance(value, str):

@@ -139,6 +139,11 @@ def _check_early_stopping(config: FinetuneConfig, dataset: Dataset, splits: list
             " none: remove one of the two"
         )
     if dataset.is_of_numbers:
+        if rule.metric != "loss" and any(len(one.validation) and not np.ptp(one.validation.labels) for one in splits):
+            raise UserError(
+                f"train.early_stopping.metric={rule.metric}: the numbers of the validation part are all the same:"
+                " choose loss, or change splits"
+            )
         return
     perfect_CC = np.eye(len(dataset.class_names))
     for split in splits:
@@ -168,8 +173,9 @@ def _summary(experiment: _Experiment) -> str:
 def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:
     """Train on every split with every seed; save and return the model that validates best."""
     config, world, class_names = experiment.config, experiment.world, experiment.dataset.class_names
+    labels_N = experiment.dataset.train.labels
     is_number = experiment.dataset.is_of_numbers
-    most_frequent = None if is_number else class_names[np.bincount(experiment.dataset.train.labels).argmax()]
+    most_frequent = f"{labels_N.mean():.6g}" if is_number else class_names[np.bincount(labels_N).argmax()]
     finished: list[TrialResult] = []
     best: SavedModel | None = None
     for split in experiment.splits:

@@ -16,6 +16,7 @@ from finetune.config import FinetuneConfig
 from finetune.data.cleaning import RowReader
 from finetune.encoders import MODEL_FOLDER
 from finetune.encoders.encoder import TextEncoder
+from finetune.heads import network_of
 from finetune.training.classification import predict
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
@@ -37,7 +38,7 @@ class Description(Config):
     precision: ComputePrecision = "float32"
     """Precision of training and evaluation; older models lack it, and float32 suits them."""
     most_frequent: str | None = None
-    """The most frequent class of the training data; older models lack it."""
+    """The most frequent class of the training data, or the mean number; older models lack it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class SavedModel:
     """Names of the classes, by index; a single one is the name of a number."""
     precision: ComputePrecision
     most_frequent: str | None = None
-    """The most frequent class of the training data; None for an older model, which does not tell."""
+    """The most frequent class of the training data, or the mean number; None for an older model, which lacks it."""
 
     @property
     def is_of_numbers(self) -> bool:
@@ -130,7 +131,7 @@ def load(run: Path, device: torch.device) -> SavedModel:
         raise UserError(f"{folder / DESCRIPTION} is missing or damaged ({type(error).__name__})") from error
     config = read(FinetuneConfig, folder / checkpoint.CONFIG)
     encoder = encoders.restore_encoder(description.encoder, folder / ENCODER)
-    classifier = Classifier(encoder, config.head.build(encoder, len(description.classes)))
+    classifier = Classifier(encoder, network_of(config.head, encoder, len(description.classes)))
     checkpoint.load_weights(folder, classifier)
     described = description.classes, description.precision, description.most_frequent
     return SavedModel(classifier.to(device).eval(), config, *described)

@@ -92,7 +92,11 @@ def classify_table(
         if empty == len(rows):
             names = ", ".join(reader.columns)
             raise UserError(f"{source}: the text in each of the {len(rows)} rows is empty ({names})")
-        got = "no class" if submission is None or not empty else _fill_empty(lines, model.most_frequent)
+        got = (
+            "nothing"
+            if submission is None or not empty
+            else _fill_empty(lines, model.most_frequent, is_number=len(model.class_names) == 1)
+        )
         writer.writerows(lines)
     remarks = {f"empty texts got {got}": empty, "were truncated to the encoder's limit": truncated}
     said = [f"{number:,} {remark}" for remark, number in remarks.items() if number]
@@ -108,11 +112,13 @@ def _predicted(found: Prediction, classes: Sequence[str]) -> str:
     return f"{found.chances[0]:.6g}" if len(classes) == 1 else classes[found.chances.index(max(found.chances))]
 
 
-def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None) -> str:
-    """Fill in the missing classes of a submission, whose first line is the header; return the class and its origin."""
+def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None, *, is_number: bool) -> str:
+    """Fill in what is missing in a submission, whose first line is the header; return the value and its origin."""
     known = most_frequent or Counter(predicted for _, predicted in lines[1:] if predicted).most_common(1)[0][0]
     for line in lines[1:]:
         line[1] = line[1] or known
+    if is_number:
+        return f"{known}, the mean of the training numbers"
     if most_frequent is None:
         return f"{known}, the class predicted most often here: this older model does not tell that of training"
     return f"{known}, the most frequent class of training"

@@ -15,8 +15,9 @@ from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.augment import Variants
 from finetune.data.examples import DataSplit
 from finetune.encoders.encoder import TextEncoder
-from finetune.evaluation.metrics import CLASS_METRICS, NUMBER_METRICS, goodness
+from finetune.evaluation.metrics import CLASS_METRICS, NUMBER_METRICS, deviation_of, goodness
 from finetune.evaluation.results import Parameters, Scores, TrialResult, TrialScores
+from finetune.heads import NumberHead, network_of
 from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
@@ -114,8 +115,11 @@ class BestWeights(Observer):
         """Keep the weights if they are the best so far; without validation examples the latest are the best."""
         if progress.step == 0:
             return  # an untrained head is no candidate
-        value = goodness(self.rule.metric, metrics[self.rule.metric]) if metrics else progress.step
-        if value > self.goodness:
+        value: float = progress.step
+        if metrics:  # a metric that these predictions leave undefined is worse than any
+            measured = metrics.get(self.rule.metric)
+            value = -math.inf if measured is None else goodness(self.rule.metric, measured)
+        if value > self.goodness or not self.weights:
             self.goodness, self.step, self.without_better = value, progress.step, 0
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         else:
@@ -136,11 +140,13 @@ def run_trial(
     """
     config = trial.config
     torch.manual_seed(trial.seed)
-    classifier = Classifier(encoder, config.head.build(encoder, trial.num_classes)).to(world.device)
+    classifier = Classifier(encoder, network_of(config.head, encoder, trial.num_classes)).to(world.device)
+    if isinstance(classifier.head, NumberHead):
+        classifier.head.scale_to(trial.split.train.labels)
     rate_factor = config.trainable.prepare(classifier)
     task, steps_per_epoch = make_task(trial, encoder, world), trial.steps_per_epoch
     best, request = BestWeights(config.train.early_stopping), StopRequest(stop)
-    length = Epochs(epochs=config.train.epochs).training_length(StepSize(1 / steps_per_epoch))
+    length = Epochs(epochs=config.train.epochs).training_length(StepSize(steps_per_epoch))
     frequencies = Frequencies(
         log_steps=max(steps_per_epoch // LOGS_PER_EPOCH, 1),
         evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
@@ -174,12 +180,13 @@ def _judge(
     validation_NC, test_NC = (
         predict(classifier, part.tokens, encoder.pad_id, task.world, task.threads) for part in (task.validation, test)
     )
-    validated = measure(split.validation.labels, validation_NC) if len(split.validation) else None
+    scale = deviation_of(split.train.labels)
+    validated = measure(split.validation.labels, validation_NC, scale) if len(split.validation) else None
     scores = TrialScores(
         fold=split.fold,
         seed=trial.seed,
         validation=None if validated is None else Scores[float].model_validate(validated),
-        test=Scores[float].model_validate(measure(split.test.labels, test_NC)),
+        test=Scores[float].model_validate(measure(split.test.labels, test_NC, scale)),
         epochs=best.step / trial.steps_per_epoch,
         seconds=seconds,
         weights_sha256=weights.sha256(weights.host_state_dict(classifier)),
@@ -196,7 +203,7 @@ def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classificatio
     config, split = trial.config, trial.split
     settings, longest = config.train, min(config.encoder.longest, encoder.longest)
     balance = None if settings.class_weights == "none" else settings.class_weights
-    weights_C = np.ones(1)
+    weights_C = np.array([deviation_of(split.train.labels) ** -2])
     if trial.num_classes > 1:
         weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
     train_examples = EncodedExamples.of(split.train, encoder, longest)

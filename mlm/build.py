@@ -24,7 +24,7 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training import flops
-from mlm.training.budget import StepSize, TrainingLength, Words
+from mlm.training.budget import StepSize, TrainingLength
 from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards, find_or_build_shards, find_or_learn
 from tokenizer.cleaning import TextConfig
@@ -123,10 +123,13 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     if compiled:
         compile_blocks(model)
     batch = settings.batch_rows
-    size = StepSize(batch / rows, batch * corpus.train.tokens_per_row, batch * corpus.words_per_row)
+    size = StepSize(rows / batch, batch * corpus.train.tokens_per_row, batch * corpus.words_per_row)
     length = settings.budget.training_length(size)
     _warn_of_epochs(task, length)
-    milestones = frozenset(Words(words=words).training_length(size).steps or 0 for words in settings.keep.at_words)
+    milestones = frozenset(map(size.steps_of, settings.keep.at_words))
+    if length.steps and milestones and max(milestones) > length.steps and world.is_main:
+        most = max(settings.keep.at_words)
+        logger.warning("train.keep.at_words = %s is beyond the budget: no checkpoint is kept then", f"{most:,}")
     return PretrainComponents(config, world, corpus, task, model, optimizer, size, length, milestones, threads)
 
 

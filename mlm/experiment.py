@@ -34,6 +34,7 @@ from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision, with_recorded_precision
 from mlm.distributed.world import DeviceChoice, World, devices, joined
 from mlm.evaluation import fill_blanks, results
+from mlm.evaluation.pairs.accuracy import those_that_fit
 from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import exported_run, plots, run_directory
@@ -213,10 +214,11 @@ def _resume(
 def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     """Make the directory and the components of a new run; `opened` holds its lock."""
     world = with_precision(world, config.train.precision)
-    if config.evaluation.pairs is not None:
-        pairs, most = config.evaluation.pairs, config.evaluation.most_pairs
-        world.from_main("reading minimal pairs", lambda: str(len(read_pairs(pairs, most))))  # to fail before training
     components = build(config, world)
+    if (names := config.evaluation.pairs) is not None:  # those that cannot be measured are told before training
+        tokenizer, most, row_length = components.corpus.tokenizer, config.evaluation.most_pairs, config.data.row_length
+        read = partial(those_that_fit, tokenizer, row_length=row_length)
+        world.from_main("reading minimal pairs", lambda: str(len(read(read_pairs(names, most)))))
     started_from = warm_start.load_start(config, components.model)
 
     def create() -> str:
@@ -327,7 +329,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     scores |= warm_start.scores_at_start(config, records)
     size = components.step_size
     scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
-    scores |= {"words": round(end.step * size.words), "epochs": end.step * size.epochs}
+    scores |= {"words": round(end.step * size.words) or None, "epochs": end.step / size.per_epoch}
     scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
     for name, amounts in task.read_after(end.step).items():
         scores["corpora"][name] |= amounts

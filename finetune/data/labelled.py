@@ -1,6 +1,5 @@
 """Labelled texts from files or the hub, and the union of all data for classification."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -25,6 +24,8 @@ from tokenizer.sources.tables import log_once, number_text
 
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LONGEST_TITLE = 100
+_LARGEST = 1e30
+"""Numbers beyond it are refused, because their squares are close to what float32 holds."""
 
 
 class _Row(NamedTuple):
@@ -88,14 +89,15 @@ class _Rows:
         return _Rows(self.where, rows)
 
     def with_numbers(self) -> "_Rows":
-        """Return the rows, whose labels must be numbers; a UserError names those that are not."""
-        wrong = [row for row in self.rows if not _is_finite(row.label)]
+        """Return the rows with equal numbers written alike; a UserError names the rows without a number."""
+        written = {row.label: _number(row.label) for row in self.rows}
+        wrong = [row for row in self.rows if abs(float(written[row.label] or "inf")) > _LARGEST]
         if wrong:
             raise UserError(
                 f"{self.where}: no number in row {listed(row.number for row in wrong)} ({short(wrong[0].label)}): "
                 "mend or remove these rows, or set data.target=class"
             )
-        return self
+        return _Rows(self.where, tuple(row._replace(label=written[row.label] or "") for row in self.rows))
 
     def examples(self, classes: Sequence[str]) -> Examples:
         """Return the rows as examples: labels are indices into `classes`, or numbers; equal texts are one group."""
@@ -163,7 +165,7 @@ class Labelled(TableConfig):
         if self.label in (*self._text_columns, *self.cleaning.prefix):
             raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
         if self.classes and self.target == "number":
-            raise ValueError("classes are of target=class: remove them, or the target")
+            raise ValueError("data.target=number has no classes: remove data.classes or data.target")
         if self.classes and len(set(self.classes)) != max(len(self.classes), 2):
             raise ValueError(f"classes = {', '.join(self.classes)}: there must be two or more, each named once")
         return self
@@ -291,13 +293,6 @@ def _as_written(labels: Iterable[str], classes: Sequence[str]) -> dict[str, str]
     others = {} if None in numbers else numbers
     names = set(classes)
     return {label: label if label in names else others.get(_number(label), label) for label in labels}
-
-
-def _is_finite(label: str) -> bool:
-    try:
-        return math.isfinite(float(label))
-    except ValueError:
-        return False
 
 
 def _number(label: str) -> str | None:

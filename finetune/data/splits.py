@@ -119,7 +119,9 @@ def _divide(examples: Examples, is_chosen_N: NDArray[np.bool_]) -> tuple[Example
 def _check_counts(labels: NDArray[np.int64], fewest: int, class_names: tuple[str, ...], purpose: str) -> None:
     """Check that no class would be missing on one side; of numbers, that there are enough."""
     if len(class_names) == 1:
-        labels = np.zeros(len(labels), np.int64)
+        if len(labels) < fewest:
+            raise UserError(f"{len(labels)} texts, and {purpose} takes {fewest}: add some, or set splits otherwise")
+        return
     for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)).tolist(), strict=True):
         if count < fewest:
             raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.examples import DataSplit, Examples
-from finetune.evaluation.metrics import Metric, number_scores, scores
+from finetune.evaluation.metrics import Metric, deviation_of, number_scores, scores
 
 LONGEST_TEXT = 2_000
 MOST_FEATURES, MOST_WEIGHTS = 200_000, 10_000_000
@@ -24,7 +24,9 @@ def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
     """
     labels_N = _seen(split)
     if num_classes == 1:
-        return number_scores(split.test.labels, np.full(len(split.test), labels_N.mean()))
+        return number_scores(
+            split.test.labels, np.full(len(split.test), labels_N.mean()), deviation_of(split.train.labels)
+        )
     shares_C = np.bincount(labels_N, minlength=num_classes) / len(labels_N)
     return scores(split.test.labels, np.tile(shares_C, (len(split.test), 1)))
 
@@ -49,7 +51,8 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     except ValueError:  # scikit-learn raises it for an empty vocabulary
         return majority(split, num_classes)
     if num_classes == 1:
-        return number_scores(split.test.labels, Ridge().fit(features_NF, labels_N).predict(tested_NF))
+        predicted_N = Ridge().fit(features_NF, labels_N).predict(tested_NF)
+        return number_scores(split.test.labels, predicted_N, deviation_of(split.train.labels))
     if len(np.unique(labels_N)) == 1:
         return majority(split, num_classes)
     iterations = min(MOST_ITERATIONS, max(MOST_PROBABILITIES // (len(labels_N) * num_classes), 20))

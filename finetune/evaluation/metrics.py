@@ -1,7 +1,7 @@
 """Metrics of a classifier's predictions, computed by scikit-learn."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,21 +62,31 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
     }
 
 
-def number_scores(numbers_N: NDArray[np.float64], predictions_N: NDArray[np.floating]) -> dict[Metric, float | None]:
-    """Return Pearson's and Spearman's correlation of the numbers with those predicted; None where either is constant.
+def number_scores(
+    numbers_N: NDArray[np.float64], predictions_N: NDArray[np.floating], scale: float
+) -> dict[Metric, float | None]:
+    """Return Pearson's and Spearman's correlation of the numbers with those predicted, and the mean squared error.
 
-    Without examples there is a ValueError.
+    A correlation is None where either are all the same. The error is the `loss`, in units of `scale` squared: with the
+    deviation of the training numbers, their mean has a loss of about 1. Without examples there is a ValueError.
     """
     from scipy import stats
 
     if not len(numbers_N):
         raise ValueError("no examples to score")
+    loss = float(np.mean(((predictions_N - numbers_N) / scale) ** 2))
     if np.ptp(numbers_N) == 0 or np.ptp(predictions_N) == 0:
-        return {"pearson": None, "spearman": None}
+        return {"pearson": None, "spearman": None, "loss": loss}
     return {
         "pearson": float(stats.pearsonr(numbers_N, predictions_N).statistic),
         "spearman": float(stats.spearmanr(numbers_N, predictions_N).statistic),
+        "loss": loss,
     }
+
+
+def deviation_of(numbers_N: NDArray[Any]) -> float:
+    """Return the standard deviation of numbers; 1 if all are the same."""
+    return float(numbers_N.std()) or 1.0
 
 
 def _mcc(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: int) -> float:

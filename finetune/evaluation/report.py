@@ -66,10 +66,10 @@ def write(path: Path, found: Results, finished: Sequence[TrialResult]) -> str:
     )
     plots.write(draw(), path / picture)
     plots.write(figures.learning_curves(_records_by_trial(path), found.metric), path / CURVES)
-    order = "the largest error" if len(found.classes) == 1 else "the most confident"
+    listed = "mistakes, the most confident" if len(found.classes) > 1 else "predictions, the largest error"
     return (
         f"{text}\n\n{pictured}: {path / picture}    learning curves: {path / CURVES}\n"
-        f"{wrong:,} mistakes, {order} first: {path / MISTAKES}    all results: {path / RESULTS}\n"
+        f"{wrong:,} {listed} first: {path / MISTAKES}    all results: {path / RESULTS}\n"
         f'next: python -m finetune.predict {path} "a text"'
     )
 

@@ -65,7 +65,7 @@ class Scores(Config, Generic[Value]):
     """Correlation with the numbers that were to be predicted, likewise spearman; null where either are all the same."""
     spearman: Value | None = None
     loss: Value | None = None
-    """Cross-entropy in nats, or the mean squared error of numbers; baselines have none."""
+    """Cross-entropy in nats, which baselines lack, or the mean squared error of numbers: 1 for their mean, about."""
 
     def get(self, metric: Metric) -> Value | None:
         """Return the value of a metric."""
@@ -252,7 +252,8 @@ def table(results: Results) -> str:
         "TF-IDF": beaten.tfidf,
         "mean number" if len(results.classes) == 1 else "majority class": beaten.majority,
     }
-    columns = [column for column in COLUMNS if column in results.test.measured()]
+    shown_too: tuple[Metric, ...] = ("loss",) if len(results.classes) == 1 else ()
+    columns = [column for column in (*COLUMNS, *shown_too) if column in results.test.measured()]
     lines = [f"{'test':16}" + "".join(f"{name:>16}" for name in columns)]
     for name, scores in rows.items():
         if scores is not None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"name one suite, not {listed(named) or 'none'}: a folder of recipes, or one of {suites}")
     options.suite = recipes.folder(named[0], "finetune")
     options.overrides = [word for word in options.words if "=" in word]
+    if own := [word for word in options.overrides if word.partition("=")[0] in ("name", "runs")]:
+        raise UserError(f"{own[0]}: the suite names its runs, in {SUITES}: choose its folder there by --name")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a suite runs in one process: run its tasks one by one by torchrun, as finetune.cnn_head TASK")
     return options
 
 

@@ -1,11 +1,12 @@
 """The table of a suite: an encoder's scores on each task beside those of baselines and of published models."""
 
 import csv
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from configs import UserError
 from finetune.evaluation import results
@@ -31,9 +32,10 @@ def table(folders: Mapping[str, Path], published: Mapping[str, Mapping[str, floa
     """Return the scores on each task: of the encoder, of its baselines, and of the published models.
 
     The mean is over the tasks, for whoever has a score on all of them. So is the mean of the encoder's paired
-    differences to TF-IDF; the variances of these add up, since the tasks are independent.
+    differences to TF-IDF.
     """
     rows: dict[str, dict[str, Any]] = {}
+    differences = list[tuple[Difference | None, int]]()
     for task, folder in folders.items():
         found = results.read(folder)
         own = {OWN: found.test, "random encoder": found.baselines.random_encoder, "TF-IDF": found.baselines.tfidf}
@@ -43,29 +45,40 @@ def table(folders: Mapping[str, Path], published: Mapping[str, Mapping[str, floa
             "metric": found.metric,
             "trials": len(found.trials),
             "scores": {name: score.model_dump() for name, score in scored.items() if score is not None} | others,
-            "difference": found.baselines.tfidf.difference,
         }
+        folds = len({trial.fold for trial in found.trials})
+        differences.append((found.baselines.tfidf.difference, folds if folds > 1 else len(found.trials)))
+        rows[task]["difference"] = _dumped(differences[-1][0])
     names = dict.fromkeys(name for row in rows.values() for name in row["scores"])
     columns = {name: [row["scores"].get(name) for row in rows.values()] for name in names}
     means = {name: statistics.fmean(one["mean"] for one in of) for name, of in columns.items() if None not in of}
-    difference = _mean([row["difference"] for row in rows.values()])
-    rows = {
-        task: row | {"difference": row["difference"] and row["difference"].model_dump()} for task, row in rows.items()
-    }
-    return {"tasks": rows, "mean": means, "difference": difference and difference.model_dump()}
+    known = [(one, observations) for one, observations in differences if one is not None]
+    difference = mean_difference(known) if known and len(known) == len(differences) else None
+    return {"tasks": rows, "mean": means, "difference": _dumped(difference)}
 
 
-def _mean(differences: Sequence[Difference | None]) -> Difference | None:
-    """Return the mean of independent differences; None if one is not known."""
-    known = [one for one in differences if one is not None]
-    if len(known) < len(differences):
-        return None
-    mean, pairs = statistics.fmean(one.mean for one in known), sum(one.pairs for one in known)
-    reaches = [one.high - one.mean for one in known if one.high is not None]
-    if len(reaches) < len(known):
+def mean_difference(differences: Sequence[tuple[Difference, int]]) -> Difference:
+    """Return the mean of independent differences, each with its number of observations.
+
+    The variances of their means add up, with the degrees of freedom of Welch (1947). Where one has no interval, the
+    mean has none.
+    """
+    from scipy import stats
+
+    mean, pairs = statistics.fmean(one.mean for one, _ in differences), sum(one.pairs for one, _ in differences)
+    reaches = [one.high - one.mean for one, _ in differences if one.high is not None]
+    if len(reaches) < len(differences):
         return Difference(mean=mean, low=None, high=None, pairs=pairs)
-    reach = math.hypot(*reaches) / len(reaches)
+    freedoms = np.array([observations - 1 for _, observations in differences])
+    variances = (np.array(reaches) / stats.t.ppf(0.975, freedoms)) ** 2
+    total = variances.sum()
+    freedom = total**2 / (variances**2 / freedoms).sum() if total else np.inf
+    reach = float(stats.t.ppf(0.975, freedom) * total**0.5 / len(differences))
     return Difference(mean=mean, low=mean - reach, high=mean + reach, pairs=pairs)
+
+
+def _dumped(difference: Difference | None) -> dict[str, Any] | None:
+    return None if difference is None else difference.model_dump()
 
 
 def as_text(found: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ def configs_of(suite: Path, overrides: Sequence[str], data: Path | None, path: P
     }
     if not found:
         raise UserError(f"{suite} has no recipes: name a folder with a .yaml file for each task")
+    if data is not None and not any(_files(config.data) for config in found.values()):
+        raise UserError(f"--data {data}: no recipe of {suite} names a file: remove --data")
     choices = {config.encoder.model_dump_json(): config.encoder for config in found.values()}
     resolved = {key: encoders.resolve(choice, Path(RUNS)) for key, choice in choices.items()}
     return {
@@ -41,8 +43,13 @@ def configs_of(suite: Path, overrides: Sequence[str], data: Path | None, path: P
 
 def _inside(data: ClassificationData, folder: Path | None) -> ClassificationData:
     """Return data whose files lie in a folder."""
-    named = {part: name for part in ("train", "validation", "test") if (name := getattr(data, part, None))}
-    return data.model_copy(update={part: str(folder / name) for part, name in named.items()}) if folder else data
+    moved = {part: str(folder / name) for part, name in _files(data).items()} if folder else {}
+    return data.model_copy(update=moved)
+
+
+def _files(data: ClassificationData) -> dict[str, str]:
+    """Return the files that data name, by their part."""
+    return {part: name for part in ("train", "validation", "test") if (name := getattr(data, part, None))}
 
 
 def run_tasks(path: Path, configs: Mapping[str, FinetuneConfig]) -> dict[str, str]:

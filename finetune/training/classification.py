@@ -16,7 +16,7 @@ from finetune.data.augment import Augmentation, Variants, augmented
 from finetune.data.examples import Examples
 from finetune.encoders.encoder import EncodedExample, TextEncoder, padded
 from finetune.evaluation import metrics
-from finetune.evaluation.metrics import Metric
+from finetune.evaluation.metrics import Metric, deviation_of
 from mlm.data.batches import IGNORED
 from mlm.distributed.device import autocast
 from mlm.distributed.threads import pool_of
@@ -120,11 +120,12 @@ class Classification:
     def losses(self, model: nn.Module, batch: ExampleBatch) -> Mapping[str, Tensor]:
         """Return the summed cross-entropy in nats as `loss`, and the number of right predictions as `correct`.
 
-        Of numbers, the loss is the summed squared error, and nothing is right or wrong.
+        Of numbers, the loss is the summed squared error, in units of their variance, and nothing is right or wrong.
         """
         scores_BC, weights_C, smoothing = score(model, batch, self.world), self.class_weights_C, self.label_smoothing
         if batch.labels_B.is_floating_point():
-            return {"loss": F.mse_loss(scores_BC[:, 0], batch.labels_B, reduction="sum") * (batch.targets > 0)}
+            error = F.mse_loss(scores_BC[:, 0], batch.labels_B, reduction="sum") * weights_C[0]
+            return {"loss": error * (batch.targets > 0)}
         loss = F.cross_entropy(
             scores_BC, batch.labels_B, weights_C, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
         )
@@ -135,7 +136,8 @@ class Classification:
         if not self.validation.tokens:
             return {}
         probabilities_NC = predict(model, self.validation.tokens, self.encoder.pad_id, self.world, self.threads)
-        found = measure(self.validation.examples.labels, probabilities_NC)
+        scale = deviation_of(self.train.examples.labels)
+        found = measure(self.validation.examples.labels, probabilities_NC, scale)
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -191,16 +193,17 @@ def predict(
     return probabilities_NC
 
 
-def measure(labels_N: NDArray[Any], probabilities_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
+def measure(
+    labels_N: NDArray[Any], probabilities_NC: NDArray[np.float64], scale: float = 1.0
+) -> dict[Metric, float | None]:
     """Return the metrics, and the mean cross-entropy in nats as `loss`; a UserError if a probability is not finite.
 
-    Of numbers, the loss is the mean squared error.
+    Of numbers, the loss is the mean squared error in units of `scale` squared.
     """
     if not np.isfinite(probabilities_NC).all():
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
     if labels_N.dtype == np.float64:
-        predicted_N = probabilities_NC[:, 0]
-        return {"loss": float(np.mean((predicted_N - labels_N) ** 2)), **metrics.number_scores(labels_N, predicted_N)}
+        return metrics.number_scores(labels_N, probabilities_NC[:, 0], scale)
     chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
     loss = -np.log(np.maximum(chances_N, np.finfo(np.float64).tiny)).mean()
     return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}

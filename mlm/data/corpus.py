@@ -82,7 +82,7 @@ class Corpus:
     train: PackedRows
     heldout: PackedRows
     words_per_row: float
-    """Mean number of white-space-separated words in a row of training."""
+    """Mean number of white-space-separated words in a row of training; 0 if some shards do not tell."""
 
     @property
     def names(self) -> list[str]:
@@ -115,9 +115,11 @@ def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> 
         shares = shares or _shares(corpora, sizes)  # those of the training side
         sides.append(PackedRows(tuple(itertools.chain(*files)), RowOrder(sizes, shares), special, size))
     manifest = joined([one.manifest for one in shards], shares)
-    words = [sum(one.manifest.train.words for one in group) for group in opened]
+    counts = [[one.manifest.train.words for one in group] for group in opened]
+    words = [sum(group) if all(group) else 0 for group in counts]
     train, heldout = sides
-    words_per_row = sum(share * of / size for share, of, size in zip(shares, words, train.order.sizes, strict=True))
+    means = [share * of / size for share, of, size in zip(shares, words, train.order.sizes, strict=True)]
+    words_per_row = sum(means) if all(means) else 0.0
     return Corpus(tuple(corpora), cache, shards, manifest, tokenizer, path, train, heldout, words_per_row)
 
 

@@ -1,10 +1,12 @@
 """The results of a finished run: held-out scores beside those of baselines, and a summary."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from configs import UserError
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus, corpus_at
@@ -22,11 +24,13 @@ from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
 
+logger = logging.getLogger(__name__)
+
 
 def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: MaskedLanguageModel) -> dict[str, Any]:
     """Return the model's and the baselines' scores on the held-out text, and what cleaning dropped, by reason.
 
-    If minimal pairs are asked for, `pairs` has the accuracy on them.
+    If minimal pairs are asked for, `pairs` has the accuracy on them; null, with a warning, if they cannot be measured.
     Beside these are the model's scores on each corpus of a mixture, `corpora`, where its parts have names.
     """
     measured = {
@@ -35,8 +39,12 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
         "dropped": dict(corpus.manifest.dropped),
     }
     if config.evaluation.pairs is not None:
-        pairs = read_pairs(config.evaluation.pairs, config.evaluation.most_pairs)
-        measured["pairs"] = measure_pairs(model, corpus.tokenizer, pairs, config.data.row_length, task.world)
+        try:  # files may have gone, and the hub may not answer: no reason to lose all other results
+            pairs = read_pairs(config.evaluation.pairs, config.evaluation.most_pairs)
+            measured["pairs"] = measure_pairs(model, corpus.tokenizer, pairs, config.data.row_length, task.world)
+        except UserError as error:
+            measured["pairs"] = None
+            logger.warning("minimal pairs were not measured: %s", error)
     if len(corpus.config) == 1:
         (only,) = corpus.config
         return measured if only.name is None else {**measured, "corpora": {only.name: measured["heldout"]}}
@@ -151,7 +159,7 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
         [
             *lines,
             f"\n{results['steps']:,} steps, {results['tokens']:,} tokens, {speed} tokens/s",
-            f"{results['words']:,} words shown, {results['epochs']:.2f} epochs",
+            f"{shown(results['words'], ',')} words shown, {results['epochs']:.2f} epochs",
             *([blanks, *(f"  {sentence}" for sentence in filled.split("\n\n"))] if filled else []),
             f"\nlearning curve: {path / 'curves.png'}    all results: {path / 'results.json'}",
             'next: python -m mlm.fill_mask "Return the [MASK] of the list."',

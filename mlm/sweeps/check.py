@@ -9,9 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
-import yaml
-
-from configs import UserError
+from configs import UserError, dumped
 from mlm.sweeps.config import CommandName
 
 
@@ -37,7 +35,7 @@ def answer() -> None:
         try:
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 command([*json.loads(line), "--print-config"])
-            found = {"config": yaml.safe_load(printed.getvalue())}
+            found = {"config": dumped(printed.getvalue())}
         except UserError as error:
             found = {"error": str(error)}
         print(json.dumps(found), flush=True)

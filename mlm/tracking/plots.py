@@ -53,7 +53,7 @@ def draw_by_position(scores: Mapping[str, Mapping[str, float | None]], path: Pat
 
 
 def draw_pairs(found: Mapping[str, Any], path: Path) -> None:
-    """Draw the accuracy on the minimal pairs of each paradigm, by field, with its 95 % interval, as a PNG file."""
+    """Draw the accuracy on all minimal pairs, by field and by paradigm, the worst first, with 95 % intervals."""
     from matplotlib.figure import Figure
 
     bars = {

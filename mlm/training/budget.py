@@ -43,12 +43,21 @@ class TrainingLength:
 class StepSize:
     """What a step reads, on average."""
 
-    epochs: float
-    """Share of the training rows."""
+    per_epoch: float
+    """Steps of an epoch, which may be a fraction."""
     tokens: float = 0.0
     """Tokens, padding not counted."""
     words: float = 0.0
     """White-space-separated words; 0 if the shards do not tell."""
+
+    def steps_of(self, words: int) -> int:
+        """Return the number of steps that show so many words; a UserError if the shards do not tell."""
+        if not self.words:
+            raise UserError(
+                "some shards do not tell their number of words: encode their text again, or remove train.keep.at_words"
+                " and choose another train.budget.kind than words"
+            )
+        return math.ceil(words / self.words)
 
 
 class Steps(Config):
@@ -84,9 +93,7 @@ class Words(Config):
 
     def training_length(self, step: StepSize) -> TrainingLength:
         """Return the length, given the size of a step."""
-        if not step.words:
-            raise UserError("the shards do not tell their number of words: encode the text again")
-        return TrainingLength(steps=math.ceil(self.words / step.words))
+        return TrainingLength(steps=step.steps_of(self.words))
 
 
 class Epochs(Config):
@@ -98,7 +105,7 @@ class Epochs(Config):
 
     def training_length(self, step: StepSize) -> TrainingLength:
         """Return the length, given the size of a step."""
-        return TrainingLength(steps=math.ceil(self.epochs / step.epochs))
+        return TrainingLength(steps=math.ceil(self.epochs * step.per_epoch))
 
 
 class Minutes(Config):

@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from configs import UserError, read, recipes
 from finetune import predict, saved_model
-from finetune.config import FinetuneConfig
+from finetune.config import EarlyStopping, FinetuneConfig
 from finetune.data.examples import DataSplit, Examples
 from finetune.data.labelled import Labelled
 from finetune.data.splits import Folds, Fractions
 from finetune.demo.trained import open_classifier
 from finetune.evaluation import baselines, results
 from finetune.experiment import FinetuneRun, finetune
+from finetune.heads import NumberHead
 from finetune.interop.export import export
+from finetune.table import classify_table
 from finetune.training.classification import Classification, ExampleBatch, measure
-from finetune.trial import Trial, make_task
+from finetune.trial import BestWeights, Trial, make_task
+from mlm.training.budget import TrainingProgress
 from tests.finetune import samples
 from tests.mlm.samples import CPU
 from tokenizer.cleaning import TextConfig
@@ -68,12 +72,18 @@ def test_a_number_is_learned_and_measured_by_correlation_and_squared_error(made:
     errors = [float(row["error"]) for row in rows]
     assert errors == sorted(errors, reverse=True)
     assert errors == pytest.approx(np.abs(predicted - true), abs=2e-4)
+    head = saved_model.load(made.path, torch.device("cpu")).classifier.head
+    assert isinstance(head, NumberHead)
+    deviation = head.deviation.item()
+    assert deviation == pytest.approx(2.5 * 1.25**0.5, abs=0.3)  # of 0, 1, 2 and 3, which are equally frequent
     assert test.pearson == pytest.approx(np.corrcoef(predicted, true)[0, 1], abs=1e-3)
     assert test.spearman == pytest.approx(stats.spearmanr(predicted, true).statistic, abs=1e-3)
-    assert test.loss == pytest.approx(np.mean((predicted - true) ** 2), abs=1e-2)
+    assert test.loss == pytest.approx(np.mean((predicted - true) ** 2) / deviation**2, abs=1e-3)
     assert test.pearson is not None
     assert test.pearson > 0.8
     assert found.baselines.majority.pearson is None
+    assert found.baselines.majority.loss is not None
+    assert found.baselines.majority.loss.mean == pytest.approx(1, abs=0.3)
     assert found.baselines.tfidf.pearson is not None
     assert found.baselines.tfidf.pearson.mean > 0.8
     assert [line.split()[:2] for line in made.summary.splitlines()[:4]] == [
@@ -129,14 +139,61 @@ def test_the_loss_is_the_summed_squared_error_and_its_gradient(run: Path) -> Non
 
     losses = task.losses(Given(), batch)
     assert set(losses) == {"loss"}
-    assert losses["loss"].item() == pytest.approx((1.5 - order[0]) ** 2 + (0.5 - order[1]) ** 2)
+    variance = (3.25 / 2) ** 2
+    assert losses["loss"].item() == pytest.approx(((1.5 - order[0]) ** 2 + (0.5 - order[1]) ** 2) / variance)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     assert scores_B1.grad is not None
-    assert scores_B1.grad.flatten().tolist() == pytest.approx([2 * (1.5 - order[0]), 2 * (0.5 - order[1])])
+    assert scores_B1.grad.flatten().tolist() == pytest.approx(
+        [2 * (1.5 - order[0]) / variance, 2 * (0.5 - order[1]) / variance]
+    )
     idle: ExampleBatch = batch.without_targets()
     assert task.losses(Given(), idle)["loss"].item() == 0
-    found = measure(np.array([1.0, 2.0, 4.0]), np.array([[1.0], [3.0], [4.0]]))
-    assert found["loss"] == pytest.approx(1 / 3)
+    found = measure(np.array([1.0, 2.0, 4.0]), np.array([[1.0], [3.0], [4.0]]), 2.0)
+    assert found["loss"] == pytest.approx(1 / 3 / 4)
+
+
+def test_numbers_of_any_size_are_told_apart_in_any_precision() -> None:
+    """In bfloat16 a number near 1,000 is a multiple of 4."""
+    head = NumberHead(nn.Linear(4, 1))
+    head.scale_to(np.array([990.0, 1010.0]))
+    assert (head.mean.item(), head.deviation.item()) == (1000, 10)
+    hidden_BLD = torch.randn(50, 1, 4, generator=torch.Generator().manual_seed(0))
+    head.network.forward = lambda hidden, real, ids: nn.functional.linear(hidden[:, 0], torch.full((1, 4), 0.01))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(hidden_BLD.bfloat16(), hidden_BLD, hidden_BLD)
+    assert found.dtype == torch.float32
+    assert len(found.unique()) > 45
+
+
+def test_equal_numbers_are_one_however_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\none,3\none,3.0\ntwo,3e0\nthree,1\n")
+    data = Labelled(train=str(tmp_path / "a.csv"), target="number").load(TextConfig())
+    assert dict(zip(data.train.texts, data.train.labels, strict=True)) == {("one",): 3, ("two",): 3, ("three",): 1}
+
+
+def test_validation_numbers_that_are_all_the_same_leave_no_correlation_to_choose_by(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,grade\n" + "".join(f"text {row},{row}\n" for row in range(9)))
+    (tmp_path / "b.csv").write_text("text,grade\none,3\ntwo,3\n")
+    files = (f"data.train={tmp_path / 'a.csv'}", f"data.validation={tmp_path / 'b.csv'}", f"runs={tmp_path / 'runs'}")
+    words = [*SETTINGS, *TRAIN, *files, f"encoder.run={run}"]
+    with pytest.raises(UserError, match=r"metric=pearson: the numbers of the validation part are all the same"):
+        finetune(read(FinetuneConfig, None, words))
+    kept = BestWeights(EarlyStopping(metric="pearson"))
+    model = nn.Linear(1, 1)
+    kept.evaluated(TrainingProgress(step=1), {"loss": 1.0}, model)  # constant predictions have no correlation
+    assert kept.weights
+    assert kept.step == 1
+    kept.evaluated(TrainingProgress(step=2), {"loss": 1.0, "pearson": -0.5}, model)
+    assert (kept.step, kept.goodness) == (2, -0.5)
+
+
+def test_empty_rows_of_a_submission_get_the_mean_number(made: FinetuneRun, tmp_path: Path) -> None:
+    model = saved_model.load(made.path, torch.device("cpu"))
+    (tmp_path / "new.csv").write_text("id,text\n1,fire fire 7\n2, \n")
+    *_, last = classify_table(model, tmp_path / "new.csv", tmp_path / "out.csv", "id", CPU, "utf-8")
+    assert model.most_frequent is not None
+    assert (tmp_path / "out.csv").read_text().splitlines()[2] == f"2,{model.most_frequent}"
+    assert f"1 empty texts got {model.most_frequent}, the mean of the training numbers" in last.remarks
 
 
 def test_ridge_regression_compares_the_texts_of_pairs() -> None:
@@ -192,7 +249,7 @@ def test_a_label_that_is_no_number_is_told(tmp_path: Path, rows: list[str], mess
         ),
         (["train.class_weights=balanced"], r"train\.class_weights and train\.label_smoothing are of classes"),
         (["train.label_smoothing=0.1"], r"train\.class_weights and train\.label_smoothing are of classes"),
-        (["data.classes=[a, b]"], "classes are of target=class"),
+        (["data.classes=[a, b]"], "data.target=number has no classes"),
         (["data.target=class"], "pearson is no measure of a class: choose one of accuracy"),
     ],
 )

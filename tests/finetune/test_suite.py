@@ -3,11 +3,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configs import UserError, recipes
 from finetune.evaluation import results
+from finetune.evaluation.metrics import paired_difference
+from finetune.evaluation.results import Difference
 from finetune.suite.__main__ import main
+from finetune.suite.table import mean_difference
 from tests.finetune import samples
 
 RECIPE = """
@@ -66,8 +70,32 @@ def test_every_task_is_a_run_and_a_row_beside_its_baselines_and_published_scores
     assert tfidf.high is not None
     assert other.high is not None
     difference = (tfidf.mean + other.mean) / 2
-    reach = ((tfidf.high - tfidf.mean) ** 2 + (other.high - other.mean) ** 2) ** 0.5 / 2
-    assert lines[3].endswith(f"{difference:+.3f} ({difference - reach:+.3f} to {difference + reach:+.3f})")
+    assert lines[3].endswith(str(mean_difference([(tfidf, 2), (other, 2)])))
+    assert f"  {difference:+.3f} (" in lines[3]
+
+
+def test_the_interval_of_the_mean_over_tasks_covers_it_as_often_as_it_says() -> None:
+    """Seeds of nine tasks scatter around their true differences, each with its own deviation."""
+    rng = np.random.default_rng(0)
+    truths, deviations = rng.normal(0, 0.02, 9), rng.uniform(0.002, 0.02, 9)
+    covered, draws = 0, 400
+    for _ in range(draws):
+        differences = [
+            (
+                Difference.model_validate(
+                    paired_difference(rng.normal(truth, deviation, 3).tolist(), [0] * 3, [0] * 3)
+                ),
+                3,
+            )
+            for truth, deviation in zip(truths, deviations, strict=True)
+        ]
+        found = mean_difference(differences)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= truths.mean() <= found.high
+    assert 0.92 < covered / draws < 0.98
+    alone = Difference.model_validate(paired_difference([0.1, 0.2, 0.4], [0] * 3, [0] * 3))
+    assert mean_difference([(alone, 3)]).model_dump() == pytest.approx(alone.model_dump())
 
 
 def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
@@ -91,6 +119,12 @@ def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
     assert called(capsys, "train.epochs=2", "--name", "longer")[1].startswith("first")
 
 
+def test_the_reasons_are_told_if_every_task_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"2 of 2 tasks failed \(first: .*no such file.*; second: .*no such file"):
+        main(["mine", "--data", "elsewhere", "encoder.run=runs/tiny"])
+    assert capsys.readouterr().out.split() == ["task", "metric", "trials", "difference", "to", "TF-IDF", "mean", "-"]
+
+
 def test_a_mistake_is_told_before_anything_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["nowhere"], "no such folder: nowhere: name one with recipes, or one of glue, kim2014"),
@@ -99,6 +133,8 @@ def test_a_mistake_is_told_before_anything_is_trained(folder: Path, capsys: pyte
         (["data"], "data has no recipes: name a folder with a .yaml file for each task"),
         (["mine", "train.epoch=1"], "did you mean train.epochs"),
         (["mine", "encoder.run=runs/absent"], "absent"),
+        (["mine", "runs=elsewhere"], "runs=elsewhere: the suite names its runs, in runs/suites"),
+        (["glue", "--data", "data", "encoder.run=runs/tiny"], "--data data: no recipe of"),
     ):
         with pytest.raises(UserError) as caught:
             main(words)
@@ -108,6 +144,12 @@ def test_a_mistake_is_told_before_anything_is_trained(folder: Path, capsys: pyte
     with pytest.raises(UserError, match=r"published\.csv: .*model.*: its columns are task, model and score"):
         called(capsys)
     assert not (folder / "runs" / "suites").exists()
+
+
+def test_several_processes_are_told_to_run_the_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a suite runs in one process: run its tasks one by one by torchrun"):
+        main(["mine", "encoder.run=runs/tiny"])
 
 
 def test_the_suites_have_the_tasks_of_their_papers() -> None:

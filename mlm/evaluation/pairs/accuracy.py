@@ -1,7 +1,6 @@
 """The share of minimal pairs of which a model prefers the good sentence, with its interval."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 
-from configs import UserError
+from configs import UserError, listed
 from mlm.distributed.world import World
-from mlm.evaluation.pairs.likelihood import pseudo_log_likelihoods, read_sentences
+from mlm.evaluation.pairs.likelihood import Sentence, pseudo_log_likelihoods, read_sentences
 from mlm.evaluation.pairs.pair import Pair
 from tokenizer.special_tokens import SpecialTokens
 
@@ -30,20 +29,16 @@ def measure_pairs(
     a sentence longer than a row is left out, and counted.
 
     Raises:
-        UserError: no pair fits a row.
+        UserError: no pair fits a row, or a score is not finite.
     """
     special = SpecialTokens.of(tokenizer)
-    sentences = read_sentences([text for pair in pairs for text in (pair.good, pair.bad)], tokenizer)
-    most = row_length - 2 * special.adds_cls_sep
-    both = zip(pairs, sentences[::2], sentences[1::2], strict=True)
-    fitting = [(pair, good, bad) for pair, good, bad in both if max(len(good.tokens), len(bad.tokens)) <= most]
-    if not fitting:
-        mend = "name others, or a run with longer rows"
-        raise UserError(f"each of the {len(pairs):,} pairs has a sentence of more than {most} tokens: {mend}")
+    fitting = those_that_fit(tokenizer, pairs, row_length)
     sides = [good for _, good, _ in fitting], [bad for _, _, bad in fitting]
     distinct = dict.fromkeys(itertools.chain(*sides))  # computed once, so that equal ones score the same
     number_of = {sentence: number for number, sentence in enumerate(distinct)}
     scores_N2 = pseudo_log_likelihoods(model, list(distinct), special, world).numpy()
+    if not np.isfinite(scores_N2).all():
+        raise UserError("training diverged, the scores of pairs are not finite: lower optim.lr")
     good_P2, bad_P2 = (scores_N2[[number_of[one] for one in side]] for side in sides)
     points_P2 = (good_P2 > bad_P2) + 0.5 * (good_P2 == bad_P2)
     paradigms_P = np.array([pair.paradigm for pair, _, _ in fitting])
@@ -56,24 +51,44 @@ def measure_pairs(
     return {
         **_accuracy(points_P2, paradigms_P),
         "too_long": len(pairs) - len(fitting),
+        "left_out": sorted({pair.paradigm for pair in pairs}.difference(paradigms_P.tolist())),
         "same_tokens": sum(good.tokens == bad.tokens for _, good, bad in fitting),
         "fields": by(fields_P),
         "paradigms": by(paradigms_P),
     }
 
 
+def those_that_fit(
+    tokenizer: Tokenizer, pairs: Sequence[Pair], row_length: int
+) -> list[tuple[Pair, Sentence, Sentence]]:
+    """Return the pairs whose sentences fit a row, and their good and bad sentences; a UserError if there are none."""
+    sentences = read_sentences([text for pair in pairs for text in (pair.good, pair.bad)], tokenizer)
+    most = row_length - 2 * SpecialTokens.of(tokenizer).adds_cls_sep
+    both = zip(pairs, sentences[::2], sentences[1::2], strict=True)
+    fitting = [(pair, good, bad) for pair, good, bad in both if max(len(good.tokens), len(bad.tokens)) <= most]
+    if not fitting:
+        mend = "name others, or a run with longer rows"
+        raise UserError(f"each of the {len(pairs):,} pairs has a sentence of more than {most} tokens: {mend}")
+    return fitting
+
+
 def _accuracy(points_P2: NDArray[np.float64], paradigms_P: NDArray[np.str_]) -> dict[str, float]:
-    """Return the mean over paradigms of the points by both scores, with an interval after Agresti and Coull (1998)."""
+    """Return the mean over paradigms of the points by both scores, with the 95 % interval of the first.
+
+    That of a paradigm is Wilson's (1927), and that of the mean has their distances recovered from them (Zou & Donner
+    2008).
+    """
     names, groups_P = np.unique(paradigms_P, return_inverse=True)
     counts_G = np.bincount(groups_P)
     sums_G, within_words_G = (np.bincount(groups_P, points_P) for points_P in points_P2.T)
-    smoothed_G = (sums_G + 2) / (counts_G + 4)
-    margin = _STANDARD_ERRORS * math.sqrt((smoothed_G * (1 - smoothed_G) / (counts_G + 4)).sum()) / len(names)
-    accuracy = float((sums_G / counts_G).mean())
+    shares_G, squared = sums_G / counts_G, _STANDARD_ERRORS**2
+    centers_G = (sums_G + squared / 2) / (counts_G + squared)
+    halves_G = np.sqrt(squared * (shares_G * (1 - shares_G) * counts_G + squared / 4)) / (counts_G + squared)
+    accuracy = float(shares_G.mean())
     return {
         "accuracy": accuracy,
-        "low": max(accuracy - margin, 0.0),
-        "high": min(accuracy + margin, 1.0),
+        "low": accuracy - float(np.linalg.norm(shares_G - centers_G + halves_G)) / len(names),
+        "high": accuracy + float(np.linalg.norm(centers_G + halves_G - shares_G)) / len(names),
         "accuracy_within_words": float((within_words_G / counts_G).mean()),
         "pairs": len(points_P2),
     }
@@ -93,4 +108,7 @@ def report(found: Mapping[str, Any]) -> str:
         "too_long": "pairs have a sentence longer than a row and are left out",
         "same_tokens": "pairs have two sentences that are the same to this tokenizer, and count a half",
     }
-    return "\n".join([*lines, *(f"{found[name]:,} {note}" for name, note in notes.items() if found[name])])
+    lines += [f"{found[name]:,} {note}" for name, note in notes.items() if found[name]]
+    if found["left_out"]:
+        lines.append(f"no pair fits a row of {listed(found['left_out'])}")
+    return "\n".join(lines)

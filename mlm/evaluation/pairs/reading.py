@@ -2,7 +2,8 @@
 
 A .jsonl file has BLiMP's columns sentence_good, sentence_bad, and, where they are there, UID and field. Of a .txt file
 every second line is a good sentence, behind the bad one (Zorro, Huebner et al. 2021). A .tsv file has a good and a bad
-sentence on each line, and perhaps a paradigm. Archives and folders hold such files; of other files they may hold any.
+sentence on each line, and perhaps a paradigm. Archives and folders hold such files,
+all of one format; of other files they may hold any.
 """
 
 import itertools
@@ -10,7 +11,7 @@ import re
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from configs import UserError
@@ -55,7 +56,7 @@ def _pairs_of(name: str) -> Iterator[Pair]:
     elif Path(path).is_dir():
         found = sorted(one for one in Path(path).rglob("*") if one.is_file())
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", path) and suffixes(Path(path))[0] not in KINDS:
-        yield from _of_the_hub(path)
+        yield from _whole(_of_the_hub(path), path)
         return
     else:
         yield from _checked(files.located(name))
@@ -63,6 +64,9 @@ def _pairs_of(name: str) -> Iterator[Pair]:
     found = [one for one in found if suffixes(one)[0] in KINDS and not _is_leftover(one, path)]
     if not found:
         raise UserError(f"{name} has no pairs: it holds no file whose name ends in {', '.join(KINDS)}")
+    kinds = sorted({suffixes(one)[0] for one in found})
+    if len(kinds) > 1:
+        raise UserError(f"{name} holds files of several formats, {', '.join(kinds)}: name those that are pairs")
     for one in found:
         yield from _checked(one)
 
@@ -89,14 +93,18 @@ def _checked(path: AnyPath) -> Iterator[Pair]:
     kind = suffixes(path)[0]
     if kind not in KINDS:
         raise UserError(f"{path}: its name tells no format of pairs: it must end in one of {', '.join(KINDS)}")
-    found = {".jsonl": _blimp, ".txt": _alternating, ".tsv": _tabbed}[kind](path)
+    yield from _whole({".jsonl": _blimp, ".txt": _alternating, ".tsv": _tabbed}[kind](path), path)
+
+
+def _whole(pairs: Iterable[Pair], where: object) -> Iterator[Pair]:
+    """Yield the pairs; a UserError if there are none, or a sentence is empty."""
     number = 0
-    for number, pair in enumerate(found, start=1):
+    for number, pair in enumerate(pairs, start=1):
         if not pair.good.strip() or not pair.bad.strip():
-            raise UserError(f"{path}, pair {number}: a sentence is empty: mend it, or remove the pair")
+            raise UserError(f"{where}, pair {number}: a sentence is empty: mend it, or remove the pair")
         yield pair
     if not number:
-        raise UserError(f"{path} has no pairs: remove it, or write some")
+        raise UserError(f"{where} has no pairs: remove it, or write some")
 
 
 def _blimp(path: AnyPath) -> Iterator[Pair]:
@@ -130,6 +138,8 @@ def _tabbed(path: AnyPath) -> Iterator[Pair]:
     for number, line in enumerate(_lines(path), start=1):
         fields = line.split("\t")
         columns = columns or len(fields)
+        if number == 1 and fields[0] in (_COLUMNS[0], "good"):
+            raise UserError(f"{path}, line 1 names columns, and every line is a pair: remove it")
         if len(fields) not in (2, 3):
             raise UserError(
                 f"{path}, line {number}: a pair is good<TAB>bad, or good<TAB>bad<TAB>paradigm: mend the line"

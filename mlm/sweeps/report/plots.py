@@ -42,11 +42,7 @@ def draw_settings(frame: pandas.DataFrame, config: SweepConfig, folder: Path) ->
         figure = Figure(figsize=(6, 3.8), layout="constrained")
         axes = figure.subplots()
         places = _places(list(dict.fromkeys(known[name])), axes)
-        others = [other for other in settings_of(config) if other != name and known[other].nunique() > 1]
-        if len(others) == 1 and known[others[0]].nunique() <= _MOST_CURVES:
-            series = [(short(f"{others[0]}={value}"), rows) for value, rows in known.groupby(others[0], sort=False)]
-        else:
-            series = [("mean, 95 % interval over seeds", known)]
+        series = series_of(known, [other for other in settings_of(config) if other != name])
         for number, (label, rows) in enumerate(series):
             color = DARK if len(series) == 1 else colormaps["viridis"](0.85 * number / (len(series) - 1))
             _draw_series(
@@ -56,6 +52,19 @@ def draw_settings(frame: pandas.DataFrame, config: SweepConfig, folder: Path) ->
         _tidy(axes)
         axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
         write(figure, folder / f"{name}.png")
+
+
+def series_of(frame: pandas.DataFrame, others: Sequence[str]) -> list[tuple[str, pandas.DataFrame]]:
+    """Return the trials by each value of the one other setting that is swept, with its label; else all as one series.
+
+    Trials of the stages before the one that set it are a series too.
+    """
+    swept = [other for other in others if frame[other].nunique(dropna=False) > 1]
+    if len(swept) != 1 or frame[swept[0]].nunique(dropna=False) > _MOST_CURVES:
+        return [("mean, 95 % interval over seeds", frame)]
+    (other,) = swept
+    named = frame.assign(**{other: frame[other].astype(object).fillna("not set")})
+    return [(short(f"{other}={value}"), rows) for value, rows in named.groupby(other, sort=False)]
 
 
 def _draw_series(

@@ -30,7 +30,12 @@ from mlm.training.budget import (
     ids=str,
 )
 def test_budgets_become_lengths(budget: Budget, length: TrainingLength) -> None:
-    assert budget.training_length(StepSize(epochs=0.08, tokens=100.0, words=80.0)) == length
+    assert budget.training_length(StepSize(per_epoch=12.5, tokens=100.0, words=80.0)) == length
+
+
+def test_whole_epochs_take_their_whole_steps() -> None:
+    for steps in range(1, 500):
+        assert Epochs(epochs=3.0).training_length(StepSize(steps)).steps == 3 * steps
 
 
 def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -> None:
@@ -67,5 +72,5 @@ def test_an_empty_budget_is_refused(kind: type[Budget], settings: dict[str, floa
 
 
 def test_shards_without_a_number_of_words_are_told() -> None:
-    with pytest.raises(UserError, match="the shards do not tell their number of words: encode the text again"):
-        Words(words=5).training_length(StepSize(epochs=0.1, tokens=5.0))
+    with pytest.raises(UserError, match="some shards do not tell their number of words: encode their text again"):
+        Words(words=5).training_length(StepSize(per_epoch=10, tokens=5.0))

@@ -105,11 +105,14 @@ def test_paradigms_have_equal_weights_and_intervals_narrow_with_their_pairs() ->
     assert found["accuracy"] == pytest.approx(2.5 / 4)
     assert {name: one["accuracy"] for name, one in found["fields"].items()} == {"first": 0.5, "second": 0.5}
     assert found["pairs"] == len(pairs)
-    z = stats.norm.ppf(0.975)
-    mixed, p, n = found["paradigms"]["mixed"], 12 / 24, 24  # two successes and two failures are added
-    assert mixed["high"] - 0.5 == pytest.approx(z * math.sqrt(p * (1 - p) / n)) == pytest.approx(0.5 - mixed["low"])
-    right = found["paradigms"]["right"]
-    assert right["high"] == 1 > right["low"] == pytest.approx(1 - z * math.sqrt(32 / 34 * 2 / 34 / 34))
+    below, above = 0.0, 0.0
+    for name, right, number in (("right", 30, 30), ("wrong", 0, 5), ("mixed", 10, 20), ("without a field", 1, 1)):
+        wilson = stats.binomtest(right, number).proportion_ci(0.95, "wilson")
+        one = found["paradigms"][name]
+        assert (one["low"], one["high"]) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+        below, above = below + (right / number - wilson.low) ** 2, above + (wilson.high - right / number) ** 2
+    assert found["low"] == pytest.approx(2.5 / 4 - math.sqrt(below) / 4)
+    assert found["high"] == pytest.approx(2.5 / 4 + math.sqrt(above) / 4)
     lines = report(found).splitlines()
     assert lines[1].split()[:3] == ["all", "56", "62.5%"]
     assert [line.split()[0] for line in lines[2:]] == ["first", "second", "right", "without", "mixed", "wrong"]
@@ -122,8 +125,17 @@ def test_pairs_longer_than_a_row_are_counted_and_all_of_them_an_error() -> None:
     found = measure_pairs(model, tokenizer, [long, Pair("A text.", "Text a.", "order")], ROW_LENGTH, CPU)
     assert (found["pairs"], found["too_long"], list(found["paradigms"])) == (1, 1, ["order"])
     assert "1 pairs have a sentence longer than a row" in report(found)
+    assert report(found).endswith("no pair fits a row of long")
     with pytest.raises(UserError, match="each of the 1 pairs has a sentence of more than 130 tokens"):
         measure_pairs(model, tokenizer, [long], ROW_LENGTH, CPU)
+
+
+def test_scores_that_are_no_numbers_are_no_accuracy() -> None:
+    tokenizer = tokenizer_of(330)
+    model = model_of(tokenizer.get_vocab_size())
+    model.output_bias.data.fill_(math.nan)
+    with pytest.raises(UserError, match="the scores of pairs are not finite"):
+        measure_pairs(model, tokenizer, [Pair("A text.", "Text a.", "order")], ROW_LENGTH, CPU)
 
 
 def test_a_run_is_judged_at_its_end_and_by_the_command_alike(
@@ -142,8 +154,10 @@ def test_a_run_is_judged_at_its_end_and_by_the_command_alike(
     evaluate.main([str(run.path), "--pairs", "--plot", "pairs.png"])
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["all", "440"]
     assert (tmp_path / "pairs.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match=r"no such file: .*absent\.tsv"):
-        pretrain(config_in(tmp_path, "evaluation.pairs=absent.tsv", "name=absent"))
+    (tmp_path / "long.tsv").write_text(f"{'word ' * 200}\tword\n")
+    for name, message in (("absent", r"no such file: .*absent\.tsv"), ("long", "each of the 1 pairs has a sentence")):
+        with pytest.raises(UserError, match=message):
+            pretrain(config_in(tmp_path, f"evaluation.pairs={name}.tsv", "name=absent"))
     assert list((tmp_path / "runs").glob("*absent*")) == []
 
 

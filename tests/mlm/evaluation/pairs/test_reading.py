@@ -89,11 +89,16 @@ def test_zorros_archive_has_the_bad_sentence_first(tmp_path: Path) -> None:
 
 def test_a_folder_and_several_files_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "pairs" / "deeper").mkdir(parents=True)
-    (tmp_path / "pairs" / "agreement_det_noun-near.txt").write_bytes(AGREEMENT)
     (tmp_path / "pairs" / "deeper" / "causative.jsonl").write_bytes(CAUSATIVE)
     (tmp_path / "pairs" / "._causative.jsonl").write_bytes(b"\0")
     (tmp_path / "pairs" / "readme.md").write_text("Nothing.")
-    assert read_pairs([str(tmp_path / "pairs")]) == EXPECTED["agreement"] + EXPECTED["causative"]
+    (tmp_path / "pairs" / "another.jsonl").write_bytes(CAUSATIVE)
+    assert read_pairs([str(tmp_path / "pairs")]) == EXPECTED["causative"] * 2
+    (tmp_path / "pairs" / "agreement_det_noun-near.txt").write_bytes(AGREEMENT)
+    with pytest.raises(
+        UserError, match=r"pairs holds files of several formats, \.jsonl, \.txt: name those that are pairs"
+    ):
+        read_pairs([str(tmp_path / "pairs")])
     names = [tmp_path / "pairs" / "deeper" / "causative.jsonl", tmp_path / "pairs" / "agreement_det_noun-near.txt"]
     assert read_pairs(list(map(str, names))) == EXPECTED["causative"] + EXPECTED["agreement"]
 
@@ -121,6 +126,7 @@ def test_a_table_of_ones_own_names_paradigms_or_is_one(tmp_path: Path) -> None:
         ("a.txt", b"", "a.txt has no pairs"),
         ("a.tsv", b"one\ttwo\nthree\n", "a.tsv, line 2: a pair is good<TAB>bad"),
         ("a.tsv", b"one\ttwo\tx\nthree\tfour\n", "a.tsv, line 2: 2 columns, and line 1 has 3"),
+        ("a.tsv", b"sentence_good\tsentence_bad\none\ttwo\n", "a.tsv, line 1 names columns, and every line is a pair"),
         ("a.tsv", b"one\t \n", "a.tsv, pair 1: a sentence is empty"),
         ("a.jsonl", b'{"sentence_good": "one"}\n', "a.jsonl, line 1: sentence_bad is no text: BLiMP's columns"),
         ("a.jsonl", b'{"sentence_good": "one", "sentence_bad": 2}\n', "line 1: sentence_bad is no text"),

@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -9,6 +10,7 @@ from configs import UserError, recipes
 from mlm import report as command
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.report import table
+from mlm.sweeps.report.plots import series_of
 from mlm.sweeps.report.report import report
 from mlm.sweeps.report.study import filled
 from mlm.sweeps.report.text import tables
@@ -142,6 +144,14 @@ def test_a_page_has_its_tables_from_the_kept_results(tmp_path: Path, monkeypatch
 def test_a_sweep_or_a_page_is_named(words: list[str]) -> None:
     with pytest.raises(UserError, match="name a sweep's folder"):
         command.main(words)
+
+
+def test_a_picture_has_the_trials_of_the_stage_before_a_setting_was_searched() -> None:
+    frame = pandas.DataFrame({"optim.lr": ["1", "2", "1", "1"], "head.dropout": [None, None, "0", "0.5"]})
+    series = [list(rows.index) for _, rows in series_of(frame, ["head.dropout"])]
+    assert series == [[0, 1], [2], [3]]
+    ((_, whole),) = series_of(frame[:2], ["head.dropout"])
+    assert list(whole.index) == [0, 1]
 
 
 def test_the_studys_tables_are_those_of_its_kept_results() -> None:
