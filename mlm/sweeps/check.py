@@ -32,6 +32,7 @@ def answer() -> None:
     assert sys.argv[1] in get_args(CommandName)
     command = importlib.import_module(sys.argv[1]).main
     for line in sys.stdin:
+        found: dict[str, Any]
         try:
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 command([*json.loads(line), "--print-config"])
