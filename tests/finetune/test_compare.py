@@ -84,7 +84,7 @@ def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "test": {"mean": 0.875, "std": pytest.approx(0.03125**0.5)},
         "difference": {"mean": 0.25, "low": 0.25, "high": 0.25, "pairs": 2},
     }
-    assert found["baselines"]["TF-IDF"] == {"mean": 0.8, "std": None}
+    assert found["baselines"]["TF-IDF"] == {"mean": 0.8, "std": 0}
     assert (found["notes"], found["picture"]) == ([], str(tmp_path / "a.png"))
 
 
