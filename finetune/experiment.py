@@ -262,6 +262,7 @@ def _results(experiment: _Experiment, trials: list[TrialResult], control: list[T
         ),
         validation=results.over_trials(validation) if validation else None,
         test=results.over_trials([trial.test.measured() for trial in scores]),
+        seconds=sum(trial.seconds for trial in scores),
         trials=tuple(scores),
         baselines=to_beat,
     )

@@ -180,6 +180,8 @@ class Results(Config):
     validation: Scores[MeanStd] | None
     """Over trials, as those of the test part; null without a validation part."""
     test: Scores[MeanStd]
+    seconds: float | None = None
+    """Duration of all training steps of these trials; older files lack it."""
     trials: tuple[TrialScores, ...] = Field(min_length=1)
     baselines: Baselines
 

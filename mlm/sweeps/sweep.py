@@ -34,7 +34,7 @@ METRICS = {
     ),
     **dict.fromkeys(
         ("finetune.cnn_head", "finetune.linear_head"),
-        tuple((f"{part}.", CLASSIFIED) for part in ("validation", "test", "control")),
+        (*((f"{part}.", CLASSIFIED) for part in ("validation", "test", "control")), ("", ("seconds",))),
     ),
 }
 """The numbers that each command writes into results.json; those of several corpora have further ones."""

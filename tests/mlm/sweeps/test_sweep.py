@@ -389,8 +389,11 @@ def test_the_models_of_a_full_size_sweep_are_built(name: str) -> None:
 
 def test_the_metrics_of_classifiers_are_those_of_their_results() -> None:
     from finetune.evaluation.metrics import METRIC_NAMES
+    from finetune.evaluation.results import Results
 
-    assert {frozenset(names) for _, names in METRICS["finetune.cnn_head"]} == {frozenset((*METRIC_NAMES, "loss"))}
+    *scored, (prefix, others) = METRICS["finetune.cnn_head"]
+    assert {frozenset(names) for _, names in scored} == {frozenset((*METRIC_NAMES, "loss"))}
+    assert (prefix, set(others)) == ("", set(others) & set(Results.model_fields))
 
 
 def test_ray_tune_runs_the_same_trials(folder: Path, undisturbed: Path) -> None:
