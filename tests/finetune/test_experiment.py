@@ -67,7 +67,9 @@ def test_it_is_called_twice_in_one_process_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
     assert torch.equal(torch.get_rng_state(), before)
     assert len({first.path, again.path, other.path}) == 3
-    assert first.results.model_dump(exclude={"trials", "seconds"}) == again.results.model_dump(exclude={"trials", "seconds"})
+    assert first.results.model_dump(exclude={"trials", "seconds"}) == again.results.model_dump(
+        exclude={"trials", "seconds"}
+    )
     assert sha256(first) == sha256(again) != sha256(other)
 
 
