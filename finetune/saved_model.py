@@ -65,7 +65,7 @@ class SavedModel:
 
     @property
     def is_of_numbers(self) -> bool:
-        """Whether it predicts a number, not a class."""
+        """True if it predicts a number, not a class."""
         return len(self.class_names) == 1
 
     @property

@@ -182,3 +182,11 @@ def test_the_table_of_what_to_touch_uses_names_that_stand_in_the_file() -> None:
         words = set(re.findall(r"\w+", (ROOT / path).read_text(encoding="utf-8")))
         named = re.findall(r"`([\w.]+)`", instruction)
         assert [name for name in named if name.split(".")[-1] not in words] == [], path
+
+
+def test_the_core_is_as_short_as_it_says_and_stays_so() -> None:
+    told = re.search(r"`mlm/training`: ([\d,]+) lines together", README.read_text(encoding="utf-8"))
+    assert told is not None
+    folders = [ROOT / "mlm" / name for name in ("model", "data", "objectives", "training")]
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for one in folders for path in one.rglob("*.py"))
+    assert int(told[1].replace(",", "")) == lines < 2500

@@ -43,7 +43,7 @@ class Dataset:
 
     @property
     def is_of_numbers(self) -> bool:
-        """Whether a number is predicted, not a class."""
+        """True if a number is predicted, not a class."""
         return len(self.class_names) == 1
 
 

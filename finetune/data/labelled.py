@@ -106,7 +106,7 @@ class _Rows:
         groups: dict[int, int] = {}
         return Examples(
             tuple(row.texts for row in self.rows),
-            np.array(labels),
+            np.array(labels, np.float64 if len(classes) == 1 else np.int64),
             np.array([groups.setdefault(group, len(groups)) for group in self.groups], np.int64),
         )
 
@@ -139,7 +139,7 @@ class Labelled(TableConfig):
     label: str = "label"
     """Column of the class, or of the number."""
     target: Literal["class", "number"] = "class"
-    """What is predicted: one of the classes, or a number, such as the similarity of a pair."""
+    """The prediction: one of the classes, or a number, such as the similarity of a pair."""
     hub: str | None = None
     """Name of a data set on the Hugging Face hub, such as nyu-mll/glue; used if `train` names no file."""
     configuration: str | None = None

@@ -41,7 +41,7 @@ class TrainingLength:
 
 @dataclass(frozen=True)
 class StepSize:
-    """What a step reads, on average."""
+    """The mean amount of data that a step reads."""
 
     per_epoch: float
     """Steps of an epoch, which may be a fraction."""

@@ -1,6 +1,6 @@
 """Minimal pairs that a small grammar of English writes, for where no file of pairs is given.
 
-The good sentences of a paradigm have the same words, equally often, as the bad ones: who only counts words is at 50 %.
+The good sentences of a paradigm have the same words, equally often, as the bad ones: counting words is at 50 %.
 """
 
 import itertools
