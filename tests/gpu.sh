@@ -4,18 +4,28 @@
 # tests this script.
 #
 #   tests/gpu.sh [WHEELS [OUTPUT [PART...]]]
+#   tests/gpu.sh WHEELS OUTPUT recipe pairs export [TEXT.gz] [PAIRS.zip]
 #
 # Nothing needs to be installed but the dependencies, and no network is there to be. WHEELS is a folder of wheels of
 # those that the machine lacks. OUTPUT is a folder, in which the logs, benchmark.json and the table are left. A PART is
 # one of gpu-tests, benchmark, pretraining, fill-mask, fine-tuning: only those named run; the last two need the third.
+# Three more run only if they are named, for eight minutes in all: recipe is configs/pretrain/gpu.yaml on TEXT, or on the
+# documentation, pairs the accuracy on the minimal PAIRS, or on the embedded ones, export a model of bfloat16 numbers that
+# is kept where it is under 16 MiB.
 # Every part runs whatever became of the others. The exit code is 0 if all of them did what they should.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-known=" gpu-tests benchmark pretraining fill-mask fine-tuning "
-only=$known
-[ $# -lt 3 ] || only=" ${*:3} "
-for name in $only; do
-    [[ $known == *" $name "* ]] || { echo "there is no part $name: name some of$known" >&2 && exit 2; }
+only=" gpu-tests benchmark pretraining fill-mask fine-tuning "
+known="${only}recipe pairs export "
+text=() pairs=()
+[ $# -lt 3 ] || only=" "
+for name in "${@:3}"; do
+    if [ -f "$name" ]; then
+        case $name in *.zip) pairs=("$(realpath "$name")") ;; *) text=("text.source.paths=$(realpath "$name")") ;; esac
+    else
+        [[ $known == *" $name "* ]] || { echo "there is no part $name: name some of$known" >&2 && exit 2; }
+        only+="$name "
+    fi
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -39,12 +49,16 @@ workers=0
 sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1)
 steps=20
 examples=(data.train_sentences=200 data.test_sentences=100)
+shape=(train.budget.minutes=0.05 train.batch_rows=8 model.encoder.{width=32,heads=2,feedforward_width=64,layers=2})
+most=(--most 5)
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     limit=400
     workers=6 # most of the tests' time is compiling, each kernel on one core
     sizes=(--size 12x768 --vocabulary 30000 --row-length 512 --batch-tokens 65536 --repeats 2)
     steps=300
     examples=()
+    shape=()
+    most=()
     # The README's figures are of this text.
     squad=${MLM_TEST_DATA:-}/squad11_wikipedia_paragraphs.txt.gz
     [ ! -f "$squad" ] || sizes+=(--text "$squad")
@@ -74,5 +88,18 @@ part benchmark python3 -m mlm.benchmark training/concatenate-and-chunk training/
 part pretraining python3 -m mlm.pretrain "train.budget.steps=$steps" name=pretraining
 part fill-mask python3 -m mlm.fill_mask "Return the [MASK] of the list." --json
 part fine-tuning python3 -m finetune.cnn_head train.epochs=1 name=fine-tuning "${examples[@]}"
+
+[ ${#text[@]} -gt 0 ] || text=(text.source.kind=documentation)
+part recipe python3 -m mlm.pretrain gpu name=recipe "${text[@]}" "${shape[@]}"
+part pairs python3 -m mlm.evaluate --json --pairs "${pairs[@]}" "${most[@]}" --plot "$logs/pairs.png"
+part export bash -c 'python3 -m mlm.export float32 && python3 -c "$0"' '
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+AutoModelForMaskedLM.from_pretrained("float32", dtype=torch.bfloat16).save_pretrained("encoder")
+AutoTokenizer.from_pretrained("float32").save_pretrained("encoder")'
+for found in runs/*-recipe/{curves.png,results.json}; do
+    [ ! -f "$found" ] || cp "$found" "$logs"
+done
+if [ -d encoder ] && [ "$(du --bytes --summarize encoder | cut -f1)" -lt $((16 << 20)) ]; then cp -r encoder "$logs"; fi
 
 python3 -m tests.gpu_table "$work" "$logs" | tee "$logs/table.txt"

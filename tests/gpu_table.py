@@ -38,8 +38,11 @@ def rows(work: Path, logs: Path, *, on_gpu: bool) -> tuple[list[str], bool]:
         "gpu-tests": lambda: tests(work / "gpu-tests.xml", on_gpu),
         "benchmark": lambda: speeds(_json(work / "home/runs/benchmark.json")),
         "pretraining": lambda: losses(_results(work, "pretraining")),
-        "fill-mask": lambda: guess((logs / "fill-mask.log").read_text(encoding="utf-8")),
+        "fill-mask": lambda: guess(_line(logs / "fill-mask.log")),
         "fine-tuning": lambda: accuracies(_results(work, "fine-tuning")),
+        "recipe": lambda: [*losses(_results(work, "recipe")), *bits(_results(work, "recipe"))],
+        "pairs": lambda: [grammar(_line(logs / "pairs.log"))],
+        "export": lambda: [size(work / "home/encoder/model.safetensors")],
     }
     ended = {name: rest for name, *rest in map(str.split, (work / "parts").read_text().splitlines())}
     lines, all_well = [f"{'part':12}  result  seconds  figure"], True
@@ -85,10 +88,25 @@ def losses(results: dict[str, Any]) -> list[str]:
     return [f"held-out loss {loss:.3f} nats, bigram {bigram:.3f}, {results['tokens_per_second']:,.0f} tokens/s"]
 
 
-def guess(log: str) -> list[str]:
+def bits(results: dict[str, Any]) -> list[str]:
+    """Return the bits per byte of hidden words, and how often the text was read."""
+    return [f"{results['heldout']['bits_per_byte']:.3f} bits per byte, {results['epochs']:.1f} epochs"]
+
+
+def grammar(found: dict[str, Any]) -> str:
+    """Return the accuracy on minimal pairs by both scores."""
+    pairs = found["pairs"]
+    return f"{pairs['accuracy']:.1%} of {pairs['pairs']:,} pairs, {pairs['accuracy_within_words']:.1%} within words"
+
+
+def size(weights: Path) -> str:
+    """Return the size of exported weights."""
+    return f"{weights.stat().st_size / 2**20:.1f} MiB"
+
+
+def guess(found: dict[str, Any]) -> list[str]:
     """Return the first guess of the only blank."""
-    (line,) = (line for line in log.splitlines() if line.startswith("{"))
-    (blank,) = json.loads(line)["blanks"]
+    (blank,) = found["blanks"]
     return [f"first guess {blank[0]['token']!r}, {blank[0]['probability']:.1%}"]
 
 
@@ -103,6 +121,13 @@ def _results(work: Path, name: str) -> dict[str, Any]:
     if not found:
         raise LookupError("there are no results")
     return _json(found[0])
+
+
+def _line(log: Path) -> dict[str, Any]:
+    """Return the JSON that is one line of a log."""
+    (line,) = (line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{"))
+    values: dict[str, Any] = json.loads(line)
+    return values
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,28 +1,37 @@
 """The command for machines with a CUDA device runs from end to end, in miniature, and does not hide what failed."""
 
+import gzip
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from tests import gpu_table
 from tests.processes import run
 
 SCRIPT = Path(__file__).with_name("gpu.sh")
-PARTS = ("gpu-tests", "benchmark", "pretraining", "fill-mask", "fine-tuning")
-CHEAPEST = ("pretraining", "fill-mask")
+PARTS = ("gpu-tests", "benchmark", "pretraining", "fill-mask", "fine-tuning", "recipe", "pairs", "export")
+CHEAPEST = ("pretraining", "fill-mask", "recipe", "pairs", "export")
 """The parts that are run here; the others run in the same way, two minutes longer."""
+LEFT = ("table.txt", "curves.png", "results.json", "pairs.png", "encoder")
+"""Files that these leave beside their logs."""
 
 
 def test_without_a_gpu_parts_run_in_miniature(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["CUDA_VISIBLE_DEVICES"] = ""
-    done = run(["bash", SCRIPT, "", tmp_path / "out", *CHEAPEST], cwd=tmp_path, env=environment)
+    text, pairs = tmp_path / "text.txt.gz", tmp_path / "pairs.zip"
+    text.write_bytes(gzip.compress("".join(f"The cats of house {n} see a dog.\n" for n in range(3000)).encode()))
+    with zipfile.ZipFile(pairs, "w") as archive:
+        archive.writestr("pairs.tsv", "The cats see a dog.\tThe cats sees a dog.\n")
+    done = run(["bash", SCRIPT, "", tmp_path / "out", *CHEAPEST, text, pairs], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "out" / "table.txt").read_text(encoding="utf-8") == done.stdout
     about, parts = done.stdout.split("\n\n")
@@ -35,7 +44,10 @@ def test_without_a_gpu_parts_run_in_miniature(tmp_path: Path) -> None:
         _, result, seconds, figure = line.split(maxsplit=3)
         assert (result, seconds.isdigit()) == ("ok", True)
         assert any(map(str.isdigit, figure))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.txt", *(f"{name}.log" for name in CHEAPEST)}
+    assert "% of 1 pairs" in rows["pairs"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*LEFT, *(f"{name}.log" for name in CHEAPEST)}
+    exported = load_file(tmp_path / "out" / "encoder" / "model.safetensors")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
 
 
 def test_wheels_that_are_not_there_end_the_script(tmp_path: Path) -> None:
