@@ -2,9 +2,11 @@
 
     python -m tests.sweep_torture --kills 20
     python -m tests.sweep_torture --kills 20 --launcher ray
+    python -m tests.sweep_torture --kills 20 --strategy halving      or optuna
 
 Each kill is a SIGKILL of the sweep, of one of its trials or, by Ray, of the head, the node or a worker of Ray. The
-kinds take turns, so that all of them are killed.
+kinds take turns, so that all of them are killed. No finished trial may be lost, changed or repeated, and as many kills
+as were asked for must have come before the end.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from tests.mlm.sweeps.samples import csv_of
@@ -25,8 +28,15 @@ from tests.mlm.test_pretrain import TINY
 from tests.tokenizer.samples import prose, write_lines
 
 SEARCH = {"model.encoder.activation": ["relu", "swish", "gelu"], "optim.lr": ["1e-3", "3e-3"]}
-MOST_SECONDS = 10.0
-"""Longest time between the start of a process and its kill."""
+STRATEGIES: dict[str, dict[str, object]] = {
+    "grid": {"search": SEARCH, "seeds": [0, 1]},
+    "halving": {"search": SEARCH, "seeds": [0, 1], "halving": {"steps": [20]}},
+    "optuna": {
+        "search": {**SEARCH, "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+        "sampler": {"kind": "optuna", "arms": 12, "at_once": 2},
+    },
+}
+"""The settings of sweeps of twelve trials."""
 KINDS = {
     "local": {"sweep": r"mlm\.sweep", "trial": r"mlm\.pretrain"},
     "ray": {
@@ -46,20 +56,22 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--launcher", choices=["local", "ray"], default="local")
+    parser.add_argument("--strategy", choices=list(STRATEGIES), default="grid")
+    parser.add_argument("--seconds", type=float, default=10, help="longest time between a start and its kill")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     choose = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         write_lines(home / "corpus.txt", prose(300))
-        start(home, "undisturbed", "local").wait()
+        start(home, "undisturbed", "local", options.strategy).wait()
         kinds = KINDS[options.launcher]
-        killed = dict.fromkeys(kinds, 0)
+        killed, finished = dict.fromkeys(kinds, 0), dict[Path, bytes]()
         for kind in itertools.islice(itertools.cycle(kinds), options.kills):
-            sweep = start(home, "killed", options.launcher)
+            sweep = start(home, "killed", options.launcher, options.strategy)
             while sweep.poll() is None and not (victims := descendants(sweep.pid, kinds[kind])):
                 time.sleep(0.05)
-            time.sleep(choose.uniform(0.0, MOST_SECONDS))
+            time.sleep(choose.uniform(0.0, options.seconds))
             victims = descendants(sweep.pid, kinds[kind])
             if sweep.poll() is not None:
                 break
@@ -68,19 +80,33 @@ def main() -> None:
                 killed[kind] += 1
                 print(f"kill {sum(killed.values())}: {kind}", flush=True)
             if kind != "sweep":
-                time.sleep(choose.uniform(0.0, MOST_SECONDS))
+                time.sleep(choose.uniform(0.0, options.seconds))
                 sweep.kill()
             sweep.wait()
-        code = start(home, "killed", options.launcher).wait()
+            finished |= results(home)
+        code = start(home, "killed", options.launcher, options.strategy).wait()
+        found = results(home)
+        kept = all(found.get(path) == content for path, content in finished.items())
+        numbers = Counter(path.parent.name.rpartition("-")[2] for path in found)
+        once = max(numbers.values(), default=0) == 1
         same = csv_of(home / "sweeps" / "killed") == csv_of(home / "sweeps" / "undisturbed")
-        print(f"killed {killed}: exit code {code}, the table is {'the same' if same else 'ANOTHER'}")
-        sys.exit(0 if same and not code else 1)
+        print(
+            f"{options.strategy}, killed {killed}: exit code {code}, the table is {'the same' if same else 'ANOTHER'},"
+            f" {len(finished)} trials had finished before the last start and were {'kept' if kept else 'LOST'}, and"
+            f" {'none' if once else 'ONE'} ran twice"
+        )
+        sys.exit(0 if same and kept and once and not code and sum(killed.values()) == options.kills else 1)
 
 
-def start(home: Path, name: str, launcher: str) -> "subprocess.Popen[bytes]":
+def results(home: Path) -> dict[Path, bytes]:
+    """Return the results of the trials that have ended."""
+    return {path: path.read_bytes() for path in (home / "sweeps" / "killed").glob("*/results.json")}
+
+
+def start(home: Path, name: str, launcher: str, strategy: str) -> "subprocess.Popen[bytes]":
     """Start a sweep of twelve trials, or start it again."""
     base = [*TINY, "train.budget.steps=40", "tracking=[]"]
-    values = {"name": name, "runs": "sweeps", "base": base, "search": SEARCH, "seeds": [0, 1], "cores": 1}
+    values = {"name": name, "runs": "sweeps", "base": base, "cores": 1, **STRATEGIES[strategy]}
     (home / f"{name}.yaml").write_text(json.dumps({**values, "trials_at_once": 2, "launcher": launcher}))
     words = [sys.executable, "-m", "mlm.sweep", f"{name}.yaml"]
     return subprocess.Popen(
