@@ -49,7 +49,7 @@ workers=0
 sizes=(--size 1x64 --vocabulary 2048 --quick --repeats 1)
 steps=20
 examples=(data.train_sentences=200 data.test_sentences=100)
-shape=(train.budget.minutes=0.05 train.batch_rows=8 model.encoder.{width=32,heads=2,feedforward_width=64,layers=2})
+shape=(train.budget.minutes=0.05 train.batch_rows=8 vocabulary.size=300 model.encoder.{width=32,heads=2,feedforward_width=64,layers=2})
 most=(--most 5)
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     limit=400
@@ -91,8 +91,8 @@ part fine-tuning python3 -m finetune.cnn_head train.epochs=1 name=fine-tuning "$
 
 [ ${#text[@]} -gt 0 ] || text=(text.source.kind=documentation)
 part recipe python3 -m mlm.pretrain gpu name=recipe "${text[@]}" "${shape[@]}"
-part pairs python3 -m mlm.evaluate --json --pairs "${pairs[@]}" "${most[@]}" --plot "$logs/pairs.png"
-part export bash -c 'python3 -m mlm.export float32 && python3 -c "$0"' '
+part pairs python3 -m mlm.evaluate runs/*-recipe --json --pairs "${pairs[@]}" "${most[@]}" --plot "$logs/pairs.png"
+part export bash -c 'python3 -m mlm.export runs/*-recipe float32 && python3 -c "$0"' '
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 AutoModelForMaskedLM.from_pretrained("float32", dtype=torch.bfloat16).save_pretrained("encoder")
