@@ -246,6 +246,7 @@ def _explain(detail: ErrorDetails, model: type[Config]) -> str:
         return f"{name} is required"
     message = detail["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, such as [a, b]")
     message = message.replace("Tuple", "List").replace(" after validation", "")
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a section, such as {key: value}", message)
     if detail["type"] == "value_error":
         return f"{name}: {message}" if name else message
     return f"{name} = {detail['input']!r}: {message[:1].lower()}{message[1:]}"

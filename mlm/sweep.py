@@ -53,8 +53,13 @@ def main(arguments: Sequence[str]) -> None:
     config = config.model_copy(update={"base": (*config.base, *options.further)})
     if options.dry_run:
         checked(config)
-        for arm in first_arms(config) if config.sampler.kind != "optuna" else ():
+        listed = first_arms(config) if config.sampler.kind != "optuna" else []
+        for arm in listed:
             command.show(arms.label(arm))
+        count = config.sampler.arms if config.sampler.kind == "optuna" else len(listed)
+        further = f" in the first of {len(config.stages) + 1} stages" if config.stages else ""
+        trials = f"{count * len(config.seeds)} trials: {count} arms by {len(config.seeds)} seeds{further}"
+        print(trials, file=sys.stderr)
         return
     try:
         path = sweep(config)

@@ -49,6 +49,11 @@ def label(arm: Arm) -> str:
     )
 
 
+def full(arm: Arm) -> str:
+    """Return an arm as text by the whole names of its settings, as a sweep's YAML has them."""
+    return ", ".join(f"{key}={cell(value)}" for key, value in arm.items())
+
+
 def short(overrides: str) -> str:
     """Return overrides, with a space between, by the last parts of their names where these differ."""
     names = re.findall(r"([\w-]+)=", overrides)

@@ -29,7 +29,13 @@ _HIGHER = (
 """Ends of the names of numbers that are better the lower, and the higher; others are neither better nor worse."""
 
 
+_WITHOUT_PART = ("seconds", "tokens_per_second")
+"""Those that are of a whole run."""
+
+
 def _check_direction(metric: str, mode: Mode) -> None:
+    if "." not in metric and metric not in _WITHOUT_PART:  # it is no metric, which is told with those that are
+        return
     name = metric.rpartition(".")[2].partition("/")[0]
     if name in _LOWER and mode == "max":
         raise ValueError(f"{metric} is better the lower: set mode=min")

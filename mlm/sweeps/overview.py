@@ -8,7 +8,7 @@ from typing import Any
 
 from mlm.checkpoint import checkpoint
 from mlm.sweeps import arms
-from mlm.sweeps.trials import Sweep, TrialRecord
+from mlm.sweeps.trials import CONFIG, Sweep, TrialRecord
 from mlm.tracking import run_directory
 
 
@@ -38,9 +38,10 @@ def overview(sweep: Sweep) -> dict[str, Any]:
 
 def lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
     """Yield the state of a sweep as text."""
-    left = "-" if found["seconds_left"] is None else str(timedelta(seconds=round(found["seconds_left"])))
+    seconds, is_finished = found["seconds_left"], found["state"] == "finished"
+    left = "" if seconds is None or is_finished else f", about {timedelta(seconds=round(seconds))} left"
     done = sum(one["state"] == "finished" for one in found["trials"])
-    yield f"{path}: {found['state']}, {done} of {len(found['trials'])} trials finished, about {left} left"
+    yield f"{path}: {found['state']}, {done} of {len(found['trials'])} trials finished{left}"
     yield f"  {'trial':>5} {'seed':>5} {'state':10} {'done':>5} {found['metric']:>24}  arm"
     for one in found["trials"]:
         result = "-" if one["result"] is None else f"{one['result']:.4f}"
@@ -49,7 +50,7 @@ def lines(path: Path, found: dict[str, Any]) -> Iterator[str]:
     if found["best"]:
         yield f"  best so far: {arms.label(found['best'])}"
     if found["state"] == "stopped":
-        yield "  go on: start its python -m mlm.sweep again"
+        yield f"  go on: python -m mlm.sweep {path / CONFIG}"
 
 
 def _left(records: Sequence[TrialRecord]) -> float:

@@ -17,7 +17,7 @@ from mlm.sweeps.arms import Arm
 from mlm.sweeps.check import check
 from mlm.sweeps.config import Grid, Halving, Random, Stage, SweepConfig
 from mlm.sweeps.launchers import LAUNCHERS
-from mlm.sweeps.trials import CONFIG, FAILED, PLAN, Sweep, Trial, TrialRecord, opened
+from mlm.sweeps.trials import CONFIG, FAILED, PLAN, Sweep, Trial, TrialRecord, opened, read_sweep
 from mlm.tracking import run_directory
 
 logger = logging.getLogger(__name__)
@@ -51,15 +51,16 @@ def sweep(config: SweepConfig) -> Path:
     checked(config)
     found = opened(config)
     with run_directory.lock(found.path):
+        begun = read_sweep(found.path).config
+        if config.sampler.kind != "optuna":
+            planned = sum(trial.stage == 0 for trial in found.trials())
+            if 0 < planned < len(first_arms(begun)) * len(begun.seeds):
+                raise UserError(f"{found.path / PLAN} is damaged, trials are missing: put it back, or remove the sweep")
+            found.plan(0, first_arms(config), again=False)
         write_text(found.path / CONFIG, dump(found.config))  # what may change from one start to the next
         if config.sampler.kind == "optuna":
             _run_proposed(found)
         else:
-            expected = first_arms(config)
-            if not found.trials():
-                found.plan(0, expected)
-            if sum(trial.stage == 0 for trial in found.trials()) != len(expected) * len(config.seeds):
-                raise UserError(f"{found.path / PLAN} is damaged, trials are missing: put it back, or remove the sweep")
             _run_stage(found, 0)
         for number, stage in enumerate(config.stages, start=1):
             if number > max(trial.stage for trial in found.trials()):
@@ -91,7 +92,7 @@ def checked(config: SweepConfig) -> None:
             raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
     for name, arm in _named_arms(config).items():
         if arms.key_of(arm) not in map(arms.key_of, tried):
-            raise UserError(f"{name} = {arms.label(arm)} is no arm; there are: {listed(map(arms.label, tried), 12)}")
+            raise UserError(f"{name} = {arms.full(arm)} is no arm; there are: {listed(map(arms.full, tried), 12)}")
 
 
 def _named_arms(config: SweepConfig) -> dict[str, Arm]:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from configs import UserError, dump, read
 from configs.files import write_text
-from mlm.sweeps.arms import Arm, overrides_of, ranked
+from mlm.sweeps.arms import Arm, grid, key_of, overrides_of, ranked
 from mlm.sweeps.config import CommandName, Mode, SweepConfig
 from mlm.tracking import run_directory
 from tokenizer.shards.workers import cores_here
@@ -86,11 +86,17 @@ class Sweep:
         except ValueError as error:
             raise UserError(f"{path} is damaged: put it back from a copy, or remove the sweep") from error
 
-    def plan(self, stage: int, arms: Iterable[Arm]) -> None:
-        """Append the trials of the arms: all of them with the first seed, then with the next one."""
+    def plan(self, stage: int, arms: Iterable[Arm], *, again: bool = True) -> None:
+        """Append the trials of the arms: all of them with the first seed, then with the next one.
+
+        Unless `again`, those that are planned already stay as they are.
+        """
         trials, new = self.trials(), list(arms)
-        numbers = iter(range(len(trials), len(trials) + len(new) * len(self.config.seeds)))
-        trials += [Trial(next(numbers), stage, arm, seed) for seed in self.config.seeds for arm in new]
+        there = set() if again else {(one.stage, key_of(one.arm), one.seed) for one in trials}
+        for seed in self.config.seeds:
+            for arm in new:
+                if (stage, key_of(arm), seed) not in there:
+                    trials.append(Trial(len(trials), stage, arm, seed))
         write_text(self.path / PLAN, "".join(f"{json.dumps(vars(trial), ensure_ascii=False)}\n" for trial in trials))
 
     def records(self) -> list[TrialRecord]:
@@ -161,14 +167,20 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def opened(config: SweepConfig) -> Sweep:
-    """Make the folder of a sweep, or open that of the same sweep; a UserError tells another sweep's difference."""
+    """Make the folder of a sweep, or open that of the same sweep; a UserError tells another sweep's difference.
+
+    A sweep of which no run was begun, because a setting was wrong, is replaced.
+    """
     path = Path(config.runs, config.name).absolute()
-    if (path / CONFIG).exists():
+    if (path / CONFIG).exists() and not any(path.glob("*_*-[0-9]*")) and not run_directory.owner(path):
+        for name in (PLAN, CONFIG):
+            (path / name).unlink(missing_ok=True)
+    elif (path / CONFIG).exists():
         config = config.model_copy(update={"cores": config.cores or read_sweep(path).config.cores})
         _check_same(Sweep(path, config))
     elif path.exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and holds no sweep: choose another name")
-    elif config.cores is None:  # a step is cut by the number of threads: it stays what it was when the sweep began
+    if config.cores is None:  # a step is cut by the number of threads: it stays what it was when the sweep began
         config = config.model_copy(update={"cores": max(len(cores_here()) // config.trials_at_once, 1)})
     path.mkdir(parents=True, exist_ok=True)
     if not (path / CONFIG).exists():
@@ -184,14 +196,32 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _check_same(sweep: Sweep) -> None:
-    found = read_sweep(sweep.path).config
-    if found.lasting() == sweep.config.lasting():
+    """Raise a UserError with the differences if the folder's trials are not those of the sweep, or some of them."""
+    there, here = read_sweep(sweep.path).config.lasting(), sweep.config.lasting()
+    changed = [name for name in there if there[name] != here[name]]
+    if not changed or (_can_grow(sweep.config) and set(changed) <= {"search", "seeds"} and _is_part(sweep)):
         return
-    there, here = found.lasting(), sweep.config.lasting()
     told = "; ".join(
-        f"{name} is {json.dumps(there[name], ensure_ascii=False)} there, {json.dumps(here[name])} here"
-        for name in there
-        if there[name] != here[name]
+        f"{name} is {json.dumps(_without(there[name], here[name]), ensure_ascii=False)} there,"
+        f" {json.dumps(_without(here[name], there[name]), ensure_ascii=False)} here"
+        for name in changed
     )
     mend = "choose another name, undo the change, or remove that folder"
     raise UserError(f"{sweep.path} is a sweep by other settings ({told}): {mend}")
+
+
+def _can_grow(config: SweepConfig) -> bool:
+    """Return whether no trial depends on the results of others, so that further ones change none."""
+    return config.sampler.kind == "grid" and not config.stages and config.halving is None
+
+
+def _is_part(sweep: Sweep) -> bool:
+    """Return whether every planned trial is one of the sweep's."""
+    arms = set(map(key_of, grid(sweep.config.search)))
+    return all(key_of(one.arm) in arms and one.seed in sweep.config.seeds for one in sweep.trials())
+
+
+def _without(value: Any, other: Any) -> Any:
+    """Return the items of a list that the other one lacks; any other value as it is."""
+    both = isinstance(value, list) and isinstance(other, list)
+    return [item for item in value if item not in other] if both else value

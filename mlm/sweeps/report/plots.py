@@ -122,6 +122,7 @@ def draw_parallel(frame: pandas.DataFrame, config: SweepConfig, path: Path) -> N
     for place in range(len(names) + 1):
         axes.axvline(place, color="#808080", linewidth=0.8)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.set_title(f"a line a trial; yellow is {'the better' if config.mode == 'max' else 'the worse'} end", fontsize=9)
     write(figure, path)
 
 

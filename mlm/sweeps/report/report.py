@@ -1,6 +1,7 @@
 """The report of a sweep: tables, plots, the best configuration, and all trials for TensorBoard."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ def report(sweep: Sweep) -> str:
     folder.mkdir(exist_ok=True)
     write_text(folder / CSV, table.write(frame))
     write_text(folder / BEST, _best(sweep, finished))
-    text = "\n".join([*_head(sweep, records), "", tables(frame, config), *_failures(sweep, records)])
+    text = "\n".join([*_head(sweep, records), "", tables(frame, config), *_baselines(sweep, finished)])
+    text = "\n".join([text, *_failures(sweep, records)])
     write_text(folder / TEXT, f"{text}\n")
     for old in folder.glob("*.png"):
         old.unlink()
@@ -57,6 +59,18 @@ def _head(sweep: Sweep, records: list[TrialRecord]) -> Iterator[str]:
         + ", ".join(f"{n} {state}" for state, n in counts.items())
         + "."
     )
+
+
+def _baselines(sweep: Sweep, finished: list[TrialRecord]) -> Iterator[str]:
+    """Yield the means of the runs' baselines, by the swept metric, or by the loss if they have no such number."""
+    part, _, measure = sweep.config.metric.rpartition(".")
+    found = pandas.DataFrame([record.results for record in finished])
+    for name in (measure, "loss"):
+        known = [column for column in found if re.fullmatch(rf"baselines\.\w+\.{re.escape(name)}", str(column))]
+        if known and f"{part}.{name}" in found and part in ("heldout", "test"):
+            means = [f"{str(column).split('.')[1]} {found[column].mean():.4g}" for column in known]
+            yield f"\nBaselines of {part}.{name}: {', '.join(means)}; the trials: {found[f'{part}.{name}'].mean():.4g}."
+            return
 
 
 def _failures(sweep: Sweep, records: list[TrialRecord]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from configs import UserError, read, recipes
+from configs import UserError, dump, read, recipes
 from mlm import status
 from mlm import sweep as command
 from mlm.config import PretrainConfig
@@ -24,7 +25,7 @@ from mlm.sweeps import arms, launchers
 from mlm.sweeps.check import check
 from mlm.sweeps.config import SweepConfig
 from mlm.sweeps.sweep import METRICS, checked, next_arms, sweep
-from mlm.sweeps.trials import Sweep, Trial, numbers, read_sweep
+from mlm.sweeps.trials import Sweep, Trial, numbers, opened, read_sweep
 from mlm.tracking import run_directory
 from tests import processes
 from tests.mlm.sweeps.samples import csv_of, finish, swept
@@ -205,7 +206,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         (["search={x: {a: [x=1], b: [x=1]}}"], "a and b are the same overrides: remove one"),
         (
             ["search={x: {a: [optim.lr=1], 64: [optim.lr=2]}}", "baseline={x: 65}"],
-            "baseline = x=65 is no arm; there are: activation=relu, x=a, activation=relu, x=64",
+            "baseline = x=65 is no arm; there are: model.encoder.activation=relu, x=a, model.encoder.act",
         ),
         (["search={trial: {a: [x=1], b: [x=2]}}"], "trial is a column of its own in the report: call the lists"),
         (["search={runs: [a, b]}"], "runs is no setting to search: the sweep names its runs"),
@@ -213,7 +214,10 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
             ["stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {train.seed: [1]}}]"],
             "train.seed is no setting to search: name the seeds",
         ),
-        (["sampler={kind: random, arms: 2}", "baseline={a: b}"], "baseline = a=b is no arm; there are: activation="),
+        (
+            ["sampler={kind: random, arms: 2}", "baseline={a: b}"],
+            "baseline = a=b is no arm; there are: model.encoder.activation=",
+        ),
         (["sampler={kind: random, arms: 3}"], "search has only 2 combinations"),
         (["metric=heldout.accuracy"], "heldout.accuracy is better the higher: set mode=max"),
         (["base=[study, --dry-run]"], "--dry-run is an option, and a trial takes a recipe and section.key=value alone"),
@@ -221,6 +225,8 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
             ["sampler={kind: optuna}", "baseline={model.encoder.activation: relu}"],
             "baseline and hypothesis name listed arms, and Optuna proposes its own: remove them",
         ),
+        (["metric=accuracy"], "mlm.pretrain does not write accuracy: it writes heldout.loss, heldout.accuracy"),
+        (["hypothesis=relu"], "hypothesis = 'relu': input should be a section, such as {key: value}"),
         (["metric=heldout.bits"], "mlm.pretrain does not write heldout.bits: it writes heldout.loss, heldout.accuracy"),
         (["command=mlm.evaluate"], "command"),
         (["command=finetune.cnn_head", "halving={steps: [10]}"], "finetune.cnn_head does not resume"),
@@ -234,7 +240,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         ),
         (
             ["baseline={model.encoder.activation: gelu}"],
-            "baseline = activation=gelu is no arm; there are: activation=relu",
+            "baseline = model.encoder.activation=gelu is no arm; there are: model.encoder.activation=relu",
         ),
     ],
 )
@@ -268,9 +274,14 @@ def test_a_sweep_without_a_search_is_refused() -> None:
 
 
 def test_a_folder_of_another_sweep_is_refused_with_the_difference(tmp_path: Path) -> None:
-    found = swept(tmp_path, lambda _: {"loss": 1.0}, search={"a": ["1"]})
-    with pytest.raises(UserError, match=r"seeds is \[0\] there, \[0, 1\] here"):
-        sweep_again(found, seeds=[0, 1])
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, search={"a": ["1"]}, base=["x=1", "y=1"])
+    for changes, message in (
+        ({"seeds": [1]}, r"seeds is \[0\] there, \[1\] here"),
+        ({"base": ["x=1", "y=2", "z=1"]}, r'base is \["y=1"\] there, \["y=2", "z=1"\] here'),
+        ({"seeds": [0, 1], "halving": {"steps": [5]}}, r"seeds is \[\] there, \[1\] here; halving is null there"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep_again(found, **changes)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "x").touch()
     with pytest.raises(UserError, match="exists and holds no sweep"):
@@ -280,9 +291,34 @@ def test_a_folder_of_another_sweep_is_refused_with_the_difference(tmp_path: Path
     assert sweep_again(found, trials_at_once=2).path == found.path
 
 
-def sweep_again(found: Sweep, **changes: Any) -> Sweep:
-    from mlm.sweeps.trials import opened
+def test_an_undecided_sweep_takes_further_seeds_and_arms_and_repeats_nothing(
+    folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(undisturbed, folder / "runs" / "sweeps" / "grown")
+    (folder / "runs" / "sweeps" / "grown" / "sweep.yaml").write_text(dump(config_of(name="grown", search=RATES)))
+    before = {record.run: record.run.stat().st_mtime_ns for record in read_sweep(undisturbed).records() if record.run}
+    found = read_sweep(sweep(config_of(name="grown", search={"optim.lr": ("3e-3", "1e-9", "1e-3")})))
+    assert [(one.arm["optim.lr"], one.seed) for one in found.trials()] == [("3e-3", 0), ("1e-9", 0), ("1e-3", 0)]
+    assert [record.state for record in found.records()] == ["finished"] * 3
+    assert {path.name for path in before} < {record.run.name for record in found.records() if record.run}
+    more = opened(found.config.model_copy(update={"seeds": (0, 1)}))
+    more.plan(0, arms.grid(more.config.search), again=False)
+    assert [one.seed for one in more.trials()] == [0, 0, 0, 1, 1, 1]
+    assert [record.state for record in more.records()] == ["finished"] * 3 + ["waiting"] * 3
 
+
+def test_a_sweep_of_which_no_run_was_begun_is_replaced(tmp_path: Path) -> None:
+    config = SweepConfig.model_validate({"runs": str(tmp_path), "search": {"a": ["1"]}}, strict=False)
+    opened(config).plan(0, arms.grid(config.search))
+    other = config.model_copy(update={"seeds": (3, 4)})
+    replaced = opened(other)
+    replaced.plan(0, arms.grid(other.search))
+    assert [one.seed for one in read_sweep(replaced.path).trials()] == [3, 4]
+    with run_directory.lock(replaced.path), pytest.raises(UserError, match=r"seeds is \[3, 4\] there, \[0\] here"):
+        opened(config)
+
+
+def sweep_again(found: Sweep, **changes: Any) -> Sweep:
     return opened(SweepConfig.model_validate({**found.config.model_dump(), **changes}, strict=False))
 
 
