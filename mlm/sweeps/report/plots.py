@@ -163,7 +163,7 @@ def _places(values: Sequence[str], axes: "Axes") -> dict[str, float]:
     if any(isinstance(number, str) for _, number in as_numbers) or len(values) < 3:
         axes.set_xticks(
             range(len(values)),
-            [textwrap.fill(short(value), 16, break_long_words=False) for value in values],
+            [textwrap.fill(short(value), max(72 // len(values), 8), break_long_words=False) for value in values],
             fontsize=8,
         )
         axes.set_xlim(-0.5, len(values) - 0.5)
