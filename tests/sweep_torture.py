@@ -67,7 +67,7 @@ def main() -> None:
         start(home, "undisturbed", "local", options.strategy).wait()
         kinds = KINDS[options.launcher]
         killed, finished = dict.fromkeys(kinds, 0), dict[Path, bytes]()
-        for kind in itertools.islice(itertools.cycle(kinds), options.kills):
+        for kind in itertools.cycle(kinds):
             sweep = start(home, "killed", options.launcher, options.strategy)
             while sweep.poll() is None and not (victims := descendants(sweep.pid, kinds[kind])):
                 time.sleep(0.05)
@@ -84,6 +84,8 @@ def main() -> None:
                 sweep.kill()
             sweep.wait()
             finished |= results(home)
+            if sum(killed.values()) == options.kills:
+                break
         code = start(home, "killed", options.launcher, options.strategy).wait()
         found = results(home)
         kept = all(found.get(path) == content for path, content in finished.items())
