@@ -89,6 +89,7 @@ part pretraining python3 -m mlm.pretrain "train.budget.steps=$steps" name=pretra
 part fill-mask python3 -m mlm.fill_mask "Return the [MASK] of the list." --json
 part fine-tuning python3 -m finetune.cnn_head train.epochs=1 name=fine-tuning "${examples[@]}"
 
+limit=600
 [ ${#text[@]} -gt 0 ] || text=(text.source.kind=documentation)
 part recipe python3 -m mlm.pretrain gpu name=recipe "${text[@]}" "${shape[@]}"
 part pairs python3 -m mlm.evaluate runs/*-recipe --json --pairs "${pairs[@]}" "${most[@]}" --plot "$logs/pairs.png"

@@ -217,8 +217,8 @@ def _can_grow(config: SweepConfig) -> bool:
 
 def _is_part(sweep: Sweep) -> bool:
     """Return whether every planned trial is one of the sweep's."""
-    arms = set(map(key_of, grid(sweep.config.search)))
-    return all(key_of(one.arm) in arms and one.seed in sweep.config.seeds for one in sweep.trials())
+    arms = [overrides_of(arm) for arm in grid(sweep.config.search)]  # the name of a list may stand for others now
+    return all(overrides_of(one.arm) in arms and one.seed in sweep.config.seeds for one in sweep.trials())
 
 
 def _without(value: Any, other: Any) -> Any:

@@ -291,9 +291,7 @@ def test_a_folder_of_another_sweep_is_refused_with_the_difference(tmp_path: Path
     assert sweep_again(found, trials_at_once=2).path == found.path
 
 
-def test_an_undecided_sweep_takes_further_seeds_and_arms_and_repeats_nothing(
-    folder: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_undecided_sweep_takes_further_seeds_and_arms_and_repeats_nothing(folder: Path, undisturbed: Path) -> None:
     shutil.copytree(undisturbed, folder / "runs" / "sweeps" / "grown")
     (folder / "runs" / "sweeps" / "grown" / "sweep.yaml").write_text(dump(config_of(name="grown", search=RATES)))
     before = {record.run: record.run.stat().st_mtime_ns for record in read_sweep(undisturbed).records() if record.run}
@@ -305,6 +303,13 @@ def test_an_undecided_sweep_takes_further_seeds_and_arms_and_repeats_nothing(
     more.plan(0, arms.grid(more.config.search), again=False)
     assert [one.seed for one in more.trials()] == [0, 0, 0, 1, 1, 1]
     assert [record.state for record in more.records()] == ["finished"] * 3 + ["waiting"] * 3
+
+
+def test_other_overrides_by_the_same_name_are_another_sweep(tmp_path: Path) -> None:
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, search={"shape": {"wide": ["x=1"], "deep": ["y=1"]}})
+    with pytest.raises(UserError, match="is a sweep by other settings"):
+        sweep_again(found, search={"shape": {"wide": ["x=2"], "deep": ["y=1"]}})
+    assert sweep_again(found, search={"shape": {"wide": ["x=1"], "deep": ["y=1"], "flat": ["z=1"]}}).path == found.path
 
 
 def test_a_sweep_of_which_no_run_was_begun_is_replaced(tmp_path: Path) -> None:
