@@ -31,8 +31,8 @@ def main(kind: str, description: str | None, arguments: Sequence[str]) -> None:
     configure_process()
     options = parse(kind, description, arguments)
     from finetune.experiment import finetune
+    from mlm.checkpoint.interrupt import SignalStop
     from mlm.tracking.progress_bar import ProgressBar
-    from mlm.training.interrupt import SignalStop
 
     config = read(config_of(kind), *command.split(options.recipe, "finetune"))
     if options.print_config:

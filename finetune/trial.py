@@ -21,12 +21,12 @@ from finetune.heads import NumberHead, network_of
 from finetune.training.classification import Classification, EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier, count
 from mlm.checkpoint import weights
+from mlm.checkpoint.interrupt import StopRequest
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.tracking.trackers import Tracked, Trackers
 from mlm.training.budget import Epochs, StepSize, TrainingProgress
-from mlm.training.interrupt import StopRequest
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 
 LOGS_PER_EPOCH = 10

@@ -5,17 +5,18 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from configs import UserError, check_text
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch, PackedRows
+from mlm.data.cooccurrence import RandomEmbeddings
 from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
@@ -23,7 +24,6 @@ from mlm.distributed.world import World
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
-from mlm.training import flops
 from mlm.training.budget import StepSize, TrainingLength
 from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards, find_or_build_shards, find_or_learn
@@ -116,7 +116,8 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
         train, heldout, masking, world, settings.seed, settings.batch_rows, share, compiled, corpus.names
     )
     model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
-    initialise(model, config.model.encoder, settings.seed)
+    counted = _counted_embeddings(config, corpus, world) if recorded is None else None
+    initialise(model, config.model.encoder, settings.seed, counted)
     model.encoder.requires_grad_(not settings.frozen_encoder)
     config.parallel.place(model, world)
     optimizer = config.optim.build(model)
@@ -131,6 +132,15 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
         most = max(settings.keep.at_words)
         logger.warning("train.keep.at_words = %s is beyond the budget: no checkpoint is kept then", f"{most:,}")
     return PretrainComponents(config, world, corpus, task, model, optimizer, size, length, milestones, threads)
+
+
+def _counted_embeddings(config: PretrainConfig, corpus: Corpus, world: World) -> dict[str, torch.Tensor] | None:
+    """Return the counted embeddings that a new run begins with, if any."""
+    method, encoder = config.initial_embeddings, config.model.encoder
+    if isinstance(method, RandomEmbeddings):
+        return None
+    width = encoder.embedding_width or encoder.width
+    return load_file(world.from_main("counting neighbours", lambda: str(method.find_or_count(corpus, width))))
 
 
 def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:
@@ -254,19 +264,6 @@ def open_corpus(
             " encode the text with that one"
         )
     return corpus
-
-
-def flops_per_token(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
-    """Return the function from the predicted share of tokens to the operations that training on a token needs."""
-    segments = corpus.train.segments_per_row
-    return partial(
-        flops.flops_per_token,
-        config.model,
-        corpus.manifest.vocabulary_size,
-        flops.mean_context(segments),
-        local_context=flops.mean_context(segments, config.model.encoder.local_attention),
-        frozen_encoder=config.train.frozen_encoder,
-    )
 
 
 def _can_compile(world: World) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from configs import Config, Texts, as_list
+from mlm.data.cooccurrence import CooccurrenceEmbeddings, RandomEmbeddings
 from mlm.data.corpus import DataConfig
 from mlm.data.masking import Masking
 from mlm.distributed.device import Precision
@@ -121,6 +122,10 @@ class PretrainConfig(Config):
     """The choice of tokens to predict, and their replacement in the model's input."""
     model: ModelConfig = ModelConfig()
     """The encoder and its head."""
+    initial_embeddings: Annotated[RandomEmbeddings | CooccurrenceEmbeddings, Field(discriminator="kind")] = (
+        RandomEmbeddings()
+    )
+    """The embeddings of tokens before the first step; start_from brings its own."""
     optim: OptimizerConfig = AdamW(lr=2e-3)
     """The optimizer."""
     schedule: AnySchedule = Trapezoid()
@@ -144,6 +149,15 @@ class PretrainConfig(Config):
             raise ValueError(
                 f"evaluation.window_bytes = {self.evaluation.window_bytes} does not fit data.row_length ="
                 f" {self.data.row_length}: it may be at most {self.data.row_length - 2} (or set evaluation.words=0)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_from_one_thing(self) -> "PretrainConfig":
+        if self.start_from is not None and self.initial_embeddings.kind == "cooccurrence":
+            raise ValueError(
+                f"initial_embeddings.kind=cooccurrence would replace the trained embeddings of start_from ="
+                f" {self.start_from}: remove one of the two"
             )
         return self
 

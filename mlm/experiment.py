@@ -25,8 +25,9 @@ from torch import nn
 
 from configs import UserError, dump, read
 from configs.files import write_text
-from mlm.build import PretrainComponents, Recorded, build, flops_per_token, with_absolute_paths, with_text_of_shards
+from mlm.build import PretrainComponents, Recorded, build, with_absolute_paths, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
+from mlm.checkpoint.interrupt import StopRequest
 from mlm.checkpoint.manifest import DETERMINISM, verify
 from mlm.checkpoint.writer import CheckpointWriter
 from mlm.config import PretrainConfig
@@ -39,11 +40,11 @@ from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import exported_run, plots, run_directory
 from mlm.tracking.exported_run import Exported, export
+from mlm.tracking.flops import flops_by_rate
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
 from mlm.tracking.trackers import check_installed
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
-from mlm.training.interrupt import StopRequest
 from mlm.training.loop import LoopSettings, Observer, ratio, train
 from tokenizer import vocabulary
 
@@ -355,7 +356,7 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
-    operations = flops_per_token(config, components.corpus)
+    operations = flops_by_rate(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
     return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress, task.read_after)
 

@@ -34,11 +34,11 @@ def main(arguments: Sequence[str]) -> None:
     configure_process()
     options = parse(arguments)
     from mlm import experiment
+    from mlm.checkpoint.interrupt import Pause, SignalStop
     from mlm.dry_run.preview import preview
     from mlm.dry_run.projection import machines_in
     from mlm.tracking import run_directory
     from mlm.tracking.progress_bar import ProgressBar
-    from mlm.training.interrupt import Pause, SignalStop
 
     yaml, overrides = command.split(options.recipe, "pretrain")
     if options.resume is not None and (yaml or overrides or options.print_config or options.dry_run):

@@ -10,10 +10,10 @@ from finetune.config import FinetuneConfig
 from finetune.data.labelled import ClassificationData
 from finetune.experiment import finetune
 from mlm.checkpoint import checkpoint
+from mlm.checkpoint.interrupt import SignalStop
 from mlm.config import RUNS
 from mlm.tracking.progress_bar import ProgressBar
 from mlm.tracking.run_directory import RESULTS
-from mlm.training.interrupt import SignalStop
 
 logger = logging.getLogger(__name__)
 

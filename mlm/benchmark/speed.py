@@ -23,8 +23,8 @@ from mlm.data.corpus import Corpus
 from mlm.distributed.device import has_bfloat16, measure_peak, precision_of, with_precision
 from mlm.distributed.world import World, init_world
 from mlm.model.encoder import EncoderConfig
+from mlm.tracking.flops import flops_per_token, mean_context
 from mlm.training.budget import TrainingProgress
-from mlm.training.flops import flops_per_token, mean_context
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from tokenizer.shards.format import ShardArrays
 

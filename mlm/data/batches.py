@@ -16,6 +16,8 @@ from tokenizer.special_tokens import SpecialTokens, ordinary_ids
 
 IGNORED = -100
 """Label of a slot that predicts nothing."""
+SAMPLE_SEED = 1999
+"""Seed of the rows that are counted: the same for every run."""
 
 
 @dataclass(frozen=True)
@@ -155,3 +157,9 @@ class PackedRows:
         inside_BL = records_B["marks"] & (TEXT | SPECIAL) == TEXT
         begins_BL = np.roll(records_B["marks"] & SEGMENT > 0, int(self.special.adds_cls_sep), axis=1)
         return records_B["ids"][inside_BL].astype(np.int64), np.flatnonzero(begins_BL[inside_BL])
+
+    def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the same of rows with about `most_tokens` slots, drawn alike in every run."""
+        most_rows = max(int(most_tokens / self.tokens_per_row), 1)
+        drawn, _ = self.order.rows(SAMPLE_SEED, 0, min(most_rows, len(self)))
+        return self.plain_tokens(np.sort(drawn))

@@ -6,7 +6,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from torch import nn
 
-from mlm.build import PretrainComponents, build, flops_per_token
+from mlm.build import PretrainComponents, build
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
@@ -17,7 +17,7 @@ from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
-from mlm.training import flops
+from mlm.tracking import flops
 
 ROWS_SHOWN = 2
 
@@ -40,7 +40,7 @@ def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[
     batch = task.micro_batches(0, 0.0)[0]
     tokens_per_step = config.train.batch_rows * rows.tokens_per_row
     context = flops.mean_context(rows.segments_per_row)
-    per_token = flops_per_token(config, corpus)(config.masking.mean_rate)
+    per_token = flops.flops_by_rate(config, corpus)(config.masking.mean_rate)
     micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
     kept, encoder = _kept_length(task, batch) if world.device.type == "cpu" else 0, config.model.encoder

@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlm.data.batches import IGNORED, Batch, PackedRows
+from mlm.data.batches import IGNORED, Batch
 from tokenizer.special_tokens import SpecialTokens
-
-SAMPLE_SEED = 1999
-"""Seed of the rows that are counted: the same for every run."""
 
 
 class Unigram:
@@ -65,13 +62,6 @@ class Bigram:
         probabilities_V: NDArray[np.float64] = self.discount * len(counts) / counts.sum() * self.continuation_V
         probabilities_V[self.right[seen]] += (counts - self.discount) / counts.sum()
         return probabilities_V
-
-
-def sample_tokens(rows: PackedRows, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the tokens of about `most_tokens` slots of training, and the place of each segment's first in them."""
-    most_rows = max(int(most_tokens / rows.tokens_per_row), 1)
-    drawn, _ = rows.order.rows(SAMPLE_SEED, 0, min(most_rows, len(rows)))
-    return rows.plain_tokens(np.sort(drawn))
 
 
 def measure_baseline(

@@ -18,7 +18,7 @@ from mlm.evaluation.bits_per_byte import (
     count_bits_per_byte,
     sentences_of,
 )
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline, sample_tokens
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
 from mlm.evaluation.pairs.accuracy import measure_pairs
 from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
@@ -86,7 +86,7 @@ def measure_baselines(
 ) -> Mapping[str, Mapping[str, float]]:
     """Return loss in nats and accuracy of the unigram and bigram baselines on held-out batches."""
     size, special = corpus.manifest.vocabulary_size, corpus.train.special
-    tokens, segments = sample_tokens(corpus.train, config.evaluation.baseline_tokens)
+    tokens, segments = corpus.train.sample(config.evaluation.baseline_tokens)
     unigram = Unigram(tokens, size)
     bigram = Bigram(tokens, segments, unigram, size, special.mask)
     baselines: dict[str, Unigram | Bigram] = {"unigram": unigram, "bigram": bigram}

@@ -1,5 +1,7 @@
 """Every initial weight, in one function."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +12,13 @@ from mlm.model.heads import MaskedLanguageModel
 
 
 @torch.no_grad()
-def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> None:
+def initialise(
+    model: MaskedLanguageModel, config: EncoderConfig, seed: int, counted: Mapping[str, Tensor] | None = None
+) -> None:
     """Draw the initial weights; the same seed gives the same weights.
+
+    `counted` has `embeddings` of length 1, which get the mean length of drawn ones and replace them where they are not
+    0, and the `output_bias`.
 
     | weights                                        | distribution                                           |
     |------------------------------------------------|--------------------------------------------------------|
@@ -24,6 +31,7 @@ def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> 
     | norms                                          | 1                                                      |
     | biases                                         | 0                                                      |
     """
+    weight_VE = model.encoder.embeddings.tokens.weight
     generator = torch.Generator().manual_seed(seed)
 
     def normal(parameter: Tensor, deviation: float) -> None:
@@ -44,3 +52,7 @@ def initialise(model: MaskedLanguageModel, config: EncoderConfig, seed: int) -> 
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
             module.bias.zero_()
     model.output_bias.zero_()
+    if counted is not None:
+        counted_VE = counted["embeddings"] * weight_VE.norm(dim=1).mean()
+        weight_VE.copy_(torch.where(counted_VE.any(dim=1, keepdim=True), counted_VE, weight_VE))
+        model.output_bias.copy_(counted["output_bias"])

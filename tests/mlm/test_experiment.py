@@ -21,11 +21,11 @@ from configs import UserError, read
 from mlm import evaluate, status
 from mlm.build import corpus_of
 from mlm.checkpoint import checkpoint
+from mlm.checkpoint.interrupt import SIGNALS, SignalStop
 from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
 from mlm.tracking import run_directory
 from mlm.tracking.progress_bar import ProgressBar
 from mlm.training.budget import TrainingProgress, Words
-from mlm.training.interrupt import SIGNALS, SignalStop
 from mlm.training.loop import Observer, StepMetrics
 from tests.mlm.test_pretrain import TINY, write_corpus
 

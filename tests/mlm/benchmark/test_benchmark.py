@@ -32,8 +32,8 @@ from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
+from mlm.tracking import flops
 from mlm.tracking.run_directory import write_json
-from mlm.training import flops
 from mlm.training.budget import StepSize, TrainingProgress
 from mlm.training.optim import AdamW
 from tests.mlm.benchmark.samples import in_this_process

@@ -18,7 +18,6 @@ from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at
 from mlm.data.masking import Masking
 from mlm.data.order import RowOrder
 from mlm.evaluation.bits_per_byte import sentences_of
-from mlm.evaluation.ngram_baselines import sample_tokens
 from tests.mlm.samples import joined, packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
 from tests.tokenizer.published import published
@@ -135,7 +134,7 @@ def test_several_folders_are_one_corpus(home: Path, tmp_path: Path) -> None:
         assert getattr(two.manifest, side) == getattr(one.manifest, side)
     splits = [[shards.heldout for shards in corpus.shards] for corpus in (one, two)]
     assert Counter(sentences_of(splits[0], one.tokenizer)) == Counter(sentences_of(splits[1], two.tokenizer))
-    assert sorted(sample_tokens(two.train, 10**9)[0].tolist()) == sorted(one.shards[0].train.tokens.tolist())
+    assert sorted(two.train.sample(10**9)[0].tolist()) == sorted(one.shards[0].train.tokens.tolist())
 
 
 def test_a_folder_of_parts_is_one_corpus(home: Path, tmp_path: Path) -> None:

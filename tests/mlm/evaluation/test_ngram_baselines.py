@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlm.data.batches import IGNORED, Batch
-from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline, sample_tokens
+from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
 from tests.mlm.samples import OURS, offsets, packed
 from tokenizer.shards.format import ShardArrays
 from tokenizer.vocabulary import CLS, MASK, PAD, SEP
@@ -27,7 +27,7 @@ def split_of(segments: Sequence[Sequence[int]]) -> ShardArrays:
 
 
 def built(segments: Sequence[Sequence[int]], most_tokens: int = 10**6) -> tuple[Unigram, Bigram]:
-    tokens, starts = sample_tokens(packed(split_of(segments), alone=True), most_tokens)
+    tokens, starts = packed(split_of(segments), alone=True).sample(most_tokens)
     unigram = Unigram(tokens, V)
     return unigram, Bigram(tokens, starts, unigram, V, MASK)
 
@@ -89,12 +89,12 @@ def test_a_probability_worked_by_hand() -> None:
 @pytest.mark.parametrize("cls_sep", [False, True])
 def test_a_sample_is_of_whole_segments_that_are_counted_once(cls_sep: bool) -> None:
     rows = packed(split_of(SEGMENTS * 40), alone=True, cls_sep=cls_sep)
-    tokens, starts = sample_tokens(rows, 200)
+    tokens, starts = rows.sample(200)
     found = Counter(tuple(segment.tolist()) for segment in np.split(tokens, starts)[1:])
     assert starts[0] == 0
     assert 100 < len(tokens) < 200 < sum(map(len, SEGMENTS * 40))
     assert found <= Counter(map(tuple, SEGMENTS * 40))
-    everything = sample_tokens(rows, 10**9)[0]
+    everything = rows.sample(10**9)[0]
     assert sorted(everything.tolist()) == sorted(token for segment in SEGMENTS * 40 for token in segment)
 
 

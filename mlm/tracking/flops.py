@@ -1,10 +1,14 @@
 """The floating-point operations of training."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlm.config import PretrainConfig
+from mlm.data.corpus import Corpus
 from mlm.model.encoder import LocalAttention
 from mlm.model.heads import ModelConfig
 
@@ -47,3 +51,16 @@ def flops_per_token(
     if frozen_encoder:
         return 2 * trunk + (4 if config.transform else 2) * output
     return 6 * (trunk + output)
+
+
+def flops_by_rate(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
+    """Return the function from the predicted share of tokens to the operations that training on a token needs."""
+    segments = corpus.train.segments_per_row
+    return partial(
+        flops_per_token,
+        config.model,
+        corpus.manifest.vocabulary_size,
+        mean_context(segments),
+        local_context=mean_context(segments, config.model.encoder.local_attention),
+        frozen_encoder=config.train.frozen_encoder,
+    )

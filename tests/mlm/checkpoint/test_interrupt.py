@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from mlm.checkpoint.interrupt import SignalStop
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.interrupt import SignalStop
 from mlm.training.loop import StepMetrics
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)

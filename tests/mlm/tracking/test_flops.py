@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mlm.model.attention import apart
 from mlm.model.encoder import EncoderConfig, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.training import flops
+from mlm.tracking import flops
 from tests.mlm.samples import rows_of, segment_mask_of
 
 
