@@ -105,7 +105,8 @@ def factors(matrix_VV: sparse.csr_array, width: int) -> NDArray[np.float64]:
     from sklearn.utils.extmath import randomized_svd  # takes a second
 
     rank = min(width, matrix_VV.shape[0])
-    left_VR, values_R, _ = randomized_svd(matrix_VV, rank, n_iter=2, random_state=0)
+    single = matrix_VV.astype(np.float32)  # twice as fast
+    left_VR, values_R, _ = randomized_svd(single, rank, n_iter=2, power_iteration_normalizer="QR", random_state=0)
     turned_RD = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))[0][:rank]
     rows_VD: NDArray[np.float64] = left_VR * values_R**0.5 @ turned_RD
     lengths_V1 = np.linalg.norm(rows_VD, axis=1, keepdims=True)

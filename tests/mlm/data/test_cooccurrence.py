@@ -58,7 +58,7 @@ def test_embeddings_have_the_angles_of_the_singular_vectors(width: int) -> None:
     kept /= np.linalg.norm(kept, axis=1, keepdims=True)
     found = factors(information, width)
     assert found.shape == (12, width)
-    assert found @ found.T == pytest.approx(kept @ kept.T, abs=1e-6)
+    assert found @ found.T == pytest.approx(kept @ kept.T, abs=1e-4)
 
 
 def test_tokens_with_the_same_neighbours_begin_alike_and_rare_ones_at_random() -> None:
