@@ -23,13 +23,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch import Tensor, nn
 
 from configs import UserError, read
 from mlm.benchmark import __main__, data, hf_models, hf_trainer, long_rows, loss, measure
 from mlm.benchmark.measure import Case, Spread, alternate, as_users_run_it, in_fresh_process, times_a_second
+from mlm.benchmark.pairs import judge_one_by_one
 from mlm.benchmark.speed import COUNTED_STEPS, WARMUP_STEPS, Bench, Meter, needed_flops
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED
+from mlm.evaluation.pairs.likelihood import Sentence, pseudo_log_likelihoods
+from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.tracking import flops
@@ -37,7 +41,7 @@ from mlm.tracking.run_directory import write_json
 from mlm.training.budget import StepSize, TrainingProgress
 from mlm.training.optim import AdamW
 from tests.mlm.benchmark.samples import in_this_process
-from tests.mlm.samples import ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
+from tests.mlm.samples import CPU, OURS, ROW_LENGTH, VOCABULARY, sentences, split_of, task_of
 from tokenizer import vocabulary
 from tokenizer.shards.format import open_shards
 from tokenizer.vocabulary import VocabularyConfig
@@ -50,6 +54,7 @@ MEASURED = (
     "data/assemble-and-mask",
     "data/wait",
     "long-rows/sentences/512",
+    "pairs",
     "resume",
 )
 CURVE_STEPS = 6
@@ -424,3 +429,28 @@ def test_a_built_package_holds_every_package_but_the_benchmarks() -> None:
     kept, dropped = (re.compile("|".join(map(fnmatch.translate, found[key].split()))) for key in ("include", "exclude"))
     packed = {name for name in there if kept.match(name) and not dropped.match(name)}  # as setuptools does
     assert packed == there - {"mlm.benchmark", "finetune.benchmark"}
+
+
+def test_pairs_cost_both_sides_the_same_scores() -> None:
+    """The same model, asked by our copies in shared rows and by a batch for each sentence, says the same."""
+    torch.manual_seed(0)
+    shape = EncoderConfig(width=32, heads=2, feedforward_width=64, layers=2)
+    model: nn.Module = hf_models.bert(shape, VOCABULARY, ROW_LENGTH)
+    model.eval()
+    texts = [Sentence((7, 8, 9, 10), (1, 0, 0, 1)), Sentence((11, 12), (1, 1))]
+    special = OURS[True]
+
+    class Asked(nn.Module):
+        def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, predicted_BM: Tensor) -> Tensor:
+            found = []
+            for ids_L, segments_L, predicted_M in zip(ids_BL, segment_mask.segments_BL, predicted_BM, strict=True):
+                for place in predicted_M:
+                    mine_L = (segments_L == segments_L[place]).nonzero()[:, 0]
+                    logits = model(input_ids=ids_L[mine_L][None]).logits[0]
+                    found.append(logits[place - mine_L[0]])
+            return torch.stack(found)
+
+    ours = pseudo_log_likelihoods(Asked(), texts, special, CPU)
+    assert torch.allclose(judge_one_by_one(model, texts, special).double(), ours, atol=1e-5)
+    assert ours[0, 0] != ours[0, 1]
+    assert ours[1, 0] == ours[1, 1]
