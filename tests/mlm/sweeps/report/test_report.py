@@ -155,10 +155,13 @@ def test_a_picture_has_the_trials_of_the_stage_before_a_setting_was_searched() -
     assert list(whole.index) == [0, 1]
 
 
-def test_the_studys_tables_are_those_of_its_kept_results() -> None:
-    page = ROOT / "docs" / "STUDY.md"
-    text = page.read_text(encoding="utf-8")
-    kept = (ROOT / "docs" / "study").rglob("*.csv")
-    named = set(re.findall(r"<!-- table: (\S+)", text))
-    assert named == {path.relative_to(ROOT / "docs" / "study").with_suffix("").as_posix() for path in kept} != set()
-    assert filled(text, ROOT / "docs" / "study") == text
+PAGES = "STUDY.md", "log.md"
+
+
+def test_the_tables_of_every_page_are_those_of_its_kept_results() -> None:
+    kept = ROOT / "docs" / "study"
+    pages = {path: path.read_text(encoding="utf-8") for path in map((ROOT / "docs").joinpath, PAGES)}
+    named = {name for text in pages.values() for name in re.findall(r"<!-- table: (\S+)", text)}
+    assert named == {path.relative_to(kept).with_suffix("").as_posix() for path in kept.rglob("*.csv")} != set()
+    for path, text in pages.items():
+        assert filled(text, kept) == text, path
