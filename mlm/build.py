@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from configs import UserError, check_text
-from mlm.checkpoint import checkpoint
+from configs.files import written
+from mlm.checkpoint import checkpoint, weights
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.cooccurrence import RandomEmbeddings
@@ -135,12 +135,23 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
 
 
 def _counted_embeddings(config: PretrainConfig, corpus: Corpus, world: World) -> dict[str, torch.Tensor] | None:
-    """Return the counted embeddings that a new run begins with, if any."""
+    """Return the counted embeddings that a new run begins with, if any, from the cache or counted into it."""
     method, encoder = config.initial_embeddings, config.model.encoder
     if isinstance(method, RandomEmbeddings):
         return None
     width = encoder.embedding_width or encoder.width
-    return load_file(world.from_main("counting neighbours", lambda: str(method.find_or_count(corpus, width))))
+    path = corpus.cache / f"embeddings-{method.key(corpus, width):.16}.safetensors"
+
+    def found() -> str:
+        if not path.exists():
+            logger.info("counting the neighbours of %s tokens", f"{corpus.manifest.vocabulary_size:,}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written(path) as partial:
+                counted = method.count(corpus.train, width)
+                weights.write(partial, {name: torch.from_numpy(array) for name, array in counted.items()})
+        return str(path)
+
+    return weights.read(Path(world.from_main("counting neighbours", found)))
 
 
 def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:

@@ -153,11 +153,11 @@ class PretrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _starts_from_one_thing(self) -> "PretrainConfig":
-        if self.start_from is not None and self.initial_embeddings.kind == "cooccurrence":
+    def _embeddings_have_one_origin(self) -> "PretrainConfig":
+        if self.start_from is not None and not isinstance(self.initial_embeddings, RandomEmbeddings):
             raise ValueError(
-                f"initial_embeddings.kind=cooccurrence would replace the trained embeddings of start_from ="
-                f" {self.start_from}: remove one of the two"
+                f"initial_embeddings.kind={self.initial_embeddings.kind} would replace the trained embeddings of"
+                f" start_from = {self.start_from}: set initial_embeddings.kind=random, or remove start_from"
             )
         return self
 

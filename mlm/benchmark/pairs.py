@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mlm.benchmark import hf_models
 from mlm.benchmark.measure import Case, alternate, times_a_second
 from mlm.benchmark.speed import Bench
+from mlm.distributed.device import precision_of
 from mlm.evaluation.pairs import grammar
 from mlm.evaluation.pairs.accuracy import measure_pairs
 from mlm.evaluation.pairs.likelihood import Sentence, read_sentences
@@ -24,10 +25,12 @@ def pairs(bench: Bench, name: str) -> list[Case]:
     size, encoder, chosen = corpus.manifest.vocabulary_size, recipe.model.encoder, grammar.pairs()
     model = MaskedLanguageModel(recipe.model, size, row_length)
     initialise(model, encoder, recipe.train.seed)
-    ours = partial(measure_pairs, model.eval(), corpus.tokenizer, chosen, row_length, bench.world)
-    sentences = read_sentences([text for pair in chosen for text in (pair.good, pair.bad)], corpus.tokenizer)
+    model.eval().to(bench.world.device)
+    ours = partial(measure_pairs, model, corpus.tokenizer, chosen, row_length, bench.world)
+    texts = dict.fromkeys(text for pair in chosen for text in (pair.good, pair.bad))
+    sentences = read_sentences(list(texts), corpus.tokenizer)
     bert: nn.Module = hf_models.bert(encoder, size, row_length)
-    bert.eval()
+    bert.eval().to(bench.world.device)
     special = SpecialTokens.of(corpus.tokenizer)
     theirs = partial(judge_one_by_one, bert, sentences, special)
     rates = alternate(
@@ -36,7 +39,10 @@ def pairs(bench: Bench, name: str) -> list[Case]:
         bench.scale.repeats,
     )
     tokens = sum(len(one.tokens) for one in sentences) / len(sentences)
-    counted = f"sentences of {tokens:.1f} tokens, each hidden alone and with the later ones of its word"
+    counted = (
+        f"sentences of {tokens:.1f} tokens, each hidden alone and with the later ones of its word; ours in"
+        f" {precision_of(bench.world.dtype)}, theirs BERT in float32, a batch of copies for each sentence"
+    )
     return [Case.of(name, "pairs/s", counted, *rates)]
 
 
@@ -54,7 +60,9 @@ def _scores(model: nn.Module, sentence: Sentence, special: SpecialTokens) -> Ten
     hidden = torch.zeros(2, count, len(ids), dtype=torch.bool)
     hidden[0, :, before : before + count] = torch.eye(count, dtype=torch.bool)
     hidden[1, :, before : before + count] = later_TT
-    logits: Tensor = model(input_ids=torch.where(hidden, special.mask, ids).flatten(0, 1)).logits
+    device = next(model.parameters()).device
+    copies = torch.where(hidden, special.mask, ids).flatten(0, 1).to(device)
+    logits: Tensor = model(input_ids=copies).logits.cpu()
     places = torch.arange(count) + before
     chances: Tensor = logits.log_softmax(dim=-1).view(2, count, len(ids), -1)[:, range(count), places, ids[places]]
     return chances.sum(dim=1)

@@ -25,8 +25,8 @@ ROWS_SHOWN = 2
 def preview(config: PretrainConfig, tokens: float | None, machines: Sequence[tuple[int, str]]) -> str:
     """Return parameters by part, FLOPs a step, memory, data, time, and the first batch as text with its masks.
 
-    The end projects the costs of `tokens`, or as many as the run's, on `machines`. A tokenizer and shards that are not
-    cached are built; nothing is trained.
+    The end projects the costs of `tokens`, or as many as the run's, on `machines`. A tokenizer, shards and counted
+    embeddings that are not cached are made; nothing is trained.
     """
     with joined(config.train.silence_minutes, config.device) as world:
         return describe(build(config, with_precision(world, config.train.precision)), tokens, machines)

@@ -1,5 +1,5 @@
 """Everything that shows a run while it trains.
 
-Here: the run's directory, metrics.jsonl and TensorBoard, the progress bar, plots.
+Here: the run's directory, metrics.jsonl and TensorBoard, FLOPs, the progress bar, plots.
 Not here: decisions; nothing in this package changes a weight.
 """

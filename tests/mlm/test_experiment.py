@@ -132,9 +132,12 @@ def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(ho
     assert (stopped.results, stopped.stopped_by) == (None, 7)
     assert str(stopped.path) in stopped.summary
     assert len(observer.losses) >= 2
-    for counted in home.rglob("embeddings-*.safetensors"):  # a run that goes on needs none
-        counted.unlink()
+    counted = list(home.rglob("embeddings-*.safetensors"))
+    assert len(counted) == any("cooccurrence" in setting for setting in kind)
+    for path in counted:
+        path.unlink()
     finished = resume(stopped.path)
+    assert not list(home.rglob("embeddings-*.safetensors"))  # a run that goes on needs none
     assert hashed(finished) == hashed(whole)
     assert finished.results is not None
     assert whole.results is not None

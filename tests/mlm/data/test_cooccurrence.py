@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from scipy.sparse import csr_array
 
 from configs import UserError, read
 from mlm.build import build
 from mlm.config import PretrainConfig
 from mlm.data.cooccurrence import FEWEST, CooccurrenceEmbeddings, factors, mutual_information, neighbours
+from mlm.data.corpus import ShardsConfig, corpus_at
 from mlm.experiment import pretrain
 from tests.mlm.samples import CPU, VOCABULARY, packed, split_of
+from tokenizer.cache import find_or_build_shards, find_or_learn
+from tokenizer.sources import Files
 
 TEXT = [[3, 4, 5, 3, 4], [5, 5, 4]]
 
@@ -49,16 +53,25 @@ def test_mutual_information_is_that_of_its_definition() -> None:
         assert found[word, context] == pytest.approx(max(0.0, math.log(given / (smoothed[context] / smoothed.sum()))))
 
 
-@pytest.mark.parametrize("width", [4, 12, 20])
+@pytest.mark.parametrize("width", [4, 60, 70])
 def test_embeddings_have_the_angles_of_the_singular_vectors(width: int) -> None:
     """A width above the size of the vocabulary leaves no information out."""
-    information = mutual_information(neighbours(np.random.default_rng(0).integers(0, 12, 400), np.array([0]), 12, 3))
-    left, values, _ = np.linalg.svd(information.toarray())
+    rng = np.random.default_rng(0)
+    topics = np.kron(np.eye(4), np.ones((15, 15))) + 0.02 * rng.random((60, 60))
+    left, values, _ = np.linalg.svd(topics + topics.T)
     kept = left[:, :width] * values[:width] ** 0.5
     kept /= np.linalg.norm(kept, axis=1, keepdims=True)
-    found = factors(information, width)
-    assert found.shape == (12, width)
-    assert found @ found.T == pytest.approx(kept @ kept.T, abs=1e-4)
+    found = factors(csr_array(topics + topics.T), width)
+    assert found.shape == (60, width)
+    assert found @ found.T == pytest.approx(kept @ kept.T, abs=1e-3)
+
+
+def test_a_token_that_has_no_neighbours_has_no_embedding() -> None:
+    alone = np.repeat(np.arange(10, 40), 10)
+    tokens = np.concatenate([np.random.default_rng(0).integers(0, 10, 400), alone])
+    counts = neighbours(tokens, np.array([0, *range(400, 700)]), 40, 100_000)
+    lengths = np.linalg.norm(factors(mutual_information(counts), 16), axis=1)
+    assert lengths == pytest.approx([1] * 10 + [0] * 30, abs=1e-6)
 
 
 def test_tokens_with_the_same_neighbours_begin_alike_and_rare_ones_at_random() -> None:
@@ -115,13 +128,40 @@ def test_a_run_begins_with_the_counted_embeddings(tmp_path: Path, wider: list[st
 
 
 def test_counts_are_kept_for_the_next_run_and_another_window_is_counted_anew(tmp_path: Path) -> None:
+    made = set[tuple[str, int]]()
     for overrides in ([], ["train.seed=1"], ["initial_embeddings.window=2"], ["text.train_share=0.5"]):
         build(config_of(tmp_path, "initial_embeddings.kind=cooccurrence", *overrides), CPU)
-    assert len(list((tmp_path / "runs/cache").glob("embeddings-*.safetensors"))) == 3
+        made |= {(path.name, path.stat().st_mtime_ns) for path in (tmp_path / "runs/cache").glob("embeddings-*")}
+    assert len(made) == 3
+
+
+def test_corpora_divided_otherwise_are_counted_otherwise(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    tokenizer = find_or_learn(config.text, config.vocabulary, tmp_path / "cache")
+    text, folders = (tmp_path / "text.txt").read_text().splitlines(), list[str]()
+    for number in range(3):
+        part = tmp_path / f"{number}.txt"
+        part.write_text("\n".join(text[number::3]))
+        source = config.text.model_copy(update={"source": Files(paths=(str(part),))})
+        folders.append(str(find_or_build_shards(source, config.vocabulary, tmp_path / "cache", tokenizer)))
+    keys = set[str]()
+    for first in (1, 2):
+        corpora = [ShardsConfig(folders=tuple(group), share=0.5) for group in (folders[:first], folders[first:])]
+        keys.add(CooccurrenceEmbeddings().key(corpus_at(corpora, 128, tmp_path / "cache"), 16))
+    assert len(keys) == 2
+
+
+def test_a_damaged_cache_is_told(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "initial_embeddings.kind=cooccurrence")
+    build(config, CPU)
+    (path,) = (tmp_path / "runs/cache").glob("embeddings-*.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{path} is not a safetensors file"):
+        build(config, CPU)
 
 
 def test_trained_embeddings_are_not_replaced_by_counted_ones(tmp_path: Path) -> None:
     run = pretrain(config_of(tmp_path, "initial_embeddings.kind=cooccurrence"))
-    assert run.results is not None
-    with pytest.raises(UserError, match="remove one of the two"):
+    with pytest.raises(UserError, match=r"set initial_embeddings\.kind=random"):
         config_of(tmp_path, f"start_from={run.path}", "initial_embeddings.kind=cooccurrence")
+    assert pretrain(config_of(tmp_path, f"start_from={run.path}", "train.budget.steps=1")).results is not None
