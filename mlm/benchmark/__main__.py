@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def cases() -> "dict[str, Callable[[Bench, str], list[Case]]]":
     """Return the cases by name; each returns cases by that name, or by names that begin with it."""
     # Imported here, because this module is imported by processes whose memory without torch is measured.
-    from mlm.benchmark import data, long_rows, loss, pairs, scale, speed, startup
+    from mlm.benchmark import data, loss, pairs, scale, speed, startup
 
     return {
         **{f"training/{reference}": speed.training for reference in speed.REFERENCES},
@@ -37,7 +37,7 @@ def cases() -> "dict[str, Callable[[Bench, str], list[Case]]]":
         "data/wait": speed.data_wait,
         "data/build-shards": data.build_shards,
         "scale": scale.scale,
-        **{f"long-rows/{segments}": long_rows.long_rows for segments in long_rows.SEGMENTS},
+        **{f"long-rows/{segments}": speed.long_rows for segments in speed.SEGMENTS},
         "pairs": pairs.pairs,
         "start-up": startup.start_up,
         "resume": startup.resume,

@@ -1,4 +1,4 @@
-"""The corpus, recipe and references that the cases share, and the cases of training speed and waiting."""
+"""The corpus, recipe and references that the cases share, and the cases of training speed, long rows and waiting."""
 
 import time
 from collections.abc import Callable
@@ -30,6 +30,10 @@ from tokenizer.shards.format import ShardArrays
 
 WARMUP_STEPS, COUNTED_STEPS = 8, 16
 """Steps before the clock starts, and the fewest steps it runs for: batches differ in their padding."""
+SHORTEST, LONGER = 128, (512, 2048, 8192)
+STEP_TOKENS = 8
+"""Tokens of a step, as a multiple of those of the other cases: by default two of the longest rows."""
+SEGMENTS = ("sentences", "documents")
 RECIPE = (
     "name=benchmark",
     "model.transform=true",
@@ -221,6 +225,36 @@ def training(bench: Bench, name: str) -> list[Case]:
     case = Case.of(name, "tokens/s", counted, *alternate(ours, theirs, bench.scale.repeats))
     share = case.ours.median * needed_flops(bench) / max(peaks)
     return [replace(case, peak_flops=max(peaks), peak_share=share)]
+
+
+def long_rows(bench: Bench, name: str) -> list[Case]:
+    """Train in rows of each length, beside rows of the shortest; the name ends with the segments of the text.
+
+    A token attends to its segment, so that sentences cost the same in rows of any length, and whole documents more.
+    """
+    cases, segments, tokens = list[Case](), name.rpartition("/")[2], STEP_TOKENS * bench.scale.batch_tokens
+    shortest = in_rows_of(bench, SHORTEST, tokens, segments)
+    for length in LONGER:
+        if length > tokens:  # of --quick
+            continue
+        one = in_rows_of(bench, length, tokens, segments)
+        turns = alternate(partial(measure_ours, one), partial(measure_ours, shortest), bench.scale.repeats)
+        rates = ([meter.rate for meter in side] for side in turns)
+        counted = f"tokens without padding in rows of {length}, segments are {segments}; theirs: ours in rows of 128"
+        needed = {"ours": needed_flops(one), "theirs": needed_flops(shortest)}
+        cases.append(replace(Case.of(f"{name}/{length}", "tokens/s", counted, *rates), flops_per_token=needed))
+    return cases
+
+
+def in_rows_of(bench: Bench, length: int, tokens: int, segments: str) -> Bench:
+    """Return the bench in rows of a length, with so many tokens a step, and rotary positions, as long rows have."""
+    overrides = (
+        f"text.segments={segments}",
+        "model.encoder.positions={kind: rotary}",
+        f"data.row_length={length}",
+        f"train.batch_rows={max(tokens // length, 1)}",
+    )
+    return replace(bench, sizes=(*bench.sizes, *overrides))
 
 
 def data_wait(bench: Bench, name: str) -> list[Case]:

@@ -26,7 +26,7 @@ import transformers
 from torch import Tensor, nn
 
 from configs import UserError, read
-from mlm.benchmark import __main__, data, hf_models, hf_trainer, long_rows, loss, measure
+from mlm.benchmark import __main__, data, hf_models, hf_trainer, loss, measure, speed
 from mlm.benchmark.measure import Case, Spread, alternate, as_users_run_it, in_fresh_process, times_a_second
 from mlm.benchmark.pairs import judge_one_by_one
 from mlm.benchmark.speed import COUNTED_STEPS, WARMUP_STEPS, Bench, Meter, needed_flops
@@ -78,7 +78,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(folder)
         patch.setattr(measure, "in_fresh_process", in_this_process)
-        patch.setattr(long_rows, "STEP_TOKENS", 1)  # only the shorter ones of the long rows
+        patch.setattr(speed, "STEP_TOKENS", 1)  # only the shorter ones of the long rows
         __main__.main([*options, "--text", "corpus.txt", "--vocabulary", "400", "--output", "report", *ASKED])
     return folder / "report", printed.getvalue()
 
