@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 
-from configs import UserError, command, recipes
+from configs import UserError, command, read, recipes
 from finetune import cnn_head, texts
 from mlm import pretrain
+from mlm.config import PretrainConfig
 
 FOLDER = Path(recipes.__file__).parent
 
@@ -64,3 +65,13 @@ def test_help_lists_the_recipes_with_their_first_lines(capsys: pytest.CaptureFix
             (line,) = [line for line in shown if line.startswith(f"  {name} ")]
             assert line.endswith(".")  # a whole sentence stands in the first line
             assert f"# {line.removeprefix(f'  {name} ').strip()}\n" in path.read_text(encoding="utf-8")
+
+
+def test_babylm_differs_from_laptop_in_its_length_alone() -> None:
+    laptop, babylm = (
+        read(PretrainConfig, recipes.find(name, "pretrain"), []).model_dump() for name in ("laptop", "babylm")
+    )
+    assert {key for key in laptop if laptop[key] != babylm[key]} == {"name", "text", "train"}
+    text = {key for key, value in laptop["text"].items() if value != babylm["text"][key]}
+    train = {key for key, value in laptop["train"].items() if value != babylm["train"][key]}
+    assert (text, train) == ({"most_words"}, {"budget", "keep", "intervals"})
