@@ -99,8 +99,9 @@ class FinetuneConfig(Config):
     train: TrainConfig = TrainConfig()
     """Length, batches and rules of training."""
     tracking: Tracking = ("tensorboard",)
-    """Where metrics are shown beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as [tensorboard,
-    trackio]. All but the first need the extra of their name; by default they need no account and no network."""
+    """Tools that show the metrics beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as
+    [tensorboard, trackio]. All but the first need the extra of their name; by default they need no account and no
+    network."""
     control: bool = False
     """Also train a randomly initialised encoder of the same shape, on the same splits with the same seeds."""
 

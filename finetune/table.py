@@ -46,7 +46,7 @@ class Progress:
     """Rows that are classified."""
     total: int
     remarks: str = ""
-    """What is to be said of it, in one line; only once the file is written."""
+    """The summary of it, in one line; only once the file is written."""
 
 
 def classify_table(

@@ -60,7 +60,7 @@ class PretrainComponents:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run recorded of its corpus: all that finds it again where the text or its tokenizer is gone."""
+    """A run's record of its corpus: all that finds it again where the text or its tokenizer is gone."""
 
     tokenizer: Path
     """The tokenizer.json in a checkpoint."""

@@ -51,7 +51,7 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the initial weights, the order of rows, the masks and dropout."""
     budget: Budget = Steps(steps=2500)
-    """When training ends."""
+    """The end of training: tokens, words, epochs, steps or minutes."""
     batch_rows: int = Field(16, gt=0)
     """Rows of a step, over all processes and micro-batches."""
     micro_batch_rows: int | None = Field(None, gt=0)
@@ -137,8 +137,9 @@ class PretrainConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     """The measurements on held-out text."""
     tracking: Tracking = ("tensorboard",)
-    """Where metrics are shown beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as [tensorboard,
-    trackio]. All but the first need the extra of their name; by default they need no account and no network."""
+    """Tools that show the metrics beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or several as
+    [tensorboard, trackio]. All but the first need the extra of their name; by default they need no account and no
+    network."""
     export: Literal["none", "end", "checkpoints"] = "none"
     """Export to plain transformers: the last checkpoint into the run's `export`, or each kept one into a folder there.
     It needs the extra `hub`. Training waits for each export; one that fails is a warning."""

@@ -1,4 +1,4 @@
-"""What setup.cfg promises is there: every command as a script, and every requirement among the constraints."""
+"""The promises of setup.cfg: every command as a script, and every requirement among the constraints."""
 
 import importlib
 import re

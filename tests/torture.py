@@ -171,7 +171,7 @@ def _steps(run: Path) -> list[int]:
 
 @dataclass(frozen=True)
 class Damage:
-    """What was done to a file of a checkpoint."""
+    """A change of a file of a checkpoint."""
 
     folder: Path
     """The checkpoint."""
@@ -179,7 +179,7 @@ class Damage:
     """The file."""
     kind: str
     left: bytes | None
-    """What the file holds since then; None where it is gone."""
+    """The content of the file since then; None where it is gone."""
 
     def is_still_there(self) -> bool:
         """Tell whether the checkpoint is the damaged one, neither removed nor written anew."""

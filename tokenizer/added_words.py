@@ -176,4 +176,4 @@ _WAYS: dict[type, Callable[[Tokenizer, Sequence[str]], Grown]] = {
     models.WordPiece: _add_whole_words,
     models.BPE: _add_entries,
 }
-"""How words are added to each kind of model."""
+"""The function that adds words to each kind of model."""

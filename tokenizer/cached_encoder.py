@@ -92,7 +92,7 @@ class CachedEncoder:
 
 
 class _Rule(NamedTuple):
-    """What holds for a pre-tokenizer."""
+    """The properties of a pre-tokenizer."""
 
     cut: Callable[[str], list[str]] | None
     """Cuts a normalised text into chunks whose encodings, end to end, are that of the text; None: there is no way."""

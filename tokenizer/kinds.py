@@ -1,4 +1,4 @@
-"""What a tokenizer.json of any maker does: whether it can be used here, and how it reads special tokens in a text.
+"""The kinds of tokenizer.json, of any maker: which can be used here, and how each reads special tokens in a text.
 
 Three kinds are known: WordPiece (BERT, ELECTRA, DistilBERT, MiniLM), byte-level byte-pair encoding (RoBERTa,
 ModernBERT, our own), and Unigram (XLM-R, CamemBERT).

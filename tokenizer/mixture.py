@@ -14,7 +14,7 @@ class Weighted(Config):
     share: float | None = Field(None, ge=0)
     """Its share of the rows of training, beside the shares of the others, which need not add up to 1."""
     epochs: float | None = Field(None, ge=0)
-    """How often it is read while the others are read as often as theirs say; in place of `share`."""
+    """Number of times that it is read while the others are read as often as theirs say; in place of `share`."""
 
     @model_validator(mode="after")
     def _has_one_weight(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the page asks of a model, and the opening of one by its path."""
+"""The functions of a model that the page uses, and the opening of one by its path."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -75,7 +75,7 @@ class Exported:
     texts: int
     """Number of texts that were compared."""
     of_the_run: bool
-    """Whether texts of the run's data are among them."""
+    """True if texts of the run's data are among them."""
 
 
 def write(folder: Path, run: Path, model: SavedModel, exported: Exported) -> None:

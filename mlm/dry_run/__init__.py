@@ -1,1 +1,1 @@
-"""What a run would cost, without training: measured here, and projected onto stated machines (`--dry-run`)."""
+"""The cost of a run, without training: measured here, and projected onto stated machines (`--dry-run`)."""

@@ -29,7 +29,7 @@ ABSENT = object()
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is needed to read checkpoints of one architecture; its configuration is `theirs` in all functions."""
+    """The functions that read checkpoints of one architecture; its configuration is `theirs` in all of them."""
 
     trunk: str
     """Beginning of the names of the encoder's tensors in a checkpoint with a head; one without a head lacks it."""

@@ -29,7 +29,7 @@ SENTENCES = 7
 LONGEST_TOKENS = 256
 """Largest number of tokens of a compared text: scores over a large vocabulary take much memory."""
 REPORT = "report the model"
-"""What to do where no setting is known to help."""
+"""The advice where no setting is known to help."""
 SENTENCES_READ = 1000
 """Largest number of sentences that the compared ones are chosen from."""
 

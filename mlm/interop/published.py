@@ -53,7 +53,7 @@ class Published:
     max_positions: int
     """The longest text that it is for."""
     remarks: tuple[str, ...]
-    """What is lost or differs, each a sentence."""
+    """Losses and differences, each a sentence."""
     their_config: "PreTrainedConfig"
     their_tokenizer: "PreTrainedTokenizerBase"
 

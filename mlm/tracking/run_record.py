@@ -1,4 +1,4 @@
-"""What a run's directory says of one of its checkpoints, as far as it is there."""
+"""The record of one checkpoint in a run's directory, as far as it is there."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tracked:
-    """What is tracked: a run, or a trial of one."""
+    """The thing tracked: a run, or a trial of one."""
 
     run: Path
     """The run's directory."""
@@ -65,12 +65,12 @@ class Tracker(ABC):
     package: ClassVar[str]
     """The package that has to be installed; the extra that brings it has the tool's name in a recipe."""
     failures: ClassVar[type[Exception]] = Exception
-    """What its package raises: any exception, for it declares none."""
+    """The exceptions of its package: any, for it declares none."""
     recovers: ClassVar[bool] = False
     """True if it may be used again after a failure."""
     id: str | None = None
     where: str = ""
-    """How to look at what it tracks, for the log."""
+    """The way to look at its records, for the log."""
 
     @abstractmethod
     def __init__(self, tracked: Tracked) -> None:

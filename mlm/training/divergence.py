@@ -19,5 +19,5 @@ class DivergenceStop(Observer):
 
     @property
     def has_diverged(self) -> bool:
-        """Whether training cannot recover."""
+        """True if training cannot recover."""
         return self.consecutive_skips >= self.max_skips

@@ -1,4 +1,4 @@
-"""What each process does in the tests of world sizes: the same small trainings, however many processes there are."""
+"""The work of each process in the tests of world sizes: the same small trainings, however many processes there are."""
 
 import itertools
 import json

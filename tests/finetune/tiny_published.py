@@ -68,10 +68,10 @@ class Kind:
     """Levels of the layers."""
     longest: int = LONGEST
     typed: bool = True
-    """Whether the texts of a pair are told apart."""
+    """True if the texts of a pair are told apart."""
     settings: Any = None
     usual: tuple[str, ...] = ("max_position_embeddings", "intermediate_size")
-    """Which of the usual names for sizes it knows."""
+    """The usual names for sizes that it knows."""
 
 
 KINDS = {

@@ -43,7 +43,7 @@ _NO_TEXT = {
     b"\x28\xb5\x2f\xfd": "compressed: let its name end in .zst",
     b"PK\3\4": "a zip archive or a workbook, no text: unpack it, or let its name end in .xlsx",
 }
-"""What a file is that begins so, whatever its name says."""
+"""The format of a file that begins so, whatever its name says."""
 _NO_FILES = {
     stat.S_IFDIR: "a folder, not a file: name files, or a pattern such as 'texts/**/*.txt'",
     stat.S_IFIFO: "a pipe: it would have to be read twice: write it to a file first",

@@ -33,7 +33,7 @@ _FROM_START: dict[str, Any] = {"block_size": 0}
 """Options of opening a file for reading anywhere, and from its beginning to its end."""
 _CONTENT = {"etag", "md5hash", "content-md5", "digest", "crc", "crc32c", "sha", "blob_id"}
 _TIMES = {"lastmodified", "last-modified", "last_modified", "mtime", "modified", "updated", "created", "date_time"}
-"""What the stores call a file's checksum, and its times."""
+"""The names that the stores have for a file's checksum, and its times."""
 _MEND = "check the address, the network and the credentials"
 
 Answer = TypeVar("Answer")
@@ -51,7 +51,7 @@ class Remote:
     """The file's path there."""
     url: str = field(compare=False)
     information: dict[str, Any] = field(compare=False)
-    """What the store says of the file."""
+    """The store's record of the file."""
 
     def __str__(self) -> str:
         return self.url

@@ -1,4 +1,4 @@
-"""What a launcher sets, or leaves half set."""
+"""The variables that a launcher sets, or leaves half set."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the tools that show a run hold of it, read back by their own means; and tools that fail or are missing."""
+"""The records of a run in the tools that show it, read back by their own means; and tools that fail or are missing."""
 
 import json
 import struct
@@ -23,7 +23,7 @@ RESULTS = {"heldout": {"loss": 0.25, "bits_per_byte": None}, "steps": 3, "weight
 
 
 class Shown(NamedTuple):
-    """What a tool holds of a run."""
+    """A tool's record of a run."""
 
     points: Sequence[tuple[int, float]]
     """Steps and values of train/loss."""

@@ -1,4 +1,4 @@
-"""What fast devices need: steps of the same shapes, so that nothing is compiled anew, and no wait for the device."""
+"""The needs of fast devices: steps of the same shapes, so that nothing is compiled anew, and no wait for the device."""
 
 from collections.abc import Iterator
 from dataclasses import replace
