@@ -155,7 +155,7 @@ def test_a_picture_has_the_trials_of_the_stage_before_a_setting_was_searched() -
     assert list(whole.index) == [0, 1]
 
 
-PAGES = "STUDY.md", "log.md"
+PAGES = "STUDY.md", "log.md", "speedrun.md"
 
 
 def test_the_tables_of_every_page_are_those_of_its_kept_results() -> None:
