@@ -41,6 +41,10 @@ class Batch:
     corpora_B: Tensor | None = None
     """Number of the corpus of each row; None without a mixture. int64"""
 
+    def with_slots(self, slots: int) -> "Batch":
+        """Return the batch with the first slots of each row, of which the others must be empty."""
+        return replace(self, predicted_BM=self.predicted_BM[:, :slots], labels_BM=self.labels_BM[:, :slots])
+
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
         return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)

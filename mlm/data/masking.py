@@ -53,9 +53,9 @@ class Masking(Config):
         """Mean of the rate over the whole of training."""
         return self.rate_at(0.5)
 
-    def slots(self, row_length: int) -> int:
-        """Return the largest number of predicted tokens in a row, over the whole of training."""
-        return _count(max(self.rate, self.final_rate or 0.0), np.array(row_length)).item()
+    def slots(self, row_length: int, rate: float | None = None) -> int:
+        """Return the largest number of predicted tokens in a row, at a rate or over the whole of training."""
+        return _count(rate or max(self.rate, self.final_rate or 0.0), np.array(row_length)).item()
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,12 @@ class MaskedLMTask:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
         rows_B, epochs_B = self.train.order.rows(self.seed, step, self.batch_rows)
         rate = self.masking.rate_at(fraction)
+        # Compiled layers need steps of the same shapes; all others save the slots that a falling rate leaves empty.
+        slots = self.masking.slots(self.train.row_length, None if self.compiled else rate)
 
         def masked(cut: slice) -> Batch:
             batch = self.train.masked(rows_B[cut], epochs_B[cut], self.masking, rate, self.seed)
-            return batch.to(self.world.device)
+            return batch.with_slots(slots).to(self.world.device)
 
         cuts = self.world.share(len(rows_B), self.micro_batch_rows)
         return [masked(cut) if cut.start < len(rows_B) else masked(slice(1)).without_targets() for cut in cuts]

@@ -14,7 +14,7 @@ from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.objectives.masked import CHUNK, heldout_batches, plain_cross_entropy, score, summed_cross_entropy
-from tests.mlm.samples import CPU, VOCABULARY, joined, model_of, sentences, task_of
+from tests.mlm.samples import CPU, ROW_LENGTH, VOCABULARY, joined, model_of, sentences, task_of
 
 
 def ids_of(batches: list[Batch]) -> torch.Tensor:
@@ -49,11 +49,23 @@ def test_ranks_share_out_the_rows_of_a_step() -> None:
         assert torch.equal(part.labels_BM, whole.labels_BM[mine])
 
 
-def test_the_rate_follows_the_schedule_in_the_same_slots() -> None:
-    task = task_of(sentences(40), masking=Masking(rate=0.1, final_rate=0.5))
+def test_compiled_layers_get_the_same_slots_at_every_rate() -> None:
+    task = replace(task_of(sentences(40), masking=Masking(rate=0.1, final_rate=0.5)), compiled=True)
     batches = [task.micro_batches(0, progress)[0] for progress in (0.0, 0.5, 1.0)]
     assert len({batch.labels_BM.shape for batch in batches}) == 1
     assert batches[0].targets < batches[1].targets < batches[2].targets
+
+
+@pytest.mark.parametrize("masking", [Masking(rate=0.1, final_rate=0.5), Masking(rate=0.5, final_rate=0.1)])
+def test_other_layers_get_slots_for_the_rate_in_force_and_the_same_predictions(masking: Masking) -> None:
+    task = task_of(sentences(40), masking=masking)
+    for fraction in (0.0, 0.5, 1.0):
+        (batch,), (wide,) = (each.micro_batches(0, fraction) for each in (task, replace(task, compiled=True)))
+        slots = math.floor(masking.rate_at(fraction) * ROW_LENGTH + 0.5)
+        assert batch.labels_BM.shape == batch.predicted_BM.shape == (len(batch.ids_BL), slots)
+        assert batch.targets == wide.targets == (batch.labels_BM != IGNORED).sum()
+        assert torch.equal(batch.labels_BM, wide.labels_BM[:, :slots])
+        assert torch.equal(batch.predicted_BM, wide.predicted_BM[:, :slots])
 
 
 def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:

@@ -32,7 +32,7 @@ traces = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that
 @pytest.fixture
 def task() -> MaskedLMTask:
     """Return a task whose rows hold different numbers of texts, and more hidden tokens at the end than at first."""
-    task = task_of(sentences(30), masking=Masking(rate=0.1, final_rate=0.4))
+    task = replace(task_of(sentences(30), masking=Masking(rate=0.1, final_rate=0.4)), compiled=True)
     filled = {batch.targets for step in range(STEPS) for batch in task.micro_batches(step, step / STEPS)}
     assert len(filled) > 3
     return task
