@@ -17,17 +17,19 @@ from mlm.checkpoint import checkpoint, weights
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.cooccurrence import RandomEmbeddings
-from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at
+from mlm.data.corpus import Corpus, DataConfig, corpus_at
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
-from mlm.model.heads import MaskedLanguageModel
+from mlm.model.heads import MaskedLanguageModel, MovedTokensModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
+from mlm.objectives.moved import MovedTokensTask
 from mlm.training.budget import StepSize, TrainingLength
 from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards, find_or_build_shards, find_or_learn
 from tokenizer.cleaning import TextConfig
+from tokenizer.mixture import ShardsConfig
 from tokenizer.shards.format import parts_of, read_manifest
 from tokenizer.sources import Mixture
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
@@ -115,7 +117,11 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     task = MaskedLMTask(
         train, heldout, masking, world, settings.seed, settings.batch_rows, share, compiled, corpus.names
     )
-    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
+    shape = config.model, corpus.manifest.vocabulary_size, row_length
+    model = MaskedLanguageModel(*shape)
+    if config.moved_tokens is not None:
+        task = MovedTokensTask(**vars(task), settings=config.moved_tokens)
+        model = MovedTokensModel(*shape)
     counted = _counted_embeddings(config, corpus, world) if recorded is None else None
     initialise(model, config.model.encoder, settings.seed, counted)
     model.encoder.requires_grad_(not settings.frozen_encoder)

@@ -9,6 +9,7 @@ from configs import Config, Texts, as_list
 from mlm.data.cooccurrence import CooccurrenceEmbeddings, RandomEmbeddings
 from mlm.data.corpus import DataConfig
 from mlm.data.masking import Masking
+from mlm.data.moving import MovedTokens
 from mlm.distributed.device import Precision
 from mlm.distributed.parallel import Parallel, ReplicatedData
 from mlm.distributed.world import SILENCE_MINUTES, DeviceChoice
@@ -120,6 +121,8 @@ class PretrainConfig(Config):
     """The packing of text into rows."""
     masking: Masking = Masking()
     """The choice of tokens to predict, and their replacement in the model's input."""
+    moved_tokens: MovedTokens | None = None
+    """A second task in a share of the rows: to tell moved and foreign tokens from the others; null: none."""
     model: ModelConfig = ModelConfig()
     """The encoder and its head."""
     initial_embeddings: Annotated[RandomEmbeddings | CooccurrenceEmbeddings, Field(discriminator="kind")] = (

@@ -1,11 +1,15 @@
 """Weights of the corpora of a mixture."""
 
 from collections.abc import Sequence
-from typing import Self, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from configs import Config
+from configs import Config, Texts, UserError
+
+PERIOD = 100_000
+"""Turns after which the pattern of a mixture repeats: weights are rounded to that share of the rows."""
 
 
 class Weighted(Config):
@@ -47,3 +51,43 @@ def check_weights(corpora: Sequence[AnyWeighted]) -> Sequence[AnyWeighted]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two corpora are called {twice[0]}: give one another name")
     return corpora
+
+
+class ShardsConfig(Weighted):
+    """Folders of shards that are one corpus, and its weight in a mixture of several."""
+
+    folders: Annotated[Texts, Field(min_length=1)]
+    """One or several folders made by tokenizer.encode."""
+    name: str | None = None
+    """Name of the corpus in logs and results; null takes that of its first folder."""
+
+    @property
+    def label(self) -> str:
+        """The name in logs and results."""
+        return self.name or Path(self.folders[0]).name
+
+
+def as_corpora(value: Any) -> Any:
+    """Return folders without a weight as one corpus."""
+    listed = [value] if isinstance(value, str | dict) else value
+    if isinstance(listed, list | tuple) and listed and all(isinstance(one, str) for one in listed):
+        return ({"folders": tuple(listed)},)
+    return listed
+
+
+def shares_of(corpora: Sequence[ShardsConfig], sizes: Sequence[int]) -> tuple[float, ...]:
+    """Return the share of each corpus in the rows of training, from their weights and numbers of rows."""
+    if len(corpora) == 1:
+        return (1.0,)
+    weights = [
+        (corpus.share or 0.0) if corpus.epochs is None else corpus.epochs * size
+        for corpus, size in zip(corpora, sizes, strict=True)
+    ]
+    shares = tuple(weight / sum(weights) for weight in weights)
+    if min(shares) * PERIOD < 1:
+        least = corpora[shares.index(min(shares))]
+        raise UserError(
+            f"data.shards: {least.label} would be {min(shares):.2g} of the rows, and less than 1 / {PERIOD:,} is never"
+            " read: raise its weight, or remove it"
+        )
+    return shares

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlm.benchmark.measure import Case, alternate, in_fresh_process
-from mlm.data.corpus import ShardsConfig, corpus_at
+from mlm.data.corpus import corpus_at
 from mlm.data.order import RowOrder
+from tokenizer.mixture import ShardsConfig
 from tokenizer.shards.format import MANIFEST, layout, open_shards
 from tokenizer.shards.rows import DOCUMENTS, HEADER, RECORDS, VERSION, RowsHeader, beside, source_of
 

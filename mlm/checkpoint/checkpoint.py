@@ -25,7 +25,7 @@ from mlm.checkpoint import sharded_state, weights
 from mlm.checkpoint.manifest import MANIFEST, read_manifest, seal, verify
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_dtensor
-from mlm.model.heads import MaskedLanguageModel
+from mlm.model.heads import DETECTOR, MaskedLanguageModel
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import Optimizer
 from tokenizer import vocabulary
@@ -68,7 +68,7 @@ def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress,
     with optimizer.evaluation_weights():
         for name, tensor in model.state_dict().items():
             gathered = tensor.full_tensor() if is_dtensor(tensor) else tensor
-            if whole:
+            if whole and not name.startswith(DETECTOR):
                 evaluated[name] = _copied(gathered)
     shares: dict[str, DTensor] = {}
     parameters = dict(model.named_parameters())

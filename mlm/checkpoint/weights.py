@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs import UserError
+from mlm.model.heads import DETECTOR
 
 _METADATA = {"format": "pt"}
 
@@ -47,13 +48,16 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> 
     # This import takes a quarter of a second, and a new run does not need it.
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+    options = StateDictOptions(full_state_dict=True, strict=False)
     try:
-        set_model_state_dict(model, dict[str, Any](tensors), options=StateDictOptions(full_state_dict=True))
+        missing, unexpected = set_model_state_dict(model, dict[str, Any](tensors), options=options)
     except (torch.OutOfMemoryError, dist.DistError):  # not the fault of the weights
         raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from error
+    if names := [name for name in (*missing, *unexpected) if not name.startswith(DETECTOR)]:
+        raise UserError(f"the weights in {folder} do not fit its configuration: only one has {', '.join(names)}")
 
 
 @contextmanager

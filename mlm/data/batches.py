@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
+from mlm.data.moving import MovedTokens, move
 from mlm.data.order import RowOrder
 from tokenizer.shards.rows import SEGMENT, SPECIAL, TEXT, WORD, RowFile
 from tokenizer.special_tokens import SpecialTokens, ordinary_ids
@@ -40,6 +41,8 @@ class Batch:
     """Number of tokens that are not padding."""
     corpora_B: Tensor | None = None
     """Number of the corpus of each row; None without a mixture. int64"""
+    moved: "Batch | None" = None
+    """Further rows, with moved tokens; the labels are the classes of all positions. Their tokens are counted above."""
 
     def with_slots(self, slots: int) -> "Batch":
         """Return the batch with the first slots of each row, of which the others must be empty."""
@@ -47,18 +50,19 @@ class Batch:
 
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
-        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)
+        moved = self.moved and self.moved.without_targets()
+        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0, moved=moved)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         if self.ids_BL.device == device:
             return self
-        moved: dict[str, Any] = {
+        on_device: dict[str, Any] = {
             name: value.contiguous().pin_memory().to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **on_device, moved=self.moved and self.moved.to(device))
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,17 @@ class PackedRows:
         targets, tokens = np.count_nonzero(labels_BM != IGNORED), np.count_nonzero(whole.segments_BL)
         corpora_B = torch.from_numpy(self.order.corpora(rows_B)) if len(self.order.sizes) > 1 else None
         return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels, int(targets), int(tokens), corpora_B)
+
+    def moved(self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], settings: MovedTokens, seed: int) -> Batch:
+        """Return the given rows with moved and foreign tokens, a function of (seed, epoch, row); labels are classes."""
+        whole = self.assemble(rows_B)
+        ids_BL, classes_BL = move(whole, row_keys(seed, epochs_B, rows_B), settings)
+        labels_BL = np.where(whole.maskable_BL, classes_BL, IGNORED)
+        arrays = (ids_BL, whole.segments_BL, whole.positions_BL, labels_BL)
+        ids, segments, positions, labels = map(torch.from_numpy, arrays)
+        places = torch.arange(self.row_length).expand_as(ids)
+        targets, tokens = np.count_nonzero(whole.maskable_BL), np.count_nonzero(whole.segments_BL)
+        return Batch(ids, segments, positions, places, labels, int(targets), int(tokens))
 
     def plain_tokens(self, rows_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the tokens of rows without special ones, and the place of each segment's first token among them."""

@@ -4,43 +4,21 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from tokenizers import Tokenizer
 
-from configs import Config, Texts, UserError
+from configs import Config, UserError
 from mlm.data.batches import PackedRows
-from mlm.data.order import PERIOD, RowOrder
-from tokenizer.mixture import Weighted, check_weights
+from mlm.data.order import RowOrder
+from tokenizer.mixture import ShardsConfig, as_corpora, check_weights, shares_of
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards, parts_of
 from tokenizer.shards.joined import check_fit, joined
 from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.shards.rows import find_or_pack
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import load
-
-
-class ShardsConfig(Weighted):
-    """Folders of shards that are one corpus, and its weight in a mixture of several."""
-
-    folders: Annotated[Texts, Field(min_length=1)]
-    """One or several folders made by tokenizer.encode."""
-    name: str | None = None
-    """Name of the corpus in logs and results; null takes that of its first folder."""
-
-    @property
-    def label(self) -> str:
-        """The name in logs and results."""
-        return self.name or Path(self.folders[0]).name
-
-
-def _as_corpora(value: Any) -> Any:
-    """Return folders without a weight as one corpus."""
-    listed = [value] if isinstance(value, str | dict) else value
-    if isinstance(listed, list | tuple) and listed and all(isinstance(one, str) for one in listed):
-        return ({"folders": tuple(listed)},)
-    return listed
 
 
 class DataConfig(Config):
@@ -54,7 +32,7 @@ class DataConfig(Config):
         Annotated[
             tuple[ShardsConfig, ...],
             AfterValidator(check_weights),
-            BeforeValidator(_as_corpora, json_schema_input_type=str | tuple[str, ...] | tuple[ShardsConfig, ...]),
+            BeforeValidator(as_corpora, json_schema_input_type=str | tuple[str, ...] | tuple[ShardsConfig, ...]),
             Field(min_length=1),
         ]
         | None
@@ -112,7 +90,7 @@ def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> 
     for side in SIDES:
         files = [[find_or_pack(one, side, row_length, special, cache) for one in group] for group in opened]
         sizes = tuple(sum(map(len, group)) for group in files)
-        shares = shares or _shares(corpora, sizes)  # those of the training side
+        shares = shares or shares_of(corpora, sizes)  # those of the training side
         sides.append(PackedRows(tuple(itertools.chain(*files)), RowOrder(sizes, shares), special, size))
     manifest = joined([one.manifest for one in shards], shares)
     counts = [[one.manifest.train.words for one in group] for group in opened]
@@ -121,21 +99,3 @@ def corpus_at(corpora: Sequence[ShardsConfig], row_length: int, cache: Path) -> 
     means = [share * of / size for share, of, size in zip(shares, words, train.order.sizes, strict=True)]
     words_per_row = sum(means) if all(means) else 0.0
     return Corpus(tuple(corpora), cache, shards, manifest, tokenizer, path, train, heldout, words_per_row)
-
-
-def _shares(corpora: Sequence[ShardsConfig], sizes: Sequence[int]) -> tuple[float, ...]:
-    """Return the share of each corpus in the rows of training, from their weights and numbers of rows."""
-    if len(corpora) == 1:
-        return (1.0,)
-    weights = [
-        (corpus.share or 0.0) if corpus.epochs is None else corpus.epochs * size
-        for corpus, size in zip(corpora, sizes, strict=True)
-    ]
-    shares = tuple(weight / sum(weights) for weight in weights)
-    if min(shares) * PERIOD < 1:
-        least = corpora[shares.index(min(shares))]
-        raise UserError(
-            f"data.shards: {least.label} would be {min(shares):.2g} of the rows, and less than 1 / {PERIOD:,} is never"
-            " read: raise its weight, or remove it"
-        )
-    return shares

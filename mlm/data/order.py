@@ -7,13 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlm.data.masking import mix, row_keys
+from tokenizer.mixture import PERIOD
 
 ROUNDS, FEWEST_BITS = 6, 8
 """Fewer rounds, or halves of fewer bits, favour some orders of a few rows."""
-PERIOD = 100_000
-"""Turns after which the pattern of a mixture repeats: weights are rounded to that share of the rows."""
-
-
 _STREAM = 0x6F72646572
 """Makes the keys of orders other numbers than those of masks."""
 

@@ -14,14 +14,15 @@ ALONE = World(torch.device("cpu"), torch.float32)
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 
 
-Alone = tuple[str, str, int, float]
-"""A case on one process: optimizer, type of all numbers, rows of a micro-batch, and dropout."""
+Case = tuple[str, str, str, int, float, bool]
+Alone = tuple[str, str, int, float, bool]
+"""A case on one process: optimizer, type of all numbers, rows of a micro-batch, dropout, and rows of moved tokens."""
 
 
-def on_one(case: tuple[str, str, str, int, float]) -> Alone:
+def on_one(case: Case) -> Alone:
     """Return the case on one process: it computes a step's rows at once, but with dropout it cuts them alike."""
-    optimizer, _, dtype, rows, dropout = case
-    return optimizer, dtype, rows if dropout else worker.BATCH_ROWS, dropout
+    optimizer, _, dtype, rows, dropout, moved = case
+    return optimizer, dtype, rows if dropout else worker.BATCH_ROWS, dropout, moved
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def alone() -> Mapping[Alone, list[float]]:
 
 @pytest.mark.parametrize("case", worker.CASES, ids=lambda case: "-".join(map(str, case)))
 def test_any_number_of_processes_trains_the_same_model(
-    case: tuple[str, str, str, int, float],
+    case: Case,
     found: Mapping[str, list[float]],
     alone: Mapping[Alone, list[float]],
 ) -> None:

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from mlm.data.masking import Masking
+from mlm.data.moving import MovedTokens
 from mlm.distributed.parallel import Parallel, ReplicatedData, ShardedData
 from mlm.distributed.world import World, init_world
-from mlm.model.heads import MaskedLanguageModel
+from mlm.model.heads import MaskedLanguageModel, MovedTokensModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
+from mlm.objectives.moved import MovedTokensTask
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, OptimizerConfig, ScheduleFreeAdamW
@@ -34,12 +36,13 @@ OPTIMIZERS: dict[str, OptimizerConfig] = {
 PARALLEL: dict[str, Parallel] = {"replicated": ReplicatedData(), "sharded": ShardedData()}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 CASES = [
-    *itertools.product(OPTIMIZERS, PARALLEL, ("float64",), (BATCH_ROWS,), (0.0,)),
-    *itertools.product(("adamw",), PARALLEL, ("float32",), (BATCH_ROWS,), (0.0,)),
-    *itertools.product(("adamw",), PARALLEL, ("float64",), (1,), (0.0, 0.3)),
-    *itertools.product(("adamw",), PARALLEL, ("float64",), (CUT_ROWS,), (0.3,)),
+    *itertools.product(OPTIMIZERS, PARALLEL, ("float64",), (BATCH_ROWS,), (0.0,), (False,)),
+    *itertools.product(("adamw",), PARALLEL, ("float32",), (BATCH_ROWS,), (0.0,), (False,)),
+    *itertools.product(("adamw",), PARALLEL, ("float64",), (1,), (0.0, 0.3), (False,)),
+    *itertools.product(("adamw",), PARALLEL, ("float64",), (CUT_ROWS,), (0.3,), (False,)),
+    *itertools.product(("muon",), PARALLEL, ("float64",), (BATCH_ROWS, 1), (0.0,), (True,)),
 ]
-"""Optimizer, division of the model, type of all numbers, rows of a micro-batch, and dropout."""
+"""Optimizer, division of the model, type of all numbers, rows of a micro-batch, dropout, and rows of moved tokens."""
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Notebook(Observer):
 
 
 def losses(
-    world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int, dropout: float
+    world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int, dropout: float, moved: bool
 ) -> list[float]:
     """Train a tiny model on a mixture of two corpora; return the losses of all steps and of the evaluations between."""
     world = replace(world, dtype=DTYPES[dtype])
@@ -71,6 +74,9 @@ def losses(
     task = MaskedLMTask(mixed, heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows, corpora=("one", "two"))
     config = TINY.model_copy(update={"encoder": TINY.encoder.model_copy(update={"dropout": dropout})})
     model = MaskedLanguageModel(config, VOCABULARY, ROW_LENGTH)
+    if moved:
+        task = MovedTokensTask(**vars(task), settings=MovedTokens(begin=0.3))
+        model = MovedTokensModel(config, VOCABULARY, ROW_LENGTH)
     initialise(model, config.encoder, 0)
     model.to(world.dtype)
     PARALLEL[parallel].place(model, world)

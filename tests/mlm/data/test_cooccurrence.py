@@ -12,11 +12,13 @@ from scipy.sparse import csr_array
 from configs import UserError, read
 from mlm.build import build
 from mlm.config import PretrainConfig
-from mlm.data.cooccurrence import FEWEST, CooccurrenceEmbeddings, factors, mutual_information, neighbours
-from mlm.data.corpus import ShardsConfig, corpus_at
+from mlm.data.cooccurrence import FEWEST, CooccurrenceEmbeddings
+from mlm.data.corpus import corpus_at
 from mlm.experiment import pretrain
 from tests.mlm.samples import CPU, VOCABULARY, packed, split_of
 from tokenizer.cache import find_or_build_shards, find_or_learn
+from tokenizer.mixture import ShardsConfig
+from tokenizer.shards.neighbours import factors, mutual_information, neighbours
 from tokenizer.sources import Files
 
 TEXT = [[3, 4, 5, 3, 4], [5, 5, 4]]

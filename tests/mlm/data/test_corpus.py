@@ -14,7 +14,7 @@ from mlm.build import open_corpus
 from mlm.checkpoint import checkpoint
 from mlm.config import PretrainConfig
 from mlm.data.batches import PackedRows
-from mlm.data.corpus import Corpus, DataConfig, ShardsConfig, corpus_at
+from mlm.data.corpus import Corpus, DataConfig, corpus_at
 from mlm.data.masking import Masking
 from mlm.data.order import RowOrder
 from mlm.evaluation.bits_per_byte import sentences_of
@@ -26,6 +26,7 @@ from tokenizer import encode as encode_command
 from tokenizer import vocabulary
 from tokenizer.cache import learn_from
 from tokenizer.cleaning import TextConfig
+from tokenizer.mixture import ShardsConfig
 from tokenizer.shards.build import build
 from tokenizer.shards.format import PartList
 from tokenizer.special_tokens import SpecialTokens

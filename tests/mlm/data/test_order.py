@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlm.data.masking import row_keys
-from mlm.data.order import PERIOD, RowOrder, permuted
+from mlm.data.order import RowOrder, permuted
+from tokenizer.mixture import PERIOD
 
 
 def keys(count: int, seed: int = 0) -> NDArray[np.uint64]:
