@@ -14,10 +14,9 @@ import torch
 from configs import UserError, check_text
 from configs.files import written
 from mlm.checkpoint import checkpoint, weights
-from mlm.config import PretrainConfig
+from mlm.config import CooccurrenceEmbeddings, DataConfig, PretrainConfig, RandomEmbeddings
 from mlm.data.batches import IGNORED, Batch, PackedRows
-from mlm.data.cooccurrence import RandomEmbeddings
-from mlm.data.corpus import Corpus, DataConfig, corpus_at
+from mlm.data.corpus import Corpus, corpus_at
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
@@ -30,8 +29,10 @@ from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards, find_or_build_shards, find_or_learn
 from tokenizer.cleaning import TextConfig
 from tokenizer.mixture import ShardsConfig
+from tokenizer.shards import neighbours
 from tokenizer.shards.format import parts_of, read_manifest
-from tokenizer.sources import Mixture
+from tokenizer.shards.rows import source_of
+from tokenizer.sources import Mixture, hash_texts
 from tokenizer.vocabulary import VocabularyConfig, load, sha256
 
 CACHE = "cache"
@@ -146,18 +147,26 @@ def _counted_embeddings(config: PretrainConfig, corpus: Corpus, world: World) ->
     if isinstance(method, RandomEmbeddings):
         return None
     width = encoder.embedding_width or encoder.width
-    path = corpus.cache / f"embeddings-{method.key(corpus, width):.16}.safetensors"
+    path = corpus.cache / f"embeddings-{counted_key(method, corpus, width):.16}.safetensors"
 
     def found() -> str:
         if not path.exists():
             logger.info("counting the neighbours of %s tokens", f"{corpus.manifest.vocabulary_size:,}")
             path.parent.mkdir(parents=True, exist_ok=True)
             with written(path) as partial:
-                counted = method.count(corpus.train, width)
+                sample = corpus.train.sample(method.most_tokens)
+                counted = neighbours.count(*sample, corpus.train.vocabulary_size, method.window, width)
                 weights.write(partial, {name: torch.from_numpy(array) for name, array in counted.items()})
         return str(path)
 
     return weights.read(Path(world.from_main("counting neighbours", found)))
+
+
+def counted_key(method: CooccurrenceEmbeddings, corpus: Corpus, width: int) -> str:
+    """Return a hash of all that counted embeddings depend on."""
+    rows = corpus.train
+    text = [*map(source_of, corpus.shards), str(rows.order), str(rows.row_length)]
+    return hash_texts(str(neighbours.VERSION), method.model_dump_json(), str(width), *text)
 
 
 def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:

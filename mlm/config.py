@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from configs import Config, Texts, as_list
-from mlm.data.cooccurrence import CooccurrenceEmbeddings, RandomEmbeddings
-from mlm.data.corpus import DataConfig
 from mlm.data.masking import Masking
 from mlm.data.moving import MovedTokens
 from mlm.distributed.device import Precision
@@ -19,6 +17,8 @@ from mlm.training.loop import Frequencies
 from mlm.training.optim import AdamW, OptimizerConfig
 from mlm.training.schedule import AnySchedule, Trapezoid
 from tokenizer.cleaning import TextConfig
+from tokenizer.mixture import ShardsConfig, as_corpora, check_weights
+from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.vocabulary import VocabularyConfig
 
 RUNS = "runs"
@@ -44,6 +44,49 @@ class Retention(Config):
     """Those at multiples of this number of steps; null keeps none for that reason."""
     at_words: tuple[Annotated[int, Field(gt=0)], ...] = ()
     """Those after these numbers of white-space-separated words shown, at which checkpoints are then saved."""
+
+
+class DataConfig(Config):
+    """The rows, and the tokenizer or shards that they are made from."""
+
+    row_length: int = Field(128, ge=ROW_LENGTHS[0], le=ROW_LENGTHS[-1])
+    """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
+    tokenizer: str | None = None
+    """A tokenizer.json to use unchanged, ours or that of a published encoder; null trains one, as `vocabulary` says."""
+    shards: (
+        Annotated[
+            tuple[ShardsConfig, ...],
+            AfterValidator(check_weights),
+            BeforeValidator(as_corpora, json_schema_input_type=str | tuple[str, ...] | tuple[ShardsConfig, ...]),
+            Field(min_length=1),
+        ]
+        | None
+    ) = None
+    """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them, as [a, b]. Or a
+    mixture of corpora with weights, as [{folders: a, share: 0.7}, {folders: [b, c], share: 0.3}]: each has its share of
+    every thousand rows, and its own epochs. No text is read, and `text` becomes that of the first folder. All
+    folders must have the same tokenizer and `text.segments`. Keep their texts apart: a document in two folders is read
+    twice, or leaks into the held-out text. null builds shards from `text`, or finds them in the cache."""
+
+
+class RandomEmbeddings(Config):
+    """Random embeddings, and an output bias of 0."""
+
+    kind: Literal["random"] = "random"
+
+
+class CooccurrenceEmbeddings(Config):
+    """Embeddings by the neighbours of each token in the training text, and an output bias by its frequency.
+
+    Tokens with the same neighbours then begin alike. A rare token is seldom read or predicted, so training its random
+    embedding takes long.
+    """
+
+    kind: Literal["cooccurrence"] = "cooccurrence"
+    window: int = Field(4, gt=0)
+    """Largest distance of neighbours, in tokens; those at distance d count 1/d."""
+    most_tokens: int = Field(20_000_000, gt=0)
+    """Largest number of training tokens that are counted, in rows drawn at random; of a mixture, by its shares."""
 
 
 class TrainConfig(Config):

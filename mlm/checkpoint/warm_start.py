@@ -10,8 +10,7 @@ from torch import nn
 from configs import Config, UserError, read
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST, verify
-from mlm.config import PretrainConfig
-from mlm.data.corpus import DataConfig
+from mlm.config import DataConfig, PretrainConfig
 from mlm.model.encoder import RotaryPositions
 from mlm.model.heads import ModelConfig
 from tokenizer import vocabulary

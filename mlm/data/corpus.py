@@ -4,44 +4,18 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
 from tokenizers import Tokenizer
 
-from configs import Config, UserError
+from configs import UserError
 from mlm.data.batches import PackedRows
 from mlm.data.order import RowOrder
-from tokenizer.mixture import ShardsConfig, as_corpora, check_weights, shares_of
+from tokenizer.mixture import ShardsConfig, shares_of
 from tokenizer.shards.format import SIDES, TOKENIZER, ShardManifest, Shards, open_shards, parts_of
 from tokenizer.shards.joined import check_fit, joined
-from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.shards.rows import find_or_pack
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import load
-
-
-class DataConfig(Config):
-    """The rows, and the tokenizer or shards that they are made from."""
-
-    row_length: int = Field(128, ge=ROW_LENGTHS[0], le=ROW_LENGTHS[-1])
-    """Tokens in a row, special tokens counted. Segments are packed into rows and never see each other."""
-    tokenizer: str | None = None
-    """A tokenizer.json to use unchanged, ours or that of a published encoder; null trains one, as `vocabulary` says."""
-    shards: (
-        Annotated[
-            tuple[ShardsConfig, ...],
-            AfterValidator(check_weights),
-            BeforeValidator(as_corpora, json_schema_input_type=str | tuple[str, ...] | tuple[ShardsConfig, ...]),
-            Field(min_length=1),
-        ]
-        | None
-    ) = None
-    """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them, as [a, b]. Or a
-    mixture of corpora with weights, as [{folders: a, share: 0.7}, {folders: [b, c], share: 0.3}]: each has its share of
-    every thousand rows, and its own epochs. No text is read, and `text` becomes that of the first folder. All
-    folders must have the same tokenizer and `text.segments`. Keep their texts apart: a document in two folders is read
-    twice, or leaks into the held-out text. null builds shards from `text`, or finds them in the cache."""
 
 
 @dataclass(frozen=True)

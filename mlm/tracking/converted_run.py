@@ -8,8 +8,7 @@ from configs import dump
 from configs.files import PARTIAL, write_text, written_folder
 from mlm.checkpoint import checkpoint, weights
 from mlm.checkpoint.manifest import seal
-from mlm.config import EvaluationConfig, PretrainConfig
-from mlm.data.corpus import DataConfig
+from mlm.config import DataConfig, EvaluationConfig, PretrainConfig
 from mlm.distributed.world import World
 from mlm.interop.conversion import Converted
 from mlm.tracking import run_directory

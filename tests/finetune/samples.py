@@ -12,8 +12,7 @@ from configs import dump
 from finetune.data.examples import DataSplit, Examples
 from finetune.encoders.run import RunEncoder
 from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
-from mlm.data.corpus import DataConfig
+from mlm.config import DataConfig, PretrainConfig
 from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig

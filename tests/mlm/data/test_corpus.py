@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from configs import UserError, read
 from mlm.build import open_corpus
 from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
+from mlm.config import DataConfig, PretrainConfig
 from mlm.data.batches import PackedRows
-from mlm.data.corpus import Corpus, DataConfig, corpus_at
+from mlm.data.corpus import Corpus, corpus_at
 from mlm.data.masking import Masking
 from mlm.data.order import RowOrder
 from mlm.evaluation.bits_per_byte import sentences_of

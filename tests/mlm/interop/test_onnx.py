@@ -10,8 +10,7 @@ import torch
 from configs import UserError, dump
 from mlm import export as command
 from mlm.checkpoint import checkpoint
-from mlm.config import PretrainConfig
-from mlm.data.corpus import DataConfig
+from mlm.config import DataConfig, PretrainConfig
 from mlm.interop import onnx
 from mlm.interop.export import architecture_of
 from mlm.model.attention import SegmentMask

@@ -10,15 +10,14 @@ from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
 from configs import UserError, read
-from mlm.build import build
-from mlm.config import PretrainConfig
-from mlm.data.cooccurrence import FEWEST, CooccurrenceEmbeddings
+from mlm.build import build, counted_key
+from mlm.config import CooccurrenceEmbeddings, PretrainConfig
 from mlm.data.corpus import corpus_at
 from mlm.experiment import pretrain
 from tests.mlm.samples import CPU, VOCABULARY, packed, split_of
 from tokenizer.cache import find_or_build_shards, find_or_learn
 from tokenizer.mixture import ShardsConfig
-from tokenizer.shards.neighbours import factors, mutual_information, neighbours
+from tokenizer.shards.neighbours import FEWEST, count, factors, mutual_information, neighbours
 from tokenizer.sources import Files
 
 TEXT = [[3, 4, 5, 3, 4], [5, 5, 4]]
@@ -82,10 +81,8 @@ def test_tokens_with_the_same_neighbours_begin_alike_and_rare_ones_at_random() -
     low, high = np.array([20, 10, 23, 27, 12, 30]), np.array([23, 12, 27, 30, 13, 34])
     tokens = rng.integers(low, high, (400, 6)).ravel()
     tokens[6 * rng.choice(400, FEWEST - 1, replace=False)] = 13
-    split = split_of([[6]] * 400)
-    found = CooccurrenceEmbeddings(window=2).count(
-        packed(replace(split, tokens=tokens.astype(np.uint16)), alone=True), 16
-    )
+    rows = packed(replace(split_of([[6]] * 400), tokens=tokens.astype(np.uint16)), alone=True)
+    found = count(*rows.sample(20_000_000), VOCABULARY, 2, 16)
     embeddings, shares = found["embeddings"], np.exp(found["output_bias"])
     assert (embeddings @ embeddings[10]).argsort()[-2:].tolist() == [11, 10]
     assert (embeddings @ embeddings[27]).argsort()[-3:].tolist() in ([28, 29, 27], [29, 28, 27])
@@ -149,7 +146,7 @@ def test_corpora_divided_otherwise_are_counted_otherwise(tmp_path: Path) -> None
     keys = set[str]()
     for first in (1, 2):
         corpora = [ShardsConfig(folders=tuple(group), share=0.5) for group in (folders[:first], folders[first:])]
-        keys.add(CooccurrenceEmbeddings().key(corpus_at(corpora, 128, tmp_path / "cache"), 16))
+        keys.add(counted_key(CooccurrenceEmbeddings(), corpus_at(corpora, 128, tmp_path / "cache"), 16))
     assert len(keys) == 2
 
 
