@@ -95,16 +95,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     shards = [ShardsConfig.model_validate(one, strict=False) for one in corpora]
     corpus = corpus_at(shards, row_length, Path(cache))
     rows = len(corpus.train)
-    if settings.batch_rows < world.size:
-        raise UserError(
-            f"train.batch_rows = {settings.batch_rows} rows cannot be divided among {world.size} processes: raise it,"
-            " or start fewer"
-        )
-    if rows < settings.batch_rows:
-        raise UserError(
-            f"a corpus too small for one batch: {rows} rows of {row_length} tokens,"
-            f" but train.batch_rows is {settings.batch_rows}: add text, or set train.batch_rows={rows} or less"
-        )
+    _check_batch(settings.batch_rows, rows, row_length, world)
     micro = settings.micro_batch_rows or settings.batch_rows
     wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
     compiled = wanted and _can_compile(world)
@@ -139,6 +130,20 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
         most = max(settings.keep.at_words)
         logger.warning("train.keep.at_words = %s is beyond the budget: no checkpoint is kept then", f"{most:,}")
     return PretrainComponents(config, world, corpus, task, model, optimizer, size, length, milestones, threads)
+
+
+def _check_batch(batch_rows: int, rows: int, row_length: int, world: World) -> None:
+    """Raise a UserError if a step has fewer rows than there are processes, or more than the text has."""
+    if batch_rows < world.size:
+        raise UserError(
+            f"train.batch_rows = {batch_rows} rows cannot be divided among {world.size} processes: raise it,"
+            " or start fewer"
+        )
+    if rows < batch_rows:
+        raise UserError(
+            f"a corpus too small for one batch: {rows} rows of {row_length} tokens,"
+            f" but train.batch_rows is {batch_rows}: add text, or set train.batch_rows={rows} or less"
+        )
 
 
 def _counted_embeddings(config: PretrainConfig, corpus: Corpus, world: World) -> dict[str, torch.Tensor] | None:

@@ -40,7 +40,7 @@ from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import exported_run, plots, run_directory
 from mlm.tracking.exported_run import Exported, export
-from mlm.tracking.flops import flops_by_rate
+from mlm.tracking.flops import flops_at
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
 from mlm.tracking.trackers import check_installed
 from mlm.training.budget import TrainingProgress
@@ -356,7 +356,7 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
     components, config = ready.components, ready.components.config
     world, task, encoder = components.world, components.task, config.model.encoder
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
-    operations = flops_by_rate(config, components.corpus)
+    operations = flops_at(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
     return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress, task.read_after)
 

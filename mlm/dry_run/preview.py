@@ -1,6 +1,7 @@
 """Preview the cost and the first rows of a run, without training (`--dry-run`)."""
 
 from collections.abc import Sequence
+from statistics import mean
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,11 +16,13 @@ from mlm.distributed.world import joined
 from mlm.dry_run.projection import ASSUMED_PEAK_SHARE, measure, projection
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
-from mlm.model.heads import MaskedLanguageModel
+from mlm.model.heads import MaskedLanguageModel, MovedTokensModel
 from mlm.objectives.masked import MaskedLMTask
 from mlm.tracking import flops
 
 ROWS_SHOWN = 2
+MIDDLES = [(hundredth + 0.5) / 100 for hundredth in range(100)]
+"""Shares of the budget whose mean cost is that of the training."""
 
 
 def preview(config: PretrainConfig, tokens: float | None, machines: Sequence[tuple[int, str]]) -> str:
@@ -40,8 +43,8 @@ def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[
     batch = task.micro_batches(0, 0.0)[0]
     tokens_per_step = config.train.batch_rows * rows.tokens_per_row
     context = flops.mean_context(rows.segments_per_row)
-    per_token = flops.flops_by_rate(config, corpus)(config.masking.mean_rate)
-    micro_tokens = batch.ids_BL.numel()
+    per_token = mean(map(flops.flops_at(config, corpus), MIDDLES))
+    micro_tokens = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
     kept, encoder = _kept_length(task, batch) if world.device.type == "cpu" else 0, config.model.encoder
     memory = estimate_memory(encoder, parts["total"], micro_tokens, kept, scores, world.dtype.itemsize, made.threads)
@@ -118,6 +121,7 @@ def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:
         "final norm": count(encoder.final_norm),
         "output transform": count(model.transform),
         "output bias": model.output_bias.numel(),
+        "detector of moved tokens, for training": count(model.detector) if isinstance(model, MovedTokensModel) else 0,
     }
     return {part: number for part, number in parts.items() if number} | {"total": count(model)}
 

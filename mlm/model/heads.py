@@ -29,6 +29,8 @@ class ModelConfig(Config):
 
 DETECTOR = "detector."
 """Beginning of the names of the weights that serve training alone."""
+CLASSES = 3
+"""Of tokens, to the detector: kept, moved, foreign."""
 
 
 class Transform(nn.Module):
@@ -68,7 +70,7 @@ class MovedTokensModel(MaskedLanguageModel):
     def __init__(self, config: ModelConfig, vocabulary_size: int, row_length: int) -> None:
         super().__init__(config, vocabulary_size, row_length)
         width = config.encoder.embedding_width or config.encoder.width
-        self.detector = nn.Sequential(Transform(config.encoder), nn.Linear(width, 3))
+        self.detector = nn.Sequential(Transform(config.encoder), nn.Linear(width, CLASSES))
 
     def forward(
         self,

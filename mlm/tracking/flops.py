@@ -1,7 +1,6 @@
 """The floating-point operations of training."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
 from mlm.model.encoder import LocalAttention
-from mlm.model.heads import ModelConfig
+from mlm.model.heads import CLASSES, ModelConfig
 
 
 def mean_context(segments: NDArray[Any], local: LocalAttention | None = None) -> float:
@@ -31,13 +30,15 @@ def flops_per_token(
     predicted_share: float,
     *,
     local_context: float | None = None,
+    moved_share: float = 0.0,
     frozen_encoder: bool = False,
 ) -> float:
     """Return the floating-point operations that training on a token needs: forward, and twice that backward.
 
     Only matrix products that the loss needs are counted, two operations a multiply-add. Attention covers the
     `context`, in local layers the `local_context`. The output over the vocabulary and the last layer, except for its
-    keys and values, are counted for the predicted share of tokens. A frozen encoder has no backward pass.
+    keys and values, are counted for the predicted share of tokens. Of the rows, `moved_share` have moved tokens: they
+    need the whole last layer, and the head that tells them. A frozen encoder has no backward pass.
     """
     encoder = config.encoder
     D, F, E = encoder.width, encoder.feedforward_width, encoder.embedding_width or encoder.width
@@ -46,21 +47,30 @@ def flops_per_token(
     contexts = [near if encoder.is_local(layer) else context for layer in range(encoder.layers)]
     *layers, last = (2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * seen * D for seen in contexts)
     projection = 0 if encoder.embedding_width is None else E * D
-    trunk = projection + sum(keys_values + layer for layer in layers) + keys_values + predicted_share * last
-    output = predicted_share * (E * vocabulary_size + (D * E if config.transform else 0))
+    predicted = (1 - moved_share) * predicted_share
+    trunk = projection + sum(keys_values + layer for layer in layers) + keys_values + (predicted + moved_share) * last
+    output = predicted * (E * vocabulary_size + (D * E if config.transform else 0))
+    dense, classes = moved_share * D * E, moved_share * E * CLASSES
     if frozen_encoder:
-        return 2 * trunk + (4 if config.transform else 2) * output
-    return 6 * (trunk + output)
+        return 2 * trunk + (4 if config.transform else 2) * output + 4 * dense + 6 * classes
+    return 6 * (trunk + output + dense + classes)
 
 
-def flops_by_rate(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
-    """Return the function from the predicted share of tokens to the operations that training on a token needs."""
-    segments = corpus.train.segments_per_row
-    return partial(
-        flops_per_token,
-        config.model,
-        corpus.manifest.vocabulary_size,
-        mean_context(segments),
-        local_context=mean_context(segments, config.model.encoder.local_attention),
-        frozen_encoder=config.train.frozen_encoder,
-    )
+def flops_at(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
+    """Return the function from the used share of the budget to the operations that training on a token then needs."""
+    segments, moved = corpus.train.segments_per_row, config.moved_tokens
+    context = mean_context(segments)
+    local_context = mean_context(segments, config.model.encoder.local_attention)
+
+    def operations(fraction: float) -> float:
+        return flops_per_token(
+            config.model,
+            corpus.manifest.vocabulary_size,
+            context,
+            config.masking.rate_at(fraction),
+            local_context=local_context,
+            moved_share=0.0 if moved is None or fraction < moved.begin else moved.row_share,
+            frozen_encoder=config.train.frozen_encoder,
+        )
+
+    return operations

@@ -49,8 +49,8 @@ class MetricsLogger(Observer):
     ) -> None:
         """Open the metrics of the run at `path`, truncated to `start`.
 
-        `documents` names the documents that a step reads, `flops_per_token` takes the share of tokens that are masked,
-        and `peak_flops` is the measured rate of matrix products of the machine, in FLOP/s. `read_after` names what has
+        `documents` names the documents that a step reads, `flops_per_token` takes the used share of the budget, and
+        `peak_flops` is the measured rate of matrix products of the machine, in FLOP/s. `read_after` names what has
         been read of each corpus of a mixture after a number of steps.
         """
         self.path, self.config, self.documents = path, config, documents
@@ -75,7 +75,7 @@ class MetricsLogger(Observer):
         self.skipped_in_all += len(metrics.skipped)
         tokens_per_second = ratio(metrics.tokens, metrics.seconds)
         fraction = min(self.length.fraction(progress), 1.0)
-        flops = self.flops_per_token(self.config.masking.rate_at(fraction))
+        flops = self.flops_per_token(fraction)
         record = {
             **{
                 "accuracy" if name == "correct" else name: metrics.mean(name)

@@ -118,6 +118,7 @@ class Losses(Observer):
         ["optim.kind=schedule_free"],
         ["optim.kind=muon"],
         ["optim.kind=muon", "initial_embeddings.kind=cooccurrence"],
+        ["moved_tokens.row_share=0.4", "moved_tokens.begin=0.3"],
     ],
 )
 def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(home: Path, kind: list[str]) -> None:

@@ -15,7 +15,6 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
 
 from mlm.config import PretrainConfig
-from mlm.data.masking import Masking
 from mlm.tracking import plots, run_directory
 from mlm.tracking.metrics_logger import SPIKE_RECORDS, MetricsLogger
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -30,10 +29,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: caplog.messages
 
 
-def opened(folder: Path, start: int = 0, masking: Masking | None = None) -> MetricsLogger:
+def opened(folder: Path, start: int = 0) -> MetricsLogger:
     folder.mkdir(exist_ok=True)
-    config = PretrainConfig(masking=masking or Masking())
-    logger = MetricsLogger(folder, config, lambda step: f"<{step}>", lambda share: share, 1.0, TrainingProgress(start))
+    logger = MetricsLogger(
+        folder, PretrainConfig(), lambda step: f"<{step}>", lambda share: share, 1.0, TrainingProgress(start)
+    )
     logger.started(CPU, TrainingLength(steps=100), TrainingProgress(start))
     return logger
 
@@ -114,14 +114,13 @@ def test_curves_without_a_single_loss_are_drawn(tmp_path: Path) -> None:
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_flops_follow_the_masked_share_that_is_in_force(tmp_path: Path) -> None:
-    logger = opened(tmp_path / "run", masking=Masking(rate=0.1, final_rate=0.3))
+def test_flops_are_those_of_the_used_share_of_the_budget(tmp_path: Path) -> None:
+    logger = opened(tmp_path / "run")
     for step in (10, 50, 90):
         logger.log(TrainingProgress(step), metrics())
     logger.close(None)
-    shares = [0.1 + 0.2 * (step + 0.5) / 100 for step in (10, 50, 90)]
     found = [record["mfu"] for record in records(tmp_path / "run")]
-    assert found == pytest.approx([10 * share for share in shares])  # 10 tokens a second
+    assert found == pytest.approx([10 * (step + 0.5) / 100 for step in (10, 50, 90)])  # 10 tokens a second
 
 
 def test_learning_rates_are_logged_under_their_names(tmp_path: Path) -> None:
