@@ -1,4 +1,4 @@
-"""Masked language modelling beside telling moved tokens from the others (Yamaguchi et al. 2021, section 3)."""
+"""Masked language modelling beside telling moved tokens from the others (Shuffle + Random of Yamaguchi et al. 2021)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
