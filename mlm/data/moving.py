@@ -1,4 +1,4 @@
-"""Move tokens of a row by one place and replace others, as a pure function (Shuffle + Random of Yamaguchi et al. 2021)."""
+"""Move and replace tokens of a row, as a pure function (Shuffle + Random of Yamaguchi et al. 2021)."""
 
 import numpy as np
 from numpy.typing import NDArray
