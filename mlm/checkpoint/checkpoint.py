@@ -190,7 +190,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
 def load_weights(folder: Path, model: nn.Module) -> str:
     """Load a checkpoint's weights into `model` and return their SHA-256; raise a UserError if they do not fit."""
     manifest = verify(folder, (WEIGHTS,))
-    weights.load_into(model, weights.read(folder / WEIGHTS), folder)
+    weights.load_into(model, weights.read(folder / WEIGHTS), folder, optional=DETECTOR)
     return manifest.files[WEIGHTS].sha256
 
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs import UserError
-from mlm.model.heads import DETECTOR
 
 _METADATA = {"format": "pt"}
 
@@ -43,21 +42,28 @@ def read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a safetensors file: {error}") from error
 
 
-def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Load the weights found in `folder` into `model`, sharded or whole; raise a UserError if they do not fit."""
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path, *, optional: str | None = None) -> None:
+    """Load the weights found in `folder` into `model`, sharded or whole; raise a UserError if they do not fit.
+
+    Weights whose names begin with `optional` stay as they are if there are none of them in the folder.
+    """
     # This import takes a quarter of a second, and a new run does not need it.
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+    # PyTorch fills what is missing with the model's own.
+    own = {name for name in model.state_dict() if optional is None or not name.startswith(optional)}
+    given = set(tensors)
+    misfit = f"the weights in {folder} do not fit its tokenizer and configuration"
+    for names, verb, other in ((own - given, "lack", "has"), (given - set(model.state_dict()), "have", "lacks")):
+        if names:
+            raise UserError(f"{misfit}: they {verb} {len(names)} weights, such as {min(names)}, that the model {other}")
     options = StateDictOptions(full_state_dict=True, strict=False)
     try:
-        missing, unexpected = set_model_state_dict(model, dict[str, Any](tensors), options=options)
+        set_model_state_dict(model, dict[str, Any](tensors), options=options)
     except (torch.OutOfMemoryError, dist.DistError):  # not the fault of the weights
         raise
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the weights in {folder} do not fit its tokenizer and configuration: {reason}") from error
-    if names := [name for name in (*missing, *unexpected) if not name.startswith(DETECTOR)]:
-        raise UserError(f"the weights in {folder} do not fit its configuration: only one has {', '.join(names)}")
+        raise UserError(f"{misfit}: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlm.data.detection import Detection, swap_and_replace
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
-from mlm.data.moving import MovedTokens, move
 from mlm.data.order import RowOrder
 from tokenizer.shards.rows import SEGMENT, SPECIAL, TEXT, WORD, RowFile
 from tokenizer.special_tokens import SpecialTokens, ordinary_ids
@@ -41,8 +41,8 @@ class Batch:
     """Number of tokens that are not padding."""
     corpora_B: Tensor | None = None
     """Number of the corpus of each row; None without a mixture. int64"""
-    moved: "Batch | None" = None
-    """Further rows, with moved tokens; the labels are the classes of all positions. Their tokens are counted above."""
+    detection: "Batch | None" = None
+    """Further rows, whose tokens are to be told apart; their labels are classes. Their tokens are counted above."""
 
     def with_slots(self, slots: int) -> "Batch":
         """Return the batch with the first slots of each row, of which the others must be empty."""
@@ -50,8 +50,8 @@ class Batch:
 
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
-        moved = self.moved and self.moved.without_targets()
-        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0, moved=moved)
+        others = self.detection and self.detection.without_targets()
+        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0, detection=others)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -62,7 +62,7 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, **on_device, moved=self.moved and self.moved.to(device))
+        return replace(self, **on_device, detection=self.detection and self.detection.to(device))
 
 
 @dataclass(frozen=True)
@@ -153,22 +153,24 @@ class PackedRows:
         corruption = corrupt(whole, keys_B, masking, rate=rate, ordinary_ids=ordinary, mask_id=mask_id)
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
-        arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
-        ids_BL, segments_BL, positions_BL, predicted_BM, labels = map(torch.from_numpy, arrays)
-        targets, tokens = np.count_nonzero(labels_BM != IGNORED), np.count_nonzero(whole.segments_BL)
-        corpora_B = torch.from_numpy(self.order.corpora(rows_B)) if len(self.order.sizes) > 1 else None
-        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels, int(targets), int(tokens), corpora_B)
+        return self._batch(rows_B, whole, corruption.ids_BL, corruption.positions_BM, labels_BM)
 
-    def moved(self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], settings: MovedTokens, seed: int) -> Batch:
-        """Return the given rows with moved and foreign tokens, a function of (seed, epoch, row); labels are classes."""
+    def with_changes(
+        self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], detection: Detection, seed: int
+    ) -> Batch:
+        """Return the given rows with swapped and random tokens, by (seed, epoch, row); the labels are classes."""
         whole = self.assemble(rows_B)
-        ids_BL, classes_BL = move(whole, row_keys(seed, epochs_B, rows_B), settings)
-        labels_BL = np.where(whole.maskable_BL, classes_BL, IGNORED)
-        arrays = (ids_BL, whole.segments_BL, whole.positions_BL, labels_BL)
-        ids, segments, positions, labels = map(torch.from_numpy, arrays)
-        places = torch.arange(self.row_length).expand_as(ids)
-        targets, tokens = np.count_nonzero(whole.maskable_BL), np.count_nonzero(whole.segments_BL)
-        return Batch(ids, segments, positions, places, labels, int(targets), int(tokens))
+        ids_BL, classes_BL = swap_and_replace(whole, row_keys(seed, epochs_B, rows_B), detection)
+        places_BL = np.indices(ids_BL.shape)[1]
+        return self._batch(rows_B, whole, ids_BL, places_BL, np.where(whole.maskable_BL, classes_BL, IGNORED))
+
+    def _batch(self, rows_B: NDArray[np.int64], whole: UnmaskedRows, *corrupted: NDArray[np.int64]) -> Batch:
+        """Return a batch of rows and, of the corrupted ones, ids, positions to predict and labels."""
+        arrays = (corrupted[0], whole.segments_BL, whole.positions_BL, *corrupted[1:])
+        ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM = map(torch.from_numpy, arrays)
+        targets, tokens = np.count_nonzero(corrupted[2] != IGNORED), np.count_nonzero(whole.segments_BL)
+        corpora_B = torch.from_numpy(self.order.corpora(rows_B)) if len(self.order.sizes) > 1 else None
+        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM, int(targets), int(tokens), corpora_B)
 
     def plain_tokens(self, rows_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the tokens of rows without special ones, and the place of each segment's first token among them."""

@@ -30,7 +30,7 @@ class ModelConfig(Config):
 DETECTOR = "detector."
 """Beginning of the names of the weights that serve training alone."""
 CLASSES = 3
-"""Of tokens, to the detector: kept, moved, foreign."""
+"""Of tokens, to the detector: kept, swapped, random."""
 
 
 class Transform(nn.Module):
@@ -64,8 +64,8 @@ class MaskedLanguageModel(nn.Module):
         return nn.functional.linear(hidden_MD, self.encoder.embeddings.tokens.weight, self.output_bias)
 
 
-class MovedTokensModel(MaskedLanguageModel):
-    """The same, with a head that tells moved and foreign tokens from the others; it serves training alone."""
+class DetectionModel(MaskedLanguageModel):
+    """A masked language model with a head that tells swapped and random tokens from the others, for training alone."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, row_length: int) -> None:
         super().__init__(config, vocabulary_size, row_length)
@@ -77,8 +77,8 @@ class MovedTokensModel(MaskedLanguageModel):
         ids_BL: Tensor,
         segment_mask: SegmentMask,
         predicted_BM: Tensor,
-        moved: tuple[Tensor, SegmentMask] | None = None,
+        others: tuple[Tensor, SegmentMask] | None = None,
     ) -> Any:
-        """Return the scores, (B * M, V); with further rows, by ids and mask, also those of their classes, (B, L, 3)."""
+        """Return the scores of the vocabulary, (B * M, V), and of classes in `others`, if any, (B, L, 3)."""
         scores_MV = super().forward(ids_BL, segment_mask, predicted_BM)
-        return scores_MV if moved is None else (scores_MV, self.detector(self.encoder(*moved)))
+        return scores_MV if others is None else (scores_MV, self.detector(self.encoder(*others)))

@@ -47,13 +47,14 @@ class MaskedLMTask:
         rows_B, epochs_B = self.train.order.rows(self.seed, step, self.batch_rows)
 
         def batch(cut: slice) -> Batch:
-            return self.batch(rows_B[cut], epochs_B[cut], cut.start, fraction).to(self.world.device)
+            first = step * self.batch_rows + cut.start
+            return self.batch(rows_B[cut], epochs_B[cut], first, fraction).to(self.world.device)
 
-        cuts, idle = self.world.share(len(rows_B), self.micro_batch_rows), slice(0, self.micro_batch_rows)
-        return [batch(cut) if cut.start < len(rows_B) else batch(idle).without_targets() for cut in cuts]
+        cuts = self.world.share(len(rows_B), self.micro_batch_rows)
+        return [batch(cut) if cut.start < len(rows_B) else batch(slice(0, 1)).without_targets() for cut in cuts]
 
     def batch(self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], first: int, fraction: float) -> Batch:
-        """Return rows, masked at the rate in force; `first` is the place of the first of them in the step."""
+        """Return rows, masked at the rate in force; `first` is the number of the first one in the training."""
         rate = self.masking.rate_at(fraction)
         # Compiled layers need steps of the same shapes; all others save the slots that a falling rate leaves empty.
         slots = self.masking.slots(self.train.row_length, None if self.compiled else rate)

@@ -16,13 +16,13 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 
 Case = tuple[str, str, str, int, float, bool]
 Alone = tuple[str, str, int, float, bool]
-"""A case on one process: optimizer, type of all numbers, rows of a micro-batch, dropout, and rows of moved tokens."""
+"""A case on one process: optimizer, type of all numbers, rows of a micro-batch, dropout, and detection."""
 
 
 def on_one(case: Case) -> Alone:
     """Return the case on one process: it computes a step's rows at once, but with dropout it cuts them alike."""
-    optimizer, _, dtype, rows, dropout, moved = case
-    return optimizer, dtype, rows if dropout else worker.BATCH_ROWS, dropout, moved
+    optimizer, _, dtype, rows, dropout, detection = case
+    return optimizer, dtype, rows if dropout else worker.BATCH_ROWS, dropout, detection
 
 
 @pytest.fixture(scope="module")
@@ -49,5 +49,7 @@ def test_any_number_of_processes_trains_the_same_model(
     alone: Mapping[Alone, list[float]],
 ) -> None:
     expected = alone[on_one(case)]
-    assert len(set(expected)) == len(worker.LOSSES) * (worker.STEPS + worker.STEPS // 5 + 1)
+    of_training = worker.OF_TRAINING if case[-1] else worker.LOSSES
+    assert len(expected) == len(of_training) * worker.STEPS + len(worker.LOSSES) * (worker.STEPS // 5 + 1)
+    assert len(set(expected)) > 0.9 * len(expected)
     assert found["-".join(map(str, case))] == pytest.approx(expected, rel=TOLERANCE[case[2]])

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mlm.data.detection import Detection
 from mlm.data.masking import Masking
-from mlm.data.moving import MovedTokens
 from mlm.distributed.parallel import Parallel, ReplicatedData, ShardedData
 from mlm.distributed.world import World, init_world
-from mlm.model.heads import MaskedLanguageModel, MovedTokensModel
+from mlm.model.heads import DetectionModel, MaskedLanguageModel
 from mlm.model.initialise import initialise
+from mlm.objectives.detection import DetectionTask
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
-from mlm.objectives.moved import MovedTokensTask
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, OptimizerConfig, ScheduleFreeAdamW
@@ -26,6 +26,7 @@ from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, joined, sentences
 
 STEPS = 10
 LOSSES = ("loss", "loss/one", "loss/two")
+OF_TRAINING = (*LOSSES, "loss/detection", "recall/changed")
 BATCH_ROWS = 7  # which three processes cannot share equally
 CUT_ROWS = 3  # by which one process and three cut a step alike: 3, 3 and 1
 OPTIMIZERS: dict[str, OptimizerConfig] = {
@@ -42,7 +43,7 @@ CASES = [
     *itertools.product(("adamw",), PARALLEL, ("float64",), (CUT_ROWS,), (0.3,), (False,)),
     *itertools.product(("muon",), PARALLEL, ("float64",), (BATCH_ROWS, 1), (0.0,), (True,)),
 ]
-"""Optimizer, division of the model, type of all numbers, rows of a micro-batch, dropout, and rows of moved tokens."""
+"""Optimizer, division of the model, type of all numbers, rows of a micro-batch, dropout, and detection."""
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Notebook(Observer):
     steps: int = 0
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
-        for name in filter(metrics.sums.__contains__, LOSSES):
+        for name in filter(metrics.sums.__contains__, OF_TRAINING):
             loss = metrics.mean(name)
             assert loss is not None
             self.losses.append(loss)
@@ -64,7 +65,7 @@ class Notebook(Observer):
 
 
 def losses(
-    world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int, dropout: float, moved: bool
+    world: World, optimizer: str, parallel: str, dtype: str, micro_batch_rows: int, dropout: float, detection: bool
 ) -> list[float]:
     """Train a tiny model on a mixture of two corpora; return the losses of all steps and of the evaluations between."""
     world = replace(world, dtype=DTYPES[dtype])
@@ -74,9 +75,9 @@ def losses(
     task = MaskedLMTask(mixed, heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows, corpora=("one", "two"))
     config = TINY.model_copy(update={"encoder": TINY.encoder.model_copy(update={"dropout": dropout})})
     model = MaskedLanguageModel(config, VOCABULARY, ROW_LENGTH)
-    if moved:
-        task = MovedTokensTask(**vars(task), settings=MovedTokens(begin=0.3))
-        model = MovedTokensModel(config, VOCABULARY, ROW_LENGTH)
+    if detection:
+        task = DetectionTask(**vars(task), detection=Detection())
+        model = DetectionModel(config, VOCABULARY, ROW_LENGTH)
     initialise(model, config.encoder, 0)
     model.to(world.dtype)
     PARALLEL[parallel].place(model, world)

@@ -89,12 +89,12 @@ def test_a_step_at_rate_zero_changes_neither_weights_nor_loss(home: Path, start:
     assert heldout_curve(still)[0] == (0, results(start)["heldout"]["loss"])
 
 
-def test_a_run_may_take_up_moved_tokens_and_one_from_it_may_leave_them(home: Path, start: Path) -> None:
+def test_a_run_may_take_up_detection_and_one_from_it_may_leave_it(home: Path, start: Path) -> None:
     text = (*TINY[:3], "evaluation.words=0", "train.batch_rows=8", "train.budget.steps=6")
-    taken = pretrain(home, *text, "name=taken", f"start_from={start}", "moved_tokens.row_share=0.5")
+    taken = pretrain(home, *text, "name=taken", f"start_from={start}", "detection.row_share=0.5")
     assert heldout_curve(taken)[0] == (0, results(start)["heldout"]["loss"])
     trained = [record for record in run_directory.read_metrics(taken / "metrics.jsonl") if record["side"] == "train"]
-    assert 0 < trained[-1]["loss/moved"] < 3
+    assert 0 < trained[-1]["loss/detection"] < 3
     own, theirs = (load_file(checkpoint.newest(run) / checkpoint.WEIGHTS) for run in (taken, start))
     assert own.keys() == theirs.keys()
     left = pretrain(home, *text, "name=left", f"start_from={taken}")

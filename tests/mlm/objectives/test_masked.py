@@ -49,6 +49,15 @@ def test_ranks_share_out_the_rows_of_a_step() -> None:
         assert torch.equal(part.labels_BM, whole.labels_BM[mine])
 
 
+def test_a_rank_without_rows_of_its_own_computes_a_single_one_and_learns_nothing_from_it() -> None:
+    whole = task_of(sentences(40), batch_rows=9, micro_batch_rows=9)  # as with train.micro_batch_rows unset
+    shapes = []
+    for rank in range(8):
+        (batch,) = replace(whole, world=World(CPU.device, CPU.dtype, rank=rank, size=8)).micro_batches(0, 0.5)
+        shapes.append((len(batch.ids_BL), batch.targets > 0, bool((batch.labels_BM != IGNORED).any())))
+    assert shapes == [(2, True, True)] * 4 + [(1, True, True)] + [(1, False, False)] * 3
+
+
 def test_compiled_layers_get_the_same_slots_at_every_rate() -> None:
     task = replace(task_of(sentences(40), masking=Masking(rate=0.1, final_rate=0.5)), compiled=True)
     batches = [task.micro_batches(0, progress)[0] for progress in (0.0, 0.5, 1.0)]

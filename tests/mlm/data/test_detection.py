@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mlm.data.detection import KEPT, RANDOM, SWAPPED, Detection, swap_and_replace
 from mlm.data.masking import UnmaskedRows, row_keys
-from mlm.data.moving import FOREIGN, KEPT, MOVED, MovedTokens, move
 from tests.mlm.data.test_masking import text_of
 
 
@@ -24,24 +24,24 @@ def distinct(B: int, L: int) -> UnmaskedRows:
     return UnmaskedRows(ids_BL, everywhere.astype(np.int32), ids_BL, everywhere, everywhere)
 
 
-def moved(
-    rows: UnmaskedRows, settings: MovedTokens, *, epoch: int = 0, first: int = 0
+def changed(
+    rows: UnmaskedRows, settings: Detection, *, epoch: int = 0, first: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     numbers_B = first + np.arange(len(rows.ids_BL))
-    return move(rows, row_keys(0, np.full(len(numbers_B), epoch), numbers_B), settings)
+    return swap_and_replace(rows, row_keys(0, np.full(len(numbers_B), epoch), numbers_B), settings)
 
 
-@given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 99), st.floats(0, 0.9), st.floats(0, 0.9))
-def test_each_class_is_that_of_its_token(B: int, L: int, seed: int, swaps: float, foreign: float) -> None:
+@given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 99), st.floats(0, 0.5), st.floats(0.01, 1))
+def test_each_class_is_that_of_its_token(B: int, L: int, seed: int, swapped: float, replaced: float) -> None:
     rows = rows_of(B, L, seed)
-    ids_BL, classes_BL = moved(rows, MovedTokens(swaps=swaps, foreign=foreign), epoch=seed)
+    ids_BL, classes_BL = changed(rows, Detection(swapped_share=swapped, random_share=replaced), epoch=seed)
     changed_BL = ids_BL != rows.ids_BL
     assert np.array_equal(changed_BL, classes_BL != KEPT)
     assert not changed_BL[~rows.maskable_BL].any()
-    for row, column in np.argwhere(classes_BL == FOREIGN).tolist():
+    for row, column in np.argwhere(classes_BL == RANDOM).tolist():
         assert ids_BL[row, column] in rows.ids_BL[row, rows.maskable_BL[row]]
     for row in range(B):
-        columns = np.flatnonzero(classes_BL[row] == MOVED)
+        columns = np.flatnonzero(classes_BL[row] == SWAPPED)
         assert len(columns) % 2 == 0  # two tokens change places with each other
         for left, right in columns.reshape(-1, 2).tolist():
             assert right == left + 1
@@ -49,23 +49,25 @@ def test_each_class_is_that_of_its_token(B: int, L: int, seed: int, swaps: float
             assert rows.segments_BL[row, left] == rows.segments_BL[row, right]
 
 
-@pytest.mark.parametrize("settings", [MovedTokens(), MovedTokens(swaps=0.2, foreign=0.0), MovedTokens(foreign=0.5)])
-def test_the_classes_have_their_shares(settings: MovedTokens) -> None:
+@pytest.mark.parametrize(
+    "settings", [Detection(), Detection(swapped_share=0.2, random_share=1e-9), Detection(random_share=0.5)]
+)
+def test_the_classes_have_their_shares(settings: Detection) -> None:
     B, L = 400, 100
-    _, classes_BL = moved(distinct(B, L), settings)
+    _, classes_BL = changed(distinct(B, L), settings)
     # A swap begins where one is drawn and none was drawn for the token before; the last token of a row begins none.
-    begins = settings.swaps * (1 + (1 - settings.swaps) * (L - 2)) / L
-    expected = {MOVED: 2 * begins, FOREIGN: (1 - 2 * begins) * settings.foreign * (1 - 1 / L)}
+    begins = settings.swapped_share * (1 + (1 - settings.swapped_share) * (L - 2)) / L
+    expected = {SWAPPED: 2 * begins, RANDOM: (1 - 2 * begins) * settings.random_share * (1 - 1 / L)}
     for kind, share in expected.items():
         deviation = (2 * share * (1 - share) / (B * L)) ** 0.5  # two tokens of a swap are one draw
         assert np.mean(classes_BL == kind) == pytest.approx(share, abs=5 * deviation)
 
 
 def test_a_row_is_a_function_of_seed_epoch_and_its_number() -> None:
-    rows, settings = distinct(6, 50), MovedTokens()
-    whole, _ = moved(rows, settings)
+    rows, settings = distinct(6, 50), Detection()
+    whole, _ = changed(rows, settings)
     some = UnmaskedRows(*(array[2:4] for array in vars(rows).values()))
-    part, _ = moved(some, settings, first=2)
-    again, _ = moved(rows, settings, epoch=1)
+    part, _ = changed(some, settings, first=2)
+    again, _ = changed(rows, settings, epoch=1)
     assert np.array_equal(part, whole[2:4])
     assert not np.array_equal(again, whole)
