@@ -76,8 +76,12 @@ def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[
             *projection(measure(made, per_token, peak), tokens or steps * tokens_per_step, machines),
             "first rows: {hidden token>what the model sees}, | between segments",
             *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
-            *([] if others is None else ["a row for detection: {swapped or random token}"]),
-            *([] if others is None else [f"  {_show_changed(others, 0, corpus)}"]),
+            *([] if others is None else ["rows for detection: {swapped or random token}"]),
+            *(
+                f"  {_show_changed(others, row, corpus)}"
+                for row in range(ROWS_SHOWN)
+                if others and row < len(others.ids_BL)
+            ),
         ]
     )
 

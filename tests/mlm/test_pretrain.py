@@ -444,7 +444,7 @@ def test_dry_run_shows_costs_and_the_first_batch_and_trains_nothing(home: Path) 
         assert word in done.stdout
     detecting = run(home, *TINY, "--dry-run", "detection.begin=0.5")
     assert "detector" in detecting.stdout
-    assert "{" in detecting.stdout.partition("a row for detection")[2].partition("\n")[2]
+    assert "{" in detecting.stdout.partition("rows for detection")[2].partition("\n")[2]
     projected = run(home, *TINY, "--dry-run", "--tokens", "1e9", "--machines", "64xH200")
     counts = json.loads(next((home / "runs" / "cache").glob("*/manifest.json")).read_text())["train"]
     expected = 1e9 * counts["text_bytes"] / counts["tokens"] / 2**30
