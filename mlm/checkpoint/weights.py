@@ -51,10 +51,10 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path, *, 
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     # PyTorch fills what is missing with the model's own.
-    own = {name for name in model.state_dict() if optional is None or not name.startswith(optional)}
-    given = set(tensors)
+    own, given = set(model.state_dict()), set(tensors)
+    needed = {name for name in own if optional is None or not name.startswith(optional)}
     misfit = f"the weights in {folder} do not fit its tokenizer and configuration"
-    for names, verb, other in ((own - given, "lack", "has"), (given - set(model.state_dict()), "have", "lacks")):
+    for names, verb, other in ((needed - given, "lack", "has"), (given - own, "have", "lacks")):
         if names:
             raise UserError(f"{misfit}: they {verb} {len(names)} weights, such as {min(names)}, that the model {other}")
     options = StateDictOptions(full_state_dict=True, strict=False)

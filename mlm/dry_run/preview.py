@@ -76,12 +76,7 @@ def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[
             *projection(measure(made, per_token, peak), tokens or steps * tokens_per_step, machines),
             "first rows: {hidden token>what the model sees}, | between segments",
             *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
-            *([] if others is None else ["rows for detection: {swapped or random token}"]),
-            *(
-                f"  {_show_changed(others, row, corpus)}"
-                for row in range(ROWS_SHOWN)
-                if others and row < len(others.ids_BL)
-            ),
+            *([] if others is None else _rows_for_detection(others, corpus)),
         ]
     )
 
@@ -103,9 +98,13 @@ def _show(batch: Batch, row: int, corpus: Corpus) -> str:
     return _text(batch, row, corpus, hidden, marked)
 
 
-def _show_changed(batch: Batch, row: int, corpus: Corpus) -> str:
-    classes = batch.labels_BM[row].tolist()
-    return _text(batch, row, corpus, {}, lambda column, _, seen: f"{{{seen}}}" if classes[column] > KEPT else seen)
+def _rows_for_detection(batch: Batch, corpus: Corpus) -> list[str]:
+    def show(row: int) -> str:
+        classes = batch.labels_BM[row].tolist()
+        return _text(batch, row, corpus, {}, lambda column, _, seen: f"{{{seen}}}" if classes[column] > KEPT else seen)
+
+    shown = [f"  {show(row)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))]
+    return ["rows for detection: {swapped or random token}", *shown]
 
 
 def _text(
