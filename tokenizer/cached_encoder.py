@@ -65,9 +65,11 @@ class CachedEncoder:
         """Copy `tokenizer`; remember about `limit_chunks` chunks at most."""
         self.normalizer = tokenizer.normalizer
         self._normalise = normalise_by(self.normalizer)
-        self._rule = _rule(tokenizer)
+        inside = kinds.within_text(tokenizer)
+        self._adds_space = inside is not tokenizer
+        self._rule = _rule(inside)
         self._whole = kinds.plain_reader(tokenizer)
-        plain = Tokenizer.from_str(self._whole.to_str())
+        plain = kinds.within_text(Tokenizer.from_str(self._whole.to_str()))
         plain.normalizer = None  # texts are normalised before they are split into chunks
         plain.encode_special_tokens = True
         added = [token for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
@@ -88,6 +90,8 @@ class CachedEncoder:
         read = self._normalise(text)
         if self._rule.cut is None or (self._uncut and (self._uncut.search(text) or self._uncut.search(read))):
             return _stored(self._whole.encode(text, add_special_tokens=False), text, self._rule)
+        if self._adds_space and read and not read.startswith(" "):
+            read = f" {read}"
         return b"".join(map(self._chunks.__getitem__, self._rule.cut(read)))
 
 

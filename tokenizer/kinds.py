@@ -17,6 +17,8 @@ _MODELS = ("BPE", "WordPiece", "Unigram")
 _PROBE = "a cat"
 _STRANGE = "\u16ab\ue000\U00020bb7"
 """Characters that few vocabularies have: a rune, one without a meaning, and a rare Chinese one."""
+PREFIX_SPACE = pre_tokenizers.Metaspace(" ", prepend_scheme="first", split=False)
+"""Puts a space before a text that begins with none, and not behind a special token within it."""
 
 
 def fault(tokenizer: Tokenizer) -> str | None:
@@ -54,6 +56,18 @@ def plain_reader(tokenizer: Tokenizer) -> Tokenizer:
     if special.found_in(reader.encode(" ".join(names), add_special_tokens=False).ids):
         cut_names(reader, names)
     return reader
+
+
+def within_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer, or if it has `PREFIX_SPACE` a copy without it, for a part inside of a text."""
+    first, others = steps(tokenizer)[:1], steps(tokenizer)[1:]
+    if first != [json.loads(PREFIX_SPACE.__getstate__())]:
+        return tokenizer
+    parts = json.loads(tokenizer.to_str())
+    parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": others}
+    inside = Tokenizer.from_str(json.dumps(parts))
+    inside.encode_special_tokens = tokenizer.encode_special_tokens
+    return inside
 
 
 def cut_names(reader: Tokenizer, names: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from tokenizers import (
 )
 
 from configs import Config, UserError
-from tokenizer.kinds import fault, plain_reader
+from tokenizer.kinds import PREFIX_SPACE, fault, plain_reader, within_text
 from tokenizer.special_tokens import SpecialTokens
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -57,6 +57,9 @@ class VocabularyConfig(Config):
     """The Unicode normalisation of the text before it is encoded; it is saved with the vocabulary."""
     lowercase: bool = False
     """Lower-case the text before it is encoded; it is saved with the vocabulary."""
+    add_prefix_space: bool = False
+    """Put a space before every text, so that its first word has the tokens that it has elsewhere; it is saved with the
+    vocabulary."""
     cls_sep: bool = False
     """Put [CLS] before and [SEP] behind every text."""
     training_bytes: int = Field(default=500_000_000, ge=1)
@@ -143,13 +146,18 @@ def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list
 def encode_parts(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list[list[Encoding]]:
     """Return the encodings of the parts of each text around its masks, as `encode_masked` reads it."""
     tokenizer.encode_special_tokens = True  # a copy of a loaded one has forgotten it
-    parts = [text.split(mask) for text in texts]
-    flat = [part for *before, last in parts for part in (*map(str.rstrip, before), last)]
-    encoded = tokenizer.encode_batch(flat, add_special_tokens=False)
+    parts = [[*map(str.rstrip, before), last] for *before, last in (text.split(mask) for text in texts)]
+    firsts = iter(_encode(tokenizer, [first for first, *_ in parts]))
+    behind_masks = [part for _, *others in parts for part in others]
+    others = iter(_encode(within_text(tokenizer), behind_masks) if behind_masks else ())
+    return [[next(firsts), *itertools.islice(others, len(of_text) - 1)] for of_text in parts]
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
+    encoded: list[Encoding] = tokenizer.encode_batch(texts, add_special_tokens=False)
     if any(SpecialTokens.of(tokenizer).found_in(encoding.ids) for encoding in encoded):
-        encoded = plain_reader(tokenizer).encode_batch(flat, add_special_tokens=False)
-    remaining = iter(encoded)
-    return [list(itertools.islice(remaining, len(of_text))) for of_text in parts]
+        encoded = plain_reader(tokenizer).encode_batch(texts, add_special_tokens=False)
+    return encoded
 
 
 def continuing_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -175,13 +183,13 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     Training adds the special tokens. If they were there before, it would take '[MASK]' in a text for one.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    words = pre_tokenizers.Split(Regex(WORD), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
+    if vocabulary.add_prefix_space:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([PREFIX_SPACE, words, to_bytes])
+        tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     if normalizer := vocabulary.normalizer():
         tokenizer.normalizer = normalizer
     if vocabulary.cls_sep:

@@ -17,6 +17,7 @@ LEARNED = {
     "plain": tokenizer(LINES, size=500),
     "normalising": tokenizer(LINES, size=500, normalisation="nfkc", lowercase=True),
     "cls_sep": tokenizer(LINES, size=500, cls_sep=True),
+    "prefix_space": tokenizer(LINES, size=500, normalisation="nfkc", add_prefix_space=True),
 }
 LEARNED["earlier"] = earlier(LEARNED["plain"])
 LOOKUPS = {name: CachedEncoder(learned) for name, learned in LEARNED.items()}

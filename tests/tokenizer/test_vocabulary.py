@@ -76,7 +76,13 @@ def test_the_blank_takes_in_the_space_before_it() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"normalisation": "nfc"}, {"normalisation": "nfkc", "lowercase": True}, {"cls_sep": True}],
+    [
+        {},
+        {"normalisation": "nfc"},
+        {"normalisation": "nfkc", "lowercase": True},
+        {"cls_sep": True},
+        {"add_prefix_space": True, "cls_sep": True, "lowercase": True},
+    ],
     ids=str,
 )
 def test_transformers_tokenises_the_same(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -86,8 +92,8 @@ def test_transformers_tokenises_the_same(tmp_path: Path, settings: dict[str, Any
         ids = learned.encode(text).ids
         assert theirs(text, split_special_tokens=True)["input_ids"] == ids
         assert theirs.decode(ids) == learned.decode(ids, skip_special_tokens=False)
-    blank = "cat  [MASK] [MASK] of"
-    assert theirs(blank, add_special_tokens=False)["input_ids"] == encode_masked(learned, [blank], "[MASK]")[0]
+    for blank in ("cat  [MASK] [MASK] of", "[MASK] cat", "un[MASK]able"):
+        assert theirs(blank, add_special_tokens=False)["input_ids"] == encode_masked(learned, [blank], "[MASK]")[0]
     assert len(theirs) == 400
     assert theirs.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3, 4]
 
@@ -147,13 +153,27 @@ def test_normalisation_and_lower_case_are_part_of_the_tokenizer() -> None:
     assert tokenizer(LINES).encode("Cafe\u0301").ids != tokenizer(LINES).encode("Caf\u00e9").ids
 
 
+def test_a_prefix_space_gives_the_first_word_the_tokens_that_it_has_elsewhere() -> None:
+    learned = tokenizer(LINES, add_prefix_space=True)
+    the, house, able = (learned.encode(f" {word}").ids for word in ("the", "house", "able"))
+    assert learned.encode("the house").ids == learned.encode(" the house").ids == [*the, *house]
+    assert encode_masked(learned, ["the house", "[MASK] house"], "[MASK]") == [[*the, *house], [MASK, *house]]
+    inside = encode_masked(learned, ["un[MASK]able [SEP]"], "[MASK]")[0]
+    assert inside[inside.index(MASK) + 1 :][: len(able)] != able
+    assert learned.decode(inside) == "unable [SEP]"
+    assert continuing_text(learned, house) == " house"
+    assert all(learned.decode(learned.encode(text).ids) == text for text in (*MIXED, *LINES))
+
+
 def test_cls_and_sep_stand_around_the_text_only_if_asked_for() -> None:
     assert LEARNED.encode("one").tokens[0] != "[CLS]"
     framed = tokenizer(LINES, cls_sep=True).encode("one").tokens
     assert (framed[0], framed[-1]) == ("[CLS]", "[SEP]")
 
 
-@pytest.mark.parametrize("settings", [{}, {"normalisation": "nfc", "lowercase": True, "cls_sep": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"normalisation": "nfc", "lowercase": True, "cls_sep": True}, {"add_prefix_space": True}], ids=str
+)
 def test_a_saved_tokenizer_loads_as_it_was(tmp_path: Path, settings: dict[str, Any]) -> None:
     learned = tokenizer(LINES, **settings)
     assert serialise(load(save(tmp_path, serialise(learned)))) == serialise(learned)
