@@ -129,8 +129,8 @@ class EvaluationConfig(Config):
     words: int = Field(1000, ge=0)
     """Held-out words hidden one by one for the bits per byte; 0 skips that measure."""
     window_bytes: int = Field(96, gt=8)
-    """UTF-8 bytes of text around a hidden word, itself included, for every vocabulary. At most data.row_length - 2, so
-    that the text fits a row even byte by byte."""
+    """UTF-8 bytes of text around a hidden word, itself included, for every vocabulary. At most data.row_length - 2, or
+    one less with a prefix space, so that the text fits a row even byte by byte."""
     pairs: Texts | None = None
     """Files of minimal pairs to judge at the end, as python -m mlm.evaluate --pairs takes them; []: those of a small
     grammar of English; null: none."""
@@ -192,10 +192,11 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _window_fits_row(self) -> "PretrainConfig":
-        if self.evaluation.words and self.evaluation.window_bytes > self.data.row_length - 2:
+        longest = self.data.row_length - 2 - self.vocabulary.add_prefix_space
+        if self.evaluation.words and self.evaluation.window_bytes > longest:
             raise ValueError(
                 f"evaluation.window_bytes = {self.evaluation.window_bytes} does not fit data.row_length ="
-                f" {self.data.row_length}: it may be at most {self.data.row_length - 2} (or set evaluation.words=0)"
+                f" {self.data.row_length}: it may be at most {longest} (or set evaluation.words=0)"
             )
         return self
 

@@ -5,6 +5,7 @@ pre-token. So the encoding of a text with single spaces is that of its chunks en
 chunks very often. Texts of a tokenizer for which this does not hold are encoded whole.
 """
 
+import itertools
 import re
 from array import array
 from bisect import bisect_right
@@ -65,33 +66,34 @@ class CachedEncoder:
         """Copy `tokenizer`; remember about `limit_chunks` chunks at most."""
         self.normalizer = tokenizer.normalizer
         self._normalise = normalise_by(self.normalizer)
-        inside = kinds.within_text(tokenizer)
-        self._adds_space = inside is not tokenizer
-        self._rule = _rule(inside)
         self._whole = kinds.plain_reader(tokenizer)
-        plain = kinds.within_text(Tokenizer.from_str(self._whole.to_str()))
+        self._inside = kinds.without_prefix(self._whole)
+        self._rule = _rule(self._inside)
+        plain = Tokenizer.from_str(self._inside.to_str())
         plain.normalizer = None  # texts are normalised before they are split into chunks
         plain.encode_special_tokens = True
         added = [token for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
         self._chunks = _Chunks(plain, self._rule, _any_of(token.content for token in added), limit_chunks)
-        uncut = [token.content for token in added if _breaks_chunks(token, self.normalizer)]
+        # The library puts no space before a text that begins with an added token.
+        adds_space = self._inside is not self._whole
+        uncut = [token.content for token in added if adds_space or _breaks_chunks(token, self.normalizer)]
         self._uncut = _any_of([*uncut, *map(self._normalise, uncut)])
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        """Return the encoding of each of `texts`."""
+    def encode(self, texts: Sequence[str], begins: Iterable[bool] = itertools.repeat(True)) -> Encoded:
+        """Return the encoding of each of `texts`; `begins` is False for one that goes on from the one before it."""
         self._chunks.limit()
-        encoded = list(map(self._encoded, texts))
+        encoded = list(map(self._encoded, texts, begins))
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) // np.dtype(np.uint32).itemsize
         marked = np.frombuffer(b"".join(encoded), np.uint32)
         starts = marked >= _STARTS_WORD
         return Encoded(marked - starts * np.uint32(_STARTS_WORD), starts.view(np.uint8), lengths)
 
-    def _encoded(self, text: str) -> bytes:
-        read = self._normalise(text)
+    def _encoded(self, text: str, begins: bool) -> bytes:
+        read, encoder = self._normalise(text), self._whole if begins else self._inside
         if self._rule.cut is None or (self._uncut and (self._uncut.search(text) or self._uncut.search(read))):
-            return _stored(self._whole.encode(text, add_special_tokens=False), text, self._rule)
-        if self._adds_space and read and not read.startswith(" "):
-            read = f" {read}"
+            return _stored(encoder.encode(text, add_special_tokens=False), text, self._rule)
+        if encoder is not self._inside and read and not read.startswith(" "):
+            read = f" {read}"  # as PREFIX_SPACE does
         return b"".join(map(self._chunks.__getitem__, self._rule.cut(read)))
 
 

@@ -7,6 +7,7 @@ ModernBERT, our own), and Unigram (XLM-R, CamemBERT).
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -18,7 +19,7 @@ _PROBE = "a cat"
 _STRANGE = "\u16ab\ue000\U00020bb7"
 """Characters that few vocabularies have: a rune, one without a meaning, and a rare Chinese one."""
 PREFIX_SPACE = pre_tokenizers.Metaspace(" ", prepend_scheme="first", split=False)
-"""Puts a space before a text that begins with none, and not behind a special token within it."""
+"""Puts a space before a text that begins with none, but for one that begins with an added token."""
 
 
 def fault(tokenizer: Tokenizer) -> str | None:
@@ -58,16 +59,17 @@ def plain_reader(tokenizer: Tokenizer) -> Tokenizer:
     return reader
 
 
-def within_text(tokenizer: Tokenizer) -> Tokenizer:
-    """Return the tokenizer, or if it has `PREFIX_SPACE` a copy without it, for a part inside of a text."""
-    first, others = steps(tokenizer)[:1], steps(tokenizer)[1:]
-    if first != [json.loads(PREFIX_SPACE.__getstate__())]:
+@lru_cache(maxsize=4)  # a copy takes as long as encoding hundreds of texts
+def without_prefix(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer, or if it has `PREFIX_SPACE` a copy without it, for the parts inside of a text."""
+    found = steps(tokenizer)
+    if found[:1] != [json.loads(PREFIX_SPACE.__getstate__())]:
         return tokenizer
-    parts = json.loads(tokenizer.to_str())
-    parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": others}
-    inside = Tokenizer.from_str(json.dumps(parts))
-    inside.encode_special_tokens = tokenizer.encode_special_tokens
-    return inside
+    settings = json.loads(tokenizer.to_str())
+    settings["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": found[1:]}
+    copy = Tokenizer.from_str(json.dumps(settings))
+    copy.encode_special_tokens = tokenizer.encode_special_tokens
+    return copy
 
 
 def cut_names(reader: Tokenizer, names: Sequence[str]) -> None:

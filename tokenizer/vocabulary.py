@@ -23,7 +23,7 @@ from tokenizers import (
 )
 
 from configs import Config, UserError
-from tokenizer.kinds import PREFIX_SPACE, fault, plain_reader, within_text
+from tokenizer.kinds import PREFIX_SPACE, fault, plain_reader, without_prefix
 from tokenizer.special_tokens import SpecialTokens
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -58,8 +58,8 @@ class VocabularyConfig(Config):
     lowercase: bool = False
     """Lower-case the text before it is encoded; it is saved with the vocabulary."""
     add_prefix_space: bool = False
-    """Put a space before every text, so that its first word has the tokens that it has elsewhere; it is saved with the
-    vocabulary."""
+    """Put a space before a text that begins with none, so that its first word has the tokens that it has elsewhere; it
+    is saved with the vocabulary."""
     cls_sep: bool = False
     """Put [CLS] before and [SEP] behind every text."""
     training_bytes: int = Field(default=500_000_000, ge=1)
@@ -144,13 +144,17 @@ def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list
 
 
 def encode_parts(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list[list[Encoding]]:
-    """Return the encodings of the parts of each text around its masks, as `encode_masked` reads it."""
+    """Return the encodings of the parts of each text around its masks, as `encode_masked` reads it.
+
+    A prefix space stands before the first part alone.
+    """
     tokenizer.encode_special_tokens = True  # a copy of a loaded one has forgotten it
     parts = [[*map(str.rstrip, before), last] for *before, last in (text.split(mask) for text in texts)]
-    firsts = iter(_encode(tokenizer, [first for first, *_ in parts]))
-    behind_masks = [part for _, *others in parts for part in others]
-    others = iter(_encode(within_text(tokenizer), behind_masks) if behind_masks else ())
-    return [[next(firsts), *itertools.islice(others, len(of_text) - 1)] for of_text in parts]
+    encoded = [[first] for first in _encode(tokenizer, [first for first, *_ in parts])]
+    behind = iter(_encode(without_prefix(tokenizer), [part for _, *later in parts for part in later]))
+    for found, of_text in zip(encoded, parts, strict=True):
+        found += itertools.islice(behind, len(of_text) - 1)
+    return encoded
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
@@ -183,13 +187,16 @@ def _blank(vocabulary: VocabularyConfig) -> Tokenizer:
     Training adds the special tokens. If they were there before, it would take '[MASK]' in a text for one.
     """
     tokenizer = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(WORD), "isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Split(Regex(WORD), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
     tokenizer.decoder = decoders.ByteLevel()
     if vocabulary.add_prefix_space:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([PREFIX_SPACE, words, to_bytes])
+        steps.insert(0, PREFIX_SPACE)
+        # The byte-level decoder joins all tokens to one string, which then loses the space before it.
         tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     if normalizer := vocabulary.normalizer():
         tokenizer.normalizer = normalizer
     if vocabulary.cls_sep:

@@ -187,8 +187,8 @@ def _bytes_of_tokens(word: HiddenWord, encoding: Encoding, inside: list[int]) ->
 
     Their offsets cannot tell: a token may begin or end inside of a character.
     """
-    tokens, before = [encoding.tokens[position] for position in inside], word.text[: word.start]
-    has_space = before.endswith(" ") or (not before and tokens[0].startswith(_SPACE))
+    tokens, is_first = [encoding.tokens[position] for position in inside], not encoding.offsets[inside[0]][0]
+    has_space = word.text[: word.start].endswith(" ") or (is_first and tokens[0].startswith(_SPACE))
     return sum(map(len, tokens)) - has_space
 
 

@@ -20,6 +20,8 @@ LEARNED = {
     "prefix_space": tokenizer(LINES, size=500, normalisation="nfkc", add_prefix_space=True),
 }
 LEARNED["earlier"] = earlier(LEARNED["plain"])
+LEARNED["added_token"] = tokenizer(LINES, size=500, add_prefix_space=True)
+LEARNED["added_token"].add_tokens(["trem", "a\u0301"])
 LOOKUPS = {name: CachedEncoder(learned) for name, learned in LEARNED.items()}
 
 PUBLISHED = {name: CachedEncoder(published(name)) for name in KINDS}

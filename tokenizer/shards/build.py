@@ -160,7 +160,9 @@ def start_encoding(text: TextConfig, tokenizer: str, at_sentences: bool) -> Call
     def encode(columns: Columns) -> EncodedBatch:
         documents = list(map(Document, *columns))
         sentences, table = cleaning.split_documents(text, documents, as_read, at_sentences=at_sentences)
-        return table, encoder.encode(sentences)
+        begins = np.full(len(sentences), text.segments == "sentences")
+        begins[(table.lengths.cumsum() - table.lengths)[table.lengths > 0]] = True
+        return table, encoder.encode(sentences, begins)
 
     return encode
 

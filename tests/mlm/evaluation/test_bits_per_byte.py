@@ -131,6 +131,20 @@ def test_bits_of_texts_without_spaces_are_counted_over_the_hidden_tokens(cls_sep
     )
 
 
+def test_the_prefix_space_is_no_byte_of_a_word() -> None:
+    spring = "春天的"  # read as one token, with the space
+    settings = VocabularyConfig(size=360, add_prefix_space=True)
+    tokenizer, model = vocabulary.learn(iter([*ENGLISH, spring, spring] * 3), settings), model_of(360)
+    assert len(tokenizer.encode(spring).ids) == 1
+    words = list(every_word(ENGLISH))
+    with_space = [HiddenWord(f" {word.text}", word.start + 1, word.end + 1) for word in words]
+    words.append(HiddenWord(spring, 1, 2))
+    with_space.append(HiddenWord(f" {spring}", 1, 4))
+    assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(
+        written_out(model, tokenizer, with_space), rel=1e-5
+    )
+
+
 def test_a_uniform_model_needs_as_many_bits_for_a_byte_of_dna_as_for_one_of_a_word() -> None:
     tokenizer, model = tokenizer_of(261), model_of(261)
     with torch.no_grad():

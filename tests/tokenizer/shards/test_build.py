@@ -102,6 +102,18 @@ def test_shards_hold_the_text_in_its_order(tmp_path: Path, segments: str) -> Non
     assert shards.manifest.text == text
 
 
+def test_a_prefix_space_stands_before_a_document_and_not_between_its_sentences(tmp_path: Path) -> None:
+    lines = ["我来了。你去吧。好。", "One here. Two.", "Three."]
+    learned = tokenizer(lines, size=261, add_prefix_space=True)
+    text = files(write_lines(tmp_path / "a.txt", lines), segments="documents", heldout_share=0.5)
+    build(text, learned, tmp_path / "shards")
+    shards, found = open_shards(tmp_path / "shards"), []
+    for split in (shards.train, shards.heldout):
+        borders = split.sentences[split.documents]
+        found += [split.tokens[a:b].tolist() for a, b in itertools.pairwise(borders)]
+    assert sorted(found) == sorted(learned.encode(line).ids for line in lines)
+
+
 def test_tokens_and_word_starts_are_those_of_the_tokenizer(corpus: Path, tmp_path: Path) -> None:
     build(files(corpus, **SETTINGS), LEARNED, tmp_path / "shards")
     shards = open_shards(tmp_path / "shards")
