@@ -51,5 +51,5 @@ def test_any_number_of_processes_trains_the_same_model(
     expected = alone[on_one(case)]
     of_training = worker.OF_TRAINING if case[-1] else worker.LOSSES
     assert len(expected) == len(of_training) * worker.STEPS + len(worker.LOSSES) * (worker.STEPS // 5 + 1)
-    assert len(set(expected)) >= len(expected) - worker.STEPS * case[-1]  # recalls and absent losses may be equal
+    assert len(set(expected)) > 0.9 * len(expected)
     assert found["-".join(map(str, case))] == pytest.approx(expected, rel=TOLERANCE[case[2]])
