@@ -149,7 +149,7 @@ def _check_batch(batch_rows: int, rows: int, row_length: int, world: World) -> N
 
 def _check_detection(detection: Detection, batch_rows: int, corpus: Corpus) -> None:
     """Raise a UserError if a step may have no masked row, or a corpus is called as a part of the log is."""
-    if batch_rows * (1 - detection.row_share) < 1:
+    if batch_rows - batch_rows * detection.row_share < 1:
         raise UserError(
             f"detection.row_share = {detection.row_share:g} leaves steps of {batch_rows} rows without a masked one:"
             " lower it, or raise train.batch_rows"

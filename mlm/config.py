@@ -114,7 +114,7 @@ class TrainConfig(Config):
     keep: Retention = Retention()
     """The checkpoints to keep."""
     most_skipped: int = Field(20, gt=0)
-    """Updates in a row that may be skipped, for a loss or gradient that is not finite, before training stops."""
+    """Skipped updates in a row, for a loss or gradient that is not finite, that end training at the next log."""
     silence_minutes: float = Field(SILENCE_MINUTES, gt=0)
     """Minutes that a process may keep the others waiting before they treat it as lost."""
 
@@ -159,7 +159,7 @@ class PretrainConfig(Config):
     text: TextConfig = TextConfig()
     """The source, cleaning and segmentation of the text."""
     vocabulary: VocabularyConfig = VocabularyConfig()
-    """The byte-pair encoding."""
+    """The byte-pair encoding to learn; not read where data.tokenizer, data.shards or start_from bring one."""
     data: DataConfig = DataConfig()
     """The packing of text into rows."""
     masking: Masking = Masking()

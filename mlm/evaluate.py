@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs import UserError, command, read
+from configs import UserError, command, files, read
 from mlm.distributed.process import configure_process
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ SECTIONS = ("text", "masking", "evaluation")
 """Sections of a run's configuration that may be changed for a measurement."""
 LENGTH = "data.row_length"
 """The setting outside of them that may be changed too."""
+UNREAD = {
+    "evaluation.pairs": "name them by --pairs",
+    "evaluation.most_pairs": "name their number by --most",
+    "evaluation.baseline_tokens": "baselines are those of the run, in its results.json",
+}
+"""Settings of these sections that no measurement here reads, and the remedy."""
 EXAMPLES = """
 examples:
   python -m mlm.evaluate                                    the newest run, on its own held-out text
@@ -70,8 +76,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError("--plot draws the loss by position, or pairs: add --by-position or --pairs")
     if options.most is not None and (options.pairs is None or options.most < 1):
         raise UserError("--most limits the pairs of a paradigm: add --pairs, and name a number from 1 on")
-    if options.plot is not None and options.plot.exists():
-        raise UserError(f"--plot {options.plot}: the file exists: name another, or delete it")
+    if options.plot is not None:
+        files.check_new(options.plot)
     options.overrides = [word for word in options.words if "=" in word and not os.path.exists(word)]  # noqa: PTH110 - a long word is no error
     runs = [word for word in options.words if word not in options.overrides]
     if len(runs) > 1:
@@ -82,6 +88,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for override in options.overrides:
         if _section(override) not in SECTIONS and override.partition("=")[0] != LENGTH:
             raise UserError(f"{override}: only {', '.join(SECTIONS)} and {LENGTH} can be set for a run")
+        if remedy := UNREAD.get(override.partition("=")[0]):
+            raise UserError(f"{override} is not read here: {remedy}")
+        if override.startswith("masking.unit=") and not options.by_position:
+            raise UserError(
+                f"{override} is not read here, where each unit is measured: remove it, or add --by-position"
+            )
     return options
 
 
@@ -104,24 +116,21 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.evaluation.pairs.reading import read_pairs
     from mlm.evaluation.results import bits_line, measure_bits_per_byte
     from mlm.tracking import plots, run_directory
-    from tokenizer.vocabulary import load
 
     named = options.run or run_directory.newest()
     path, folder = checkpoint.run_of(named), checkpoint.resolve(named)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
-    trained = read(PretrainConfig, folder / checkpoint.CONFIG)
+    model, tokenizer, trained = checkpoint.load_model(folder, torch.device("cpu"))
     config = _with_fitting_batches(read(PretrainConfig, folder / checkpoint.CONFIG, options.overrides), trained)
-    model, _, _ = checkpoint.load_model(folder, torch.device("cpu"))
     identity = run_directory.run_identity(path)
     world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
     if options.pairs is not None:
-        tokenizer = load(folder / checkpoint.TOKENIZER)
         pairs = read_pairs(options.pairs, options.most)
         of_pairs = measure_pairs(model, tokenizer, pairs, trained.data.row_length, world)
+        command.show(json.dumps({"pairs": of_pairs}, allow_nan=False) if options.json else report(of_pairs))
         if options.plot is not None:
             plots.draw_pairs(of_pairs, options.plot)
-        command.show(json.dumps({"pairs": of_pairs}, allow_nan=False) if options.json else report(of_pairs))
         return
     corpus = _corpus(config, options.overrides, path, folder, identity.data)
 
@@ -130,20 +139,21 @@ def main(arguments: Sequence[str]) -> None:
 
     if options.by_position:
         positions = by_position(targets(config.masking.unit))
-        if options.plot is not None:
-            plots.draw_by_position(positions, options.plot)
         found: dict[str, Any] = {"positions": positions}
         table: dict[str, Any] = {config.masking.unit: positions}
+        bits: dict[str, float | None] = {}
     else:
         table = {unit: by_corruption(targets(unit), corpus.heldout.special.mask) for unit in UNITS}
         bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else {}
         found = {"masks": table, "bits_per_byte": None, **bits}
     if options.json:
         command.show(json.dumps(run_directory.finite(found), allow_nan=False))
-        return
-    _show(table, "position" if options.by_position else "seen as")
-    if not options.by_position and bits:
-        command.show(f"\nbits per byte of hidden words: {bits_line(bits)}")
+    else:
+        _show(table, "position" if options.by_position else "seen as")
+        if bits:
+            command.show(f"\nbits per byte of hidden words: {bits_line(bits)}")
+    if options.plot is not None:
+        plots.draw_by_position(positions, options.plot)
 
 
 def _with_fitting_batches(config: "PretrainConfig", trained: "PretrainConfig") -> "PretrainConfig":

@@ -35,6 +35,7 @@ from mlm.data.corpus import Corpus
 from mlm.distributed.device import measure_peak, precision_of, with_precision, with_recorded_precision
 from mlm.distributed.world import DeviceChoice, World, devices, joined
 from mlm.evaluation import fill_blanks, results
+from mlm.evaluation.bits_per_byte import check_window
 from mlm.evaluation.pairs.accuracy import those_that_fit
 from mlm.evaluation.pairs.reading import read_pairs
 from mlm.model.heads import MaskedLanguageModel
@@ -216,10 +217,12 @@ def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     """Make the directory and the components of a new run; `opened` holds its lock."""
     world = with_precision(world, config.train.precision)
     components = build(config, world)
+    if config.evaluation.words:
+        check_window(components.corpus.tokenizer, config.evaluation.window_bytes, config.data.row_length)
     if (names := config.evaluation.pairs) is not None:  # those that cannot be measured are told before training
         tokenizer, most, row_length = components.corpus.tokenizer, config.evaluation.most_pairs, config.data.row_length
-        read = partial(those_that_fit, tokenizer, row_length=row_length)
-        world.from_main("reading minimal pairs", lambda: str(len(read(read_pairs(names, most)))))
+        check = partial(those_that_fit, tokenizer, row_length=row_length)
+        world.from_main("reading minimal pairs", lambda: str(len(check(read_pairs(names, most)))))
     started_from = warm_start.load_start(config, components.model)
 
     def create() -> str:

@@ -36,8 +36,11 @@ def fault(tokenizer: Tokenizer) -> str | None:
     except Exception as error:  # the library raises nothing more specific
         return f"it has no token for unknown characters ({error})"
     lacking = set(pre_tokenizers.ByteLevel.alphabet()) - tokenizer.get_vocab().keys()
-    if is_byte_level(tokenizer) and lacking and tokenizer.model.unk_token is None:
-        return f"it lacks the tokens of {len(lacking)} bytes"
+    if model == "BPE" and tokenizer.model.unk_token is None:
+        if is_byte_level(tokenizer) and lacking:
+            return f"it lacks the tokens of {len(lacking)} bytes"
+        if not is_byte_level(tokenizer) and not tokenizer.model.byte_fallback:
+            return "it drops unknown characters: it has neither a token for them nor bytes"
     if tokenizer.decoder is None:
         return "it has no decoder, which turns tokens into text"
     unknown = SpecialTokens.of(tokenizer).unknown

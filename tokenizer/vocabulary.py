@@ -1,4 +1,7 @@
-"""Learn a byte-level vocabulary by byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019)."""
+"""Learn a byte-level vocabulary by byte-pair encoding (Sennrich et al. 2016; on bytes, Radford et al. 2019).
+
+Here too: loading of any tokenizer.json, and the tokens of text with masks.
+"""
 
 import hashlib
 import itertools
@@ -159,7 +162,8 @@ def encode_parts(tokenizer: Tokenizer, texts: Sequence[str], mask: str) -> list[
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
     encoded: list[Encoding] = tokenizer.encode_batch(texts, add_special_tokens=False)
-    if any(SpecialTokens.of(tokenizer).found_in(encoding.ids) for encoding in encoded):
+    special = SpecialTokens.of(tokenizer)
+    if any(special.found_in(encoding.ids) for encoding in encoded):
         encoded = plain_reader(tokenizer).encode_batch(texts, add_special_tokens=False)
     return encoded
 

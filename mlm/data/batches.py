@@ -1,5 +1,6 @@
 """Training data as a function of (seed, step): rows of the shards, in a new order and with new masks each epoch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -47,6 +48,13 @@ class Batch:
     def with_slots(self, slots: int) -> "Batch":
         """Return the batch with the first slots of each row, of which the others must be empty."""
         return replace(self, predicted_BM=self.predicted_BM[:, :slots], labels_BM=self.labels_BM[:, :slots])
+
+    def chosen(self, rows_b: Tensor) -> "Batch":
+        """Return the masked rows of these numbers, or those that are True."""
+        tensors: dict[str, Any] = {name: of[rows_b] for name, of in vars(self).items() if isinstance(of, Tensor)}
+        rows = replace(self, **tensors, detection=None)
+        targets, tokens = int((rows.labels_BM != IGNORED).sum()), int((rows.segments_BL > 0).sum())
+        return replace(rows, targets=targets, tokens=tokens)
 
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
@@ -105,7 +113,7 @@ class PackedRows:
 
     @property
     def tokens_per_row_of_corpora(self) -> NDArray[np.float64]:
-        """The same in a row of each corpus."""
+        """Mean number of slots of a row of each corpus that are not padding, special tokens counted."""
         return self._segments_of_corpora @ (np.arange(self.row_length + 1) + 2 * self.special.adds_cls_sep)
 
     @cached_property
@@ -114,23 +122,24 @@ class PackedRows:
         ends = np.cumsum([len(file) for file in self.files])
         return np.array([0, *ends[:-1]])
 
+    def _by_file(self, rows_B: NDArray[np.int64]) -> Iterator[tuple[RowFile, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Yield each file that holds any of the rows, True for these rows, and their numbers in the file."""
+        owners_B = np.searchsorted(self._firsts, rows_B, side="right") - 1
+        for number in np.unique(owners_B).tolist():
+            mine_B = owners_B == number
+            yield self.files[number], mine_B, rows_B[mine_B] - self._firsts[number]
+
     def _read(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
         """Return the records of rows."""
-        owners_B = np.searchsorted(self._firsts, rows_B, side="right") - 1
         records_B = np.empty(len(rows_B), self.files[0].records.dtype)
-        for number in np.unique(owners_B).tolist():
-            mine = owners_B == number
-            records_B[mine] = self.files[number].read(rows_B[mine] - self._firsts[number])
+        for file, mine_B, rows in self._by_file(rows_B):
+            records_B[mine_B] = file.read(rows)
         return records_B
 
     def documents(self, rows_B: NDArray[np.int64]) -> str:
         """Return the numbers of the documents in the given rows, in each of the folders of shards that hold any."""
-        owners_B = np.searchsorted(self._firsts, rows_B, side="right") - 1
-        found = []
-        for number in np.unique(owners_B).tolist():
-            documents = self.files[number].documents_of(rows_B[owners_B == number] - self._firsts[number])
-            found.append(f"{', '.join(map(str, documents.tolist()))} in {self.files[number].shards}")
-        return "; ".join(found)
+        found = [(file.documents_of(rows).tolist(), file.shards) for file, _, rows in self._by_file(rows_B)]
+        return "; ".join(f"{', '.join(map(str, documents))} in {shards}" for documents, shards in found)
 
     def assemble(self, rows_B: NDArray[np.int64]) -> UnmaskedRows:
         """Return the given rows as arrays."""
@@ -180,7 +189,7 @@ class PackedRows:
         return records_B["ids"][inside_BL].astype(np.int64), np.flatnonzero(begins_BL[inside_BL])
 
     def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the same of rows with about `most_tokens` slots, drawn alike in every run."""
+        """Return the `plain_tokens` of rows with about `most_tokens` slots, drawn alike in every run."""
         most_rows = max(int(most_tokens / self.tokens_per_row), 1)
         drawn, _ = self.order.rows(SAMPLE_SEED, 0, min(most_rows, len(self)))
         return self.plain_tokens(np.sort(drawn))

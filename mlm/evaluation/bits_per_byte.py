@@ -19,9 +19,10 @@ import torch
 from tokenizers import Encoding, Regex, Tokenizer, pre_tokenizers
 from torch import nn
 
+from configs import UserError
 from mlm.distributed.world import World
 from mlm.evaluation.hidden_tokens import Copy, log_probabilities
-from tokenizer.kinds import is_byte_level, plain_reader
+from tokenizer.kinds import is_byte_level, plain_reader, without_prefix
 from tokenizer.shards.format import ShardArrays
 from tokenizer.special_tokens import SpecialTokens
 
@@ -133,6 +134,16 @@ def sentences_of(splits: Sequence[ShardArrays], tokenizer: Tokenizer, most: int 
             if number < len(split.sentences) - 1:
                 first, last = split.sentences[number : number + 2]
                 yield str(tokenizer.decode(split.tokens[first:last].tolist())).strip()
+
+
+def check_window(tokenizer: Tokenizer, window_bytes: int, row_length: int) -> None:
+    """Raise a UserError if a window of text may be longer than a row, read byte by byte."""
+    longest = row_length - 2 * SpecialTokens.of(tokenizer).adds_cls_sep - (without_prefix(tokenizer) is not tokenizer)
+    if window_bytes > longest:
+        raise UserError(
+            f"evaluation.window_bytes = {window_bytes} does not fit data.row_length = {row_length}: it may be at most"
+            f" {longest} with this tokenizer (or set evaluation.words=0)"
+        )
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs import UserError
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
@@ -21,11 +22,18 @@ NEAR = 128
 
 
 def masked_by(unit: str, config: PretrainConfig, corpus: Corpus, world: World) -> list[Batch]:
-    """Return the held-out rows masked by tokens, whole words or spans, otherwise as in the run."""
+    """Return the held-out rows masked by tokens, whole words or spans, otherwise as in the run.
+
+    Raises:
+        UserError: no token is hidden.
+    """
     masking = config.masking.model_copy(update={"unit": unit})
     micro = config.train.micro_batch_rows or config.train.batch_rows
     most = config.evaluation.most_rows
-    return heldout_batches(corpus.heldout, masking, world, most_rows=most, micro_batch_rows=micro)
+    batches = heldout_batches(corpus.heldout, masking, world, most_rows=most, micro_batch_rows=micro)
+    if not any(batch.targets for batch in batches):
+        raise UserError(f"masking.rate = {masking.rate:g} hides no token of the held-out rows: raise it")
+    return batches
 
 
 @dataclass(frozen=True)

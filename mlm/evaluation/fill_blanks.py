@@ -81,6 +81,8 @@ def sample_predictions(model: nn.Module, batch: Batch, tokenizer: Tokenizer, wor
 
     Targets that masking replaced by other tokens are shown unmasked.
     """
+    # Scores and texts of all targets of a large batch would take gigabytes, and seconds.
+    batch = batch.chosen((batch.labels_BM != IGNORED).any(dim=1).nonzero().flatten()[: 4 * sentences])
     guesses = guess(model, batch, tokenizer, world, top=1)
     ids, segments = batch.ids_BL.flatten().cpu().numpy().copy(), batch.segments_BL.cpu().numpy()
     rows, length = segments.shape

@@ -8,12 +8,13 @@ from typing import Any
 
 from configs import UserError
 from mlm.config import PretrainConfig
-from mlm.data.batches import IGNORED, Batch
+from mlm.data.batches import Batch
 from mlm.data.corpus import Corpus, corpus_at
 from mlm.distributed.world import World
 from mlm.evaluation.bits_per_byte import (
     COUNTED_WORDS,
     bits_per_byte,
+    check_window,
     choose_words,
     count_bits_per_byte,
     sentences_of,
@@ -42,7 +43,7 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
         try:  # files may have gone, and the hub may not answer: no reason to lose all other results
             pairs = read_pairs(config.evaluation.pairs, config.evaluation.most_pairs)
             measured["pairs"] = measure_pairs(model, corpus.tokenizer, pairs, config.data.row_length, task.world)
-        except UserError as error:
+        except (UserError, OSError) as error:
             measured["pairs"] = None
             logger.warning("minimal pairs were not measured: %s", error)
     if len(corpus.config) == 1:
@@ -50,28 +51,13 @@ def measure(config: PretrainConfig, corpus: Corpus, task: MaskedLMTask, model: M
         return measured if only.name is None else {**measured, "corpora": {only.name: measured["heldout"]}}
     corpora: dict[str, dict[str, float | None]] = {}
     for number, part in enumerate(corpus.config):
-        rows = [found for batch in task.heldout if (found := _rows_of(number, batch)).targets]
+        batches = [batch.chosen(batch.corpora_B == number) for batch in task.heldout if batch.corpora_B is not None]
+        rows = [batch for batch in batches if batch.targets]
         own = replace(task, heldout=rows, corpora=())
         corpora[part.label] = _measure_heldout(
             config, corpus_at([part], config.data.row_length, corpus.cache), own, model
         )
     return {**measured, "corpora": corpora}
-
-
-def _rows_of(number: int, batch: Batch) -> Batch:
-    """Return the rows of one corpus of a mixture."""
-    assert batch.corpora_B is not None, "it is of a mixture"
-    mine_B = batch.corpora_B == number
-    labels_BM, segments_BL = batch.labels_BM[mine_B], batch.segments_BL[mine_B]
-    return Batch(
-        batch.ids_BL[mine_B],
-        segments_BL,
-        batch.positions_BL[mine_B],
-        batch.predicted_BM[mine_B],
-        labels_BM,
-        targets=int((labels_BM != IGNORED).sum()),
-        tokens=int((segments_BL > 0).sum()),
-    )
 
 
 def _measure_heldout(
@@ -102,6 +88,7 @@ def measure_bits_per_byte(
     hidden words stand for whole sentences.
     """
     settings, tokenizer = config.evaluation, corpus.tokenizer
+    check_window(tokenizer, settings.window_bytes, config.data.row_length)
     sentences = sentences_of([one.heldout for one in corpus.shards], tokenizer)
     words = choose_words(sentences, settings.words, settings.window_bytes)
     if not words:

@@ -235,7 +235,7 @@ def fast_attention(
     """
     if segment_mask.key_blocks and queries_BM is None:
         return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask.key_blocks, dropout)
-    if segment_mask.key_blocks and queries_BM is not None and key_BHLK.shape[2] > LONG:
+    if segment_mask.key_blocks and queries_BM is not None and queries_BM.shape[1] and key_BHLK.shape[2] > LONG:
         queries_BM, order_BM = queries_BM.sort(dim=1)  # the queries of a block are then neighbours
         order_BHMK = order_BM[:, None, :, None].expand_as(query_BHMK)
         blocks = _key_blocks(segment_mask, queries_BM, CHOSEN_BLOCK)

@@ -36,7 +36,7 @@ class LocalAttention(Config):
     """Attention to near tokens only, in all layers but some (Warner et al. 2024, section 2.1)."""
 
     window: int = Field(128, gt=1)
-    """Tokens that a token attends to beside itself, half of them on each side."""
+    """Tokens that a token attends to beside itself, half of them, rounded down, on each side."""
     global_every: int = Field(3, gt=0)
     """Layers 0, n, 2n, ... attend to the whole segment."""
     theta: float = Field(10_000.0, gt=1)

@@ -1,4 +1,4 @@
-"""The masked-language-model head: scores over the vocabulary at the predicted positions only."""
+"""The heads: scores over the vocabulary at the predicted positions only, and the detector's over classes."""
 
 from typing import Any, Self
 

@@ -29,7 +29,7 @@ class TrainingLength:
     seconds: float | None = None
 
     def fraction(self, progress: TrainingProgress) -> float:
-        """Return the share of the budget, from 0 to 1, at the middle of the next step."""
+        """Return the used share of the budget: of steps at the middle of the next one, of seconds at its start."""
         if self.steps is not None:
             return (progress.step + 0.5) / self.steps
         return min(progress.seconds / (self.seconds or math.inf), 1.0)

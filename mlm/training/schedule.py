@@ -11,14 +11,8 @@ from configs import Config
 class Schedule(Config):
     """The base of all schedules: a linear warm-up from 0, then `after_warmup`."""
 
-    warmup: float = Field(0.05, ge=0)
-    """Share of the budget over which the rate rises linearly to its peak, from 0 up to (not including) 1."""
-
-    @model_validator(mode="after")
-    def _fits_budget(self) -> "Schedule":
-        if self.warmup >= 1:
-            raise ValueError(f"warmup = {self.warmup:g} is as long as the whole budget: give a share of it below 1")
-        return self
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the budget over which the rate rises linearly to its peak."""
 
     def factor(self, fraction: float) -> float:
         """Return the share of the peak rate in force at `fraction`, from 0 to 1, of the budget."""

@@ -433,6 +433,11 @@ def test_evaluate_by_position_reads_rows_longer_than_the_runs(home: Path, first:
     assert shown.returncode == 0, shown.stderr
     assert [line.split()[1] for line in shown.stdout.splitlines()[1:]] == ["0-127", "128-255", "256-511"]
     assert "near.png" in mistake(run(home, str(first), "--by-position", "--plot", "near.png", module="mlm.evaluate"))
+    assert "make nowhere" in mistake(
+        run(home, str(first), "--by-position", "--plot", "nowhere/x.png", module="mlm.evaluate")
+    )
+    few = run(home, str(first), "--by-position", "masking.rate=1e-4", module="mlm.evaluate")
+    assert "masking.rate = 0.0001 hides no token of the held-out rows" in mistake(few)
     assert "--by-position" in mistake(run(home, str(first), "--plot", "new.png", module="mlm.evaluate"))
 
 
@@ -480,7 +485,7 @@ MISTAKES: Mapping[str, tuple[tuple[str, ...], str]] = {
         r"frozen_encoder.*detection",
     ),
     "width and heads": (("model.encoder.width=30", "model.encoder.heads=4"), r"model\.encoder: .*30 .*4"),
-    "warm-up over the budget": (("schedule.warmup=1.5",), r"schedule: warmup = 1\.5 "),
+    "warm-up over the budget": (("schedule.warmup=1.5",), r"schedule\.warmup = '1\.5'"),
     "sides over the budget": (
         ("schedule.warmup=0.5", "schedule.decay=0.6"),
         r"schedule: warmup \+ decay is 1\.1,",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from configs import UserError
@@ -196,6 +196,13 @@ def word_level() -> str:
     return words.to_str()
 
 
+def letters_alone() -> str:
+    letters = Tokenizer(models.BPE({"[PAD]": 0, "[MASK]": 1, "▁": 2, "a": 3, "c": 4, "t": 5}, []))
+    letters.pre_tokenizer, letters.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    letters.add_special_tokens(["[PAD]", "[MASK]"])
+    return letters.to_str()
+
+
 def without_a_byte() -> str:
     parts = json.loads(tokenizer([], size=261).to_str())
     parts["model"]["vocab"].pop("Ġ")
@@ -225,6 +232,7 @@ def renamed(name: str, token: str) -> str:
 REFUSED = {
     "another model": (word_level(), "WordLevel"),
     "a byte is missing": (without_a_byte(), "1 bytes"),
+    "characters are dropped": (letters_alone(), "drops unknown characters"),
     "no decoder": (foreign(decoder=None), "decoder"),
     "no decoder of pieces": (changed("bert", decoder=None), "decoder"),
     "dropout": (changed("roberta", dropout=0.1), "at random"),

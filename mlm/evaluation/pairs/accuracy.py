@@ -61,11 +61,18 @@ def measure_pairs(
 def those_that_fit(
     tokenizer: Tokenizer, pairs: Sequence[Pair], row_length: int
 ) -> list[tuple[Pair, Sentence, Sentence]]:
-    """Return the pairs whose sentences fit a row, and their good and bad sentences; a UserError if there are none."""
+    """Return the pairs whose sentences fit a row, and their good and bad sentences.
+
+    Raises:
+        UserError: there are none, or a sentence has no tokens, whose sum would be the highest of all.
+    """
     sentences = read_sentences([text for pair in pairs for text in (pair.good, pair.bad)], tokenizer)
     most = row_length - 2 * SpecialTokens.of(tokenizer).adds_cls_sep
-    both = zip(pairs, sentences[::2], sentences[1::2], strict=True)
-    fitting = [(pair, good, bad) for pair, good, bad in both if max(len(good.tokens), len(bad.tokens)) <= most]
+    read = list(zip(pairs, sentences[::2], sentences[1::2], strict=True))
+    for pair, good, bad in read:
+        if not (good.tokens and bad.tokens):
+            raise UserError(f"a sentence of the pair {pair.good!r}, {pair.bad!r} has no tokens: mend or remove it")
+    fitting = [(pair, good, bad) for pair, good, bad in read if max(len(good.tokens), len(bad.tokens)) <= most]
     if not fitting:
         mend = "name others, or a run with longer rows"
         raise UserError(f"each of the {len(pairs):,} pairs has a sentence of more than {most} tokens: {mend}")

@@ -2,8 +2,8 @@
 
 A .jsonl file has BLiMP's columns sentence_good, sentence_bad, and, where they are there, UID and field. Of a .txt file
 every second line is a good sentence, behind the bad one (Zorro, Huebner et al. 2021). A .tsv file has a good and a bad
-sentence on each line, and perhaps a paradigm. Archives and folders hold such files,
-all of one format; of other files they may hold any.
+sentence on each line, and perhaps a paradigm. The pairs of an archive or a folder are all of one format. Files that
+hold no pairs may lie beside them.
 """
 
 import itertools
@@ -56,7 +56,7 @@ def _pairs_of(name: str) -> Iterator[Pair]:
     elif Path(path).is_dir():
         found = sorted(one for one in Path(path).rglob("*") if one.is_file())
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", path) and suffixes(Path(path))[0] not in KINDS:
-        yield from _whole(_of_the_hub(path), path)
+        yield from _checked_pairs(_of_the_hub(path), path)
         return
     else:
         yield from _checked(files.located(name))
@@ -93,10 +93,10 @@ def _checked(path: AnyPath) -> Iterator[Pair]:
     kind = suffixes(path)[0]
     if kind not in KINDS:
         raise UserError(f"{path}: its name tells no format of pairs: it must end in one of {', '.join(KINDS)}")
-    yield from _whole({".jsonl": _blimp, ".txt": _alternating, ".tsv": _tabbed}[kind](path), path)
+    yield from _checked_pairs({".jsonl": _blimp, ".txt": _alternating, ".tsv": _tabbed}[kind](path), path)
 
 
-def _whole(pairs: Iterable[Pair], where: object) -> Iterator[Pair]:
+def _checked_pairs(pairs: Iterable[Pair], where: object) -> Iterator[Pair]:
     """Yield the pairs; a UserError if there are none, or a sentence is empty."""
     number = 0
     for number, pair in enumerate(pairs, start=1):

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from configs import UserError
 from mlm.evaluation.bits_per_byte import (
     HiddenWord,
     bits_per_byte,
@@ -15,10 +17,13 @@ from mlm.evaluation.bits_per_byte import (
     count_bits_per_byte,
     sentences_of,
 )
+from mlm.experiment import pretrain
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig, LearnedPositions
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from tests.mlm.samples import CPU, offsets
+from tests.mlm.test_experiment import config_in
+from tests.mlm.test_pretrain import write_corpus
 from tests.tokenizer.published import published
 from tokenizer import vocabulary
 from tokenizer.shards.format import ShardArrays
@@ -143,6 +148,20 @@ def test_the_prefix_space_is_no_byte_of_a_word() -> None:
     assert bits_per_byte(model, tokenizer, words, ROW_LENGTH, CPU) == pytest.approx(
         written_out(model, tokenizer, with_space), rel=1e-5
     )
+
+
+def test_a_window_too_long_for_another_ones_tokenizer_is_refused_before_training(tmp_path: Path) -> None:
+    """Read byte by byte, the prefix space of its vocabulary takes a slot as well."""
+    write_corpus(tmp_path / "corpus.txt")
+    learned = vocabulary.learn(iter(ENGLISH * 3), VocabularyConfig(size=300, add_prefix_space=True, cls_sep=True))
+    (tmp_path / "theirs.json").write_bytes(vocabulary.serialise(learned))
+    options = [f"data.tokenizer={tmp_path / 'theirs.json'}", "data.row_length=64"]
+    with pytest.raises(
+        UserError, match=r"window_bytes = 62 does not fit data\.row_length = 64: .* at most 61 with this"
+    ):
+        pretrain(config_in(tmp_path, *options, "evaluation.window_bytes=62"))
+    assert not list((tmp_path / "runs").glob("*/config.yaml"))
+    assert pretrain(config_in(tmp_path, *options, "evaluation.window_bytes=61")).results is not None
 
 
 def test_a_uniform_model_needs_as_many_bits_for_a_byte_of_dna_as_for_one_of_a_word() -> None:

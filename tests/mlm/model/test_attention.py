@@ -245,6 +245,14 @@ def test_a_token_costs_the_same_in_rows_of_any_length(chosen: bool) -> None:
     assert cost(8192) == pytest.approx(cost(1024), rel=0.1)  # at both ends of a row some keys are missing
 
 
+def test_long_rows_without_a_prediction_have_no_outputs() -> None:
+    inputs = random_inputs((2, 1024, 2, 4), torch.float32)
+    nothing_BM = torch.zeros(2, 0, dtype=torch.int64)
+    segment_mask = segment_mask_of([[1000], [512, 512]], 1024, torch.float32)
+    mixed_BHMK = fast_attention(inputs[0][:, :, :0], *inputs[1:], segment_mask, nothing_BM, 0.0)
+    assert mixed_BHMK.shape == (2, 2, 0, 4)
+
+
 def test_other_segments_get_no_gradient_at_all() -> None:
     torch.manual_seed(0)
     inputs = random_inputs((1, 9, 2, 4), torch.float32)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy import stats
+from tokenizers import normalizers
 from torch import Tensor, nn
 
 from configs import UserError
@@ -130,6 +131,14 @@ def test_pairs_longer_than_a_row_are_counted_and_all_of_them_an_error() -> None:
         measure_pairs(model, tokenizer, [long], ROW_LENGTH, CPU)
 
 
+def test_a_sentence_without_tokens_is_an_error() -> None:
+    """The sum over no tokens is 0, higher than any log-likelihood."""
+    tokenizer = tokenizer_of(330)
+    tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    with pytest.raises(UserError, match=r"a sentence of the pair 'A text\.', '\\u200b' has no tokens: mend or remove"):
+        measure_pairs(Constant(330), tokenizer, [Pair("A text.", "\u200b", "order")], ROW_LENGTH, CPU)
+
+
 def test_scores_that_are_no_numbers_are_no_accuracy() -> None:
     tokenizer = tokenizer_of(330)
     model = model_of(tokenizer.get_vocab_size())
@@ -171,6 +180,9 @@ def test_a_run_is_judged_at_its_end_and_by_the_command_alike(
             ["masking.rate=0.3", "--pairs"],
             r"--pairs reads no text and hides tokens by itself: remove masking\.rate=0\.3",
         ),
+        (["evaluation.pairs=[]"], r"evaluation\.pairs=\[\] is not read here: name them by --pairs"),
+        (["evaluation.baseline_tokens=9"], "is not read here: baselines are those of the run"),
+        (["masking.unit=word"], "is not read here, where each unit is measured: remove it, or add --by-position"),
     ],
 )
 def test_options_that_do_not_fit_together_are_told(words: list[str], message: str) -> None:
