@@ -69,17 +69,17 @@ _TextLoader.yaml_implicit_resolvers = {
 }
 
 
-def read(model: type[AnyConfig], path: Path | None = None, overrides: Sequence[str] = ()) -> AnyConfig:
+def read(model: type[AnyConfig], path: Path | str | None = None, overrides: Sequence[str] = ()) -> AnyConfig:
     """Return `model`'s defaults, changed by the YAML file at `path`, then by `section.key=value` overrides.
 
     Raise a UserError if a file, key, type or value is wrong; the message names the key's path and the nearest key.
     """
     values = model().model_dump(mode="json")
-    origin = "command line"
+    origin, path = "command line", None if path is None else Path(path)
     if path is not None:
         origin = f"{path} and command line" if overrides else str(path)
-        _merge(values, _load(path))
-    _merge(values, _overrides(overrides))
+        _merge(values, _load(path), [model])
+    _merge(values, _overrides(overrides), [model])
     check_text(values)
     try:
         return model.model_validate(values, strict=False)
@@ -188,18 +188,29 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
                     f"cannot read the value of {override!r}: write a list as [a, b], and a text that begins with a"
                     ' bracket as ["[a].txt"]'
                 ) from None
+            value = _Whole(value) if isinstance(value, dict) else value
         for name in reversed(names[1:]):
             value = {name: value}
-        _merge(merged, {names[0]: value})
+        _merge(merged, {names[0]: value}, None)
     return merged
 
 
-def _merge(values: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Merge `change` into `values` in place; a section whose kind changes loses the settings of its former kind."""
+class _Whole(dict[str, Any]):
+    """A mapping that is written in one piece, as {a: b}: it replaces another one, unless that is a section."""
+
+
+def _merge(values: dict[str, Any], change: Mapping[str, Any], models: Sequence[type[Config]] | None) -> None:
+    """Merge `change` into `values` in place; a section whose kind changes loses the settings of its former kind.
+
+    The values are those of one of `models`; None: of any, so that each mapping may be a section.
+    """
     for name, new in change.items():
         old = values.get(name)
-        if isinstance(old, dict) and isinstance(new, dict) and not _kinds_differ(old, new):
-            _merge(old, new)
+        fields = [of.model_fields[name] for of in models or () if name in of.model_fields]
+        sections = None if models is None else [choice for field in fields for choice in _choices(field.annotation)]
+        replaces = isinstance(new, _Whole) and sections == []
+        if isinstance(old, dict) and isinstance(new, dict) and not replaces and not _kinds_differ(old, new):
+            _merge(old, new, sections)
         else:
             values[name] = new
 

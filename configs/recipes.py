@@ -38,12 +38,16 @@ def folders(task: Task) -> dict[str, Path]:
 
 
 def folder(word: str, task: Task) -> Path:
-    """Return the folder that `word` names, or else that of recipes of that name; a UserError if there is neither."""
-    if Path(word).is_dir():
-        return Path(word)
-    if word in folders(task):
-        return folders(task)[word]
-    raise UserError(f"no such folder: {word}: name one with recipes, or one of {', '.join(folders(task))}")
+    """Return the folder that `word` names, or else that of recipes of that name; a UserError if there is neither.
+
+    A folder without recipes, such as one of the data of a suite, does not hide a suite of its name.
+    """
+    known_folders, named = folders(task), Path(word)
+    if named.is_dir() and (word not in known_folders or any(named.glob("*.yaml"))):
+        return named
+    if word in known_folders:
+        return known_folders[word]
+    raise UserError(f"no such folder: {word}: name one with recipes, or one of {', '.join(known_folders)}")
 
 
 def listing(task: Task) -> str:

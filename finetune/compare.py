@@ -85,7 +85,8 @@ def main(arguments: Sequence[str]) -> None:
         )
         for name, folder, run in zip(names, folders, found, strict=True)
     ]
-    scores = {"TF-IDF": first.baselines.tfidf.get(metric), "majority class": first.baselines.majority.get(metric)}
+    simplest = "mean number" if len(first.classes) == 1 else "majority class"
+    scores = {"TF-IDF": first.baselines.tfidf.get(metric), simplest: first.baselines.majority.get(metric)}
     baselines = {name: score for name, score in scores.items() if score is not None}
     notes = [note for name, run in zip(names, found, strict=True) for note in _notes(names[0], name, first, run)]
     drawn = [

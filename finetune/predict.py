@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.Parser(prog="python -m finetune.predict", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("run", nargs="?", type=Path, help="a fine-tuning run (default: the newest one in runs/)")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to classify; none: lines of standard input")
-    parser.add_argument("--file", help="table of texts: .csv .tsv .jsonl .parquet, plain or compressed")
+    parser.add_argument("--file", help="table of texts: .csv .tsv .jsonl .json .parquet .xlsx, plain or compressed")
     parser.add_argument("--output", type=Path, help="CSV file to write; it must not exist yet (with --file)")
     parser.add_argument("--encoding", default="utf-8", help="encoding of that table, such as latin-1 (default: utf-8)")
     parser.add_argument("--submission", metavar="COLUMN", help="write this column and the predicted class, no more")

@@ -20,7 +20,7 @@ from finetune.heads import network_of
 from finetune.training.classification import predict
 from finetune.training.classifier import Classifier
 from mlm.checkpoint import checkpoint, weights
-from mlm.checkpoint.manifest import MANIFEST, seal, verify
+from mlm.checkpoint.manifest import seal, verify
 from mlm.distributed.device import ComputePrecision
 from mlm.distributed.world import World
 from mlm.tracking import run_directory
@@ -140,10 +140,12 @@ def load(run: Path, device: torch.device) -> SavedModel:
 def newest(runs: Path) -> Path:
     """Return the fine-tuning run that finished last; a UserError if there is none."""
     tuned = run_directory.newest_first(runs, run_directory.FINE_TUNING)
-    found = [path for path in tuned if checkpoint.is_whole(path / MODEL_FOLDER)]
+    found = [
+        path for path in tuned if checkpoint.is_whole(path / MODEL_FOLDER) and (path / run_directory.RESULTS).is_file()
+    ]
     if not found:
-        raise UserError(f"there is no fine-tuned model in {runs}: train one by python -m finetune.cnn_head")
-    return max(found, key=lambda path: (path / MODEL_FOLDER / MANIFEST).stat().st_mtime_ns)
+        raise UserError(f"there is no finished fine-tuning run in {runs}: train one by python -m finetune.cnn_head")
+    return max(found, key=lambda path: (path / run_directory.RESULTS).stat().st_mtime_ns)
 
 
 def _why_none(run: Path) -> str:

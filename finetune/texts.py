@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--output {options.output}: it has one text per line, so its name must end in .txt")
     files.check_new(options.output)
     yaml, overrides = command.split(options.recipe, "finetune")
+    if wrong := [override for override in overrides if not override.startswith("data.")]:
+        raise UserError(f"{wrong[0]}: only options of data are read here, as data.key=value")
     reader = read(_DataOnly, yaml, overrides).data.reader
     examples = [reader.texts(row) for row in reader.rows(options.file)]
     lines = [text for example in examples for text in example if text]

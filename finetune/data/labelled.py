@@ -123,7 +123,7 @@ class HubSplits(Config):
 
 
 class Labelled(TableConfig):
-    """Labelled texts, or pairs of texts, from .csv, .tsv, .jsonl or .parquet files or the Hugging Face hub."""
+    """Labelled texts, or pairs of texts, from tables of any format, or the Hugging Face hub."""
 
     kind: Literal["labelled"] = "labelled"
     train: str | None = None
@@ -149,8 +149,9 @@ class Labelled(TableConfig):
     hub_splits: HubSplits = HubSplits()
     """Splits of the hub's data set; a named file takes the place of a split."""
     classes: Texts = ()
-    """The classes in order; empty: the sorted labels of the training data. Equal numbers, such as 1 and 1.0, are one
-    class where all labels are numbers, unless both are named here."""
+    """The classes in order, of which the second of two is that of F1; empty: in the order of the hub's data set, or the
+    sorted labels of the training data. Equal numbers, such as 1 and 1.0, are one class where all labels are numbers,
+    unless both are named here."""
     duplicates: repeats.Duplicates = "drop"
     """Treatment of repeated training texts. Texts are equal if they are so but for case, white space, web addresses and
     mentions, as they are given or as the encoder reads them. Kept or not, a text is never on both sides of a split."""
@@ -202,7 +203,7 @@ class Labelled(TableConfig):
         train, validation, test = _grouped(parts)
         assert train is not None
         classes = (self.label,) if self.target == "number" else self.classes
-        classes = classes or _class_names({row.label for row in train.rows})
+        classes = classes or self._class_names({row.label for row in train.rows})
 
         def labelled(part: _Rows) -> _Rows:
             return part.labelled_by(classes) if self.target == "class" else part.with_numbers()
@@ -225,6 +226,14 @@ class Labelled(TableConfig):
             raise UserError(f"{train.where}: no text of class {short(missing)!r} is left to train on{dropped}")
         choosing, measuring = (None if part is None else part.examples(classes) for part in (validation, test))
         return Dataset(classes, train.examples(classes), choosing, measuring, dict(counts))
+
+    def _class_names(self, labels: set[str]) -> tuple[str, ...]:
+        """Return the classes that the training data have, where the settings name none."""
+        named: tuple[str, ...] = ()
+        if self.train is None and self.hub is not None and self.hub_splits.train is not None:
+            of_hub = self.hub, self.configuration, self.hub_splits.train, self.revision
+            named = hub.class_names(*of_hub, self.label)
+        return tuple(name for name in named if name in labels) or _class_names(labels)
 
     def _part(self, name: str, counts: Counter[str], as_read: AsRead) -> _Rows | None:
         """Return a part of the data, if there is one, cleaned; count the empty texts."""

@@ -309,7 +309,7 @@ function begin() {
   for (const id of ["layer", "head"]) by(id).addEventListener("change", () => drawLines(state.unit));
   by("table").hidden = hides || !live;
   by("table").addEventListener("submit", classifyTable);
-  by("table-hint").textContent = `A .csv, .tsv or .jsonl file with the column ${data.columns.join(" and the column ")}, up to 10 MB.`;
+  by("table-hint").textContent = `A .csv, .tsv, .jsonl, .json, .parquet or .xlsx file with the column ${data.columns.join(" and the column ")}, up to 10 MB.`;
   by("examples").querySelector("button")?.click();
 }
 

@@ -66,7 +66,8 @@ def numbers_figure(numbers_N: NDArray[np.float64], predicted_N: NDArray[np.float
     axes.plot(numbers_N, predicted_N, "o", color=DARK, alpha=0.3, markersize=3)
     ends = [min(numbers_N.min(), predicted_N.min()), max(numbers_N.max(), predicted_N.max())]
     axes.plot(ends, ends, color=OTHER, linestyle="--", linewidth=1)
-    axes.set_title(_drawable(title, instead=""), parse_math=False, fontsize=11, loc="left")
+    lines = [_drawable(line, instead="") for line in title.splitlines()]
+    axes.set_title("\n".join(lines), parse_math=False, fontsize=11, loc="left")
     _finish(axes, "true", "predicted")
     return figure
 

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from configs import UserError, command, listed, recipes
+from mlm.distributed import launcher
 from mlm.distributed.process import configure_process
 
 EXAMPLES = """
@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.overrides = [word for word in options.words if "=" in word]
     if own := [word for word in options.overrides if word.partition("=")[0] in ("name", "runs")]:
         raise UserError(f"{own[0]}: the suite names its runs, in {SUITES}: choose its folder there by --name")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launcher.has_several():
         raise UserError("a suite runs in one process: run its tasks one by one by torchrun, as finetune.cnn_head TASK")
     return options
 

@@ -30,6 +30,7 @@ class Section(Config):
     name: str | None = "plain"
     pair: tuple[float, float] = (0.1, 0.2)
     texts: Texts = ()
+    only: dict[str, Texts] = Field(default={})
 
 
 class Toy(Config):
@@ -88,6 +89,14 @@ def test_defaults_then_yaml_then_overrides_in_their_order(tmp_path: Path) -> Non
     toy = read(Toy, path, ["section.rate=2", "section.name=a", "section.name=b"])
     assert toy.section == Section(count=1, rate=2.0, flag=True, name="b")
     assert toy.choice == Steady()
+
+
+def test_a_mapping_in_one_piece_replaces_another_but_not_a_section(tmp_path: Path) -> None:
+    path = write(tmp_path, "section:\n  count: 1\n  only: {a: [x], b: [y]}\n")
+    assert read(Toy, str(path), ["section.only={}"]).section == Section(count=1)
+    assert read(Toy, path, ["section.only={c: z}"]).section.only == {"c": ("z",)}
+    assert read(Toy, path, ["section.only.b=z"]).section.only == {"a": ("x",), "b": ("z",)}
+    assert read(Toy, path, ["section={rate: 2}"]).section == Section(count=1, rate=2.0, only={"a": ("x",), "b": ("y",)})
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "section: {}\n"])

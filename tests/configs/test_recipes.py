@@ -40,6 +40,13 @@ def test_a_file_of_that_name_wins_and_a_folder_does_not(elsewhere: Path) -> None
     assert recipes.find("/dev/null", "pretrain") == Path("/dev/null")
 
 
+def test_a_folder_of_data_does_not_hide_a_suite_of_its_name_and_one_of_recipes_does(elsewhere: Path) -> None:
+    (elsewhere / "kim2014").mkdir()
+    assert recipes.folder("kim2014", "finetune") == FOLDER / "finetune" / "kim2014"
+    (elsewhere / "kim2014" / "mine.yaml").write_text("name: mine\n")
+    assert recipes.folder("kim2014", "finetune") == Path("kim2014")
+
+
 @pytest.mark.parametrize("word", ["modren", "configs/pretrain/moderm.yaml", "modern.yaml"])
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest(word: str) -> None:
     with pytest.raises(UserError, match="did you mean modern") as caught:

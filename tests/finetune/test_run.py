@@ -124,6 +124,14 @@ def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
     assert manifest["files"]["weights.safetensors"]["sha256"] == best.weights_sha256
 
 
+def test_an_interrupted_run_is_not_the_newest_though_it_has_a_model(tuned: Path, tmp_path: Path) -> None:
+    shutil.copytree(tuned, tmp_path / tuned.name)
+    assert saved_model.newest(tmp_path) == tmp_path / tuned.name
+    (tmp_path / tuned.name / "results.json").unlink()
+    with pytest.raises(UserError, match="there is no finished fine-tuning run"):
+        saved_model.newest(tmp_path)
+
+
 def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_kept(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,21 +63,38 @@ def read_split(
     Only `columns` are read; one of classes gives their names, and -1, a label not given, is missing. `mend_columns`
     says where to name the right column.
     """
-    from datasets import ClassLabel, load_dataset
-
-    try:
-        table: Any = load_dataset(name, configuration, split=split, revision=revision)
-    except Exception as error:  # it lets through the errors of every library below it
-        raise UserError(failure(name, error)) from error
+    table = _table(name, configuration, split, revision)
     where = f"the hub's {name}, split {split}"
     check_columns(columns, table.column_names, where, mend_columns)
     table = table.select_columns(list(columns))
-    classes = {key: dict(enumerate(kind.names)) for key, kind in table.features.items() if isinstance(kind, ClassLabel)}
+    classes = {column: names for column in columns if (names := _classes(table, column))}
     rows = []
     for number, row in enumerate(table, start=1):
-        named = {column: names.get(row[column], "") for column, names in classes.items()}
+        named = {column: dict(enumerate(names)).get(row[column], "") for column, names in classes.items()}
         rows.append(Row(f"{where}, row {number}", {**row, **named}))
     return text_rows(rows, columns, where, mend_columns)
+
+
+def class_names(name: str, configuration: str | None, split: str, revision: str | None, column: str) -> tuple[str, ...]:
+    """Return the classes of a column in the data set's order, which F1 depends on; () if it has none."""
+    return _classes(_table(name, configuration, split, revision), column)
+
+
+def _table(name: str, configuration: str | None, split: str, revision: str | None) -> Any:
+    """Return a data set's split, fetched once."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, configuration, split=split, revision=revision)
+    except Exception as error:  # it lets through the errors of every library below it
+        raise UserError(failure(name, error)) from error
+
+
+def _classes(table: Any, column: str) -> tuple[str, ...]:
+    from datasets import ClassLabel
+
+    kind = table.features[column]
+    return tuple(kind.names) if isinstance(kind, ClassLabel) else ()
 
 
 def failure(name: str, error: Exception) -> str:

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from finetune.evaluation.figures import comparison_figure, confusion_figure, learning_curves
+from finetune.evaluation.figures import comparison_figure, confusion_figure, learning_curves, numbers_figure
 from mlm.tracking.plots import write
 
 
@@ -60,6 +60,11 @@ def test_names_that_cannot_be_drawn_are_numbers_and_none_is_read_as_a_formula(tm
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "$\\frac{", "plain"]
     write(figure, tmp_path / "a.png")  # a warning about missing letters would be an error here
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_the_picture_of_numbers_has_both_lines_of_its_title() -> None:
+    figure = numbers_figure(np.array([1.0, 2.0]), np.array([1.5, 1.5]), "stsb: test,\n1 trial")
+    assert figure.axes[0].get_title(loc="left") == "stsb: test,\n1 trial"
 
 
 def records(accuracies: list[float]) -> list[dict[str, object]]:

@@ -17,7 +17,7 @@ dataset_info:
   - name: label
     dtype:
       class_label:
-        names: {'0': bad, '1': good}
+        names: {'0': worse, '1': better}
 configs:
 - config_name: default
   data_files:
@@ -26,11 +26,16 @@ configs:
 """
 FILES = {"README.md": CARD, "train.csv": b"text,label\nOne.,1\nTwo.,0\nThree.,-1\n"}
 
+LABELLED = f"""Labelled(
+    hub='me/tiny', revision={COMMIT!r}, hub_splits=HubSplits(validation=None)
+).load(TextConfig()).class_names"""
+
 
 def evaluate(folder: Path, expression: str, **environment: str) -> str:
     """Evaluate an expression in a process that keeps what it fetches in `folder`."""
     script = (
         "import sys\nfrom configs import UserError\nfrom tokenizer.sources import hub\n"
+        "from finetune.data.labelled import HubSplits, Labelled\nfrom tokenizer.cleaning import TextConfig\n"
         "try: print(eval(sys.argv[1]))\nexcept UserError as error: print(error)"
     )
     variables = {**os.environ, "HF_HOME": str(folder), **environment}
@@ -43,10 +48,17 @@ def test_a_split_is_fetched_once_with_its_classes_by_name(tmp_path: Path) -> Non
     with serving("me/tiny", FILES) as address:
         found = evaluate(tmp_path, read, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
         missing = evaluate(tmp_path, read.replace("'label'", "'x'"), HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
-    rows = [{"text": "One.", "label": "good"}, {"text": "Two.", "label": "bad"}, {"text": "Three.", "label": ""}]
+    rows = [{"text": "One.", "label": "better"}, {"text": "Two.", "label": "worse"}, {"text": "Three.", "label": ""}]
     assert found == repr(rows)
     assert missing == "the hub's me/tiny, split train: no column 'x'; there are: text, label: name another"
     assert evaluate(tmp_path, read, HF_HUB_OFFLINE="1") == repr(rows)
+
+
+def test_classes_are_in_the_order_of_the_data_set(tmp_path: Path) -> None:
+    """Not by letters: F1 is that of the second, which a task's published scores choose."""
+    with serving("me/tiny", {**FILES, "train.csv": b"text,label\nOne.,1\nTwo.,0\n"}) as address:
+        names = evaluate(tmp_path, LABELLED, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    assert names == "('worse', 'better')"
 
 
 def test_without_a_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
