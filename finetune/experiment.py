@@ -26,6 +26,7 @@ from finetune.data import augment_contextual
 from finetune.data.augment import Variants, require_mask
 from finetune.data.class_names import listed
 from finetune.data.examples import Dataset, DataSplit
+from finetune.data.labelled import in_folder
 from finetune.evaluation import baselines, metrics, report, results
 from finetune.evaluation.results import Baselines, ExampleCounts, Results, TrialResult
 from finetune.saved_model import SavedModel
@@ -89,7 +90,7 @@ def finetune(
     check_installed(config.tracking)
     runs = Path(config.runs)
     choice = encoders.resolve(config.encoder, runs)
-    config = config.model_copy(update={"encoder": choice, "data": config.data.pinned()})
+    config = config.model_copy(update={"encoder": choice, "data": in_folder(config.data.pinned(), Path())})
     name = config.name or config.data.title()
     with joined(wanted=config.device) as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))

@@ -18,7 +18,7 @@ from finetune.data.class_names import short
 from finetune.data.cleaning import Cleaning, RowReader
 from finetune.data.examples import Dataset, Examples
 from tokenizer.cleaning import AsRead, TextConfig, describe_dropped
-from tokenizer.sources import hub
+from tokenizer.sources import hub, remote
 from tokenizer.sources.readers import TableConfig
 from tokenizer.sources.tables import log_once, number_text
 
@@ -309,3 +309,14 @@ def _number(label: str) -> str | None:
 
 
 ClassificationData = Annotated[BigramShift | Labelled, Field(discriminator="kind")]
+
+
+def files_of(data: ClassificationData) -> dict[str, str]:
+    """Return the files that data name, by their part."""
+    return {part: name for part in ("train", "validation", "test") if (name := getattr(data, part, None))}
+
+
+def in_folder(data: ClassificationData, folder: Path) -> ClassificationData:
+    """Return the same data with absolute paths, which are found from elsewhere too; the others are in `folder`."""
+    names = {part: name for part, name in files_of(data).items() if not remote.is_remote(name)}
+    return data.model_copy(update={part: str((folder / name).absolute()) for part, name in names.items()})

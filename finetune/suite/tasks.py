@@ -7,7 +7,7 @@ from pathlib import Path
 from configs import UserError, listed, read
 from finetune import encoders
 from finetune.config import FinetuneConfig
-from finetune.data.labelled import ClassificationData
+from finetune.data.labelled import files_of, in_folder
 from finetune.experiment import finetune
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.interrupt import SignalStop
@@ -29,27 +29,19 @@ def configs_of(suite: Path, overrides: Sequence[str], data: Path | None, path: P
     }
     if not found:
         raise UserError(f"{suite} has no recipes: name a folder with a .yaml file for each task")
-    if data is not None and not any(_files(config.data) for config in found.values()):
+    if data is not None and not any(files_of(config.data) for config in found.values()):
         raise UserError(f"--data {data}: no recipe of {suite} names a file: remove --data")
     choices = {config.encoder.model_dump_json(): config.encoder for config in found.values()}
     resolved = {key: encoders.resolve(choice, Path(RUNS)) for key, choice in choices.items()}
     return {
         task: config.model_copy(
-            update={"encoder": resolved[config.encoder.model_dump_json()], "data": _inside(config.data, data)}
+            update={
+                "encoder": resolved[config.encoder.model_dump_json()],
+                "data": in_folder(config.data, data or Path()),
+            }
         )
         for task, config in found.items()
     }
-
-
-def _inside(data: ClassificationData, folder: Path | None) -> ClassificationData:
-    """Return data whose files lie in a folder."""
-    moved = {part: str(folder / name) for part, name in _files(data).items()} if folder else {}
-    return data.model_copy(update=moved)
-
-
-def _files(data: ClassificationData) -> dict[str, str]:
-    """Return the files that data name, by their part."""
-    return {part: name for part in ("train", "validation", "test") if (name := getattr(data, part, None))}
 
 
 def run_tasks(path: Path, configs: Mapping[str, FinetuneConfig]) -> dict[str, str]:

@@ -102,7 +102,7 @@ def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "data" / "second.csv").rename(folder / "second.csv")
-    with pytest.raises(UserError, match=r"1 of 2 tasks failed \(second: no such file: data/second\.csv"):
+    with pytest.raises(UserError, match=r"1 of 2 tasks failed \(second: no such file: .*/data/second\.csv"):
         called(capsys)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["task", "first", "mean"]
     (first,) = (folder / "runs" / "suites" / "mine").glob("*-first")
