@@ -34,8 +34,8 @@ class Predictor(Protocol):
     def words(self) -> Sequence[str | None]:
         """Each vocabulary entry as a word, without white space; None if it is special or no whole word of letters."""
 
-    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return the vocabulary's scores at each example's masks, (masks, V), as far as the longest row reaches."""
+    def predict(self, texts: Sequence[str]) -> list[Tensor]:
+        """Return the vocabulary's scores at each text's masks, (masks, V), as far as the longest row reaches."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def variants(
     blanks.sort(key=lambda found: len(found.text))  # texts of like length need little padding
     for start in range(0, len(blanks), BATCH_TEXTS):
         batch = blanks[start : start + BATCH_TEXTS]
-        masked = [(found.filled([MASKED] * len(found.spans)),) for found in batch]
+        masked = [found.filled([MASKED] * len(found.spans)) for found in batch]
         for found, scores_MV in zip(batch, predictor.predict(masked), strict=True):
             sampled = candidates[_sample(scores_MV[:, candidates], found.draws_M)]
             index, variant, part = found.place

@@ -151,11 +151,9 @@ class PublishedPredictor(PublishedEncoder):
         ]
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
-        if not texts:
-            return []
-        rows = padded(self.tokenise(texts, self.longest), self.pad_id)
+    def predict(self, texts: Sequence[str]) -> list[Tensor]:
+        """Return the vocabulary's scores at the masks of each text, in order, (masks, V); float32 on CPU."""
+        rows = padded(self.tokenise([(text,) for text in texts], self.longest), self.pad_id)
         ids_BL, real_BL, types_BL = (part.to(self.world.device) for part in rows)
         masked_BL = ids_BL == self._mask_id
 

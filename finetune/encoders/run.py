@@ -91,7 +91,7 @@ class RunEncoder(TextEncoder):
 
 
 class RunPredictor:
-    """The masked language model of a pretraining run; it reads the texts of a pair separately, as in pretraining."""
+    """The masked language model of a pretraining run, which predicts masked words."""
 
     def __init__(self, model: MaskedLanguageModel, tokenizer: Tokenizer, row_length: int, world: World) -> None:
         """Wrap a model in evaluation mode on the world's device."""
@@ -108,12 +108,9 @@ class RunPredictor:
         return cls(model, tokenizer, recipe.data.row_length, world)
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Return the vocabulary's scores at the masks of each example, in order, (masks, V); float32 on CPU."""
-        if not texts:
-            return []
-        flat = [text for example in texts for text in example]
-        encoded = vocabulary.encode_masked(self.tokenizer, flat, MASKED)
+    def predict(self, texts: Sequence[str]) -> list[Tensor]:
+        """Return the vocabulary's scores at the masks of each text, in order, (masks, V); float32 on CPU."""
+        encoded = vocabulary.encode_masked(self.tokenizer, texts, MASKED)
         special = self._special
         ids_BL, real_BL, _ = padded([_joined([ids], self.row_length, special) for ids in encoded], special.pad)
         masks_B = (ids_BL == special.mask).sum(dim=1)
@@ -127,8 +124,7 @@ class RunPredictor:
         batch = Batch(ids_BL, real_BL.int(), positions_BL, predicted_BM, labels_BM, targets=targets, tokens=tokens)
         scores_MV = score(self.model, batch.to(self.world.device), self.world)
         scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
-        masks_of_examples = torch.split(masks_B, [len(example) for example in texts])
-        return list(torch.split(scores_MV, [int(masks.sum()) for masks in masks_of_examples]))
+        return list(torch.split(scores_MV, masks_B.tolist()))
 
 
 def _joined(parts: Sequence[list[int]], longest: int, special: SpecialTokens) -> EncodedExample:

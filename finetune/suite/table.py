@@ -10,7 +10,7 @@ import numpy as np
 
 from configs import UserError
 from finetune.evaluation import results
-from finetune.evaluation.results import Difference
+from finetune.evaluation.results import Difference, MeanStd
 
 OWN = "this encoder"
 
@@ -99,6 +99,4 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 def _shown(score: Mapping[str, float | None] | None) -> str:
-    if score is None:
-        return "-"
-    return f"{score['mean']:.3f}" + ("" if score["std"] is None else f" ± {score['std']:.3f}")
+    return "-" if score is None else str(MeanStd.model_validate(score))

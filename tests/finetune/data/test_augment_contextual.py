@@ -115,25 +115,19 @@ def test_choices_are_those_of_seed_variant_and_example() -> None:
 @pytest.mark.parametrize("cls_sep", [False, True])
 def test_predictions_are_those_of_each_text_alone(cls_sep: bool) -> None:
     predictor = predictor_of(1, cls_sep=cls_sep)
-    texts = [("the [MASK] fire",), ("the [MASK] near the [MASK] lake.", "a [MASK]"), ("no blank",), ("[MASK]",)]
-    together = predictor.predict([tuple(text.replace("[MASK]", MASKED) for text in example) for example in texts])
-    assert [len(scores_MV) for scores_MV in together] == [1, 3, 0, 1]
-    for example, scores_MV in zip(texts, together, strict=True):
-        for text in example:
-            if "[MASK]" not in text:
-                continue
+    texts = ["the [MASK] fire", "the [MASK] near the [MASK] lake.", "no blank", "[MASK]"]
+    together = predictor.predict([text.replace("[MASK]", MASKED) for text in texts])
+    assert [len(scores_MV) for scores_MV in together] == [1, 2, 0, 1]
+    for text, scores_MV in zip(texts, together, strict=True):
+        if len(scores_MV):
             batch = fill_blanks.read_blanks(text, predictor.tokenizer, ROW_LENGTH)
-            alone_MV = score(predictor.model, batch, CPU).detach()
-            torch.testing.assert_close(scores_MV[: len(alone_MV)], alone_MV, rtol=0, atol=1e-6)
-            scores_MV = scores_MV[len(alone_MV) :]
-        assert not len(scores_MV)
-    assert predictor.predict([]) == []
+            torch.testing.assert_close(scores_MV, score(predictor.model, batch, CPU).detach(), rtol=0, atol=1e-6)
 
 
 def test_low_precision_gives_float32_scores_on_the_cpu() -> None:
     exact = predictor_of(1)
     low = RunPredictor(exact.model, exact.tokenizer, ROW_LENGTH, World(torch.device("cpu"), torch.bfloat16))
-    texts = [(f"the {MASKED} fire",)]
+    texts = [f"the {MASKED} fire"]
     assert low.predict(texts)[0].dtype == torch.float32
     torch.testing.assert_close(low.predict(texts)[0], exact.predict(texts)[0], rtol=0, atol=0.02)
 
@@ -169,7 +163,7 @@ def test_the_callers_tokenizer_is_left_as_it_was() -> None:
     tokenizer = learn(iter(CORPUS), VocabularyConfig(size=SIZE))
     before = tokenizer.to_str()
     model = MaskedLanguageModel(CONFIG, SIZE, ROW_LENGTH).eval()
-    RunPredictor(model, tokenizer, ROW_LENGTH, CPU).predict([(f"the {MASKED}",), ("a",)])
+    RunPredictor(model, tokenizer, ROW_LENGTH, CPU).predict([f"the {MASKED}", "a"])
     assert tokenizer.to_str() == before
     assert Tokenizer.from_str(before).truncation is None
 
