@@ -1,7 +1,8 @@
-"""Baselines without an encoder: the majority class, and character n-grams with logistic regression."""
+"""Baselines without an encoder: the majority class, and n-grams of characters and words with logistic regression."""
 
+import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from finetune.evaluation.metrics import Metric, deviation_of, number_scores, sco
 
 LONGEST_TEXT = 2_000
 MOST_FEATURES, MOST_WEIGHTS = 200_000, 10_000_000
-"""Largest numbers of n-grams and of weights, which are n-grams x classes: L-BFGS takes 200 bytes a weight."""
+"""Largest numbers of n-grams of a kind and of weights, which are n-grams x classes: L-BFGS takes 200 bytes a weight."""
+N_GRAMS = {"char_wb": (2, 5), "word": (1, 2)}
+"""Shortest and longest n-grams of each kind, by the names of scikit-learn."""
+WORD_OR_MARK = r"\w+|[^\w\s]"
 MOST_ITERATIONS, MOST_PROBABILITIES = 1_000, 4_000_000_000
 """Largest numbers of iterations and of probabilities that they compute, which are examples x classes an iteration."""
 
@@ -32,13 +36,14 @@ def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
 
 
 def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
-    """Return the scores of TF-IDF over character 2- to 5-grams with logistic regression, on the test part.
+    """Return the scores of TF-IDF over n-grams with logistic regression, on the test part.
 
-    The validation part is training data as well, because nothing is chosen on it: the baseline is not made weak. The
-    n-grams stay within words (with a space at either end), count logarithmically, and occur in at least two texts. To
-    bound time and memory, the first 2,000 characters of a text are read, and the 200,000 most frequent n-grams kept;
-    with more than 50 classes fewer n-grams, and with thousands of classes fewer iterations. If there is nothing to
-    learn (a single class, or no n-gram that two texts share) the majority class is predicted.
+    The n-grams are those of 2 to 5 characters within words (with a space at either end), and those of one and two
+    words or punctuation marks. They count logarithmically, and occur in at least two texts. The validation part is
+    training data as well, because nothing is chosen on it: the baseline is not made weak. To bound time and memory,
+    the first 2,000 characters of a text are read, and the 200,000 most frequent n-grams of either kind kept; with more
+    than 25 classes fewer n-grams, and with thousands of classes fewer iterations. If there is nothing to learn (a
+    single class, or no n-gram that two texts share) the majority class is predicted.
 
     A number is predicted by ridge regression; of pairs, on the products and the differences of both texts' n-grams.
     """
@@ -46,10 +51,10 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     from sklearn.linear_model import LogisticRegression, Ridge
 
     labels_N = _seen(split)
-    try:
-        features_NF, tested_NF = _features(split, num_classes)
-    except ValueError:  # scikit-learn raises it for an empty vocabulary
+    features = _features(split, num_classes)
+    if features is None:
         return majority(split, num_classes)
+    features_NF, tested_NF = features
     if num_classes == 1:
         predicted_N = Ridge().fit(features_NF, labels_N).predict(tested_NF)
         return number_scores(split.test.labels, predicted_N, deviation_of(split.train.labels))
@@ -65,30 +70,47 @@ def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | Non
     return scores(split.test.labels, probabilities_NC)
 
 
-def _features(split: DataSplit, num_classes: int) -> tuple[Any, Any]:
-    """Return the features of training and validation, and of the test part; a ValueError if no n-gram is left."""
+def _features(split: DataSplit, num_classes: int) -> tuple[Any, Any] | None:
+    """Return the features of training and validation, and of the test part; None if no n-gram is left."""
     from scipy import sparse
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(
-        analyzer="char_wb",
-        ngram_range=(2, 5),
-        sublinear_tf=True,
-        min_df=2,
-        max_features=min(MOST_FEATURES, MOST_WEIGHTS // num_classes),
-        dtype=np.float32,
-    )
     parts = split.train, split.validation
     if num_classes > 1 or len(split.train.texts[0]) == 1:
-        features_NF = vectorizer.fit_transform([text for part in parts for text in _joined(part)])
-        return features_NF, vectorizer.transform(_joined(split.test))
-    vectorizer.fit(text[:LONGEST_TEXT] for part in parts for texts in part.texts for text in texts)
+        seen = [text for part in parts for text in _joined(part)]
+        vectorizers = _fitted(seen, num_classes)
+        return (vectorizers(seen), vectorizers(_joined(split.test))) if vectorizers else None
+    vectorizers = _fitted([text[:LONGEST_TEXT] for part in parts for texts in part.texts for text in texts], 1)
+    if vectorizers is None:
+        return None
 
     def compared(pairs: Sequence[tuple[str, ...]]) -> Any:
-        one, other = (vectorizer.transform([texts[side][:LONGEST_TEXT] for texts in pairs]) for side in (0, 1))
+        one, other = (vectorizers([texts[side][:LONGEST_TEXT] for texts in pairs]) for side in (0, 1))
         return sparse.hstack([one.multiply(other), abs(one - other)]).tocsr()
 
     return compared([texts for part in parts for texts in part.texts]), compared(split.test.texts)
+
+
+def _fitted(texts: Sequence[str], num_classes: int) -> Callable[[Sequence[str]], Any] | None:
+    """Return a function from texts to their features, by the n-grams of some texts; None if these share none."""
+    from scipy import sparse
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizers = []
+    for kind, lengths in N_GRAMS.items():
+        vectorizer = TfidfVectorizer(
+            analyzer=kind,
+            ngram_range=lengths,
+            token_pattern=WORD_OR_MARK if kind == "word" else None,
+            sublinear_tf=True,
+            min_df=2,
+            max_features=min(MOST_FEATURES, MOST_WEIGHTS // (len(N_GRAMS) * num_classes)),
+            dtype=np.float32,
+        )
+        with contextlib.suppress(ValueError):  # an empty vocabulary, as of words where a script has no spaces
+            vectorizers.append(vectorizer.fit(texts))
+    if not vectorizers:
+        return None
+    return lambda read: sparse.hstack([vectorizer.transform(read) for vectorizer in vectorizers]).tocsr()
 
 
 def _seen(split: DataSplit) -> NDArray[Any]:
@@ -96,6 +118,6 @@ def _seen(split: DataSplit) -> NDArray[Any]:
     return np.concatenate([split.train.labels, split.validation.labels])
 
 
-def _joined(examples: Examples) -> Iterator[str]:
-    """Yield one text per example; no n-gram crosses the space between the texts of a pair."""
-    return (" ".join(texts)[:LONGEST_TEXT] for texts in examples.texts)
+def _joined(examples: Examples) -> list[str]:
+    """Return one text per example; no n-gram of characters crosses the space between the texts of a pair."""
+    return [" ".join(texts)[:LONGEST_TEXT] for texts in examples.texts]

@@ -151,7 +151,7 @@ class Baselines(Config):
     majority: Scores[MeanStd]
     """The most frequent class, or the mean number."""
     tfidf: Compared
-    """Character n-grams and logistic regression, or ridge regression."""
+    """N-grams of characters and words, and logistic regression, or ridge regression."""
     random_encoder: Control | None = None
     """The control for pretraining; left out if not asked for."""
 

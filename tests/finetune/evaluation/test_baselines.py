@@ -57,6 +57,29 @@ def test_the_second_text_of_a_pair_is_read() -> None:
     assert bag_of_words(split, 2)["accuracy"] == 1.0
 
 
+def test_the_order_of_words_is_learnt() -> None:
+    """Two orders of the same words have the same n-grams of characters within them."""
+
+    def orders(number: int) -> Examples:
+        return examples(
+            [("storm then flood", "flood then storm")[n % 2] for n in range(number)], [n % 2 for n in range(number)]
+        )
+
+    assert bag_of_words(DataSplit(orders(20), orders(4), orders(8)), 2)["accuracy"] == 1.0
+
+
+def test_texts_without_spaces_are_learnt_by_their_characters() -> None:
+    rng = np.random.default_rng(0)
+
+    def unspaced(number: int) -> Examples:
+        other = ["".join(chr(code) for code in rng.integers(0x4E00, 0x9000, 6)) for _ in range(number)]
+        return examples(
+            [f"{text}{('河水', '山火')[n % 2]}" for n, text in enumerate(other)], [n % 2 for n in range(number)]
+        )
+
+    assert bag_of_words(DataSplit(unspaced(40), unspaced(4), unspaced(20)), 2)["accuracy"] == 1.0
+
+
 def test_of_a_long_text_the_beginning_is_read() -> None:
     def long(part: Examples, before: int) -> Examples:
         return Examples(tuple(("the " * before + texts[0],) for texts in part.texts), part.labels)
