@@ -203,13 +203,17 @@ def _resume(
     path: Path, world: World, opened: ExitStack, observers: Sequence[Observer], stop: Stop
 ) -> _Trained | PretrainRun:
     """Train the run at `path` to its end, or return a finished one as it is; `opened` holds its lock."""
-    if world.is_main:
-        opened.enter_context(run_directory.lock(path))
     found = path / run_directory.RESULTS
-    if not world.from_main("looking for the run's results", lambda: "yes" if found.exists() else ""):
+
+    def has_results() -> str:
+        opened.enter_context(run_directory.lock(path))  # in here, so that all ranks hear of a run that is in use
+        return "yes" if found.exists() else ""
+
+    if not world.from_main("looking for the run's results", has_results):
         return _train(_restore(path, world), opened, observers, stop)
     if not world.is_main:
         return PretrainRun(path, None, "", 0)
+    exported_run.export_at_end(path, config_of(path))  # the run may have been killed meanwhile
     return PretrainRun(path, run_directory.read_json(found), f"{path} is finished: its results are in {found}", 0)
 
 
@@ -361,7 +365,8 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
     operations = flops_at(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
-    return MetricsLogger(ready.path, config, task.documents, operations, peak, ready.progress, task.read_after)
+    logged = task.documents, operations, peak * world.size, ready.progress, task.read_after
+    return MetricsLogger(ready.path, config, *logged)
 
 
 def _data(corpus: Corpus) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def newest_undamaged(run: Path) -> Path:
     newest(run)
     for folder in reversed(completed(run)):
         try:
-            verify(folder, (*MODEL_FILES, STATE, *read_manifest(folder).files))
+            verify(folder, list({*MODEL_FILES, STATE, *read_manifest(folder).files}))
         except UserError as error:
             logger.warning("skipped: %s", error)
             continue

@@ -65,7 +65,7 @@ class SignalStop(Observer, ExitStack):
 
     def _note(self, number: int, frame: object) -> None:
         self.numbers.append(number)
-        if number == signal.SIGINT:
+        if signal.getsignal(signal.SIGINT) == self._note:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,6 +1,7 @@
 """Save checkpoints while training continues: one at a time, failures logged, old ones removed."""
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping, Set
 from contextlib import suppress
@@ -56,8 +57,8 @@ class CheckpointWriter(Observer):
             self._sweep(start.step)
 
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
-        """Keep the held-out loss for a checkpoint of the same step."""
-        self.heldout_losses = {progress.step: metrics["loss"]}
+        """Keep the held-out loss for a checkpoint of the same step, if it is one."""
+        self.heldout_losses = {progress.step: metrics["loss"]} if math.isfinite(metrics["loss"]) else {}
 
     def checkpoint(self, progress: TrainingProgress, model: nn.Module, optimizer: Optimizer) -> None:
         """Wait for the previous checkpoint, copy the state of the run, and write the copy while training continues."""

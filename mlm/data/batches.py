@@ -103,8 +103,8 @@ class PackedRows:
 
     @property
     def segments_per_row(self) -> NDArray[np.float64]:
-        """Mean number of segments of each length in a row of training, lengths being tokens without special ones."""
-        return np.array(self.order.shares) @ self._segments_of_corpora
+        """Mean number of segments of each length in a row of training, special tokens counted."""
+        return np.roll(np.array(self.order.shares) @ self._segments_of_corpora, 2 * self.special.adds_cls_sep)
 
     @property
     def tokens_per_row(self) -> float:

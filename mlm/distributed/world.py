@@ -204,7 +204,9 @@ def init_world(silence_minutes: float = SILENCE_MINUTES, wanted: DeviceChoice = 
     if cuda and not existing and (place := launch()).size > 1:
         local, count = place.local_rank, torch.cuda.device_count()
         if local >= count:
-            raise UserError(f"{local + 1} or more processes on a machine with {count} GPUs: start fewer")
+            raise UserError(
+                f"a process with the local rank {local} sees {count} GPUs: start fewer, or let each see all"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     timeout = timedelta(minutes=silence_minutes)

@@ -17,6 +17,7 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from tokenizer import kinds
 from tokenizer.added_words import add_words
+from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.special_tokens import padded_to
 
 SEED = 0
@@ -41,8 +42,10 @@ class Converted:
 def row_length_of(published: Published, wanted: int | None) -> int:
     """Return the row length: the `wanted` one, or the encoder's; raise a UserError if it is too long."""
     length = published.row_length if wanted is None else wanted
-    if not 8 <= length <= (most := published.max_positions):
-        raise UserError(f"--row-length is {length}: {published.folder} has {most} positions: take 8 to {most}")
+    first, most = ROW_LENGTHS[0], min(published.max_positions, ROW_LENGTHS[-1])
+    if not first <= length <= most:
+        told = f"{published.folder} has {published.max_positions} positions"
+        raise UserError(f"--row-length is {length}: {told}: take {first} to {most}")
     return length
 
 

@@ -65,17 +65,18 @@ def key_of(arm: Arm) -> str:
     return json.dumps({key: value["name"] if is_named(value) else value for key, value in arm.items()}, sort_keys=True)
 
 
-def ranked(values: Iterable[tuple[Arm, float | None]], mode: Mode) -> list[Arm]:
-    """Return the arms that have values, the best first, by the mean of these.
+def ranked(values: Iterable[tuple[Arm, int, float | None]], mode: Mode) -> list[Arm]:
+    """Return the arms that have values, each of a seed, the best first, by the mean of these.
 
-    Arms with fewer values come last: a mean over the lucky seeds alone says nothing.
+    Arms with fewer seeds come last: a mean over the lucky seeds alone says nothing. An arm that was run twice with a
+    seed has one value of it.
     """
-    by_key: dict[str, tuple[Arm, list[float]]] = {}
-    for arm, value in values:
+    by_key: dict[str, tuple[Arm, dict[int, float]]] = {}
+    for arm, seed, value in values:
         if value is not None:
-            by_key.setdefault(key_of(arm), (arm, []))[1].append(value)
+            by_key.setdefault(key_of(arm), (arm, {}))[1][seed] = value
     sign = 1 if mode == "min" else -1
-    order = sorted(by_key.values(), key=lambda found: (-len(found[1]), sign * statistics.fmean(found[1])))
+    order = sorted(by_key.values(), key=lambda found: (-len(found[1]), sign * statistics.fmean(found[1].values())))
     return [arm for arm, _ in order]
 
 

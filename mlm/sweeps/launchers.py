@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 from configs import UserError
@@ -51,10 +51,21 @@ class _Processes:
 
     running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
     ending: bool = False
+    lock: Lock = field(default_factory=Lock)
+
+    def start(self, command: Callable[[], "subprocess.Popen[bytes]"]) -> "subprocess.Popen[bytes] | None":
+        """Start a process that will be told to end; None if the others were told already."""
+        with self.lock:
+            if self.ending:
+                return None
+            process = command()
+            self.running.add(process)
+            return process
 
     def end(self) -> None:
         """Let every process save and end."""
-        self.ending = True
+        with self.lock:
+            self.ending = True
         for process in tuple(self.running):
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -195,7 +206,8 @@ def execute(
         if arguments is None:
             return
         with output.open("ab") as file:
-            process = subprocess.Popen(
+            command: partial[subprocess.Popen[bytes]] = partial(
+                subprocess.Popen,
                 [sys.executable, "-m", sweep.config.command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -204,7 +216,9 @@ def execute(
                 preexec_fn=partial(_begin, affinity, os.getpid(), process_control),
                 start_new_session=True,  # Ctrl-C is for the sweep to act on
             )
-        processes.running.add(process)
+            process = processes.start(command)
+        if process is None:
+            return
         code = process.wait()
         processes.running.discard(process)
         if code in _STOPPED or processes.ending:

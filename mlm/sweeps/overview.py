@@ -14,20 +14,21 @@ from mlm.tracking import run_directory
 
 def overview(sweep: Sweep) -> dict[str, Any]:
     """Return the state of a sweep and of its trials."""
-    records, config = sweep.records(), sweep.config
+    records, config, dropped = sweep.records(), sweep.config, sweep.dropped()
+    to_come = [record for record in records if record.trial.number not in dropped]
     best = sweep.ranked(config.metric, config.mode)[:1]
     return {
-        "state": "running" if run_directory.owner(sweep.path) else "stopped" if _left(records) else "finished",
+        "state": "running" if run_directory.owner(sweep.path) else "stopped" if _left(to_come) else "finished",
         "owner": run_directory.owner(sweep.path),
         "metric": config.metric,
         "best": dict(best[0]) if best else None,
-        "seconds_left": _seconds_left(records, config.trials_at_once),
+        "seconds_left": _seconds_left(to_come, config.trials_at_once),
         "trials": [
             {
                 "trial": record.trial.number,
                 "arm": arms.label(record.trial.arm),
                 "seed": record.trial.seed,
-                "state": record.state,
+                "state": "dropped" if record.trial.number in dropped else record.state,
                 "progress": record.progress,
                 "result": record.results.get(config.metric),
             }

@@ -183,29 +183,25 @@ def _run_stage(found: Sweep, stage: int) -> None:
     halving = found.config.halving
     for steps in halving.steps if halving else ():
         _run(found, trials, steps)
-        trials = _promoted(found, trials, steps)
+        _check_none_stopped(found, trials, steps)
+        trials = found.promoted(trials, steps)
+        if not trials:
+            raise UserError(
+                f"no trial was evaluated at step {steps} or later: lower halving.steps, or see {found.path}"
+            )
     _run_to_end(found, trials)
 
 
 def _run_to_end(found: Sweep, trials: Sequence[Trial]) -> None:
     """Run trials to their end; a UserError tells those that were stopped: what comes next would build on less."""
     _run(found, trials, None)
-    records = [found.record(trial) for trial in trials]
-    if stopped := [one.trial.name for one in records if one.state not in ("finished", "failed")]:
+    _check_none_stopped(found, trials, None)
+    _check_written(_metrics(found.config), [found.record(trial) for trial in trials])
+
+
+def _check_none_stopped(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:
+    if stopped := found.stopped(trials, until):
         raise UserError(f"trials were stopped ({listed(stopped)}): the same command goes on with them")
-    _check_written(_metrics(found.config), records)
-
-
-def _promoted(found: Sweep, trials: Sequence[Trial], steps: int) -> list[Trial]:
-    """Return the trials of the arms that are best after so many steps."""
-    halving = found.config.halving
-    assert halving is not None
-    best = arms.ranked(((trial.arm, found.compared_at(trial, steps)) for trial in trials), halving.mode)
-    if not best:
-        raise UserError(f"no trial was evaluated at step {steps} or later: lower halving.steps, or see {found.path}")
-    count = len({arms.key_of(trial.arm) for trial in trials})
-    kept = set(map(arms.key_of, best[: max(round(count * halving.keep), 1)]))
-    return [trial for trial in trials if arms.key_of(trial.arm) in kept]
 
 
 def _run(found: Sweep, trials: Sequence[Trial], until: int | None) -> None:

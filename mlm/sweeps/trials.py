@@ -10,7 +10,7 @@ SWEEP/cache/              tokenizers and shards, which the trials share
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +130,7 @@ class Sweep:
     def ranked(self, metric: str, mode: Mode, stage: int | None = None) -> list[Arm]:
         """Return the arms, of one stage or of all, that have results, the best first."""
         chosen = (one for one in self.records() if stage in (None, one.trial.stage))
-        return ranked(((one.trial.arm, one.results.get(metric)) for one in chosen), mode)
+        return ranked(((one.trial.arm, one.trial.seed, one.results.get(metric)) for one in chosen), mode)
 
     def failures(self) -> list[Trial]:
         """Return the trials that failed."""
@@ -141,11 +141,44 @@ class Sweep:
         return len(self.failures()) > self.config.most_failures
 
     def compared_at(self, trial: Trial, step: int) -> float | None:
-        """Return halving's metric at the first evaluation of a trial at or beyond a step; None if there is none."""
+        """Return halving's metric at the first evaluation of a trial at or beyond a step; None if there is none.
+
+        A loss that is not finite is the worst of all.
+        """
         assert self.config.halving is not None
         metric, run = self.config.halving.metric, self.run_of(trial)
         found = [one for one in evaluations(run) if one["step"] >= step] if run else []
-        return float(found[0][metric.removeprefix("heldout.")]) if found else None
+        values = [one[metric.removeprefix("heldout.")] for one in found[:1]]
+        worst = math.inf if self.config.halving.mode == "min" else -math.inf
+        return next((worst if value is None else float(value) for value in values), None)
+
+    def promoted(self, trials: Sequence[Trial], steps: int) -> list[Trial]:
+        """Return the trials of the arms that halving lets go on after so many steps; none if none was evaluated."""
+        halving = self.config.halving
+        assert halving is not None
+        best = ranked(((one.arm, one.seed, self.compared_at(one, steps)) for one in trials), halving.mode)
+        count = len({key_of(trial.arm) for trial in trials})
+        kept = set(map(key_of, best[: max(round(count * halving.keep), 1)]))
+        return [trial for trial in trials if key_of(trial.arm) in kept]
+
+    def dropped(self) -> set[int]:
+        """Return the numbers of the trials that halving has ended before the end of their budget."""
+        numbers = set[int]()
+        stages = {trial.stage for trial in self.trials()} if self.config.halving else set[int]()
+        for stage in stages:
+            trials = [trial for trial in self.trials() if trial.stage == stage]
+            for steps in self.config.halving.steps if self.config.halving else ():
+                if self.stopped(trials, steps):
+                    break  # the others are still to be compared
+                kept = self.promoted(trials, steps)
+                numbers |= {trial.number for trial in trials} - {trial.number for trial in kept}
+                trials = kept
+        return numbers
+
+    def stopped(self, trials: Sequence[Trial], until: int | None) -> list[str]:
+        """Return the names of the trials that neither failed nor came to so many steps, or to their end."""
+        missing = [one for one in trials if until is None or self.compared_at(one, until) is None]
+        return [one.name for one in missing if self.record(one).state not in ("finished", "failed")]
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
@@ -216,9 +249,10 @@ def _can_grow(config: SweepConfig) -> bool:
 
 
 def _is_part(sweep: Sweep) -> bool:
-    """Return whether every planned trial is one of the sweep's."""
-    arms = [overrides_of(arm) for arm in grid(sweep.config.search)]  # the name of a list may stand for others now
-    return all(overrides_of(one.arm) in arms and one.seed in sweep.config.seeds for one in sweep.trials())
+    """Return whether every planned trial is one of the sweep's, by its name and by what the name stands for."""
+    known = {key_of(arm): overrides_of(arm) for arm in grid(sweep.config.search)}
+    trials = sweep.trials()
+    return all(known.get(key_of(one.arm)) == overrides_of(one.arm) and one.seed in sweep.config.seeds for one in trials)
 
 
 def _without(value: Any, other: Any) -> Any:

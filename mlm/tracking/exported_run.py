@@ -123,12 +123,13 @@ def check(config: PretrainConfig) -> None:
 
 
 def export_at_end(run: Path, config: PretrainConfig) -> None:
-    """Export the last checkpoint of a finished run if its configuration says so; a failure is a warning."""
-    if config.export == "end":
-        _try_to_export(checkpoint.newest(run), run / FOLDER)
-    elif config.export == "checkpoints":
-        folder = checkpoint.newest(run)
-        _try_to_export(folder, run / FOLDER / folder.name)
+    """Export the last checkpoint of a finished run if its configuration says so, once; a failure is a warning."""
+    if config.export == "none":
+        return
+    folder = checkpoint.newest(run)
+    out = run / FOLDER if config.export == "end" else run / FOLDER / folder.name
+    if not out.exists():
+        _try_to_export(folder, out)
 
 
 class CheckpointExports(Observer):

@@ -50,7 +50,7 @@ class MetricsLogger(Observer):
         """Open the metrics of the run at `path`, truncated to `start`.
 
         `documents` names the documents that a step reads, `flops_per_token` takes the used share of the budget, and
-        `peak_flops` is the measured rate of matrix products of the machine, in FLOP/s. `read_after` names what has
+        `peak_flops` is the measured rate of matrix products of all processes, in FLOP/s. `read_after` names what has
         been read of each corpus of a mixture after a number of steps.
         """
         self.path, self.config, self.documents = path, config, documents

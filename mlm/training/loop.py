@@ -247,8 +247,8 @@ def take_step(
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
     with autocast(world.device, world.dtype):  # for optimizers that multiply matrices
         settings.optimizer.update(settings.schedule.factor(fraction), finite & (targets > 0))
-    if settings.has_record(progress.step + 1):
-        synchronize(world.device)  # so that the record holds the time of all work that was queued in its steps
+    if settings.has_record(progress.step + 1) or (progress.step + 1) % settings.frequencies.evaluate_steps == 0:
+        synchronize(world.device)  # so that the record, and no evaluation, holds the time of all work that was queued
     rates = settings.optimizer.learning_rates()
     return StepMetrics(sums, targets, tokens, time.perf_counter() - began, waited, rates, norm, finite[None])
 

@@ -67,10 +67,10 @@ def read_split(
     where = f"the hub's {name}, split {split}"
     check_columns(columns, table.column_names, where, mend_columns)
     table = table.select_columns(list(columns))
-    classes = {column: names for column in columns if (names := _classes(table, column))}
+    classes = {column: dict(enumerate(names)) for column in columns if (names := _classes(table, column))}
     rows = []
     for number, row in enumerate(table, start=1):
-        named = {column: dict(enumerate(names)).get(row[column], "") for column, names in classes.items()}
+        named = {column: names.get(row[column], "") for column, names in classes.items()}
         rows.append(Row(f"{where}, row {number}", {**row, **named}))
     return text_rows(rows, columns, where, mend_columns)
 

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import logging
+import math
 import os
 import re
 import shutil
@@ -117,6 +118,16 @@ def test_a_failing_disk_costs_one_checkpoint_at_every_instruction(tmp_path: Path
         run.finish()
         assert run.steps[-1] == 3
     assert place > 10
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_held_out_loss_that_is_not_finite_is_no_reason_not_to_save(tmp_path: Path, loss: float) -> None:
+    run = Run(tmp_path / "run", Retention(best=True))
+    run.save(1, 4.0)
+    run.save(2, loss)
+    run.finish()
+    assert (run.steps, run.said) == ([1, 2], [])
+    assert [read_manifest(folder).heldout_loss for folder in checkpoint.completed(tmp_path / "run")] == [4.0, None]
 
 
 def test_training_continues_while_a_snapshot_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,8 @@ def test_what_has_no_counterpart_is_not_told_to_pretrain_anew(tmp_path: Path) ->
 def test_an_encoder_without_a_head_leaves_without_one_until_one_is_trained(tmp_path: Path) -> None:
     source, run = tiny.save(tmp_path / "mini", "minilm"), tmp_path / "run"
     convert.main([str(source), str(run), "--row-length", "40"])
+    with pytest.raises(UserError, match=r"has no trained head.*start_from=.*train\.frozen_encoder=true"):
+        fill_mask.main(["--run", str(run), "the [MASK]"])
     export.main([str(run), str(tmp_path / "out"), *(["--onnx"] if find_spec("onnxruntime") else [])])
     (before, _), (after, missing) = (
         of_transformers(folder, transformers.AutoModel) for folder in (source, tmp_path / "out")

@@ -21,7 +21,7 @@ from mlm.checkpoint.manifest import seal
 from mlm.config import PretrainConfig
 from mlm.distributed.world import World
 from mlm.evaluation import fill_blanks
-from mlm.experiment import PretrainRun, pretrain
+from mlm.experiment import PretrainRun, pretrain, resume
 from mlm.interop.export import architecture_of, compare, write
 from mlm.model.encoder import EncoderConfig, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
@@ -294,6 +294,12 @@ def test_a_run_is_exported_at_its_end_and_a_failure_is_a_warning(home: Path, mes
     good = pretrain(config_in(home, "name=good", *steps))
     assert (good.path / "export" / "model.safetensors").is_file()
     assert not any("NOT EXPORTED" in line for line in messages)
+    written = (good.path / "export" / "model.safetensors").stat().st_mtime_ns
+    resume(good.path)
+    assert (good.path / "export" / "model.safetensors").stat().st_mtime_ns == written
+    shutil.rmtree(good.path / "export")  # as of a run that was killed while it was exported
+    resume(good.path)
+    assert (good.path / "export" / "model.safetensors").is_file()
     # Of an identity head, which is exact where epsilon is small beside the variance alone.
     bad = pretrain(config_in(home, "name=bad", "model.encoder.norm_epsilon=0.5", *steps))
     assert bad.results is not None

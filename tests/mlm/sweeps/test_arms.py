@@ -71,3 +71,11 @@ def test_every_listed_value_and_both_ends_are_tried() -> None:
     found = arms.ends({"lr": Range(low=0.1, high=0.5), "a": ("x", "y", "z")})
     assert [arm["a"] for arm in found] == ["x", "y", "z"]
     assert {arm["lr"] for arm in found} == {"0.1", "0.5"}
+
+
+def test_an_arm_that_was_run_twice_with_a_seed_is_no_better_for_it() -> None:
+    worse, better, lucky = {"x": "1"}, {"x": "2"}, {"x": "3"}
+    values = [(worse, 0, 3.0), (worse, 0, 3.0), (worse, 1, 3.0), (better, 0, 1.0), (better, 1, 2.0), (lucky, 0, 0.0)]
+    assert arms.ranked(values, "min") == [better, worse, lucky]
+    assert arms.ranked(values, "max") == [worse, better, lucky]
+    assert arms.ranked([(worse, 0, None)], "min") == []

@@ -2,6 +2,7 @@ import contextlib
 import importlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -104,7 +105,8 @@ def test_halving_runs_the_best_arms_alone_to_their_end(
     assert known <= {name.removeprefix("heldout.") for name, _ in numbers(straight)}
     status.main([str(path)])
     shown = capsys.readouterr().out
-    assert "halved: stopped, 1 of 2 trials finished" in shown
+    assert "halved: finished, 1 of 2 trials finished" in shown
+    assert " dropped " in shown
     assert "best so far: lr=3e-3" in shown
 
 
@@ -309,6 +311,8 @@ def test_other_overrides_by_the_same_name_are_another_sweep(tmp_path: Path) -> N
     found = swept(tmp_path, lambda _: {"loss": 1.0}, search={"shape": {"wide": ["x=1"], "deep": ["y=1"]}})
     with pytest.raises(UserError, match="is a sweep by other settings"):
         sweep_again(found, search={"shape": {"wide": ["x=2"], "deep": ["y=1"]}})
+    with pytest.raises(UserError, match="is a sweep by other settings"):  # else each would get the other's results
+        sweep_again(found, search={"shape": {"wide": ["y=1"], "deep": ["x=1"]}})
     assert sweep_again(found, search={"shape": {"wide": ["x=1"], "deep": ["y=1"], "flat": ["z=1"]}}).path == found.path
 
 
@@ -337,6 +341,32 @@ def test_a_trial_that_was_killed_before_its_evaluation_is_not_compared(tmp_path:
     metrics.write_text('{"side": "train", "step": 10, "loss": 1.0}\n')
     assert launchers.next_arguments(found, first, 10) is None
     assert launchers.next_arguments(found, second, 10) == [*found.arguments(second), "--until", "10"]
+
+
+def test_a_loss_that_is_not_finite_is_the_worst_at_a_rung_and_no_reason_to_train_again(tmp_path: Path) -> None:
+    settings = {"search": {"optim.lr": ["1", "2"]}, "halving": {"steps": [10]}}
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, **settings)
+    for trial, loss in zip(found.trials(), ("null", "5.0"), strict=True):
+        (metrics,) = found.path.glob(f"*-{trial.name}/metrics.jsonl")
+        metrics.write_text(f'{{"side": "heldout", "step": 10, "loss": {loss}}}\n')
+        (metrics.parent / "results.json").unlink()
+    assert [found.compared_at(trial, 10) for trial in found.trials()] == [math.inf, 5.0]
+    assert [trial.number for trial in found.promoted(found.trials(), 10)] == [1]
+    assert found.dropped() == {0}
+    assert launchers.next_arguments(found, found.trials()[0], 10) is None
+
+
+def test_a_trial_that_was_stopped_before_a_rung_does_not_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"search": {"optim.lr": ["1", "2"]}, "halving": {"steps": [10]}, "base": TINY}
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, **settings)
+    (stopped,) = found.path.glob(f"*-{found.trials()[0].name}")
+    (stopped / "results.json").unlink()
+    (stopped / "metrics.jsonl").write_text('{"side": "train", "step": 7, "loss": 1.0, "progress": 0.1}\n')
+    monkeypatch.setitem(launchers.LAUNCHERS, "local", lambda *_: None)  # as if its process had been told to stop
+    with pytest.raises(UserError, match=r"trials were stopped \(0000\): the same command goes on with them"):
+        sweep(found.config)
 
 
 def test_a_rung_that_no_trial_reaches_is_told(tmp_path: Path) -> None:
