@@ -64,7 +64,7 @@ class DataConfig(Config):
     ) = None
     """One or several folders made by tokenizer.encode, read as one corpus with the tokenizer in them, as [a, b]. Or a
     mixture of corpora with weights, as [{folders: a, share: 0.7}, {folders: [b, c], share: 0.3}]: each has its share of
-    every thousand rows, and its own epochs. No text is read, and `text` becomes that of the first folder. All
+    every 100,000 rows, and its own epochs. No text is read, and `text` becomes that of the first folder. All
     folders must have the same tokenizer and `text.segments`. Keep their texts apart: a document in two folders is read
     twice, or leaks into the held-out text. null builds shards from `text`, or finds them in the cache."""
 

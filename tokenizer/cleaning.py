@@ -201,6 +201,7 @@ def fall_to_one_side(text: TextConfig, as_read: AsRead) -> bool:
     The source is read up to the first document of the other side. A UserError says that `heldout_by` has too few texts
     for two sides.
     """
+    text = text.model_copy(update={"train_share": 1.0})  # what is left out of training was on a side before
     sides, has_groups = set[bool](), False
     for document in text.source.documents():
         _, table = split_documents(text, [document], as_read)

@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import shutil
 import sqlite3
 import time
 from collections import Counter, deque
@@ -25,7 +24,7 @@ from tokenizer.cached_encoder import CachedEncoder, Encoded
 from tokenizer.cleaning import SeenHashes, SentenceTable, Side, TextConfig
 from tokenizer.shards import format
 from tokenizer.shards.workers import Workers, default_workers
-from tokenizer.shards.writer import BuildState, ShardWriter, finish, locked, opened
+from tokenizer.shards.writer import BuildState, ShardWriter, clear, finish, locked, opened
 from tokenizer.sources import Document
 from tokenizer.sources.files import Watch
 
@@ -65,7 +64,7 @@ def build(
     The files grow in `output` + '.partial'. After a kill at any time the next call resumes from the last commit, and
     the result is the same byte for byte. A second process waits for the first.
 
-    `tokenizer` is a byte-level BPE as `vocabulary.learn` and `vocabulary.load` return it, and `fingerprint` that of
+    `tokenizer` is one that `vocabulary.learn` or `vocabulary.load` returns, and `fingerprint` that of
     `text`, where the caller has it, with a `watch` over the text that began before. Texts whose hashes are `repeated`
     are dropped like those that repeat an earlier one; then `fingerprint` must tell so. A text that cannot be read or
     changes meanwhile, an empty side of the split, and an `output` that holds something else are UserErrors.
@@ -88,7 +87,8 @@ def build(
             _check_sides(writer.state)
             finish(folder, output, text, tokenizer, writer.state)
         except UserError:
-            shutil.rmtree(folder)
+            clear(folder)
+            folder.rmdir()
             raise
         except sqlite3.OperationalError as error:
             raise OSError(errno.ENOSPC, f"cannot write ({error})", str(folder)) from error

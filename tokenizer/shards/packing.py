@@ -87,6 +87,8 @@ def _fill_rows(offsets_array: NDArray[np.int64], ends_array: NDArray[np.int64], 
     waiting: list[list[int]] = [[] for _ in range(row_length + 1)]  # documents by their next sentence's length
     lengths_waiting = 0  # bit n is set if waiting[n] holds a document
     for document in reversed(range(len(ends))):
+        if cursors[document] == ends[document]:  # the tokenizer reads nothing of it
+            continue
         length = offsets[cursors[document] + 1] - offsets[cursors[document]]
         waiting[length].append(document)
         lengths_waiting |= 1 << length

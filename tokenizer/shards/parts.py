@@ -216,7 +216,10 @@ def _find_repeats(parts: Sequence[_Part], engine: Engine) -> None:
     engine(_write_hashes, parts)
     hashes = tuple(part.hashes for part in parts)
     count = 1 + sum(path.stat().st_size for path in hashes) // (cleaning.HASH_BYTES * _HASHES_AT_ONCE)
-    engine(_write_repeats, [_Range(number, count, hashes) for number in range(count)])
+    ranges = [_Range(number, count, hashes) for number in range(count)]
+    for former in set(parts[0].working.glob(f"*{_REPEATS}*")) - {one.repeats for one in ranges}:
+        former.unlink()  # of a build that was stopped, of a text that has changed since
+    engine(_write_repeats, ranges)
 
 
 def _lacks_rows(part: _Part, tokenizer: Tokenizer) -> bool:

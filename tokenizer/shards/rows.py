@@ -30,7 +30,7 @@ from tokenizer.shards.workers import Workers
 from tokenizer.sources import hash_texts
 from tokenizer.special_tokens import SpecialTokens
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 """Version of the packing and of its files, in the name of their folder; raise it whenever either changes."""
 TEXT, SEGMENT, WORD, SPECIAL = 1, 2, 4, 8
 """Marks of a slot: it is not padding, begins a segment, begins a word of the tokenizer, holds [CLS] or [SEP]."""
@@ -42,7 +42,7 @@ HEADER, RECORDS, DOCUMENTS = "rows.json", "rows.bin", "documents.bin"
 class RowsHeader(Config):
     """The description of a folder of rows."""
 
-    version: Literal[2]
+    version: Literal[3]
     source: str
     """Hash of the checksums of the shards that the rows were packed from."""
     token_type: TokenType
@@ -235,6 +235,7 @@ def write(
             segment_lengths=tuple(counts.tolist()),
         )
         Path(temporary, HEADER).write_text(header.model_dump_json() + "\n", encoding="utf-8")
+        Path(temporary).chmod(folder.parent.stat().st_mode & 0o777)  # a temporary one is private
         try:
             Path(temporary).rename(folder)
         except OSError:

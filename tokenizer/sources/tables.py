@@ -118,6 +118,7 @@ def log_once(message: str) -> None:
 
 
 def rows(path: AnyPath, options: Options) -> Iterator[Row]:
+    """Yield the rows of a table, by the format that its name tells; a UserError says where it cannot be read."""
     kind = suffixes(path)[0]
     if kind not in FORMATS:
         raise UserError(
@@ -131,7 +132,7 @@ def rows(path: AnyPath, options: Options) -> Iterator[Row]:
 
 def _jsonl(path: AnyPath, file: io.BufferedReader, options: Options) -> Iterator[Row]:
     for number, line in enumerate(options.lines(path, file), start=1):
-        if line.isspace():
+        if not line.strip():
             continue
         place = f"{path}, line {number}"
         try:
@@ -148,15 +149,23 @@ def _jsonl(path: AnyPath, file: io.BufferedReader, options: Options) -> Iterator
 def _json(path: AnyPath, file: io.BufferedReader, options: Options) -> Iterator[Row]:
     """Yield the objects of a list, which is the whole file or the only list of its one object."""
     text = "".join(options.lines(path, file))
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _check_once(options.wanted, [name for name, _ in pairs], f"{path}, an object of it")
+        return dict(pairs)
+
     try:
-        found = json.loads(text, parse_float=Decimal)
+        found = json.loads(text, parse_float=Decimal, object_pairs_hook=once)
+    except UserError:
+        raise
     except (ValueError, RecursionError, ArithmeticError) as error:
         raise UserError(f"{path}: not valid JSON ({error}): mend it, or name it .jsonl if each line is one") from error
     lists = [value for value in found.values() if isinstance(value, list)] if isinstance(found, dict) else [found]
     if len(lists) != 1 or not isinstance(lists[0], list):
         raise UserError(f"{path}: no list of objects, nor an object with one such list: write one a line, as .jsonl")
+    has_escapes = "\\u" in text
     for number, record in enumerate(lists[0], start=1):
-        yield _record(record, f"{path}, object {number}", options, has_escapes="\\u" in text)
+        yield _record(record, f"{path}, object {number}", options, has_escapes=has_escapes)
 
 
 def _record(record: object, place: str, options: Options, *, has_escapes: bool) -> Row:
@@ -326,13 +335,22 @@ def _xlsx(path: AnyPath, file: io.BufferedReader, options: Options) -> Iterator[
             first, *others = book.worksheets
             if others:
                 log_once(f"{path} has {1 + len(others)} sheets: the first one, {first.title}, is read")
+            first.reset_dimensions()  # some writers note fewer rows than there are
             cells = enumerate(first.iter_rows(values_only=True), start=1)
             filled = ((number, list(map(_cell, row))) for number, row in cells if any(cell is not None for cell in row))
-            yield from _named(path, filled, options)
+            yield from _named(path, _of_one_width(filled), options)
         except (BadZipFile, KeyError, SyntaxError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path} is no readable .xlsx file ({error})") from error
+
+
+def _of_one_width(rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    """Yield rows with empty cells behind those that end before the first row does."""
+    width = 0
+    for number, fields in rows:
+        width = width or len(fields)
+        yield number, fields + [""] * (width - len(fields))
 
 
 def _cell(value: object) -> str:

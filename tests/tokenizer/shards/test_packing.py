@@ -49,7 +49,7 @@ def check(documents: Sequence[Sequence[int]], row_length: int, specials: int, ro
     assert (seen == 1).all()
 
 
-documents_of = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=6), min_size=1, max_size=12)
+documents_of = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1, max_size=12)
 
 
 @given(documents_of, st.integers(4, 20), st.sampled_from([0, 2]))

@@ -60,7 +60,7 @@ def test_parts_hold_what_a_single_folder_holds(
             np.testing.assert_array_equal(found, np.diff(getattr(getattr(one, side), name)))
     dropped = [sum(part.manifest.dropped.values()) for part in several]
     assert sum(dropped) == sum(one.manifest.dropped.values())
-    assert all((folder / f"rows-2-{side}-64").is_dir() for folder in folders for side in SIDES)
+    assert all((folder / f"rows-3-{side}-64").is_dir() for folder in folders for side in SIDES)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,29 @@ def test_a_restart_makes_what_is_missing(tmp_path: Path, stop: int) -> None:
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert build_parts(text, LEARNED, tmp_path / "parts", here, part_bytes=9000) == (folders, False)
+
+
+def test_repetitions_of_a_text_that_has_changed_since_a_stop_drop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last file repeats 20 texts of the first one, which is then replaced."""
+    text = texts(tmp_path)
+
+    def stopped(task: Callable[[Request], Answer], requests: Sequence[Request]) -> list[Answer]:
+        if task is parts._make:
+            raise StopError
+        return here(task, requests)
+
+    with pytest.raises(StopError):
+        build_parts(text, LEARNED, tmp_path / "parts", stopped, part_bytes=9000)
+    write_lines(tmp_path / "0.txt", prose(500, seed=9))
+    write_lines(tmp_path / "3.txt", prose(50, seed=10))
+    changed = files(*(tmp_path / f"{n}.txt" for n in range(4)), heldout_share=0.2)
+    folders, _ = build_parts(changed, LEARNED, tmp_path / "parts", here, part_bytes=9000)
+    build(changed, LEARNED, tmp_path / "one")
+    one = open_shards(tmp_path / "one")
+    dropped = sum(sum(open_shards(folder).manifest.dropped.values()) for folder in folders)
+    assert dropped == sum(one.manifest.dropped.values())
 
 
 def test_an_output_that_holds_something_else_stays_as_it_is(tmp_path: Path) -> None:

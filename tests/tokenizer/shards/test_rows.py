@@ -81,14 +81,14 @@ def test_the_rows_of_one_side_are_packed_once(shards: Shards, tmp_path: Path) ->
     find_or_pack(shards, "heldout", 32, SPECIAL_TOKENS, cache)
     find_or_pack(shards, "train", 16, SPECIAL_TOKENS, cache)
     (folder,) = cache.iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["rows-2-heldout-32", "rows-2-train-16", "rows-2-train-32"]
+    assert sorted(path.name for path in folder.iterdir()) == ["rows-3-heldout-32", "rows-3-train-16", "rows-3-train-32"]
 
 
 def test_rows_beside_the_shards_are_read_and_the_cache_left_alone(shards: Shards, tmp_path: Path) -> None:
     copy = copied(shards, tmp_path / "copy")
-    write(copy, "train", 32, SPECIAL_TOKENS, copy.path / "rows-2-train-32")
+    write(copy, "train", 32, SPECIAL_TOKENS, copy.path / "rows-3-train-32")
     rows = find_or_pack(copy, "train", 32, SPECIAL_TOKENS, tmp_path / "cache")
-    assert rows.folder == copy.path / "rows-2-train-32"
+    assert rows.folder == copy.path / "rows-3-train-32"
     assert not (tmp_path / "cache").exists()
 
 

@@ -1,5 +1,6 @@
 import bz2
 import codecs
+import errno
 import gzip
 import hashlib
 import lzma
@@ -14,7 +15,7 @@ import pytest
 from configs import UserError
 from tests.tokenizer.samples import COMPRESSIONS, read, write, write_lines
 from tokenizer.sources import Files, hash_texts
-from tokenizer.sources.files import Watch
+from tokenizer.sources.files import Watch, opened
 from tokenizer.sources.readers import TableConfig, read_table
 
 
@@ -118,6 +119,14 @@ def test_a_damaged_second_stream_is_not_taken_for_the_end(tmp_path: Path) -> Non
                 read(write(tmp_path, f"a.txt{compression}", first + rest))
     large = b"".join(lzma.compress(bytes([65 + number]) * 3_000_000 + b"\n") for number in range(3))
     assert [len(line) for line in read(write(tmp_path, "b.txt.xz", large))] == [3_000_000] * 3
+
+
+def test_an_error_of_the_disk_is_no_damage_of_the_file(tmp_path: Path) -> None:
+    """A build is removed for a damaged file, and resumed after an error of the disk."""
+    error, path = OSError(errno.EIO, "Input/output error"), write(tmp_path, "a.txt", b"one\n")
+    with pytest.raises(OSError, match="Input/output error") as caught, opened(path):
+        raise error
+    assert caught.value is error
 
 
 def test_a_zstd_file_of_a_long_window_is_said_to_be_whole(tmp_path: Path) -> None:

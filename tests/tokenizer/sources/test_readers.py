@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -188,6 +189,23 @@ def test_the_first_sheet_of_a_workbook_is_read_with_its_numbers_as_they_are_show
         ("four", ""),
     ]
     assert "has 2 sheets: the first one, Sheet, is read" in caplog.text
+
+
+def test_all_rows_of_a_sheet_are_read_whatever_number_is_noted_in_it(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in [("label", "text", "note"), *((number, f"text {number}", None) for number in range(9))]:
+        book.active.append(row)
+    book.save(tmp_path / "whole.xlsx")
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as whole, zipfile.ZipFile(tmp_path / "a.xlsx", "w") as changed:
+        for name in whole.namelist():
+            noted = whole.read(name).replace(b'<dimension ref="A1:C10"', b'<dimension ref="A1:B4"')
+            assert noted != whole.read(name) or "sheet1" not in name
+            changed.writestr(name, noted)
+    assert [row["text"] for row in table(tmp_path / "a.xlsx")] == [f"text {number}" for number in range(9)]
+
+
+def test_an_empty_file_behind_a_byte_order_mark_adds_nothing(tmp_path: Path) -> None:
+    assert read(write(tmp_path, "a.jsonl", b'{"text": "one"}\n\xef\xbb\xbf')) == ["one"]
 
 
 def test_a_missing_value_is_no_text(tmp_path: Path) -> None:
@@ -508,12 +526,14 @@ def test_repeated_columns_are_numbered_and_none_is_lost(tmp_path: Path) -> None:
         ("a.csv", b"text,label,text\none,1,two\n"),
         ("a.tsv", b"text\ttext\tlabel\none\ttwo\t1\n"),
         ("a.jsonl", b'{"text": "one", "label": 1, "text": "two"}\n'),
+        ("a.json", b'[{"text": "one", "label": 1, "text": "two"}]'),
     ],
 )
 def test_a_wanted_column_that_is_there_twice_is_refused_by_both_uses(tmp_path: Path, name: str, content: bytes) -> None:
     path = write(tmp_path, name, content)
     for use in (read, table):
-        with pytest.raises(UserError, match=rf"{name}, line 1: the column 'text' is there twice"):
+        where = "an object of it" if name == "a.json" else "line 1"
+        with pytest.raises(UserError, match=rf"{name}, {where}: the column 'text' is there twice"):
             use(path)
     with pytest.raises(UserError, match="the column 'text' is there twice"):
         read_table(path, ["label"], TableConfig(), optional=["text"])
