@@ -114,6 +114,15 @@ def test_joined_rows_are_the_rows_of_each_folder_in_turn(
     assert whole.documents(rows_B) == "; ".join(each)
 
 
+@pytest.mark.parametrize("cls_sep", [False, True])
+def test_the_lengths_of_segments_are_those_that_the_model_sees(cls_sep: bool) -> None:
+    rows = packed(split_of([[5, 7], [3], [24], [11, 2]] * 10), cls_sep=cls_sep)
+    segments_BL = rows.assemble(np.arange(len(rows))).segments_BL
+    lengths = [int((row == number).sum()) for row in segments_BL for number in range(1, row.max() + 1)]
+    expected = np.bincount(lengths, minlength=rows.row_length + 1) / len(rows)
+    np.testing.assert_allclose(rows.segments_per_row, expected)
+
+
 def test_the_mean_row_of_a_mixture_is_that_of_its_rows() -> None:
     parts = [packed(split_of([[5, 7], [3]] * 20)), packed(split_of([[24]] * 9)), packed(split_of([[2]] * 300), 24)]
     mixture = joined(parts, (0.5, 0.3, 0.2))
