@@ -228,5 +228,5 @@ def test_the_first_documents_of_a_mixture_are_of_all_its_sources(tmp_path: Path)
         {"name": name, "share": 1.0, "source": {"kind": "files", "paths": [str(tmp_path / f"{name}.txt")]}}
         for name in "abc"
     ]
-    found = [document.text for document in Mixture.model_validate({"parts": parts}, strict=False).documents()]
+    found = [document.text.strip() for document in Mixture.model_validate({"parts": parts}, strict=False).documents()]
     assert found == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "c2", "a3", "a4"]
