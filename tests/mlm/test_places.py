@@ -216,7 +216,7 @@ def test_what_is_no_run_is_passed_over(
     status.main(["--json"])
     assert json.loads(capsys.readouterr().out)["step"] == 20
     assert encoders.resolve(EncoderChoice(), Path("runs")).run == f"runs/{moved.name}/checkpoints/step-000000020"
-    with pytest.raises(UserError, match="no fine-tuned model"):
+    with pytest.raises(UserError, match="no finished fine-tuning run"):
         saved_model.newest(Path("runs"))
 
 
