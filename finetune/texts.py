@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
-from configs import Config, UserError, command, files, read
+from configs import Config, UserError, command, files, read, section_names
+from finetune.config import FinetuneConfig
 from finetune.data.labelled import ClassificationData, Labelled
 from tokenizer.cleaning import describe_dropped
 
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str]) -> None:
     yaml, overrides = command.split(options.recipe, "finetune")
     if wrong := [override for override in overrides if not override.startswith("data.")]:
         raise UserError(f"{wrong[0]}: only options of data are read here, as data.key=value")
+    if unknown := section_names(yaml) - FinetuneConfig.model_fields.keys() if yaml else set():
+        raise UserError(f"{yaml}: unknown key {min(unknown)}: known: {', '.join(FinetuneConfig.model_fields)}")
     reader = read(_DataOnly, yaml, overrides).data.reader
     examples = [reader.texts(row) for row in reader.rows(options.file)]
     lines = [text for example in examples for text in example if text]

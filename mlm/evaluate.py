@@ -120,6 +120,7 @@ def main(arguments: Sequence[str]) -> None:
     named = options.run or run_directory.newest()
     path, folder = checkpoint.run_of(named), checkpoint.resolve(named)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
+    run_directory.check_head(path)
     model, tokenizer, trained = checkpoint.load_model(folder, torch.device("cpu"))
     config = _with_fitting_batches(read(PretrainConfig, folder / checkpoint.CONFIG, options.overrides), trained)
     identity = run_directory.run_identity(path)
@@ -139,9 +140,8 @@ def main(arguments: Sequence[str]) -> None:
 
     if options.by_position:
         positions = by_position(targets(config.masking.unit))
-        found: dict[str, Any] = {"positions": positions}
         table: dict[str, Any] = {config.masking.unit: positions}
-        bits: dict[str, float | None] = {}
+        found, bits = dict[str, Any](positions=positions), dict[str, float | None]()
     else:
         table = {unit: by_corruption(targets(unit), corpus.heldout.special.mask) for unit in UNITS}
         bits = measure_bits_per_byte(config, corpus, model, world) if config.evaluation.words else {}

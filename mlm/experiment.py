@@ -213,7 +213,6 @@ def _resume(
         return _train(_restore(path, world), opened, observers, stop)
     if not world.is_main:
         return PretrainRun(path, None, "", 0)
-    exported_run.export_at_end(path, config_of(path))  # the run may have been killed meanwhile
     return PretrainRun(path, run_directory.read_json(found), f"{path} is finished: its results are in {found}", 0)
 
 
@@ -312,7 +311,9 @@ def _train(ready: _Ready, opened: ExitStack, observers: Sequence[Observer], stop
 
 def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     """Measure the model saved last, and write the results, on rank 0; raise a UserError if training diverged."""
-    if isinstance(trained, PretrainRun):  # finished before
+    if isinstance(trained, PretrainRun):  # finished before, and perhaps killed while it was exported
+        if trained.results is not None:
+            exported_run.export_at_end(trained.path, config_of(trained.path))
         return trained
     path, metrics_logger, end = trained.run.path, trained.metrics_logger, trained.progress
     components, config = trained.run.components, trained.run.components.config

@@ -35,19 +35,13 @@ def main(arguments: Sequence[str]) -> None:
     from mlm.distributed.world import init_world
     from mlm.evaluation import fill_blanks
     from mlm.tracking import run_directory
-    from mlm.tracking.run_record import RunRecord
 
     world = init_world()
     path = options.run or run_directory.newest()
     folder = checkpoint.resolve(path)
+    run_directory.check_head(checkpoint.run_of(folder))
     print(f"run: {checkpoint.run_of(path)}, {folder.name}", file=sys.stderr)
     model, tokenizer, config = checkpoint.load_model(folder, world.device)
-    if not RunRecord.read(folder, tokenizer).has_head:
-        run = checkpoint.run_of(folder)
-        raise UserError(
-            f"{run} has no trained head, as the published encoder has none: train one by"
-            f" python -m mlm.pretrain start_from={run} train.frozen_encoder=true"
-        )
 
     def answer(sentence: str) -> None:
         batch = fill_blanks.read_blanks(sentence, tokenizer, config.data.row_length)

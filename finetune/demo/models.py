@@ -75,4 +75,5 @@ def open_model(path: Path, world: World) -> LanguageModel | Classifier:
         return open_classifier(run, world)
     if path.is_dir() and not (path / checkpoint.CONFIG).is_file() and not checkpoint.completed(path):
         raise UserError(f"{path} is no model: it is neither a run, such as runs/x, nor a folder with a {CONFIG}")
+    run_directory.check_head(run)
     return open_language_model(path, world)

@@ -77,14 +77,14 @@ def _features(split: DataSplit, num_classes: int) -> tuple[Any, Any] | None:
     parts = split.train, split.validation
     if num_classes > 1 or len(split.train.texts[0]) == 1:
         seen = [text for part in parts for text in _joined(part)]
-        vectorizers = _fitted(seen, num_classes)
-        return (vectorizers(seen), vectorizers(_joined(split.test))) if vectorizers else None
-    vectorizers = _fitted([text[:LONGEST_TEXT] for part in parts for texts in part.texts for text in texts], 1)
-    if vectorizers is None:
+        features_of = _fitted(seen, num_classes)
+        return (features_of(seen), features_of(_joined(split.test))) if features_of else None
+    features_of = _fitted([text[:LONGEST_TEXT] for part in parts for texts in part.texts for text in texts], 1)
+    if features_of is None:
         return None
 
     def compared(pairs: Sequence[tuple[str, ...]]) -> Any:
-        one, other = (vectorizers([texts[side][:LONGEST_TEXT] for texts in pairs]) for side in (0, 1))
+        one, other = (features_of([texts[side][:LONGEST_TEXT] for texts in pairs]) for side in (0, 1))
         return sparse.hstack([one.multiply(other), abs(one - other)]).tocsr()
 
     return compared([texts for part in parts for texts in part.texts]), compared(split.test.texts)

@@ -148,9 +148,11 @@ class Sweep:
         assert self.config.halving is not None
         metric, run = self.config.halving.metric, self.run_of(trial)
         found = [one for one in evaluations(run) if one["step"] >= step] if run else []
-        values = [one[metric.removeprefix("heldout.")] for one in found[:1]]
+        if not found:
+            return None
+        value = found[0][metric.removeprefix("heldout.")]
         worst = math.inf if self.config.halving.mode == "min" else -math.inf
-        return next((worst if value is None else float(value) for value in values), None)
+        return worst if value is None else float(value)
 
     def promoted(self, trials: Sequence[Trial], steps: int) -> list[Trial]:
         """Return the trials of the arms that halving lets go on after so many steps; none if none was evaluated."""
@@ -163,11 +165,10 @@ class Sweep:
 
     def dropped(self) -> set[int]:
         """Return the numbers of the trials that halving has ended before the end of their budget."""
-        numbers = set[int]()
-        stages = {trial.stage for trial in self.trials()} if self.config.halving else set[int]()
-        for stage in stages:
-            trials = [trial for trial in self.trials() if trial.stage == stage]
-            for steps in self.config.halving.steps if self.config.halving else ():
+        numbers, planned, halving = set[int](), self.trials(), self.config.halving
+        for stage in {trial.stage for trial in planned}:
+            trials = [trial for trial in planned if trial.stage == stage]
+            for steps in halving.steps if halving else ():
                 if self.stopped(trials, steps):
                     break  # the others are still to be compared
                 kept = self.promoted(trials, steps)

@@ -112,6 +112,19 @@ def origin(path: Path) -> str | None:
     return str(record["name"]) if isinstance(record, dict) and "name" in record else None
 
 
+def check_head(path: Path) -> None:
+    """Raise a UserError if a run's head is at random weights, because the published encoder that it is has none."""
+    try:
+        record = read_json(path / ENVIRONMENT).get(CONVERTED_FROM)
+    except UserError:  # without such a record a run was trained here
+        return
+    if isinstance(record, dict) and not record.get("has_head", True):
+        raise UserError(
+            f"{path} has no trained head, as the published encoder has none: train one by"
+            f" python -m mlm.pretrain start_from={path} train.frozen_encoder=true"
+        )
+
+
 def lock(path: Path) -> IO[str]:
     """Lock a run's directory until the returned file is closed or this process ends; a UserError if it is locked."""
     file = (path / LOCK).open("a+", errors="replace")

@@ -43,6 +43,9 @@ def test_a_recipe_of_any_head_is_taken_and_only_its_data_section_is_read(tmp_pat
     assert output.read_text() == "forest%20fire\nflood\n"
     with pytest.raises(UserError, match=r"data\.txet"):
         texts.main(["data.txet=a", "--file", str(table), "--output", str(tmp_path / "b.txt")])
+    recipe.write_text("dta:\n  text: keyword\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml: unknown key dta: known: .*data"):
+        texts.main([str(recipe), "--file", str(table), "--output", str(tmp_path / "b.txt")])
     with pytest.raises(UserError, match=r"dat\.text=a: only options of data are read here"):
         texts.main(["dat.text=a", "--file", str(table), "--output", str(tmp_path / "b.txt")])
 

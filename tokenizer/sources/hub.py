@@ -6,6 +6,7 @@ environment nothing is fetched, and `read_split` uses what was fetched before.
 
 import functools
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from configs import UserError
@@ -80,6 +81,7 @@ def class_names(name: str, configuration: str | None, split: str, revision: str 
     return _classes(_table(name, configuration, split, revision), column)
 
 
+@lru_cache(maxsize=4)  # the splits of a task, whose names of classes are asked for after their rows
 def _table(name: str, configuration: str | None, split: str, revision: str | None) -> Any:
     """Return a data set's split, fetched once."""
     from datasets import load_dataset

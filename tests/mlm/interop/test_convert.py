@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 
 from configs import UserError, read
 from configs.files import PARTIAL
-from mlm import convert, export, fill_mask, status
+from mlm import convert, evaluate, export, fill_mask, status
 from mlm import pretrain as pretrain_command
 from mlm.checkpoint import checkpoint
 from mlm.experiment import PretrainConfig, PretrainRun, pretrain
@@ -168,6 +168,8 @@ def test_an_encoder_without_a_head_leaves_without_one_until_one_is_trained(tmp_p
     convert.main([str(source), str(run), "--row-length", "40"])
     with pytest.raises(UserError, match=r"has no trained head.*start_from=.*train\.frozen_encoder=true"):
         fill_mask.main(["--run", str(run), "the [MASK]"])
+    with pytest.raises(UserError, match="has no trained head"):
+        evaluate.main([str(run), "--pairs"])
     export.main([str(run), str(tmp_path / "out"), *(["--onnx"] if find_spec("onnxruntime") else [])])
     (before, _), (after, missing) = (
         of_transformers(folder, transformers.AutoModel) for folder in (source, tmp_path / "out")
