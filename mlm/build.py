@@ -17,13 +17,11 @@ from mlm.checkpoint import checkpoint, weights
 from mlm.config import CooccurrenceEmbeddings, DataConfig, PretrainConfig, RandomEmbeddings
 from mlm.data.batches import IGNORED, Batch, PackedRows
 from mlm.data.corpus import Corpus, corpus_at
-from mlm.data.detection import Detection
 from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
-from mlm.model.heads import DetectionModel, MaskedLanguageModel
+from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
-from mlm.objectives.detection import SUMS, DetectionTask
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import StepSize, TrainingLength
 from mlm.training.optim import Optimizer
@@ -110,11 +108,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     task = MaskedLMTask(
         train, heldout, masking, world, settings.seed, settings.batch_rows, share, compiled, corpus.names
     )
-    if config.detection is not None:
-        _check_detection(config.detection, settings.batch_rows, corpus)
-        task = DetectionTask(**vars(task), detection=config.detection)
-    model_class = MaskedLanguageModel if config.detection is None else DetectionModel
-    model = model_class(config.model, corpus.manifest.vocabulary_size, row_length)
+    model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     counted = _counted_embeddings(config, corpus, world) if recorded is None else None
     initialise(model, config.model.encoder, settings.seed, counted)
     model.encoder.requires_grad_(not settings.frozen_encoder)
@@ -145,17 +139,6 @@ def _check_batch(batch_rows: int, rows: int, row_length: int, world: World) -> N
             f"a corpus too small for one batch: {rows} rows of {row_length} tokens,"
             f" but train.batch_rows is {batch_rows}: add text, or set train.batch_rows={rows} or less"
         )
-
-
-def _check_detection(detection: Detection, batch_rows: int, corpus: Corpus) -> None:
-    """Raise a UserError if a step may have no masked row, or a corpus is called as a part of the log is."""
-    if batch_rows - batch_rows * detection.row_share < 1:
-        raise UserError(
-            f"detection.row_share = {detection.row_share:g} leaves steps of {batch_rows} rows without a masked one:"
-            " lower it, or raise train.batch_rows"
-        )
-    if taken := sorted({name.partition("/")[2] for name in SUMS} & set(corpus.names)):
-        raise UserError(f"a corpus cannot be called {taken[0]} beside detection, whose log is: name it otherwise")
 
 
 def _counted_embeddings(config: PretrainConfig, corpus: Corpus, world: World) -> dict[str, torch.Tensor] | None:

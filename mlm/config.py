@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from configs import Config, Texts, as_list
-from mlm.data.detection import Detection
 from mlm.data.masking import Masking
 from mlm.distributed.device import Precision
 from mlm.distributed.parallel import Parallel, ReplicatedData
@@ -164,8 +163,6 @@ class PretrainConfig(Config):
     """The packing of text into rows."""
     masking: Masking = Masking()
     """The choice of tokens to predict, and their replacement in the model's input."""
-    detection: Detection | None = None
-    """A second task in a share of the rows: to tell swapped and random tokens from the others; null: none."""
     model: ModelConfig = ModelConfig()
     """The encoder and its head."""
     initial_embeddings: Annotated[RandomEmbeddings | CooccurrenceEmbeddings, Field(discriminator="kind")] = (
@@ -215,6 +212,4 @@ class PretrainConfig(Config):
             raise ValueError(
                 "train.frozen_encoder=true would leave the encoder at random weights: name a trained one by start_from"
             )
-        if self.train.frozen_encoder and self.detection is not None:
-            raise ValueError("train.frozen_encoder=true would leave detection nothing to teach: remove one of them")
         return self

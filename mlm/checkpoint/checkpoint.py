@@ -25,7 +25,7 @@ from mlm.checkpoint import sharded_state, weights
 from mlm.checkpoint.manifest import MANIFEST, read_manifest, seal, verify
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_dtensor
-from mlm.model.heads import DETECTOR, MaskedLanguageModel
+from mlm.model.heads import MaskedLanguageModel
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import Optimizer
 from tokenizer import vocabulary
@@ -68,7 +68,7 @@ def snapshot(model: nn.Module, optimizer: Optimizer, progress: TrainingProgress,
     with optimizer.evaluation_weights():
         for name, tensor in model.state_dict().items():
             gathered = tensor.full_tensor() if is_dtensor(tensor) else tensor
-            if whole and not name.startswith(DETECTOR):
+            if whole:
                 evaluated[name] = _copied(gathered)
     shares: dict[str, DTensor] = {}
     parameters = dict(model.named_parameters())
@@ -190,7 +190,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[MaskedLanguageModel,
 def load_weights(folder: Path, model: nn.Module) -> str:
     """Load a checkpoint's weights into `model` and return their SHA-256; raise a UserError if they do not fit."""
     manifest = verify(folder, (WEIGHTS,))
-    weights.load_into(model, weights.read(folder / WEIGHTS), folder, optional=DETECTOR)
+    weights.load_into(model, weights.read(folder / WEIGHTS), folder)
     return manifest.files[WEIGHTS].sha256
 
 

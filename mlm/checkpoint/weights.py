@@ -42,19 +42,15 @@ def read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a safetensors file: {error}") from error
 
 
-def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path, *, optional: str | None = None) -> None:
-    """Load the weights found in `folder` into `model`, sharded or whole; raise a UserError if they do not fit.
-
-    Weights whose names begin with `optional` stay as they are if there are none of them in the folder.
-    """
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Load the weights found in `folder` into `model`, sharded or whole; raise a UserError if they do not fit."""
     # This import takes a quarter of a second, and a new run does not need it.
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     # PyTorch fills what is missing with the model's own.
     own, given = set(model.state_dict()), set(tensors)
-    needed = {name for name in own if optional is None or not name.startswith(optional)}
     misfit = f"the weights in {folder} do not fit its tokenizer and configuration"
-    for names, verb, other in ((needed - given, "lack", "has"), (given - own, "have", "lacks")):
+    for names, verb, other in ((own - given, "lack", "has"), (given - own, "have", "lacks")):
         if names:
             raise UserError(f"{misfit}: they {verb} {len(names)} weights, such as {min(names)}, that the model {other}")
     options = StateDictOptions(full_state_dict=True, strict=False)

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlm.data.detection import Detection, swap_and_replace
 from mlm.data.masking import Masking, UnmaskedRows, corrupt, row_keys
 from mlm.data.order import RowOrder
 from tokenizer.shards.rows import SEGMENT, SPECIAL, TEXT, WORD, RowFile
@@ -42,24 +41,21 @@ class Batch:
     """Number of tokens that are not padding."""
     corpora_B: Tensor | None = None
     """Number of the corpus of each row; None without a mixture. int64"""
-    detection: "Batch | None" = None
-    """Further rows, whose tokens are to be told apart; their labels are classes. Their tokens are counted above."""
 
     def with_slots(self, slots: int) -> "Batch":
         """Return the batch with the first slots of each row, of which the others must be empty."""
         return replace(self, predicted_BM=self.predicted_BM[:, :slots], labels_BM=self.labels_BM[:, :slots])
 
     def chosen(self, rows_b: Tensor) -> "Batch":
-        """Return the masked rows of these numbers, or those that are True."""
+        """Return the rows of these numbers, or those that are True."""
         tensors: dict[str, Any] = {name: of[rows_b] for name, of in vars(self).items() if isinstance(of, Tensor)}
-        rows = replace(self, **tensors, detection=None)
+        rows = replace(self, **tensors)
         targets, tokens = int((rows.labels_BM != IGNORED).sum()), int((rows.segments_BL > 0).sum())
         return replace(rows, targets=targets, tokens=tokens)
 
     def without_targets(self) -> "Batch":
         """Return the batch with no targets and counts of zero, for a rank without rows of its own in a step."""
-        others = self.detection and self.detection.without_targets()
-        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0, detection=others)
+        return replace(self, labels_BM=torch.full_like(self.labels_BM, IGNORED), targets=0, tokens=0)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -70,7 +66,7 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, **on_device, detection=self.detection and self.detection.to(device))
+        return replace(self, **on_device)
 
 
 @dataclass(frozen=True)
@@ -162,24 +158,11 @@ class PackedRows:
         corruption = corrupt(whole, keys_B, masking, rate=rate, ordinary_ids=ordinary, mask_id=mask_id)
         labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
-        return self._batch(rows_B, whole, corruption.ids_BL, corruption.positions_BM, labels_BM)
-
-    def with_changes(
-        self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], detection: Detection, seed: int
-    ) -> Batch:
-        """Return the given rows with swapped and random tokens, by (seed, epoch, row); the labels are classes."""
-        whole = self.assemble(rows_B)
-        ids_BL, classes_BL = swap_and_replace(whole, row_keys(seed, epochs_B, rows_B), detection)
-        places_BL = np.indices(ids_BL.shape)[1]
-        return self._batch(rows_B, whole, ids_BL, places_BL, np.where(whole.maskable_BL, classes_BL, IGNORED))
-
-    def _batch(self, rows_B: NDArray[np.int64], whole: UnmaskedRows, *corrupted: NDArray[np.int64]) -> Batch:
-        """Return a batch of rows and, of the corrupted ones, ids, positions to predict and labels."""
-        arrays = (corrupted[0], whole.segments_BL, whole.positions_BL, *corrupted[1:])
-        ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM = map(torch.from_numpy, arrays)
-        targets, tokens = np.count_nonzero(corrupted[2] != IGNORED), np.count_nonzero(whole.segments_BL)
+        arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
+        ids_BL, segments_BL, positions_BL, predicted_BM, labels = map(torch.from_numpy, arrays)
+        targets, tokens = np.count_nonzero(labels_BM != IGNORED), np.count_nonzero(whole.segments_BL)
         corpora_B = torch.from_numpy(self.order.corpora(rows_B)) if len(self.order.sizes) > 1 else None
-        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels_BM, int(targets), int(tokens), corpora_B)
+        return Batch(ids_BL, segments_BL, positions_BL, predicted_BM, labels, int(targets), int(tokens), corpora_B)
 
     def plain_tokens(self, rows_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the tokens of rows without special ones, and the place of each segment's first token among them."""

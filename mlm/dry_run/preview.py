@@ -1,6 +1,6 @@
 """Preview the cost and the first rows of a run, without training (`--dry-run`)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean
 
 import numpy as np
@@ -11,13 +11,12 @@ from mlm.build import PretrainComponents, build
 from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
-from mlm.data.detection import KEPT
 from mlm.distributed.device import measure_peak, precision_of, with_precision
 from mlm.distributed.world import joined
 from mlm.dry_run.projection import ASSUMED_PEAK_SHARE, measure, projection
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
-from mlm.model.heads import DetectionModel, MaskedLanguageModel
+from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask
 from mlm.tracking import flops
 
@@ -45,8 +44,7 @@ def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[
     tokens_per_step = config.train.batch_rows * rows.tokens_per_row
     context = flops.mean_context(rows.segments_per_row)
     per_token = mean(map(flops.flops_at(config, corpus), SAMPLED_FRACTIONS))
-    others = task.micro_batches(0, 1.0)[0].detection
-    micro_tokens = batch.ids_BL.numel() + (0 if batch.detection is None else batch.detection.ids_BL.numel())
+    micro_tokens = batch.ids_BL.numel()
     scores = batch.labels_BM.numel() * manifest.vocabulary_size
     kept, encoder = _kept_length(task, batch) if world.device.type == "cpu" else 0, config.model.encoder
     memory = estimate_memory(encoder, parts["total"], micro_tokens, kept, scores, world.dtype.itemsize, made.threads)
@@ -76,7 +74,6 @@ def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[
             *projection(measure(made, per_token, peak), tokens or steps * tokens_per_step, machines),
             "first rows: {hidden token>what the model sees}, | between segments",
             *(f"  {_show(batch, row, corpus)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))),
-            *([] if others is None else _rows_for_detection(others, corpus)),
         ]
     )
 
@@ -89,35 +86,19 @@ def _kept_length(task: MaskedLMTask, batch: Batch) -> int:
 
 
 def _show(batch: Batch, row: int, corpus: Corpus) -> str:
-    slots = zip(batch.predicted_BM[row].tolist(), batch.labels_BM[row].tolist(), strict=True)
-    hidden = {place: label for place, label in slots if label != IGNORED}
-
-    def marked(column: int, before: list[int], seen: str) -> str:
-        return f"{{{added_text(corpus.tokenizer, before, hidden[column])}>{seen}}}" if column in hidden else seen
-
-    return _text(batch, row, corpus, hidden, marked)
-
-
-def _rows_for_detection(batch: Batch, corpus: Corpus) -> list[str]:
-    def show(row: int) -> str:
-        classes = batch.labels_BM[row].tolist()
-        return _text(batch, row, corpus, {}, lambda column, _, seen: f"{{{seen}}}" if classes[column] > KEPT else seen)
-
-    shown = [f"  {show(row)}" for row in range(min(ROWS_SHOWN, len(batch.ids_BL)))]
-    return ["rows for detection: {swapped or random token}", *shown]
-
-
-def _text(
-    batch: Batch, row: int, corpus: Corpus, hidden: Mapping[int, int], marked: Callable[[int, list[int], str], str]
-) -> str:
-    """Return a row as text, token by token as `marked`; each is added to the one before it, the `hidden` one if any."""
+    """Return a row as text, token by token; each is added to the one before it, the hidden one if it is hidden."""
     ids, segments = batch.ids_BL[row].tolist(), batch.segments_BL[row].tolist()
+    slots = zip(batch.predicted_BM[row].tolist(), batch.labels_BM[row].tolist(), strict=True)
+    labels = {place: label for place, label in slots if label != IGNORED}
     text, before = "", list[int]()
     for column in range(int(np.count_nonzero(segments))):
         if column and segments[column] != segments[column - 1]:
             text, before = text + " | ", []
-        text += marked(column, before, added_text(corpus.tokenizer, before, ids[column]))
-        before = [hidden.get(column, ids[column])]
+        seen = added_text(corpus.tokenizer, before, ids[column])
+        if column in labels:
+            seen = f"{{{added_text(corpus.tokenizer, before, labels[column])}>{seen}}}"
+        text += seen
+        before = [labels.get(column, ids[column])]
     return text
 
 
@@ -142,7 +123,6 @@ def parameters_by_part(model: MaskedLanguageModel) -> dict[str, int]:
         "final norm": count(encoder.final_norm),
         "output transform": count(model.transform),
         "output bias": model.output_bias.numel(),
-        "detector, for training alone": count(model.detector) if isinstance(model, DetectionModel) else 0,
     }
     return {part: number for part, number in parts.items() if number} | {"total": count(model)}
 

@@ -63,11 +63,11 @@ class SegmentMask:
         For layers that are `compiled`, segments must ascend in each row, with padding last.
         """
         same = segments_BL, positions_BL, dtype, compiled, reach
-        if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16 and segments_BL.shape[0]:
+        if compiled and segments_BL.device.type == "cuda" and dtype == torch.bfloat16:
             return cls(*same, None, segment_blocks(segments_BL, reach), ())
         # A graph that is exported takes rows of any length.
         split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu"
-        if not split or segments_BL.shape[1] <= BLOCK or segments_BL.shape[0] == 0:
+        if not split or segments_BL.shape[1] <= BLOCK:
             return cls(*same, _bias(apart(segments_BL, None, reach), dtype), None, ())
         places_BL = torch.arange(segments_BL.shape[1]).expand_as(segments_BL)
         return cls(*same, None, None, _key_blocks(cls(*same, None, None, ()), places_BL, BLOCK))

@@ -1,6 +1,6 @@
-"""The heads: scores over the vocabulary at the predicted positions only, and the detector's over classes."""
+"""The head: scores over the vocabulary, at the predicted positions only."""
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from pydantic import model_validator
@@ -25,12 +25,6 @@ class ModelConfig(Config):
         if self.encoder.embedding_width is not None and not self.transform:
             raise ValueError("encoder.embedding_width needs transform=true, which maps the width to that of embeddings")
         return self
-
-
-DETECTOR = "detector."
-"""Beginning of the names of the weights that serve training alone."""
-CLASSES = 3
-"""Of tokens, to the detector: kept, swapped, random."""
 
 
 class Transform(nn.Module):
@@ -62,23 +56,3 @@ class MaskedLanguageModel(nn.Module):
         """Return the scores of every vocabulary entry at the predicted positions, row by row, (B * M, V)."""
         hidden_MD = self.transform(self.encoder(ids_BL, segment_mask, predicted_BM).flatten(0, 1))
         return nn.functional.linear(hidden_MD, self.encoder.embeddings.tokens.weight, self.output_bias)
-
-
-class DetectionModel(MaskedLanguageModel):
-    """A masked language model with a head that tells swapped and random tokens from the others, for training alone."""
-
-    def __init__(self, config: ModelConfig, vocabulary_size: int, row_length: int) -> None:
-        super().__init__(config, vocabulary_size, row_length)
-        width = config.encoder.embedding_width or config.encoder.width
-        self.detector = nn.Sequential(Transform(config.encoder), nn.Linear(width, CLASSES))
-
-    def forward(
-        self,
-        ids_BL: Tensor,
-        segment_mask: SegmentMask,
-        predicted_BM: Tensor,
-        others: tuple[Tensor, SegmentMask] | None = None,
-    ) -> Any:
-        """Return the scores of the vocabulary, (B * M, V), and of classes in `others`, if any, (B, L, 3)."""
-        scores_MV = super().forward(ids_BL, segment_mask, predicted_BM)
-        return scores_MV if others is None else (scores_MV, self.detector(self.encoder(*others)))

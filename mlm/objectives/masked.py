@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -45,20 +44,16 @@ class MaskedLMTask:
     def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
         """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
         rows_B, epochs_B = self.train.order.rows(self.seed, step, self.batch_rows)
-
-        def batch(cut: slice) -> Batch:
-            first = step * self.batch_rows + cut.start
-            return self.batch(rows_B[cut], epochs_B[cut], first, fraction).to(self.world.device)
-
-        cuts = self.world.share(len(rows_B), self.micro_batch_rows)
-        return [batch(cut) if cut.start < len(rows_B) else batch(slice(0, 1)).without_targets() for cut in cuts]
-
-    def batch(self, rows_B: NDArray[np.int64], epochs_B: NDArray[np.int64], first: int, fraction: float) -> Batch:
-        """Return rows, masked at the rate in force; `first` is the number of the first one in the training."""
         rate = self.masking.rate_at(fraction)
         # Compiled layers need steps of the same shapes; all others save the slots that a falling rate leaves empty.
         slots = self.masking.slots(self.train.row_length, None if self.compiled else rate)
-        return self.train.masked(rows_B, epochs_B, self.masking, rate, self.seed).with_slots(slots)
+
+        def masked(cut: slice) -> Batch:
+            batch = self.train.masked(rows_B[cut], epochs_B[cut], self.masking, rate, self.seed)
+            return batch.with_slots(slots).to(self.world.device)
+
+        cuts = self.world.share(len(rows_B), self.micro_batch_rows)
+        return [masked(cut) if cut.start < len(rows_B) else masked(slice(1)).without_targets() for cut in cuts]
 
     def documents(self, step: int) -> str:
         """Return the numbers of the documents that a step reads from, and their folders."""
@@ -70,10 +65,7 @@ class MaskedLMTask:
 
         Of a mixture, return also loss and targets of each corpus, as `loss/NAME` and `targets/NAME`.
         """
-        return self.sums(score(model, batch, self.world, compiled=self.compiled), batch)
-
-    def sums(self, scores_MV: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the same for the scores of a batch, (B * M, V)."""
+        scores_MV = score(model, batch, self.world, compiled=self.compiled)
         fused = self.compiled and self.world.device.type == "cuda"
         cross_entropy = compiled_cross_entropy() if fused else summed_cross_entropy
         loss, correct, losses_M = cross_entropy(scores_MV, batch.labels_BM.flatten())

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mlm.config import PretrainConfig
 from mlm.data.corpus import Corpus
 from mlm.model.encoder import LocalAttention
-from mlm.model.heads import CLASSES, ModelConfig
+from mlm.model.heads import ModelConfig
 
 
 def mean_context(segments: NDArray[Any], local: LocalAttention | None = None) -> float:
@@ -30,15 +30,13 @@ def flops_per_token(
     predicted_share: float,
     *,
     local_context: float | None = None,
-    detection_share: float = 0.0,
     frozen_encoder: bool = False,
 ) -> float:
     """Return the floating-point operations that training on a token needs: forward, and twice that backward.
 
     Only matrix products that the loss needs are counted, two operations a multiply-add. Attention covers the
     `context`, in local layers the `local_context`. The output over the vocabulary and the last layer, except for its
-    keys and values, are counted for the predicted share of tokens. Of the rows, `detection_share` have tokens to be
-    detected: they need the whole last layer, and the detector. A frozen encoder has no backward pass.
+    keys and values, are counted for the predicted share of tokens. A frozen encoder has no backward pass.
     """
     encoder = config.encoder
     D, F, E = encoder.width, encoder.feedforward_width, encoder.embedding_width or encoder.width
@@ -47,20 +45,16 @@ def flops_per_token(
     contexts = [near if encoder.is_local(layer) else context for layer in range(encoder.layers)]
     *layers, last = (2 * D * D + (3 if encoder.gated else 2) * D * F + 2 * seen * D for seen in contexts)
     projection = 0 if encoder.embedding_width is None else E * D
-    predicted = (1 - detection_share) * predicted_share
-    trunk = (
-        projection + sum(keys_values + layer for layer in layers) + keys_values + (predicted + detection_share) * last
-    )
-    output = predicted * (E * vocabulary_size + (D * E if config.transform else 0))
-    dense, classes = detection_share * D * E, detection_share * E * CLASSES
+    trunk = projection + sum(keys_values + layer for layer in layers) + keys_values + predicted_share * last
+    output = predicted_share * (E * vocabulary_size + (D * E if config.transform else 0))
     if frozen_encoder:
-        return 2 * trunk + (4 if config.transform else 2) * output + 4 * dense + 6 * classes
-    return 6 * (trunk + output + dense + classes)
+        return 2 * trunk + (4 if config.transform else 2) * output
+    return 6 * (trunk + output)
 
 
 def flops_at(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]:
     """Return the function from the used share of the budget to the operations that training on a token then needs."""
-    segments, detection = corpus.train.segments_per_row, config.detection
+    segments = corpus.train.segments_per_row
     context = mean_context(segments)
     local_context = mean_context(segments, config.model.encoder.local_attention)
 
@@ -71,7 +65,6 @@ def flops_at(config: PretrainConfig, corpus: Corpus) -> Callable[[float], float]
             context,
             config.masking.rate_at(fraction),
             local_context=local_context,
-            detection_share=0.0 if detection is None or fraction < detection.begin else detection.row_share,
             frozen_encoder=config.train.frozen_encoder,
         )
 

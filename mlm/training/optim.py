@@ -71,7 +71,7 @@ class ScheduleFreeAdamW(Config):
 
 
 class Muon(Config):
-    """Muon (Jordan et al. 2024) for hidden matrices, AdamW for all else."""
+    """Muon (Jordan et al. 2024) for the encoder's hidden matrices, AdamW for all else."""
 
     kind: Literal["muon"] = "muon"
     lr: float = Field(2e-3, gt=0)

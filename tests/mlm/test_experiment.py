@@ -118,7 +118,6 @@ class Losses(Observer):
         ["optim.kind=schedule_free"],
         ["optim.kind=muon"],
         ["optim.kind=muon", "initial_embeddings.kind=cooccurrence"],
-        ["detection.row_share=0.4", "detection.begin=0.3"],
     ],
 )
 def test_a_run_that_is_asked_to_stop_is_saved_and_resumes_to_the_same_weights(home: Path, kind: list[str]) -> None:
@@ -260,19 +259,6 @@ def test_a_mistake_is_an_exception(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"optim\.lr"):
         pretrain(config_in(home, "name=diverged", "optim.lr=1e38", "train.most_skipped=2", "train.budget.steps=60"))
     assert not dist.is_initialized()
-
-
-def test_a_corpus_is_not_called_as_a_part_of_the_log(home: Path) -> None:
-    lines = (home / "corpus.txt").read_text().splitlines()
-    parts = []
-    for number, name in enumerate(("detection", "other")):
-        path = home / f"{name}.txt"
-        path.write_text("\n".join(lines[number::2]))
-        parts.append(f"{{name: {name}, share: 1, source: {{kind: files, paths: [{path}]}}}}")
-    source = ["text.source.kind=mixture", f"text.source.parts=[{', '.join(parts)}]"]
-    config = read(PretrainConfig, None, [*SETTINGS, *source, f"runs={home / 'runs'}", "detection.begin=0"])
-    with pytest.raises(UserError, match="detection, whose log"):
-        pretrain(config)
 
 
 def free_port() -> int:

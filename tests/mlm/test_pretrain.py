@@ -447,9 +447,6 @@ def test_dry_run_shows_costs_and_the_first_batch_and_trains_nothing(home: Path) 
     assert done.returncode == 0, done.stderr
     for word in ("parameters", "FLOPs a step", "estimate", "not padding", "epochs", "minutes", "8 H100", "[MASK]"):
         assert word in done.stdout
-    detecting = run(home, *TINY, "--dry-run", "detection.begin=0.5")
-    assert "detector" in detecting.stdout
-    assert "{" in detecting.stdout.partition("rows for detection")[2].partition("\n")[2]
     projected = run(home, *TINY, "--dry-run", "--tokens", "1e9", "--machines", "64xH200")
     counts = json.loads(next((home / "runs" / "cache").glob("*/manifest.json")).read_text())["train"]
     expected = 1e9 * counts["text_bytes"] / counts["tokens"] / 2**30
@@ -479,11 +476,6 @@ def mistake(done: subprocess.CompletedProcess[str]) -> str:
 MISTAKES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "misspelt key": (("optim.lrr=1",), r"optim\.lrr: .* optim\.lr\?"),
     "wrong type": (("train.batch_rows=many",), r"train\.batch_rows = 'many'"),
-    "no masked row": (("detection.row_share=0.99", "train.batch_rows=8"), r"detection\.row_share = 0\.99 .*batch_rows"),
-    "nothing to teach": (
-        ("detection.begin=0", "train.frozen_encoder=true", "start_from=x"),
-        r"frozen_encoder.*detection",
-    ),
     "width and heads": (("model.encoder.width=30", "model.encoder.heads=4"), r"model\.encoder: .*30 .*4"),
     "warm-up over the budget": (("schedule.warmup=1.5",), r"schedule\.warmup = '1\.5'"),
     "sides over the budget": (

@@ -18,7 +18,6 @@ from mlm.build import build
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
 from mlm.config import PretrainConfig
-from mlm.tracking import run_directory
 from tests.mlm.samples import CPU
 from tests.mlm.test_pretrain import TINY, heldout_curve, results, write_corpus
 
@@ -87,18 +86,6 @@ def test_a_step_at_rate_zero_changes_neither_weights_nor_loss(home: Path, start:
     assert results(still)["heldout"] == results(start)["heldout"]
     assert results(still)["heldout_at_start"]["loss"] == results(start)["heldout"]["loss"]
     assert heldout_curve(still)[0] == (0, results(start)["heldout"]["loss"])
-
-
-def test_a_run_may_take_up_detection_and_one_from_it_may_leave_it(home: Path, start: Path) -> None:
-    text = (*TINY[:3], "evaluation.words=0", "train.batch_rows=8", "train.budget.steps=6")
-    taken = pretrain(home, *text, "name=taken", f"start_from={start}", "detection.row_share=0.5")
-    assert heldout_curve(taken)[0] == (0, results(start)["heldout"]["loss"])
-    trained = [record for record in run_directory.read_metrics(taken / "metrics.jsonl") if record["side"] == "train"]
-    assert 0 < trained[-1]["loss/detection"] < 3
-    own, theirs = (load_file(checkpoint.newest(run) / checkpoint.WEIGHTS) for run in (taken, start))
-    assert own.keys() == theirs.keys()
-    left = pretrain(home, *text, "name=left", f"start_from={taken}")
-    assert heldout_curve(left)[0] == (0, results(taken)["heldout"]["loss"])
 
 
 def test_training_begins_with_the_starts_weights_bit_for_bit(home: Path, start: Path) -> None:

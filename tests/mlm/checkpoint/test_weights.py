@@ -5,9 +5,7 @@ import torch
 
 from configs import UserError
 from mlm.checkpoint.weights import host_state_dict, load_into
-from mlm.model.heads import DETECTOR, DetectionModel
-from mlm.model.initialise import initialise
-from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, model_of
+from tests.mlm.samples import model_of
 
 BIAS = "output_bias"
 
@@ -26,14 +24,3 @@ def test_missing_and_surplus_weights_are_told_by_name() -> None:
             load_into(model, tensors, Path("a/folder"))
     load_into(model, whole, Path("a/folder"))
     assert all(torch.equal(tensor, whole[name]) for name, tensor in host_state_dict(model).items())
-
-
-def test_a_detector_may_be_missing_where_it_is_optional_and_then_stays_as_it_is() -> None:
-    model, start = DetectionModel(TINY, VOCABULARY, ROW_LENGTH), host_state_dict(model_of(seed=1))
-    initialise(model, TINY.encoder, 0)
-    before = host_state_dict(model)
-    with pytest.raises(UserError, match=DETECTOR):
-        load_into(model, start, Path("a/folder"))
-    load_into(model, start, Path("a/folder"), optional=DETECTOR)
-    for name, tensor in host_state_dict(model).items():
-        assert torch.equal(tensor, before[name] if name.startswith(DETECTOR) else start[name])

@@ -431,11 +431,3 @@ class TestIsolation:
         assert ((before[0] - after[0]).abs().amax(dim=-1) > 1e-6).all()
         assert torch.equal(before[1], after[1])
         assert torch.equal(before[2], after[2])
-
-
-@pytest.mark.parametrize("length", [8, 3 * BLOCK])
-def test_a_batch_without_rows_has_states_of_no_row(length: int) -> None:
-    encoder = Encoder(EncoderConfig(width=16, heads=2, feedforward_width=16, layers=1), 20, length)
-    nothing = torch.zeros(0, length, dtype=torch.int64)
-    states_BLD = encoder(nothing, SegmentMask.of(nothing.int(), nothing, torch.float32))
-    assert states_BLD.shape == (0, length, 16)

@@ -11,7 +11,7 @@ from mlm.build import build
 from mlm.config import PretrainConfig
 from mlm.model.attention import apart
 from mlm.model.encoder import EncoderConfig, LocalAttention
-from mlm.model.heads import DetectionModel, MaskedLanguageModel, ModelConfig
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.tracking import flops
 from tests.mlm.samples import CPU, rows_of, segment_mask_of
 
@@ -40,40 +40,20 @@ def test_flops_are_those_of_the_matrix_products_that_training_runs(
     assert counter.get_total_flops() == pytest.approx(B * L * expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_rows_for_detection_need_the_whole_last_layer_and_the_detector(frozen: bool) -> None:
-    hidden, others, L, M, V = 3, 2, 16, 4, 50
-    config = ModelConfig(encoder=EncoderConfig(width=24, heads=2, feedforward_width=40, layers=3), transform=True)
-    model = DetectionModel(config, V, L)
-    model.encoder.requires_grad_(not frozen)
-    ids_BL, predicted_BM = torch.randint(V, (hidden + others, L)), torch.randint(L, (hidden, M))
-    further = ids_BL[hidden:], segment_mask_of([[L]] * others, L)
-    with FlopCounterMode(display=False) as counter:
-        scores, classes = model(ids_BL[:hidden], segment_mask_of([[L]] * hidden, L), predicted_BM, further)
-        (scores.sum() + classes.sum()).backward()
-    share = others / (hidden + others)
-    expected = flops.flops_per_token(
-        config, V, context=L, predicted_share=M / L, detection_share=share, frozen_encoder=frozen
-    )
-    assert counter.get_total_flops() == pytest.approx(ids_BL.numel() * expected, rel=1e-12)
-
-
-def test_flops_follow_the_masked_share_and_the_rows_that_are_in_force(tmp_path: Path) -> None:
+def test_flops_follow_the_masked_share_that_is_in_force(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(f"Line {number} of a short text." for number in range(300)))
     text = ["text.source.kind=files", f"text.source.paths=[{tmp_path / 'text.txt'}]", f"runs={tmp_path / 'runs'}"]
-    rates = ["masking.rate=0.1", "masking.final_rate=0.3", "detection.begin=0.5", "detection.row_share=0.25"]
+    rates = ["masking.rate=0.1", "masking.final_rate=0.3"]
     sizes = ["vocabulary.size=300", "text.heldout_share=0.2", "train.batch_rows=4"]
     made = build(read(PretrainConfig, None, [*text, *rates, *sizes]), CPU)
     context = flops.mean_context(made.corpus.train.segments_per_row)
 
-    def needed(rate: float, share: float) -> float:
+    def needed(rate: float) -> float:
         size = made.corpus.manifest.vocabulary_size
-        return flops.flops_per_token(made.config.model, size, context, rate, detection_share=share)
+        return flops.flops_per_token(made.config.model, size, context, rate)
 
     found = flops.flops_at(made.config, made.corpus)
-    assert [found(0.25), found(0.5), found(0.75)] == pytest.approx(
-        [needed(0.15, 0), needed(0.2, 0.25), needed(0.25, 0.25)]
-    )
+    assert [found(0.25), found(0.5), found(0.75)] == pytest.approx([needed(0.15), needed(0.2), needed(0.25)])
 
 
 @pytest.mark.parametrize("window", [2, 5, 16, 100])

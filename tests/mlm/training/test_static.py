@@ -8,22 +8,19 @@ import torch
 from torch import nn
 
 from mlm.build import compile_blocks
-from mlm.data.detection import Detection
 from mlm.data.masking import Masking
 from mlm.distributed.device import with_precision
 from mlm.distributed.threads import ThreadReplicas
 from mlm.distributed.world import init_world
 from mlm.model.dropout import seed_dropout
 from mlm.model.encoder import EncoderConfig
-from mlm.model.heads import DetectionModel, MaskedLanguageModel, ModelConfig
-from mlm.model.initialise import initialise
-from mlm.objectives.detection import DetectionTask
+from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.objectives.masked import MaskedLMTask
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, take_step
 from mlm.training.optim import AdamW
 from mlm.training.schedule import Linear
-from tests.mlm.samples import ROW_LENGTH, VOCABULARY, model_of, sentences, task_of
+from tests.mlm.samples import model_of, sentences, task_of
 
 STEPS = 12
 NEVER = 1_000_000
@@ -86,15 +83,10 @@ def test_compiled_blocks_drop_by_the_key_too(task: MaskedLMTask) -> None:
 
 @traces
 @pytest.mark.usefixtures("compiled_anew")
-@pytest.mark.parametrize("detection", [False, True])
-def test_after_a_step_and_an_evaluation_no_block_is_recompiled(task: MaskedLMTask, detection: bool) -> None:
+def test_after_a_step_and_an_evaluation_no_block_is_recompiled(task: MaskedLMTask) -> None:
     # Three blocks: the first, which reads normed embeddings, one in the middle, and the last, which computes less.
     config = ModelConfig(encoder=EncoderConfig(width=16, heads=2, feedforward_width=24, layers=3))
     model = model_of(config)
-    if detection:
-        task = DetectionTask(**vars(task), detection=Detection())
-        model = DetectionModel(config, VOCABULARY, ROW_LENGTH)
-        initialise(model, config.encoder, 0)
     for block in model.encoder.blocks:
         block.compile(dynamic=False, backend="eager")  # what is traced, and when, is the same for every backend
     steps(task, model, 0, 1)
