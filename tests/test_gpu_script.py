@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -45,6 +46,7 @@ def test_without_a_gpu_parts_run_in_miniature(tmp_path: Path) -> None:
         assert (result, seconds.isdigit()) == ("ok", True)
         assert any(map(str.isdigit, figure))
     assert "% of 1 pairs" in rows["pairs"]
+    assert re.search(r"\d\.\d{3} bits per byte, \d", parts)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*LEFT, *(f"{name}.log" for name in CHEAPEST)}
     exported = load_file(tmp_path / "out" / "encoder" / "model.safetensors")
     assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}

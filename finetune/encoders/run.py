@@ -20,6 +20,7 @@ from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialise import initialise
 from mlm.objectives.masked import score
+from mlm.tracking import run_directory
 from tokenizer import vocabulary
 from tokenizer.cleaning import as_read_by
 from tokenizer.special_tokens import SpecialTokens
@@ -103,8 +104,10 @@ class RunPredictor:
 
     @classmethod
     def load(cls, run: Path, world: World) -> "RunPredictor":
-        """Return the masked language model of a checkpoint or of a run's newest one."""
-        model, tokenizer, recipe = checkpoint.load_model(checkpoint.resolve(run), world.device)
+        """Return the masked language model of a checkpoint or of a run's newest one; a UserError without a head."""
+        folder = checkpoint.resolve(run)
+        run_directory.check_head(checkpoint.run_of(folder))
+        model, tokenizer, recipe = checkpoint.load_model(folder, world.device)
         return cls(model, tokenizer, recipe.data.row_length, world)
 
     @torch.no_grad()

@@ -139,7 +139,8 @@ def summary(path: Path, results: Mapping[str, Any], filled: str) -> str:
         lines.append(f"{'bits per hidden byte':24}{bits_line(heldout):>12}")
     if pairs := results.get("pairs"):
         told = f"{pairs['accuracy']:.1%} ({pairs['low']:.1%} to {pairs['high']:.1%}) of {pairs['pairs']:,}"
-        lines.append(f"{'minimal pairs':24}{told:>12}")
+        left = f"; {pairs['too_long']:,} longer than a row left out" if pairs["too_long"] else ""
+        lines.append(f"{'minimal pairs':24}{told}, within words {pairs['accuracy_within_words']:.1%}{left}")
     blanks = "\nHeld-out sentences with their blanks filled in; [guess], or [guess|truth] where wrong:"
     speed = shown(results["tokens_per_second"], ",.0f")
     return "\n".join(

@@ -15,6 +15,8 @@ from mlm.evaluation.pairs.likelihood import Sentence, pseudo_log_likelihoods, re
 from mlm.evaluation.pairs.pair import Pair
 from tokenizer.special_tokens import SpecialTokens
 
+SCORES = ("", "_within_words")
+"""Endings of the figures' names, by both scores of `pseudo_log_likelihoods`."""
 _STANDARD_ERRORS = 1.959964
 """Half of the 95 % interval of a normal distribution."""
 
@@ -80,25 +82,24 @@ def those_that_fit(
 
 
 def _accuracy(points_P2: NDArray[np.float64], paradigms_P: NDArray[np.str_]) -> dict[str, float]:
-    """Return the mean over paradigms of the points by both scores, with the 95 % interval of the first.
+    """Return the mean over paradigms of the points by both scores, with their 95 % intervals.
 
     That of a paradigm is Wilson's (1927), and that of the mean has their distances recovered from them (Zou & Donner
     2008).
     """
     names, groups_P = np.unique(paradigms_P, return_inverse=True)
-    counts_G = np.bincount(groups_P)
-    sums_G, within_words_G = (np.bincount(groups_P, points_P) for points_P in points_P2.T)
-    shares_G, squared = sums_G / counts_G, _STANDARD_ERRORS**2
-    centers_G = (sums_G + squared / 2) / (counts_G + squared)
-    halves_G = np.sqrt(squared * (shares_G * (1 - shares_G) * counts_G + squared / 4)) / (counts_G + squared)
-    accuracy = float(shares_G.mean())
-    return {
-        "accuracy": accuracy,
-        "low": accuracy - float(np.linalg.norm(shares_G - centers_G + halves_G)) / len(names),
-        "high": accuracy + float(np.linalg.norm(centers_G + halves_G - shares_G)) / len(names),
-        "accuracy_within_words": float((within_words_G / counts_G).mean()),
-        "pairs": len(points_P2),
-    }
+    counts_G, squared = np.bincount(groups_P), _STANDARD_ERRORS**2
+    found: dict[str, float] = {"pairs": len(points_P2)}
+    for points_P, score in zip(points_P2.T, SCORES, strict=True):
+        sums_G = np.bincount(groups_P, points_P)
+        shares_G = sums_G / counts_G
+        centers_G = (sums_G + squared / 2) / (counts_G + squared)
+        halves_G = np.sqrt(squared * (shares_G * (1 - shares_G) * counts_G + squared / 4)) / (counts_G + squared)
+        accuracy = float(shares_G.mean())
+        found[f"accuracy{score}"] = accuracy
+        found[f"low{score}"] = accuracy - float(np.linalg.norm(shares_G - centers_G + halves_G)) / len(names)
+        found[f"high{score}"] = accuracy + float(np.linalg.norm(centers_G + halves_G - shares_G)) / len(names)
+    return found
 
 
 def report(found: Mapping[str, Any]) -> str:
@@ -106,11 +107,12 @@ def report(found: Mapping[str, Any]) -> str:
     rows = {"all": found, **found["fields"]}
     ranked = sorted(found["paradigms"].items(), key=lambda one: -one[1]["accuracy"])
     width = max(map(len, [*rows, *found["paradigms"]]))
-    lines = [f"{'':{width}}{'pairs':>8}{'accuracy':>10}{'95 % interval':>18}{'within words':>14}"]
+    lines = [f"{'':{width}}{'pairs':>8}{'accuracy (95 % interval)':>27}{'within words':>27}"]
     for name, of in [*rows.items(), *ranked]:
-        interval = f"{of['low']:.1%} to {of['high']:.1%}"
-        numbers = f"{of['pairs']:>8,}{of['accuracy']:>10.1%}{interval:>18}{of['accuracy_within_words']:>14.1%}"
-        lines.append(f"{name:{width}}{numbers}")
+        by_both = (
+            f"{of[f'accuracy{score}']:.1%} ({of[f'low{score}']:.1%} to {of[f'high{score}']:.1%})" for score in SCORES
+        )
+        lines.append(f"{name:{width}}{of['pairs']:>8,}" + "".join(f"{one:>27}" for one in by_both))
     notes = {
         "too_long": "pairs have a sentence longer than a row and are left out",
         "same_tokens": "pairs have two sentences that are the same to this tokenizer, and count a half",

@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard
 
 from configs import UserError, read
 from configs.files import PARTIAL
+from finetune.encoders import EncoderChoice, open_predictor
 from mlm import convert, evaluate, export, fill_mask, status
 from mlm import pretrain as pretrain_command
 from mlm.checkpoint import checkpoint
@@ -26,6 +27,7 @@ from mlm.experiment import PretrainConfig, PretrainRun, pretrain
 from mlm.interop import conversion, published
 from mlm.tracking import run_directory
 from tests.mlm.interop import tiny
+from tests.mlm.samples import CPU
 from tests.mlm.test_pretrain import write_corpus
 from tokenizer import vocabulary
 
@@ -170,6 +172,8 @@ def test_an_encoder_without_a_head_leaves_without_one_until_one_is_trained(tmp_p
         fill_mask.main(["--run", str(run), "the [MASK]"])
     with pytest.raises(UserError, match="has no trained head"):
         evaluate.main([str(run), "--pairs"])
+    with pytest.raises(UserError, match="has no trained head"):
+        open_predictor(EncoderChoice(run=str(run)), CPU)
     export.main([str(run), str(tmp_path / "out"), *(["--onnx"] if find_spec("onnxruntime") else [])])
     (before, _), (after, missing) = (
         of_transformers(folder, transformers.AutoModel) for folder in (source, tmp_path / "out")

@@ -98,8 +98,10 @@ def model_of(config: ModelConfig, vocabulary_size: int, row_length: int) -> Mask
     return model.eval()
 
 
-def leaves_exactly(config: ModelConfig, folder: Path, *, cls_sep: bool = False, row_length: int = 32) -> None:
-    tokenizer = vocabulary.learn(iter(TEXTS * 3), VocabularyConfig(size=270, cls_sep=cls_sep))
+def leaves_exactly(
+    config: ModelConfig, folder: Path, read_by: VocabularyConfig | None = None, row_length: int = 32
+) -> None:
+    tokenizer = vocabulary.learn(iter(TEXTS * 3), (read_by or VocabularyConfig()).model_copy(update={"size": 270}))
     model = model_of(config, tokenizer.get_vocab_size(), row_length)
     folder.mkdir()
     write(folder, model, tokenizer, config, row_length)
@@ -120,7 +122,7 @@ def test_each_recipe_leaves_exactly_or_is_refused_with_the_settings_that_let_it_
         settings = re.findall(r"model\.[\w.]+=\w+", str(refused.value))
         assert settings
         config = read(PretrainConfig, recipe, [*overrides, *settings])
-    leaves_exactly(config.model, tmp_path / "out", cls_sep=config.vocabulary.cls_sep)
+    leaves_exactly(config.model, tmp_path / "out", config.vocabulary)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from configs import UserError
 from mlm import evaluate
 from mlm.evaluation.hidden_tokens import Copy, log_probabilities
+from mlm.evaluation.pairs import grammar
 from mlm.evaluation.pairs.accuracy import measure_pairs, report
 from mlm.evaluation.pairs.likelihood import pseudo_log_likelihoods, read_sentences
 from mlm.evaluation.pairs.pair import Pair
@@ -84,6 +85,7 @@ def test_a_constant_model_is_at_half_and_equal_sentences_count_half() -> None:
     found = measure_pairs(model, tokenizer, pairs, ROW_LENGTH, CPU)
     assert found["accuracy"] == found["accuracy_within_words"] == 0.5
     assert found["same_tokens"] == 1
+    assert measure_pairs(model, tokenizer, list(grammar.pairs()), ROW_LENGTH, CPU)["accuracy"] == 0.5
     assert "1 pairs have two sentences that are the same to this tokenizer" in report(found)
     trained = measure_pairs(model_of(tokenizer.get_vocab_size()), tokenizer, pairs[1:], ROW_LENGTH, CPU)
     assert trained["accuracy"] == trained["accuracy_within_words"] == 0.5
@@ -114,8 +116,11 @@ def test_paradigms_have_equal_weights_and_intervals_narrow_with_their_pairs() ->
         below, above = below + (right / number - wilson.low) ** 2, above + (wilson.high - right / number) ** 2
     assert found["low"] == pytest.approx(2.5 / 4 - math.sqrt(below) / 4)
     assert found["high"] == pytest.approx(2.5 / 4 + math.sqrt(above) / 4)
+    for name in ("accuracy", "low", "high"):  # a constant model has the same scores within words
+        assert found[f"{name}_within_words"] == found[name]
     lines = report(found).splitlines()
-    assert lines[1].split()[:3] == ["all", "56", "62.5%"]
+    interval = f"62.5% ({found['low']:.1%} to {found['high']:.1%})"
+    assert lines[1].split() == ["all", "56", *interval.split(), *interval.split()]
     assert [line.split()[0] for line in lines[2:]] == ["first", "second", "right", "without", "mixed", "wrong"]
 
 
@@ -156,7 +161,9 @@ def test_a_run_is_judged_at_its_end_and_by_the_command_alike(
     run = pretrain(config_in(tmp_path, "evaluation.pairs=mine.tsv", "evaluation.most_pairs=2", "name=judged"))
     assert run.results is not None
     assert run.results["pairs"]["pairs"] == 4
-    assert f"minimal pairs           {run.results['pairs']['accuracy']:.1%}" in run.summary
+    judged = run.results["pairs"]
+    assert f"minimal pairs           {judged['accuracy']:.1%}" in run.summary
+    assert f"within words {judged['accuracy_within_words']:.1%}\n" in run.summary
     assert f"pairs:\n  - {tmp_path / 'mine.tsv'}\n" in (run.path / "config.yaml").read_text()
     evaluate.main([str(run.path), "--pairs", "mine.tsv", "--most", "2", "--json"])
     assert json.loads(capsys.readouterr().out) == {"pairs": run.results["pairs"]}
