@@ -157,7 +157,7 @@ class Labelled(TableConfig):
     mentions, as they are given or as the encoder reads them. Kept or not, a text is never on both sides of a split."""
     contradictions: repeats.Contradictions = "drop"
     """Treatment of training texts with several labels: drop them, or keep those with the most frequent label, if it is
-    unique."""
+    unique, or keep them all, which needs duplicates=keep."""
     cleaning: Cleaning = Cleaning()
     """The changes of the texts; stored with the model."""
 

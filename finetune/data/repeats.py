@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 Duplicates = Literal["drop", "keep"]
-Contradictions = Literal["drop", "majority"]
+Contradictions = Literal["drop", "majority", "keep"]
 
 
 def groups(keys: Sequence[Iterable[Hashable]]) -> list[int]:
@@ -33,8 +33,10 @@ def agreeing(
 ) -> list[int]:
     """Return the places of the texts whose label is that of their group, and count the others.
 
-    A group of several labels has none, or, by majority, the most frequent one if it is unique.
+    A group of several labels has none, or, by majority, the most frequent one if it is unique, or keeps all of them.
     """
+    if contradictions == "keep":
+        return list(range(len(labels)))
     given: dict[int, Counter[Hashable]] = {}
     for group, label in zip(groups, labels, strict=True):
         given.setdefault(group, Counter())[label] += 1

@@ -266,17 +266,22 @@ def test_what_shows_classes_refuses_a_model_of_numbers(made: FinetuneRun, tmp_pa
 
 
 @pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")
-def test_published_pairs_are_read_by_the_recipes_of_glue() -> None:
-    pairs = Path(os.environ["MLM_TEST_DATA"]) / "pairs"
+def test_published_tasks_are_read_by_the_recipes_of_glue() -> None:
+    data = Path(os.environ["MLM_TEST_DATA"])
+    pairs = data / "pairs"
 
-    def loaded(recipe: str, train: str, test: str, *words: str) -> DataSplit:
-        files = [f"data.train={pairs / train}", f"data.test={pairs / test}"]
+    def loaded(recipe: str, train: str, test: str, *words: str, folder: Path = pairs) -> DataSplit:
+        files = [f"data.train={folder / train}", f"data.test={folder / test}"]
         config = read(FinetuneConfig, recipes.find(f"glue/{recipe}", "finetune"), [*files, *words])
         (split,) = config.splits.splits(config.data.load(TextConfig()))
         return split
 
     rte, wnli = loaded("rte", "rte_train.tsv.gz", "rte_dev.tsv"), loaded("wnli", "wnli_train.tsv", "wnli_dev.tsv")
     assert (len(rte.test), len(wnli.test)) == (277, 71)
+    raw = "data.header=[source, label, mark, sentence]"
+    cola = loaded("cola", "in_domain_train.tsv", "in_domain_dev.tsv", raw, folder=data / "cola")
+    reviews = loaded("sst2", "sst2_train.csv.gz", "sst2_test.csv.gz", "data.text=text", folder=data / "kim2014")
+    assert (len(cola.test), len(reviews.test)) == (527, 1821)
     similar = loaded("stsb", "korsts_train.tsv.gz", "korsts_test.tsv", "data.label=score")
     assert len(similar.test) > 1_370
     assert (similar.train.labels.min(), similar.train.labels.max()) == (0, 5)

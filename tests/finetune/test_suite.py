@@ -1,18 +1,23 @@
 import csv
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from configs import UserError, recipes
+from configs import UserError, read, recipes
+from finetune.config import FinetuneConfig
+from finetune.data.labelled import in_folder
 from finetune.evaluation import results
 from finetune.evaluation.metrics import paired_difference
 from finetune.evaluation.results import Difference
 from finetune.suite.__main__ import main
 from finetune.suite.table import mean_difference
 from tests.finetune import samples
+from tokenizer.cleaning import TextConfig
 
 RECIPE = """
 data: {{kind: labelled, train: {train}, label: target}}
@@ -21,6 +26,7 @@ splits: {{validation: 0.2, test: 0.2}}
 train: {{epochs: 1, early_stopping: {{metric: {metric}}}}}
 tracking: []
 """
+KIM2014 = sorted(recipes.folder("kim2014", "finetune").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -164,3 +170,24 @@ def test_the_suites_have_the_tasks_of_their_papers() -> None:
         (task, f"CNN-{kind}") for task in tasks for kind in ("rand", "static", "non-static")
     }
     assert all(0.7 < float(row["score"]) < 1 for row in rows)
+
+
+@pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")
+@pytest.mark.parametrize(
+    "recipe", sorted(recipes.folder("kim2014", "finetune").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_kims_tasks_have_the_size_that_their_recipes_tell(recipe: Path) -> None:
+    folder = Path(os.environ["MLM_TEST_DATA"]) / "kim2014"
+    config = read(FinetuneConfig, recipe, [])
+    data = in_folder(config.data, folder).load(TextConfig())
+    splits = list(config.splits.splits(data))
+    told = re.search(r"Size: ([\d,]+) texts", recipe.read_text(encoding="utf-8"))
+    assert told is not None
+    size = int(told[1].replace(",", "")) - sum(data.counts.values())
+    if config.data.test is None:
+        assert (len(splits), sum(len(split.test) for split in splits)) == (10, size)
+    else:
+        (split,) = splits
+        assert len(split.test) == {"sst2": 1821, "trec": 500}[recipe.stem]
+        assert len(split.train) + len(split.validation) + len(split.test) == size
+    assert set(data.counts) <= {"empty texts", "training texts that are also in the test data"}

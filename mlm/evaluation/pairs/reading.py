@@ -114,7 +114,8 @@ def _blimp(path: AnyPath) -> Iterator[Pair]:
             if not isinstance(value, str) or (name in _COLUMNS and name not in row.values):
                 raise UserError(f"{row.place}: {name} is no text: {_MEND}")
         good, bad, paradigm, field = map(str, values)
-        yield Pair(good, bad, paradigm or _stem(path), field)
+        # BLiMP writes one of its fields in two ways, syntax_semantics and syntax/semantics.
+        yield Pair(good, bad, paradigm or _stem(path), field.replace("/", "_"))
 
 
 def _alternating(path: AnyPath) -> Iterator[Pair]:

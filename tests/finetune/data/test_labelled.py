@@ -64,6 +64,7 @@ def test_classes_are_sorted_as_numbers_or_as_text_or_as_given(tmp_path: Path) ->
         ("drop", "drop", ["a", "B 1", "d"], {"duplicated texts": 1, "texts with contradicting labels": 5}),
         ("keep", "drop", ["a", "A http://x.y", "B 1", "d"], {"texts with contradicting labels": 5}),
         ("drop", "majority", ["a", "B 1", "c", "d"], {"duplicated texts": 2, "texts with contradicting labels": 3}),
+        ("keep", "keep", ["a", "A http://x.y", "B 1", "c", "C", "@me c", "e", "e", "d"], {}),
         ("keep", "majority", ["a", "A http://x.y", "B 1", "c", "C", "d"], {"texts with contradicting labels": 3}),
     ],
 )
@@ -76,7 +77,7 @@ def test_repeated_and_contradicting_texts_are_dropped_and_counted(
     assert data.counts == counts | {"empty texts": 1}
     groups = data.train.groups
     assert groups is not None
-    assert len(set(groups.tolist())) == len({text.casefold().split(" http")[0] for text in kept})
+    assert len(set(groups.tolist())) == len({text.casefold().split(" http")[0].removeprefix("@me ") for text in kept})
 
 
 def test_training_texts_of_the_other_parts_are_dropped_whatever_their_prefix(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -169,3 +170,12 @@ configs:
         script = "from mlm.evaluation.pairs.reading import read_pairs; print(read_pairs(['me/pairs']))"
         found = in_a_process(script, HF_ENDPOINT=address, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path))
     assert found == repr(EXPECTED["causative"] + EXPECTED["adjunct_island"])
+
+
+@pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")
+@pytest.mark.parametrize(("name", "paradigms", "each"), [("BLiMP.zip", 67, 1000), ("zorro.tar.gz", 23, 2000)])
+def test_published_pairs_are_read_whole(name: str, paradigms: int, each: int) -> None:
+    pairs = read_pairs([str(Path(os.environ["MLM_TEST_DATA"]) / "minimal_pairs" / name)])
+    assert list(Counter(pair.paradigm for pair in pairs).values()) == [each] * paradigms
+    if name == "BLiMP.zip":
+        assert len({pair.field for pair in pairs}) == 4
