@@ -121,13 +121,13 @@ def main(arguments: Sequence[str]) -> None:
     path, folder = checkpoint.run_of(named), checkpoint.resolve(named)
     print(f"run: {path}, {folder.name}", file=sys.stderr)
     run_directory.check_head(path)
+    pairs = None if options.pairs is None else read_pairs(options.pairs, options.most)
     model, tokenizer, trained = checkpoint.load_model(folder, torch.device("cpu"))
     config = _with_fitting_batches(read(PretrainConfig, folder / checkpoint.CONFIG, options.overrides), trained)
     identity = run_directory.run_identity(path)
     world = with_recorded_precision(init_world(), identity.precision)
     model.to(world.device)
-    if options.pairs is not None:
-        pairs = read_pairs(options.pairs, options.most)
+    if pairs is not None:
         of_pairs = measure_pairs(model, tokenizer, pairs, trained.data.row_length, world)
         command.show(json.dumps({"pairs": of_pairs}, allow_nan=False) if options.json else report(of_pairs))
         if options.plot is not None:

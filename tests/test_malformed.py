@@ -71,6 +71,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "list.yaml": b"- a\n",
         "code.yaml": b"name: !!python/object/apply:os.system ['touch ran']\n",
         "tokenizer-list.json": b"[]",
+        "alone.tsv": b"the cat sits\tthe sits cat\nthe dog barks\n",
+        "no-pairs.zip": b"PK\5\6" + bytes(18),
         "not-shards/file": b"a",
     }
     for name, content in tables.items():
@@ -137,7 +139,14 @@ CASES = {
         "--run pickled-tokenizer 'a [MASK]'": f"pickled-tokenizer/{STEP}/tokenizer.json",
         "--run other-config 'a [MASK]'": f"other-config/{STEP}/config.yaml",
     },
-    "mlm.evaluate": {"nowhere": "nowhere"},
+    "mlm.evaluate": {
+        "nowhere": "nowhere",
+        "run --pairs none.tsv": "none.tsv",
+        "run --pairs alone.tsv": "alone.tsv, line 2",
+        "run --pairs no-pairs.zip": "no-pairs.zip",
+        "run --pairs table.doc": "table.doc",
+        "run --pairs --most 0": "--most | from 1 on",
+    },
     "mlm.status": {"nowhere": "nowhere | config.yaml"},
     "finetune.cnn_head": {
         "encoder.run=nowhere": "nowhere",
@@ -164,6 +173,12 @@ CASES = {
         f"{TRAIN}good.csv data.text=target": "data: | label = target",
     },
     "finetune.predict": {"nowhere text": "nowhere", "run text": "python -m finetune.cnn_head encoder.run=run"},
+    "finetune.suite.__main__": {
+        "nowhere encoder.run=run": "nowhere | glue, kim2014",
+        "glue encoder.run=nowhere": "nowhere",
+        "kim2014 encoder.run=run --data nowhere": "nowhere",
+        "kim2014 encoder.run=run data.labels=x": "data.labels: | data.label?",
+    },
     "finetune.compare": {"nowhere": "nowhere", "run": "run | results.json"},
 }
 """The names that the one line must hold, separated by |, for each command and its arguments."""
