@@ -10,7 +10,7 @@ import pytest
 
 from configs import UserError, read, recipes
 from finetune.config import FinetuneConfig
-from finetune.data.labelled import in_folder
+from finetune.data.labelled import Labelled, in_folder
 from finetune.evaluation import results
 from finetune.evaluation.metrics import paired_difference
 from finetune.evaluation.results import Difference
@@ -179,6 +179,7 @@ def test_the_suites_have_the_tasks_of_their_papers() -> None:
 def test_kims_tasks_have_the_size_that_their_recipes_tell(recipe: Path) -> None:
     folder = Path(os.environ["MLM_TEST_DATA"]) / "kim2014"
     config = read(FinetuneConfig, recipe, [])
+    assert isinstance(config.data, Labelled)
     data = in_folder(config.data, folder).load(TextConfig())
     splits = list(config.splits.splits(data))
     told = re.search(r"Size: ([\d,]+) texts", recipe.read_text(encoding="utf-8"))
