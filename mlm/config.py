@@ -1,7 +1,7 @@
 """The configuration of a pretraining run, section by section; its defaults are the quick start."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -196,6 +196,14 @@ class PretrainConfig(Config):
                 f" {self.data.row_length}: it may be at most {longest} (or set evaluation.words=0)"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_section_that_left(cls, values: Any) -> Any:
+        """Drop `detection: null`, which runs of before have, and which says that there is no second task."""
+        if isinstance(values, dict) and "detection" in values and values["detection"] in (None, "null"):
+            return {name: value for name, value in values.items() if name != "detection"}
+        return values
 
     @model_validator(mode="after")
     def _embeddings_have_one_origin(self) -> "PretrainConfig":

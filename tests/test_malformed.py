@@ -171,6 +171,7 @@ CASES = {
         f"{TRAIN}broken.csv.gz": "broken.csv.gz",
         f"{TRAIN}table.doc": "table.doc",
         f"{TRAIN}good.csv data.text=target": "data: | label = target",
+        f"{TRAIN}good.csv data.contradictions=keep": "data: | data.duplicates=keep",
     },
     "finetune.predict": {"nowhere text": "nowhere", "run text": "python -m finetune.cnn_head encoder.run=run"},
     "finetune.suite.__main__": {

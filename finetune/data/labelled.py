@@ -165,6 +165,8 @@ class Labelled(TableConfig):
     def _label_and_classes_fit(self) -> Self:
         if self.label in (*self._text_columns, *self.cleaning.prefix):
             raise ValueError(f"label = {self.label} is among the columns of the text: that gives the answer away")
+        if self.contradictions == "keep" and self.duplicates == "drop":
+            raise ValueError("contradictions=keep would lose its repeated texts: add data.duplicates=keep")
         if self.classes and self.target == "number":
             raise ValueError("data.target=number has no classes: remove data.classes or data.target")
         if self.classes and len(set(self.classes)) != max(len(self.classes), 2):

@@ -1,4 +1,4 @@
 """Training data as a pure function of (seed, step).
-Here: shards opened as a corpus, the rows of a step, the masks drawn on them.
+Here: shards opened as a corpus, the rows of a step, and the masks drawn on them.
 Not here: packing, which `tokenizer.shards` does; ranks, models, YAML. It imports `tokenizer` and `configs` only.
 """

@@ -122,8 +122,8 @@ def corrupt(
     filled_BM = np.arange(slots) < taken_B[:, None]
     positions_BM = np.where(filled_BM, order_BL[:, :slots], 0)
 
-    draw_BM = uniform(bits(keys_B, _CORRUPTION, positions_BM))
-    replaced_BM = bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))
+    draw_BM = _uniform(_bits(keys_B, _CORRUPTION, positions_BM))
+    replaced_BM = _bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))
     hidden_BM = np.take_along_axis(whole.ids_BL, positions_BM, axis=1)
     random_BM = draw_BM < masking.mask_share + masking.random_share
     seen_BM = np.where(random_BM, ordinary_ids[replaced_BM], hidden_BM)
@@ -152,7 +152,7 @@ def _span_starts(
     words_BL: NDArray[np.bool_], segments_BL: NDArray[np.int32], keys_B: NDArray[np.uint64]
 ) -> NDArray[np.bool_]:
     """Return those of the word starts, (B, L), that begin a span."""
-    starts_BL = words_BL & (uniform(bits(keys_B, _SPAN, np.arange(words_BL.shape[1]))) < SPAN_END_PROBABILITY)
+    starts_BL = words_BL & (_uniform(_bits(keys_B, _SPAN, np.arange(words_BL.shape[1]))) < SPAN_END_PROBABILITY)
     starts_BL |= np.diff(segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the row's next text
     numbers_BL = words_BL.cumsum(axis=1)
     numbers_at_start_BL = np.maximum.accumulate(np.where(starts_BL, numbers_BL, 0), axis=1)
@@ -168,7 +168,7 @@ def _shuffled_positions(
     units_BL = np.maximum.accumulate(np.where(starts_BL, positions_L, 0), axis=1)
     # One number per token, for a plain sort of numbers: a bit that is set if the token may not be chosen, 31 random
     # bits of its unit, the unit and the position, 16 bits each.
-    bits_BL = bits(keys_B, _ORDER, units_BL) >> np.uint64(33) | (~maskable_BL).astype(np.uint64) << np.uint64(31)
+    bits_BL = _bits(keys_B, _ORDER, units_BL) >> np.uint64(33) | (~maskable_BL).astype(np.uint64) << np.uint64(31)
     sort_BL = bits_BL << np.uint64(32) | (units_BL << 16 | positions_L).astype(np.uint64)
     sort_BL.sort(axis=1)
     return (sort_BL & np.uint64(0xFFFF)).astype(np.int64)
@@ -181,12 +181,12 @@ def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return numbers ^ numbers >> np.uint64(31)
 
 
-def bits(keys_B: NDArray[np.uint64], stream: int, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _bits(keys_B: NDArray[np.uint64], stream: int, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return 64 random bits for each position of each row in one of the streams."""
     counters = (positions.astype(np.uint64) << np.uint64(2)) + np.uint64(stream + 1)
     return mix(keys_B[:, None] + counters * np.uint64(0x9E3779B97F4A7C15))
 
 
-def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Turn random bits into numbers from 0 up to, not including, 1."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

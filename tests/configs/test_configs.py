@@ -285,3 +285,12 @@ def test_the_help_shows_types_without_python_syntax() -> None:
     assert "  masking.unit  (token | word | span; default token)" in shown
     assert "  masking.final_rate  (float | null; default null)" in shown
     assert "  optim.betas  (list; default [0.9, 0.98])" in shown
+
+
+def test_runs_that_name_no_second_task_stay_readable_and_one_that_names_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("detection: null\nname: before\n")
+    assert read(PretrainConfig, path) == read(PretrainConfig, None, ["name=before"])
+    path.write_text("detection: {begin: 0.5}\n")
+    with pytest.raises(UserError, match="unknown key detection"):
+        read(PretrainConfig, path)

@@ -173,9 +173,7 @@ def test_the_suites_have_the_tasks_of_their_papers() -> None:
 
 
 @pytest.mark.skipif("MLM_TEST_DATA" not in os.environ, reason="MLM_TEST_DATA names no folder with real data")
-@pytest.mark.parametrize(
-    "recipe", sorted(recipes.folder("kim2014", "finetune").glob("*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("recipe", KIM2014, ids=lambda path: path.stem)
 def test_kims_tasks_have_the_size_that_their_recipes_tell(recipe: Path) -> None:
     folder = Path(os.environ["MLM_TEST_DATA"]) / "kim2014"
     config = read(FinetuneConfig, recipe, [])

@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs import UserError
@@ -102,7 +103,8 @@ def _checked_pairs(pairs: Iterable[Pair], where: object) -> Iterator[Pair]:
     for number, pair in enumerate(pairs, start=1):
         if not pair.good.strip() or not pair.bad.strip():
             raise UserError(f"{where}, pair {number}: a sentence is empty: mend it, or remove the pair")
-        yield pair
+        # BLiMP writes one of its fields in two ways, syntax_semantics and syntax/semantics.
+        yield replace(pair, field=pair.field.replace("/", "_"))
     if not number:
         raise UserError(f"{where} has no pairs: remove it, or write some")
 
@@ -114,8 +116,7 @@ def _blimp(path: AnyPath) -> Iterator[Pair]:
             if not isinstance(value, str) or (name in _COLUMNS and name not in row.values):
                 raise UserError(f"{row.place}: {name} is no text: {_MEND}")
         good, bad, paradigm, field = map(str, values)
-        # BLiMP writes one of its fields in two ways, syntax_semantics and syntax/semantics.
-        yield Pair(good, bad, paradigm or _stem(path), field.replace("/", "_"))
+        yield Pair(good, bad, paradigm or _stem(path), field)
 
 
 def _alternating(path: AnyPath) -> Iterator[Pair]:

@@ -116,12 +116,22 @@ def test_paradigms_have_equal_weights_and_intervals_narrow_with_their_pairs() ->
         below, above = below + (right / number - wilson.low) ** 2, above + (wilson.high - right / number) ** 2
     assert found["low"] == pytest.approx(2.5 / 4 - math.sqrt(below) / 4)
     assert found["high"] == pytest.approx(2.5 / 4 + math.sqrt(above) / 4)
-    for name in ("accuracy", "low", "high"):  # a constant model has the same scores within words
-        assert found[f"{name}_within_words"] == found[name]
     lines = report(found).splitlines()
     interval = f"62.5% ({found['low']:.1%} to {found['high']:.1%})"
     assert lines[1].split() == ["all", "56", *interval.split(), *interval.split()]
     assert [line.split()[0] for line in lines[2:]] == ["first", "second", "right", "without", "mixed", "wrong"]
+
+
+def test_both_scores_of_trained_weights_have_intervals_of_their_own() -> None:
+    tokenizer = tokenizer_of(330)
+    pairs = [Pair(pair.good, pair.bad, "all") for pair in grammar.pairs()[::4]]
+    found = measure_pairs(model_of(tokenizer.get_vocab_size()), tokenizer, pairs, ROW_LENGTH, CPU)
+    assert found["accuracy"] != found["accuracy_within_words"]
+    for score in ("", "_within_words"):
+        right = round(found[f"accuracy{score}"] * len(pairs))
+        wilson = stats.binomtest(right, len(pairs)).proportion_ci(0.95, "wilson")
+        assert (found[f"low{score}"], found[f"high{score}"]) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+        assert f"{found[f'accuracy{score}']:.1%} ({wilson.low:.1%} to {wilson.high:.1%})" in report(found)
 
 
 def test_pairs_longer_than_a_row_are_counted_and_all_of_them_an_error() -> None:

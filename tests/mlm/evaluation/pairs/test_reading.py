@@ -36,14 +36,14 @@ def blimp(*pairs: tuple[str, str], paradigm: str = "causative", field: str = "sy
 
 
 CAUSATIVE = blimp(("Aaron breaks the glass.", "Aaron appeared the glass."), ("Ann, too.", "Too Ann."))
-ISLAND = blimp(("Who leaves?", "Who does leave?"), paradigm="adjunct_island", field="syntax")
+ISLAND = blimp(("Who leaves?", "Who does leave?"), paradigm="adjunct_island", field="syntax/semantics")
 AGREEMENT = b"these dog runs .\nthis dog runs .\nlook at this cats .\nlook at these cats .\n"
 EXPECTED = {
     "causative": [
         Pair("Aaron breaks the glass.", "Aaron appeared the glass.", "causative", "syntax"),
         Pair("Ann, too.", "Too Ann.", "causative", "syntax"),
     ],
-    "adjunct_island": [Pair("Who leaves?", "Who does leave?", "adjunct_island", "syntax")],
+    "adjunct_island": [Pair("Who leaves?", "Who does leave?", "adjunct_island", "syntax_semantics")],
     "agreement": [
         Pair("this dog runs .", "these dog runs .", "agreement_det_noun-near", "agreement_det_noun"),
         Pair("look at these cats .", "look at this cats .", "agreement_det_noun-near", "agreement_det_noun"),
