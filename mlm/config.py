@@ -200,7 +200,7 @@ class PretrainConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _without_a_section_that_left(cls, values: Any) -> Any:
-        """Drop `detection: null`, which runs of before have, and which says that there is no second task."""
+        """Drop `detection: null`, which stands in runs that were made while such a second task was an option."""
         if isinstance(values, dict) and "detection" in values and values["detection"] in (None, "null"):
             return {name: value for name, value in values.items() if name != "detection"}
         return values
