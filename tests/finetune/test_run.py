@@ -361,7 +361,7 @@ def test_a_published_encoder_is_tuned_saved_and_used(
 
 
 def test_contextual_replacement_uses_the_encoders_own_predictions(run: Path, tmp_path: Path) -> None:
-    made = fine_tune(tmp_path, f"encoder.run={run}", "augment.replace=0.2", "augment.drop=0.1", "train.epochs=2")
+    made = fine_tune(tmp_path, f"encoder.run={run}", "augment.replace=0.2", "train.epochs=2")
     plain = fine_tune(tmp_path, f"encoder.run={run}", "train.epochs=2")
     assert results.read(made).trials[0].weights_sha256 != results.read(plain).trials[0].weights_sha256
 

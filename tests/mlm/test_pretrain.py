@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import pickle
 import random
@@ -413,9 +414,30 @@ def test_evaluate_agrees_with_the_runs_results(home: Path, first: Path) -> None:
     scores = json.loads(done.stdout)
     assert scores["masks"]["token"]["all"]["loss"] == pytest.approx(results(first)["heldout"]["loss"], rel=1e-6)
     assert scores["bits_per_byte"] == results(first)["heldout"]["bits_per_byte"]
-    assert set(scores["masks"]) == {"token", "word", "span"}
+    assert len({masks["all"]["loss"] for masks in scores["masks"].values()}) == 3
+    table = [line.split() for line in run(home, str(first), module="mlm.evaluate").stdout.splitlines()]
+    for unit in ("token", "word", "span"):
+        near = run(home, str(first), "--by-position", f"masking.unit={unit}", "--json", module="mlm.evaluate")
+        (nearest,) = json.loads(near.stdout)["positions"].values()
+        for kind, found in scores["masks"][unit].items():
+            shown = (f"{found['targets']:,}", f"{found['loss']:.3f}", f"{math.exp(found['loss']):.2f}")
+            assert [unit, kind, *shown, f"{found['accuracy']:.1%}"] in table
+        assert nearest["loss"] == pytest.approx(scores["masks"][unit]["all"]["loss"], rel=1e-6)
     targets = {kind: values["targets"] for kind, values in scores["masks"]["token"].items()}
     assert targets["all"] == targets["[MASK]"] + targets["random"] + targets["itself"]
+
+
+def test_a_run_that_paused_ends_by_a_bare_resume_as_if_it_had_not(home: Path) -> None:
+    whole, paused = (
+        pretrain(home, f"name={name}", "train.budget.steps=30", *until)
+        for name, until in (("whole", ()), ("paused", ("--until", "11")))
+    )
+    assert not (paused / "results.json").exists()
+    assert [folder.name for folder in checkpoint.completed(paused)][-1] == "step-000000020"
+    done = run(home, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert results(paused)["heldout"] == results(whole)["heldout"]
+    assert "--until 0: name a step from 1 on" in mistake(run(home, *TINY, "--until", "0"))
 
 
 def test_evaluate_by_position_reads_rows_longer_than_the_runs(home: Path, first: Path) -> None:

@@ -84,6 +84,26 @@ def test_steps_change_the_adapters_and_no_other_weight(folder: Path) -> None:
     assert not torch.allclose(encoder(*batch(encoder)), before_BLD, atol=0.01)
 
 
+@torch.no_grad()
+def test_an_adapter_adds_its_product_times_alpha_over_rank(folder: Path) -> None:
+    encoder = load(folder)
+    assert isinstance(encoder, PublishedEncoder)
+    before = {name: value.clone() for name, value in encoder.named_parameters()}
+    factor_of = LowRank(rank=2, alpha=6, targets=("query",), head_factor=5).prepare(classifier_of(encoder))
+    assert (factor_of("head.output.weight"), factor_of("encoder.model.lora_A")) == (5, 1)
+    generator, products = torch.Generator().manual_seed(0), list[Tensor]()
+    for parameter in encoder.parameters():
+        if parameter.requires_grad:
+            products.append(parameter.normal_(generator=generator).clone())
+    merge_adapters(encoder)
+    changed = [
+        after - before[name] for name, after in encoder.named_parameters() if not torch.equal(after, before[name])
+    ]
+    assert len(changed) == 2  # the query of each layer
+    for change, down, up in zip(changed, products[::2], products[1::2], strict=True):
+        torch.testing.assert_close(change, 6 / 2 * up @ down, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["bert", "albert", "xlnet", "modernbert", "deberta"])
 @torch.no_grad()
 def test_merging_keeps_the_outputs_and_leaves_a_plain_encoder(tmp_path: Path, name: str) -> None:

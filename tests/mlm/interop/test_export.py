@@ -252,7 +252,9 @@ def test_the_command_exports_a_checkpoint_of_a_run_whose_text_is_gone(
     entry.main([str(alone / "checkpoints" / "step-000000020"), str(out), "--licence", "apache-2.0", "--language", "en"])
     shown = capsys.readouterr().out
     assert "general sentences" in shown
-    assert all(float(found) <= 1e-4 for found in re.findall(r"(\S+) \(values", shown))
+    differences = re.findall(r"(\S+) \(values", shown)
+    assert differences
+    assert all(float(found) <= 1e-4 for found in differences)
     card = ModelCard.load(out / "README.md")
     assert (card.data.license, card.data.language) == ("apache-2.0", "en")
     assert "not recorded: device, processes" in card.content

@@ -297,6 +297,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert rest.losses == whole.losses[resumed_at:]
     assert end.tokens == whole.logged[-1][0].tokens
     assert rest.evaluations[-1][1] == whole.evaluations[-1][1]
+    assert begin.seconds == whole.logged[resumed_at - 1][0].seconds > 0
+    assert end.seconds > begin.seconds
 
 
 def test_a_finished_run_resumes_to_a_no_op() -> None:
