@@ -3,6 +3,10 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from finetune.evaluation.results import Difference
 from finetune.suite.__main__ import main
 from finetune.suite.table import mean_difference
 from tests.finetune import samples
+from tests.processes import ROOT, finish, start
 from tokenizer.cleaning import TextConfig
 
 RECIPE = """
@@ -123,6 +128,24 @@ def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
     with pytest.raises(UserError, match="was made by another train: choose another --name, or remove it"):
         called(capsys, "train.epochs=2")
     assert called(capsys, "train.epochs=2", "--name", "longer")[1].startswith("first")
+
+
+def test_ctrl_c_ends_the_suite_and_not_its_task_alone(folder: Path) -> None:
+    words = ["mine", "--data", "data", "encoder.run=runs/tiny", "train.epochs=10000"]
+    child = start(
+        [sys.executable, "-m", "finetune.suite", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    while not any('"side": "train"' in path.read_text() for path in folder.glob("runs/suites/*/*/metrics.jsonl")):
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    errors = finish(child).stderr
+    assert child.returncode == 130, errors
+    assert errors.rstrip().endswith("interrupted")
+    assert [path.name.rpartition("-")[2] for path in folder.glob("runs/suites/mine/*-*")] == ["first"]
 
 
 def test_the_reasons_are_told_if_every_task_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

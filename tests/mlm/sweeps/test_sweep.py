@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from configs import UserError, dump, read, recipes
+from finetune.evaluation.results import read as read_results
 from mlm import status
 from mlm import sweep as command
 from mlm.config import PretrainConfig
@@ -29,6 +30,7 @@ from mlm.sweeps.sweep import METRICS, checked, next_arms, sweep
 from mlm.sweeps.trials import Sweep, Trial, numbers, opened, read_sweep
 from mlm.tracking import run_directory
 from tests import processes
+from tests.finetune.samples import write_csv
 from tests.mlm.sweeps.samples import csv_of, finish, swept
 from tests.mlm.test_pretrain import TINY
 from tests.tokenizer.samples import prose, write_lines
@@ -402,6 +404,43 @@ def test_optuna_does_not_try_a_failed_arm_again_with_each_proposal(folder: Path)
     assert [record.state for record in records] == ["failed"] * 2
     for record in records:
         assert (path / "output" / f"{record.trial.name}.log").read_text().count("no such file") == 1
+
+
+def test_a_stage_trains_the_best_of_the_arms_that_optuna_proposed(folder: Path) -> None:
+    pytest.importorskip("optuna", reason="the extra sweep is not installed")
+    take = [{"metric": "heldout.loss", "mode": "min", "count": 1}]
+    path = sweep(
+        config_of(
+            name="staged",
+            search={"optim.lr": {"low": 1e-9, "high": 1e-2, "log": True}},
+            sampler={"kind": "optuna", "arms": 2, "at_once": 2},
+            stages=[{"take": take, "search": {"optim.weight_decay": ["0.5"]}}],
+            trials_at_once=2,
+        )
+    )
+    *proposed, last = read_sweep(path).records()
+    assert [(one.trial.stage, one.state) for one in (*proposed, last)] == [
+        (0, "finished"),
+        (0, "finished"),
+        (1, "finished"),
+    ]
+    best = min(proposed, key=lambda record: record.results["heldout.loss"] or math.inf)
+    assert last.trial.arm == {**best.trial.arm, "optim.weight_decay": "0.5"}
+    assert last.run is not None
+    trained = read(PretrainConfig, last.run / "config.yaml").optim
+    assert (str(trained.lr), trained.weight_decay) == (best.trial.arm["optim.lr"], 0.5)
+
+
+def test_each_trial_of_a_classifier_has_its_own_seed(folder: Path, undisturbed: Path) -> None:
+    run = read_sweep(undisturbed).records()[0].run
+    table = write_csv(folder / "train.csv", 90)
+    base = [f"encoder.run={run}", "data.kind=labelled", f"data.train={table}", "data.label=target", "tracking=[]"]
+    base += ["splits.validation=0.2", "splits.test=0.2", "train.epochs=1"]
+    settings = {"command": "finetune.cnn_head", "search": {"optim.lr": ["1e-3"]}, "metric": "test.accuracy"}
+    path = sweep(config_of(name="classifiers", base=base, seeds=[3, 5], trials_at_once=2, mode="max", **settings))
+    runs = [record.run for record in read_sweep(path).records() if record.state == "finished" and record.run]
+    assert [read_results(run).trials[0].seed for run in runs] == [3, 5]
+    assert len({read_results(run).trials[0].weights_sha256 for run in runs}) == 2
 
 
 @pytest.mark.parametrize("damage", ["", '{"number": 0, "stage": 0, "arm": 5, "seed": 0}\n', "[]\n"])
