@@ -160,6 +160,17 @@ def test_patience_ends_training_and_nothing_is_trained_after(run: Path) -> None:
     assert max(taken.steps) == 5 * (best + 3)
 
 
+def test_evaluations_within_an_epoch_choose_the_weights_and_end_training(run: Path) -> None:
+    overrides = ("train.epochs=20", "train.early_stopping.metric=loss", "train.early_stopping.patience=3")
+    split = random_labels(samples.split(validation=40))
+    outcome, taken = trial(run, *overrides, "train.evaluations_per_epoch=2", split=split)
+    values = taken.validation("loss")
+    best = values.index(min(values[1:]))
+    assert len(values) == best + 1 + 3
+    assert [step for step, _ in taken.validations] == list(range(0, 3 * len(values), 3))  # an epoch has five
+    assert outcome.result.scores.epochs == 3 * best / 5
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(run: Path) -> None:
     overrides = ("train.epochs=2", "head.dropout=0.5", "augment.drop=0.2")
     first, second, other = (trial(run, *overrides, seed=seed)[0] for seed in (0, 0, 1))

@@ -1,16 +1,20 @@
 """The commands that a user runs, as real processes where a process is what is tested."""
 
+import itertools
 import resource
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.processes import call, run_module
 from tests.tokenizer.samples import prose, tokenizer, write_lines
 from tests.unread import run_closed
 from tokenizer.cleaning import TextConfig
-from tokenizer.shards.format import open_shards
+from tokenizer.shards.format import SIDES, open_shards
+from tokenizer.shards.rows import SPECIAL, TEXT, RowFile, beside
+from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import load, serialise
 
 LINES = prose(1000)
@@ -44,6 +48,12 @@ def test_text_becomes_a_tokenizer_and_shards(folder: Path) -> None:
     shards = open_shards(folder / "shards")
     assert shards.manifest.train.documents + shards.manifest.heldout.documents == 1000
     assert f"{shards.manifest.train.tokens:,}" in said
+    done(folder, "encode", *encode[:-2], "rows/", encode[-1], "--row-lengths", "16,64")
+    packed, special = open_shards(folder / "rows"), SpecialTokens.of(load(folder / "new" / "tokenizer.json"))
+    for side, length in itertools.product(SIDES, (16, 64)):
+        rows = RowFile.open(beside(packed, side, length, special), packed)
+        text = rows.read(np.arange(len(rows)))["marks"] & (TEXT | SPECIAL) == TEXT
+        assert text.sum() == getattr(packed.manifest, side).tokens
 
 
 def test_what_is_built_does_not_depend_on_who_reads_the_messages(folder: Path) -> None:

@@ -244,7 +244,7 @@ def test_the_model_card_says_what_the_run_recorded_and_no_path(run: PretrainRun,
 
 
 def test_the_command_exports_a_checkpoint_of_a_run_whose_text_is_gone(
-    run: PretrainRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: PretrainRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = tmp_path / "elsewhere" / "copy"
     shutil.copytree(run.path, alone, ignore=shutil.ignore_patterns("environment.json", "results.json", "export"))
@@ -252,6 +252,12 @@ def test_the_command_exports_a_checkpoint_of_a_run_whose_text_is_gone(
     entry.main([str(alone / "checkpoints" / "step-000000020"), str(out), "--licence", "apache-2.0", "--language", "en"])
     shown = capsys.readouterr().out
     assert "general sentences" in shown
+    monkeypatch.chdir(alone.parents[1])
+    shutil.move(alone.parent, "runs")
+    entry.main(["newest"])
+    assert "run: runs/copy\n" in capsys.readouterr().err
+    assert (tmp_path / "newest" / "README.md").exists()
+    shutil.move("runs", alone.parent)
     differences = re.findall(r"(\S+) \(values", shown)
     assert differences
     assert all(float(found) <= 1e-4 for found in differences)

@@ -260,7 +260,9 @@ def test_words_behind_two_dashes_are_further_ones_of_the_command(
 ) -> None:
     (folder / "s.yaml").write_text(json.dumps({"base": BASE, "search": ACTIVATIONS}))
     command.main(["s.yaml", "--dry-run", "seeds=[1]", "--", "train.budget.steps=30"])
-    assert capsys.readouterr().out.splitlines() == ["activation=relu", "activation=swish"]
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["activation=relu", "activation=swish"]
+    assert "2 trials: 2 arms by 1 seeds\n" in shown.err
     with pytest.raises(UserError, match=r"did you mean train\.budget"):
         command.main(["s.yaml", "--dry-run", "--", "train.budgett.steps=30"])
 
