@@ -42,7 +42,7 @@ def rows(work: Path, logs: Path, *, on_gpu: bool) -> tuple[list[str], bool]:
         "fine-tuning": lambda: accuracies(_results(work, "fine-tuning")),
         "recipe": lambda: [*losses(_results(work, "recipe")), *bits(_results(work, "recipe"))],
         "pairs": lambda: [grammar(_line(logs / "pairs.log"))],
-        "export": lambda: [size(work / "home/encoder/model.safetensors")],
+        "export": lambda: [size(work / "home")],
     }
     ended = {name: rest for name, *rest in map(str.split, (work / "parts").read_text().splitlines())}
     lines, all_well = [f"{'part':12}  result  seconds  figure"], True
@@ -99,9 +99,15 @@ def grammar(found: dict[str, Any]) -> str:
     return f"{pairs['accuracy']:.1%} of {pairs['pairs']:,} pairs, {pairs['accuracy_within_words']:.1%} within words"
 
 
-def size(weights: Path) -> str:
-    """Return the size of exported weights."""
-    return f"{weights.stat().st_size / 2**20:.1f} MiB"
+def size(home: Path) -> str:
+    """Return the size of the exported weights, or that which the run's would have."""
+    exported = home / "encoder/model.safetensors"
+    if exported.exists():
+        return f"{exported.stat().st_size / 2**20:.1f} MiB"
+    checkpoints = sorted(home.glob("runs/*-recipe/checkpoints/*/weights.safetensors"))
+    if not checkpoints:
+        raise LookupError("there is no checkpoint to export")
+    return f"not made: {checkpoints[-1].stat().st_size / 2 / 2**20:.0f} MiB in bfloat16"
 
 
 def guess(found: dict[str, Any]) -> list[str]:
@@ -125,8 +131,10 @@ def _results(work: Path, name: str) -> dict[str, Any]:
 
 def _line(log: Path) -> dict[str, Any]:
     """Return the JSON that is one line of a log."""
-    (line,) = (line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{"))
-    values: dict[str, Any] = json.loads(line)
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+    if len(lines) != 1:
+        raise LookupError(f"{log.name} has {len(lines)} lines of JSON")
+    values: dict[str, Any] = json.loads(lines[0])
     return values
 
 

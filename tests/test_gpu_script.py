@@ -63,6 +63,19 @@ def test_a_part_that_there_is_not_ends_the_script_before_any_other_runs(tmp_path
     done = run(command)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("there is no part tests: name some of gpu-tests benchmark")
+    nothing = run([*command[:-2], str(SCRIPT)])
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert nothing.stderr.startswith("name a part beside the files: some of gpu-tests benchmark")
+
+
+def test_weights_that_are_too_large_to_be_kept_are_told_by_their_size(tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="there is no checkpoint to export"):
+        gpu_table.size(tmp_path)
+    weights = tmp_path / "runs" / "x-recipe" / "checkpoints" / "step-000000001" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    os.truncate(weights, 372 << 20)
+    assert gpu_table.size(tmp_path) == "not made: 186 MiB in bfloat16"
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from finetune.evaluation.results import Difference
 from finetune.suite.__main__ import main
 from finetune.suite.table import mean_difference
 from tests.finetune import samples
-from tests.processes import ROOT, finish, start
+from tests.processes import ROOT, TIMEOUT_SECONDS, finish, start
 from tokenizer.cleaning import TextConfig
 
 RECIPE = """
@@ -138,12 +138,15 @@ def test_ctrl_c_ends_the_suite_and_not_its_task_alone(folder: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
     )
+    began = time.monotonic()
     while not any('"side": "train"' in path.read_text() for path in folder.glob("runs/suites/*/*/metrics.jsonl")):
         assert child.poll() is None, child.communicate()
+        assert time.monotonic() - began < TIMEOUT_SECONDS
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     errors = finish(child).stderr
     assert child.returncode == 130, errors
+    assert "Traceback" not in errors
     assert errors.rstrip().endswith("interrupted")
     assert [path.name.rpartition("-")[2] for path in folder.glob("runs/suites/mine/*-*")] == ["first"]
 

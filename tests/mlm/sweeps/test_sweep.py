@@ -430,7 +430,7 @@ def test_a_stage_trains_the_best_of_the_arms_that_optuna_proposed(folder: Path) 
     assert last.trial.arm == {**best.trial.arm, "optim.weight_decay": "0.5"}
     assert last.run is not None
     trained = read(PretrainConfig, last.run / "config.yaml").optim
-    assert (str(trained.lr), trained.weight_decay) == (best.trial.arm["optim.lr"], 0.5)
+    assert (trained.lr, trained.weight_decay) == (float(best.trial.arm["optim.lr"]), 0.5)
 
 
 def test_each_trial_of_a_classifier_has_its_own_seed(folder: Path, undisturbed: Path) -> None:
