@@ -8,9 +8,11 @@ import torch
 from scipy import stats
 from tokenizers import normalizers
 from torch import Tensor, nn
+from torch.backends.cuda import cudnn_sdp_enabled
 
 from configs import UserError
 from mlm import evaluate
+from mlm.distributed.world import World
 from mlm.evaluation.hidden_tokens import Copy, log_probabilities
 from mlm.evaluation.pairs import grammar
 from mlm.evaluation.pairs.accuracy import measure_pairs, report
@@ -76,6 +78,19 @@ def test_copies_longer_than_a_shared_row_have_one_to_themselves() -> None:
     alone = torch.cat([log_probabilities(model, [copy], mask_id, CPU) for copy in copies])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     assert (together < 0).all()
+
+
+@pytest.mark.gpu
+def test_copies_on_a_gpu_have_the_scores_of_the_cpu_without_plans_of_cudnn() -> None:
+    tokenizer = tokenizer_of(330)
+    model, mask_id = model_of(tokenizer.get_vocab_size()), SpecialTokens.of(tokenizer).mask
+    copies = [Copy(list(range(7, 7 + length)), 1, 2) for length in range(3, 40) for _ in range(3)]
+    expected = log_probabilities(model, copies, mask_id, CPU)
+    allowed = list[bool]()
+    model.register_forward_hook(lambda *_: allowed.append(cudnn_sdp_enabled()))  # type: ignore[no-untyped-call]
+    actual = log_probabilities(model.to("cuda"), copies, mask_id, World(torch.device("cuda", 0), torch.float32))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert set(allowed) == {False}
 
 
 def test_a_constant_model_is_at_half_and_equal_sentences_count_half() -> None:
