@@ -69,10 +69,11 @@ fi
 
 # part NAME COMMAND...: run it, however it ends; what hangs must not keep the others from running.
 part() {
-    local name=$1 began=$SECONDS code=0 # of the seconds after its limit, saving a checkpoint of 1 GB takes some
+    local name=$1 began=$SECONDS code=0
     shift
     [[ $only == *" $name "* ]] || return 0
     echo "$name: $*" >&2
+    # Saving a checkpoint of 1 GB takes some of the seconds after the limit.
     timeout --kill-after=25 $limit "$@" > "$logs/$name.log" 2>&1 || code=$?
     [ $code -eq 0 ] || tail -n 40 "$logs/$name.log" >&2
     echo "$name $code $((SECONDS - began))" >> "$work/parts"

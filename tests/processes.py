@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -55,6 +56,22 @@ def run(
     stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
     streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return finish(start(words, **streams), text)
+
+
+def interrupted_in_training(folder: Path, records: str, module: str, *words: "str | Path") -> None:
+    """Send Ctrl-C to a command that has logged a step in one of the files `records`: it ends with 130, in one line."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    child = start([sys.executable, "-m", module, *words], cwd=folder, env=environment, stderr=subprocess.PIPE)
+    began = time.monotonic()
+    while not any('"side": "train"' in path.read_text() for path in folder.glob(records)):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() - began < TIMEOUT_SECONDS
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    errors = finish(child).stderr
+    assert child.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.rstrip().endswith("interrupted")
 
 
 def run_alone(folder: Path, code: str) -> "subprocess.CompletedProcess[str]":

@@ -52,7 +52,7 @@ def log_probabilities(model: nn.Module, copies: Sequence[Copy], mask_id: int, wo
 
 
 def _kernels(world: World) -> AbstractContextManager[None]:
-    """Return a context without cuDNN's attention, which plans each of the many shapes anew, for some 0.4 s."""
+    """Return a context without cuDNN's attention, which plans each of the many shapes anew."""
     if world.device.type != "cuda":
         return nullcontext()
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])

@@ -2,13 +2,8 @@
 
 import csv
 import json
-import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +20,7 @@ from finetune.evaluation import results
 from mlm.checkpoint import weights
 from mlm.checkpoint.manifest import seal
 from tests.finetune import samples, tiny_published
-from tests.processes import ROOT, TIMEOUT_SECONDS, call, finish, run_module, start
+from tests.processes import call, interrupted_in_training, run_module
 
 FAST = ("head.dropout=0", "train.batch_examples=8", "optim.lr=3e-3", "train.epochs=6", "train.precision=float32")
 
@@ -497,17 +492,5 @@ def test_a_mistake_ends_the_command_with_one_line_and_2(tmp_path: Path) -> None:
 def test_ctrl_c_ends_training_with_130_and_leaves_no_results(run: Path, tmp_path: Path) -> None:
     table = samples.write_csv(tmp_path / "train.csv", 90)
     words: Sequence[str] = (f"encoder.run={run}", "data.kind=labelled", f"data.train={table}", "data.label=target")
-    command = [sys.executable, "-m", "finetune.cnn_head", *words, "train.epochs=10000"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    child = start(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
-    began = time.monotonic()
-    while not any('"side": "train"' in path.read_text() for path in tmp_path.glob("runs/*/metrics.jsonl")):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() - began < TIMEOUT_SECONDS
-        time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
-    errors = finish(child).stderr
-    assert child.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert errors.rstrip().endswith("interrupted")
+    interrupted_in_training(tmp_path, "runs/*/metrics.jsonl", "finetune.cnn_head", *words, "train.epochs=10000")
     assert list(tmp_path.glob("runs/*/results.json")) == []

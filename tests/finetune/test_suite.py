@@ -3,10 +3,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +17,7 @@ from finetune.evaluation.results import Difference
 from finetune.suite.__main__ import main
 from finetune.suite.table import mean_difference
 from tests.finetune import samples
-from tests.processes import ROOT, TIMEOUT_SECONDS, finish, start
+from tests.processes import interrupted_in_training
 from tokenizer.cleaning import TextConfig
 
 RECIPE = """
@@ -132,22 +128,7 @@ def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
 
 def test_ctrl_c_ends_the_suite_and_not_its_task_alone(folder: Path) -> None:
     words = ["mine", "--data", "data", "encoder.run=runs/tiny", "train.epochs=10000"]
-    child = start(
-        [sys.executable, "-m", "finetune.suite", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-    )
-    began = time.monotonic()
-    while not any('"side": "train"' in path.read_text() for path in folder.glob("runs/suites/*/*/metrics.jsonl")):
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() - began < TIMEOUT_SECONDS
-        time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
-    errors = finish(child).stderr
-    assert child.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert errors.rstrip().endswith("interrupted")
+    interrupted_in_training(folder, "runs/suites/*/*/metrics.jsonl", "finetune.suite", *words)
     assert [path.name.rpartition("-")[2] for path in folder.glob("runs/suites/mine/*-*")] == ["first"]
 
 

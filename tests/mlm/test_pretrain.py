@@ -414,6 +414,7 @@ def test_evaluate_agrees_with_the_runs_results(home: Path, first: Path) -> None:
     scores = json.loads(done.stdout)
     assert scores["masks"]["token"]["all"]["loss"] == pytest.approx(results(first)["heldout"]["loss"], rel=1e-6)
     assert scores["bits_per_byte"] == results(first)["heldout"]["bits_per_byte"]
+    assert set(scores["masks"]) == {"token", "word", "span"}
     assert len({masks["all"]["loss"] for masks in scores["masks"].values()}) == 3
     table = [line.split() for line in run(home, str(first), module="mlm.evaluate").stdout.splitlines()]
     for unit in ("token", "word", "span"):
