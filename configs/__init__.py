@@ -6,6 +6,7 @@ are documented by a string under each. A choice between components is a union of
 """
 
 import difflib
+import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,10 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(as_list, json_schema_input_ty
 
 _LONGEST_SHOWN = 200
 """Characters of a value in a message."""
+_NULL = "", "null"
+"""Values of an override that are null."""
+_YAML = "[", "{", '"'
+"""Beginnings of an override's value that is read as YAML."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -125,7 +130,7 @@ def dumped(text: str) -> dict[str, Any]:
 def as_override(value: Any) -> str:
     """Return a value as it is written behind `section.key=`; `read` takes it back."""
     if isinstance(value, str):
-        return value
+        return json.dumps(value, ensure_ascii=False) if value in _NULL or value.startswith(_YAML) else value
     if isinstance(value, list | tuple) and all(
         isinstance(one, str) and re.fullmatch(r"[\w.+-]+", one) for one in value
     ):
@@ -179,14 +184,15 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(names):
             raise UserError(f"cannot read the override {override!r}: write section.key=value, such as optim.lr=3e-4")
         check_text(text, path)
-        value: Any = None if text in ("", "null") else text
-        if text.startswith(("[", "{")):
+        value: Any = None if text in _NULL else text
+        if text.startswith(_YAML):
             try:
                 value = yaml.load(text, Loader=_TextLoader)
+                check_text(value, path)  # a list may hold itself
             except (yaml.YAMLError, RecursionError):
                 raise UserError(
                     f"cannot read the value of {override!r}: write a list as [a, b], and a text that begins with a"
-                    ' bracket as ["[a].txt"]'
+                    ' bracket or a quote in double quotes, as "[a].txt"'
                 ) from None
             value = _Whole(value) if isinstance(value, dict) else value
         for name in reversed(names[1:]):

@@ -162,7 +162,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except (MemoryError, RuntimeError) as error:
-        if not any(sign in str(error) for sign in ("allocate memory", "out of memory", "not enough memory")):
+        signs = "allocate memory", "out of memory", "not enough memory"  # of torch, which raises RuntimeError
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
             raise
         _fail("not enough memory: lower the rows or examples of a micro-batch, the length of rows, or the model's size")
     except KeyboardInterrupt as error:  # Python's own has no number

@@ -19,8 +19,8 @@ from mlm.tracking import plots
 LONGEST_PATH = 100
 
 EXPLANATION = """\
-The other runs are compared with the first one. If a run has the folds and seeds of the first run, the table shows its
-difference to the first run on the test parts (plus: its score is higher) with a 95 % interval; the seeds of a fold
+The other runs are compared with the first one. If a run has the folds, test texts and seeds of the first run, the table
+shows its difference to the first run (plus: its score is higher) with a 95 % interval; the seeds of a fold
 share their test examples and are averaged first. An interval that contains 0 shows no difference. TF-IDF and the
 majority class are the baselines of the first run.
 
@@ -50,8 +50,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = command.Parser(prog="python -m finetune.compare", description=__doc__, epilog=EXPLANATION)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a finished fine-tuning run")
-    known = ", ".join(METRIC_NAMES)
-    parser.add_argument("--metric", help=f"one of {known} (default: the metric of the first run's early stopping)")
+    metric_help = "one of %(choices)s (default: the metric of the first run's early stopping)"
+    parser.add_argument("--metric", choices=METRIC_NAMES, metavar="METRIC", help=metric_help)
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the figure (default: compare.png)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     return parser.parse_intermixed_args(arguments)
@@ -60,8 +60,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
     options = parse(arguments)
-    if options.metric is not None and options.metric not in METRIC_NAMES:
-        raise UserError(f"unknown metric {options.metric!r}: choose one of {', '.join(METRIC_NAMES)}")
     if options.output.suffix.lower() != ".png":
         raise UserError(f"--output {options.output}: the figure is a PNG file, so its name must end in .png")
     if not options.output.parent.is_dir():
@@ -165,6 +163,8 @@ def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str
             f"{name} has {results.count_trials(run.trials)}, {first_name} {results.count_trials(first.trials)}: "
             "folds or seeds differ, so there is no paired difference"
         )
+    elif {t.test_sha256 for t in run.trials} != {t.test_sha256 for t in first.trials}:
+        notes.append(f"{name} was tested on other texts than {first_name}, so there is no paired difference")
     return notes
 
 

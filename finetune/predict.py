@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to classify; none: lines of standard input")
     parser.add_argument("--file", help="table of texts: .csv .tsv .jsonl .json .parquet .xlsx, plain or compressed")
     parser.add_argument("--output", type=Path, help="CSV file to write; it must not exist yet (with --file)")
-    parser.add_argument("--encoding", default="utf-8", help="encoding of that table, such as latin-1 (default: utf-8)")
+    parser.add_argument("--encoding", help="encoding of that table, such as latin-1 (default: utf-8)")
     parser.add_argument("--submission", metavar="COLUMN", help="write this column and the predicted class, no more")
     parser.add_argument("--json", action="store_true", help="one JSON object for each text")
     return parser.parse_intermixed_args(arguments)
@@ -48,8 +48,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if (options.file is None) != (options.output is None):
         raise UserError("--file and --output belong together: name both a table to read and a CSV file to write")
-    if options.submission is not None and options.file is None:
-        raise UserError("--submission needs a table: name it with --file, and --output")
+    for name in ("submission", "encoding"):
+        if getattr(options, name) is not None and options.file is None:
+            raise UserError(f"--{name} needs a table: name it with --file, and --output")
     if options.file is not None and (options.texts or options.json):
         raise UserError("--file excludes texts and --json: it writes a CSV file")
     if options.output is not None:
@@ -68,9 +69,11 @@ def main(arguments: Sequence[str]) -> None:
     model = saved_model.load(path, torch.device("cpu"))
     world = with_recorded_precision(init_world(), model.precision)
     if options.file is not None:
-        steps = classify_table(model, options.file, options.output, options.submission, world, options.encoding)
+        steps = classify_table(
+            model, options.file, options.output, options.submission, world, options.encoding or "utf-8"
+        )
         begun = next(steps)  # here, so that a table that cannot be read shows no bar
-        with tqdm(total=begun.total, unit="text", file=streams.messages()) as bar:
+        with tqdm(total=begun.total, unit="text", disable=None, file=streams.messages()) as bar:
             for step in steps:
                 bar.update(step.done - bar.n)
         print(step.remarks, file=sys.stderr)

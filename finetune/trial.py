@@ -190,6 +190,7 @@ def _judge(
         epochs=best.step / trial.steps_per_epoch,
         seconds=seconds,
         weights_sha256=weights.sha256(weights.host_state_dict(classifier)),
+        test_sha256=split.test.sha256,
     )
     parameters = Parameters(all=count(classifier.parameters()), trained=trained)
     truncated = sum(tokens.truncated for part in (task.train, task.validation, test) for tokens in part.tokens)
@@ -203,7 +204,7 @@ def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classificatio
     config, split = trial.config, trial.split
     settings, longest = config.train, min(config.encoder.longest, encoder.longest)
     balance = None if settings.class_weights == "none" else settings.class_weights
-    weights_C = np.array([deviation_of(split.train.labels) ** -2])
+    weights_C = np.array([1 / deviation_of(split.train.labels)])
     if trial.num_classes > 1:
         weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
     train_examples = EncodedExamples.of(split.train, encoder, longest)

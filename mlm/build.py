@@ -274,8 +274,7 @@ def open_corpus(
     if isinstance(text.source, Mixture) and data.shards is None:
         tokenizer_path = tokenizer_path or find_or_learn(text, vocabulary, cache)
         corpora = []
-        for part in text.source.parts:
-            alone = text.model_copy(update={"source": part.source})
+        for part, alone in zip(text.source.parts, text.corpora(), strict=True):
             folders = (str(find_or_build_shards(alone, vocabulary, cache, tokenizer_path)),)
             corpora.append(ShardsConfig(folders=folders, name=part.name, share=part.share, epochs=part.epochs))
         return corpus_at(corpora, data.row_length, cache)

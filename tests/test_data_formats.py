@@ -20,7 +20,7 @@ PAIRS = [("오늘은 비가 옵니다.", "It is raining today."), ("책을 읽�
 
 def documents(recipe: str, *settings: str) -> list[str]:
     config = read(PretrainConfig, recipes.find(recipe, "pretrain"), settings)
-    return [document.text for document in config.text.source.documents()]
+    return [document.text for document in config.text.documents()]
 
 
 def workbook(folder: Path, name: str, rows: Sequence[Sequence[object]]) -> Path:

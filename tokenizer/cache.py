@@ -16,7 +16,7 @@ from tokenizer.cleaning import (
     SeenHashes,
     TextConfig,
     as_read_by,
-    clean_documents,
+    clean_corpora,
     fall_to_one_side,
     fingerprint_as_read,
     remarks,
@@ -101,11 +101,11 @@ def learn_from(text: TextConfig, settings: VocabularyConfig, watch: Watch | None
         files.temporary(),
         closing(sqlite3.connect("", check_same_thread=False)) as database,
     ):
-        read, seen, at_sentences = text.source.documents(), SeenHashes(database), fall_to_one_side(text, as_read)
-        documents = tqdm(read, "vocabulary", unit=" documents", disable=None, file=streams.messages())
-        cleaned = clean_documents(text, documents, seen, as_read, at_sentences=at_sentences, dropped=dropped)
-        sentences = (sentence for document in cleaned if document.side == "train" for sentence in document.sentences)
-        return vocabulary.learn(sentences, settings), remarks(dropped, at_sentences=at_sentences)
+        at_sentences = [fall_to_one_side(corpus, as_read) for corpus in text.corpora()]
+        cleaned = clean_corpora(text, SeenHashes(database), as_read, at_sentences, dropped)
+        documents = tqdm(cleaned, "vocabulary", unit=" documents", disable=None, file=streams.messages())
+        sentences = (sentence for document in documents if document.side == "train" for sentence in document.sentences)
+        return vocabulary.learn(sentences, settings), remarks(dropped, at_sentences=any(at_sentences))
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

@@ -90,10 +90,22 @@ class TextConfig(Config):
             return self.model_copy(update={"source": self.source.absolute()})
         return self
 
+    def corpora(self) -> list[Self]:
+        """Return the corpora of a mixture as texts of their own, or else this text: each has its own held-out split."""
+        if not isinstance(self.source, Mixture):
+            return [self]
+        return [self.model_copy(update={"source": part.source}) for part in self.source.parts]
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of the source, which is no mixture."""
+        assert not isinstance(self.source, Mixture), "a mixture is read corpus by corpus"
+        return self.source.documents()
+
     def fingerprint(self) -> str:
         """Return a hash of the source's content and all settings; a UserError says that it cannot be read."""
         # Fingerprints are older than these settings.
-        unset = {name for name in ("train_share", "most_words") if getattr(self, name) in (1, None)}
+        defaults = {name: type(self).model_fields[name].default for name in ("train_share", "most_words")}
+        unset = {name for name, default in defaults.items() if getattr(self, name) == default}
         return hash_texts(str(_FORMAT), self.model_dump_json(exclude={"source", *unset}), self.source.fingerprint())
 
 
@@ -195,6 +207,25 @@ def clean_documents(
             yield CleanDocument([*itertools.islice(kept_sentences, length)], "heldout" if heldout else "train")
 
 
+def clean_corpora(
+    text: TextConfig,
+    seen: SeenHashes,
+    as_read: AsRead,
+    at_sentences: Sequence[bool],
+    dropped: Counter[Reason] | None = None,
+) -> Iterator[CleanDocument]:
+    """Yield the cleaned documents of `text`, of a mixture one of each corpus in turn; see `clean_documents`.
+
+    So the first ones, from which a vocabulary is learned, are of all corpora. `at_sentences` is that of each corpus.
+    """
+    corpora = [
+        clean_documents(corpus, corpus.documents(), seen, as_read, at_sentences=at, dropped=dropped)
+        for corpus, at in zip(text.corpora(), at_sentences, strict=True)
+    ]
+    rounds = itertools.zip_longest(*corpora)
+    return (document for documents in rounds for document in documents if document is not None)
+
+
 def fall_to_one_side(text: TextConfig, as_read: AsRead) -> bool:
     """Return True if all documents are on one side, so that they must be split between the sides at sentences.
 
@@ -203,7 +234,7 @@ def fall_to_one_side(text: TextConfig, as_read: AsRead) -> bool:
     """
     text = text.model_copy(update={"train_share": 1.0})  # what is left out of training was on a side before
     sides, has_groups = set[bool](), False
-    for document in text.source.documents():
+    for document in text.documents():
         _, table = split_documents(text, [document], as_read)
         sides.update(table.heldout.tolist())
         has_groups = has_groups or document.group is not None

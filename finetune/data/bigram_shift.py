@@ -13,7 +13,7 @@ from configs import Config, UserError
 from finetune.data import repeats
 from finetune.data.cleaning import Cleaning, RowReader, text_keys
 from finetune.data.examples import Dataset, Examples
-from tokenizer.cleaning import AsRead, SeenHashes, Side, TextConfig, clean_documents, fall_to_one_side
+from tokenizer.cleaning import AsRead, SeenHashes, Side, TextConfig, clean_corpora, fall_to_one_side
 from tokenizer.sources.readers import TableConfig
 
 _FEWEST_SENTENCES = 100
@@ -81,9 +81,8 @@ class BigramShift(Config):
         lengths = {"minimum_words": self.minimum_words, "maximum_words": self.maximum_words}
         with text.source.watch(), closing(sqlite3.connect(":memory:")) as database:
             changed = text.model_copy(update=changes | lengths)
-            documents, at_sentences = text.source.documents(), fall_to_one_side(text, as_read)
-            seen = SeenHashes(database)
-            for passage in clean_documents(changed, documents, seen, as_read, at_sentences=at_sentences):
+            at_sentences = [fall_to_one_side(corpus, as_read) for corpus in text.corpora()]
+            for passage in clean_corpora(changed, SeenHashes(database), as_read, at_sentences):
                 if len(found[passage.side]) >= _POOL * wanted[passage.side]:
                     continue
                 rows = [sentence.split(" ") for sentence in passage.sentences]

@@ -117,11 +117,11 @@ class RowReader:
 
 def text_keys(given: Sequence[str], cleaned: Iterable[Sequence[str]], as_read: AsRead) -> tuple[Hashable, ...]:
     """Return the identities of a text or pair as it is given, and as the encoder reads each of its cleaned forms."""
-    return identity(given), *(identity([*map(as_read, texts)]) for texts in cleaned)
+    return duplicate_key(given), *(duplicate_key([*map(as_read, texts)]) for texts in cleaned)
 
 
-def identity(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return a key of repeated texts whatever their cleaning; `texts` come without prefix.
+def duplicate_key(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the key that equal texts share, whatever their cleaning.
 
     Case, white space, HTML entities, web addresses and mentions are ignored, because messages are passed on with a new
     address or to somebody else. A text of nothing else keeps them.

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from finetune.data.cleaning import duplicate_key
+from tokenizer.sources import hash_texts
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,12 @@ class Examples:
     """Class of each example, int64, or its number, float64, (N,)."""
     groups: NDArray[np.int64] | None = None
     """Group of each example, (N,): repeated texts share one, and splits keep a group together. None: `texts` tell."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of texts and labels, whatever their cleaning."""
+        keys = (repr((*duplicate_key(texts), label)) for texts, label in zip(self.texts, self.labels, strict=True))
+        return hash_texts(*keys)
 
     def __len__(self) -> int:
         return len(self.texts)

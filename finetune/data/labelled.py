@@ -25,7 +25,7 @@ from tokenizer.sources.tables import log_once, number_text
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LONGEST_TITLE = 100
 _LARGEST = 1e30
-"""Numbers beyond it are refused, because their squares are close to what float32 holds."""
+"""Numbers beyond it are refused, because they are close to the largest of float32."""
 
 
 class _Row(NamedTuple):

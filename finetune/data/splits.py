@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from configs import Config, UserError
 from finetune.data.class_names import short
-from finetune.data.cleaning import identity
+from finetune.data.cleaning import duplicate_key
 from finetune.data.examples import Dataset, DataSplit, Examples
 
 
@@ -91,7 +91,9 @@ def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     groups_N = examples.groups
     if groups_N is None:
         numbers: dict[tuple[str, ...], int] = {}
-        groups_N = np.array([numbers.setdefault(identity(texts), len(numbers)) for texts in examples.texts], np.int64)
+        groups_N = np.array(
+            [numbers.setdefault(duplicate_key(texts), len(numbers)) for texts in examples.texts], np.int64
+        )
     _, firsts, units_N = np.unique(groups_N, return_index=True, return_inverse=True)
     return firsts, units_N
 
@@ -104,9 +106,9 @@ def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[s
 
     firsts, units_N = _units(examples)
     labels = examples.labels[firsts]
-    size = round(share * len(firsts))
-    smaller = max(min(size, len(firsts) - size), 1)
-    _check_counts(labels, -(-len(firsts) // smaller), class_names, f"a part of {100 * share:.3g} %")
+    size = min(max(round(share * len(firsts)), 1), max(len(firsts) - 1, 1))
+    smaller = min(size, len(firsts) - size) or 1
+    _check_counts(labels, max(-(-len(firsts) // smaller), 2), class_names, f"a part of {100 * share:.3g} %")
     stratify = labels if len(class_names) > 1 else None
     _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=stratify)
     return _divide(examples, np.isin(units_N, units))

@@ -183,7 +183,5 @@ def bound(port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be taken ({error.strerror})"
-        raise UserError(
-            f"port {port} {reason}: choose another by --port, such as --port {port % 60_000 + 1}"
-        ) from error
+        raise UserError(f"port {port} {reason}: choose another by --port, or any free one by --port 0") from error
     return listening

@@ -107,6 +107,8 @@ class TrialScores(Config):
     seconds: float = Field(ge=0)
     """Duration of all training steps."""
     weights_sha256: str
+    test_sha256: str = ""
+    """Hash of the test examples, whatever their cleaning; older files lack it."""
 
 
 class Parameters(Config):
@@ -234,9 +236,9 @@ def compared(
 
 
 def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], metric: Metric) -> Difference | None:
-    """Return the difference on the test parts; None if folds or seeds differ, or a trial lacks the metric."""
-    pairs = {(trial.fold, trial.seed): trial.test.get(metric) for trial in theirs}
-    scores = [(trial.test.get(metric), pairs.get((trial.fold, trial.seed))) for trial in ours]
+    """Return the difference over the same folds, seeds and test examples; None if any differ, or a score is missing."""
+    pairs = {(trial.fold, trial.seed, trial.test_sha256): trial.test.get(metric) for trial in theirs}
+    scores = [(trial.test.get(metric), pairs.get((trial.fold, trial.seed, trial.test_sha256))) for trial in ours]
     known = [(mine, other) for mine, other in scores if mine is not None and other is not None]
     if len(known) != len(ours) or len(pairs) != len(ours):
         return None

@@ -8,6 +8,7 @@ from configs import UserError, listed, read
 from finetune import encoders
 from finetune.config import FinetuneConfig
 from finetune.data.labelled import files_of, in_folder
+from finetune.evaluation import results
 from finetune.experiment import finetune
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.interrupt import SignalStop
@@ -66,8 +67,8 @@ def run_tasks(path: Path, configs: Mapping[str, FinetuneConfig]) -> dict[str, st
 
 def finished(path: Path, task: str) -> Path | None:
     """Return the run of a task that is finished, if there is one."""
-    runs = [one.parent for one in path.glob(f"*/{RESULTS}") if one.parent.name.partition("_")[2][9:] == task]
-    return max(runs, default=None)
+    runs = [one.parent for one in path.glob(f"*/{RESULTS}")]
+    return max((run for run in runs if results.read(run).name == task), default=None)
 
 
 def _check_same(folder: Path, config: FinetuneConfig) -> None:

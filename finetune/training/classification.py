@@ -67,6 +67,11 @@ class EncodedExamples:
         """Number of tokens of each example, (N,)."""
         return np.array([len(tokens.ids) for tokens in self.tokens], np.int64)
 
+    @cached_property
+    def packed_lengths(self) -> bytes:
+        """`lengths` as the key of a cache: one object, which is hashed once."""
+        return self.lengths.tobytes()
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -84,7 +89,7 @@ class Classification:
     micro_batch_examples: int
     """Number of examples of a micro-batch on each rank."""
     class_weights_C: Tensor
-    """Weight of each class in the loss; 1 on average over the training examples."""
+    """Weight of each class in the loss, 1 on average over the training examples; or one over the numbers' deviation."""
     label_smoothing: float
     augmentation: Augmentation
     variants: Variants
@@ -99,7 +104,7 @@ class Classification:
     def micro_batches(self, step: int, fraction: float) -> Sequence[ExampleBatch]:
         """Return this rank's micro-batches, a function of seed and step alone."""
         epoch, turn = divmod(step, self.steps_per_epoch)
-        chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.lengths.tobytes())[turn]
+        chosen = _epoch_batches(self.seed, epoch, self.batch_examples, self.train.packed_lengths)[turn]
         parts = [chosen[cut] for cut in self.world.share(len(chosen), self.micro_batch_examples)]
         return [
             self._batch(part, epoch) if len(part) else self._batch(chosen[:1], epoch).without_targets()
@@ -124,7 +129,8 @@ class Classification:
         """
         scores_BC, weights_C, smoothing = score(model, batch, self.world), self.class_weights_C, self.label_smoothing
         if batch.labels_B.is_floating_point():
-            error = F.mse_loss(scores_BC[:, 0], batch.labels_B, reduction="sum") * weights_C[0]
+            # The squares of large numbers are beyond float32; those of deviations are not.
+            error = F.mse_loss(scores_BC[:, 0] * weights_C, batch.labels_B * weights_C, reduction="sum")
             return {"loss": error * (batch.targets > 0)}
         loss = F.cross_entropy(
             scores_BC, batch.labels_B, weights_C, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing

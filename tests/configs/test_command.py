@@ -45,6 +45,23 @@ def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None
     assert outcome(KeyboardInterrupt(), capsys) == (130, "\ninterrupted\n")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8.00 TiB for an array with shape (1, 2)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_and_exits_with_2(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = outcome(error, capsys)
+    assert code == 2
+    assert message.startswith("error: not enough memory: lower the rows")
+    assert message.count("\n") == 1
+
+
 def test_our_own_mistake_keeps_its_traceback() -> None:
     def main(arguments: Sequence[str]) -> None:
         raise AssertionError("ours")

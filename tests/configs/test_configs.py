@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from configs import Config, Texts, UserError, dump, help_text, read
+from configs import Config, Texts, UserError, as_override, dump, help_text, read
 from mlm.config import PretrainConfig
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("configs/pretrain/*.yaml"))
@@ -178,6 +178,15 @@ def test_an_override_without_key_or_value_is_refused(override: str) -> None:
     refused = refusal([override])
     assert repr(override) in refused
     assert "section.key=value" in refused
+
+
+@pytest.mark.parametrize("text", ["plain", "[comment]", "{a}", '"quoted"', "", "null", 'it is "so" [x]', "日本\n"])
+def test_any_text_is_written_as_an_override_and_read_back(text: str) -> None:
+    assert read(Toy, None, [f"section.name={as_override(text)}"]).section.name == text
+
+
+def test_a_list_that_holds_itself_is_refused() -> None:
+    assert "cannot read the value of 'section.texts=[&a [*a]]'" in refusal(["section.texts=[&a [*a]]"])
 
 
 def test_an_unclosed_list_is_refused() -> None:

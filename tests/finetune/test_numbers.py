@@ -14,7 +14,7 @@ from torch import nn
 from configs import UserError, read, recipes
 from finetune import predict, saved_model
 from finetune.config import EarlyStopping, FinetuneConfig
-from finetune.data.examples import DataSplit, Examples
+from finetune.data.examples import Dataset, DataSplit, Examples
 from finetune.data.labelled import Labelled
 from finetune.data.splits import Folds, Fractions
 from finetune.demo.trained import open_classifier
@@ -152,6 +152,21 @@ def test_the_loss_is_the_summed_squared_error_and_its_gradient(run: Path) -> Non
     assert found["loss"] == pytest.approx(1 / 3 / 4)
 
 
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_numbers_whose_squares_are_no_float32_have_the_loss_of_their_deviations(run: Path, size: float) -> None:
+    examples = Examples((("one",), ("two two",)), np.array([0.0, 2 * size]))
+    config = read(FinetuneConfig, None, [*SETTINGS, *TRAIN, "data.train=x"])
+    task = make_task(Trial(config, DataSplit(examples, examples, examples), 0, 1), samples.encoder(run), CPU)
+    (batch,) = task.micro_batches(0, 0.0)
+    scores_B1 = torch.full((2, 1), 3 * size, requires_grad=True)
+
+    class Given(torch.nn.Module):
+        def forward(self, ids_BL: torch.Tensor, real_BL: torch.Tensor, types_BL: torch.Tensor) -> torch.Tensor:
+            return scores_B1
+
+    assert task.losses(Given(), batch)["loss"].item() == pytest.approx(3**2 + 1**2)
+
+
 def test_numbers_of_any_size_are_told_apart_in_any_precision() -> None:
     """In bfloat16 a number near 1,000 is a multiple of 4."""
     head = NumberHead(nn.Linear(4, 1))
@@ -223,6 +238,28 @@ def test_numbers_are_split_without_classes(tmp_path: Path) -> None:
     assert (len(split.train), len(split.validation), len(split.test)) == (30, 10, 10)
     folds = Folds(folds=5, validation=0).splits(data)
     assert sorted(text for fold in folds for text in fold.test.texts) == sorted(data.train.texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "splits", "sizes"),
+    [
+        (4, Fractions(), (2, 1, 1)),
+        (9, Fractions(test=0.2, validation=0.05), (6, 1, 2)),
+        (12, Fractions(train=0.97), (9, 1, 1)),
+    ],
+)
+def test_a_share_that_rounds_to_none_or_all_takes_one_or_leaves_one(
+    texts: int, splits: Fractions, sizes: tuple[int, int, int]
+) -> None:
+    train = Examples(tuple((f"text {number}",) for number in range(texts)), np.arange(texts, dtype=np.float64))
+    (split,) = splits.splits(Dataset(("grade",), train, None, None, {}))
+    assert (len(split.train), len(split.validation), len(split.test)) == sizes
+
+
+def test_a_single_number_cannot_be_split() -> None:
+    alone = Examples((("text",),), np.array([1.0]))
+    with pytest.raises(UserError, match=r"1 texts, and a part of 10 % takes 2: add some"):
+        Fractions().splits(Dataset(("grade",), alone, None, None, {}))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import random
 import sqlite3
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tokenizer.cleaning import (
     SeenHashes,
     TextConfig,
     as_read_by,
+    clean_corpora,
     clean_documents,
     drop_duplicates,
     fall_to_one_side,
@@ -187,9 +189,7 @@ def test_a_single_document_is_split_between_the_sides_at_sentences(segments: str
     sentences = [f"Sentence {number % 150} of the book." for number in range(200)]
     text = files(write_lines(tmp_path / "a.txt", [" ".join(sentences)]), segments=segments, heldout_share=0.2)
     assert fall_to_one_side(text, str)
-    found = list(
-        clean_documents(text, text.source.documents(), SeenHashes(sqlite3.connect(":memory:")), at_sentences=True)
-    )
+    found = list(clean_documents(text, text.documents(), SeenHashes(sqlite3.connect(":memory:")), at_sentences=True))
     assert " ".join("".join(s if s[0] == " " else f" {s}" for s in f.sentences).strip() for f in found) == " ".join(
         sentences
     )
@@ -199,6 +199,41 @@ def test_a_single_document_is_split_between_the_sides_at_sentences(segments: str
     assert all(before.side != after.side for before, after in itertools.pairwise(found))  # no part is cut in two
     write_lines(tmp_path / "a.txt", prose(200))
     assert not fall_to_one_side(text, str)
+
+
+def mixture(folder: Path, **corpora: Sequence[str]) -> TextConfig:
+    """Return the mixture of corpora whose documents are given."""
+    parts = [
+        {"name": name, "share": 1.0, "source": {"kind": "files", "paths": [str(write_lines(folder / name, documents))]}}
+        for name, documents in corpora.items()
+    ]
+    source = {"kind": "mixture", "parts": parts}
+    return TextConfig.model_validate({"source": source, "heldout_share": 0.2}, strict=False)
+
+
+def test_the_first_documents_of_a_mixture_are_of_all_its_corpora(tmp_path: Path) -> None:
+    """A vocabulary is learned from the first ones of a long text."""
+    corpora = {f"{name}.txt": [f"{name}{number}" for number in range(count)] for name, count in (("a", 5), ("b", 3))}
+    text, seen = mixture(tmp_path, **corpora), SeenHashes(sqlite3.connect(":memory:"))
+    found = [document.sentences[0] for document in clean_corpora(text, seen, str, [False, False])]
+    assert found == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "a4"]
+
+
+def test_each_corpus_of_a_mixture_has_its_own_heldout_split(tmp_path: Path) -> None:
+    """A book of one document is split at sentences, as when its shards are built, whatever the other corpora are."""
+    book = " ".join(f"Sentence {number} of the book." for number in range(200))
+    text = mixture(tmp_path, **{"book.txt": [book], "lines.txt": prose(200)})
+    at_sentences = [fall_to_one_side(corpus, str) for corpus in text.corpora()]
+    assert at_sentences == [True, False]
+    mixed, alone = set[tuple[str, str]](), set[tuple[str, str]]()
+    for document in clean_corpora(text, SeenHashes(sqlite3.connect(":memory:")), str, at_sentences):
+        mixed |= {(document.side, sentence) for sentence in document.sentences}
+    for corpus, at in zip(text.corpora(), at_sentences, strict=True):
+        seen = SeenHashes(sqlite3.connect(":memory:"))
+        for document in clean_documents(corpus, corpus.documents(), seen, at_sentences=at):
+            alone |= {(document.side, sentence) for sentence in document.sentences}
+    assert mixed == alone
+    assert 15 < sum(side == "heldout" and "of the book" in sentence for side, sentence in mixed) < 65
 
 
 def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
@@ -211,7 +246,7 @@ def test_the_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
         {"maximum_words": 9},
         {"deduplicate": "none"},
         {"heldout_share": 0.02},
-        {"most_words": 100_000},
+        {"most_words": 1},
         {"train_share": 0.5},
     ]
     prints = {files(a).fingerprint(), *(files(a, **settings).fingerprint() for settings in changed)}

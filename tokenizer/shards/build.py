@@ -130,7 +130,7 @@ def _fill(writer: ShardWriter, text: TextConfig, tokenizer: Tokenizer, options: 
     at_sentences = cleaning.fall_to_one_side(text, cleaning.as_read_by(tokenizer.normalizer))
     writer.state = writer.state.model_copy(update={"split_at_sentences": at_sentences})
     consumed, committed = writer.state.consumed_documents, time.monotonic()
-    remaining = itertools.islice(text.source.documents(), consumed, None)
+    remaining = itertools.islice(text.documents(), consumed, None)
     shown = streams.messages()
     documents = tqdm(remaining, "shards", initial=consumed, unit=" documents", disable=None, file=shown)
     count = default_workers() if options.workers is None else options.workers

@@ -239,7 +239,7 @@ def _write_hashes(part: _Part) -> None:
         text = text.model_copy(update={"split_sentences": False, "minimum_words": 0, "maximum_words": None})
     as_read = cleaning.as_read_by(part.tokenizer().normalizer)
     with watch:
-        batches = cleaning.batch_documents(text.source.documents())
+        batches = cleaning.batch_documents(text.documents())
         tables = (cleaning.split_documents(text, batch, as_read)[1] for batch in batches)
         found = b"".join(itertools.chain.from_iterable(table.hashes for table in tables))
     halves = np.frombuffer(found, ">u8").reshape(-1, 2).T.astype("<u8")

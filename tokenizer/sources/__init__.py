@@ -273,12 +273,6 @@ class Mixture(Config):
         )
         return self.model_copy(update={"parts": tuple(parts)})
 
-    def documents(self) -> Iterator[Document]:
-        """Yield a document of each source in turn: so the first ones, that a vocabulary is learned from, are of all."""
-        sources = [part.source.documents() for part in self.parts]
-        rounds = itertools.zip_longest(*sources)
-        return (document for documents in rounds for document in documents if document is not None)
-
     def fingerprint(self) -> str:
         """Return a hash of those of the sources, whatever their weights."""
         return hash_texts(*(part.source.fingerprint() for part in self.parts))

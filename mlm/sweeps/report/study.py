@@ -18,7 +18,8 @@ _REGION = re.compile(
 def filled(page: str, folder: Path) -> str:
     """Return a page with each region `<!-- table: NAME --> ... <!-- end -->` made anew from NAME.csv in `folder`.
 
-    Behind the name may stand settings of the sweep, such as `metric=heldout.accuracy mode=max`.
+    Behind the name may stand settings of the sweep, such as `metric=heldout.accuracy mode=max`. Another metric than the
+    sweep's own gets no verdict, because the hypothesis was stated of that one alone.
     """
 
     def table_of(found: re.Match[str]) -> str:
@@ -44,7 +45,10 @@ def draw(page: str, folder: Path) -> None:
 def _kept(found: re.Match[str], folder: Path) -> tuple[pandas.DataFrame, SweepConfig]:
     """Return the trials that a table is made of, and the settings of their sweep."""
     name = found["name"]
-    config = read(SweepConfig, recipes.find(name, "sweep"), found["overrides"].split())
+    recipe = recipes.find(name, "sweep")
+    config = read(SweepConfig, recipe, found["overrides"].split())
+    if config.metric != read(SweepConfig, recipe).metric:
+        config = config.model_copy(update={"hypothesis": None})
     path = folder / f"{name}.csv"
     if not path.is_file():
         raise UserError(f"{path} is missing: copy the results.csv of the sweep {name} there")

@@ -22,7 +22,7 @@ def tables(frame: pandas.DataFrame, config: SweepConfig) -> str:
         row = [*([str(one.stage)] if has_stages else []), *(short(one.arm.get(name, "")) for name in names)]
         row += [f"{one.metric.count if one.metric else 0} of {one.trials}", *_measured(one.metric)]
         lines.append(_row([*row, *(_compared(one) if config.baseline is not None else [])]))
-    return "\n".join([*lines, "", *_verdict(frame, config)])
+    return "\n".join([*lines, *_verdict(frame, config)])
 
 
 def _short(name: str) -> str:
@@ -61,6 +61,7 @@ def _verdict(frame: pandas.DataFrame, config: SweepConfig) -> Iterator[str]:
         return
     judged = judge(frame, config)
     better, than = (label(arm) for arm in (config.hypothesis.better, config.hypothesis.than))
+    yield ""
     claim = f"Hypothesis: {better} is better than {than}."
     if judged is None:
         yield f"{claim} No seed is finished in both arms."

