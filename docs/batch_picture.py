@@ -93,7 +93,7 @@ class Cell:
     """One position of a row as it is drawn."""
 
     text: str
-    colour: str
+    color: str
     ink: str = INK
     hatch: str | None = None
 
@@ -112,8 +112,8 @@ def _draw_masks(axes: Axes, tokenizer: Tokenizer, whole_BL: NDArray[np.int64], e
         filled_M = batch.labels_BM[SHOWN] != IGNORED
         for place in batch.predicted_BM[SHOWN][filled_M].tolist():
             seen, token = int(batch.ids_BL[SHOWN, place]), int(whole_BL[SHOWN, place])
-            colour = MASKED if seen == MASK else KEPT if seen == token else RANDOM
-            cells[place] = Cell("[MASK]" if seen == MASK else _piece(tokenizer, seen), colour, "white")
+            color = MASKED if seen == MASK else KEPT if seen == token else RANDOM
+            cells[place] = Cell("[MASK]" if seen == MASK else _piece(tokenizer, seen), color, "white")
         _strip(axes, epoch, f"epoch {epoch}", cells)
 
 
@@ -124,8 +124,8 @@ def _draw_attention(axes: Axes, tokenizer: Tokenizer, whole_BL: NDArray[np.int64
     _prepare(axes, f"3   Attention of row {SHOWN + 1} stays within a segment", ROW_LENGTH, ROW_LENGTH)
     axes.set_aspect("equal", anchor="NW")
     for query, key in np.ndindex(sees_LL.shape):
-        colour = _colour(segments_L[query]) if sees_LL[query, key] else "white"
-        axes.add_patch(Rectangle((key, query), 1, 1, facecolor=colour, edgecolor="#dddddd", linewidth=0.4))
+        color = _color(segments_L[query]) if sees_LL[query, key] else "white"
+        axes.add_patch(Rectangle((key, query), 1, 1, facecolor=color, edgecolor="#dddddd", linewidth=0.4))
     for place, token in enumerate(whole_BL[SHOWN].tolist()):
         axes.text(-0.3, place + 0.5, _piece(tokenizer, token), ha="right", va="center", fontsize=SMALL, color=INK)
     axes.text(ROW_LENGTH / 2, ROW_LENGTH + 0.9, "key", ha="center", va="center", fontsize=NORMAL, color=INK)
@@ -135,8 +135,8 @@ def _draw_attention(axes: Axes, tokenizer: Tokenizer, whole_BL: NDArray[np.int64
 def _write_legend(axes: Axes) -> None:
     axes.set(xlim=(0, 10), ylim=(10, 0))
     axes.axis("off")
-    for place, (colour, label) in enumerate(LEGEND):
-        axes.add_patch(Rectangle((0, 0.3 + 0.75 * place), 0.5, 0.45, facecolor=colour))
+    for place, (color, label) in enumerate(LEGEND):
+        axes.add_patch(Rectangle((0, 0.3 + 0.75 * place), 0.5, 0.45, facecolor=color))
         axes.text(0.8, 0.53 + 0.75 * place, label, va="center", fontsize=NORMAL + 1, color=INK)
     axes.text(0, 3.3, EXPLANATION, va="top", fontsize=NORMAL + 1, color=INK, linespacing=1.45)
 
@@ -151,7 +151,7 @@ def _cells(tokenizer: Tokenizer, whole_BL: NDArray[np.int64], batch: Batch, row:
     """Return the cells of a row before any of its tokens is masked."""
     pairs = zip(whole_BL[row].tolist(), batch.segments_BL[row].tolist(), strict=True)
     return [
-        Cell(_piece(tokenizer, token), _colour(segment)) if segment else Cell("", PADDING, hatch="////")
+        Cell(_piece(tokenizer, token), _color(segment)) if segment else Cell("", PADDING, hatch="////")
         for token, segment in pairs
     ]
 
@@ -161,7 +161,7 @@ def _strip(axes: Axes, height: int, name: str, cells: list[Cell]) -> None:
     for place, cell in enumerate(cells):
         corner = (place, height + 0.1)
         axes.add_patch(
-            Rectangle(corner, 1, 0.8, facecolor=cell.colour, edgecolor="white", linewidth=1.2, hatch=cell.hatch)
+            Rectangle(corner, 1, 0.8, facecolor=cell.color, edgecolor="white", linewidth=1.2, hatch=cell.hatch)
         )
         axes.text(place + 0.5, height + 0.5, cell.text, ha="center", va="center", fontsize=SMALL, color=cell.ink)
 
@@ -170,7 +170,7 @@ def _piece(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.decode([token]).strip() or "·"
 
 
-def _colour(segment: int) -> str:
+def _color(segment: int) -> str:
     return COLOURS[(segment - 1) % len(COLOURS)] if segment else PADDING
 
 

@@ -16,7 +16,7 @@ examples:
   python -m finetune.{head} disaster_tweets data.train=train.csv encoder.run=runs/x
   python -m finetune.{head} cola encoder.hub=google/electra-base-discriminator
   python -m finetune.{head} data.kind=labelled data.train=mine.csv data.text=comment data.label=rating
-  python -m finetune.{head} control=true "train.seeds=[0, 1, 2]"    beside a randomly initialised encoder
+  python -m finetune.{head} control=true "train.seeds=[0, 1, 2]"    beside a randomly initialized encoder
 
 Defaults, then the recipe, then the overrides; every option can stand in either. A recipe is a YAML file, or the name of
 one of these:

@@ -103,7 +103,7 @@ class FinetuneConfig(Config):
     [tensorboard, trackio]. All but the first need the extra of their name; by default they need no account and no
     network."""
     control: bool = False
-    """Also train a randomly initialised encoder of the same shape, on the same splits with the same seeds. Without
+    """Also train a randomly initialized encoder of the same shape, on the same splits with the same seeds. Without
     pretraining there are no predictions, so augment.replace leaves its texts alone."""
 
     @model_validator(mode="after")

@@ -194,7 +194,7 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]
 
 
 def _run_control(experiment: _Experiment) -> list[TrialResult]:
-    """Train a randomly initialised encoder of the same shape on every split with every seed."""
+    """Train a randomly initialized encoder of the same shape on every split with every seed."""
     config, num_classes = experiment.config, len(experiment.dataset.class_names)
     return [
         _run_trial(experiment, Trial(config, split, seed, num_classes, is_control=True))[0]

@@ -109,7 +109,7 @@ def classified(
 ) -> list[Prediction]:
     """Return the prediction of `model` for each cleaned text or pair, as `encoder` cuts it into tokens."""
     whole = [text for text in texts if all(text)]
-    tokens = encoder.tokenise(whole, longest)
+    tokens = encoder.tokenize(whole, longest)
     chances = predict(model, tokens, encoder.pad_id, world).tolist() if whole else []
     found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
     return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]

@@ -14,7 +14,7 @@ from mlm.distributed.world import World
 from tokenizer.sources.tables import unique_names
 
 AT_ONCE = 512
-"""Number of texts of a file that are tokenised, sorted by length and classified together."""
+"""Number of texts of a file that are tokenized, sorted by length and classified together."""
 MOST_CHANCES = 2_000_000
 """Largest number of probabilities in memory: with thousands of classes, fewer texts are classified together."""
 

@@ -43,7 +43,7 @@ class Trial:
     num_classes: int
     """1 if a number is predicted."""
     is_control: bool = False
-    """True if the encoder is the randomly initialised one."""
+    """True if the encoder is the randomly initialized one."""
     variants: Variants = ()
 
     @property
@@ -208,10 +208,11 @@ def make_task(trial: Trial, encoder: TextEncoder, world: World) -> Classificatio
     if trial.num_classes > 1:
         weights_C = compute_class_weight(balance, classes=np.arange(trial.num_classes), y=split.train.labels)
     train_examples = EncodedExamples.of(split.train, encoder, longest)
-    micro = settings.micro_batch_examples or settings.batch_examples
+    micro = min(settings.micro_batch_examples or settings.batch_examples, settings.batch_examples)
     threads = 1
     if encoder.trains_on_threads:
-        threads = threads_for(world, round(min(micro, len(split.train)) * float(train_examples.lengths.mean())))
+        together = min(micro, len(split.train))
+        threads = threads_for(world, together, round(together * float(train_examples.lengths.mean())))
     return Classification(
         train=train_examples,
         validation=EncodedExamples.of(split.validation, encoder, longest),

@@ -21,14 +21,14 @@ from mlm.distributed.parallel import ReplicatedData
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
 from mlm.model.heads import MaskedLanguageModel
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import StepSize, TrainingLength
 from mlm.training.optim import Optimizer
 from tokenizer.cache import find_kept_shards, find_or_build_shards, find_or_learn
 from tokenizer.cleaning import TextConfig
 from tokenizer.mixture import ShardsConfig
-from tokenizer.shards import neighbours
+from tokenizer.shards import neighbors
 from tokenizer.shards.format import parts_of, read_manifest
 from tokenizer.shards.rows import source_of
 from tokenizer.sources import Mixture, hash_texts
@@ -95,11 +95,11 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     corpus = corpus_at(shards, row_length, Path(cache))
     rows = len(corpus.train)
     _check_batch(settings.batch_rows, rows, row_length, world)
-    micro = settings.micro_batch_rows or settings.batch_rows
+    micro = min(settings.micro_batch_rows or settings.batch_rows, -(-settings.batch_rows // world.size))
     wanted = world.device.type == "cuda" if settings.compile is None else settings.compile
     compiled = wanted and _can_compile(world)
     alone = compiled or not isinstance(config.parallel, ReplicatedData)
-    threads = 1 if alone else threads_for(world, micro * row_length)
+    threads = 1 if alone else threads_for(world, micro, micro * row_length)
     most = config.evaluation.most_rows
     heldout = heldout_batches(corpus.heldout, config.masking, world, most_rows=most, micro_batch_rows=micro)
     _check_heldout(config, corpus, heldout)
@@ -110,7 +110,7 @@ def build(config: PretrainConfig, world: World, recorded: Recorded | None = None
     )
     model = MaskedLanguageModel(config.model, corpus.manifest.vocabulary_size, row_length)
     counted = _counted_embeddings(config, corpus, world) if recorded is None else None
-    initialise(model, config.model.encoder, settings.seed, counted)
+    initialize(model, config.model.encoder, settings.seed, counted)
     model.encoder.requires_grad_(not settings.frozen_encoder)
     config.parallel.place(model, world)
     optimizer = config.optim.build(model)
@@ -151,22 +151,22 @@ def _counted_embeddings(config: PretrainConfig, corpus: Corpus, world: World) ->
 
     def found() -> str:
         if not path.exists():
-            logger.info("counting the neighbours of %s tokens", f"{corpus.manifest.vocabulary_size:,}")
+            logger.info("counting the neighbors of %s tokens", f"{corpus.manifest.vocabulary_size:,}")
             path.parent.mkdir(parents=True, exist_ok=True)
             with written(path) as partial:
                 sample = corpus.train.sample(method.most_tokens)
-                counted = neighbours.count(*sample, corpus.train.vocabulary_size, method.window, width)
+                counted = neighbors.count(*sample, corpus.train.vocabulary_size, method.window, width)
                 weights.write(partial, {name: torch.from_numpy(array) for name, array in counted.items()})
         return str(path)
 
-    return weights.read(Path(world.from_main("counting neighbours", found)))
+    return weights.read(Path(world.from_main("counting neighbors", found)))
 
 
 def counted_key(method: CooccurrenceEmbeddings, corpus: Corpus, width: int) -> str:
     """Return a hash of all that counted embeddings depend on."""
     rows = corpus.train
     text = [*map(source_of, corpus.shards), str(rows.order), str(rows.row_length)]
-    return hash_texts(str(neighbours.VERSION), method.model_dump_json(), str(width), *text)
+    return hash_texts(str(neighbors.VERSION), method.model_dump_json(), str(width), *text)
 
 
 def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:

@@ -75,15 +75,15 @@ class RandomEmbeddings(Config):
 
 
 class CooccurrenceEmbeddings(Config):
-    """Embeddings by the neighbours of each token in the training text, and an output bias by its frequency.
+    """Embeddings by the neighbors of each token in the training text, and an output bias by its frequency.
 
-    Tokens with the same neighbours then begin alike. A rare token is seldom read or predicted, so training its random
+    Tokens with the same neighbors then begin alike. A rare token is seldom read or predicted, so training its random
     embedding takes long.
     """
 
     kind: Literal["cooccurrence"] = "cooccurrence"
     window: int = Field(4, gt=0)
-    """Largest distance of neighbours, in tokens; those at distance d count 1/d."""
+    """Largest distance of neighbors, in tokens; those at distance d count 1/d."""
     most_tokens: int = Field(20_000_000, gt=0)
     """Largest number of training tokens that are counted, in rows drawn at random; of a mixture, by its shares."""
 

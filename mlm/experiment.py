@@ -185,7 +185,8 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
 
     def is_mine(path: Path) -> bool:
         try:
-            same = path not in _STARTED and read(PretrainConfig, path / checkpoint.CONFIG) == config
+            theirs = read(PretrainConfig, path / checkpoint.CONFIG)
+            same = path not in _STARTED and _whenever_started(theirs) == _whenever_started(config)
             return same and run_directory.read_json(path / run_directory.ENVIRONMENT).get("job") == world.job
         except UserError:  # ignore directories in runs/ that are not pretraining runs
             return False
@@ -193,10 +194,18 @@ def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
     def newest() -> str:
         runs = run_directory.newest_first(Path(config.runs), run_directory.PRETRAINING)
         mine = (path for path in runs if checkpoint.completed(path) and is_mine(path))
-        return str(max(mine, key=lambda path: path.name, default=""))
+        return str(next(mine, ""))
 
     found = world.from_main("looking for this job's run", newest)
     return Path(found) if found else None
+
+
+def _whenever_started(config: PretrainConfig) -> PretrainConfig:
+    """Return a configuration without the checkpoint of `start_from`, whose run may have saved newer ones since."""
+    if config.start_from is None:
+        return config
+    data = config.data.model_copy(update={"tokenizer": None})
+    return config.model_copy(update={"start_from": str(checkpoint.run_of(Path(config.start_from))), "data": data})
 
 
 def _resume(

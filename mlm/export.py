@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     formats = {*(options.format or ["transformers"]), *(["onnx"] if options.onnx else [])}
     path = options.run or run_directory.newest()
     print(f"run: {checkpoint.run_of(path)}", file=sys.stderr)
-    exported = export(path, options.out, licence=options.license, language=options.language, formats=formats)
+    exported = export(path, options.out, license=options.license, language=options.language, formats=formats)
     found = next(iter(exported.compared.values()))
     texts = "held-out texts of the run" if found.heldout else "general sentences, for no text of the run is at hand"
     command.show(f"{exported.path}: {exported.architecture}, compared with the run's model on {found.texts} {texts}")

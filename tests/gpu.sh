@@ -85,7 +85,7 @@ export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 part gpu-tests python3 -m pytest -p xdist.plugin -p no:cacheprovider -n $workers -m gpu --durations=5 --junitxml "$work/gpu-tests.xml" \
     $(grep -rl --include='test_*.py' 'mark\.gpu' tests)
 
-# One folder for the runs and the benchmark: in miniature both have the same vocabulary, which is learnt once.
+# One folder for the runs and the benchmark: in miniature both have the same vocabulary, which is learned once.
 cd "$work/home"
 part benchmark python3 -m mlm.benchmark training/concatenate-and-chunk training/modernbert "${sizes[@]}" --output runs
 [ ! -f runs/benchmark.json ] || cp runs/benchmark.json "$logs"

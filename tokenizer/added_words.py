@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from configs import UserError, listed
-from tokenizer.cached_encoder import normalise_by
+from tokenizer.cached_encoder import normalize_by
 from tokenizer.special_tokens import SpecialTokens
 
 Grown = tuple[Tokenizer, list[list[int]]]
@@ -32,7 +32,7 @@ def add_words(tokenizer: Tokenizer, words: Sequence[str]) -> Grown:
     space before it and without. Raise a UserError if a word is empty, holds white space, is there already or appears
     twice, or if the tokenizer cannot take it in.
     """
-    read = normalise_by(tokenizer.normalizer)
+    read = normalize_by(tokenizer.normalizer)
     contents = [_checked(word, read(word).strip(" ")) for word in words]
     twice = [word for word, count in Counter(contents).items() if count > 1]
     if twice:
@@ -72,7 +72,7 @@ def most_cut_words(tokenizer: Tokenizer, texts: Iterable[str], count: int) -> li
     well, occurs at least `LEAST_SEEN` times, and is read as the tokenizer reads it. Of words that save alike the
     first of the alphabet comes first.
     """
-    read = normalise_by(tokenizer.normalizer)
+    read = normalize_by(tokenizer.normalizer)
     runs = Counter(run for text in texts for run in read(text).split())
     seen = Counter[str]()
     for run, times in runs.items():
@@ -96,7 +96,7 @@ def _checked(word: str, content: str) -> str:
 
 
 def _add_whole_words(tokenizer: Tokenizer, words: Sequence[str]) -> Grown:
-    """Add tokens that the library looks for between the borders of words, in the normalised text."""
+    """Add tokens that the library looks for between the borders of words, in the normalized text."""
     pieces = [encoding.ids for encoding in tokenizer.encode_batch(list(words), add_special_tokens=False)]
     _refuse_known([word for word in words if tokenizer.token_to_id(word) is not None])
     grown = _copy(tokenizer, tokenizer.to_str())

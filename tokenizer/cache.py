@@ -76,7 +76,7 @@ def find_kept_shards(text: TextConfig, cache: Path, tokenizer_path: Path, finger
     if not (output / format.MANIFEST).is_file():
         return None
     try:
-        plain = text.fingerprint()  # earlier runs recorded it whatever the tokenizer normalises
+        plain = text.fingerprint()  # earlier runs recorded it whatever the tokenizer normalizes
         return output if fingerprint in (plain, fingerprint_as_read(plain, tokenizer.normalizer)) else None
     except (UserError, OSError) as error:
         logger.info("the text is gone (%s): its shards in %s are used", error, output)
@@ -111,4 +111,4 @@ def learn_from(text: TextConfig, settings: VocabularyConfig, watch: Watch | None
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write a standard tokenizer.json, whole or not at all."""
     with files.written(path) as partial:
-        partial.write_bytes(vocabulary.serialise(tokenizer))
+        partial.write_bytes(vocabulary.serialize(tokenizer))

@@ -28,7 +28,7 @@ _LIMIT_CHARACTERS = 25_000_000
 _ASCII_WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^ A-Za-z0-9]+")
 """The tokenizer's own pattern, as far as printable ASCII of less than a longest word goes."""
 _UNICODE_FORMS = (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)
-"""Normalisers that leave ASCII as it is."""
+"""Normalizers that leave ASCII as it is."""
 _OTHER_SPACE = re.compile(r"[^\S ]")
 _WORDS = pre_tokenizers.Split(Regex(WORD), "isolated")
 
@@ -43,7 +43,7 @@ class Encoded(NamedTuple):
     """Number of tokens of each text."""
 
 
-def normalise_by(normalizer: normalizers.Normalizer | None) -> Callable[[str], str]:
+def normalize_by(normalizer: normalizers.Normalizer | None) -> Callable[[str], str]:
     """Return a function that does what `normalizer` does, fast for ASCII under the usual ones; None changes nothing."""
     if normalizer is None:
         return str
@@ -65,19 +65,19 @@ class CachedEncoder:
     def __init__(self, tokenizer: Tokenizer, limit_chunks: int = _LIMIT_CHUNKS) -> None:
         """Copy `tokenizer`; remember about `limit_chunks` chunks at most."""
         self.normalizer = tokenizer.normalizer
-        self._normalise = normalise_by(self.normalizer)
+        self._normalize = normalize_by(self.normalizer)
         self._whole = kinds.plain_reader(tokenizer)
         self._inside = kinds.without_prefix(self._whole)
         self._rule = _rule(self._inside)
         plain = Tokenizer.from_str(self._inside.to_str())
-        plain.normalizer = None  # texts are normalised before they are split into chunks
+        plain.normalizer = None  # texts are normalized before they are split into chunks
         plain.encode_special_tokens = True
         added = [token for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
         self._chunks = _Chunks(plain, self._rule, _any_of(token.content for token in added), limit_chunks)
         # The library puts no space before a text that begins with an added token.
         adds_space = self._inside is not self._whole
         uncut = [token.content for token in added if adds_space or _breaks_chunks(token, self.normalizer)]
-        self._uncut = _any_of([*uncut, *map(self._normalise, uncut)])
+        self._uncut = _any_of([*uncut, *map(self._normalize, uncut)])
 
     def encode(self, texts: Sequence[str], begins: Iterable[bool] = itertools.repeat(True)) -> Encoded:
         """Return the encoding of each of `texts`; `begins` is False for one that goes on from the one before it."""
@@ -89,7 +89,7 @@ class CachedEncoder:
         return Encoded(marked - starts * np.uint32(_STARTS_WORD), starts.view(np.uint8), lengths)
 
     def _encoded(self, text: str, begins: bool) -> bytes:
-        read, encoder = self._normalise(text), self._whole if begins else self._inside
+        read, encoder = self._normalize(text), self._whole if begins else self._inside
         if self._rule.cut is None or (self._uncut and (self._uncut.search(text) or self._uncut.search(read))):
             return _stored(encoder.encode(text, add_special_tokens=False), text, self._rule)
         if encoder is not self._inside and read and not read.startswith(" "):
@@ -101,7 +101,7 @@ class _Rule(NamedTuple):
     """The properties of a pre-tokenizer."""
 
     cut: Callable[[str], list[str]] | None
-    """Cuts a normalised text into chunks whose encodings, end to end, are that of the text; None: there is no way."""
+    """Cuts a normalized text into chunks whose encodings, end to end, are that of the text; None: there is no way."""
     finds_words: bool
     """True if its pre-tokens are words and punctuation; else those of our own pattern are taken."""
     has_ascii_words: bool
@@ -173,7 +173,7 @@ def _any_of(contents: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _breaks_chunks(token: AddedToken, normalizer: normalizers.Normalizer | None) -> bool:
-    """Return True for an added token that takes in spaces, or is looked for before the text is normalised."""
+    """Return True for an added token that takes in spaces, or is looked for before the text is normalized."""
     takes_space = token.lstrip or token.rstrip or any(map(str.isspace, token.content))
     return takes_space or not (token.normalized or normalizer is None)
 

@@ -18,7 +18,7 @@ from tokenizers.normalizers import Normalizer
 
 from configs import Config, UserError
 from tokenizer import sentences
-from tokenizer.cached_encoder import normalise_by
+from tokenizer.cached_encoder import normalize_by
 from tokenizer.sources import Document, Documentation, Files, Mixture, Source, hash_texts
 
 Side = Literal["train", "heldout"]
@@ -39,7 +39,7 @@ _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and settings would give other sentences. Earlier runs
 cannot be resumed then. So it was not raised for the marks of further scripts, which leave most texts as they were."""
 _READING = "texts are equal as they are read"
-"""Part of the fingerprint of a text that a tokenizer normalises."""
+"""Part of the fingerprint of a text that a tokenizer normalizes."""
 HASH_BYTES = 16
 """Size of the hash that stands for a text among those seen."""
 BATCH_CHARACTERS = 500_000
@@ -63,7 +63,7 @@ class TextConfig(Config):
     """Drop sentences of more white-space-separated words; null: none."""
     deduplicate: Literal["none", "documents", "sentences"] = "documents"
     """Drop each document, or each sentence, that repeats an earlier one. Texts are equal if the tokenizer reads them
-    alike: normalised and lower-cased as it does, whatever their white space."""
+    alike: normalized and lower-cased as it does, whatever their white space."""
     train_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the training documents that is trained on, chosen by the hash of their text. The held-out side does not
     depend on it: so it shows how well less text does."""
@@ -119,8 +119,8 @@ def as_read_by(normalizer: Normalizer | None) -> AsRead:
 
     A text of which nothing would be left stays as it is: not all of those are equal.
     """
-    normalise = normalise_by(normalizer)
-    return str if normalizer is None else lambda text: sentences.collapse(normalise(text)) or text
+    normalize = normalize_by(normalizer)
+    return str if normalizer is None else lambda text: sentences.collapse(normalize(text)) or text
 
 
 def describe_dropped(counts: Mapping[str, int] | Mapping[Reason, int]) -> list[str]:
@@ -174,7 +174,7 @@ class SeenHashes:
         """Add hashes of `HASH_BYTES` each; return True for each new one, of equal ones for the first only."""
         is_new = np.zeros(len(hashes), np.bool_)
         first_place = {digest: place for place, digest in reversed(list(enumerate(hashes)))}
-        for digest in sorted(first_place):  # neighbours lie on the same page of the database
+        for digest in sorted(first_place):  # neighbors lie on the same page of the database
             inserted = self._cursor.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,))
             is_new[first_place[digest]] = inserted.rowcount
         return is_new

@@ -69,7 +69,7 @@ class VocabularyConfig(Config):
     """Bytes at the beginning of the text that the merges are learned from; more text changes them little."""
 
     def normalizer(self) -> normalizers.Normalizer | None:
-        """Return the normaliser of a tokenizer with these settings, if any."""
+        """Return the normalizer of a tokenizer with these settings, if any."""
         steps: list[normalizers.Normalizer] = []
         if self.normalisation != "none":
             steps.append({"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[self.normalisation]())
@@ -175,14 +175,14 @@ def continuing_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return str(both[len(first) :])
 
 
-def serialise(tokenizer: Tokenizer) -> bytes:
+def serialize(tokenizer: Tokenizer) -> bytes:
     """Return the content of the tokenizer.json: the same tokenizer, the same bytes."""
     return (tokenizer.to_str(pretty=True) + "\n").encode()
 
 
 def sha256(tokenizer: Tokenizer) -> str:
     """Return the SHA-256 of the content of the tokenizer.json, in hexadecimal."""
-    return hashlib.sha256(serialise(tokenizer)).hexdigest()
+    return hashlib.sha256(serialize(tokenizer)).hexdigest()
 
 
 def _blank(vocabulary: VocabularyConfig) -> Tokenizer:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedTokenizerBase
 
 Padding = Literal["fixed", "batch"]
-"""Padding of each example to one fixed length when it is tokenised, or to the longest of its batch."""
+"""Padding of each example to one fixed length when it is tokenized, or to the longest of its batch."""
 
 
 class FirstState(nn.Module):
@@ -41,7 +41,7 @@ def classifier(ours: Classifier, bert: nn.Module, classes: int) -> "BertForSeque
 def dataset(
     tokenizer: "PreTrainedTokenizerBase", labelled: Examples, longest: int, padding: Padding
 ) -> "tuple[Collate, datasets.Dataset]":
-    """Return texts as in the library's tutorial, tokenised beforehand to at most `longest`, and their collator."""
+    """Return texts as in the library's tutorial, tokenized beforehand to at most `longest`, and their collator."""
     import datasets
     import transformers
 

@@ -212,7 +212,7 @@ class Comparison:
         own = precision_of(bench.world.dtype)
         precision, padded = (own, "the longest of each batch") if self.padding == "batch" else ("float32", "")
         counted = (
-            f"{self.counted}, without loading and tokenising; ours in {own}, theirs in {precision},"
+            f"{self.counted}, without loading and tokenizing; ours in {own}, theirs in {precision},"
             f" {bench.scale.batch_examples} a batch and padded to {padded or f'{bench.longest} tokens'}"
         )
         theirs = partial(as_users_run_it, self.theirs, bench, self.padding, precision == "bfloat16")

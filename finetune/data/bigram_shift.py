@@ -1,4 +1,4 @@
-"""Bigram shift: tell sentences with two neighbouring words swapped from others (Conneau et al. 2018, section 2)."""
+"""Bigram shift: tell sentences with two neighboring words swapped from others (Conneau et al. 2018, section 2)."""
 
 import sqlite3
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Clean short messages, read them from tables, and recognise repeated texts."""
+"""Clean short messages, read them from tables, and recognize repeated texts."""
 
 import html
 import re

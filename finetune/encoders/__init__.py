@@ -37,7 +37,7 @@ class EncoderChoice(Config):
     revision: str | None = None
     """Commit, branch or tag on the hub; null: the newest."""
     random: bool = False
-    """Initialise the weights randomly, with the same shape and tokenizer: the control for pretraining."""
+    """Initialize the weights randomly, with the same shape and tokenizer: the control for pretraining."""
     longest: int = Field(128, ge=8)
     """Largest number of tokens of a text, with special tokens; longer texts are truncated and counted. The encoder's
     own limit holds too."""

@@ -36,7 +36,7 @@ class TextEncoder(nn.Module, ABC):
     """True if threads may train replicas of it: its dropout does not draw from one source of random numbers for all."""
 
     @abstractmethod
-    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
+    def tokenize(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens of texts or pairs, each truncated to `longest` tokens with special ones.
 
         Special tokens in a text are plain text, but for MASKED.

@@ -52,7 +52,7 @@ class PublishedEncoder(TextEncoder):
         self.takes_types = knows_types and getattr(config, "type_vocab_size", None) not in (0, 1)  # RoBERTa's is 1
         self.train(False)
 
-    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
+    def tokenize(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens; in a pair that is too long, the longer text is truncated first."""
         rows = self._encode(texts, None)
         long = [index for index, (ids, _) in enumerate(rows) if len(ids) > longest]
@@ -61,7 +61,7 @@ class PublishedEncoder(TextEncoder):
         return [EncodedExample(tuple(ids), tuple(types), truncated) for (ids, types), truncated in chosen]
 
     def as_read(self, text: str) -> str:
-        """Return the normalised text, cut as before any word is looked up: unknown words stay apart."""
+        """Return the normalized text, cut as before any word is looked up: unknown words stay apart."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:  # a tokenizer in Python shows its tokens alone
             tokens = self.tokenizer.tokenize(text)
@@ -153,7 +153,7 @@ class PublishedPredictor(PublishedEncoder):
     @torch.no_grad()
     def predict(self, texts: Sequence[str]) -> list[Tensor]:
         """Return the vocabulary's scores at the masks of each text, in order, (masks, V); float32 on CPU."""
-        rows = padded(self.tokenise([(text,) for text in texts], self.longest), self.pad_id)
+        rows = padded(self.tokenize([(text,) for text in texts], self.longest), self.pad_id)
         ids_BL, real_BL, types_BL = (part.to(self.world.device) for part in rows)
         masked_BL = ids_BL == self._mask_id
 

@@ -18,7 +18,7 @@ from mlm.distributed.device import autocast_dtype
 from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.objectives.masked import score
 from mlm.tracking import run_directory
 from tokenizer import vocabulary
@@ -51,7 +51,7 @@ class RunEncoder(TextEncoder):
         model, tokenizer, recipe = checkpoint.load_model(checkpoint.resolve(run), torch.device("cpu"))
         encoder = cls(recipe, tokenizer, dropout)
         if random:
-            initialise(model, recipe.model.encoder, seed)
+            initialize(model, recipe.model.encoder, seed)
         encoder.encoder.load_state_dict(model.encoder.state_dict())
         return encoder
 
@@ -64,16 +64,16 @@ class RunEncoder(TextEncoder):
     def save(self, folder: Path) -> None:
         """Write the recipe and the tokenizer."""
         (folder / checkpoint.CONFIG).write_text(dump(self.recipe), encoding="utf-8")
-        (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(self.tokenizer))
+        (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialize(self.tokenizer))
 
-    def tokenise(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
+    def tokenize(self, texts: Sequence[tuple[str, ...]], longest: int) -> list[EncodedExample]:
         """Return the tokens; the two texts of a pair share one segment, with the tokenizer's separator between them."""
         flat = [text for pair in texts for text in pair]
         encoded = iter(vocabulary.encode_masked(self.tokenizer, flat, MASKED))
         return [_joined([next(encoded) for _ in pair], longest, self._special) for pair in texts]
 
     def as_read(self, text: str) -> str:
-        """Return the normalised text."""
+        """Return the normalized text."""
         return as_read_by(self.tokenizer.normalizer)(text)
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def write_mistakes(
     The columns are confidence (the probability of the predicted class), predicted, true, text, and text_2 for
     pairs. Numbers are all there, the largest error first, which takes the place of the confidence. An apostrophe, which
     spreadsheets hide, keeps them from running a text as a formula. The file starts with a byte order mark, by which
-    Excel recognises UTF-8.
+    Excel recognizes UTF-8.
     """
     rows: list[tuple[float, str, str]]
     if len(class_names) == 1:

@@ -142,7 +142,7 @@ class Compared(Scores[MeanStd]):
 
 
 class Control(Compared):
-    """The randomly initialised encoder's scores on the test parts."""
+    """The randomly initialized encoder's scores on the test parts."""
 
     trials: tuple[TrialScores, ...] = ()
 

@@ -74,7 +74,7 @@ def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Forma
     reader, encoder = model.config.data.reader, model.classifier.encoder
     texts = [reader.texts(row) for row in rows]
     if len(reader.columns) > 1:  # the libraries truncate a pair by rules that are a token apart
-        whole = [not example.truncated for example in encoder.tokenise(texts, longest(model))]
+        whole = [not example.truncated for example in encoder.tokenize(texts, longest(model))]
         rows = [row for row, fits in zip(rows, whole, strict=True) if fits]
         texts = [reader.texts(row) for row in rows]
     predicted = model.classify(rows, World(torch.device("cpu"), torch.float32))

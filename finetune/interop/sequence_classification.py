@@ -3,7 +3,7 @@
 Those heads put a dense layer and an activation f between the pooled state and the classes, where ours has nothing. So
 the dense layer computes our scores z twice, as s z and -s z, and the last layer takes (f(s z) - f(-s z)) / (gain s).
 This is z itself for ReLU, GELU and the identity. For tanh its relative error is (s z)^2 / 3, below float32's rounding.
-ModernBERT also normalises between the two layers. The rest of the dense layer is then a constant pattern of variance 1
+ModernBERT also normalizes between the two layers. The rest of the dense layer is then a constant pattern of variance 1
 and mean 0, beside which the scores change the norm's divisor by a relative (s z)^2 at most.
 """
 

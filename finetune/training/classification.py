@@ -60,7 +60,7 @@ class EncodedExamples:
     @classmethod
     def of(cls, examples: Examples, encoder: TextEncoder, longest: int) -> "EncodedExamples":
         """Return the examples with the tokens of `encoder`, at most `longest` each."""
-        return cls(examples, encoder.tokenise(examples.texts, longest))
+        return cls(examples, encoder.tokenize(examples.texts, longest))
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -119,7 +119,7 @@ class Classification:
                 augmented(examples.texts[i], self.augmentation, (self.seed, epoch, i), variants)
                 for i, variants in zip(indices.tolist(), replaced, strict=True)
             ]
-            tokens = self.encoder.tokenise(texts, self.longest)
+            tokens = self.encoder.tokenize(texts, self.longest)
         return batch_of(tokens, examples.labels[indices], self.encoder.pad_id, self.world.device)
 
     def losses(self, model: nn.Module, batch: ExampleBatch) -> Mapping[str, Tensor]:

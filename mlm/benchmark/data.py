@@ -56,7 +56,7 @@ def assemble_and_mask(bench: "Bench", name: str) -> list[Case]:
 
 
 def build_shards(bench: "Bench", name: str) -> list[Case]:
-    """Tokenise one, four and sixteen copies of a text, beside datasets.map: speed and memory."""
+    """Tokenize one, four and sixteen copies of a text, beside datasets.map: speed and memory."""
     from tokenizer.shards.workers import default_workers
 
     cases: list[Case] = []

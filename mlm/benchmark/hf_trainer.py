@@ -104,7 +104,7 @@ def trainer(
 
 
 def map_text(text: Path, tokenizer_path: Path, folder: Path) -> tuple[float, int]:
-    """Tokenise the lines of `text` by datasets.map in this process; return the seconds, and the bytes of workers: 0."""
+    """Tokenize the lines of `text` by datasets.map in this process; return the seconds, and the bytes of workers: 0."""
     import datasets
 
     datasets.disable_progress_bars()

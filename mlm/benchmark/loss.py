@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mlm.benchmark import hf_trainer
 from mlm.benchmark.hf_models import labelled, unpacked
 from mlm.benchmark.measure import Case, Curve, alternate, as_users_run_it
-from mlm.benchmark.speed import REFERENCES, WARMUP_STEPS, Bench, Reference, synchronise, train_ours
+from mlm.benchmark.speed import REFERENCES, WARMUP_STEPS, Bench, Reference, synchronize, train_ours
 from mlm.build import build
 from mlm.config import PretrainConfig
 from mlm.data.batches import Batch
@@ -143,7 +143,7 @@ def their_curve(
     curve, ends = [(0, loss_of(model, heldout))], list[float]()
 
     def after_step(tokens: int) -> bool:
-        synchronise()
+        synchronize()
         ends.append(perf_counter())
         if len(ends) % max(steps // points, 1) == 0 or len(ends) == steps:
             curve.append((tokens, loss_of(model, heldout)))

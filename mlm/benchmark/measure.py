@@ -26,7 +26,7 @@ T = TypeVar("T")
 Curve = list[tuple[int, float]]
 """Held-out loss in nats by the number of tokens read."""
 OURS, THEIRS = "#1f5582", "#b5651d"
-"""Colours of the two sides."""
+"""Colors of the two sides."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Summarise one value or more."""
+        """Summarize one value or more."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class Case:
 
     @classmethod
     def of(cls, name: str, unit: str, counted: str, ours: Sequence[float], theirs: Sequence[float]) -> "Case":
-        """Summarise the measurements of `alternate`."""
+        """Summarize the measurements of `alternate`."""
         ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
         return cls(name, unit, counted, Spread.of(ours), Spread.of(theirs), Spread.of(ratios))
 
@@ -172,9 +172,9 @@ def _draw_curves(
     title: str, curves: Mapping[str, Sequence[Curve]], baselines: Mapping[str, float], axes: "Axes"
 ) -> None:
     """Draw the curves of both sides, and the baselines."""
-    for side, colour in (("theirs", THEIRS), ("ours", OURS)):
+    for side, color in (("theirs", THEIRS), ("ours", OURS)):
         for number, curve in enumerate(curves[side]):
-            axes.plot(*zip(*curve, strict=True), color=colour, marker=".", label=None if number else side)
+            axes.plot(*zip(*curve, strict=True), color=color, marker=".", label=None if number else side)
     for name, level in baselines.items():
         axes.axhline(level, color="#777777", linestyle=":", linewidth=1)
         axes.annotate(name, (1, level), (0, 3), ("axes fraction", "data"), "offset points", ha="right")

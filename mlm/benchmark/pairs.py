@@ -15,7 +15,7 @@ from mlm.evaluation.pairs import grammar
 from mlm.evaluation.pairs.accuracy import measure_pairs
 from mlm.evaluation.pairs.likelihood import Sentence, read_sentences
 from mlm.model.heads import MaskedLanguageModel
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from tokenizer.special_tokens import SpecialTokens
 
 
@@ -24,7 +24,7 @@ def pairs(bench: Bench, name: str) -> list[Case]:
     recipe, corpus, row_length = bench.recipe, bench.corpus, bench.recipe.data.row_length
     size, encoder, chosen = corpus.manifest.vocabulary_size, recipe.model.encoder, grammar.pairs()
     model = MaskedLanguageModel(recipe.model, size, row_length)
-    initialise(model, encoder, recipe.train.seed)
+    initialize(model, encoder, recipe.train.seed)
     model.eval().to(bench.world.device)
     ours = partial(measure_pairs, model, corpus.tokenizer, chosen, row_length, bench.world)
     texts = dict.fromkeys(text for pair in chosen for text in (pair.good, pair.bad))

@@ -63,7 +63,7 @@ FULL_ON_GPU = replace(FULL, batch_tokens=32_768)
 QUICK = Scale(2, 0.4, batch_tokens=512, sentences=5000, curve_steps=8, old_step=1000)
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     """Wait until the GPU, if there is one, has finished its queue."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -76,7 +76,7 @@ class Meter(Observer):
     seconds: float
     counted: Callable[[StepMetrics], int] = attrgetter("tokens")
     """The number whose rate is measured, in our training loop."""
-    synchronise: Callable[[], None] = synchronise
+    synchronize: Callable[[], None] = synchronize
     clock: Callable[[], float] = time.perf_counter
     steps: int = 0
     total: int = 0
@@ -99,10 +99,10 @@ class Meter(Observer):
         self.total, self.steps = total, self.steps + steps
         if not self.start[0]:
             if self.steps >= WARMUP_STEPS:
-                self.synchronise()
+                self.synchronize()
                 self.start = self.steps, total, self.clock()
         elif self.steps >= WARMUP_STEPS + COUNTED_STEPS and self.clock() - self.start[2] >= self.seconds:
-            self.synchronise()
+            self.synchronize()
             elapsed = self.clock() - self.start[2]
             self.rate = (total - self.start[1]) / elapsed
             self.waited_share = self.waited_seconds / self.steps * (self.steps - self.start[0]) / elapsed
@@ -218,7 +218,7 @@ def training(bench: Bench, name: str) -> list[Case]:
         return as_users_run_it(measure_theirs, bench, reference, bfloat16).rate
 
     counted = (
-        "tokens without padding, over whole steps after a warm-up, without start-up, reading and tokenising; "
+        "tokens without padding, over whole steps after a warm-up, without start-up, reading and tokenizing; "
         f"ours in {precision_of(world.dtype)}, theirs {reference.model.__name__} in "
         f"{'bfloat16' if bfloat16 else 'float32'}; {batch_rows} rows a step on our side, as many tokens on theirs"
     )

@@ -83,7 +83,7 @@ def _checkpoint(path: Path) -> Path:
     """Return `path` if it is a checkpoint, else the newest checkpoint of the run at `path`."""
     if not path.is_dir():
         raise UserError(f"start_from = {path}: no such run: name the directory of one, such as runs/x")
-    if not checkpoint.completed(path) and not (path / MANIFEST).is_file():
+    if not checkpoint.completed(checkpoint.run_of(path)) and not (path / MANIFEST).is_file():
         raise UserError(
             f"start_from = {path} has no checkpoint: name a run of python -m mlm.pretrain that has saved one"
             " (the runs of finetune have none)"

@@ -95,11 +95,11 @@ class CheckpointWriter(Observer):
             self.failure = error
             logger.warning(
                 "CHECKPOINT OF STEP %d NOT SAVED (%s): training continues, the older ones stay, and the next is tried"
-                " after %d steps: make room in %s",
+                " after %d steps%s",
                 taken.step,
                 error,
                 self.config.train.intervals.checkpoint_steps,
-                self.run,
+                f": make room in {self.run}" if isinstance(error, OSError) else "",
             )
         else:
             self.failure = None

@@ -172,7 +172,9 @@ class PackedRows:
         return records_B["ids"][inside_BL].astype(np.int64), np.flatnonzero(begins_BL[inside_BL])
 
     def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the `plain_tokens` of rows with about `most_tokens` slots, drawn alike in every run."""
+        """Return the `plain_tokens` of different rows with `most_tokens` at most, about, drawn alike in every run.
+
+        Of a mixture they are as many of each corpus as its share says, as far as it has them.
+        """
         most_rows = max(int(most_tokens / self.tokens_per_row), 1)
-        drawn, _ = self.order.rows(SAMPLE_SEED, 0, min(most_rows, len(self)))
-        return self.plain_tokens(np.sort(drawn))
+        return self.plain_tokens(np.sort(self.order.first_rows(SAMPLE_SEED, most_rows)))

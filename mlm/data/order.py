@@ -10,7 +10,7 @@ from mlm.data.masking import mix, row_keys
 from tokenizer.mixture import PERIOD
 
 ROUNDS, FEWEST_BITS = 6, 8
-"""Fewer rounds, or halves of fewer bits, favour some orders of a few rows."""
+"""Fewer rounds, or halves of fewer bits, favor some orders of a few rows."""
 _STREAM = 0x6F72646572
 """Makes the keys of orders other numbers than those of masks."""
 

@@ -15,7 +15,7 @@ ComputePrecision = Literal["bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
 PRODUCTS_ON_DEVICE = 20
-"""Products between two synchronisations, so that the latency of the device does not count."""
+"""Products between two synchronizations, so that the latency of the device does not count."""
 PROBED, PROBES, PROBE_SECONDS = (512, 256, 256), 3, 0.01
 """Tokens, width and feed-forward width at which precisions are compared, in turns; small, so that some of the products
 are undisturbed on a busy machine."""

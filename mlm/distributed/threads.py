@@ -17,7 +17,7 @@ from torch import nn
 from mlm.distributed.parallel import wrap
 from mlm.distributed.world import World
 
-SLOTS_WORTH_A_THREAD = 512
+POSITIONS_WORTH_A_THREAD = 512
 """Positions of a micro-batch below which a thread costs more than it gains: kernels are small, and Python runs one at a
 time."""
 
@@ -66,12 +66,12 @@ class ThreadReplicas:
                 twin.grad = None
 
 
-def threads_for(world: World, slots: int) -> int:
-    """Return the number of threads that a micro-batch of `slots` positions is worth dividing among."""
+def threads_for(world: World, rows: int, positions: int) -> int:
+    """Return the number of threads that a micro-batch of `rows`, of `positions` in all, is worth dividing among."""
     if world.device.type != "cpu" or world.size > 1:
         return 1
     cores = torch.get_num_threads()
-    most = max(min(cores, slots // SLOTS_WORTH_A_THREAD), 1)
+    most = max(min(cores, rows, positions // POSITIONS_WORTH_A_THREAD), 1)
     return next(threads for threads in range(most, 0, -1) if cores % threads == 0)  # no core stays idle
 
 

@@ -27,7 +27,7 @@ class Accelerator:
     peak_flops: float
     """Dense operations in bfloat16, a second."""
     bandwidth: float
-    """Bytes that it sends to its neighbours in a second: half of NVLink's, which is given in both directions."""
+    """Bytes that it sends to its neighbors in a second: half of NVLink's, which is given in both directions."""
     memory_gib: float
 
 

@@ -4,7 +4,7 @@ The same words of the same text are hidden one at a time for every vocabulary. T
 from left to right, with those to the right still hidden (Kauf & Ivanova 2023, "within-word left to right"). The product
 of their probabilities is that of the word, given its number of tokens, which the number of [MASK]s shows. That number
 tells much of a word to a small vocabulary, and nearly nothing to a large one: so its cost is measured as well. The text
-is decoded from tokens: vocabularies that normalise alike are compared on the same words.
+is decoded from tokens: vocabularies that normalize alike are compared on the same words.
 """
 
 import hashlib

@@ -46,8 +46,9 @@ def log_probabilities(model: nn.Module, copies: Sequence[Copy], mask_id: int, wo
         found_N[numbers] = -losses_M[: len(numbers)].double().cpu()
 
     batch_tokens = BATCH_TOKENS if world.device.type == "cpu" else BATCH_TOKENS_ON_DEVICE
-    with _kernels(world), replicate_on_threads(model, world, threads_for(world, batch_tokens)) as replicas:
-        replicas.run_micro_batches(compute, list(_parts(copies, batch_tokens)))
+    parts = list(_parts(copies, batch_tokens))
+    with _kernels(world), replicate_on_threads(model, world, threads_for(world, len(parts), batch_tokens)) as replicas:
+        replicas.run_micro_batches(compute, parts)
     return found_N
 
 

@@ -47,7 +47,7 @@ class Bigram:
         self.unigram, self.mask_id = unigram, mask_id
         self.right, self.counts = codes % vocabulary_size, counts.astype(np.float64)
         self.borders = np.searchsorted(codes // vocabulary_size, np.arange(vocabulary_size + 2))
-        # The number of distinct left neighbours of a token predicts better than its count whether it follows a new one.
+        # The number of distinct left neighbors of a token predicts better than its count whether it follows a new one.
         continuations_V = np.bincount(self.right, minlength=vocabulary_size) + unigram.probabilities_V
         self.continuation_V: NDArray[np.float64] = continuations_V / continuations_V.sum()
 
@@ -69,7 +69,7 @@ def measure_baseline(
 ) -> Mapping[str, float]:
     """Return a baseline's mean loss in nats and its accuracy on the batches' masks, from their corrupted input."""
     left, labels = (
-        np.concatenate(parts) for parts in zip(*(_left_neighbours(batch, special) for batch in batches), strict=True)
+        np.concatenate(parts) for parts in zip(*(_left_neighbors(batch, special) for batch in batches), strict=True)
     )
     loss, correct = 0.0, 0
     for neighbour in np.unique(left):
@@ -80,7 +80,7 @@ def measure_baseline(
     return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
 
 
-def _left_neighbours(batch: Batch, special: SpecialTokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _left_neighbors(batch: Batch, special: SpecialTokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the left neighbour of each target in the corrupted rows, START at a segment's beginning, and its label."""
     ids_BL, positions_BL = batch.ids_BL.cpu().numpy(), batch.positions_BL.cpu().numpy()
     predicted_BM, labels_BM = batch.predicted_BM.cpu().numpy(), batch.labels_BM.cpu().numpy()

@@ -14,7 +14,7 @@ from mlm.interop import comparison
 from mlm.interop.comparison import Difference
 from mlm.interop.published import Published
 from mlm.model.heads import MaskedLanguageModel
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from tokenizer import kinds
 from tokenizer.added_words import add_words
 from tokenizer.shards.packing import ROW_LENGTHS
@@ -67,7 +67,7 @@ def convert(published: Published, row_length: int) -> Converted:
     if fault is not None:
         raise UserError(f"the tokenizer in {published.folder} cannot be used: {fault}")
     model = MaskedLanguageModel(config, rows, row_length)
-    initialise(model, config.encoder, SEED)
+    initialize(model, config.encoder, SEED)
     name = "encoder.embeddings.positions.weight"
     if name in tensors:
         tensors[name] = tensors[name][:row_length]

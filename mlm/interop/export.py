@@ -123,7 +123,7 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, longest: int) -> None:
     """Write a tokenizer for texts of at most `longest` tokens, as transformers reads it."""
-    (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
+    (folder / checkpoint.TOKENIZER).write_bytes(vocabulary.serialize(tokenizer))
     settings = tokenizer_config(tokenizer, longest)
     (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -157,7 +157,7 @@ def compare(
     for text in texts:
         if their_tokenizer(text)["input_ids"] != tokenizer.encode(text).ids:
             raise UserError(f"transformers gives {text[:60]!r} other tokens than the run's tokenizer")
-    # An identity head normalises twice, which is exact where norm_epsilon is small beside the variance.
+    # An identity head normalizes twice, which is exact where norm_epsilon is small beside the variance.
     hint = "a run with model.transform=true leaves exactly" if isinstance(model.transform, nn.Identity) else REPORT
     differences = compare_with("transformers", _exported(folder, config), model, tokenizer, texts, hint)
     return Compared(differences, len(texts), of_heldout)

@@ -170,7 +170,7 @@ def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, 
     """Return our tensors under ModernBERT's names.
 
     An ungated layer gets a gate that is 1 for every input. A head without a transform becomes one that undoes the scale
-    and shift of the last norm, normalises the normalised again, and scales and shifts as that norm does.
+    and shift of the last norm, normalizes the normalized again, and scales and shifts as that norm does.
     """
     encoder = config.encoder
     tensors = dict(ours)
@@ -184,7 +184,7 @@ def their_tensors(ours: Mapping[str, Tensor], config: ModelConfig) -> dict[str, 
             tensors.setdefault(f"{name}.output.bias", weight.new_zeros(encoder.width))
     if not config.transform:
         scale = tensors["encoder.final_norm.weight"]
-        # The variance of a normalised vector is 1, to which the second norm adds epsilon.
+        # The variance of a normalized vector is 1, to which the second norm adds epsilon.
         again = scale * (1 + encoder.norm_epsilon) ** 0.5
         tensors |= {"transform.dense.weight": torch.diag(1 / scale), "transform.norm.weight": again}
         if encoder.biases:

@@ -236,7 +236,7 @@ def fast_attention(
     if segment_mask.key_blocks and queries_BM is None:
         return _products_by_key_range(query_BHMK, key_BHLK, value_BHLK, segment_mask.key_blocks, dropout)
     if segment_mask.key_blocks and queries_BM is not None and queries_BM.shape[1] and key_BHLK.shape[2] > LONG:
-        queries_BM, order_BM = queries_BM.sort(dim=1)  # the queries of a block are then neighbours
+        queries_BM, order_BM = queries_BM.sort(dim=1)  # the queries of a block are then neighbors
         order_BHMK = order_BM[:, None, :, None].expand_as(query_BHMK)
         blocks = _key_blocks(segment_mask, queries_BM, CHOSEN_BLOCK)
         mixed_BHMK = _products_by_key_range(query_BHMK.gather(2, order_BHMK), key_BHLK, value_BHLK, blocks, dropout)

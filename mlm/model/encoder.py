@@ -64,7 +64,7 @@ class EncoderConfig(Config):
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each sublayer and at the end (pre), or after each residual sum (post, as in BERT)."""
     embedding_norm: bool = True
-    """Normalise the embeddings as well; a pre-norm encoder's first attention then has no further norm."""
+    """Normalize the embeddings as well; a pre-norm encoder's first attention then has no further norm."""
     norm_epsilon: float = Field(1e-5, gt=0, lt=1)
     """Added to the variance that a layer norm divides by."""
     activation: Activation = "swish"
@@ -138,7 +138,7 @@ class Residual(nn.Module):
 
 
 class PreNorm(Residual):
-    """Normalise the sublayer's input (Xiong et al. 2020)."""
+    """Normalize the sublayer's input (Xiong et al. 2020)."""
 
     def forward(self, hidden_BLD: Tensor, residual_BMD: Tensor, *context: object) -> Tensor:
         """Return the residual stream plus the sublayer's output for `hidden_BLD` and `context`, (B, M, D)."""
@@ -147,7 +147,7 @@ class PreNorm(Residual):
 
 
 class PostNorm(Residual):
-    """Normalise the sum of residual stream and sublayer (Vaswani et al. 2017)."""
+    """Normalize the sum of residual stream and sublayer (Vaswani et al. 2017)."""
 
     def forward(self, hidden_BLD: Tensor, residual_BMD: Tensor, *context: object) -> Tensor:
         """Return the norm of the residual stream plus the sublayer's output, (B, M, D)."""

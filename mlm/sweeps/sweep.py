@@ -80,9 +80,8 @@ def checked(config: SweepConfig) -> None:
     if config.sampler.kind == "optuna":
         require("optuna", extra="sweep", purpose="sampler.kind=optuna")
     _check_metrics(config)
-    tried = arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
-    for stage in config.stages:
-        tried = [*tried, *({**tried[0], **arm} for arm in arms.grid(stage.search))]
+    first = arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
+    tried = [*first, *({**first[0], **arm} for stage in config.stages for arm in arms.grid(stage.search))]
     _check_stages(config)
     probe = Sweep(Path(config.runs, config.name), config)
     calls = [probe.arguments(Trial(0, 0, arm, config.seeds[0])) for arm in tried]
@@ -91,8 +90,9 @@ def checked(config: SweepConfig) -> None:
         if error:
             raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
     for name, arm in _named_arms(config).items():
-        if arms.key_of(arm) not in map(arms.key_of, tried):
-            raise UserError(f"{name} = {arms.full(arm)} is no arm; there are: {listed(map(arms.full, tried), 12)}")
+        if arms.key_of(arm) not in map(arms.key_of, first):  # those of a later stage are known when it begins
+            names = listed(map(arms.full, first), 12)
+            raise UserError(f"{name} = {arms.full(arm)} is no arm of the first stage; there are: {names}")
 
 
 def _named_arms(config: SweepConfig) -> dict[str, Arm]:

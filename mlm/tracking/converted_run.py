@@ -32,7 +32,7 @@ def write(path: Path, converted: Converted, record: Mapping[str, Any], world: Wo
         text = dump(config_of(path, converted))
         write_text(partial / checkpoint.CONFIG, text)
         write_text(inside / checkpoint.CONFIG, text)
-        (inside / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(converted.tokenizer))
+        (inside / checkpoint.TOKENIZER).write_bytes(vocabulary.serialize(converted.tokenizer))
         weights.write(inside / checkpoint.WEIGHTS, weights.host_state_dict(converted.model))
         manifest = seal(inside, folder, 0)
         environment = run_directory.environment(world) | {

@@ -26,7 +26,7 @@ from mlm.tracking.run_record import RunRecord
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Observer
 from mlm.training.optim import Optimizer
-from tokenizer.cached_encoder import normalise_by
+from tokenizer.cached_encoder import normalize_by
 from tokenizer.special_tokens import SpecialTokens
 
 FOLDER = "export"
@@ -52,7 +52,7 @@ def export(
     run: Path,
     out: Path,
     *,
-    licence: str | None = None,
+    license: str | None = None,
     language: str | None = None,
     formats: Collection[Format] = USUAL_FORMATS,
     replace: bool = False,
@@ -60,7 +60,7 @@ def export(
     """Write the newest checkpoint of a run, or a checkpoint, as a new folder `out` that plain transformers opens.
 
     The folder is read by transformers and compared with the run's model before it appears. Its model card names
-    `licence` and `language`, if any. ONNX, among the `formats`, is a file in the folder; every model has that form.
+    `license` and `language`, if any. ONNX, among the `formats`, is a file in the folder; every model has that form.
     With `replace`, a former folder `out` stands until the new one is whole. A converted encoder whose head is new, at
     random weights, leaves without it.
 
@@ -92,9 +92,9 @@ def export(
             parameters=sum(weight.numel() for weight in (model if record.has_head else model.encoder).parameters()),
             mask=tokenizer.id_to_token(special.mask) or "",
             cls_sep=special.adds_cls_sep,
-            lowercase=normalise_by(tokenizer.normalizer)("A") == "a",
+            lowercase=normalize_by(tokenizer.normalizer)("A") == "a",
             compared=compared,
-            licence=licence,
+            license=license,
             language=language,
         )
         model_card.write(partial, facts)

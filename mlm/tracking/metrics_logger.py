@@ -6,6 +6,7 @@ import math
 import os
 import resource
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ SPIKE_RECORDS = 20
 """Training records that a loss is compared with."""
 SPIKE_DEVIATIONS = 6.0
 """A loss that exceeds their mean by this many standard deviations is a spike."""
+DRAWING_PAUSE = 20
+"""Time between two drawings of the learning curve, in units of the time of a drawing: all records are read for one."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +66,19 @@ class MetricsLogger(Observer):
         self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
         self.has_missed_targets = False
+        self.next_drawing = 0.0
         self.file = (path / METRICS).open("ab", buffering=0)
         self.trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json"), start=start.step))
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
-        """Keep the length, of which records hold the fraction."""
-        self.length = length
+        """Keep the length, of which records hold the fraction, and the device, of which they hold the memory."""
+        self.length, self.device = length, world.device
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Write the training metrics since the last record."""
         self.skipped_in_all += len(metrics.skipped)
         tokens_per_second = ratio(metrics.tokens, metrics.seconds)
-        fraction = min(self.length.fraction(progress), 1.0)
+        fraction = self.length.fraction(progress)
         flops = self.flops_per_token(fraction)
         record = {
             **{
@@ -87,7 +91,7 @@ class MetricsLogger(Observer):
             "tokens_per_second": tokens_per_second,
             "mfu": None if tokens_per_second is None else ratio(tokens_per_second * flops, self.peak_flops),
             "data_wait_share": ratio(metrics.waited_seconds, metrics.seconds),
-            "memory_bytes": _peak_memory(),
+            "memory_bytes": _peak_memory(self.device),
             "skipped_updates": len(metrics.skipped),
             "skipped_in_all": self.skipped_in_all,
             "progress": fraction,
@@ -125,9 +129,12 @@ class MetricsLogger(Observer):
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Write the held-out metrics, and draw the learning curve."""
         self._write("heldout", progress, metrics)
-        if progress.step:  # one point is no curve, and the first step need not wait for the plotting library
+        began = time.monotonic()
+        if progress.step and began >= self.next_drawing:  # one point is no curve
             with self.surviving(f"CURVES OF STEP {progress.step}"):
                 plots.draw(list(run_directory.read_metrics(self.path / METRICS)), self.path / "curves.png")
+            ended = time.monotonic()
+            self.next_drawing = ended + DRAWING_PAUSE * (ended - began)
 
     def close(self, results: Mapping[str, Any] | None) -> None:
         """Write results.json where there are results, and close all files; a second call changes nothing."""
@@ -178,7 +185,7 @@ class SamplePredictions(Observer):
             self.metrics_logger.trackers.log_text("filled-in blanks", text, progress.step)
 
 
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -61,7 +61,7 @@ class Facts:
     lowercase: bool
     """True if the tokenizer reads all text in lower case."""
     compared: Mapping[Format, Compared]
-    licence: str | None
+    license: str | None
     language: str | None
 
 
@@ -73,7 +73,7 @@ def write(folder: Path, facts: Facts) -> None:
     own_text = record.converted_from is None and isinstance(record.config.text.source, Documentation)
     by_head: dict[str, Any] = {"mask_token": facts.mask, "widget": [{"text": _example(facts)}]} if has_head else {}
     data = ModelCardData(
-        license=facts.licence,
+        license=facts.license,
         language=facts.language or ("en" if own_text and record.config.start_from is None else None),
         library_name="onnx" if facts.architecture == ONNX else "transformers",
         pipeline_tag="fill-mask" if has_head else "feature-extraction",
@@ -301,7 +301,7 @@ def _limitations(facts: Facts) -> Iterator[str]:
         yield "- The run's layers have no gates: here each has a constant gate of 1, which further training changes."
     if facts.architecture == "ModernBERT" and not config.model.transform:
         yield "- The run's head has no dense layer: here one changes nothing until it is trained further."
-    if facts.licence is None and not converted:
+    if facts.license is None and not converted:
         yield "- No license was given at the export."
 
 

@@ -52,7 +52,7 @@ class ProgressBar(Observer):
         is_due = now - self.printed > LINE_SECONDS or self.length.finished(progress)
         if is_due and self.bar.disable and not self.silent:
             self.printed = now
-            fraction = min(self.length.fraction(progress), 1.0)
+            fraction = self.length.fraction(progress)
             left = progress.seconds * (1 - fraction) / fraction if fraction else 0.0
             print(f"step {progress.step} ({fraction:.0%}): {text}, {left:,.0f} s left", file=self.file, flush=True)
 

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -25,6 +26,8 @@ from mlm.config import RUNS
 from mlm.distributed.device import ComputePrecision, precision_of
 from mlm.distributed.world import World
 
+LOCK_SECONDS = 0.5
+"""Time after which a locked run is taken to be in use."""
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 SIDES = ("train", "heldout")
 """The sides of the held-out split, each with its own records."""
@@ -128,7 +131,11 @@ def check_head(path: Path) -> None:
 def lock(path: Path) -> IO[str]:
     """Lock a run's directory until the returned file is closed or this process ends; a UserError if it is locked."""
     file = (path / LOCK).open("a+", errors="replace")
-    if not files.lock(file.fileno(), path):
+    locked, until = files.lock(file.fileno(), path), time.monotonic() + LOCK_SECONDS
+    while not locked and time.monotonic() < until:  # who asks for the owner holds the lock for a moment
+        time.sleep(0.02)
+        locked = files.lock(file.fileno(), path)
+    if not locked:
         with file:
             file.seek(0)
             owner = file.read().strip() or "unknown"

@@ -17,7 +17,7 @@ from mlm.evaluation.bits_per_byte import sentences_of
 from mlm.tracking import run_directory
 from tokenizer import vocabulary
 from tokenizer.cache import shards_path
-from tokenizer.shards.format import Shards, open_shards
+from tokenizer.shards.format import Shards, open_shards, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _shards(config: PretrainConfig, recorded: Recorded, tokenizer: Tokenizer) ->
     """Return the shards of a run's text, whose text is neither read nor encoded again; None if they are not at hand."""
     path = shards_path(recorded.cache, tokenizer, recorded.fingerprint)
     if config.data.shards is not None:
-        path = Path(config.data.shards[0].folders[0])
+        path, *_ = parts_of(Path(config.data.shards[0].folders[0]))
     try:
         shards = open_shards(path)
     except UserError as error:

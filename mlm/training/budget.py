@@ -29,10 +29,13 @@ class TrainingLength:
     seconds: float | None = None
 
     def fraction(self, progress: TrainingProgress) -> float:
-        """Return the used share of the budget: of steps at the middle of the next one, of seconds at its start."""
-        if self.steps is not None:
-            return (progress.step + 0.5) / self.steps
-        return min(progress.seconds / (self.seconds or math.inf), 1.0)
+        """Return the used share of the budget, at most 1."""
+        used = progress.seconds / (self.seconds or math.inf) if self.steps is None else progress.step / self.steps
+        return min(used, 1.0)
+
+    def next_fraction(self, progress: TrainingProgress) -> float:
+        """Return the share by which the next step is scheduled: of steps at its middle, of seconds at its start."""
+        return self.fraction(progress) if self.steps is None else (progress.step + 0.5) / self.steps
 
     def finished(self, progress: TrainingProgress) -> bool:
         """Return whether the budget is used up."""

@@ -227,7 +227,7 @@ def take_step(
     optimizer's state.
     """
     began = time.perf_counter()
-    fraction = settings.length.fraction(progress)
+    fraction = settings.length.next_fraction(progress)
     micro_batches = task.micro_batches(progress.step, fraction)
     waited = time.perf_counter() - began
     counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
@@ -247,7 +247,9 @@ def take_step(
     finite = world.all(torch.isfinite(norm) & torch.isfinite(sums["loss"]))
     with autocast(world.device, world.dtype):  # for optimizers that multiply matrices
         settings.optimizer.update(settings.schedule.factor(fraction), finite & (targets > 0))
-    if settings.has_record(progress.step + 1) or (progress.step + 1) % settings.frequencies.evaluate_steps == 0:
+    after = replace(progress, step=progress.step + 1)
+    evaluates = after.step % settings.frequencies.evaluate_steps == 0 or settings.length.finished(after)
+    if settings.has_record(after.step) or evaluates:
         synchronize(world.device)  # so that the record, and no evaluation, holds the time of all work that was queued
     rates = settings.optimizer.learning_rates()
     return StepMetrics(sums, targets, tokens, time.perf_counter() - began, waited, rates, norm, finite[None])

@@ -21,7 +21,7 @@ UPDATE_SIZE = 0.2
 """Root mean square of an update, in learning rates: about that of AdamW's (Liu et al. 2025, section 2.2)."""
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalized(matrix: Tensor) -> Tensor:
     """Return about UV^T of the singular value decomposition USV^T, by Newton-Schulz iterations.
 
     They are computed in autocast's precision where it is on, else in the matrix's own.
@@ -37,7 +37,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class OrthogonalMomentum(torch.optim.Optimizer):
-    """Nesterov momentum whose updates are orthogonalised, for matrices."""
+    """Nesterov momentum whose updates are orthogonalized, for matrices."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
         """Update `matrices` at the learning rate `lr`; `weight_decay` is a share of it."""
@@ -61,10 +61,10 @@ class OrthogonalMomentum(torch.optim.Optimizer):
         state["momentum_buffer"].lerp_(gradient, 1 - momentum)
         direction = gradient.lerp(state["momentum_buffer"], momentum)
         if not is_dtensor(direction):
-            return orthogonalised(direction)
+            return orthogonalized(direction)
         from torch.distributed.tensor import DTensor, Replicate
 
         mesh = direction.device_mesh
-        whole = orthogonalised(direction.full_tensor())
+        whole = orthogonalized(direction.full_tensor())
         everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
         return everywhere.redistribute(mesh, direction.placements)

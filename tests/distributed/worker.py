@@ -14,7 +14,7 @@ from mlm.data.masking import Masking
 from mlm.distributed.parallel import Parallel, ReplicatedData, ShardedData
 from mlm.distributed.world import World, init_world
 from mlm.model.heads import MaskedLanguageModel
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
 from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
@@ -71,7 +71,7 @@ def losses(
     task = MaskedLMTask(mixed, heldout, masking, world, 0, BATCH_ROWS, micro_batch_rows, corpora=("one", "two"))
     config = TINY.model_copy(update={"encoder": TINY.encoder.model_copy(update={"dropout": dropout})})
     model = MaskedLanguageModel(config, VOCABULARY, ROW_LENGTH)
-    initialise(model, config.encoder, 0)
+    initialize(model, config.encoder, 0)
     model.to(world.dtype)
     PARALLEL[parallel].place(model, world)
     notebook = Notebook()

@@ -16,7 +16,7 @@ from mlm.config import DataConfig, PretrainConfig
 from mlm.distributed.world import World
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW
 from tokenizer import vocabulary
@@ -67,9 +67,9 @@ def make_run(folder: Path, *, name: str = "tiny", model: ModelConfig = TINY, **s
     tokenizer = vocabulary.learn(iter(texts(200)[0]), VocabularyConfig(size=300, **settings))
     run = folder / name
     run.mkdir(parents=True)
-    (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
+    (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialize(tokenizer))
     network = MaskedLanguageModel(model, tokenizer.get_vocab_size(), LONGEST)
-    initialise(network, model.encoder, 100)  # no seed that a control is drawn by
+    initialize(network, model.encoder, 100)  # no seed that a control is drawn by
     recipe = PretrainConfig(name=name, data=DataConfig(row_length=LONGEST), model=model, evaluation={"words": 0})  # type: ignore[arg-type]
     (run / checkpoint.CONFIG).write_text(dump(recipe))
     folder_of_step = run / "checkpoints" / "step-000000001"

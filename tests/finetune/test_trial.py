@@ -21,7 +21,7 @@ from finetune.training.classification import EncodedExamples, measure, predict
 from finetune.training.classifier import Classifier
 from finetune.training.trainable import Layers
 from finetune.trial import Trial, make_task, run_trial
-from mlm.distributed.threads import SLOTS_WORTH_A_THREAD
+from mlm.distributed.threads import POSITIONS_WORTH_A_THREAD
 from mlm.training.budget import TrainingProgress
 from mlm.training.loop import Observer, StepMetrics
 from mlm.training.optim import AdamW, ScheduleFreeAdamW
@@ -192,7 +192,7 @@ def test_long_batches_are_trained_on_threads_to_the_same_bits_again(run: Path, t
     overrides = ("train.epochs=2", "train.batch_examples=128", "head.dropout=0.5")
     settings = Trial(recipe_of(*overrides), samples.split(train=200), 0, num_classes=2)
     own = make_task(settings, samples.encoder(run, dropout=0.1), samples.CPU)
-    assert 128 * own.train.lengths.mean() > 2 * SLOTS_WORTH_A_THREAD
+    assert 128 * own.train.lengths.mean() > 2 * POSITIONS_WORTH_A_THREAD
     assert (own.threads, own.micro_batch_examples) == (2, 64)
     published = load_published(str(tiny_published.save(tmp_path / "bert", "bert")), None, random=False, seed=0)
     left = make_task(settings, published, samples.CPU)  # transformers' dropout has one source of random numbers
@@ -216,7 +216,7 @@ def test_what_is_reported_is_what_the_kept_weights_predict(run: Path) -> None:
     split = samples.split()
     outcome, _ = trial(run, "train.epochs=1", split=split)
     encoder = outcome.classifier.encoder
-    test = EncodedExamples(split.test, encoder.tokenise(split.test.texts, samples.LONGEST))
+    test = EncodedExamples(split.test, encoder.tokenize(split.test.texts, samples.LONGEST))
     chances = predict(outcome.classifier, test.tokens, encoder.pad_id, samples.CPU)
     assert np.array_equal(chances, outcome.result.probabilities_NC)
     assert measure(split.test.labels, chances) == outcome.test

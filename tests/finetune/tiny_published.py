@@ -1,4 +1,4 @@
-"""Published encoders of every architecture, tiny and randomly initialised, saved to disk with a tokenizer."""
+"""Published encoders of every architecture, tiny and randomly initialized, saved to disk with a tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ def save(folder: Path, name: str, model: str | None = None) -> Path:
 
 def rows(encoder: TextEncoder, texts: Sequence[tuple[str, ...]], length: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids, what is real, and types of a batch, padded on the right to `length` or the longest."""
-    tokens = encoder.tokenise(texts, LONGEST)
+    tokens = encoder.tokenize(texts, LONGEST)
     length = max(length, *(len(row.ids) for row in tokens), 0)
     ids = [[*row.ids, *[encoder.pad_id] * (length - len(row.ids))] for row in tokens]
     types = [[*row.types, *[0] * (length - len(row.types))] for row in tokens]

@@ -20,7 +20,7 @@ from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from tokenizer.shards.format import ShardArrays
 from tokenizer.shards.rows import pack_window, seal
@@ -93,7 +93,7 @@ def task_of(
 
 def model_of(config: ModelConfig = TINY, seed: int = 0) -> MaskedLanguageModel:
     model = MaskedLanguageModel(config, VOCABULARY, ROW_LENGTH)
-    initialise(model, config.encoder, seed)
+    initialize(model, config.encoder, seed)
     return model
 
 

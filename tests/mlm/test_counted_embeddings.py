@@ -17,7 +17,7 @@ from mlm.experiment import pretrain
 from tests.mlm.samples import CPU, VOCABULARY, packed, split_of
 from tokenizer.cache import find_or_build_shards, find_or_learn
 from tokenizer.mixture import ShardsConfig
-from tokenizer.shards.neighbours import FEWEST, count, factors, mutual_information, neighbours
+from tokenizer.shards.neighbors import FEWEST, count, factors, mutual_information, neighbors
 from tokenizer.sources import Files
 
 TEXT = [[3, 4, 5, 3, 4], [5, 5, 4]]
@@ -34,16 +34,16 @@ def counted_in_a_loop(segments: list[list[int]], window: int) -> Counter[tuple[i
 
 
 @pytest.mark.parametrize("window", [1, 2, 9])
-def test_neighbours_are_counted_within_segments_by_distance(window: int) -> None:
+def test_neighbors_are_counted_within_segments_by_distance(window: int) -> None:
     firsts = np.cumsum([0, *map(len, TEXT[:-1])])
-    counts = neighbours(np.concatenate(TEXT), firsts, 7, window).toarray()
+    counts = neighbors(np.concatenate(TEXT), firsts, 7, window).toarray()
     expected = counted_in_a_loop(TEXT, window)
     for pair in np.ndindex(7, 7):
         assert counts[pair] == pytest.approx(expected[pair])
 
 
 def test_mutual_information_is_that_of_its_definition() -> None:
-    counts = neighbours(np.concatenate(TEXT), np.array([0, 5]), 7, 2)
+    counts = neighbors(np.concatenate(TEXT), np.array([0, 5]), 7, 2)
     found, dense = mutual_information(counts).toarray(), counts.toarray()
     smoothed = dense.sum(axis=0) ** 0.75
     for word, context in np.ndindex(7, 7):
@@ -67,15 +67,15 @@ def test_embeddings_have_the_angles_of_the_singular_vectors(width: int) -> None:
     assert found @ found.T == pytest.approx(kept @ kept.T, abs=1e-3)
 
 
-def test_a_token_that_has_no_neighbours_has_no_embedding() -> None:
+def test_a_token_that_has_no_neighbors_has_no_embedding() -> None:
     alone = np.repeat(np.arange(10, 40), 10)
     tokens = np.concatenate([np.random.default_rng(0).integers(0, 10, 400), alone])
-    counts = neighbours(tokens, np.array([0, *range(400, 700)]), 40, 100_000)
+    counts = neighbors(tokens, np.array([0, *range(400, 700)]), 40, 100_000)
     lengths = np.linalg.norm(factors(mutual_information(counts), 16), axis=1)
     assert lengths == pytest.approx([1] * 10 + [0] * 30, abs=1e-6)
 
 
-def test_tokens_with_the_same_neighbours_begin_alike_and_rare_ones_at_random() -> None:
+def test_tokens_with_the_same_neighbors_begin_alike_and_rare_ones_at_random() -> None:
     """Tokens 10 and 11 stand in the same places, all others elsewhere; 13 stands too rarely."""
     rng = np.random.default_rng(0)
     low, high = np.array([20, 10, 23, 27, 12, 30]), np.array([23, 12, 27, 30, 13, 34])

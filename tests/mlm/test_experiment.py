@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.multiprocessing.spawn import spawn
 
 from configs import UserError, read
-from mlm import evaluate, status
+from mlm import evaluate, experiment, status
 from mlm.build import corpus_of
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.interrupt import SIGNALS, SignalStop
@@ -309,6 +309,19 @@ def output(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("output")
     spawn(in_two_processes, ((free_port(), free_port()), home, folder), nprocs=2)  # type: ignore[no-untyped-call]
     return folder
+
+
+def test_a_restarted_job_finds_its_run_though_the_run_that_it_starts_from_has_saved_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = pretrain(config_in(home, "name=start"), stop=lambda: signal.SIGTERM)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    further = config_in(home, "name=further", f"start_from={start.path}")
+    stopped = pretrain(further, stop=lambda: signal.SIGTERM)
+    assert resume(start.path).checkpoint != start.checkpoint
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(experiment, "_STARTED", set[Path]())  # as in another process
+    assert pretrain(further).path == stopped.path
 
 
 @pytest.mark.parametrize(("where", "count"), [("in a group", 2), ("in a job", 3)])

@@ -497,7 +497,7 @@ def mistake(done: subprocess.CompletedProcess[str]) -> str:
 
 
 MISTAKES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "misspelt key": (("optim.lrr=1",), r"optim\.lrr: .* optim\.lr\?"),
+    "misspelled key": (("optim.lrr=1",), r"optim\.lrr: .* optim\.lr\?"),
     "wrong type": (("train.batch_rows=many",), r"train\.batch_rows = 'many'"),
     "width and heads": (("model.encoder.width=30", "model.encoder.heads=4"), r"model\.encoder: .*30 .*4"),
     "warm-up over the budget": (("schedule.warmup=1.5",), r"schedule\.warmup = '1\.5'"),

@@ -141,12 +141,12 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
 
 
 @cache
-def _serialised(name: str) -> str:
+def _serialized(name: str) -> str:
     return KINDS[name]().to_str()
 
 
 def published(name: str) -> Tokenizer:
     """Return a fresh copy of a published kind, as `vocabulary.load` returns it."""
-    tokenizer = Tokenizer.from_str(_serialised(name))
+    tokenizer = Tokenizer.from_str(_serialized(name))
     tokenizer.encode_special_tokens = True
     return tokenizer

@@ -14,7 +14,7 @@ from tests.tokenizer.samples import prose, tokenizer
 from tokenizer.added_words import add_words, most_cut_words, read_words
 from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.special_tokens import SpecialTokens
-from tokenizer.vocabulary import load, serialise
+from tokenizer.vocabulary import load, serialize
 
 transformers = pytest.importorskip("transformers", reason="it must read the tokenizers alike")
 
@@ -85,8 +85,8 @@ GROWN = {name: add_words(before(name), NEW)[0] for name in ("bert", "modernbert"
 def test_transformers_reads_added_words_alike(tmp_path: Path, name: str) -> None:
     grown, _ = add_words(before(name), NEW)
     path = tmp_path / "tokenizer.json"
-    path.write_bytes(serialise(grown))
-    assert serialise(load(path)) == serialise(grown)
+    path.write_bytes(serialize(grown))
+    assert serialize(load(path)) == serialize(grown)
     theirs: Any = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
     for text in [*prose(5), "An aftershock, a mudslide (mudslide) and aftershocks of Übersee"]:
         assert theirs(text)["input_ids"] == grown.encode(text).ids

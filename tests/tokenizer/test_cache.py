@@ -91,7 +91,7 @@ def append_once_there(awaited: Path, pattern: str, path: Path) -> threading.Thre
 def test_a_text_that_grows_while_it_is_read_is_not_cached(tmp_path: Path, *, given: bool) -> None:
     path, cache, learned = tmp_path / "a.txt", tmp_path / "cache", tmp_path / "learned.json"
     write_lines(path, prose(10_000))
-    learned.write_bytes(vocabulary.serialise(tokenizer(LINES)))
+    learned.write_bytes(vocabulary.serialize(tokenizer(LINES)))
     thread = append_once_there(*((cache, "*.partial/train/*") if given else (tmp_path, "cache")), path)
     with pytest.raises(UserError, match=r"a\.txt changed while it was read"):
         find_or_build_shards(files(path, **HELDOUT), SMALL, cache, learned if given else None)
@@ -117,7 +117,7 @@ def test_a_given_tokenizer_is_used_and_known_by_its_content(tmp_path: Path) -> N
     text = files(write_lines(tmp_path / "a.txt", LINES), **HELDOUT)
     learned = tokenizer(LINES, size=280)
     pretty, compact = tmp_path / "pretty.json", tmp_path / "compact.json"
-    pretty.write_bytes(vocabulary.serialise(learned))
+    pretty.write_bytes(vocabulary.serialize(learned))
     compact.write_text(learned.to_str())
     folder = find_or_build_shards(text, SMALL, tmp_path / "cache", pretty)
     assert open_shards(folder).manifest.vocabulary_size == 280
@@ -132,7 +132,7 @@ def test_the_vocabulary_is_learned_from_the_training_side_alone(tmp_path: Path) 
     training = [sentence for found in cleaned if found.side == "train" for sentence in found.sentences]
     assert 0 < len(training) < sum(len(found.sentences) for found in cleaned)
     learned, _ = learn_from(files(write_lines(tmp_path / "all.txt", LINES), heldout_share=0.3), SMALL)
-    assert vocabulary.serialise(learned) == vocabulary.serialise(vocabulary.learn(iter(training), SMALL))
+    assert vocabulary.serialize(learned) == vocabulary.serialize(vocabulary.learn(iter(training), SMALL))
 
 
 def test_a_damaged_cache_is_named(tmp_path: Path) -> None:

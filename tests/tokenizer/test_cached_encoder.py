@@ -8,14 +8,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.tokenizer.published import KINDS, TEXTS, published
 from tests.tokenizer.samples import MIXED, WORDS, earlier, long_texts, prose, tokenizer
-from tokenizer.cached_encoder import CachedEncoder, Encoded, normalise_by
+from tokenizer.cached_encoder import CachedEncoder, Encoded, normalize_by
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import MASK
 
 LINES = prose(300)
 LEARNED = {
     "plain": tokenizer(LINES, size=500),
-    "normalising": tokenizer(LINES, size=500, normalisation="nfkc", lowercase=True),
+    "normalizing": tokenizer(LINES, size=500, normalisation="nfkc", lowercase=True),
     "cls_sep": tokenizer(LINES, size=500, cls_sep=True),
     "prefix_space": tokenizer(LINES, size=500, normalisation="nfkc", add_prefix_space=True),
 }
@@ -194,7 +194,7 @@ def test_the_table_is_emptied_before_it_grows_too_large() -> None:
             assert unpacked(small.encode([text])) == [reference(LEARNED["plain"], text)]
 
 
-NORMALISERS = [
+NORMALIZERS = [
     normalizers.Lowercase(),
     normalizers.NFKC(),
     normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()]),
@@ -204,8 +204,8 @@ NORMALISERS = [
 ]
 
 
-@pytest.mark.parametrize("normalizer", NORMALISERS, ids=str)
+@pytest.mark.parametrize("normalizer", NORMALIZERS, ids=str)
 @given(st.text(st.characters(max_codepoint=127)) | texts)
-def test_a_text_is_normalised_as_the_library_does(normalizer: normalizers.Normalizer, text: str) -> None:
-    assert normalise_by(normalizer)(text) == normalizer.normalize_str(text)
-    assert normalise_by(None)(text) == text
+def test_a_text_is_normalized_as_the_library_does(normalizer: normalizers.Normalizer, text: str) -> None:
+    assert normalize_by(normalizer)(text) == normalizer.normalize_str(text)
+    assert normalize_by(None)(text) == text

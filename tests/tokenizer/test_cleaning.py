@@ -133,10 +133,10 @@ def test_texts_that_the_tokenizer_reads_alike_are_one_text(
     else:
         assert (len(found), +dropped) == (200, Counter({f"duplicate {deduplicate}": 200}))
     plain = list(clean_documents(text, documents, SeenHashes(sqlite3.connect(":memory:"))))
-    assert len(plain) == 400  # to a tokenizer that normalises nothing they differ
+    assert len(plain) == 400  # to a tokenizer that normalizes nothing they differ
 
 
-def test_texts_of_which_a_normaliser_leaves_nothing_are_not_all_equal() -> None:
+def test_texts_of_which_a_normalizer_leaves_nothing_are_not_all_equal() -> None:
     as_read = as_read_by(normalizers.Replace(Regex("[0-9. ]"), ""))
     documents = [Document(line) for line in ("1.", "2.", "1.", "a1", "a 2")]
     _, table = split_documents(TextConfig(), documents, as_read)

@@ -15,10 +15,10 @@ from tokenizer.cleaning import TextConfig
 from tokenizer.shards.format import SIDES, open_shards
 from tokenizer.shards.rows import SPECIAL, TEXT, RowFile, beside
 from tokenizer.special_tokens import SpecialTokens
-from tokenizer.vocabulary import load, serialise
+from tokenizer.vocabulary import load, serialize
 
 LINES = prose(1000)
-TOKENIZER = serialise(tokenizer(LINES, size=300))
+TOKENIZER = serialize(tokenizer(LINES, size=300))
 
 
 def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from tests.tokenizer.published import KINDS, published
 from tests.tokenizer.samples import prose, tokenizer
 from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.special_tokens import SpecialTokens, ordinary_ids, padded_to
-from tokenizer.vocabulary import CLS, MASK, PAD, SEP, UNK, load, serialise
+from tokenizer.vocabulary import CLS, MASK, PAD, SEP, UNK, load, serialize
 
 
 @pytest.mark.parametrize("cls_sep", [False, True])
@@ -53,7 +53,7 @@ def test_a_tokenizer_is_padded_to_the_rows_of_an_embedding(tmp_path: Path, name:
     known = published(name)
     size = known.get_vocab_size() + 13
     path = tmp_path / "tokenizer.json"
-    path.write_bytes(serialise(padded_to(known, size)))
+    path.write_bytes(serialize(padded_to(known, size)))
     padded = load(path)
     assert padded.get_vocab_size() == size
     assert sorted(padded.get_vocab().values()) == list(range(size))
@@ -65,6 +65,6 @@ def test_a_tokenizer_is_padded_to_the_rows_of_an_embedding(tmp_path: Path, name:
         ids = CachedEncoder(padded).encode([text]).tokens
         assert np.array_equal(ids, CachedEncoder(known).encode([text]).tokens)
         assert ids.max() < size - 13
-    assert serialise(padded_to(known, size - 13)) == serialise(known)
+    assert serialize(padded_to(known, size - 13)) == serialize(known)
     with pytest.raises(UserError, match=rf"{size - 13} tokens.*{size - 14} rows"):
         padded_to(known, size - 14)

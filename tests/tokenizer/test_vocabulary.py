@@ -17,7 +17,7 @@ from tests.tokenizer.published import KINDS, published
 from tests.tokenizer.samples import MIXED, WORDS, earlier, long_texts, prose, tokenizer
 from tokenizer.cached_encoder import CachedEncoder
 from tokenizer.special_tokens import SpecialTokens
-from tokenizer.vocabulary import MASK, SPECIAL_TOKENS, continuing_text, encode_masked, load, serialise
+from tokenizer.vocabulary import MASK, SPECIAL_TOKENS, continuing_text, encode_masked, load, serialize
 
 LINES = prose(300)
 LEARNED = tokenizer(LINES, size=400)
@@ -59,13 +59,13 @@ def test_too_little_text_for_the_size_is_refused() -> None:
 
 
 def test_the_same_text_gives_the_same_bytes() -> None:
-    assert serialise(tokenizer(LINES, size=500)) == serialise(tokenizer(LINES, size=500))
+    assert serialize(tokenizer(LINES, size=500)) == serialize(tokenizer(LINES, size=500))
 
 
 def test_merges_are_learned_from_no_more_text_than_allowed() -> None:
     head = LINES[:50]
     limit = len("".join(head).encode())
-    assert serialise(tokenizer(LINES, size=300, training_bytes=limit)) == serialise(tokenizer(head, size=300))
+    assert serialize(tokenizer(LINES, size=300, training_bytes=limit)) == serialize(tokenizer(head, size=300))
 
 
 def test_the_blank_takes_in_the_space_before_it() -> None:
@@ -85,9 +85,9 @@ def test_the_blank_takes_in_the_space_before_it() -> None:
     ],
     ids=str,
 )
-def test_transformers_tokenises_the_same(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_transformers_tokenizes_the_same(tmp_path: Path, settings: dict[str, Any]) -> None:
     learned = tokenizer(LINES, size=400, **settings)
-    theirs: Any = PreTrainedTokenizerFast(tokenizer_file=str(save(tmp_path, serialise(learned))))  # type: ignore[no-untyped-call]
+    theirs: Any = PreTrainedTokenizerFast(tokenizer_file=str(save(tmp_path, serialize(learned))))  # type: ignore[no-untyped-call]
     for text in [*MIXED, *LINES[:20], "Ａ ﬁne ½ café ¨x", "A\u0301"]:
         ids = learned.encode(text).ids
         assert theirs(text, split_special_tokens=True)["input_ids"] == ids
@@ -110,7 +110,7 @@ def test_a_merge_joins_a_letter_and_its_mark() -> None:
 
 def test_an_earlier_vocabulary_keeps_its_pattern(tmp_path: Path) -> None:
     kept = load(save(tmp_path, earlier(LEARNED).to_str()))
-    assert serialise(kept) == serialise(earlier(LEARNED))
+    assert serialize(kept) == serialize(earlier(LEARNED))
     assert CachedEncoder(kept).encode(["की"]).word_starts.tolist() == [1, 0, 0, 1, 0, 0]
 
 
@@ -176,14 +176,14 @@ def test_cls_and_sep_stand_around_the_text_only_if_asked_for() -> None:
 )
 def test_a_saved_tokenizer_loads_as_it_was(tmp_path: Path, settings: dict[str, Any]) -> None:
     learned = tokenizer(LINES, **settings)
-    assert serialise(load(save(tmp_path, serialise(learned)))) == serialise(learned)
+    assert serialize(load(save(tmp_path, serialize(learned)))) == serialize(learned)
 
 
 def test_truncation_and_padding_that_others_saved_are_put_off(tmp_path: Path) -> None:
     changed = Tokenizer.from_str(LEARNED.to_str())
     changed.enable_truncation(2)
     changed.enable_padding(length=50)
-    assert serialise(load(save(tmp_path, changed.to_str()))) == serialise(LEARNED)
+    assert serialize(load(save(tmp_path, changed.to_str()))) == serialize(LEARNED)
 
 
 def foreign(**changes: object) -> str:
@@ -266,9 +266,9 @@ def test_a_tokenizer_that_cannot_be_used_is_refused_by_name(tmp_path: Path, name
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_published_kind_loads_as_it_was(tmp_path: Path, name: str) -> None:
-    loaded = load(save(tmp_path, serialise(published(name))))
-    assert serialise(loaded) == serialise(published(name))
-    theirs: Any = PreTrainedTokenizerFast(tokenizer_file=str(save(tmp_path, serialise(loaded))))  # type: ignore[no-untyped-call]
+    loaded = load(save(tmp_path, serialize(published(name))))
+    assert serialize(loaded) == serialize(published(name))
+    theirs: Any = PreTrainedTokenizerFast(tokenizer_file=str(save(tmp_path, serialize(loaded))))  # type: ignore[no-untyped-call]
     for text in [*LINES[:20], "Ａ ﬁne ½ café ¨x"]:
         assert theirs(text)["input_ids"] == loaded.encode(text).ids
 

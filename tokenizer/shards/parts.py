@@ -125,7 +125,7 @@ def build_parts(
         working.mkdir(exist_ok=True)
         try:
             with files.written(working / format.TOKENIZER) as file:
-                file.write_bytes(vocabulary.serialise(tokenizer))
+                file.write_bytes(vocabulary.serialize(tokenizer))
             parts = [_Part(number, one, working, row_lengths) for number, one in enumerate(texts)]
             folders, built = _make_missing(parts, tokenizer, engine)
         except UserError:

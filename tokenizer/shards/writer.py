@@ -129,7 +129,7 @@ def opened(folder: Path, start: BuildState, token_type: TokenType) -> Iterator[S
 
 def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, state: BuildState) -> None:
     """Write the tokenizer and the manifest of the built files, remove the database, rename `folder` to `output`."""
-    (folder / format.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
+    (folder / format.TOKENIZER).write_bytes(vocabulary.serialize(tokenizer))
     token_type = format.token_type(tokenizer.get_vocab_size())
     names = [format.TOKENIZER, *(name for side in SIDES for name in format.layout(side, token_type, Counts()))]
     manifest = ShardManifest(

@@ -82,7 +82,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def summarise(frame: pandas.DataFrame, config: SweepConfig) -> list[ArmSummary]:
+def summarize(frame: pandas.DataFrame, config: SweepConfig) -> list[ArmSummary]:
     """Return the arms of all stages in the order of their trials."""
     by_arm = _values_by_arm(frame, config)
     reference = None if config.baseline is None else _find(by_arm, config.baseline, "baseline", config)
@@ -142,7 +142,7 @@ def _values_by_arm(frame: pandas.DataFrame, config: SweepConfig) -> _ByArm:
     for row in frame.to_dict("records"):
         key = tuple((name, row[name]) for name in settings if isinstance(row[name], str))
         trials, values = found.get((row["stage"], key), (0, {}))
-        if row["state"] == "finished" and not math.isnan(row[config.metric]):
+        if row["state"] == "finished" and not pandas.isna(row[config.metric]):
             values[row["seed"]] = row[config.metric]
         found[row["stage"], key] = trials + 1, values
     return found

@@ -6,12 +6,12 @@ import pandas
 
 from mlm.sweeps.arms import label, short
 from mlm.sweeps.config import SweepConfig
-from mlm.sweeps.report.statistics import ArmSummary, Estimate, judge, summarise
+from mlm.sweeps.report.statistics import ArmSummary, Estimate, judge, summarize
 
 
 def tables(frame: pandas.DataFrame, config: SweepConfig) -> str:
     """Return the table of the arms and the verdict, from the table of the trials alone."""
-    arms = summarise(frame, config)
+    arms = summarize(frame, config)
     names = list(dict.fromkeys(name for one in arms for name in one.arm))
     has_stages = any(one.stage for one in arms)
     head = [*(["stage"] if has_stages else []), *map(_short, names), "seeds", f"{config.metric}", "95 % interval"]

@@ -14,7 +14,7 @@ from mlm.distributed.world import World
 from mlm.evaluation import fill_blanks
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.objectives.masked import score
 from tokenizer.vocabulary import SPECIAL_TOKENS, VocabularyConfig, learn
 
@@ -32,7 +32,7 @@ def predictor_of(
 ) -> RunPredictor:
     tokenizer = learn(iter(CORPUS), VocabularyConfig(size=size, cls_sep=cls_sep))
     model = MaskedLanguageModel(CONFIG, size, row_length)
-    initialise(model, CONFIG.encoder, seed)
+    initialize(model, CONFIG.encoder, seed)
     return RunPredictor(model.eval(), tokenizer, row_length, CPU)
 
 

@@ -215,7 +215,7 @@ def test_missing_columns_and_data_are_named(tmp_path: Path) -> None:
         read(FinetuneConfig, None, ["data.kind=labelled", "data.classes=[a, a]"])
 
 
-def test_bigram_shift_swaps_two_inner_neighbours_in_half_of_the_sentences(tmp_path: Path) -> None:
+def test_bigram_shift_swaps_two_inner_neighbors_in_half_of_the_sentences(tmp_path: Path) -> None:
     corpus = files(write_lines(tmp_path / "a.txt", prose(1500)), heldout_share=0.2)
     task = BigramShift(train_sentences=400, test_sentences=100)
     data = task.load(corpus)

@@ -134,7 +134,7 @@ def test_a_pair_takes_two_texts(tmp_path: Path, run: Path) -> None:
     ]
     assert list(found["attention"]["labels"]) == ["a", "storm", "[SEP]", "her", "garden", "sleeps"]
     encoder = load(tmp_path / "pairs", torch.device("cpu")).classifier.encoder
-    (tokens,) = encoder.tokenise([("a storm", "her garden sleeps")], 64)
+    (tokens,) = encoder.tokenize([("a storm", "her garden sleeps")], 64)
     assert model.read(["a storm", "her garden sleeps"]).ids == tokens.ids
     with pytest.raises(UserError, match="first, second"):
         answers.classify(model, ["a storm"], samples.CPU)
@@ -198,7 +198,7 @@ def test_attention_of_a_published_encoder_tells_the_texts_of_a_pair_apart(tmp_pa
     encoder: PublishedEncoder = tiny_published.load(tiny_published.save(tmp_path, "bert"))
     exported.written_out(encoder)
     read = exported.read(encoder, tiny_published.PAIRS[0], ())
-    (tokens,) = encoder.tokenise([tiny_published.PAIRS[0]], 24)
+    (tokens,) = encoder.tokenize([tiny_published.PAIRS[0]], 24)
     assert (read.ids, read.types) == (tokens.ids, tokens.types)
     found = exported.weights(encoder, read)
     others = exported.weights(encoder, replace(read, types=(0,) * len(tokens.ids)))

@@ -105,7 +105,7 @@ def test_what_is_saved_is_restored_without_the_weights_and_takes_them(
     restored = restore_encoder("hub", tmp_path)
     assert not equal(weights(restored), weights(encoder))
     restored.load_state_dict(weights(encoder))
-    assert restored.tokenise(PAIRS, LONGEST) == encoder.tokenise(PAIRS, LONGEST)
+    assert restored.tokenize(PAIRS, LONGEST) == encoder.tokenize(PAIRS, LONGEST)
     batch = rows(encoder, SINGLES)
     assert torch.equal(restored(*batch), encoder(*batch))
     attributes = ("width", "pad_id", "cls_id", "has_mask", "longest")
@@ -115,14 +115,14 @@ def test_what_is_saved_is_restored_without_the_weights_and_takes_them(
 @pytest.mark.parametrize("name", KINDS)
 def test_special_tokens_and_limits(folders: dict[str, Path], name: str) -> None:
     encoder, marks = load(folders[name]), KINDS[name].marks
-    ids = encoder.tokenise(SINGLES[:1], LONGEST)[0].ids
+    ids = encoder.tokenize(SINGLES[:1], LONGEST)[0].ids
     assert ids[-1 if marks.single.endswith("<cls>:2") else 0] == encoder.cls_id
     assert ids.count(encoder.cls_id) == 1
     assert encoder.has_mask
     assert encoder.longest == KINDS[name].longest
     assert not hasattr(encoder.model, "pooler") or encoder.model.pooler is None
     if encoder.longest < 99:
-        full = encoder.tokenise([("fire " * 99,)], encoder.longest)
+        full = encoder.tokenize([("fire " * 99,)], encoder.longest)
         assert len(full[0].ids) == encoder.longest
         ids_BL = torch.tensor([full[0].ids])
         assert encoder(ids_BL, torch.ones_like(ids_BL).bool(), torch.zeros_like(ids_BL)).isfinite().all()
@@ -130,7 +130,7 @@ def test_special_tokens_and_limits(folders: dict[str, Path], name: str) -> None:
 
 def of_special(encoder: PublishedEncoder, *texts: str) -> list[int]:
     """Return the special tokens of an encoded text or pair."""
-    (example,) = encoder.tokenise([texts], 99)
+    (example,) = encoder.tokenize([texts], 99)
     return [i for i in example.ids if i in encoder.tokenizer.all_special_ids and i != encoder.tokenizer.unk_token_id]
 
 
@@ -154,7 +154,7 @@ def test_a_unigram_vocabulary_takes_no_special_token_out_of_a_text(folders: dict
     unigram = build(tokenizer_object=backend, **dict(zip(names, special, strict=True)))
     encoder = PublishedEncoder(load(folders["xlm_roberta"]).model, unigram)
     for mark in special:
-        (example,) = encoder.tokenise([(f"fire {mark} fire",)], 99)
+        (example,) = encoder.tokenize([(f"fire {mark} fire",)], 99)
         assert unigram.decode(example.ids) == f"fire {mark} fire"
         assert not {*example.ids} & {*unigram.all_special_ids}
 
@@ -167,19 +167,19 @@ def test_a_tokenizer_in_python_takes_no_special_token_out_of_a_text(folders: dic
     assert not proteins.is_fast
     encoder = PublishedEncoder(load(folders["bert"]).model, proteins)
     for text in ("GALA", "L A G"):
-        assert list(encoder.tokenise([(text,)], 99)[0].ids) == proteins(text).input_ids
+        assert list(encoder.tokenize([(text,)], 99)[0].ids) == proteins(text).input_ids
     assert of_special(encoder, "GA<eos>L <pad> A<mask>") == of_special(encoder, "GALA")
     assert of_special(encoder, f"GA {MASKED} L<mask>")[1] == proteins.mask_token_id
 
 
 def test_what_is_cut_off_is_said(bert: Path) -> None:
     encoder = load(bert)
-    rows = encoder.tokenise([("a dog runs over the city",), ("a dog",), ("a dog runs over",)], 6)
+    rows = encoder.tokenize([("a dog runs over the city",), ("a dog",), ("a dog runs over",)], 6)
     assert [row.truncated for row in rows] == [True, False, False]
     assert [len(row.ids) for row in rows] == [6, 4, 6]
     assert rows[0].ids == rows[2].ids
-    assert encoder.tokenise([], 6) == []
-    (pair,) = encoder.tokenise([("a dog runs over the city", "fire")], 7)
+    assert encoder.tokenize([], 6) == []
+    (pair,) = encoder.tokenize([("a dog runs over the city", "fire")], 7)
     assert pair.truncated
     assert pair.types == (0, 0, 0, 0, 0, 1, 1)
 
@@ -263,7 +263,7 @@ def test_texts_are_read_alike_where_the_tokenizer_reads_them_alike(
     backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.Sequence([])
     encoder = PublishedEncoder(encoder.model, encoder.tokenizer)
     assert encoder.as_read(one) == encoder.as_read(other)
-    assert [token.ids for token in encoder.tokenise([(one,)], 24)] == [t.ids for t in encoder.tokenise([(other,)], 24)]
+    assert [token.ids for token in encoder.tokenize([(one,)], 24)] == [t.ids for t in encoder.tokenize([(other,)], 24)]
     unknown = {encoder.as_read(f"{word} unknown") for word in ("전혀", "다른", "말")}
     assert len(unknown) == 3  # the vocabulary knows none of these
 
@@ -289,6 +289,6 @@ def test_a_tokenizer_without_a_mask_reads_unknown_words(bert: Path) -> None:
     (bert / "tokenizer_config.json").write_text(json.dumps(settings))
     encoder = load(bert)
     assert not encoder.has_mask
-    (tokens,) = encoder.tokenise([("the stranger",)], LONGEST)
+    (tokens,) = encoder.tokenize([("the stranger",)], LONGEST)
     names = encoder.tokenizer.convert_ids_to_tokens(list(tokens.ids))
     assert names == ["[CLS]", "the", "[UNK]", "[SEP]"]

@@ -30,7 +30,7 @@ def test_a_predictor_scores_the_masks_as_transformers_does(tmp_path: Path, name:
     scores = predictor.predict(texts)
     assert [len(score_MV) for score_MV in scores] == [2, 0, 1]
     torch.testing.assert_close(torch.cat(scores), logits_MV, atol=1e-5, rtol=1e-5)
-    assert predictor.tokenise(PAIRS, 9) == load(tmp_path).tokenise(PAIRS, 9)
+    assert predictor.tokenize(PAIRS, 9) == load(tmp_path).tokenize(PAIRS, 9)
     assert [word for word in predictor.words if word is not None] == words.convert_ids_to_tokens(
         list(range(5, len(words)))
     )

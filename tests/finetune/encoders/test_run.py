@@ -24,7 +24,7 @@ def test_hidden_states_are_those_of_the_pretrained_encoder(run: Path) -> None:
     encoder = samples.encoder(run).eval()
     model, tokenizer, _ = checkpoint.load_model(checkpoint.newest(run), torch.device("cpu"))
     text = "the river is on fire"
-    (tokens,) = encoder.tokenise([(text,)], samples.LONGEST)
+    (tokens,) = encoder.tokenize([(text,)], samples.LONGEST)
     assert list(tokens.ids) == tokenizer.encode(text).ids
     ids_BL = torch.tensor([tokens.ids])
     ones_BL = torch.ones_like(ids_BL)
@@ -34,7 +34,7 @@ def test_hidden_states_are_those_of_the_pretrained_encoder(run: Path) -> None:
 
 def test_texts_stand_between_cls_and_sep_as_in_pretraining(run_with_cls: Path) -> None:
     encoder = samples.encoder(run_with_cls)
-    single, pair = encoder.tokenise([("a storm",)], 64)[0], encoder.tokenise([("a storm", "was quiet")], 64)[0]
+    single, pair = encoder.tokenize([("a storm",)], 64)[0], encoder.tokenize([("a storm", "was quiet")], 64)[0]
     first, second = (encoder.tokenizer.encode(t, add_special_tokens=False).ids for t in ("a storm", "was quiet"))
     assert list(single.ids) == [CLS, *first, SEP]
     assert list(pair.ids) == [CLS, *first, SEP, *second, SEP]
@@ -44,7 +44,7 @@ def test_texts_stand_between_cls_and_sep_as_in_pretraining(run_with_cls: Path) -
 
 def test_a_pair_without_cls_is_parted_by_sep(run: Path) -> None:
     encoder = samples.encoder(run)
-    (pair,) = encoder.tokenise([("a storm", "was quiet")], 64)
+    (pair,) = encoder.tokenize([("a storm", "was quiet")], 64)
     first, second = (encoder.tokenizer.encode(t).ids for t in ("a storm", "was quiet"))
     assert list(pair.ids) == [*first, SEP, *second]
     assert encoder.cls_id is None
@@ -59,9 +59,9 @@ def test_special_tokens_in_a_text_are_plain_text_as_in_pretraining(
     plain = CachedEncoder(encoder.tokenizer).encode([typed]).tokens.tolist()
     framed = [CLS, *plain, SEP] if encoder.cls_id is not None else plain
     assert min(plain) > MASK
-    assert list(encoder.tokenise([(typed,)], 99)[0].ids) == framed
-    assert encoder.tokenise([("a", typed)], 99)[0].ids.count(SEP) == 1 + (encoder.cls_id is not None)
-    (masked,) = encoder.tokenise([(f"a {MASKED} [MASK]",)], 99)
+    assert list(encoder.tokenize([(typed,)], 99)[0].ids) == framed
+    assert encoder.tokenize([("a", typed)], 99)[0].ids.count(SEP) == 1 + (encoder.cls_id is not None)
+    (masked,) = encoder.tokenize([(f"a {MASKED} [MASK]",)], 99)
     assert masked.ids.count(MASK) == 1
 
 
@@ -75,13 +75,13 @@ def test_texts_and_pairs_stand_between_the_special_tokens_of_any_tokenizer(name:
         (("the house",), tokenizer.encode("the house")),
         (("the house", "Nobody saw it."), tokenizer.encode("the house", "Nobody saw it.")),
     ]:
-        (example,) = encoder.tokenise([texts], 99)
+        (example,) = encoder.tokenize([texts], 99)
         assert list(example.ids) == expected.ids
-        (cut,) = encoder.tokenise([texts], len(example.ids) - 1)
+        (cut,) = encoder.tokenize([texts], len(example.ids) - 1)
         assert (len(cut.ids), cut.truncated) == (len(example.ids) - 1, True)
         assert (cut.ids[0], cut.ids[-1]) == (encoder.cls_id, special.sep)
     assert encoder.pad_id == special.pad
-    (masked,) = encoder.tokenise([(f"the {MASKED} house {tokenizer.id_to_token(special.mask)}",)], 99)
+    (masked,) = encoder.tokenize([(f"the {MASKED} house {tokenizer.id_to_token(special.mask)}",)], 99)
     assert masked.ids.count(special.mask) == 1
 
 
@@ -94,7 +94,7 @@ def test_of_a_long_pair_the_longer_text_is_cut_first(
     encoder = samples.encoder(run_with_cls)
     (word,) = encoder.tokenizer.encode("a", add_special_tokens=False).ids
     (more,) = set(encoder.tokenizer.encode(" a a", add_special_tokens=False).ids)
-    (pair,) = encoder.tokenise([("a" + " a" * (first - 1), "a" + " a" * (second - 1))], 12)
+    (pair,) = encoder.tokenize([("a" + " a" * (first - 1), "a" + " a" * (second - 1))], 12)
     texts = [[word] + [more] * (length - 1) for length in kept]
     assert list(pair.ids) == [CLS, *texts[0], SEP, *texts[1], SEP]
     assert pair.truncated == (first + second > 9)
@@ -103,9 +103,9 @@ def test_of_a_long_pair_the_longer_text_is_cut_first(
 @pytest.mark.parametrize("fixture", ["run", "run_with_cls"])
 def test_long_texts_are_cut_and_told(fixture: str, request: pytest.FixtureRequest) -> None:
     encoder = samples.encoder(request.getfixturevalue(fixture))
-    (whole,) = encoder.tokenise([("a storm " * 40,)], 10_000)
-    (cut,) = encoder.tokenise([("a storm " * 40,)], 12)
-    (fits,) = encoder.tokenise([("a storm " * 40,)], len(whole.ids))
+    (whole,) = encoder.tokenize([("a storm " * 40,)], 10_000)
+    (cut,) = encoder.tokenize([("a storm " * 40,)], 12)
+    (fits,) = encoder.tokenize([("a storm " * 40,)], len(whole.ids))
     assert (len(cut.ids), cut.truncated, whole.truncated, fits.truncated) == (12, True, False, False)
     assert cut.ids[:11] == whole.ids[:11]
     assert (cut.ids[-1] == SEP) == (fixture == "run_with_cls")
@@ -134,7 +134,7 @@ def test_what_is_saved_is_restored(run: Path, tmp_path: Path) -> None:
     encoder.save(tmp_path)
     restored = RunEncoder.restore(tmp_path)
     restored.load_state_dict(encoder.state_dict())
-    ids = torch.tensor([encoder.tokenise([("a storm",)], 64)[0].ids])
+    ids = torch.tensor([encoder.tokenize([("a storm",)], 64)[0].ids])
     real = torch.ones_like(ids, dtype=torch.bool)
     assert torch.equal(encoder.eval()(ids, real, 0 * ids), restored.eval()(ids, real, 0 * ids))
 

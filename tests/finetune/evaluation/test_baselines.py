@@ -35,7 +35,7 @@ def test_the_majority_of_three_classes_may_miss_one() -> None:
     assert found["f1"] == found["f1_macro"] == pytest.approx((2 / 3) / 2)
 
 
-def test_words_that_tell_the_class_are_learnt_and_the_result_is_repeatable() -> None:
+def test_words_that_tell_the_class_are_learned_and_the_result_is_repeatable() -> None:
     split = DataSplit(sentences(60, 0), sentences(20, 1), sentences(40, 2))
     found = bag_of_words(split, 2)
     assert found["accuracy"] == 1.0
@@ -43,7 +43,7 @@ def test_words_that_tell_the_class_are_learnt_and_the_result_is_repeatable() -> 
     assert bag_of_words(split, 2) == found
 
 
-def test_the_validation_part_is_learnt_from_too() -> None:
+def test_the_validation_part_is_learned_from_too() -> None:
     silent = examples(["nothing here"] * 4, [0, 1, 0, 1])
     assert bag_of_words(DataSplit(silent, silent, sentences(40, 2)), 2)["accuracy"] == 0.5
     assert bag_of_words(DataSplit(silent, sentences(60, 0), sentences(40, 2)), 2)["accuracy"] == 1.0
@@ -57,7 +57,7 @@ def test_the_second_text_of_a_pair_is_read() -> None:
     assert bag_of_words(split, 2)["accuracy"] == 1.0
 
 
-def test_the_order_of_words_is_learnt() -> None:
+def test_the_order_of_words_is_learned() -> None:
     """Two orders of the same words have the same n-grams of characters within them."""
 
     def orders(number: int) -> Examples:
@@ -68,7 +68,7 @@ def test_the_order_of_words_is_learnt() -> None:
     assert bag_of_words(DataSplit(orders(20), orders(4), orders(8)), 2)["accuracy"] == 1.0
 
 
-def test_texts_without_spaces_are_learnt_by_their_characters() -> None:
+def test_texts_without_spaces_are_learned_by_their_characters() -> None:
     rng = np.random.default_rng(0)
 
     def unspaced(number: int) -> Examples:
@@ -98,7 +98,7 @@ def test_of_a_long_text_the_beginning_is_read() -> None:
         (["", " ", ""], [0, 0, 1]),
     ],
 )
-def test_where_nothing_can_be_learnt_it_is_the_majority(texts: list[str], labels: list[int]) -> None:
+def test_where_nothing_can_be_learned_it_is_the_majority(texts: list[str], labels: list[int]) -> None:
     split = DataSplit(
         examples(texts[:2], labels[:2]), examples(texts[2:], labels[2:]), examples(["one", "two"], [0, 1])
     )

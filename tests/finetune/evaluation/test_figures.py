@@ -11,7 +11,7 @@ from mlm.tracking.plots import write
 
 
 def lines(axes: Axes, color: str) -> list[tuple[list[float], list[float]]]:
-    """Return the points of the lines of a colour."""
+    """Return the points of the lines of a color."""
     return [
         (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
         for line in axes.lines

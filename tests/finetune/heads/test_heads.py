@@ -36,7 +36,7 @@ def build(config: Head, encoder: TextEncoder, classes: int = 3) -> nn.Module:
 
 def batch(encoder: TextEncoder, count: int = 8) -> ExampleBatch:
     found = samples.examples(count)
-    tokens = encoder.tokenise(found.texts, samples.LONGEST)
+    tokens = encoder.tokenize(found.texts, samples.LONGEST)
     return batch_of(tokens, found.labels, encoder.pad_id, torch.device("cpu"))
 
 
@@ -80,8 +80,8 @@ def test_linear_heads_pool_what_they_say(pooling: Pooling, encoder: TextEncoder)
 def test_padding_changes_no_prediction(name: str, encoder: TextEncoder) -> None:
     model = Classifier(encoder, build(HEADS[name], encoder)).eval()
     found = samples.examples(8)
-    tokens = sorted(encoder.tokenise(found.texts, samples.LONGEST), key=lambda example: len(example.ids))
-    tokens = [*tokens, *encoder.tokenise([("a",)], samples.LONGEST)]  # shorter than the filters
+    tokens = sorted(encoder.tokenize(found.texts, samples.LONGEST), key=lambda example: len(example.ids))
+    tokens = [*tokens, *encoder.tokenize([("a",)], samples.LONGEST)]  # shorter than the filters
     assert len({len(example.ids) for example in tokens}) > 2
     device = torch.device("cpu")
     together = batch_of(tokens, found.labels, encoder.pad_id, device)

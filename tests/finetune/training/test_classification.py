@@ -45,7 +45,7 @@ def task_of(
 ) -> Classification:
     found = samples.split(train=examples)
     parts = [
-        EncodedExamples(part, encoder.tokenise(part.texts, samples.LONGEST)) for part in (found.train, found.validation)
+        EncodedExamples(part, encoder.tokenize(part.texts, samples.LONGEST)) for part in (found.train, found.validation)
     ]
     return Classification(
         train=parts[0],
@@ -141,7 +141,7 @@ def test_a_step_is_a_function_of_seed_and_step(run: Path) -> None:
 def test_batches_hold_examples_of_like_length(run: Path) -> None:
     encoder, rng = samples.encoder(run), np.random.default_rng(0)
     found = Examples(tuple((f"{'so ' * rng.integers(1, 28)}{n}",) for n in range(400)), np.zeros(400, np.int64))
-    train = EncodedExamples(found, encoder.tokenise(found.texts, samples.LONGEST))
+    train = EncodedExamples(found, encoder.tokenize(found.texts, samples.LONGEST))
     task = replace(task_of(encoder, batch=8), train=train)
     padding = slots = unsorted_slots = 0
     for step in range(50):
@@ -270,7 +270,7 @@ def part_gradient(model: Classifier, batch: ExampleBatch) -> dict[str, Tensor]:
 def test_prediction_keeps_the_order_of_the_examples(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(run).eval()
     found = samples.examples(30)
-    tokens = model.encoder.tokenise(found.texts, samples.LONGEST)
+    tokens = model.encoder.tokenize(found.texts, samples.LONGEST)
     monkeypatch.setattr("finetune.training.classification.EVALUATION_TOKENS", 64)  # many batches
     together = predict(model, tokens, model.encoder.pad_id, samples.CPU)
     alone = [alone_prediction(model, [example]) for example in tokens]

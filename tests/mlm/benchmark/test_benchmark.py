@@ -173,7 +173,7 @@ def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: P
     lengths = np.random.default_rng(0).integers(1, 2 * ROW_LENGTH, 10).tolist()
     rows = hf_trainer.sentences(split_of([lengths]), ROW_LENGTH)
     path = tmp_path / "tokenizer.json"
-    path.write_bytes(vocabulary.serialise(vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))))
+    path.write_bytes(vocabulary.serialize(vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))))
     collate, in_masks, slots, counted = hf_trainer.collator(path), [], [], []
 
     def watched(examples: list[Any]) -> dict[str, Any]:
@@ -193,10 +193,10 @@ def test_the_trainers_tokens_are_those_that_the_attention_masks_mark(tmp_path: P
     assert counted[-1] == sum(min(length, ROW_LENGTH) for length in lengths) < sum(slots[:3])
 
 
-def test_both_sides_tokenise_a_file_of_text(tmp_path: Path) -> None:
+def test_both_sides_tokenize_a_file_of_text(tmp_path: Path) -> None:
     lines, learned = text(200), vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))
     (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
-    (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(learned))
+    (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialize(learned))
     seconds, workers_bytes = data.build_ours(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path)
     assert seconds > 0
     assert workers_bytes >= 0
@@ -218,7 +218,7 @@ def test_both_ways_of_making_rows_keep_the_text() -> None:
 @pytest.mark.parametrize(("seconds", "more_steps"), [(10.0, 4), (0.0, 0)])
 def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(seconds: float, more_steps: int) -> None:
     now, tokens = 0.0, 0
-    meter = Meter(seconds, synchronise=lambda: None, clock=lambda: now)
+    meter = Meter(seconds, synchronize=lambda: None, clock=lambda: now)
     for _ in range(WARMUP_STEPS):
         now, tokens = now + 1000.0, tokens + 7
         assert not meter.after_step(tokens)
@@ -232,7 +232,7 @@ def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(seconds: float
 
 def test_the_meter_counts_steps_that_are_logged_together() -> None:
     now = 1.0
-    meter = Meter(0.0, synchronise=lambda: None, clock=lambda: now, waited_seconds=12.0)
+    meter = Meter(0.0, synchronize=lambda: None, clock=lambda: now, waited_seconds=12.0)
     assert not meter.after_step(100, WARMUP_STEPS + 1)  # counted from here on
     now = 3.0
     assert not meter.after_step(300, COUNTED_STEPS - 2)

@@ -297,7 +297,7 @@ def test_another_tokenizer_is_refused(home: Path, start: Path, tmp_path: Path) -
     from tokenizer import vocabulary
 
     other = vocabulary.learn(iter(["another text " * 3]), vocabulary.VocabularyConfig(size=265))
-    (tmp_path / "other.json").write_bytes(vocabulary.serialise(other))
+    (tmp_path / "other.json").write_bytes(vocabulary.serialize(other))
     arguments = [*TEXT, f"data.tokenizer={tmp_path / 'other.json'}", f"start_from={start}"]
     with contextlib.chdir(home), pytest.raises(UserError, match=r"^data\.tokenizer = .*other\.json\b"):
         entry.main(arguments)

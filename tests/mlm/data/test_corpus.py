@@ -66,7 +66,7 @@ def segments(rows: PackedRows) -> Counter[tuple[int, ...]]:
 @pytest.mark.parametrize("name", ["bert", "modernbert", "xlm_roberta"])
 def test_a_published_tokenizer_is_trained_with_and_whole_words_of_it_are_masked(tmp_path: Path, name: str) -> None:
     path, text = tmp_path / "tokenizer.json", files(write_lines(tmp_path / "text.txt", LINES[:300]))
-    path.write_bytes(vocabulary.serialise(published(name)))
+    path.write_bytes(vocabulary.serialize(published(name)))
     data = DataConfig(row_length=64, tokenizer=str(path))
     corpus = open_corpus(data, text, VocabularyConfig(), tmp_path / "cache")
     rows, split = corpus.train, corpus.shards[0].train
@@ -130,6 +130,13 @@ def test_the_mean_row_of_a_mixture_is_that_of_its_rows() -> None:
     whole = mixture.assemble(rows_B)
     assert mixture.tokens_per_row == pytest.approx((whole.segments_BL > 0).sum() / len(rows_B), rel=0.01)
     assert mixture.segments_per_row.sum() == pytest.approx(whole.segments_BL.max(axis=1).mean(), rel=0.01)
+
+
+def test_a_sample_of_a_mixture_has_no_row_twice() -> None:
+    """However large the share of a small corpus is: counts of its pairs would be those of its repetitions."""
+    small, large = packed(split_of([[7]] * 3)), packed(split_of([[11]] * 4_000))
+    tokens, starts = joined([small, large], (0.9, 0.1)).sample(20 * 24)
+    assert np.diff([*starts, len(tokens)]).tolist() == [7] * 3 + [11] * 4  # a row of the small one, two of the large
 
 
 def config_of(*folders: Path) -> list[ShardsConfig]:
@@ -248,7 +255,7 @@ def test_a_mixture_of_texts_is_that_of_their_shards_with_one_vocabulary(
 
 def test_shards_of_a_mixture_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialise(LEARNED))
+    (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialize(LEARNED))
     arguments = ["--tokenizer", "tokenizer.json", "--output", "out", parts_of(tmp_path, a=LINES[:9], b=LINES[9:])]
     with pytest.raises(UserError, match=r"mixture.*encode each of its sources"):
         encode_command.main(arguments)
@@ -307,7 +314,7 @@ def test_a_folder_that_does_not_fit_the_first_is_named(home: Path, tmp_path: Pat
         opened(tmp_path, "first", "second", "other")
     with pytest.raises(UserError, match=r"data\.shards: \S*runs .*text\.segments = documents"):
         opened(tmp_path, "first", "runs")
-    (tmp_path / "given.json").write_bytes(vocabulary.serialise(tokenizer(LINES, size=290)))
+    (tmp_path / "given.json").write_bytes(vocabulary.serialize(tokenizer(LINES, size=290)))
     with pytest.raises(UserError, match=r"data\.shards = \S*first, \S*second .* \S*given\.json"):
         opened(tmp_path, "first", "second", tokenizer_path=tmp_path / "given.json")
     with pytest.raises(UserError, match="none"):

@@ -327,15 +327,15 @@ def test_spans_have_geometric_lengths_up_to_ten_words() -> None:
 def test_spans_are_runs_of_words_and_words_are_not() -> None:
     text = text_of(500, 200, specials=0.0)
 
-    def neighbours(unit: str) -> float:
+    def neighbors(unit: str) -> float:
         chosen_BL = chosen(text.corrupted(Masking.model_validate({"unit": unit, "rate": 0.15})), 200)
         after_BL = text.word_starts_BL[:, 1:] & chosen_BL[:, :-1]
         return float((chosen_BL[:, 1:] & after_BL).sum() / after_BL.sum())
 
     # Within 0.03: 4,462 draws, bounds of 4 deviations; a row's last span is cut, which takes 0.02 from the spans.
     mean_length = sum(0.8**longer for longer in range(10))
-    assert neighbours("word") == pytest.approx(0.15, abs=0.03)
-    assert neighbours("span") == pytest.approx(1 - 1 / mean_length, abs=0.03)
+    assert neighbors("word") == pytest.approx(0.15, abs=0.03)
+    assert neighbors("span") == pytest.approx(1 - 1 / mean_length, abs=0.03)
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.0}, {"final_rate": 0.0}, {"mask_share": 1.1}])
@@ -361,5 +361,5 @@ def test_no_span_reaches_into_the_next_text_of_its_row() -> None:
     chosen_BL[rows, corruption.positions_BM[rows, slots]] = True
     pairs_BL = chosen_BL[:, 1:] & chosen_BL[:, :-1]
     crossing_BL = np.diff(segments_BL, axis=1) != 0
-    # Two separate spans are neighbours across a border now and then; one span within a text is the usual reason.
+    # Two separate spans are neighbors across a border now and then; one span within a text is the usual reason.
     assert pairs_BL[:, crossing_BL[0]].mean() < 0.1 * pairs_BL[:, ~crossing_BL[0]].mean()

@@ -52,7 +52,7 @@ def test_all_orders_of_a_few_rows_are_equally_probable(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [20, 64])
-def test_any_two_neighbours_are_equally_probable(size: int) -> None:
+def test_any_two_neighbors_are_equally_probable(size: int) -> None:
     count = 100 * size * size
     first, second = (permuted(np.full(count, place), size, keys(count, size)) for place in (size // 2, size // 2 + 1))
     pairs = np.bincount(first * size + second, minlength=size * size).reshape(size, size)
@@ -61,7 +61,7 @@ def test_any_two_neighbours_are_equally_probable(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 65_536, 10**9, 10**12])
-def test_neighbours_are_scattered_over_all_rows(size: int) -> None:
+def test_neighbors_are_scattered_over_all_rows(size: int) -> None:
     taken = min(size // 2, 100_000)
     order = permuted(np.arange(taken), size, np.full(taken, keys(1)[0]))
     assert deviations(np.bincount(order * 100 // size, minlength=100)) < 4

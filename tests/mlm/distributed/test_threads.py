@@ -13,7 +13,7 @@ from configs import read
 from mlm.build import PretrainComponents, build
 from mlm.config import PretrainConfig
 from mlm.data.masking import Masking
-from mlm.distributed.threads import SLOTS_WORTH_A_THREAD, replicate_on_threads, threads_for
+from mlm.distributed.threads import POSITIONS_WORTH_A_THREAD, replicate_on_threads, threads_for
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -142,12 +142,14 @@ def test_an_error_in_a_thread_is_raised() -> None:
 
 
 def test_threads_are_as_many_as_cores_and_work_allow() -> None:
-    assert threads_for(CPU, 3 * SLOTS_WORTH_A_THREAD - 1) == 2
-    assert threads_for(CPU, 3 * SLOTS_WORTH_A_THREAD) == 2  # three would leave one of the four cores over
-    assert threads_for(CPU, 100 * SLOTS_WORTH_A_THREAD) == 4
-    assert threads_for(CPU, 1) == 1
-    assert threads_for(replace(CPU, size=2), 100 * SLOTS_WORTH_A_THREAD) == 1
-    assert threads_for(replace(CPU, device=torch.device("cuda")), 100 * SLOTS_WORTH_A_THREAD) == 1
+    assert threads_for(CPU, 9, 3 * POSITIONS_WORTH_A_THREAD - 1) == 2
+    assert threads_for(CPU, 9, 3 * POSITIONS_WORTH_A_THREAD) == 2  # three would leave one of the four cores over
+    assert threads_for(CPU, 9, 100 * POSITIONS_WORTH_A_THREAD) == 4
+    assert threads_for(CPU, 3, 100 * POSITIONS_WORTH_A_THREAD) == 2  # a thread has a row at least
+    assert threads_for(CPU, 1, 100 * POSITIONS_WORTH_A_THREAD) == 1
+    assert threads_for(CPU, 9, 1) == 1
+    assert threads_for(replace(CPU, size=2), 9, 100 * POSITIONS_WORTH_A_THREAD) == 1
+    assert threads_for(replace(CPU, device=torch.device("cuda")), 9, 100 * POSITIONS_WORTH_A_THREAD) == 1
 
 
 def test_each_thread_has_its_share_of_the_cores() -> None:

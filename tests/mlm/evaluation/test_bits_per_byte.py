@@ -154,7 +154,7 @@ def test_a_window_too_long_for_another_ones_tokenizer_is_refused_before_training
     """Read byte by byte, the prefix space of its vocabulary takes a slot as well."""
     write_corpus(tmp_path / "corpus.txt")
     learned = vocabulary.learn(iter(ENGLISH * 3), VocabularyConfig(size=300, add_prefix_space=True, cls_sep=True))
-    (tmp_path / "theirs.json").write_bytes(vocabulary.serialise(learned))
+    (tmp_path / "theirs.json").write_bytes(vocabulary.serialize(learned))
     options = [f"data.tokenizer={tmp_path / 'theirs.json'}", "data.row_length=64"]
     with pytest.raises(
         UserError, match=r"window_bytes = 62 does not fit data\.row_length = 64: .* at most 61 with this"

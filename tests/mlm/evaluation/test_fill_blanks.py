@@ -36,7 +36,7 @@ def test_all_but_the_blank_is_plain_text() -> None:
     assert ids_of("[PAD] a [SEP] [MASK] b[CLS] [UNK]", cls_sep=True) == [CLS, *plain[0], MASK, *plain[1], SEP]
 
 
-def test_the_tokenizer_normalises_around_the_blank() -> None:
+def test_the_tokenizer_normalizes_around_the_blank() -> None:
     batch = read_blanks("THE [MASK] OF [MASK]", LOWER, ROW_LENGTH)
     assert batch.predicted_BM.tolist() == [(batch.ids_BL[0] == MASK).nonzero().flatten().tolist()]
     assert batch.ids_BL.tolist() == read_blanks("the [MASK] of [MASK]", LOWER, ROW_LENGTH).ids_BL.tolist()

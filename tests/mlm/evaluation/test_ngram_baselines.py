@@ -113,7 +113,7 @@ def batch_of(ids: Sequence[int], positions: Sequence[int], targets: dict[int, in
 
 
 def check(batch: Batch, expected: Sequence[tuple[int, int]]) -> None:
-    """Check both baselines against the given left neighbours and labels."""
+    """Check both baselines against the given left neighbors and labels."""
     unigram, bigram = built(SEGMENTS)
     for baseline in (unigram, bigram):
         rows = [(baseline.probabilities(left), label) for left, label in expected]
@@ -122,7 +122,7 @@ def check(batch: Batch, expected: Sequence[tuple[int, int]]) -> None:
         assert measure_baseline(baseline, [batch], OURS[True]) == pytest.approx({"loss": loss, "accuracy": accuracy})
 
 
-def test_baselines_read_left_neighbours_from_the_masked_input() -> None:
+def test_baselines_read_left_neighbors_from_the_masked_input() -> None:
     ids = [MASK, 6, MASK, MASK, 6, 9, 9, PAD, 5, MASK, 11, 7, 7, 7, 7, 7]
     positions = [0, 1, 2, 0, 1, 0, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7]
     targets = {0: 5, 2: 7, 3: 5, 4: 6, 6: 10, 9: 6, 10: 7}

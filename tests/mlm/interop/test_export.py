@@ -26,7 +26,7 @@ from mlm.experiment import PretrainRun, pretrain, resume
 from mlm.interop.export import architecture_of, compare, write
 from mlm.model.encoder import EncoderConfig, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.tracking import exported_run
 from tests.mlm.test_pretrain import TINY, write_corpus
 from tokenizer import vocabulary
@@ -91,7 +91,7 @@ def exported(run: PretrainRun) -> Path:
 def model_of(config: ModelConfig, vocabulary_size: int, row_length: int) -> MaskedLanguageModel:
     """Return a model none of whose weights is 0 or 1."""
     model = MaskedLanguageModel(config, vocabulary_size, row_length)
-    initialise(model, config.encoder, 0)
+    initialize(model, config.encoder, 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():

@@ -16,7 +16,7 @@ from mlm.interop.export import architecture_of
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig, LocalAttention, SinusoidalPositions
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from mlm.training.budget import TrainingProgress
 from mlm.training.optim import AdamW
 from tests import processes
@@ -38,14 +38,14 @@ def make_run(folder: Path, encoder: EncoderConfig) -> Path:
     words = ["the results of the trial were published a year later", "the ferry had left before anyone noticed the dog"]
     tokenizer = vocabulary.learn(iter(words * 9), VocabularyConfig(size=280))
     model = MaskedLanguageModel(config, tokenizer.get_vocab_size(), ROW_LENGTH)
-    initialise(model, encoder, 0)
+    initialize(model, encoder, 0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
     run = folder / "run"
     run.mkdir()
-    (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialise(tokenizer))
+    (run / checkpoint.TOKENIZER).write_bytes(vocabulary.serialize(tokenizer))
     recipe = PretrainConfig(data=DataConfig(row_length=ROW_LENGTH), model=config)
     (run / checkpoint.CONFIG).write_text(dump(recipe))
     taken = checkpoint.snapshot(model, AdamW().build(model), TrainingProgress(1))

@@ -1,4 +1,4 @@
-"""Published models of every architecture, tiny and randomly initialised, saved by transformers with a tokenizer."""
+"""Published models of every architecture, tiny and randomly initialized, saved by transformers with a tokenizer."""
 
 from pathlib import Path
 from typing import Any

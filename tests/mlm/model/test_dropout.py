@@ -30,7 +30,7 @@ def test_the_rate_is_exact_and_the_mean_is_kept(probability: float, dtype: torch
     assert dropped.mean().item() == pytest.approx(1, abs=5 * deviation + (2**-8 if dtype == torch.bfloat16 else 0))
 
 
-def test_neighbours_calls_and_keys_are_independent() -> None:
+def test_neighbors_calls_and_keys_are_independent() -> None:
     def mask(*key: int) -> Tensor:
         seed_dropout(*key)
         return drop(torch.ones(400, 500), 0.5) - 1

@@ -8,7 +8,7 @@ from mlm.evaluation.attention_weights import reference_attention
 from mlm.model.attention import BLOCK, LONG, SegmentMask, apart, fast_attention, segment_blocks
 from mlm.model.encoder import EncoderConfig, LearnedPositions, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from tests.mlm.samples import rows_of, segment_mask_of
 
 LOCAL = LocalAttention(window=6, global_every=3, theta=50.0)
@@ -24,7 +24,7 @@ def model_of(layers: int = 4, **settings: object) -> MaskedLanguageModel:
     shape = {"width": 16, "heads": 2, "feedforward_width": 24, "layers": layers, "local_attention": LOCAL, **settings}
     config = ModelConfig(encoder=EncoderConfig.model_validate(shape))
     model = MaskedLanguageModel(config, vocabulary_size=30, row_length=40)
-    initialise(model, config.encoder, seed=0)
+    initialize(model, config.encoder, seed=0)
     return model.double().eval()
 
 

@@ -24,7 +24,7 @@ from mlm.model.encoder import (
 )
 from mlm.model.feedforward import ACTIVATIONS, FeedForward, GatedFeedForward
 from mlm.model.heads import MaskedLanguageModel, ModelConfig, Transform
-from mlm.model.initialise import initialise
+from mlm.model.initialize import initialize
 from tests.mlm.model.renamed import BERT, MODERNBERT, renamed
 from tests.mlm.samples import rows_of, segment_mask_of
 
@@ -38,7 +38,7 @@ def encoder_config(**settings: object) -> EncoderConfig:
     return EncoderConfig.model_validate(small | settings)
 
 
-def randomise(model: nn.Module) -> None:
+def randomize(model: nn.Module) -> None:
     """Give every parameter numbers that show where it went, norms and biases too."""
     torch.manual_seed(0)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_scores_and_gradients_are_those_of_a_last_block_and_head_at_every_positi
 ) -> None:
     encoder = encoder_config(layers=layers, norm=norm, positions=positions, gated=gated, biases=biases)
     model = MaskedLanguageModel(ModelConfig(encoder=encoder, transform=transform), 30, 12).double()
-    randomise(model)
+    randomize(model)
     ids_BL, segment_mask = torch.randint(30, (3, 12)), segment_mask_of([[5, 7], [12], [3]], 12, torch.float64)
     predicted_BM, parameters = torch.tensor([[0, 7, 7], [11, 2, 5], [2, 0, 8]]), list(model.parameters())
     sparse_MV = model(ids_BL, segment_mask, predicted_BM)
@@ -165,7 +165,7 @@ def test_feedforward_layers_are_their_formulas(biases: bool) -> None:
     torch.testing.assert_close(gated(hidden_BLD), expected_BLD, rtol=0, atol=1e-14)
 
 
-def test_residual_sums_are_normalised_before_or_after() -> None:
+def test_residual_sums_are_normalized_before_or_after() -> None:
     torch.manual_seed(0)
     hidden_BLD, residual_BLD, norm, double = (
         torch.randn(2, 3, 8),
@@ -179,7 +179,7 @@ def test_residual_sums_are_normalised_before_or_after() -> None:
 
 
 @pytest.mark.parametrize(("norm", "embedding_norm", "norms"), [("pre", False, 5), ("pre", True, 5), ("post", True, 5)])
-def test_a_pre_norm_encoder_normalises_its_embeddings_once(norm: str, embedding_norm: bool, norms: int) -> None:
+def test_a_pre_norm_encoder_normalizes_its_embeddings_once(norm: str, embedding_norm: bool, norms: int) -> None:
     encoder = Encoder(encoder_config(norm=norm, embedding_norm=embedding_norm), vocabulary_size=30, row_length=8)
     assert sum(isinstance(module, nn.LayerNorm) for module in encoder.modules()) == norms
 
@@ -200,7 +200,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def expected_deviation(name: str, parameter: Tensor, config: EncoderConfig) -> float:
-    """Return the standard deviation that the table in `mlm.model.initialise` gives a matrix."""
+    """Return the standard deviation that the table in `mlm.model.initialize` gives a matrix."""
     if "embeddings.tokens" in name:
         return config.width**-0.5 if config.positions.kind == "sinusoidal" else 0.02
     if "embeddings.positions" in name:
@@ -216,7 +216,7 @@ def test_initial_weights_are_those_of_the_table(positions: RotaryPositions, norm
     """Of n normal numbers the mean is off by s / sqrt(n), the deviation by s / sqrt(2n): bounds are 5 of these."""
     config = encoder_config(width=64, feedforward_width=160, layers=3, positions=positions, norm=norm, gated=gated)
     model = MaskedLanguageModel(ModelConfig(encoder=config, transform=True), vocabulary_size=300, row_length=100)
-    initialise(model, config, seed=1)
+    initialize(model, config, seed=1)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             assert (parameter == (1.0 if name.endswith("norm.weight") else 0.0)).all(), name
@@ -232,7 +232,7 @@ def test_initial_weights_are_those_of_the_table(positions: RotaryPositions, norm
 def test_narrow_embeddings_are_projected_to_the_width_and_the_head_back() -> None:
     config = encoder_config(embedding_width=100, width=160, heads=4, positions=LearnedPositions())
     model = MaskedLanguageModel(ModelConfig(encoder=config, transform=True), vocabulary_size=300, row_length=12)
-    initialise(model, config, seed=0)
+    initialize(model, config, seed=0)
     embeddings, segment_mask = model.encoder.embeddings, segment_mask_of([[12]], 12)
     ids_BL = torch.arange(12)[None]
     assert embeddings.positions is not None
@@ -256,7 +256,7 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
         torch.manual_seed(global_seed)
         model = MaskedLanguageModel(ModelConfig(encoder=config), vocabulary_size=30, row_length=8)
         before = torch.get_rng_state()
-        initialise(model, config, seed)
+        initialize(model, config, seed)
         assert torch.equal(torch.get_rng_state(), before)
         return nn.utils.parameters_to_vector(model.parameters())
 
@@ -288,7 +288,7 @@ def padded_rows() -> tuple[Tensor, Tensor]:
 def test_the_bert_recipe_is_bert_for_masked_lm_weight_for_weight() -> None:
     recipe = small("bert")
     model = MaskedLanguageModel(recipe.model, recipe.vocabulary.size, recipe.data.row_length).double().eval()
-    randomise(model)
+    randomize(model)
     theirs = BertForMaskedLM(
         BertConfig(
             vocab_size=270,
@@ -317,7 +317,7 @@ def test_the_bert_recipe_is_bert_for_masked_lm_weight_for_weight() -> None:
 def test_the_modern_recipe_is_modernbert_for_masked_lm_weight_for_weight() -> None:
     recipe = small("modern")
     model = MaskedLanguageModel(recipe.model, recipe.vocabulary.size, recipe.data.row_length).eval()
-    randomise(model)
+    randomize(model)
     assert isinstance(recipe.model.encoder.positions, RotaryPositions)
     theirs = ModernBertForMaskedLM(
         ModernBertConfig(

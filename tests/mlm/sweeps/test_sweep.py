@@ -95,8 +95,7 @@ def test_halving_runs_the_best_arms_alone_to_their_end(
     path = sweep(config_of(name="halved", search=RATES, halving=halving, trials_at_once=2))
     found = read_sweep(path)
     states = {record.trial.arm["optim.lr"]: (record.state, record.progress) for record in found.records()}
-    paused_at = 10.5 / 20  # a record tells the share of the budget at the middle of the next step
-    assert states == {"3e-3": ("finished", 1.0), "1e-9": ("unfinished", paused_at)}
+    assert states == {"3e-3": ("finished", 1.0), "1e-9": ("unfinished", 0.5)}
     paused, straight = (
         json.loads((record.run / "results.json").read_text())
         for record in (found.records()[0], read_sweep(undisturbed).records()[0])
@@ -210,7 +209,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         (["search={x: {a: [x=1], b: [x=1]}}"], "a and b are the same overrides: remove one"),
         (
             ["search={x: {a: [optim.lr=1], 64: [optim.lr=2]}}", "baseline={x: 65}"],
-            "baseline = x=65 is no arm; there are: model.encoder.activation=relu, x=a, model.encoder.act",
+            "baseline = x=65 is no arm of the first stage; there are: model.encoder.activation=relu, x=a",
         ),
         (["search={trial: {a: [x=1], b: [x=2]}}"], "trial is a column of its own in the report: call the lists"),
         (["search={runs: [a, b]}"], "runs is no setting to search: the sweep names its runs"),
@@ -220,7 +219,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         ),
         (
             ["sampler={kind: random, arms: 2}", "baseline={a: b}"],
-            "baseline = a=b is no arm; there are: model.encoder.activation=",
+            "baseline = a=b is no arm of the first stage; there are: model.encoder.activation=",
         ),
         (["sampler={kind: random, arms: 3}"], "search has only 2 combinations"),
         (["metric=heldout.accuracy"], "heldout.accuracy is better the higher: set mode=max"),
@@ -243,8 +242,15 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
             "stage 1 takes 3 arms, and the stage before has 2",
         ),
         (
+            [
+                "stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {optim.lr: [1]}}]",
+                "baseline={model.encoder.activation: relu, optim.lr: 1}",
+            ],
+            "baseline = model.encoder.activation=relu optim.lr=1 is no arm of the first stage",
+        ),
+        (
             ["baseline={model.encoder.activation: gelu}"],
-            "baseline = model.encoder.activation=gelu is no arm; there are: model.encoder.activation=relu",
+            "activation=gelu is no arm of the first stage; there are: model.encoder.activation=relu",
         ),
     ],
 )

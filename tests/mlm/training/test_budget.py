@@ -38,13 +38,10 @@ def test_whole_epochs_take_their_whole_steps() -> None:
         assert Epochs(epochs=3.0).training_length(StepSize(steps)).steps == 3 * steps
 
 
-def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -> None:
-    assert [TrainingLength(steps=4).fraction(TrainingProgress(step=step)) for step in range(4)] == [
-        0.125,
-        0.375,
-        0.625,
-        0.875,
-    ]
+def test_the_schedule_is_at_the_middle_of_the_next_step_or_at_the_share_of_the_time() -> None:
+    steps = [TrainingProgress(step=step) for step in range(4)]
+    assert [TrainingLength(steps=4).next_fraction(one) for one in steps] == [0.125, 0.375, 0.625, 0.875]
+    assert [TrainingLength(steps=4).fraction(one) for one in steps] == [0, 0.25, 0.5, 0.75]
     assert [TrainingLength(steps=4).finished(TrainingProgress(step=step)) for step in (0, 3, 4, 5)] == [
         False,
         False,
@@ -52,7 +49,8 @@ def test_progress_is_at_the_middle_of_the_next_step_or_the_share_of_the_time() -
         True,
     ]
     times = [TrainingProgress(seconds=seconds) for seconds in (0.0, 30.0, 120.0, 130.0)]
-    assert [TrainingLength(seconds=120.0).fraction(time) for time in times] == [0.0, 0.25, 1.0, 1.0]
+    for fraction in (TrainingLength(seconds=120.0).fraction, TrainingLength(seconds=120.0).next_fraction):
+        assert [fraction(time) for time in times] == [0.0, 0.25, 1.0, 1.0]
     assert [TrainingLength(seconds=120.0).finished(time) for time in times] == [False, False, True, True]
 
 

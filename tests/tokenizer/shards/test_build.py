@@ -52,7 +52,7 @@ def corpus(tmp_path: Path) -> Path:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "tokenizer.json"
-    path.write_bytes(vocabulary.serialise(LEARNED))
+    path.write_bytes(vocabulary.serialize(LEARNED))
     return path
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from configs import UserError
 from mlm.sweeps.config import SweepConfig
-from mlm.sweeps.report.statistics import estimate, holm, judge, p_value, summarise
+from mlm.sweeps.report.statistics import estimate, holm, judge, p_value, summarize
 from mlm.sweeps.report.text import tables
 
 METRIC = "heldout.loss"
@@ -30,6 +30,14 @@ def frame_of(results: Mapping[str, Sequence[float | None]]) -> pandas.DataFrame:
     frame = pandas.DataFrame(rows)
     frame.insert(0, "trial", range(len(frame)))
     return frame.astype({METRIC: float})
+
+
+def test_a_finished_trial_that_could_not_be_measured_is_left_out_of_whole_numbers_too() -> None:
+    frame = frame_of({"x": [1.0, 1.0, 1.0]}).astype({METRIC: "Int64"})
+    frame.loc[1, METRIC] = pandas.NA
+    (found,) = summarize(frame, config_of())
+    assert found.metric is not None
+    assert (found.metric.count, found.metric.mean) == (2, 1.0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 30])
@@ -70,7 +78,7 @@ def test_differences_to_the_baseline_are_paired_by_seed() -> None:
         "y": [9.5 + one + off for one, off in zip(luck, (0.01, -0.01, 0.02, 0.0), strict=True)],
         "z": [10 + luck[0], None, 10 + luck[2], 10 + luck[3]],
     }
-    x, y, z = summarise(frame_of(results), config_of(baseline={"a": "x"}))
+    x, y, z = summarize(frame_of(results), config_of(baseline={"a": "x"}))
     assert x.difference is None
     assert y.difference is not None
     assert z.difference is not None
@@ -86,10 +94,10 @@ def test_differences_to_the_baseline_are_paired_by_seed() -> None:
 def test_the_hypothesis_is_the_one_comparison_without_a_correction() -> None:
     results = {"x": [1.0, 2.0, 3.0], "y": [0.9, 1.7, 2.9], "z": [0.7, 1.9, 2.8]}
     hypothesis = {"better": {"a": "y"}, "than": {"a": "x"}}
-    _, y, z = summarise(frame_of(results), config_of(baseline={"a": "x"}, hypothesis=hypothesis))
+    _, y, z = summarize(frame_of(results), config_of(baseline={"a": "x"}, hypothesis=hypothesis))
     alone = [float(stats.ttest_rel(results[arm], results["x"]).pvalue) for arm in "yz"]
     assert [y.p_value, z.p_value] == pytest.approx(alone)
-    _, y, z = summarise(frame_of(results), config_of(baseline={"a": "x"}))
+    _, y, z = summarize(frame_of(results), config_of(baseline={"a": "x"}))
     assert [y.p_value, z.p_value] == pytest.approx(holm(alone))
 
 
@@ -128,7 +136,7 @@ def test_there_is_no_verdict_without_a_common_seed() -> None:
 def test_what_is_missing_is_named() -> None:
     frame = frame_of({"x": [1.0]})
     with pytest.raises(UserError, match=r"no trial has the metric heldout\.bits"):
-        summarise(frame, config_of(metric="heldout.bits"))
+        summarize(frame, config_of(metric="heldout.bits"))
     with pytest.raises(UserError, match="baseline of the sweep sweep is no arm; there are: a=x"):
-        summarise(frame, config_of(baseline={"a": "z"}))
+        summarize(frame, config_of(baseline={"a": "z"}))
     assert math.isnan(frame_of({"x": [None]})[METRIC][0])

@@ -12,7 +12,7 @@ from mlm.model.heads import MaskedLanguageModel
 
 
 @torch.no_grad()
-def initialise(
+def initialize(
     model: MaskedLanguageModel, config: EncoderConfig, seed: int, counted: Mapping[str, Tensor] | None = None
 ) -> None:
     """Draw the initial weights; the same seed gives the same weights.

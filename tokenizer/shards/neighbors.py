@@ -1,7 +1,7 @@
-"""Vectors of tokens from counts of their neighbours.
+"""Vectors of tokens from counts of their neighbors.
 
-They are factors of the positive pointwise mutual information of tokens and neighbours (Levy & Goldberg 2014, section
-4.2), with near neighbours counted for more, smoothed contexts, and singular values to the power 1/2 (Levy, Goldberg &
+They are factors of the positive pointwise mutual information of tokens and neighbors (Levy & Goldberg 2014, section
+4.2), with near neighbors counted for more, smoothed contexts, and singular values to the power 1/2 (Levy, Goldberg &
 Dagan 2015, section 3).
 """
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SMOOTHING = 0.75
 """Power of the counts of contexts."""
 FEWEST = 5
-"""Occurrences that a token needs, for its neighbours to say anything."""
-VERSION = 1
+"""Occurrences that a token needs, for its neighbors to say anything."""
+VERSION = 2
 """Raise it whenever the same text would give other vectors: those in caches are then counted anew."""
 
 
@@ -26,19 +26,19 @@ def count(
 ) -> dict[str, NDArray[np.float32]]:
     """Return `embeddings`, (V, E), and `output_bias`, (V,), of a text with a vocabulary of `size` tokens.
 
-    Embeddings have length 1, or 0 where a token is rare or has no neighbours. The biases are the logarithms of the
-    tokens' shares, one more counted of each. `firsts` are the places of the segments' first tokens; neighbours are at
+    Embeddings have length 1, or 0 where a token is rare or has no neighbors. The biases are the logarithms of the
+    tokens' shares, one more counted of each. `firsts` are the places of the segments' first tokens; neighbors are at
     most `window` tokens apart.
     """
     counts_V = np.bincount(tokens_T, minlength=size)
-    embeddings_VE = factors(mutual_information(neighbours(tokens_T, firsts, size, window)), width)
+    embeddings_VE = factors(mutual_information(neighbors(tokens_T, firsts, size, window)), width)
     embeddings_VE[counts_V < FEWEST] = 0.0
     bias_V = np.log((counts_V + 1) / (counts_V + 1).sum())
     return {"embeddings": embeddings_VE, "output_bias": bias_V.astype(np.float32)}
 
 
-def neighbours(tokens_T: NDArray[np.int64], firsts: NDArray[np.int64], size: int, window: int) -> "csr_array":
-    """Return how often tokens are neighbours within a segment, (V, V), a pair at distance d counted 1/d.
+def neighbors(tokens_T: NDArray[np.int64], firsts: NDArray[np.int64], size: int, window: int) -> "csr_array":
+    """Return how often tokens are neighbors within a segment, (V, V), a pair at distance d counted 1/d.
 
     `firsts` are the places of the segments' first tokens.
     """
