@@ -147,15 +147,18 @@ def sync(path: Path) -> None:
 
 
 def lock(descriptor: int, place: Path, *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file or folder until it is closed; return False if another process holds its lock.
+    """Lock an open file or folder until it is closed; return False if another process holds its lock, or else `wait`.
 
     A file system without locks gives none: it is as if nobody else were there, and a warning says so.
     """
-    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     try:
         fcntl.flock(descriptor, operation)
     except BlockingIOError:
-        return False
+        if wait:
+            logger.info("another process is at work in %s: waiting for it", place)
+            fcntl.flock(descriptor, operation & ~fcntl.LOCK_NB)
+        return wait
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise OSError(error.errno, f"cannot lock ({error.strerror})", str(place)) from error

@@ -124,10 +124,7 @@ def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> st
         for row in rows
     ]
     cells += [(name, "", "", "", str(score), "", "", "") for name, score in baselines.items()]
-    lines = [names, *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [[f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+    return results.aligned([names, *cells])
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

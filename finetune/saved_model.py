@@ -73,11 +73,16 @@ class SavedModel:
         """The reader of the tables that it classifies."""
         return self.config.data.reader
 
+    @property
+    def longest(self) -> int:
+        """The largest number of tokens of a text or pair, with special ones."""
+        return min(self.config.encoder.longest, self.classifier.encoder.longest)
+
     def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:
         """Return the prediction for each row of a table, on the world's device; texts are cleaned as in training."""
         classifier = self.classifier.to(world.device)
-        longest = min(self.config.encoder.longest, classifier.encoder.longest)
-        return classified(classifier, classifier.encoder, [self.reader.texts(row) for row in rows], longest, world)
+        texts = [self.reader.texts(row) for row in rows]
+        return classified(classifier, classifier.encoder, texts, self.longest, world)
 
     def save(self, run: Path) -> None:
         """Write the model into a run's directory."""

@@ -1,15 +1,15 @@
-"""Add words of a domain to a published vocabulary, so that the tokenizer cuts them no more.
+"""Add words of a domain to a published vocabulary, so that the tokenizer keeps them whole.
 
 An added word is found as a whole word only: a text without it, and longer words that hold it, keep their tokens. The
 result is a standard tokenizer.json, which transformers reads alike.
 """
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from unicodedata import category
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
@@ -163,13 +163,9 @@ def _copy(tokenizer: Tokenizer, content: str) -> Tokenizer:
 
 def _word_of(run: str) -> str:
     """Return what is left of a run between spaces without the punctuation around it, if that is of letters; else ''."""
-    groups = [(inside, "".join(group)) for inside, group in groupby(run, lambda c: _category(c).startswith(_IN_WORDS))]
+    groups = [(inside, "".join(group)) for inside, group in groupby(run, lambda c: category(c).startswith(_IN_WORDS))]
     inner = [group for inside, group in groups if inside]
-    return inner[0] if len(inner) == 1 and all(_category(c).startswith(_LETTERS) for c in inner[0]) else ""
-
-
-def _category(character: str) -> str:
-    return unicodedata.category(character)
+    return inner[0] if len(inner) == 1 and all(category(c).startswith(_LETTERS) for c in inner[0]) else ""
 
 
 _WAYS: dict[type, Callable[[Tokenizer, Sequence[str]], Grown]] = {

@@ -1,11 +1,8 @@
 """Encode text into memory-mapped token shards, split into a training and a held-out side."""
 
 import argparse
-import functools
-import operator
 import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +15,7 @@ from tokenizer.shards import rows
 from tokenizer.shards.build import BuildOptions, build
 from tokenizer.shards.cluster import cluster
 from tokenizer.shards.format import SIDES, ShardManifest, open_shards, read_manifest
+from tokenizer.shards.joined import joined
 from tokenizer.shards.packing import ROW_LENGTHS
 from tokenizer.shards.parts import PART_BYTES, build_parts
 from tokenizer.shards.workers import default_workers
@@ -136,12 +134,12 @@ def main(arguments: Sequence[str]) -> None:
 def _show(folders: Sequence[Path], manifests: Sequence[ShardManifest]) -> None:
     """Print the sizes of all folders together, and what there is to say of their texts."""
     print(f"{'side':8}{'documents':>13}{'sentences':>13}{'words':>15}{'tokens':>15}{'bytes a token':>15}")
+    whole = joined(manifests, ())
     for side in SIDES:
-        n = functools.reduce(operator.add, (getattr(manifest, side) for manifest in manifests))
+        n = getattr(whole, side)
         bytes_a_token = n.text_bytes / n.tokens
         print(f"{side:8}{n.documents:>13,}{n.sentences:>13,}{n.words:>15,}{n.tokens:>15,}{bytes_a_token:>15.2f}")
-    dropped = sum((Counter(manifest.dropped) for manifest in manifests), Counter())
-    for remark in cleaning.describe_dropped(dropped):
+    for remark in cleaning.describe_dropped(whole.dropped):
         print(remark)
     for folder, manifest in zip(folders, manifests, strict=True):
         for remark in cleaning.remarks({}, at_sentences=manifest.split_at_sentences):

@@ -88,7 +88,7 @@ class RunClassifier:
         self._encoder = model.classifier.to(world.device).encoder
         if isinstance(self._encoder, PublishedEncoder):
             exported.written_out(self._encoder)
-        self.longest = min(model.config.encoder.longest, self._encoder.longest)
+        self.longest = model.longest
         self.reader, self.class_names, self.most_frequent = model.reader, model.class_names, model.most_frequent
 
     def classify(self, rows: Sequence[Mapping[str, str]], world: World) -> list[Prediction]:

@@ -2,8 +2,6 @@
 
 Here: the choice of an encoder, its interface, and one file for each source.
 Not here: heads, training.
-
-The functions import the file of pretraining runs, which takes a while: --help needs the settings alone, and soon.
 """
 
 import re
@@ -16,8 +14,12 @@ from configs import Config, UserError, read
 from finetune.data.augment_contextual import Predictor
 from finetune.encoders.encoder import TextEncoder
 from finetune.encoders.published import load_published, load_published_predictor
+from finetune.encoders.run import RunEncoder, RunPredictor
+from mlm.checkpoint import checkpoint
+from mlm.config import PretrainConfig
 from mlm.distributed.world import World
 from mlm.interop.hub import fetch
+from mlm.tracking import run_directory
 from tokenizer.cleaning import TextConfig
 
 EncoderKind = Literal["run", "hub"]
@@ -58,9 +60,6 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
     if choice.hub is not None:
         folder = fetch(choice.hub, choice.revision)
         return choice.model_copy(update={"revision": folder.name if _COMMIT.fullmatch(folder.name) else None})
-    from mlm.checkpoint import checkpoint
-    from mlm.tracking import run_directory
-
     path = run_directory.newest(runs) if choice.run is None else Path(choice.run)
     if (checkpoint.run_of(path) / MODEL_FOLDER).is_dir():
         raise UserError(f"encoder.run: {path} is a fine-tuned model already: name a run of mlm.pretrain")
@@ -70,8 +69,6 @@ def resolve(choice: EncoderChoice, runs: Path) -> EncoderChoice:
 def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
     """Return the chosen encoder with its weights; `seed` draws random ones."""
     if choice.run is not None:
-        from finetune.encoders.run import RunEncoder
-
         return RunEncoder.load(Path(choice.run), random=choice.random, seed=seed, dropout=choice.dropout)
     assert choice.hub is not None
     return load_published(choice.hub, choice.revision, random=choice.random, seed=seed, dropout=choice.dropout)
@@ -80,8 +77,6 @@ def open_encoder(choice: EncoderChoice, seed: int) -> TextEncoder:
 def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
     """Return the encoder that `TextEncoder.save` described in `folder`, with weights still to be loaded."""
     if kind == "run":
-        from finetune.encoders.run import RunEncoder
-
         return RunEncoder.restore(folder)
     return load_published(str(folder.absolute()), None, random=True, seed=0)
 
@@ -89,8 +84,6 @@ def restore_encoder(kind: EncoderKind, folder: Path) -> TextEncoder:
 def open_predictor(choice: EncoderChoice, world: World) -> Predictor:
     """Return the masked language model that the chosen encoder was pretrained in; a UserError if there is none."""
     if choice.run is not None:
-        from finetune.encoders.run import RunPredictor
-
         return RunPredictor.load(Path(choice.run), world)
     assert choice.hub is not None
     return load_published_predictor(choice.hub, choice.revision, world)
@@ -100,7 +93,4 @@ def corpus_of(choice: EncoderChoice) -> TextConfig:
     """Return the text of pretraining; for a published encoder, the documentation of the installed Python."""
     if choice.run is None:
         return TextConfig()
-    from mlm.checkpoint import checkpoint
-    from mlm.config import PretrainConfig
-
     return read(PretrainConfig, checkpoint.resolve(Path(choice.run)) / checkpoint.CONFIG).text

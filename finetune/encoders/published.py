@@ -88,10 +88,8 @@ class PublishedEncoder(TextEncoder):
             verbose=False,
         )
         placeholder, mask = self.placeholder_id, self.tokenizer.mask_token_id
-        for row in rows["input_ids"]:
-            while placeholder in row:
-                row[row.index(placeholder)] = mask
-        return list(zip(rows["input_ids"], rows["token_type_ids"], strict=True))
+        ids = ([mask if token == placeholder else token for token in row] for row in rows["input_ids"])
+        return list(zip(ids, rows["token_type_ids"], strict=True))
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the hidden states of the last layer, (B, L, D)."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from configs import dump, read
 from finetune.data.augment import MASKED
@@ -116,18 +117,17 @@ class RunPredictor:
         encoded = vocabulary.encode_masked(self.tokenizer, texts, MASKED)
         special = self._special
         ids_BL, real_BL, _ = padded([_joined([ids], self.row_length, special) for ids in encoded], special.pad)
-        masks_B = (ids_BL == special.mask).sum(dim=1)
-        slots = torch.arange(int(masks_B.max()))
-        predicted_BM = (
-            (ids_BL != special.mask).int().argsort(dim=1, stable=True)[:, : len(slots)]
-        )  # masks first, in order
+        masks = [row_L.nonzero().flatten() for row_L in ids_BL == special.mask]
+        predicted_BM = pad_sequence(masks, batch_first=True, padding_value=-1)
+        is_mask_BM = predicted_BM >= 0
+        predicted_BM.clamp_(min=0)
         positions_BL = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
         labels_BM = torch.full_like(predicted_BM, IGNORED)
-        targets, tokens = int(masks_B.sum()), int(real_BL.sum())
+        targets, tokens = int(is_mask_BM.sum()), int(real_BL.sum())
         batch = Batch(ids_BL, real_BL.int(), positions_BL, predicted_BM, labels_BM, targets=targets, tokens=tokens)
         scores_MV = score(self.model, batch.to(self.world.device), self.world)
-        scores_MV = scores_MV[(slots < masks_B[:, None]).flatten().to(scores_MV.device)].float().cpu()
-        return list(torch.split(scores_MV, masks_B.tolist()))
+        scores_MV = scores_MV[is_mask_BM.flatten().to(scores_MV.device)].float().cpu()
+        return list(torch.split(scores_MV, [len(places) for places in masks]))
 
 
 def _joined(parts: Sequence[list[int]], longest: int, special: SpecialTokens) -> EncodedExample:

@@ -128,13 +128,11 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], folds: Seq
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
 
-def most_confused(
-    labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: int, most: int = MOST_CLASSES
-) -> NDArray[np.int64]:
-    """Return the indices, in order, of the classes with most mistakes, as the true class or as the predicted one."""
+def most_confused(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Return the indices, in order, of the MOST_CLASSES with most mistakes, as the true class or the predicted one."""
     wrong = labels_N != predictions_N
     mistakes_C = np.bincount(np.concatenate([labels_N[wrong], predictions_N[wrong]]), minlength=classes)
-    return np.sort(np.argsort(-mistakes_C, kind="stable")[:most])
+    return np.sort(np.argsort(-mistakes_C, kind="stable")[:MOST_CLASSES])
 
 
 def confusion(

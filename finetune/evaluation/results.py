@@ -246,6 +246,13 @@ def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], me
     return Difference.model_validate(paired_difference(mine, other, [trial.fold for trial in ours]))
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return the cells of lines as text, in columns of one width each."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
 def table(results: Results) -> str:
     """Return a table of test scores beside those of the baselines and of the control."""
     beaten = results.baselines

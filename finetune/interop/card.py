@@ -7,7 +7,7 @@ from typing import Literal
 
 from configs import UserError
 from finetune.evaluation import results
-from finetune.interop.texts import longest, preparation
+from finetune.interop.texts import preparation
 from finetune.saved_model import SavedModel
 from mlm.interop.onnx import FILE
 
@@ -116,7 +116,7 @@ def _texts(model: SavedModel) -> Iterator[str]:
     yield "\n## Preparation of a text\n"
     yield "Neither the tokenizer nor the model does this:\n"
     yield from (f"- {sentence}" for sentence in preparation(model))
-    yield f"\nA text of over {longest(model)} tokens is truncated."
+    yield f"\nA text of over {model.longest} tokens is truncated."
     if _is_paired(model):
         yield "Of a pair that is too long, the libraries may keep a token more of one text than the run did."
 

@@ -13,7 +13,7 @@ from finetune import saved_model
 from finetune.heads.linear import LinearHead
 from finetune.interop import card, onnx, sequence_classification
 from finetune.interop.card import Exported, Format
-from finetune.interop.texts import Probabilities, longest, rows_to_compare
+from finetune.interop.texts import Probabilities, rows_to_compare
 from finetune.saved_model import SavedModel
 from mlm.distributed.world import World
 from mlm.interop import comparison
@@ -74,7 +74,7 @@ def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Forma
     reader, encoder = model.config.data.reader, model.classifier.encoder
     texts = [reader.texts(row) for row in rows]
     if len(reader.columns) > 1:  # the libraries truncate a pair by rules that are a token apart
-        whole = [not example.truncated for example in encoder.tokenize(texts, longest(model))]
+        whole = [not example.truncated for example in encoder.tokenize(texts, model.longest)]
         rows = [row for row, fits in zip(rows, whole, strict=True) if fits]
         texts = [reader.texts(row) for row in rows]
     predicted = model.classify(rows, World(torch.device("cpu"), torch.float32))

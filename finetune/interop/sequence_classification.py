@@ -22,7 +22,7 @@ from finetune.encoders.encoder import TextEncoder
 from finetune.encoders.published import PublishedEncoder
 from finetune.encoders.run import RunEncoder
 from finetune.heads.linear import LinearHead, PooledLinear
-from finetune.interop.texts import Probabilities, preparation, preparation_settings, write_tokenizer
+from finetune.interop.texts import Probabilities, TextPreparation, preparation, write_tokenizer
 from finetune.saved_model import SavedModel
 from mlm.checkpoint import weights
 from mlm.interop.export import TARGETS, WEIGHTS, architecture_of, model_class, special_ids, trunk
@@ -120,8 +120,9 @@ def write(model: SavedModel, folder: Path) -> None:
     config.id2label = dict(enumerate(model.class_names))
     config.label2id = {name: number for number, name in enumerate(model.class_names)}
     config.problem_type = "single_label_classification"
-    config.text_preparation = preparation(model)
-    config.text_preparation_settings = preparation_settings(model).model_dump(mode="json")
+    config.text_preparation = list(preparation(model))
+    prepared = TextPreparation(columns=model.reader.columns, cleaning=model.reader.cleaning)
+    config.text_preparation_settings = prepared.model_dump(mode="json")
     settings = dict(their_head.settings or {}) | ({their_head.pooling: head.pooling} if their_head.pooling else {})
     for name, value in settings.items():
         setattr(config, name, value)

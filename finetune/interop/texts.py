@@ -37,14 +37,9 @@ class TextPreparation(Config):
     """The changes of a text."""
 
 
-def longest(model: SavedModel) -> int:
-    """Return the largest number of tokens of a text or pair, with special ones."""
-    return min(model.config.encoder.longest, model.classifier.encoder.longest)
-
-
 def write_tokenizer(model: SavedModel, folder: Path) -> None:
     """Write the tokenizer into `folder`, set to truncate and to pad as the classifier's own."""
-    encoder, most = model.classifier.encoder, longest(model)
+    encoder, most = model.classifier.encoder, model.longest
     if isinstance(encoder, PublishedEncoder):
         if not encoder.tokenizer.is_fast:
             raise UserError(
@@ -72,18 +67,9 @@ def write_tokenizer(model: SavedModel, folder: Path) -> None:
     tokenizer.save(str(folder / TOKENIZER))
 
 
-def preparation(model: SavedModel) -> list[str]:
-    """Return a sentence for each change of a text that neither the tokenizer nor the network makes."""
-    return list(_preparation(model.config.data.reader.cleaning, model.config.data.reader.columns))
-
-
-def preparation_settings(model: SavedModel) -> TextPreparation:
-    """Return the same as settings of this project."""
-    reader = model.config.data.reader
-    return TextPreparation(columns=reader.columns, cleaning=reader.cleaning)
-
-
-def _preparation(cleaning: Cleaning, columns: Sequence[str]) -> Iterator[str]:
+def preparation(model: SavedModel) -> Iterator[str]:
+    """Yield a sentence for each change of a text that neither the tokenizer nor the network makes."""
+    cleaning, columns = model.reader.cleaning, model.reader.columns
     if cleaning.html_entities:
         yield "HTML entities such as &amp; are decoded."
     for what, treatment, name in (
@@ -108,7 +94,7 @@ def _preparation(cleaning: Cleaning, columns: Sequence[str]) -> Iterator[str]:
 
 def as_data(model: SavedModel) -> dict[str, Any]:
     """Return all that another program needs to prepare a text and to name the classes."""
-    reader = model.config.data.reader
+    reader = model.reader
     return {
         "classes": model.class_names,
         "columns": reader.columns,
@@ -116,17 +102,17 @@ def as_data(model: SavedModel) -> dict[str, Any]:
         "html_entities": reader.cleaning.html_entities,
         "substitutions": reader.cleaning.substitutions(),
         "lower_case": reader.cleaning.lower_case,
-        "longest": longest(model),
+        "longest": model.longest,
         "tokenizer": TOKENIZER,
     }
 
 
 def rows_to_compare(model: SavedModel) -> tuple[list[Mapping[str, str]], bool]:
     """Return rows of texts, very short and truncated ones too, and whether some are of the run's data."""
-    reader, data = model.config.data.reader, model.config.data
+    reader, data = model.reader, model.config.data
     own = [dict.fromkeys(reader.columns, text) for text in (*SENTENCES, "a")]
     if len(reader.columns) == 1:
-        own.append({reader.columns[0]: " ".join(SENTENCES * (longest(model) // 50 + 1))})
+        own.append({reader.columns[0]: " ".join(SENTENCES * (model.longest // 50 + 1))})
     found: list[dict[str, str]] = []
     if isinstance(data, Labelled) and data.train is not None and Path(data.train).is_file():
         found = list(islice((row for row in reader.rows(Path(data.train)) if all(reader.texts(row))), ROWS))

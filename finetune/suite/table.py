@@ -10,7 +10,7 @@ import numpy as np
 
 from configs import UserError
 from finetune.evaluation import results
-from finetune.evaluation.results import Difference, MeanStd
+from finetune.evaluation.results import Difference, MeanStd, aligned
 
 OWN = "this encoder"
 
@@ -90,8 +90,7 @@ def as_text(found: Mapping[str, Any]) -> str:
         lines.append([task, row["metric"], str(row["trials"]), *map(_shown, scores), _difference(row)])
     means = [f"{found['mean'][name]:.3f}" if name in found["mean"] else "-" for name in names]
     lines.append(["mean", "", "", *means, _difference(found)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return aligned(lines)
 
 
 def _difference(row: Mapping[str, Any]) -> str:

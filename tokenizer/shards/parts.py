@@ -185,9 +185,7 @@ def _locked(output: Path) -> Iterator[None]:
     """Hold the lock of `output`; wait for another holder."""
     descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if not files.lock(descriptor, output):
-            logger.info("another process is at work in %s: waiting for it", output)
-            files.lock(descriptor, output, wait=True)
+        files.lock(descriptor, output, wait=True)
         yield
     finally:
         os.close(descriptor)

@@ -169,9 +169,7 @@ def _lock(folder: Path) -> int | None:
     with suppress(FileNotFoundError), ExitStack() as unless_locked:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         unless_locked.callback(os.close, descriptor)
-        if not lock(descriptor, folder):
-            logger.info("another process is at work in %s: waiting for it", folder)
-            lock(descriptor, folder, wait=True)
+        lock(descriptor, folder, wait=True)
         if os.path.samestat(folder.stat(), os.fstat(descriptor)):
             unless_locked.pop_all()
             return descriptor

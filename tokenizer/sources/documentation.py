@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs import UserError
+from configs.extras import PROJECT
 from tokenizer.sources import prose
 
 _FORMAT = 1
 """Part of the fingerprint: raise it whenever the same files give other sentences."""
 
-_PROJECT = "mlm"
 _STANDARD_LIBRARY = "python"
 _TOPICS = "pydoc_data.topics"
 _LEFT_OUT = {"test", "tests", "testing", "site-packages", "dist-packages", "idlelib", "lib2to3", "turtledemo"}
@@ -129,7 +129,7 @@ def extract(files: Iterable[Source]) -> list[Module]:
 def _requirements() -> list[str]:
     """Return the names of the distributions that the project requires, extras aside, having found each installed."""
     try:
-        lines = importlib.metadata.requires(_PROJECT) or []
+        lines = importlib.metadata.requires(PROJECT) or []
         names = [re.split(r"[^\w.-]", line)[0].lower() for line in lines if "extra" not in line.partition(";")[2]]
         for name in names:
             importlib.metadata.distribution(name)

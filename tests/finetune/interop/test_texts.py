@@ -18,10 +18,10 @@ def test_the_tokenizer_beside_a_model_gives_the_tokens_of_the_run(kind: str, tmp
     pairs = [("the river", "a storm [SEP]"), ("our street " * 40, "is on fire"), ("her garden", "sleeps " * 90)]
     singles = [("[MASK] river",), ("the old bridge " * 50,)]
     for given in (pairs, singles):
-        expected = encoder.tokenize(given, texts.longest(model))
+        expected = encoder.tokenize(given, model.longest)
         found = tokenizer.encode_batch([text if len(text) > 1 else text[0] for text in given])
         for one, other in zip(found, expected, strict=True):
             real = [token for token, is_real in zip(one.ids, one.attention_mask, strict=True) if is_real]
             assert tuple(real) == other.ids
         assert len({len(one.ids) for one in found}) == 1  # padded
-    assert any(example.truncated for example in encoder.tokenize(pairs, texts.longest(model)))
+    assert any(example.truncated for example in encoder.tokenize(pairs, model.longest))
