@@ -97,17 +97,19 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _line(text: str, classes: Sequence[str], found: "Prediction") -> str:
-    if len(classes) == 1 and found.chances:
-        return f"{classes[0]} {found.chances[0]:.4g}    {text}"
-    ranked = sorted(zip(found.chances, classes, strict=True), reverse=True) if found.chances else []
-    shown = "  ".join(f"{name} {chance:.1%}" for chance, name in ranked[:MOST_SHOWN]) or "empty after cleaning"
+    if len(classes) == 1 and found.probabilities:
+        return f"{classes[0]} {found.probabilities[0]:.4g}    {text}"
+    ranked = sorted(zip(found.probabilities, classes, strict=True), reverse=True) if found.probabilities else []
+    shown = (
+        "  ".join(f"{name} {probability:.1%}" for probability, name in ranked[:MOST_SHOWN]) or "empty after cleaning"
+    )
     return f"{shown}    {text}"
 
 
 def _json(text: str, classes: Sequence[str], found: "Prediction") -> str:
     if len(classes) == 1:
-        return json.dumps({"text": text, "predicted": next(iter(found.chances), None)}, ensure_ascii=False)
-    probabilities = dict(zip(classes, found.chances, strict=True)) if found.chances else {}
+        return json.dumps({"text": text, "predicted": next(iter(found.probabilities), None)}, ensure_ascii=False)
+    probabilities = dict(zip(classes, found.probabilities, strict=True)) if found.probabilities else {}
     predicted = max(probabilities, key=probabilities.__getitem__, default=None)
     return json.dumps({"text": text, "predicted": predicted, "probabilities": probabilities}, ensure_ascii=False)
 

@@ -45,7 +45,7 @@ class Description(Config):
 class Prediction:
     """The prediction for a text."""
 
-    chances: Sequence[float]
+    probabilities: Sequence[float]
     """Probability of each class, or the number; empty for a text that is empty after cleaning."""
     truncated: bool
 
@@ -115,8 +115,8 @@ def classified(
     """Return the prediction of `model` for each cleaned text or pair, as `encoder` cuts it into tokens."""
     whole = [text for text in texts if all(text)]
     tokens = encoder.tokenize(whole, longest)
-    chances = predict(model, tokens, encoder.pad_id, world).tolist() if whole else []
-    found = iter(Prediction(row, one.truncated) for row, one in zip(chances, tokens, strict=True))
+    probabilities_NC = predict(model, tokens, encoder.pad_id, world).tolist() if whole else []
+    found = iter(Prediction(row, one.truncated) for row, one in zip(probabilities_NC, tokens, strict=True))
     return [next(found) if all(text) else Prediction((), truncated=False) for text in texts]
 
 

@@ -77,11 +77,11 @@ def classify_table(
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             for row, found in zip(part, model.classify(part, world), strict=True):
-                empty += not found.chances
+                empty += not found.probabilities
                 truncated += found.truncated
                 predicted = _predicted(found, classes)
                 if submission is None:
-                    shown = [f"{chance:.6f}" for chance in found.chances] or [""] * len(classes)
+                    shown = [f"{probability:.6f}" for probability in found.probabilities] or [""] * len(classes)
                     lines.append([*row.values(), predicted, *shown[: len(named)]])
                 else:
                     lines.append([row[submission], predicted])
@@ -107,9 +107,10 @@ def classify_table(
 
 def _predicted(found: Prediction, classes: Sequence[str]) -> str:
     """Return the most probable class, or the number, as text; none of an empty text."""
-    if not found.chances:
+    probabilities = found.probabilities
+    if not probabilities:
         return ""
-    return f"{found.chances[0]:.6g}" if len(classes) == 1 else classes[found.chances.index(max(found.chances))]
+    return f"{probabilities[0]:.6g}" if len(classes) == 1 else classes[probabilities.index(max(probabilities))]
 
 
 def _fill_empty(lines: Sequence[list[str]], most_frequent: str | None, *, is_number: bool) -> str:

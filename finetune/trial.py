@@ -27,7 +27,7 @@ from mlm.distributed.world import World
 from mlm.tracking.run_directory import METRICS, finite
 from mlm.tracking.trackers import Tracked, Trackers
 from mlm.training.budget import Epochs, StepSize, TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
+from mlm.training.loop import Intervals, LoopSettings, Observer, StepMetrics, train
 
 LOGS_PER_EPOCH = 10
 
@@ -39,7 +39,7 @@ class Trial:
     config: FinetuneConfig
     split: DataSplit
     seed: int
-    """Seed of the head's initial weights, the order of the examples, augmentation and dropout."""
+    """Seed of the head's initial weights, the order of the examples, dropout, and augmentation without context."""
     num_classes: int
     """1 if a number is predicted."""
     is_control: bool = False
@@ -147,7 +147,7 @@ def run_trial(
     task, steps_per_epoch = make_task(trial, encoder, world), trial.steps_per_epoch
     best, request = BestWeights(config.train.early_stopping), StopRequest(stop)
     length = Epochs(epochs=config.train.epochs).training_length(StepSize(steps_per_epoch))
-    frequencies = Frequencies(
+    intervals = Intervals(
         log_steps=max(steps_per_epoch // LOGS_PER_EPOCH, 1),
         evaluate_steps=-(-steps_per_epoch // config.train.evaluations_per_epoch),
         checkpoint_steps=length.steps or steps_per_epoch,
@@ -156,7 +156,7 @@ def run_trial(
     end = train(
         classifier,
         task,
-        LoopSettings(optimizer, config.schedule, length, frequencies, clip_norm, seed=trial.seed, threads=task.threads),
+        LoopSettings(optimizer, config.schedule, length, intervals, clip_norm, seed=trial.seed, threads=task.threads),
         world,
         [best, *observers],
         start=TrainingProgress(),

@@ -12,7 +12,7 @@ from mlm.distributed.parallel import Parallel, ReplicatedData
 from mlm.distributed.world import SILENCE_MINUTES, DeviceChoice
 from mlm.model.heads import ModelConfig
 from mlm.training.budget import Budget, Steps
-from mlm.training.loop import Frequencies
+from mlm.training.loop import Intervals
 from mlm.training.optim import AdamW, OptimizerConfig
 from mlm.training.schedule import AnySchedule, Trapezoid
 from tokenizer.cleaning import TextConfig
@@ -108,7 +108,7 @@ class TrainConfig(Config):
     """Precision of matrix products; auto measures and takes the faster one. Weights are float32."""
     compile: bool | None = None
     """Compile each encoder layer by torch.compile; null compiles on CUDA only. On CPU it needs a C++ compiler."""
-    intervals: Frequencies = Frequencies()
+    intervals: Intervals = Intervals()
     """Steps between two logs, evaluations and checkpoints."""
     keep: Retention = Retention()
     """The checkpoints to keep."""

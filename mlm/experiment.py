@@ -67,7 +67,7 @@ class PretrainRun:
     path: Path
     """The run's directory."""
     results: Mapping[str, Any] | None
-    """The content of results.json; None for a run that was stopped, and on ranks other than 0."""
+    """The results, as in results.json, which has null for NaN; None for a stopped run, and on ranks other than 0."""
     summary: str
     """The results, or the way to resume, as text; empty on ranks other than 0."""
     stopped_by: int
@@ -159,7 +159,7 @@ def _device(config: PretrainConfig, path: Path | None) -> DeviceChoice:
     """Return the device to ask for: that of the configuration; `auto`, with a warning, if the run to resume lost it."""
     if path is None or config.device in ("auto", *devices()):
         return config.device
-    logger.warning("device=%s, on which %s began, is absent: training goes on on another one", config.device, path)
+    logger.warning("device=%s, on which %s began, is absent: training continues on another device", config.device, path)
     return "auto"
 
 
@@ -302,7 +302,7 @@ def _train(ready: _Ready, opened: ExitStack, observers: Sequence[Observer], stop
         components.optimizer,
         config.schedule,
         components.length,
-        frequencies=config.train.intervals,
+        intervals=config.train.intervals,
         clip_norm=config.train.clip_norm,
         seed=config.train.seed,
         threads=components.threads,

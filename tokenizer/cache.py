@@ -53,7 +53,10 @@ def find_or_build_shards(
 def find_or_learn(
     text: TextConfig, settings: VocabularyConfig, cache: Path, fingerprint: str = "", watch: Watch | None = None
 ) -> Path:
-    """Return the tokenizer.json in `cache` that was learned from `text`, or learn it now; the errors are the same."""
+    """Return the tokenizer.json in `cache` that was learned from `text`, or learn it now.
+
+    A text that cannot be read, or is too small, is a UserError.
+    """
     watch, fingerprint = watch or text.source.watch(), fingerprint or text.fingerprint()
     key = hash_texts(
         str(_LEARNING), settings.model_dump_json(), fingerprint_as_read(fingerprint, settings.normalizer())

@@ -110,7 +110,7 @@ class TextConfig(Config):
 
 
 def fingerprint_as_read(fingerprint: str, normalizer: Normalizer | None) -> str:
-    """Return the fingerprint of a text whose sides and duplicates a tokenizer with `normalizer` tells."""
+    """Return the fingerprint of a text that is split and deduplicated as a tokenizer with `normalizer` reads it."""
     return fingerprint if normalizer is None else hash_texts(fingerprint, _READING)
 
 

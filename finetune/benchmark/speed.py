@@ -30,7 +30,7 @@ from mlm.distributed.device import precision_of, with_precision
 from mlm.distributed.world import World, init_world
 from mlm.model.encoder import EncoderConfig
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, train
+from mlm.training.loop import Intervals, LoopSettings, train
 from tokenizer.cache import save
 from tokenizer.cleaning import TextConfig
 from tokenizer.vocabulary import MAXIMUM_SIZE, MINIMUM_SIZE, VocabularyConfig, learn
@@ -161,8 +161,8 @@ def train_ours(bench: Bench, meter: Meter, micro_batches: int = 1) -> None:
         variants=(),
     )
     optimizer = recipe.optim.build(model, recipe.trainable.prepare(model))
-    frequencies = Frequencies(log_steps=1, evaluate_steps=frame.NEVER, checkpoint_steps=frame.NEVER)
-    loop = LoopSettings(optimizer, recipe.schedule, TrainingLength(frame.NEVER), frequencies, settings.clip_norm, SEED)
+    intervals = Intervals(log_steps=1, evaluate_steps=frame.NEVER, checkpoint_steps=frame.NEVER)
+    loop = LoopSettings(optimizer, recipe.schedule, TrainingLength(frame.NEVER), intervals, settings.clip_norm, SEED)
     train(model, task, loop, bench.world, [meter], start=TrainingProgress(), stop=lambda: meter.rate > 0)
 
 

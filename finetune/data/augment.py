@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from configs import Config, UserError
 
 MASKED = "\ufdd0\ufdd1"
-"""Stands for a masked token in a text. No text holds it: these are no characters. '[MASK]' in a text is plain text."""
+"""Stands for a masked token. No text holds it: these are Unicode noncharacters. '[MASK]' in a text is plain text."""
 _STREAM = 1
 """Part of the hash that keeps these random numbers apart from other ones of the same seed."""
 
@@ -68,8 +68,8 @@ def augmented(
 ) -> tuple[str, ...]:
     """Return the augmented texts of an example in an epoch; `key` is seed, epoch, and index of the example.
 
-    In a changed text of n words, floor(share * n + u) words are changed, u uniform in [0, 1): share * n on average.
-    Single spaces separate the words of a changed text. The two texts of a pair are changed independently. `replaced`
+    In a changed text of n words, floor(share * n + u) words are dropped or masked, u uniform in [0, 1): share * n
+    on average. Words are swapped in pairs, floor(share * n / 2 + u) of them. Single spaces separate the words of a changed text. The two texts of a pair are changed independently. `replaced`
     are the example's variants from `augment_contextual.variants`; one of them is changed further.
     """
     moves = augmentation.drop > 0 or augmentation.swap > 0 or augmentation.mask > 0

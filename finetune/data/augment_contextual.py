@@ -84,8 +84,8 @@ def variants(
     for start in range(0, len(blanks), BATCH_TEXTS):
         batch = blanks[start : start + BATCH_TEXTS]
         masked = [found.filled([MASKED] * len(found.spans)) for found in batch]
-        for found, scores_MV in zip(batch, predictor.predict(masked), strict=True):
-            sampled = candidates[_sample(scores_MV[:, candidates], found.draws_M)]
+        for found, logits_MV in zip(batch, predictor.predict(masked), strict=True):
+            sampled = candidates[_sample(logits_MV[:, candidates], found.draws_M)]
             index, variant, part = found.place
             drawn[index][variant][part] = found.filled([predictor.words[token] or "" for token in sampled.tolist()])
     return [tuple(tuple(variant) for variant in example) for example in drawn]

@@ -149,11 +149,11 @@ class Labelled(TableConfig):
     hub_splits: HubSplits = HubSplits()
     """Splits of the hub's data set; a named file takes the place of a split."""
     classes: Texts = ()
-    """The classes in order, of which the second of two is that of F1; empty: in the order of the hub's data set, or the
+    """The classes in order. With two classes, F1 is that of the second. Empty: as the hub's data set has them, or the
     sorted labels of the training data. Equal numbers, such as 1 and 1.0, are one class where all labels are numbers,
     unless both are named here."""
     duplicates: repeats.Duplicates = "drop"
-    """Treatment of repeated training texts. Texts are equal if they are so but for case, white space, web addresses and
+    """Treatment of repeated training texts. Texts are equal if they differ only in case, white space, web addresses and
     mentions, as they are given or as the encoder reads them. Kept or not, a text is never on both sides of a split."""
     contradictions: repeats.Contradictions = "drop"
     """Treatment of training texts with several labels: drop them, or keep those with the most frequent label, if it is

@@ -60,18 +60,18 @@ def classify(model: Classifier, texts: Sequence[str], world: World) -> Answer:
     rows = [dict(zip(columns, texts, strict=True))]
     rows += [{**rows[0], columns[part]: _without(texts[part], word)} for part, word in words]
     whole, *without = model.classify(rows, world)
-    if not whole.chances:
+    if not whole.probabilities:
         raise UserError("cleaned as in training, the text is empty: type another")
-    best = max(range(len(whole.chances)), key=whole.chances.__getitem__)
+    best = max(range(len(whole.probabilities)), key=whole.probabilities.__getitem__)
     shown, before = list[dict[str, Any]](), dict[int, Word]()
     for (part, word), left in zip(words, without, strict=True):
-        contribution = round(whole.chances[best] - left.chances[best], 4) if left.chances else None
+        contribution = round(whole.probabilities[best] - left.probabilities[best], 4) if left.probabilities else None
         shown.append({**_shown(word, before.get(part)), "part": part, "contribution": contribution})
         before[part] = word
-    ranked = sorted(zip(whole.chances, model.class_names, strict=True), key=lambda pair: -pair[0])
+    ranked = sorted(zip(whole.probabilities, model.class_names, strict=True), key=lambda pair: -pair[0])
     read = model.read(model.reader.texts(rows[0]))
     return {
-        "classes": [{"name": name, "probability": round(chance, 4)} for chance, name in ranked],
+        "classes": [{"name": name, "probability": round(probability, 4)} for probability, name in ranked],
         "words": shown,
         "truncated": whole.truncated,
         "attention": None if whole.truncated else _attention(model, read),

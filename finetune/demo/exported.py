@@ -104,9 +104,9 @@ class ExportedLanguageModel(_Exported):
     def guess(self, read: Reading, top: int) -> list[list[Guess]]:
         """Return the most probable tokens for each mask token; no special ones."""
         tokenizer = self._encoder.tokenizer
-        scores_MV = output(self._encoder, read)[0, torch.tensor(read.ids) == tokenizer.mask_token_id].float()
-        scores_MV[:, tokenizer.all_special_ids] = float("-inf")
-        best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1]))
+        logits_MV = output(self._encoder, read)[0, torch.tensor(read.ids) == tokenizer.mask_token_id].float()
+        logits_MV[:, tokenizer.all_special_ids] = float("-inf")
+        best = logits_MV.softmax(dim=-1).topk(min(top, logits_MV.shape[1]))
         return [
             [Guess(str(tokenizer.decode([token])), share) for token, share in zip(tokens, shares, strict=True)]
             for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -33,7 +33,7 @@ def split(text: str) -> list[Word]:
 
 
 def owner(words: Sequence[Word], start: int) -> int:
-    """Return the index of the word that a token belongs to which starts there, perhaps by the space before the word."""
+    """Return the index of the word to which the token at `start` belongs, which may begin with the space before it."""
     return min(bisect_right(words, start, key=lambda word: word.end), len(words) - 1)
 
 

@@ -162,10 +162,10 @@ class PublishedPredictor(PublishedEncoder):
         hook = into_vocabulary.register_forward_pre_hook(masked_only)
         try:
             with autocast(self.world.device, self.world.dtype):
-                scores_MV = self(ids_BL, real_BL, types_BL)
+                logits_MV = self(ids_BL, real_BL, types_BL)
         finally:
             hook.remove()
-        return list(torch.split(scores_MV.float().cpu(), masked_BL.sum(dim=1).tolist()))
+        return list(torch.split(logits_MV.float().cpu(), masked_BL.sum(dim=1).tolist()))
 
 
 def load_published(

@@ -20,7 +20,7 @@ from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialize import initialize
-from mlm.objectives.masked import score
+from mlm.objectives.masked import compute_logits
 from mlm.tracking import run_directory
 from tokenizer import vocabulary
 from tokenizer.cleaning import as_read_by
@@ -125,9 +125,9 @@ class RunPredictor:
         labels_BM = torch.full_like(predicted_BM, IGNORED)
         targets, tokens = int(is_mask_BM.sum()), int(real_BL.sum())
         batch = Batch(ids_BL, real_BL.int(), positions_BL, predicted_BM, labels_BM, targets=targets, tokens=tokens)
-        scores_MV = score(self.model, batch.to(self.world.device), self.world)
-        scores_MV = scores_MV[is_mask_BM.flatten().to(scores_MV.device)].float().cpu()
-        return list(torch.split(scores_MV, [len(places) for places in masks]))
+        logits_MV = compute_logits(self.model, batch.to(self.world.device), self.world)
+        logits_MV = logits_MV[is_mask_BM.flatten().to(logits_MV.device)].float().cpu()
+        return list(torch.split(logits_MV, [len(places) for places in masks]))
 
 
 def _joined(parts: Sequence[list[int]], longest: int, special: SpecialTokens) -> EncodedExample:

@@ -165,7 +165,7 @@ class ExampleCounts(Config):
     validation: int = Field(ge=0)
     test: int = Field(ge=0)
     counts: dict[str, int]
-    """Number of dropped examples by reason."""
+    """Number of dropped and of truncated examples by reason."""
 
 
 class Results(Config):

@@ -49,5 +49,5 @@ class KimCnn(nn.Module):
         for convolution, span in zip(self.convolutions, self.spans, strict=True):
             windows_BFL = convolution(F.pad(states_BDL, (0, span - 1)))
             maxima_BF.append(windows_BFL.relu().masked_fill(~real_BL[:, None, :], 0.0).amax(dim=-1))
-        scores_BC: Tensor = self.output(self.dropout(torch.cat(maxima_BF, dim=-1)))
-        return scores_BC
+        logits_BC: Tensor = self.output(self.dropout(torch.cat(maxima_BF, dim=-1)))
+        return logits_BC

@@ -49,5 +49,5 @@ class PooledLinear(nn.Module):
             pooled_BD = hidden_BLD.masked_fill(~real_BL1, 0.0).sum(dim=1) / real_BL1.sum(dim=1)
         else:
             pooled_BD = hidden_BLD.masked_fill(~real_BL1, float("-inf")).amax(dim=1)
-        scores_BC: Tensor = self.output(self.dropout(pooled_BD))
-        return scores_BC
+        logits_BC: Tensor = self.output(self.dropout(pooled_BD))
+        return logits_BC

@@ -78,7 +78,7 @@ def _compare(model: SavedModel, folder: Path, out: Path, formats: Sequence[Forma
         rows = [row for row, fits in zip(rows, whole, strict=True) if fits]
         texts = [reader.texts(row) for row in rows]
     predicted = model.classify(rows, World(torch.device("cpu"), torch.float32))
-    ours_NC = torch.tensor([prediction.chances for prediction in predicted])
+    ours_NC = torch.tensor([prediction.probabilities for prediction in predicted])
     differences = {}
     for name in formats:
         theirs = FORMATS[name].load(folder, model)

@@ -67,5 +67,5 @@ class _Scores(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the scores of the classes and their probabilities, each (B, C)."""
         types_BL = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        scores_BC = self.classifier(input_ids, attention_mask > 0, types_BL)
-        return scores_BC, scores_BC.softmax(dim=-1)
+        logits_BC = self.classifier(input_ids, attention_mask > 0, types_BL)
+        return logits_BC, logits_BC.softmax(dim=-1)

@@ -152,8 +152,8 @@ def load(folder: Path, model: SavedModel) -> Probabilities:
         columns = [list(column) for column in zip(*texts, strict=True)]
         plain: dict[str, Any] = {"split_special_tokens": True}  # [SEP] in a text is plain text, as for ours
         inputs = tokenizer(*columns, padding=True, truncation=True, return_tensors="pt", **plain)
-        scores_BC: Tensor = theirs(**inputs).logits
-        return scores_BC.softmax(dim=-1)
+        logits_BC: Tensor = theirs(**inputs).logits
+        return logits_BC.softmax(dim=-1)
 
     return probabilities
 

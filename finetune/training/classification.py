@@ -127,15 +127,19 @@ class Classification:
 
         Of numbers, the loss is the summed squared error, in units of their variance, and nothing is right or wrong.
         """
-        scores_BC, weights_C, smoothing = score(model, batch, self.world), self.class_weights_C, self.label_smoothing
+        logits_BC, weights_C, smoothing = (
+            compute_logits(model, batch, self.world),
+            self.class_weights_C,
+            self.label_smoothing,
+        )
         if batch.labels_B.is_floating_point():
             # The squares of large numbers are beyond float32; those of deviations are not.
-            error = F.mse_loss(scores_BC[:, 0] * weights_C, batch.labels_B * weights_C, reduction="sum")
+            error = F.mse_loss(logits_BC[:, 0] * weights_C, batch.labels_B * weights_C, reduction="sum")
             return {"loss": error * (batch.targets > 0)}
         loss = F.cross_entropy(
-            scores_BC, batch.labels_B, weights_C, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
+            logits_BC, batch.labels_B, weights_C, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
         )
-        return {"loss": loss, "correct": (scores_BC.detach().argmax(dim=-1) == batch.labels_B).sum()}
+        return {"loss": loss, "correct": (logits_BC.detach().argmax(dim=-1) == batch.labels_B).sum()}
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Return the loss in nats and the metrics on the validation examples; nothing if there are none."""
@@ -158,11 +162,11 @@ def batch_of(
     return ExampleBatch(ids_BL, real_BL, types_BL, labels, targets=len(tokens), tokens=count)
 
 
-def score(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
-    """Return the model's scores of the classes, (B, C), in float32; they are computed in the world's precision."""
+def compute_logits(model: nn.Module, batch: ExampleBatch, world: World) -> Tensor:
+    """Return the logits of the classes, or the number, (B, C), in float32; the world's precision computes them."""
     with autocast(world.device, world.dtype):
-        scores_BC: Tensor = model(batch.ids_BL, batch.real_BL, batch.types_BL)
-    return scores_BC.float()
+        logits_BC: Tensor = model(batch.ids_BL, batch.real_BL, batch.types_BL)
+    return logits_BC.float()
 
 
 def predict(
@@ -183,8 +187,8 @@ def predict(
     def probabilities(number: int) -> Tensor:
         chosen = order[cuts[number]]
         batch = batch_of([tokens[i] for i in chosen], np.zeros(len(chosen), np.int64), pad_id, world.device)
-        scores_BC = score(model, batch, world).cpu().double()
-        return scores_BC.softmax(dim=-1) if scores_BC.shape[1] > 1 else scores_BC
+        logits_BC = compute_logits(model, batch, world).cpu().double()
+        return logits_BC.softmax(dim=-1) if logits_BC.shape[1] > 1 else logits_BC
 
     if threads == 1:
         computed = list(map(probabilities, mine))
@@ -210,8 +214,8 @@ def measure(
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
     if labels_N.dtype == np.float64:
         return metrics.number_scores(labels_N, probabilities_NC[:, 0], scale)
-    chances_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
-    loss = -np.log(np.maximum(chances_N, np.finfo(np.float64).tiny)).mean()
+    probabilities_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
+    loss = -np.log(np.maximum(probabilities_N, np.finfo(np.float64).tiny)).mean()
     return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}
 
 

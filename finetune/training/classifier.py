@@ -19,8 +19,8 @@ class Classifier(nn.Module):
 
     def forward(self, ids_BL: Tensor, real_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return the scores of the classes, (B, C)."""
-        scores_BC: Tensor = self.head(self.encoder(ids_BL, real_BL, types_BL), real_BL, ids_BL)
-        return scores_BC
+        logits_BC: Tensor = self.head(self.encoder(ids_BL, real_BL, types_BL), real_BL, ids_BL)
+        return logits_BC
 
     def freeze(self, layers: int) -> None:
         """Train only the encoder's last `layers` layers and the head; a UserError if it has fewer."""

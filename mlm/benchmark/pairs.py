@@ -64,5 +64,6 @@ def _scores(model: nn.Module, sentence: Sentence, special: SpecialTokens) -> Ten
     copies = torch.where(hidden, special.mask, ids).flatten(0, 1).to(device)
     logits: Tensor = model(input_ids=copies).logits.cpu()
     places = torch.arange(count) + before
-    chances: Tensor = logits.log_softmax(dim=-1).view(2, count, len(ids), -1)[:, range(count), places, ids[places]]
-    return chances.sum(dim=1)
+    log_probabilities = logits.log_softmax(dim=-1).view(2, count, len(ids), -1)
+    found: Tensor = log_probabilities[:, range(count), places, ids[places]].sum(dim=1)
+    return found

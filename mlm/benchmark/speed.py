@@ -23,9 +23,9 @@ from mlm.data.corpus import Corpus
 from mlm.distributed.device import has_bfloat16, measure_peak, precision_of, with_precision
 from mlm.distributed.world import World, init_world
 from mlm.model.encoder import EncoderConfig
-from mlm.tracking.flops import flops_per_token, mean_context
+from mlm.tracking.flops import flops_at
 from mlm.training.budget import TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
+from mlm.training.loop import Intervals, LoopSettings, Observer, StepMetrics, train
 from tokenizer.shards.format import ShardArrays
 
 WARMUP_STEPS, COUNTED_STEPS = 8, 16
@@ -267,8 +267,7 @@ def data_wait(bench: Bench, name: str) -> list[Case]:
 
 def needed_flops(bench: Bench) -> float:
     """Return the floating-point operations that our side needs to train on a token, at the mean masking rate."""
-    vocabulary_size, context = bench.corpus.manifest.vocabulary_size, mean_context(bench.corpus.train.segments_per_row)
-    return flops_per_token(bench.recipe.model, vocabulary_size, context, bench.recipe.masking.mean_rate)
+    return flops_at(bench.recipe, bench.corpus)(0.5)
 
 
 def measure_theirs(bench: Bench, reference: Reference, bfloat16: bool) -> Meter:
@@ -299,7 +298,7 @@ def train_ours(
     made = build(recipe, world)
     # Each log waits for the device, which costs speed on CUDA; so a log has to end the steps before each evaluation.
     log_steps = 1 if world.device.type == "cpu" else min(WARMUP_STEPS, evaluate_steps)
-    frequencies = Frequencies(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
+    intervals = Intervals(log_steps=log_steps, evaluate_steps=evaluate_steps, checkpoint_steps=NEVER)
     clip_norm, seed = recipe.train.clip_norm, recipe.train.seed
-    settings = LoopSettings(made.optimizer, recipe.schedule, made.length, frequencies, clip_norm, seed, made.threads)
+    settings = LoopSettings(made.optimizer, recipe.schedule, made.length, intervals, clip_norm, seed, made.threads)
     train(made.model, made.task, settings, world, [observer], start=TrainingProgress(), stop=stop)

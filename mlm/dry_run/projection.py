@@ -2,9 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from timeit import Timer
 
 import numpy as np
 
@@ -17,7 +18,7 @@ STATE_BYTES = 16
 """Bytes a parameter of weight, gradient and Adam's two moments in float32: on every GPU, or divided among them."""
 NODE_GPUS, NODE_BANDWIDTH = 8, 50e9
 """GPUs that are joined by NVLink, and the bytes that each sends beyond them in a second: a port of 400 Gbit/s each."""
-SAMPLE_TOKENS, SAMPLE_SECONDS = 500_000, 0.3
+SAMPLE_TOKENS = 500_000
 
 
 @dataclass(frozen=True)
@@ -85,31 +86,21 @@ def measure(made: PretrainComponents, flops_per_token: float, peak_flops: float)
     encoder.encode(new)
     encoded_bytes_per_second = sum(len(text.encode()) for text in new) / (time.perf_counter() - began)
     rows_B = np.arange(min(len(train), made.task.batch_rows))
-
-    def read() -> None:
-        train.masked(rows_B, np.zeros_like(rows_B), made.config.masking, made.config.masking.rate, 0)
-
+    masking, epochs_B = made.config.masking, np.zeros_like(rows_B)
+    times, seconds = Timer(lambda: train.masked(rows_B, epochs_B, masking, masking.rate, 0)).autorange()
     tokens = train.tokens_per_row
     offsets = 8 * (counts.sentences + counts.documents) / counts.tokens
     return Measured(
         parameters=sum(parameter.numel() for parameter in made.model.parameters()),
         flops_per_token=flops_per_token,
-        tokens_per_step=made.config.train.batch_rows * tokens,
+        tokens_per_step=made.step_size.tokens,
         text_bytes_per_token=counts.text_bytes / counts.tokens,
         shard_bytes_per_token=shards.tokens.dtype.itemsize + shards.word_starts.dtype.itemsize + offsets,
         row_bytes_per_token=(train.files[0].records.dtype.itemsize + 8 * float(train.segments_per_row.sum())) / tokens,
         peak_flops=peak_flops,
         encoded_bytes_per_second=encoded_bytes_per_second,
-        assembled_tokens_per_second=len(rows_B) * tokens * _times_a_second(read),
+        assembled_tokens_per_second=times * len(rows_B) * tokens / seconds,
     )
-
-
-def _times_a_second(call: Callable[[], object]) -> float:
-    count, began = 0, time.perf_counter()
-    while not count or time.perf_counter() - began < SAMPLE_SECONDS:
-        call()
-        count += 1
-    return count / (time.perf_counter() - began)
 
 
 def projection(one: Measured, tokens: float, machines: Sequence[tuple[int, str]]) -> list[str]:

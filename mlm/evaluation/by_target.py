@@ -13,7 +13,7 @@ from mlm.config import PretrainConfig
 from mlm.data.batches import IGNORED, Batch
 from mlm.data.corpus import Corpus
 from mlm.distributed.world import World
-from mlm.objectives.masked import heldout_batches, score
+from mlm.objectives.masked import compute_logits, heldout_batches
 from mlm.training.loop import ratio
 
 UNITS = ("token", "word", "span")
@@ -57,12 +57,12 @@ class Targets:
         """Return the targets of batches, in which the model predicts them."""
         found = []
         for batch in batches:
-            scores_MV, labels_M = score(model, batch, world).float(), batch.labels_BM.flatten()
-            loss_M = F.cross_entropy(scores_MV, labels_M, reduction="none", ignore_index=IGNORED)
+            logits_MV, labels_M = compute_logits(model, batch, world).float(), batch.labels_BM.flatten()
+            loss_M = F.cross_entropy(logits_MV, labels_M, reduction="none", ignore_index=IGNORED)
             seen_M, positions_M = (
                 of_BL.gather(1, batch.predicted_BM).flatten() for of_BL in (batch.ids_BL, batch.positions_BL)
             )
-            parts = (loss_M, scores_MV.argmax(dim=-1) == labels_M, labels_M, seen_M, positions_M)
+            parts = (loss_M, logits_MV.argmax(dim=-1) == labels_M, labels_M, seen_M, positions_M)
             found.append([part[labels_M != IGNORED].cpu() for part in parts])
         return cls(*map(torch.cat, zip(*found, strict=True)))
 

@@ -12,7 +12,7 @@ from torch import nn
 from configs import UserError, check_text
 from mlm.data.batches import IGNORED, Batch
 from mlm.distributed.world import World
-from mlm.objectives.masked import score
+from mlm.objectives.masked import compute_logits
 from tokenizer.sentences import collapse
 from tokenizer.special_tokens import SpecialTokens
 from tokenizer.vocabulary import continuing_text, encode_masked
@@ -66,10 +66,10 @@ def one_row(ids: Sequence[int], mask_id: int) -> Batch:
 @torch.no_grad()
 def guess(model: nn.Module, batch: Batch, tokenizer: Tokenizer, world: World, top: int) -> list[list[Guess]]:
     """Return the `top` most probable tokens of every slot of the batch, most probable first; no special tokens."""
-    scores_MV = score(model, batch.to(world.device), world).float()
+    logits_MV = compute_logits(model, batch.to(world.device), world).float()
     special = list(SpecialTokens.of(tokenizer).ids)
-    scores_MV[:, special] = float("-inf")
-    best = scores_MV.softmax(dim=-1).topk(min(top, scores_MV.shape[1] - len(special)))
+    logits_MV[:, special] = float("-inf")
+    best = logits_MV.softmax(dim=-1).topk(min(top, logits_MV.shape[1] - len(special)))
     return [
         [Guess(continuing_text(tokenizer, [token]), share) for token, share in zip(tokens, probabilities, strict=True)]
         for tokens, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mlm.data.batches import Batch
 from mlm.distributed.threads import replicate_on_threads, threads_for
 from mlm.distributed.world import World
-from mlm.objectives.masked import score
+from mlm.objectives.masked import compute_logits
 
 ROW_TOKENS, BATCH_TOKENS, BATCH_TOKENS_ON_DEVICE = 64, 2048, 32768
 """Tokens of a row that several copies share, and of a batch, if a copy is not longer. Few on CPU, for its cache."""
@@ -41,8 +41,8 @@ def log_probabilities(model: nn.Module, copies: Sequence[Copy], mask_id: int, wo
         numbers, per_row = part
         batch = _batch([copies[number] for number in numbers], per_row, mask_id).to(world.device)
         with torch.no_grad():  # it holds for one thread
-            scores_MV = score(replica, batch, world).float()
-            losses_M = F.cross_entropy(scores_MV, batch.labels_BM.flatten(), reduction="none")
+            logits_MV = compute_logits(replica, batch, world).float()
+            losses_M = F.cross_entropy(logits_MV, batch.labels_BM.flatten(), reduction="none")
         found_N[numbers] = -losses_M[: len(numbers)].double().cpu()
 
     batch_tokens = BATCH_TOKENS if world.device.type == "cpu" else BATCH_TOKENS_ON_DEVICE

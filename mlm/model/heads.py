@@ -1,4 +1,4 @@
-"""The head: scores over the vocabulary, at the predicted positions only."""
+"""The head: logits over the vocabulary, at the predicted positions only."""
 
 from typing import Self
 
@@ -53,6 +53,6 @@ class MaskedLanguageModel(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, predicted_BM: Tensor) -> Tensor:
-        """Return the scores of every vocabulary entry at the predicted positions, row by row, (B * M, V)."""
+        """Return the logits of every vocabulary entry at the predicted positions, row by row, (B * M, V)."""
         hidden_MD = self.transform(self.encoder(ids_BL, segment_mask, predicted_BM).flatten(0, 1))
         return nn.functional.linear(hidden_MD, self.encoder.embeddings.tokens.weight, self.output_bias)

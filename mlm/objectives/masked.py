@@ -65,10 +65,10 @@ class MaskedLMTask:
 
         Of a mixture, return also loss and targets of each corpus, as `loss/NAME` and `targets/NAME`.
         """
-        scores_MV = score(model, batch, self.world, compiled=self.compiled)
+        logits_MV = compute_logits(model, batch, self.world, compiled=self.compiled)
         fused = self.compiled and self.world.device.type == "cuda"
         cross_entropy = compiled_cross_entropy() if fused else summed_cross_entropy
-        loss, correct, losses_M = cross_entropy(scores_MV, batch.labels_BM.flatten())
+        loss, correct, losses_M = cross_entropy(logits_MV, batch.labels_BM.flatten())
         sums = {"loss": loss, "correct": correct}
         if batch.corpora_B is not None:
             filled_BM = (batch.labels_BM != IGNORED).to(losses_M.dtype)
@@ -102,14 +102,14 @@ class MaskedLMTask:
         return {"loss": sums["loss"] / targets, "accuracy": sums["correct"] / targets} | of_corpora
 
 
-def summed_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def summed_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the summed cross-entropy in nats, the number of labels with the highest score, and each label's loss.
 
     IGNORED labels count as zero. The losses of labels have no gradient.
 
     The sum is computed in float32 or better, and so is its gradient, in the same pass.
     """
-    loss, correct, losses_M = _SummedCrossEntropy.apply(scores_MV, labels_M)  # type: ignore[no-untyped-call]
+    loss, correct, losses_M = _SummedCrossEntropy.apply(logits_MV, labels_M)  # type: ignore[no-untyped-call]
     return loss, correct, losses_M
 
 
@@ -117,15 +117,15 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """The loss and its gradient, which need the same exponentials: computed together, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = torch.promote_types(scores_MV.dtype, torch.float32)
-        loss, correct = scores_MV.new_zeros((), dtype=dtype), labels_M.new_zeros(())
-        losses_M = scores_MV.new_empty(len(scores_MV), dtype=dtype)
-        gradient_MV = torch.empty_like(scores_MV) if ctx.needs_input_grad[0] else None
-        chunk = CHUNK if scores_MV.device.type == "cpu" else CHUNK_ON_DEVICE
-        for start in range(0, len(scores_MV), chunk):
+    def forward(ctx: Any, logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = torch.promote_types(logits_MV.dtype, torch.float32)
+        loss, correct = logits_MV.new_zeros((), dtype=dtype), labels_M.new_zeros(())
+        losses_M = logits_MV.new_empty(len(logits_MV), dtype=dtype)
+        gradient_MV = torch.empty_like(logits_MV) if ctx.needs_input_grad[0] else None
+        chunk = CHUNK if logits_MV.device.type == "cpu" else CHUNK_ON_DEVICE
+        for start in range(0, len(logits_MV), chunk):
             part = slice(start, start + chunk)
-            scores, filled = scores_MV[part], labels_M[part] != IGNORED
+            scores, filled = logits_MV[part], labels_M[part] != IGNORED
             labels = labels_M[part].clamp(min=0)[:, None]
             highest, best = scores.max(dim=-1, keepdim=True)  # in bfloat16 on CPU five times as fast as argmax
             probabilities = scores.softmax(dim=-1, dtype=dtype)
@@ -148,11 +148,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return gradient_MV * upstream, None
 
 
-def plain_cross_entropy(scores_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def plain_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same as `summed_cross_entropy`, in more memory if eager, and in less time if compiled for CUDA."""
-    exact_MV = scores_MV.to(torch.promote_types(scores_MV.dtype, torch.float32))
+    exact_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
     losses_M = F.cross_entropy(exact_MV, labels_M, ignore_index=IGNORED, reduction="none")
-    return losses_M.sum(), (scores_MV.argmax(dim=-1) == labels_M).sum(), losses_M.detach()
+    return losses_M.sum(), (logits_MV.argmax(dim=-1) == labels_M).sum(), losses_M.detach()
 
 
 @cache
@@ -161,12 +161,12 @@ def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor,
     return torch.compile(plain_cross_entropy, dynamic=False)
 
 
-def score(model: nn.Module, batch: Batch, world: World, *, compiled: bool = False) -> Tensor:
-    """Return the scores for each slot, (B * M, V), in the world's precision; `compiled` if the model's layers are."""
+def compute_logits(model: nn.Module, batch: Batch, world: World, *, compiled: bool = False) -> Tensor:
+    """Return the logits of each slot, (B * M, V), in the world's precision; `compiled` if the model's layers are."""
     with autocast(world.device, world.dtype):
         segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, world.dtype, compiled=compiled)
-        scores_MV: Tensor = model(batch.ids_BL, segment_mask, batch.predicted_BM)
-    return scores_MV
+        logits_MV: Tensor = model(batch.ids_BL, segment_mask, batch.predicted_BM)
+    return logits_MV
 
 
 def heldout_batches(

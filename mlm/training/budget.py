@@ -47,18 +47,18 @@ class StepSize:
     """The mean amount of data that a step reads."""
 
     per_epoch: float
-    """Steps of an epoch, which may be a fraction."""
+    """Number of steps in an epoch, which may be a fraction."""
     tokens: float = 0.0
     """Tokens, padding not counted."""
     words: float = 0.0
-    """White-space-separated words; 0 if the shards do not tell."""
+    """White-space-separated words; 0 if the shards do not record their number."""
 
     def steps_of(self, words: int) -> int:
-        """Return the number of steps that show so many words; a UserError if the shards do not tell."""
+        """Return the number of steps that show so many words; a UserError if the shards do not record it."""
         if not self.words:
             raise UserError(
-                "some shards do not tell their number of words: encode their text again, or remove train.keep.at_words"
-                " and choose another train.budget.kind than words"
+                "some shards do not record their number of words: encode their text again, or remove"
+                " train.keep.at_words and choose another train.budget.kind than words"
             )
         return math.ceil(words / self.words)
 
@@ -80,7 +80,7 @@ class Tokens(Config):
 
     kind: Literal["tokens"] = "tokens"
     tokens: int = Field(100_000_000, gt=0, le=10**18)
-    """Tokens, padding not counted; the last step may go beyond by less than a batch."""
+    """Tokens, padding not counted. Steps are counted by their mean size, so that a run ends there but for rounding."""
 
     def training_length(self, step: StepSize) -> TrainingLength:
         """Return the length, given the size of a step."""

@@ -51,7 +51,7 @@ class Task(Protocol[AnyBatch]):
         """Return the held-out metrics."""
 
 
-class Frequencies(Config):
+class Intervals(Config):
     """Steps between two logs, evaluations and checkpoints."""
 
     log_steps: int = Field(20, gt=0)
@@ -85,7 +85,7 @@ class StepMetrics:
 
     @classmethod
     def merge(cls, steps: Sequence["StepMetrics"], world: World) -> "StepMetrics":
-        """Return the metrics of `steps` as one record; the only place where the host waits for their values."""
+        """Return the metrics of `steps` as one record, for which the host waits for their values."""
         last = steps[-1]
         values = [(step.finite_S[0], step.gradient_norm, *step.sums.values()) for step in steps]
         wide = torch.float32 if world.device.type == "mps" else torch.float64  # the widest that the device has
@@ -152,7 +152,7 @@ class LoopSettings:
     optimizer: Optimizer
     schedule: Schedule
     length: TrainingLength
-    frequencies: Frequencies
+    intervals: Intervals
     clip_norm: float
     """Largest norm of the gradient; longer ones are scaled down to it."""
     seed: int
@@ -164,11 +164,11 @@ class LoopSettings:
 
     def has_checkpoint(self, step: int) -> bool:
         """Return whether the state is saved after `step` steps."""
-        return step % self.frequencies.checkpoint_steps == 0 or step in self.milestones
+        return step % self.intervals.checkpoint_steps == 0 or step in self.milestones
 
     def has_record(self, step: int) -> bool:
         """Return whether metrics are logged after `step` steps; no record spans a checkpoint."""
-        return step % self.frequencies.log_steps == 0 or self.has_checkpoint(step)
+        return step % self.intervals.log_steps == 0 or self.has_checkpoint(step)
 
 
 def train(
@@ -201,7 +201,7 @@ def train(
             pending.append(replace(step, seconds=seconds, waited_seconds=waited_seconds))
             progress = TrainingProgress(progress.step + 1, progress.tokens + step.tokens, progress.seconds + seconds)
             finished = length.finished(progress)
-            if finished or progress.step % settings.frequencies.evaluate_steps == 0:
+            if finished or progress.step % settings.intervals.evaluate_steps == 0:
                 evaluate(model, task, settings.optimizer, observers, progress)
                 stops += world.sum([stop()])[0]  # an evaluation may be the reason to stop
             ended = finished or stops > 0
@@ -248,7 +248,7 @@ def take_step(
     with autocast(world.device, world.dtype):  # for optimizers that multiply matrices
         settings.optimizer.update(settings.schedule.factor(fraction), finite & (targets > 0))
     after = replace(progress, step=progress.step + 1)
-    evaluates = after.step % settings.frequencies.evaluate_steps == 0 or settings.length.finished(after)
+    evaluates = after.step % settings.intervals.evaluate_steps == 0 or settings.length.finished(after)
     if settings.has_record(after.step) or evaluates:
         synchronize(world.device)  # so that the record, and no evaluation, holds the time of all work that was queued
     rates = settings.optimizer.learning_rates()

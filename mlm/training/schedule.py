@@ -26,7 +26,7 @@ class Schedule(Config):
 
 
 class Constant(Schedule):
-    """The peak rate throughout, for Schedule-Free AdamW."""
+    """The peak rate after the warm-up, for Schedule-Free AdamW."""
 
     kind: Literal["constant"] = "constant"
 

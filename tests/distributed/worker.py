@@ -17,7 +17,7 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.model.initialize import initialize
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
+from mlm.training.loop import Intervals, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.mlm.samples import ROW_LENGTH, TINY, VOCABULARY, joined, sentences
@@ -82,7 +82,7 @@ def losses(
             OPTIMIZERS[optimizer].build(model),
             Trapezoid(),
             TrainingLength(steps=STEPS),
-            frequencies=Frequencies(log_steps=1, evaluate_steps=5, checkpoint_steps=STEPS),
+            intervals=Intervals(log_steps=1, evaluate_steps=5, checkpoint_steps=STEPS),
             clip_norm=1.0,
             seed=0,
         ),

@@ -108,7 +108,7 @@ def test_a_saved_model_predicts_numbers_for_texts_and_tables(
 ) -> None:
     texts = ["fire fire garden garden 7", "garden garden garden garden 7"]
     model = saved_model.load(made.path, torch.device("cpu"))
-    expected = [found.chances[0] for found in model.classify([{"text": text} for text in texts], CPU)]
+    expected = [found.probabilities[0] for found in model.classify([{"text": text} for text in texts], CPU)]
     assert expected[0] > expected[1]
     predict.main([str(made.path), *texts])
     lines = capsys.readouterr().out.splitlines()

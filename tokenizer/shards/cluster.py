@@ -31,7 +31,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Engine]:
     A cluster that does not answer is a UserError.
     """
     extras.require("ray", extra="ray", purpose="--workers ray")
-    # Ray listens on all interfaces: only who knows the token may give it work.
+    # Ray listens on all interfaces: only a client with the token may submit tasks.
     environment = {"RAY_USAGE_STATS_ENABLED": "0"}
     if address is None:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -83,7 +83,7 @@ class PartList(Config):
     fingerprint: str
     """Hash of the tokenizer and of the text."""
     folders: tuple[str, ...]
-    """Names of the folders of shards; a part of repetitions alone has none."""
+    """Names of the folders of shards; a part that only repeats earlier texts has none."""
 
 
 @dataclass(frozen=True)

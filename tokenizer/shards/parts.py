@@ -56,7 +56,7 @@ class _Part:
     number: int
     text: TextConfig
     working: Path
-    """Folder of the files by which the tasks tell each other."""
+    """Folder of the files that the tasks exchange."""
     row_lengths: tuple[int, ...]
     own_fingerprint: str = ""
     """That of its text."""

@@ -123,8 +123,8 @@ def test_both_sides_are_the_same_model(bench: Bench) -> None:
     their_model, collate, rows = bench.theirs(encoded, "fixed")
     ours, theirs = without_dropout(bench.our_model()), without_dropout(their_model)
     batch = batch_of(encoded.tokens, encoded.examples.labels, bench.encoder.pad_id, bench.world.device)
-    scores_BC = ours(batch.ids_BL, batch.real_BL, batch.types_BL)
-    our_loss = torch.nn.functional.cross_entropy(scores_BC, batch.labels_B)
+    logits_BC = ours(batch.ids_BL, batch.real_BL, batch.types_BL)
+    our_loss = torch.nn.functional.cross_entropy(logits_BC, batch.labels_B)
     their_loss = theirs(**collate(list(rows))).loss
     torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=1e-6)
     torch.autograd.backward([our_loss, their_loss])

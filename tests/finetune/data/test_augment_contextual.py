@@ -15,7 +15,7 @@ from mlm.evaluation import fill_blanks
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialize import initialize
-from mlm.objectives.masked import score
+from mlm.objectives.masked import compute_logits
 from tokenizer.vocabulary import SPECIAL_TOKENS, VocabularyConfig, learn
 
 CPU = World(torch.device("cpu"), torch.float32)
@@ -117,11 +117,13 @@ def test_predictions_are_those_of_each_text_alone(cls_sep: bool) -> None:
     predictor = predictor_of(1, cls_sep=cls_sep)
     texts = ["the [MASK] fire", "the [MASK] near the [MASK] lake.", "no blank", "[MASK]"]
     together = predictor.predict([text.replace("[MASK]", MASKED) for text in texts])
-    assert [len(scores_MV) for scores_MV in together] == [1, 2, 0, 1]
-    for text, scores_MV in zip(texts, together, strict=True):
-        if len(scores_MV):
+    assert [len(logits_MV) for logits_MV in together] == [1, 2, 0, 1]
+    for text, logits_MV in zip(texts, together, strict=True):
+        if len(logits_MV):
             batch = fill_blanks.read_blanks(text, predictor.tokenizer, ROW_LENGTH)
-            torch.testing.assert_close(scores_MV, score(predictor.model, batch, CPU).detach(), rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                logits_MV, compute_logits(predictor.model, batch, CPU).detach(), rtol=0, atol=1e-6
+            )
 
 
 def test_low_precision_gives_float32_scores_on_the_cpu() -> None:

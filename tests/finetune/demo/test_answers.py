@@ -109,7 +109,7 @@ def test_a_word_contributes_what_its_absence_takes_from_the_class(classifier: Cl
 
     def chance(text: str) -> float:
         (prediction,) = classifier.classify([{"text": text}], samples.CPU)
-        return prediction.chances[classifier.class_names.index(best)]
+        return prediction.probabilities[classifier.class_names.index(best)]
 
     assert found["classes"][0]["probability"] == pytest.approx(chance(text), abs=1e-4)
     assert sum(shown["probability"] for shown in found["classes"]) == pytest.approx(1, abs=1e-3)
@@ -182,12 +182,12 @@ def test_an_exported_classifier_answers_as_transformers_does(tmp_path: Path) -> 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     plain: Any = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert opened.class_names == ("LABEL_0", "LABEL_1")
-    assert found[1].chances == ()
+    assert found[1].probabilities == ()
     for text, prediction in zip(texts, found, strict=True):
         if text:
             with torch.no_grad():
                 expected = plain(**tokenizer(text, return_tensors="pt")).logits[0].softmax(dim=-1)
-            assert prediction.chances == pytest.approx(expected.tolist(), abs=1e-5)
+            assert prediction.probabilities == pytest.approx(expected.tolist(), abs=1e-5)
     attention = answers.classify(opened, ["the fire burns"], samples.CPU)["attention"]
     assert attention["labels"] == ("[CLS]", "the", "fire", "burns", "[SEP]")
 
@@ -224,7 +224,7 @@ def test_an_exported_classifier_prepares_texts_as_the_run_did(pair: str | None, 
     row = {"text": "A DOG runs [SEP] http://x.y/z", "second": "The old house", "keyword": "forest%20fire"}
     for given in (row, {**row, "text": "the man [MASK] " * 30}, {**row, "text": " "}):
         (expected,), (found,) = (model.classify([given], samples.CPU) for model in (ours, theirs))
-        assert found.chances == pytest.approx(expected.chances, abs=1e-5)
+        assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
         assert found.truncated == expected.truncated
     texts = [row["text"], *([row["second"]] if pair else [])]
     expected_answer, answer = (answers.classify(model, texts, samples.CPU) for model in (ours, theirs))

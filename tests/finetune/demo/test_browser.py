@@ -177,7 +177,7 @@ def test_a_classifier_shows_classes_contributions_and_classifies_a_table(
     driver.get(classes)
     wait(driver, lambda: find(driver, "#classes li"))
     (found,) = classifier.classify([{"text": "my neighbour has been evacuated"}], samples.CPU)
-    ranked = sorted(zip(found.chances, classifier.class_names, strict=True), reverse=True)
+    ranked = sorted(zip(found.probabilities, classifier.class_names, strict=True), reverse=True)
     assert texts(driver, "#class-title") == [f"Predicted class: {ranked[0][1]}"]
     assert texts(driver, "#classes li") == [f"{name}\n{chance:.1%}" for chance, name in ranked]
     assert [text.split("\n")[0] for text in texts(driver, ".worth")] == ["my", "neighbour", "has", "been", "evacuated"]
@@ -192,7 +192,7 @@ def test_a_classifier_shows_classes_contributions_and_classifies_a_table(
     assert len(table) == 41
     expected = classifier.classify([{"text": row[1]} for row in table[1:]], samples.CPU)
     for row, prediction in zip(table[1:], expected, strict=True):
-        assert list(map(float, row[-2:])) == pytest.approx(prediction.chances, abs=1e-5)
+        assert list(map(float, row[-2:])) == pytest.approx(prediction.probabilities, abs=1e-5)
     (tmp_path / "wrong.csv").write_text("words\na\n")
     file.send_keys(str(tmp_path / "wrong.csv"))
     find(driver, "#table button")[0].click()

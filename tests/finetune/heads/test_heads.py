@@ -45,7 +45,7 @@ def test_the_cnn_is_kim_2014_written_out(encoder: TextEncoder) -> None:
     assert isinstance(head, KimCnn)
     lengths = [1, 2, 5, 7]
     hidden_BLD, real_BL = samples.rows(lengths, encoder.width)
-    scores_BC = head(hidden_BLD, real_BL, torch.zeros_like(real_BL, dtype=torch.int64))
+    logits_BC = head(hidden_BLD, real_BL, torch.zeros_like(real_BL, dtype=torch.int64))
     for row, length in enumerate(lengths):
         answers = []
         for convolution, span in zip(head.convolutions, (2, 3), strict=True):
@@ -56,7 +56,7 @@ def test_the_cnn_is_kim_2014_written_out(encoder: TextEncoder) -> None:
                 windows = [(text_LD[at : at + span].T * kernel_DS).sum() + bias for at in range(length)]
                 answers.append(torch.stack([window.clamp(min=0) for window in windows]).max())
         expected_C = head.output.weight @ torch.stack(answers) + head.output.bias
-        torch.testing.assert_close(scores_BC[row], expected_C)
+        torch.testing.assert_close(logits_BC[row], expected_C)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
@@ -69,11 +69,11 @@ def test_linear_heads_pool_what_they_say(pooling: Pooling, encoder: TextEncoder)
     ids_BL = torch.full(real_BL.shape, 9)
     places = [0, 2, 5]  # as XLNet's [CLS] is the last token
     ids_BL[range(3), places] = encoder.cls_id
-    scores_BC = head(hidden_BLD, real_BL, ids_BL)
+    logits_BC = head(hidden_BLD, real_BL, ids_BL)
     for row, length in enumerate(lengths):
         states_LD = hidden_BLD[row, :length]
         pooled_D = {"mean": states_LD.mean(0), "max": states_LD.max(0).values, "cls": states_LD[places[row]]}[pooling]
-        torch.testing.assert_close(scores_BC[row], head.output.weight @ pooled_D + head.output.bias)
+        torch.testing.assert_close(logits_BC[row], head.output.weight @ pooled_D + head.output.bias)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -85,12 +85,12 @@ def test_padding_changes_no_prediction(name: str, encoder: TextEncoder) -> None:
     assert len({len(example.ids) for example in tokens}) > 2
     device = torch.device("cpu")
     together = batch_of(tokens, found.labels, encoder.pad_id, device)
-    scores_BC = model(together.ids_BL, together.real_BL, together.types_BL)
+    logits_BC = model(together.ids_BL, together.real_BL, together.types_BL)
     for row, example in enumerate(tokens):
         alone = batch_of([example], found.labels[:1], encoder.pad_id, device)
         assert alone.real_BL.all()
         torch.testing.assert_close(
-            scores_BC[row], model(alone.ids_BL, alone.real_BL, alone.types_BL)[0], atol=1e-6, rtol=1e-5
+            logits_BC[row], model(alone.ids_BL, alone.real_BL, alone.types_BL)[0], atol=1e-6, rtol=1e-5
         )
 
 

@@ -48,7 +48,7 @@ def answers_of_card(folder: Path, rows: list[dict[str, str]]) -> list[dict[str, 
 
 def expected(model: SavedModel, rows: list[dict[str, str]]) -> list[Any]:
     found = model.classify(rows, CPU)
-    return [pytest.approx(dict(zip(model.class_names, one.chances, strict=True)), abs=1e-5) for one in found]
+    return [pytest.approx(dict(zip(model.class_names, one.probabilities, strict=True)), abs=1e-5) for one in found]
 
 
 def test_a_cnn_head_leaves_with_classes_and_cleaning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

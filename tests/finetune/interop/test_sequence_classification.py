@@ -55,7 +55,7 @@ def test_a_pipeline_gives_the_classes_and_probabilities_of_the_run(
     for row, found in zip(rows, model.classify(rows, CPU), strict=True):
         (text,) = reader.texts(row)
         scores = {one["label"]: one["score"] for one in classify([text], truncation=True)[0]}
-        assert scores == pytest.approx(dict(zip(model.class_names, found.chances, strict=True)), abs=1e-5)
+        assert scores == pytest.approx(dict(zip(model.class_names, found.probabilities, strict=True)), abs=1e-5)
     monkeypatch.chdir(tmp_path / "out")
     (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     exec(code, {})

@@ -28,7 +28,7 @@ from finetune.training.classification import (
 )
 from finetune.training.classifier import Classifier
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, train
+from mlm.training.loop import Intervals, LoopSettings, train
 from mlm.training.optim import AdamW, Optimizer
 from mlm.training.schedule import Constant
 from tests.finetune import samples
@@ -78,7 +78,7 @@ class Gradients:
 def gradients(model: nn.Module, task: Classification, steps: int, threads: int = 1) -> list[dict[str, Tensor]]:
     """Return the gradients of the loop's steps, the model staying as it is."""
     kept = Gradients(model)
-    frequencies = Frequencies(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
+    intervals = Intervals(log_steps=10**6, evaluate_steps=10**6, checkpoint_steps=10**6)
     start = TrainingProgress()
     train(
         model,
@@ -87,7 +87,7 @@ def gradients(model: nn.Module, task: Classification, steps: int, threads: int =
             OptimizerOf(kept),
             Constant(warmup=0),
             TrainingLength(steps=steps),
-            frequencies,
+            intervals,
             clip_norm=1000000000.0,
             seed=0,
             threads=threads,
@@ -162,16 +162,16 @@ def test_the_loss_is_weighted_smoothed_cross_entropy(run: Path) -> None:
     task = replace(task_of(model.encoder), class_weights_C=weights_C, label_smoothing=0.2)
     (batch,) = task.micro_batches(0, 0.0)
     with torch.no_grad():
-        scores_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)
+        logits_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)
         found = task.losses(model, batch)
-    logs_BC = scores_BC - scores_BC.exp().sum(dim=1, keepdim=True).log()
+    logs_BC = logits_BC - logits_BC.exp().sum(dim=1, keepdim=True).log()
     expected = 0.0
     for log_C, label in zip(logs_BC, batch.labels_B.tolist(), strict=True):
         target_C = torch.tensor([0.1, 0.1])
         target_C[label] += 0.8
         expected -= float((target_C * weights_C * log_C).sum())
     assert float(found["loss"]) == pytest.approx(expected, rel=1e-5)
-    assert int(found["correct"]) == int((scores_BC.argmax(1) == batch.labels_B).sum())
+    assert int(found["correct"]) == int((logits_BC.argmax(1) == batch.labels_B).sum())
 
 
 @pytest.mark.parametrize("examples", [64, 64 + 37], ids=["whole batches", "short last batch"])
@@ -204,8 +204,8 @@ def test_training_on_threads_with_dropout_goes_on_bit_for_bit(stopped_at: int, r
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
         task = replace(task_of(model.encoder, examples=37, batch=16, micro=4), threads=2)
-        frequencies = Frequencies(log_steps=1, evaluate_steps=10, checkpoint_steps=10)
-        settings = LoopSettings(optimizer, Constant(), TrainingLength(steps=last), frequencies, 1.0, seed=3, threads=2)
+        intervals = Intervals(log_steps=1, evaluate_steps=10, checkpoint_steps=10)
+        settings = LoopSettings(optimizer, Constant(), TrainingLength(steps=last), intervals, 1.0, seed=3, threads=2)
         train(model, task, settings, samples.CPU, [], start=TrainingProgress(first))
         return copy.deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
@@ -227,8 +227,8 @@ def accelerated(model: Classifier, task: Classification, steps: int) -> list[dic
     for number in loader_:
         batch = batches[int(number)]
         with accelerator.accumulate(model_):
-            scores_BC = model_(batch.ids_BL, batch.real_BL, batch.types_BL)
-            accelerator.backward(nn.functional.cross_entropy(scores_BC, batch.labels_B))
+            logits_BC = model_(batch.ids_BL, batch.real_BL, batch.types_BL)
+            accelerator.backward(nn.functional.cross_entropy(logits_BC, batch.labels_B))
             if accelerator.sync_gradients:
                 found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
             optimizer_.step()
@@ -262,8 +262,8 @@ def test_on_a_short_window_ours_is_the_single_batch_and_accelerate_is_not(run: P
 
 def part_gradient(model: Classifier, batch: ExampleBatch) -> dict[str, Tensor]:
     model.zero_grad()
-    scores_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)
-    nn.functional.cross_entropy(scores_BC, batch.labels_B).backward()  # type: ignore[no-untyped-call]
+    logits_BC = model(batch.ids_BL, batch.real_BL, batch.types_BL)
+    nn.functional.cross_entropy(logits_BC, batch.labels_B).backward()  # type: ignore[no-untyped-call]
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 

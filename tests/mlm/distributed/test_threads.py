@@ -17,7 +17,7 @@ from mlm.distributed.threads import POSITIONS_WORTH_A_THREAD, replicate_on_threa
 from mlm.model.heads import MaskedLanguageModel
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, train
+from mlm.training.loop import Intervals, LoopSettings, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Trapezoid
 from tests.distributed.worker import Notebook
@@ -56,7 +56,7 @@ def trained(
         first = start[2]
     heldout = heldout_batches(sentences(12, seed=99), masking, world, most_rows=7, micro_batch_rows=2)
     task = MaskedLMTask(sentences(60), heldout, masking, world, 0, 6, rows)
-    intervals = Frequencies(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
+    intervals = Intervals(log_steps=1, evaluate_steps=4, checkpoint_steps=steps)
     plan, notebook = TrainingLength(steps=12), Notebook()
     settings = LoopSettings(optimizer, Trapezoid(), plan, intervals, clip_norm=1.0, seed=0, threads=threads)
     train(

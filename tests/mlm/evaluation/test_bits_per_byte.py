@@ -92,8 +92,8 @@ def written_out(model: MaskedLanguageModel, tokenizer: Tokenizer, words: list[Hi
         for i, piece in enumerate(pieces):
             seen = torch.tensor([MASK if place in pieces[i:] else token for place, token in enumerate(ids)])[None]
             segment_mask = SegmentMask.of(torch.ones_like(seen).int(), torch.arange(len(ids))[None], torch.float32)
-            scores_MV = model(seen, segment_mask, torch.tensor([[piece]]))
-            probability *= scores_MV[0].double().softmax(dim=0)[ids[piece]].item()
+            logits_MV = model(seen, segment_mask, torch.tensor([[piece]]))
+            probability *= logits_MV[0].double().softmax(dim=0)[ids[piece]].item()
         bits -= math.log2(probability)
         total_bytes += sum(len(tokenizer.id_to_token(ids[piece]) or "") for piece in pieces)
         total_bytes -= word.text[: word.start].endswith(" ")
@@ -227,8 +227,8 @@ def test_a_word_of_one_token_costs_its_negative_log_probability() -> None:
         torch.tensor([[ids[0], MASK, ids[2]]]),
         SegmentMask.of(torch.ones(1, 3), torch.tensor([[0, 1, 2]]), torch.float32),
     )
-    scores_MV = model(seen, segment_mask, torch.tensor([1]))
-    nats = torch.nn.functional.cross_entropy(scores_MV, torch.tensor(ids[1:2])).item()
+    logits_MV = model(seen, segment_mask, torch.tensor([1]))
+    nats = torch.nn.functional.cross_entropy(logits_MV, torch.tensor(ids[1:2])).item()
     bits = bits_per_byte(model, tokenizer, [HiddenWord("of the text", 3, 6)], ROW_LENGTH, CPU)
     assert bits == pytest.approx(nats / math.log(2) / 3, rel=1e-5)
 

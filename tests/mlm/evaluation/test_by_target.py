@@ -15,9 +15,9 @@ class KnowsThePosition(nn.Module):
     """Gives the token 5 a score that is the position of the target, and the others 0."""
 
     def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, predicted_BM: Tensor) -> Tensor:
-        scores_MV = torch.zeros(predicted_BM.numel(), VOCABULARY)
-        scores_MV[:, 5] = segment_mask.positions_BL.gather(1, predicted_BM).flatten()
-        return scores_MV
+        logits_MV = torch.zeros(predicted_BM.numel(), VOCABULARY)
+        logits_MV[:, 5] = segment_mask.positions_BL.gather(1, predicted_BM).flatten()
+        return logits_MV
 
 
 def test_targets_are_scored_by_position_in_the_segment_and_by_the_token_seen() -> None:

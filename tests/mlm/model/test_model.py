@@ -77,8 +77,8 @@ def test_the_tied_embedding_gets_the_gradients_of_both_its_uses() -> None:
     (tied,) = torch.autograd.grad(model(ids_BL, segment_mask, predicted_M.view(2, 2) % 8), embedding_VD, upstream_MV)
 
     output_VD = embedding_VD.detach().clone().requires_grad_()
-    scores_MV = model.encoder(ids_BL, segment_mask).flatten(0, 1)[predicted_M] @ output_VD.T
-    as_input, as_output = torch.autograd.grad(scores_MV, (embedding_VD, output_VD), upstream_MV)
+    logits_MV = model.encoder(ids_BL, segment_mask).flatten(0, 1)[predicted_M] @ output_VD.T
+    as_input, as_output = torch.autograd.grad(logits_MV, (embedding_VD, output_VD), upstream_MV)
     torch.testing.assert_close(tied, as_input + as_output, rtol=0, atol=1e-12)
     assert as_input.norm() > 0.01 * tied.norm()
     assert as_output.norm() > 0.01 * tied.norm()
@@ -363,8 +363,8 @@ def test_a_shipped_recipe_builds_a_model(path: Path) -> None:
         segment_mask = SegmentMask.of(
             torch.ones(2, L, dtype=torch.int32), torch.zeros(2, L, dtype=torch.int64), torch.float32
         )
-        scores_MV = model(torch.zeros(2, L, dtype=torch.int64), segment_mask, torch.zeros(2, 9, dtype=torch.int64))
-    assert scores_MV.shape == (18, V)
+        logits_MV = model(torch.zeros(2, L, dtype=torch.int64), segment_mask, torch.zeros(2, 9, dtype=torch.int64))
+    assert logits_MV.shape == (18, V)
     assert len(model.encoder.blocks) == recipe.model.encoder.layers
 
 

@@ -13,7 +13,7 @@ from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
-from mlm.objectives.masked import CHUNK, heldout_batches, plain_cross_entropy, score, summed_cross_entropy
+from mlm.objectives.masked import CHUNK, compute_logits, heldout_batches, plain_cross_entropy, summed_cross_entropy
 from tests.mlm.samples import CPU, ROW_LENGTH, VOCABULARY, joined, model_of, sentences, task_of
 
 
@@ -82,9 +82,9 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
     (batch,) = task.micro_batches(0, 0.0)
     losses = task.losses(model, batch)
     segment_mask = SegmentMask.of(batch.segments_BL, batch.positions_BL, torch.float32)
-    scores_MV = model(batch.ids_BL, segment_mask, batch.predicted_BM).double()
+    logits_MV = model(batch.ids_BL, segment_mask, batch.predicted_BM).double()
     nats, correct = 0.0, 0
-    for scores_V, label in zip(scores_MV, batch.labels_BM.flatten().tolist(), strict=True):
+    for scores_V, label in zip(logits_MV, batch.labels_BM.flatten().tolist(), strict=True):
         if label != IGNORED:
             nats -= scores_V.softmax(dim=0)[label].log().item()
             correct += int(scores_V.argmax() == label)
@@ -96,25 +96,25 @@ def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
 @pytest.mark.parametrize("count", [0, 1, CHUNK, 2 * CHUNK + 7])
 def test_the_loss_in_chunks_is_the_same_sum(count: int) -> None:
     torch.manual_seed(0)
-    scores_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
+    logits_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
     labels_M[::3] = IGNORED
-    loss, correct, _ = summed_cross_entropy(scores_MV, labels_M)
-    kept_MV, kept_M = scores_MV[labels_M != IGNORED].double(), labels_M[labels_M != IGNORED]
+    loss, correct, _ = summed_cross_entropy(logits_MV, labels_M)
+    kept_MV, kept_M = logits_MV[labels_M != IGNORED].double(), labels_M[labels_M != IGNORED]
     expected = -kept_MV.log_softmax(dim=-1).gather(1, kept_M[:, None]).sum()
     assert loss.dtype == torch.float32
     assert correct == (kept_MV.argmax(dim=-1) == kept_M).sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    (actual_MV,), (expected_MV,) = (torch.autograd.grad(total, scores_MV) for total in (loss, expected))
+    (actual_MV,), (expected_MV,) = (torch.autograd.grad(total, logits_MV) for total in (loss, expected))
     torch.testing.assert_close(actual_MV, expected_MV, rtol=2.0**-8, atol=0)  # of bfloat16, rounded once
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_loss_keeps_its_precision_where_the_label_is_all_but_impossible(dtype: torch.dtype) -> None:
-    scores_MV = torch.tensor([[0.0, -2000.0, 3.0], [500.0, 500.0, -500.0]], dtype=dtype, requires_grad=True)
-    loss, correct, _ = summed_cross_entropy(scores_MV, torch.tensor([1, 0]))
+    logits_MV = torch.tensor([[0.0, -2000.0, 3.0], [500.0, 500.0, -500.0]], dtype=dtype, requires_grad=True)
+    loss, correct, _ = summed_cross_entropy(logits_MV, torch.tensor([1, 0]))
     expected = 2003 + math.log1p(math.exp(-3)) + math.log(2)
     assert loss.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
-    (gradient_MV,) = torch.autograd.grad(loss, scores_MV)
+    (gradient_MV,) = torch.autograd.grad(loss, logits_MV)
     first = 1 / (1 + math.exp(3))
     expected_MV = torch.tensor([[first, -1, 1 - first], [-0.5, 0.5, 0]], dtype=dtype)
     torch.testing.assert_close(gradient_MV, expected_MV, rtol=0, atol=1e-6)
@@ -180,16 +180,16 @@ def test_loss_and_gradients_on_a_gpu_are_those_of_the_cpu(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_loss_that_is_compiled_for_cuda_is_the_same(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    scores_MV = torch.randn(7, 11, dtype=dtype, requires_grad=True)
+    logits_MV = torch.randn(7, 11, dtype=dtype, requires_grad=True)
     labels_M = torch.tensor([3, IGNORED, 10, 0, IGNORED, 5, 5])
     (loss, correct, losses_M), (plain_loss, plain_correct, plain_M) = (
-        cross_entropy(scores_MV, labels_M) for cross_entropy in (summed_cross_entropy, plain_cross_entropy)
+        cross_entropy(logits_MV, labels_M) for cross_entropy in (summed_cross_entropy, plain_cross_entropy)
     )
     torch.testing.assert_close(plain_loss, loss)
     torch.testing.assert_close(plain_M, losses_M)
     assert losses_M.sum().item() == pytest.approx(loss.item())
     assert plain_correct == correct
-    gradients = [torch.autograd.grad(total, scores_MV)[0] for total in (loss, plain_loss)]
+    gradients = [torch.autograd.grad(total, logits_MV)[0] for total in (loss, plain_loss)]
     torch.testing.assert_close(*gradients)
 
 
@@ -215,8 +215,8 @@ def test_each_corpus_of_a_mixture_has_the_loss_of_its_own_rows() -> None:
     (batch,) = task.micro_batches(3, 0.5)
     rows_B, _ = mixture.order.rows(task.seed, 3, 20)
     sums = task.losses(model, batch)
-    scores_BMV = score(model, batch, CPU).view(20, -1, VOCABULARY)
-    losses_BM = F.cross_entropy(scores_BMV.transpose(1, 2), batch.labels_BM, ignore_index=IGNORED, reduction="none")
+    logits_BMV = compute_logits(model, batch, CPU).view(20, -1, VOCABULARY)
+    losses_BM = F.cross_entropy(logits_BMV.transpose(1, 2), batch.labels_BM, ignore_index=IGNORED, reduction="none")
     for number, name in enumerate(names):
         mine = torch.from_numpy(mixture.order.corpora(rows_B) == number)
         assert sums[f"loss/{name}"].item() == pytest.approx(losses_BM[mine].sum().item(), rel=1e-5)
@@ -257,6 +257,6 @@ def test_heldout_masks_are_fixed_at_the_first_rate() -> None:
 
 def test_scores_are_computed_in_the_precision_of_the_world() -> None:
     (batch,), model = task_of(sentences(40)).micro_batches(0, 0.0), model_of()
-    assert score(model, batch, CPU).dtype == torch.float32
-    assert score(model, batch, World(CPU.device, torch.bfloat16)).dtype == torch.bfloat16
+    assert compute_logits(model, batch, CPU).dtype == torch.float32
+    assert compute_logits(model, batch, World(CPU.device, torch.bfloat16)).dtype == torch.bfloat16
     assert model.output_bias.dtype == torch.float32

@@ -70,5 +70,5 @@ def test_an_empty_budget_is_refused(kind: type[Budget], settings: dict[str, floa
 
 
 def test_shards_without_a_number_of_words_are_told() -> None:
-    with pytest.raises(UserError, match="some shards do not tell their number of words: encode their text again"):
+    with pytest.raises(UserError, match="some shards do not record their number of words: encode their text again"):
         Words(words=5).training_length(StepSize(per_epoch=10, tokens=5.0))

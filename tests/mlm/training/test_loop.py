@@ -20,7 +20,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
 from mlm.objectives.masked import MaskedLMTask, heldout_batches
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, Observer, StepMetrics, train
+from mlm.training.loop import Intervals, LoopSettings, Observer, StepMetrics, train
 from mlm.training.optim import AdamW, Muon, Optimizer, OptimizerConfig, ScheduleFreeAdamW
 from mlm.training.schedule import Constant, Trapezoid
 from tests.mlm.samples import CPU, TINY, model_of, packed, same, sentences, split_of, task_of
@@ -28,7 +28,7 @@ from tests.mlm.samples import CPU, TINY, model_of, packed, same, sentences, spli
 ROOT = Path(__file__).parents[3]
 EVERY = [AdamW(lr=0.01), ScheduleFreeAdamW(lr=0.01), Muon(lr=0.01)]
 every_optimizer = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.kind)
-EACH_STEP = Frequencies(log_steps=1, evaluate_steps=100, checkpoint_steps=1)
+EACH_STEP = Intervals(log_steps=1, evaluate_steps=100, checkpoint_steps=1)
 
 
 @dataclass
@@ -62,7 +62,7 @@ def run(
     optimizer: Optimizer,
     steps: int,
     *,
-    intervals: Frequencies = EACH_STEP,
+    intervals: Intervals = EACH_STEP,
     notebook: Notebook | None = None,
     start: TrainingProgress | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -78,7 +78,7 @@ def run(
             optimizer,
             schedule or Trapezoid(warmup=0.2),
             TrainingLength(steps=steps),
-            frequencies=intervals,
+            intervals=intervals,
             clip_norm=clip_norm,
             seed=3,
         ),
@@ -238,7 +238,7 @@ def test_a_step_without_targets_has_no_loss_and_changes_nothing(config: Optimize
 
 
 def test_steps_without_targets_do_not_enter_the_means_of_a_record() -> None:
-    intervals = Frequencies(log_steps=4, evaluate_steps=100, checkpoint_steps=100)
+    intervals = Intervals(log_steps=4, evaluate_steps=100, checkpoint_steps=100)
     with_some, alone = (
         run(Emptied(task_of(sentences(40)), steps), model, AdamW().build(model), 4, intervals=intervals)[1]
         for steps, model in (([1, 3], model_of()), ([], model_of()))
@@ -326,7 +326,7 @@ def test_dropout_is_a_function_of_seed_step_and_micro_batch() -> None:
                 AdamW().build(model),
                 Constant(),
                 TrainingLength(steps=3),
-                frequencies=EACH_STEP,
+                intervals=EACH_STEP,
                 clip_norm=1.0,
                 seed=dropout_seed,
             ),
@@ -373,7 +373,7 @@ def test_eight_sentences_are_overfitted() -> None:
     heldout = heldout_batches(rows, Masking(), CPU, most_rows=8, micro_batch_rows=8)
     task = MaskedLMTask(rows, heldout, Masking(), CPU, seed=0, batch_rows=8, micro_batch_rows=8)
     model = model_of(ModelConfig(encoder=EncoderConfig(width=32, heads=2, feedforward_width=64, layers=2)))
-    seldom = Frequencies(log_steps=1000, evaluate_steps=1000, checkpoint_steps=1000)
+    seldom = Intervals(log_steps=1000, evaluate_steps=1000, checkpoint_steps=1000)
     _, notebook = run(task, model, AdamW(lr=5e-3, weight_decay=0).build(model), 600, intervals=seldom)
     before, after = (metrics["loss"] for _, metrics in notebook.evaluations)
     assert before > 3.5  # ln 40 = 3.7
@@ -383,7 +383,7 @@ def test_eight_sentences_are_overfitted() -> None:
 
 def test_the_loop_reports_at_its_intervals_and_at_both_ends() -> None:
     model = model_of()
-    intervals = Frequencies(log_steps=2, evaluate_steps=3, checkpoint_steps=4)
+    intervals = Intervals(log_steps=2, evaluate_steps=3, checkpoint_steps=4)
     _, notebook = run(task_of(sentences(40)), model, AdamW().build(model), 7, intervals=intervals)
     assert [progress.step for progress, _ in notebook.logged] == [2, 4, 6, 7]
     assert [progress.step for progress, _ in notebook.evaluations] == [0, 3, 6, 7]
@@ -394,7 +394,7 @@ def test_the_loop_reports_at_its_intervals_and_at_both_ends() -> None:
 
 def test_events_of_the_last_step_are_reported_once() -> None:
     model = model_of()
-    intervals = Frequencies(log_steps=2, evaluate_steps=2, checkpoint_steps=2)
+    intervals = Intervals(log_steps=2, evaluate_steps=2, checkpoint_steps=2)
     _, notebook = run(task_of(sentences(40)), model, AdamW().build(model), 4, intervals=intervals)
     assert [progress.step for progress, _ in notebook.logged] == [2, 4]
     assert [progress.step for progress, _ in notebook.evaluations] == [0, 2, 4]
@@ -416,9 +416,7 @@ def test_metrics_hold_the_batches_tokens_and_the_schedules_rate() -> None:
 def test_the_averaged_weights_are_evaluated_and_the_trained_ones_kept(config: OptimizerConfig) -> None:
     model, task = model_of(), task_of(sentences(40))
     optimizer = config.build(model)
-    _, notebook = run(
-        task, model, optimizer, 5, intervals=Frequencies(log_steps=9, evaluate_steps=9, checkpoint_steps=9)
-    )
+    _, notebook = run(task, model, optimizer, 5, intervals=Intervals(log_steps=9, evaluate_steps=9, checkpoint_steps=9))
     model.eval()
     trained = task.evaluate(model)
     with optimizer.evaluation_weights():
@@ -433,7 +431,7 @@ def test_a_stop_ends_after_the_step_and_saves_it() -> None:
         model,
         AdamW().build(model),
         9,
-        intervals=Frequencies(log_steps=2, evaluate_steps=5, checkpoint_steps=5),
+        intervals=Intervals(log_steps=2, evaluate_steps=5, checkpoint_steps=5),
         notebook=notebook,
         stop=lambda: len(notebook.logged) == 1,
     )
@@ -450,7 +448,7 @@ def test_a_stop_during_an_evaluation_saves_the_step_it_ends_with(during: int) ->
         model,
         AdamW().build(model),
         9,
-        intervals=Frequencies(log_steps=9, evaluate_steps=2, checkpoint_steps=9),
+        intervals=Intervals(log_steps=9, evaluate_steps=2, checkpoint_steps=9),
         notebook=notebook,
         stop=lambda: len(notebook.evaluations) >= during,
     )
@@ -468,7 +466,7 @@ def test_a_budget_of_time_ends_when_it_is_used_up() -> None:
             AdamW().build(model),
             Constant(),
             TrainingLength(seconds=0.05),
-            frequencies=EACH_STEP,
+            intervals=EACH_STEP,
             clip_norm=1.0,
             seed=0,
         ),

@@ -17,7 +17,7 @@ from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.objectives.masked import MaskedLMTask
 from mlm.training.budget import TrainingLength, TrainingProgress
-from mlm.training.loop import Frequencies, LoopSettings, take_step
+from mlm.training.loop import Intervals, LoopSettings, take_step
 from mlm.training.optim import AdamW
 from mlm.training.schedule import Linear
 from tests.mlm.samples import model_of, sentences, task_of
@@ -52,7 +52,7 @@ def steps(task: MaskedLMTask, model: MaskedLanguageModel, first: int, count: int
         AdamW().build(model),
         Linear(warmup=0.1),
         TrainingLength(steps=STEPS),
-        frequencies=Frequencies(log_steps=NEVER, evaluate_steps=NEVER, checkpoint_steps=NEVER),
+        intervals=Intervals(log_steps=NEVER, evaluate_steps=NEVER, checkpoint_steps=NEVER),
         clip_norm=1.0,
         seed=0,
     )
