@@ -68,9 +68,10 @@ def augmented(
 ) -> tuple[str, ...]:
     """Return the augmented texts of an example in an epoch; `key` is seed, epoch, and index of the example.
 
-    In a changed text of n words, floor(share * n + u) words are dropped or masked, u uniform in [0, 1): share * n
-    on average. Words are swapped in pairs, floor(share * n / 2 + u) of them. Single spaces separate the words of a changed text. The two texts of a pair are changed independently. `replaced`
-    are the example's variants from `augment_contextual.variants`; one of them is changed further.
+    In a changed text of n words, floor(share * n + u) words are dropped or masked, u uniform in [0, 1): share * n on
+    average. Words are swapped in pairs, floor(share * n / 2 + u) of them. Single spaces separate the words of a changed
+    text. The two texts of a pair are changed independently. `replaced` are the example's variants from
+    `augment_contextual.variants`; one of them is changed further.
     """
     moves = augmentation.drop > 0 or augmentation.swap > 0 or augmentation.mask > 0
     if not moves and not replaced:

@@ -315,10 +315,11 @@ def test_a_restarted_job_finds_its_run_though_the_run_that_it_starts_from_has_sa
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = pretrain(config_in(home, "name=start"), stop=lambda: signal.SIGTERM)
+    begun = start.checkpoint
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     further = config_in(home, "name=further", f"start_from={start.path}")
     stopped = pretrain(further, stop=lambda: signal.SIGTERM)
-    assert resume(start.path).checkpoint != start.checkpoint
+    assert resume(start.path).checkpoint != begun
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     monkeypatch.setattr(experiment, "_STARTED", set[Path]())  # as in another process
     assert pretrain(further).path == stopped.path
