@@ -204,8 +204,9 @@ def _whenever_started(config: PretrainConfig) -> PretrainConfig:
     """Return a configuration without the checkpoint of `start_from`, whose run may have saved newer ones since."""
     if config.start_from is None:
         return config
-    data = config.data.model_copy(update={"tokenizer": None})
-    return config.model_copy(update={"start_from": str(checkpoint.run_of(Path(config.start_from))), "data": data})
+    start, data = Path(config.start_from), config.data.model_copy(update={"tokenizer": None})
+    run = start.parents[1] if start.parent.name == checkpoint.CHECKPOINTS else start  # the checkpoint may be gone
+    return config.model_copy(update={"start_from": str(run), "data": data})
 
 
 def _resume(
