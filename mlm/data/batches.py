@@ -172,9 +172,6 @@ class PackedRows:
         return records_B["ids"][inside_BL].astype(np.int64), np.flatnonzero(begins_BL[inside_BL])
 
     def sample(self, most_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the `plain_tokens` of different rows with `most_tokens` at most, about, drawn alike in every run.
-
-        Of a mixture they are as many of each corpus as its share says, as far as it has them.
-        """
+        """Return the `plain_tokens` of different rows, of about `most_tokens` at most, drawn alike in every run."""
         most_rows = max(int(most_tokens / self.tokens_per_row), 1)
         return self.plain_tokens(np.sort(self.order.first_rows(SAMPLE_SEED, most_rows)))
