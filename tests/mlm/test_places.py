@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from configs import UserError
+from configs import UserError, read
 from finetune import encoders, saved_model
 from finetune.encoders import EncoderChoice
 from mlm import evaluate, fill_mask, status
 from mlm.build import build
-from mlm.checkpoint import checkpoint
+from mlm.checkpoint import checkpoint, warm_start
+from mlm.config import PretrainConfig
 from mlm.experiment import config_of, pretrain, resume
 from mlm.tracking import run_directory
 from tests.mlm.samples import CPU
@@ -152,6 +153,8 @@ def test_a_link_to_a_checkpoint_and_the_folder_of_all_stand_for_the_run(moved: P
     assert checkpoint.resolve(Path("latest")) == Path("latest")
     assert checkpoint.run_of(moved / checkpoint.CHECKPOINTS) == moved
     assert checkpoint.resolve(moved / checkpoint.CHECKPOINTS) == checkpoint.newest(moved)
+    further = read(PretrainConfig, None, [f"start_from={moved / checkpoint.CHECKPOINTS}"])
+    assert warm_start.resolve(further).start_from == str(checkpoint.newest(moved))
     os.chdir(first)
     assert checkpoint.run_of(Path("..")) == moved
     (first / "manifest.json").unlink()

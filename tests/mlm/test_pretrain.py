@@ -1,10 +1,12 @@
 """The commands that a user runs, as real processes where a process is what is tested."""
 
 import errno
+import fcntl
 import json
 import math
 import os
 import pickle
+import platform
 import random
 import re
 import resource
@@ -16,6 +18,7 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from unittest import mock
 
@@ -29,6 +32,7 @@ from mlm import pretrain as entry
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST, read_manifest
 from mlm.config import PretrainConfig
+from mlm.tracking import run_directory
 from mlm.tracking.run_directory import lock
 from tests import processes
 from tests.mlm.samples import slow_in
@@ -535,6 +539,15 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
 def test_a_run_in_use_is_refused(home: Path, first: Path) -> None:
     with lock(first):
         assert f"process {os.getpid()}" in mistake(run(home, "--resume", str(first)))
+
+
+def test_a_look_at_the_owner_of_a_run_keeps_nobody_from_it(first: Path) -> None:
+    """`mlm.status` holds the lock for a moment, and may hold it longer on a busy machine."""
+    with (first / ".lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        Timer(0.1, looking.close).start()
+        with lock(first):
+            assert run_directory.owner(first) == f"process {os.getpid()} on {platform.node()}"
 
 
 def test_a_full_disk_gets_one_line(home: Path) -> None:

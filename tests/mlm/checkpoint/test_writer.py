@@ -111,6 +111,7 @@ def test_a_failing_disk_costs_one_checkpoint_at_every_instruction(tmp_path: Path
         disk.fails_at = -1
         assert "CHECKPOINT OF STEP 2 NOT SAVED" in run.said[0]
         assert os.strerror(error) in run.said[0]
+        assert "make room in" in run.said[0]
         with pytest.raises(OSError, match=re.escape(os.strerror(error))):
             run.finish()
         assert run.steps in ([1], [1, 2])  # it is there where only its folder could not be synced in the end
@@ -226,6 +227,7 @@ def test_an_error_in_the_thread_is_raised_at_the_end(tmp_path: Path, monkeypatch
     with pytest.raises(MemoryError):
         run.finish()
     assert "NOT SAVED (none left)" in run.said[0]
+    assert "make room" not in run.said[0]
 
 
 def test_a_failed_removal_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

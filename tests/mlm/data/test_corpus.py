@@ -18,6 +18,7 @@ from mlm.data.corpus import Corpus, corpus_at
 from mlm.data.masking import Masking
 from mlm.data.order import RowOrder
 from mlm.evaluation.bits_per_byte import sentences_of
+from mlm.tracking.run_record import RunRecord
 from tests.mlm.samples import joined, packed, split_of
 from tests.mlm.test_pretrain import TINY, mistake, run
 from tests.tokenizer.published import published
@@ -332,21 +333,27 @@ def test_the_same_text_is_not_read_from_two_folders(home: Path, tmp_path: Path) 
 
 def test_a_run_on_several_folders_resumes_to_the_same_weights(home: Path, tmp_path: Path) -> None:
     for name in ("first", "second", "both"):
-        shutil.copytree(home / name, tmp_path / name)
+        shutil.copytree(home / name, tmp_path / "parts" / name)
+    listed = PartList(fingerprint="", folders=("first", "second")).model_dump_json()
+    (tmp_path / "parts" / "parts.json").write_text(listed, encoding="utf-8")
     settings = [word for word in TINY if not word.startswith(("text.", "vocabulary."))]
-    settings += ["data.shards=[first, second]", "train.budget.steps=30"]
-    for name in ("whole", "resumed"):
-        done = run(tmp_path, *settings, f"name={name}")
+    for name, shards in (("whole", "parts"), ("resumed", "[parts/first, parts/second]")):
+        done = run(tmp_path, *settings, "train.budget.steps=30", f"data.shards={shards}", f"name={name}")
         assert done.returncode == 0, done.stderr
     (whole,), (resumed,) = (list((tmp_path / "runs").glob(f"*-{name}")) for name in ("whole", "resumed"))
+    for path in (whole, resumed):  # an export compares on the text of the run
+        record = RunRecord.read(
+            checkpoint.newest(path), vocabulary.load(tmp_path / "parts" / "first" / "tokenizer.json")
+        )
+        assert record.shards is not None
     (resumed / "results.json").unlink()
     shutil.rmtree(checkpoint.newest(resumed))
     done = run(tmp_path, "--resume", str(resumed))
     assert done.returncode == 0, done.stderr
     weights = [json.loads((path / "results.json").read_text())["weights_sha256"] for path in (whole, resumed)]
     assert weights[0] == weights[1]
-    shutil.rmtree(tmp_path / "second")
-    (tmp_path / "both").rename(tmp_path / "second")
+    shutil.rmtree(tmp_path / "parts" / "second")
+    (tmp_path / "parts" / "both").rename(tmp_path / "parts" / "second")
     (resumed / "results.json").unlink()
     assert "text" in mistake(run(tmp_path, "--resume", str(resumed)))
 

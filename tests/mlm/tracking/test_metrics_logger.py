@@ -107,6 +107,19 @@ def test_a_measure_that_cannot_be_taken_is_null_and_no_spike(tmp_path: Path, lin
     again.close(None)
 
 
+def test_curves_are_drawn_again_when_that_costs_little_of_the_time_since(tmp_path: Path) -> None:
+    """All records are read for it, so that drawing at each evaluation of a long run would take ever longer."""
+    logger, picture = opened(tmp_path / "run"), tmp_path / "run" / "curves.png"
+    drawn = []
+    for step, pause_is_over in ((1, False), (2, False), (3, True)):
+        if pause_is_over:
+            logger.next_drawing = 0.0
+        logger.evaluated(TrainingProgress(step), {"loss": 1.0, "accuracy": 0.5}, torch.nn.Identity())
+        drawn.append(picture.stat().st_mtime_ns)
+    assert drawn[0] == drawn[1] < drawn[2]
+    logger.close(None)
+
+
 def test_curves_without_a_single_loss_are_drawn(tmp_path: Path) -> None:
     none = [{"side": side, "tokens": 10, "loss": None, "accuracy": None} for side in run_directory.SIDES]
     for number, found in enumerate(([], none)):
@@ -120,7 +133,8 @@ def test_flops_are_those_of_the_used_share_of_the_budget(tmp_path: Path) -> None
         logger.log(TrainingProgress(step), metrics())
     logger.close(None)
     found = [record["mfu"] for record in records(tmp_path / "run")]
-    assert found == pytest.approx([10 * (step + 0.5) / 100 for step in (10, 50, 90)])  # 10 tokens a second
+    assert found == pytest.approx([10 * step / 100 for step in (10, 50, 90)])  # 10 tokens a second
+    assert [record["progress"] for record in records(tmp_path / "run")] == [0.1, 0.5, 0.9]
 
 
 def test_learning_rates_are_logged_under_their_names(tmp_path: Path) -> None:
