@@ -61,7 +61,7 @@ class PretrainComponents:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedCorpus:
     """A run's record of its corpus: all that finds it again where the text or its tokenizer is gone."""
 
     tokenizer: Path
@@ -72,14 +72,14 @@ class Recorded:
     """The cache beside the run, or beside what a link to it names, which need not be there."""
 
     @classmethod
-    def of(cls, run: Path, folder: Path, data: Mapping[str, str]) -> "Recorded":
+    def of(cls, run: Path, folder: Path, data: Mapping[str, str]) -> "RecordedCorpus":
         """Return the record of a run by one of its checkpoints and the data of its identity."""
         beside = [path.parent / CACHE for path in (run.absolute(), run.resolve())]
         cache = next(filter(Path.is_dir, beside), beside[-1])
         return cls(folder / checkpoint.TOKENIZER, data.get("text_fingerprint", ""), cache)
 
 
-def build(config: PretrainConfig, world: World, recorded: Recorded | None = None) -> PretrainComponents:
+def build(config: PretrainConfig, world: World, recorded: RecordedCorpus | None = None) -> PretrainComponents:
     """Build data, model and optimizer; `recorded` is of the run to resume, if any.
 
     Raise a UserError if the corpus is too small for one batch, or a setting does not fit the machine.
@@ -170,7 +170,7 @@ def counted_key(method: CooccurrenceEmbeddings, corpus: Corpus, width: int) -> s
 
 
 def _warn_of_epochs(task: MaskedLMTask, length: TrainingLength) -> None:
-    for name, read in task.read_after(length.steps or 0).items():
+    for name, read in task.corpus_progress(length.steps or 0).items():
         if read["epochs"] > MOST_EPOCHS and task.world.is_main:
             logger.warning("%s will be read %s times: lower its weight", name, f"{read['epochs']:,.0f}")
 
@@ -244,7 +244,7 @@ def with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
     return config
 
 
-def corpus_of(config: PretrainConfig, recorded: Recorded | None = None) -> Corpus:
+def corpus_of(config: PretrainConfig, recorded: RecordedCorpus | None = None) -> Corpus:
     """Return the corpus, cached or built, or raise a UserError.
 
     The tokenizer and, where its text is gone, the shards of a run are those that it `recorded`.

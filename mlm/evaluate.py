@@ -172,10 +172,10 @@ def _corpus(
     config: "PretrainConfig", overrides: Sequence[str], path: Path, folder: Path, data: Mapping[str, str]
 ) -> "Corpus":
     """Return the run's corpus, or that of another text; raise a UserError if the run's is gone or changed."""
-    from mlm.build import Recorded, corpus_of
+    from mlm.build import RecordedCorpus, corpus_of
 
     has_other_text = any(_section(override) == "text" for override in overrides)
-    trained_on, recorded = data.get("text_fingerprint"), Recorded.of(path, folder, data)
+    trained_on, recorded = data.get("text_fingerprint"), RecordedCorpus.of(path, folder, data)
     if has_other_text:
         recorded = replace(recorded, fingerprint="")  # the run's own shards are not those of this text
         config = config.model_copy(update={"data": config.data.model_copy(update={"shards": None})})

@@ -25,7 +25,7 @@ from torch import nn
 
 from configs import UserError, dump, read
 from configs.files import write_text
-from mlm.build import PretrainComponents, Recorded, build, with_absolute_paths, with_text_of_shards
+from mlm.build import PretrainComponents, RecordedCorpus, build, with_absolute_paths, with_text_of_shards
 from mlm.checkpoint import checkpoint, warm_start
 from mlm.checkpoint.interrupt import StopRequest
 from mlm.checkpoint.manifest import DETERMINISM, verify
@@ -267,7 +267,7 @@ def _restore(path: Path, world: World) -> _Ready:
     if config != read(PretrainConfig, folder / checkpoint.CONFIG):
         raise UserError(f"{path / checkpoint.CONFIG} was changed since the run began: undo that, or start a new run")
     world = with_recorded_precision(world, identity.precision)
-    components = build(config, world, Recorded.of(path, folder, identity.data))
+    components = build(config, world, RecordedCorpus.of(path, folder, identity.data))
     if _data(components.corpus)["data"] != identity.data:
         raise UserError(f"the text of {path} is not the text that the run began with: put it back, or start a new run")
     if world.is_main and precision_of(world.dtype) != identity.precision:
@@ -348,9 +348,9 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     scores |= warm_start.scores_at_start(config, records)
     size = components.step_size
     scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
-    scores |= {"words": round(end.step * size.words) or None, "epochs": end.step / size.per_epoch}
+    scores |= {"words": round(end.step * size.words) or None, "epochs": end.step / size.steps_per_epoch}
     scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
-    for name, amounts in task.read_after(end.step).items():
+    for name, amounts in task.corpus_progress(end.step).items():
         scores["corpora"][name] |= amounts
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
@@ -376,7 +376,7 @@ def _metrics_logger(ready: _Ready) -> MetricsLogger:
     slots = min(task.micro_batch_rows, task.batch_rows) * config.data.row_length
     operations = flops_at(config, components.corpus)
     peak = measure_peak(world.device, world.dtype, slots, encoder.width, encoder.feedforward_width)
-    logged = task.documents, operations, peak * world.size, ready.progress, task.read_after
+    logged = task.documents, operations, peak * world.size, ready.progress, task.corpus_progress
     return MetricsLogger(ready.path, config, *logged)
 
 

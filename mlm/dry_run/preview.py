@@ -66,7 +66,7 @@ def describe(made: PretrainComponents, tokens: float | None, machines: Sequence[
             *(f"  {f'{part} (estimate)':38}{number / 2**20:>10,.0f} MiB" for part, number in memory.items()),
             f"  {'steps':38}{steps:>14,}",
             f"  {'words shown':38}{round(steps * made.step_size.words):>14,}",
-            f"  {'epochs':38}{steps / made.step_size.per_epoch:>14.2f}",
+            f"  {'epochs':38}{steps / made.step_size.steps_per_epoch:>14.2f}",
             f"  {f'minutes, at {ASSUMED_PEAK_SHARE:.0%} of the measured peak':38}{steps * step_seconds / 60:>14.1f}",
             *projection(measure(made, per_token, peak), tokens or steps * tokens_per_step, machines),
             "first rows: {hidden token>what the model sees}, | between segments",

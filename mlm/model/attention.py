@@ -68,7 +68,7 @@ class SegmentMask:
         # A graph that is exported takes rows of any length.
         split = not (compiled or torch.compiler.is_exporting()) and segments_BL.device.type == "cpu"
         if not split or segments_BL.shape[1] <= BLOCK:
-            return cls(*same, _bias(apart(segments_BL, None, reach), dtype), None, ())
+            return cls(*same, _bias(masked_out(segments_BL, None, reach), dtype), None, ())
         places_BL = torch.arange(segments_BL.shape[1]).expand_as(segments_BL)
         return cls(*same, None, None, _key_blocks(cls(*same, None, None, ()), places_BL, BLOCK))
 
@@ -79,11 +79,11 @@ class SegmentMask:
     def bias(self, queries_BM: Tensor | None) -> Tensor:
         """Return the additive mask of all positions, (B, 1, L, L), or of the queries alone, (B, 1, M, L)."""
         if self.bias_B1LL is None:
-            return _bias(apart(self.segments_BL, queries_BM, self.reach), self.dtype)
+            return _bias(masked_out(self.segments_BL, queries_BM, self.reach), self.dtype)
         return self.bias_B1LL if queries_BM is None else gather_positions(self.bias_B1LL[:, 0], queries_BM)[:, None]
 
 
-def apart(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None, keys: slice = slice(None)) -> Tensor:
+def masked_out(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None, keys: slice = slice(None)) -> Tensor:
     """Return True for each query and key of different segments or beyond `reach`, (B, M, L); queries None are all."""
     query_segments_BM = segments_BL if queries_BM is None else segments_BL.gather(1, queries_BM)
     apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, keys]
@@ -139,7 +139,8 @@ def _key_blocks(mask: SegmentMask, queries_BM: Tensor, size: int) -> tuple[KeyBl
     )
     found = torch.stack([queries_BM, first_BM.maximum(queries_BM - reach), last_BM.minimum(queries_BM + reach)])
     ranges = [(part, slice(int(low.min()), int(high.max()) + 1)) for part, low, high in torch.split(found, size, 2)]
-    return tuple((keys, _bias(apart(mask.segments_BL, part, mask.reach, keys), mask.dtype)) for part, keys in ranges)
+    segments_BL, dtype = mask.segments_BL, mask.dtype
+    return tuple((keys, _bias(masked_out(segments_BL, part, mask.reach, keys), dtype)) for part, keys in ranges)
 
 
 Rotation = tuple[Tensor, Tensor]

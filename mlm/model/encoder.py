@@ -83,7 +83,7 @@ class EncoderConfig(Config):
     """Probability of dropping an embedding, an attention weight, or an element of a sublayer's output."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "EncoderConfig":
+    def _shape_is_possible(self) -> "EncoderConfig":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         if self.positions.kind == "rotary" and self.width // self.heads % 2:

@@ -78,7 +78,7 @@ class MaskedLMTask:
                 sums[f"targets/{name}"] = filled_BM[mine_B].sum()
         return sums
 
-    def read_after(self, step: int) -> Mapping[str, Mapping[str, float]]:
+    def corpus_progress(self, step: int) -> Mapping[str, Mapping[str, float]]:
         """Return how often each corpus of a mixture has been read after `step` steps, and about how many tokens."""
         rows, order = step * self.batch_rows, self.train.order
         each = zip(self.corpora, order.shares, order.sizes, self.train.tokens_per_row_of_corpora.tolist(), strict=False)

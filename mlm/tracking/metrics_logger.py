@@ -48,16 +48,16 @@ class MetricsLogger(Observer):
         flops_per_token: Callable[[float], float],
         peak_flops: float,
         start: TrainingProgress,
-        read_after: Callable[[int], Mapping[str, Mapping[str, float]]] = lambda step: {},
+        corpus_progress: Callable[[int], Mapping[str, Mapping[str, float]]] = lambda step: {},
     ) -> None:
         """Open the metrics of the run at `path`, truncated to `start`.
 
         `documents` names the documents that a step reads, `flops_per_token` takes the used share of the budget, and
-        `peak_flops` is the measured rate of matrix products of all processes, in FLOP/s. `read_after` names what has
-        been read of each corpus of a mixture after a number of steps.
+        `peak_flops` is the measured rate of matrix products of all processes, in FLOP/s. `corpus_progress` returns
+        what has been read of each corpus of a mixture after a number of steps.
         """
         self.path, self.config, self.documents = path, config, documents
-        self.flops_per_token, self.peak_flops, self.read_after = flops_per_token, peak_flops, read_after
+        self.flops_per_token, self.peak_flops, self.corpus_progress = flops_per_token, peak_flops, corpus_progress
         self.length = TrainingLength()
         run_directory.truncate_records(path / METRICS, start.step)
         newest_first = run_directory.records_newest_first(path / METRICS)
@@ -97,7 +97,7 @@ class MetricsLogger(Observer):
             "progress": fraction,
             **{
                 f"{measure}/{name}": number
-                for name, measures in self.read_after(progress.step).items()
+                for name, measures in self.corpus_progress(progress.step).items()
                 for measure, number in measures.items()
             },
         }

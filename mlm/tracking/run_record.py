@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from configs import UserError, read
-from mlm.build import Recorded
+from mlm.build import RecordedCorpus
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import Manifest, read_manifest
 from mlm.config import PretrainConfig
@@ -54,7 +54,7 @@ class RunRecord:
         results = results if results.get("steps") == manifest.step else {}
         shards = None
         if run_directory.CONVERTED_FROM not in environment:
-            shards = _shards(config, Recorded.of(run, folder, environment.get("data", {})), tokenizer)
+            shards = _shards(config, RecordedCorpus.of(run, folder, environment.get("data", {})), tokenizer)
         return cls(config, manifest, environment, results, progress, shards)
 
     @property
@@ -82,7 +82,7 @@ class RunRecord:
             yield from sentences_of([self.shards.heldout], tokenizer)
 
 
-def _shards(config: PretrainConfig, recorded: Recorded, tokenizer: Tokenizer) -> Shards | None:
+def _shards(config: PretrainConfig, recorded: RecordedCorpus, tokenizer: Tokenizer) -> Shards | None:
     """Return the shards of a run's text, whose text is neither read nor encoded again; None if they are not at hand."""
     path = shards_path(recorded.cache, tokenizer, recorded.fingerprint)
     if config.data.shards is not None:

@@ -46,7 +46,7 @@ class TrainingLength:
 class StepSize:
     """The mean amount of data that a step reads."""
 
-    per_epoch: float
+    steps_per_epoch: float
     """Number of steps in an epoch, which may be a fraction."""
     tokens: float = 0.0
     """Tokens, padding not counted."""
@@ -108,7 +108,7 @@ class Epochs(Config):
 
     def training_length(self, step: StepSize) -> TrainingLength:
         """Return the length, given the size of a step."""
-        return TrainingLength(steps=math.ceil(self.epochs * step.per_epoch))
+        return TrainingLength(steps=math.ceil(self.epochs * step.steps_per_epoch))
 
 
 class Minutes(Config):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mlm.evaluation.attention_weights import reference_attention
-from mlm.model.attention import BLOCK, LONG, SegmentMask, apart, fast_attention, segment_blocks
+from mlm.model.attention import BLOCK, LONG, SegmentMask, fast_attention, masked_out, segment_blocks
 from mlm.model.encoder import EncoderConfig, LearnedPositions, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialize import initialize
@@ -30,7 +30,7 @@ def model_of(layers: int = 4, **settings: object) -> MaskedLanguageModel:
 
 def test_a_query_reaches_half_a_window_to_each_side_within_its_segment() -> None:
     segments_BL, _ = rows_of([[7, 2]], 11)
-    within_LL = ~apart(segments_BL, None, LocalAttention(window=4).reach)[0]
+    within_LL = ~masked_out(segments_BL, None, LocalAttention(window=4).reach)[0]
     rows = ["".join(".x"[reached] for reached in row) for row in within_LL.int().tolist()]
     assert rows == [
         "xxx........",
@@ -45,7 +45,7 @@ def test_a_query_reaches_half_a_window_to_each_side_within_its_segment() -> None
         ".........xx",
         ".........xx",
     ]
-    assert torch.equal(apart(segments_BL, torch.tensor([[5, 0]]), 2)[0], ~within_LL[[5, 0]])
+    assert torch.equal(masked_out(segments_BL, torch.tensor([[5, 0]]), 2)[0], ~within_LL[[5, 0]])
 
 
 @pytest.mark.parametrize(("window", "length"), [(2, 9), (7, 33), (64, 3 * BLOCK + 9), (64, LONG + 60)])

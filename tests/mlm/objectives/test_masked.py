@@ -235,7 +235,7 @@ def test_what_has_been_read_of_a_corpus_is_counted_from_its_rows() -> None:
     mixture = joined([sentences(9), sentences(50, seed=1)], (0.75, 0.25))
     task = replace(task_of(mixture, batch_rows=8), corpora=("few", "many"))
     steps = [mixture.order.rows(task.seed, step, 8) for step in range(50)]
-    for number, (name, read) in enumerate(task.read_after(50).items()):
+    for number, (name, read) in enumerate(task.corpus_progress(50).items()):
         mine = np.concatenate([rows_B[mixture.order.corpora(rows_B) == number] for rows_B, _ in steps])
         assert read["epochs"] == pytest.approx(len(mine) / mixture.order.sizes[number], abs=0.2), name
         tokens = (mixture.assemble(mine).segments_BL > 0).sum()

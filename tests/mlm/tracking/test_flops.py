@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs import read
 from mlm.build import build
 from mlm.config import PretrainConfig
-from mlm.model.attention import apart
+from mlm.model.attention import masked_out
 from mlm.model.encoder import EncoderConfig, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.tracking import flops
@@ -60,7 +60,7 @@ def test_flops_follow_the_masked_share_that_is_in_force(tmp_path: Path) -> None:
 def test_the_local_context_is_the_mean_number_of_tokens_in_reach(window: int) -> None:
     lengths, local = [1, 4, 30, 17], LocalAttention(window=window)
     segments = np.bincount(lengths)
-    within_LL = ~apart(rows_of([lengths], sum(lengths))[0], None, local.reach)
+    within_LL = ~masked_out(rows_of([lengths], sum(lengths))[0], None, local.reach)
     assert flops.mean_context(segments, local) == pytest.approx(within_LL.sum().item() / sum(lengths))
     assert flops.mean_context(segments) == sum(length**2 for length in lengths) / sum(lengths)
     encoder = EncoderConfig(width=8, heads=2, layers=4, local_attention=local)  # layers 1 and 2 are local

@@ -30,7 +30,7 @@ from mlm.training.budget import (
     ids=str,
 )
 def test_budgets_become_lengths(budget: Budget, length: TrainingLength) -> None:
-    assert budget.training_length(StepSize(per_epoch=12.5, tokens=100.0, words=80.0)) == length
+    assert budget.training_length(StepSize(steps_per_epoch=12.5, tokens=100.0, words=80.0)) == length
 
 
 def test_whole_epochs_take_their_whole_steps() -> None:
@@ -71,4 +71,4 @@ def test_an_empty_budget_is_refused(kind: type[Budget], settings: dict[str, floa
 
 def test_shards_without_a_number_of_words_are_told() -> None:
     with pytest.raises(UserError, match="some shards do not record their number of words: encode their text again"):
-        Words(words=5).training_length(StepSize(per_epoch=10, tokens=5.0))
+        Words(words=5).training_length(StepSize(steps_per_epoch=10, tokens=5.0))
