@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlm.data.batches import Batch
-from mlm.model.attention import Attention, SegmentMask
+from mlm.model.attention import Attention, SegmentMask, masked_out
 from mlm.model.encoder import Encoder
 
 
