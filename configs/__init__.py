@@ -6,7 +6,6 @@ are documented by a string under each. A choice between components is a union of
 """
 
 import difflib
-import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -130,9 +129,12 @@ def dumped(text: str) -> dict[str, Any]:
 def as_override(value: Any) -> str:
     """Return a value as it is written behind `section.key=`; `read` takes it back."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False) if value in _NULL or value.startswith(_YAML) else value
+        if value not in _NULL and not value.startswith(_YAML):
+            return value
+        quoted: str = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=10**9)
+        return quoted.rstrip("\n")
     if isinstance(value, list | tuple) and all(
-        isinstance(one, str) and re.fullmatch(r"[\w.+-]+", one) for one in value
+        isinstance(one, str) and re.fullmatch(r"[\w.+-]+", one) and one not in _NULL for one in value
     ):
         return f"[{', '.join(value)}]"  # plain texts need no quotes
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
@@ -191,8 +193,8 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 check_text(value, path)  # a list may hold itself
             except (yaml.YAMLError, RecursionError):
                 raise UserError(
-                    f"cannot read the value of {override!r}: write a list as [a, b], and a text that begins with a"
-                    ' bracket or a quote in double quotes, as "[a].txt"'
+                    f"cannot read the value of {override!r}: write a list as {path}=[a, b], and a text that begins with"
+                    f" a bracket or a quote in double quotes, for a shell as '{path}=\"[a]\"'"
                 ) from None
             value = _Whole(value) if isinstance(value, dict) else value
         for name in reversed(names[1:]):

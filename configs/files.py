@@ -147,7 +147,7 @@ def sync(path: Path) -> None:
 
 
 def lock(descriptor: int, place: Path, *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file or folder until it is closed; return False if another process holds its lock, or else `wait`.
+    """Lock an open file or folder until it is closed; if another process has it, return False, or else `wait` for it.
 
     A file system without locks gives none: it is as if nobody else were there, and a warning says so.
     """

@@ -160,7 +160,7 @@ def _notes(first_name: str, name: str, first: Results, run: Results) -> list[str
             f"{name} has {results.count_trials(run.trials)}, {first_name} {results.count_trials(first.trials)}: "
             "folds or seeds differ, so there is no paired difference"
         )
-    elif {t.test_sha256 for t in run.trials} != {t.test_sha256 for t in first.trials}:
+    elif not results.same_tests(run.trials, first.trials):
         notes.append(f"{name} was tested on other texts than {first_name}, so there is no paired difference")
     return notes
 

@@ -15,7 +15,7 @@ from tokenizer.sources.tables import unique_names
 
 AT_ONCE = 512
 """Number of texts of a file that are tokenized, sorted by length and classified together."""
-MOST_CHANCES = 2_000_000
+MOST_PROBABILITIES = 2_000_000
 """Largest number of probabilities in memory: with thousands of classes, fewer texts are classified together."""
 
 
@@ -67,7 +67,7 @@ def classify_table(
             f"--submission {submission}: that is the column of the classes: name the one that tells the rows"
         )
     rows = reader.rows(source, columns, all_columns=submission is None, encoding=encoding)
-    empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_CHANCES // len(classes), 1))
+    empty, truncated, at_once = 0, 0, min(AT_ONCE, max(MOST_PROBABILITIES // len(classes), 1))
     named = [f"probability_{name}" for name in classes] if len(classes) > 1 else []
     header = unique_names([*rows[0], "predicted", *named])
     lines = [header if submission is None else [submission, reader.label]]

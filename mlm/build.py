@@ -166,6 +166,7 @@ def counted_key(method: CooccurrenceEmbeddings, corpus: Corpus, width: int) -> s
     """Return a hash of all that counted embeddings depend on."""
     rows = corpus.train
     text = [*map(source_of, corpus.shards), str(rows.order), str(rows.row_length)]
+    text += ["no row is counted twice"] if corpus.names else []  # those of a mixture were
     return hash_texts(str(neighbors.VERSION), method.model_dump_json(), str(width), *text)
 
 

@@ -122,7 +122,9 @@ def pretrain(config: PretrainConfig, observers: Sequence[Observer] = (), *, stop
         OSError: the last checkpoint could not be written.
     """
     check_installed(config.tracking)
-    return _run(with_absolute_paths(resolve(config)), None, observers, stop)
+    resolved = resolve(config)
+    from_newest = resolved.start_from != config.start_from
+    return _run(with_absolute_paths(resolved), None, observers, stop, from_newest=from_newest)
 
 
 def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambda: 0) -> PretrainRun:
@@ -138,15 +140,18 @@ def resume(path: Path, observers: Sequence[Observer] = (), *, stop: Stop = lambd
     return _run(config_of(run), run, observers, stop)
 
 
-def _run(config: PretrainConfig, path: Path | None, observers: Sequence[Observer], stop: Stop) -> PretrainRun:
+def _run(
+    config: PretrainConfig, path: Path | None, observers: Sequence[Observer], stop: Stop, *, from_newest: bool = False
+) -> PretrainRun:
     """Train the run at `path`, or that of `config`, which is a new one unless this job began it in an earlier attempt.
 
-    The random state of the caller is kept.
+    `from_newest` if `start_from` was given as a run, which may have saved a newer checkpoint since that attempt. The
+    random state of the caller is kept.
     """
     with ExitStack() as opened:
         with joined(config.train.silence_minutes, _device(config, path)) as world:
             opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
-            path = path or _earlier_run(config, world)
+            path = path or _earlier_run(config, world, from_newest=from_newest)
             if path is None:
                 ready = _start(config, world, opened)
                 trained: _Trained | PretrainRun = _train(ready, opened, observers, stop)
@@ -178,15 +183,17 @@ def config_of(path: Path) -> PretrainConfig:
     return read(PretrainConfig, run_directory.config_path(path))
 
 
-def _earlier_run(config: PretrainConfig, world: World) -> Path | None:
+def _earlier_run(config: PretrainConfig, world: World, *, from_newest: bool) -> Path | None:
     """Return the run of `config` that this job saved before torchrun or SLURM started it again, if any."""
     if not world.restarted:
         return None
 
     def is_mine(path: Path) -> bool:
         try:
-            theirs = read(PretrainConfig, path / checkpoint.CONFIG)
-            same = path not in _STARTED and _whenever_started(theirs) == _whenever_started(config)
+            theirs, ours = read(PretrainConfig, path / checkpoint.CONFIG), config
+            if from_newest:
+                theirs, ours = _whenever_started(theirs), _whenever_started(ours)
+            same = path not in _STARTED and theirs == ours
             return same and run_directory.read_json(path / run_directory.ENVIRONMENT).get("job") == world.job
         except UserError:  # ignore directories in runs/ that are not pretraining runs
             return False

@@ -58,9 +58,9 @@ def find_or_learn(
     A text that cannot be read, or is too small, is a UserError.
     """
     watch, fingerprint = watch or text.source.watch(), fingerprint or text.fingerprint()
-    key = hash_texts(
-        str(_LEARNING), settings.model_dump_json(), fingerprint_as_read(fingerprint, settings.normalizer())
-    )
+    of_corpora = ["each corpus has its own held-out split"] if len(text.corpora()) > 1 else []  # it had not before
+    read = fingerprint_as_read(fingerprint, settings.normalizer())
+    key = hash_texts(str(_LEARNING), settings.model_dump_json(), read, *of_corpora)
     path = cache / f"tokenizer-{key:.16}.json"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

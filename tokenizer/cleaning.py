@@ -54,7 +54,7 @@ class TextConfig(Config):
     source: Source = Documentation()
     """The source of the text."""
     segments: Literal["sentences", "documents"] = "sentences"
-    """The texts that the model reads: each sentence alone, or runs of a document's consecutive sentences."""
+    """The texts that the model reads: each sentence alone, or stretches of a document's consecutive sentences."""
     split_sentences: bool = True
     """Split documents into sentences; false takes each document as one sentence."""
     minimum_words: int = Field(default=0, ge=0)

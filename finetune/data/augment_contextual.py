@@ -105,9 +105,9 @@ def _choose(example: tuple[str, ...], share: float, key: tuple[int, int, int]) -
     return chosen
 
 
-def _sample(scores_MW: Tensor, draws_M: NDArray[np.float64]) -> NDArray[np.int64]:
+def _sample(logits_MW: Tensor, draws_M: NDArray[np.float64]) -> NDArray[np.int64]:
     """Draw a column for each row from the softmax of its scores; W is the number of candidate words."""
-    cumulative_MW = scores_MW.double().softmax(dim=-1).cumsum(dim=-1).numpy()
+    cumulative_MW = logits_MW.double().softmax(dim=-1).cumsum(dim=-1).numpy()
     # Rounding may leave the last sum slightly below 1, and a draw above it.
     thresholds_M = draws_M[: len(cumulative_MW)] * cumulative_MW[:, -1]
     columns_M: NDArray[np.int64] = (cumulative_MW <= thresholds_M[:, None]).sum(axis=1)

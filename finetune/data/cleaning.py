@@ -107,7 +107,7 @@ class RowReader:
     def keys(self, row: Mapping[str, str], as_read: AsRead) -> tuple[Hashable, ...]:
         """Return the keys of a row's texts, of which equal texts share one; `as_read` is the encoder's.
 
-        They are the identities as it is given, and as the encoder reads it with and without prefix.
+        They are the keys as it is given, and as the encoder reads it with and without prefix.
         """
         given, cleaned = [row[column] for column in self.columns], [self.texts(row)]
         if self.cleaning.prefix:
@@ -116,12 +116,12 @@ class RowReader:
 
 
 def text_keys(given: Sequence[str], cleaned: Iterable[Sequence[str]], as_read: AsRead) -> tuple[Hashable, ...]:
-    """Return the identities of a text or pair as it is given, and as the encoder reads each of its cleaned forms."""
+    """Return the keys of a text or pair as it is given, and as the encoder reads each of its cleaned forms."""
     return duplicate_key(given), *(duplicate_key([*map(as_read, texts)]) for texts in cleaned)
 
 
 def duplicate_key(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the key that equal texts share, whatever their cleaning.
+    """Return the key that equal texts share, of texts as they are given and without prefix.
 
     Case, white space, HTML entities, web addresses and mentions are ignored, because messages are passed on with a new
     address or to somebody else. A text of nothing else keeps them.

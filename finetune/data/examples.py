@@ -1,6 +1,6 @@
 """Labelled examples, the data sets that hold them, and their splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,12 +22,14 @@ class Examples:
     """Class of each example, int64, or its number, float64, (N,)."""
     groups: NDArray[np.int64] | None = None
     """Group of each example, (N,): repeated texts share one, and splits keep a group together. None: `texts` tell."""
+    given: tuple[Hashable, ...] = ()
+    """Key of the text of each example as it was before cleaning; empty: `texts` tell."""
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of texts and labels, whatever their cleaning."""
-        keys = (repr((*duplicate_key(texts), label)) for texts, label in zip(self.texts, self.labels, strict=True))
-        return hash_texts(*keys)
+        """Hash of the texts as they were given, and of the labels."""
+        keys = self.given or tuple(map(duplicate_key, self.texts))
+        return hash_texts(*(repr(pair) for pair in zip(keys, self.labels.tolist(), strict=True)))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -36,7 +38,8 @@ class Examples:
         """Return the examples at `indices`, in that order."""
         places = np.asarray(indices, np.int64)
         groups = None if self.groups is None else self.groups[places]
-        return Examples(tuple(self.texts[place] for place in places), self.labels[places], groups)
+        given = tuple(self.given[place] for place in places) if self.given else ()
+        return Examples(tuple(self.texts[place] for place in places), self.labels[places], groups, given)
 
 
 @dataclass(frozen=True)

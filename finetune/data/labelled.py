@@ -25,7 +25,7 @@ from tokenizer.sources.tables import log_once, number_text
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LONGEST_TITLE = 100
 _LARGEST = 1e30
-"""Numbers beyond it are refused, because they are close to the largest of float32."""
+"""Numbers beyond it are refused: float32, which ends at 3.4e38, must hold predictions beyond them too."""
 
 
 class _Row(NamedTuple):
@@ -36,7 +36,7 @@ class _Row(NamedTuple):
     texts: tuple[str, ...]
     """The cleaned text, or the two of a pair."""
     keys: tuple[Hashable, ...]
-    """Keys of the texts, from `RowReader.keys`."""
+    """Keys of the texts, from `RowReader.keys`; the first is of the texts as they are given."""
     label: str
     """Label in the table; empty where it is missing."""
     group: int = 0
@@ -108,6 +108,7 @@ class _Rows:
             tuple(row.texts for row in self.rows),
             np.array(labels, np.float64 if len(classes) == 1 else np.int64),
             np.array([groups.setdefault(group, len(groups)) for group in self.groups], np.int64),
+            tuple(row.keys[0] for row in self.rows),
         )
 
 
@@ -196,7 +197,7 @@ class Labelled(TableConfig):
     def load(self, text: TextConfig, as_read: AsRead = str) -> Dataset:
         """Read, clean and check the data; a UserError if none can be trained on. `text`, the corpus, is not used.
 
-        Texts are equal if their identities are, as given or as the encoder reads them by `as_read`.
+        Texts are equal if their keys are, as given or as the encoder reads them by `as_read`.
         """
         if self.train is None and self.hub is None:
             raise UserError("no training data is named: set data.train to a labelled file, or data.hub to a data set")

@@ -237,8 +237,10 @@ def compared(
 
 def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], metric: Metric) -> Difference | None:
     """Return the difference over the same folds, seeds and test examples; None if any differ, or a score is missing."""
-    pairs = {(trial.fold, trial.seed, trial.test_sha256): trial.test.get(metric) for trial in theirs}
-    scores = [(trial.test.get(metric), pairs.get((trial.fold, trial.seed, trial.test_sha256))) for trial in ours]
+    if not same_tests(ours, theirs):
+        return None
+    pairs = {(trial.fold, trial.seed): trial.test.get(metric) for trial in theirs}
+    scores = [(trial.test.get(metric), pairs.get((trial.fold, trial.seed))) for trial in ours]
     known = [(mine, other) for mine, other in scores if mine is not None and other is not None]
     if len(known) != len(ours) or len(pairs) != len(ours):
         return None
@@ -251,6 +253,13 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [[f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
     return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def same_tests(ours: Sequence[TrialScores], theirs: Sequence[TrialScores]) -> bool:
+    """Return False if trials of a fold are known to be tested on different examples; older files do not record them."""
+    hashes = {trial.fold: trial.test_sha256 for trial in theirs}
+    pairs = ((trial.test_sha256, hashes.get(trial.fold)) for trial in ours)
+    return all(mine == other for mine, other in pairs if mine and other)
 
 
 def table(results: Results) -> str:

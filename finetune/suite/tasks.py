@@ -67,8 +67,16 @@ def run_tasks(path: Path, configs: Mapping[str, FinetuneConfig]) -> dict[str, st
 
 def finished(path: Path, task: str) -> Path | None:
     """Return the run of a task that is finished, if there is one."""
-    runs = [one.parent for one in path.glob(f"*/{RESULTS}")]
-    return max((run for run in runs if results.read(run).name == task), default=None)
+    return max((one.parent for one in path.glob(f"*/{RESULTS}") if _task_of(one.parent) == task), default=None)
+
+
+def _task_of(run: Path) -> str | None:
+    """Return the task that a finished run is of; None, with a warning, for one that cannot be read."""
+    try:
+        return results.read(run).name
+    except UserError as error:
+        logger.warning("left out: %s", error)
+        return None
 
 
 def _check_same(folder: Path, config: FinetuneConfig) -> None:

@@ -133,8 +133,8 @@ class Classification:
             self.label_smoothing,
         )
         if batch.labels_B.is_floating_point():
-            # The squares of large numbers are beyond float32; those of deviations are not.
-            error = F.mse_loss(logits_BC[:, 0] * weights_C, batch.labels_B * weights_C, reduction="sum")
+            # In units of the deviation first: squares of large numbers are beyond float32.
+            error = ((logits_BC[:, 0] - batch.labels_B) * weights_C).square().sum()
             return {"loss": error * (batch.targets > 0)}
         loss = F.cross_entropy(
             logits_BC, batch.labels_B, weights_C, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing

@@ -40,6 +40,6 @@ def reference_attention(
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(QK^T / sqrt(K))V within segment and reach, computed literally, and the softmax's weights."""
     scores_BHLL = query_BHLK @ key_BHLK.transpose(-1, -2) / query_BHLK.shape[-1] ** 0.5
-    apart_B1LL = masked_out(segments_BL, None, reach)[:, None]
-    weights_BHLL = scores_BHLL.masked_fill(apart_B1LL, float("-inf")).softmax(dim=-1)
+    masked_B1LL = masked_out(segments_BL, None, reach)[:, None]
+    weights_BHLL = scores_BHLL.masked_fill(masked_B1LL, float("-inf")).softmax(dim=-1)
     return weights_BHLL @ value_BHLK, weights_BHLL

@@ -17,14 +17,14 @@ class Unigram:
         self.probabilities_V: NDArray[np.float64] = counts_V / counts_V.sum()
 
     def probabilities(self, left: int) -> NDArray[np.float64]:
-        """Return the probability of every token after any left neighbour, (V,)."""
+        """Return the probability of every token after any left neighbor, (V,)."""
         return self.probabilities_V
 
 
 class Bigram:
-    """Probabilities given the left neighbour, by interpolated Kneser-Ney smoothing (Chen & Goodman 1999, section 2.7).
+    """Probabilities given the left neighbor, by interpolated Kneser-Ney smoothing (Chen & Goodman 1999, section 2.7).
 
-    The discount is n1 / (n1 + 2 n2) of the pairs seen once and twice (Ney et al. 1994). The left neighbour is the token
+    The discount is n1 / (n1 + 2 n2) of the pairs seen once and twice (Ney et al. 1994). The left neighbor is the token
     that the encoder sees, or START at the beginning of a segment. If it is `mask_id`, `unigram` predicts.
     """
 
@@ -72,16 +72,16 @@ def measure_baseline(
         np.concatenate(parts) for parts in zip(*(_left_neighbors(batch, special) for batch in batches), strict=True)
     )
     loss, correct = 0.0, 0
-    for neighbour in np.unique(left):
-        probabilities_V = baseline.probabilities(int(neighbour))
-        wanted = labels[left == neighbour]
+    for neighbor in np.unique(left):
+        probabilities_V = baseline.probabilities(int(neighbor))
+        wanted = labels[left == neighbor]
         loss -= float(np.log(probabilities_V[wanted]).sum())
         correct += int((wanted == probabilities_V.argmax()).sum())
     return {"loss": loss / len(labels), "accuracy": correct / len(labels)}
 
 
 def _left_neighbors(batch: Batch, special: SpecialTokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the left neighbour of each target in the corrupted rows, START at a segment's beginning, and its label."""
+    """Return the left neighbor of each target in the corrupted rows, START at a segment's beginning, and its label."""
     ids_BL, positions_BL = batch.ids_BL.cpu().numpy(), batch.positions_BL.cpu().numpy()
     predicted_BM, labels_BM = batch.predicted_BM.cpu().numpy(), batch.labels_BM.cpu().numpy()
     rows, slots = np.nonzero(labels_BM != IGNORED)

@@ -86,12 +86,12 @@ class SegmentMask:
 def masked_out(segments_BL: Tensor, queries_BM: Tensor | None, reach: int | None, keys: slice = slice(None)) -> Tensor:
     """Return True for each query and key of different segments or beyond `reach`, (B, M, L); queries None are all."""
     query_segments_BM = segments_BL if queries_BM is None else segments_BL.gather(1, queries_BM)
-    apart_BML = query_segments_BM[:, :, None] != segments_BL[:, None, keys]
+    masked_BML = query_segments_BM[:, :, None] != segments_BL[:, None, keys]
     if reach is None:
-        return apart_BML
+        return masked_BML
     places_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
     queries_BM = places_L[None] if queries_BM is None else queries_BM
-    return apart_BML | ((queries_BM[:, :, None] - places_L[keys]).abs() > reach)
+    return masked_BML | ((queries_BM[:, :, None] - places_L[keys]).abs() > reach)
 
 
 def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
@@ -123,9 +123,9 @@ def segment_blocks(segments_BL: Tensor, reach: int | None = None) -> BlockMask:
     return BlockMask.from_kv_blocks(counts_B1N, order_B1NN, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(L, L))
 
 
-def _bias(apart_BML: Tensor, dtype: torch.dtype) -> Tensor:
+def _bias(masked_BML: Tensor, dtype: torch.dtype) -> Tensor:
     # Finite, so that bf16 scores never reach inf - inf; exp(-30,000) is 0 in every floating-point type.
-    return torch.zeros(apart_BML.shape, dtype=dtype, device=apart_BML.device).masked_fill_(apart_BML, -3e4)[:, None]
+    return torch.zeros(masked_BML.shape, dtype=dtype, device=masked_BML.device).masked_fill_(masked_BML, -3e4)[:, None]
 
 
 def _key_blocks(mask: SegmentMask, queries_BM: Tensor, size: int) -> tuple[KeyBlock, ...]:

@@ -81,7 +81,11 @@ def checked(config: SweepConfig) -> None:
         require("optuna", extra="sweep", purpose="sampler.kind=optuna")
     _check_metrics(config)
     first = arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
-    tried = [*first, *({**first[0], **arm} for stage in config.stages for arm in arms.grid(stage.search))]
+    tried, possible = [*first], [*first]
+    for stage in config.stages:
+        further = arms.grid(stage.search)
+        tried += [{**first[0], **arm} for arm in further]
+        possible += [{**one, **arm} for one in possible for arm in further]
     _check_stages(config)
     probe = Sweep(Path(config.runs, config.name), config)
     calls = [probe.arguments(Trial(0, 0, arm, config.seeds[0])) for arm in tried]
@@ -90,9 +94,8 @@ def checked(config: SweepConfig) -> None:
         if error:
             raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
     for name, arm in _named_arms(config).items():
-        if arms.key_of(arm) not in map(arms.key_of, first):  # those of a later stage are known when it begins
-            names = listed(map(arms.full, first), 12)
-            raise UserError(f"{name} = {arms.full(arm)} is no arm of the first stage; there are: {names}")
+        if arms.key_of(arm) not in map(arms.key_of, possible):
+            raise UserError(f"{name} = {arms.full(arm)} is no arm; there are: {listed(map(arms.full, possible), 12)}")
 
 
 def _named_arms(config: SweepConfig) -> dict[str, Arm]:

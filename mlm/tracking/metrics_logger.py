@@ -32,7 +32,7 @@ SPIKE_RECORDS = 20
 SPIKE_DEVIATIONS = 6.0
 """A loss that exceeds their mean by this many standard deviations is a spike."""
 DRAWING_PAUSE = 20
-"""Time between two drawings of the learning curve, in units of the time of a drawing: all records are read for one."""
+"""Time between two drawings of the learning curve, in units of a drawing's, because each reads all records."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class MetricsLogger(Observer):
         self.recent = deque((record["loss"] for record in earlier if record["loss"] is not None), SPIKE_RECORDS)
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
         self.has_missed_targets = False
-        self.next_drawing = 0.0
+        self.is_drawn, self.next_drawing = True, 0.0
         self.file = (path / METRICS).open("ab", buffering=0)
         self.trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json"), start=start.step))
 
@@ -129,11 +129,20 @@ class MetricsLogger(Observer):
     def evaluated(self, progress: TrainingProgress, metrics: Mapping[str, float], model: nn.Module) -> None:
         """Write the held-out metrics, and draw the learning curve."""
         self._write("heldout", progress, metrics)
-        began = time.monotonic()
-        if progress.step and began >= self.next_drawing:  # one point is no curve
+        self.is_drawn = progress.step == 0  # one point is no curve
+        if time.monotonic() >= self.next_drawing:
+            self._draw(progress)
+
+    def ended(self, progress: TrainingProgress) -> None:
+        """Draw the learning curve of a run that may have been stopped."""
+        self._draw(progress)
+
+    def _draw(self, progress: TrainingProgress) -> None:
+        if not self.is_drawn:
+            began = time.monotonic()
             with self.surviving(f"CURVES OF STEP {progress.step}"):
                 plots.draw(list(run_directory.read_metrics(self.path / METRICS)), self.path / "curves.png")
-            ended = time.monotonic()
+            ended, self.is_drawn = time.monotonic(), True
             self.next_drawing = ended + DRAWING_PAUSE * (ended - began)
 
     def close(self, results: Mapping[str, Any] | None) -> None:

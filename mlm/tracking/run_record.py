@@ -86,9 +86,9 @@ def _shards(config: PretrainConfig, recorded: RecordedCorpus, tokenizer: Tokeniz
     """Return the shards of a run's text, whose text is neither read nor encoded again; None if they are not at hand."""
     path = shards_path(recorded.cache, tokenizer, recorded.fingerprint)
     if config.data.shards is not None:
-        path, *_ = parts_of(Path(config.data.shards[0].folders[0]))
+        path = Path(config.data.shards[0].folders[0])
     try:
-        shards = open_shards(path)
+        shards = open_shards(next(iter(parts_of(path)), path))
     except UserError as error:
         logger.info("the run's text is not at hand: %s", error)
         return None

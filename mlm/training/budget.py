@@ -80,7 +80,7 @@ class Tokens(Config):
 
     kind: Literal["tokens"] = "tokens"
     tokens: int = Field(100_000_000, gt=0, le=10**18)
-    """Tokens, padding not counted. Steps are counted by their mean size, so that a run ends there but for rounding."""
+    """Tokens, padding not counted. A run reads so many, up to rounding: steps are counted by their mean size."""
 
     def training_length(self, step: StepSize) -> TrainingLength:
         """Return the length, given the size of a step."""

@@ -180,9 +180,12 @@ def test_an_override_without_key_or_value_is_refused(override: str) -> None:
     assert "section.key=value" in refused
 
 
-@pytest.mark.parametrize("text", ["plain", "[comment]", "{a}", '"quoted"', "", "null", 'it is "so" [x]', "日本\n"])
+@pytest.mark.parametrize(
+    "text", ["plain", "[comment]", "{a}", '"quoted"', "", "null", 'it is "so" [x]', "日本🙂\n", "[a\x85b\x7f"]
+)
 def test_any_text_is_written_as_an_override_and_read_back(text: str) -> None:
     assert read(Toy, None, [f"section.name={as_override(text)}"]).section.name == text
+    assert read(Toy, None, [f"section.texts={as_override([text, 'a'])}"]).section.texts == (text, "a")
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:

@@ -76,6 +76,12 @@ def test_runs_on_other_test_texts_are_not_paired(tmp_path: Path, capsys: pytest.
         trial["test_sha256"] = "0" * 64
     (tmp_path / "b" / "results.json").write_text(json.dumps(other))
     lines = compared(capsys, *runs, "--output", tmp_path / "a.png")
+    assert cells(lines[2])[-1] != "-"
+    assert not [line for line in lines if line.startswith("note: ")], "an older run does not record its texts"
+    for trial, fold in zip(other["trials"], "xy", strict=True):
+        trial["test_sha256"] = fold * 64
+    (tmp_path / "a" / "results.json").write_text(json.dumps(other))
+    lines = compared(capsys, *runs, "--output", tmp_path / "a.png")
     assert cells(lines[2])[-1] == "-"
     (note,) = (line for line in lines if line.startswith("note: "))
     assert "b was tested on other texts than a" in note

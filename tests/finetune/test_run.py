@@ -232,6 +232,9 @@ def test_a_submission_needs_a_column_that_tells_its_rows(tuned: Path, tmp_path: 
     with pytest.raises(UserError, match="--submission target: that is the column of the classes"):
         predict.main([str(tuned), "--file", str(table), "--output", str(output), "--submission", "target"])
     assert not output.exists()
+    for option in ("--submission", "--encoding"):
+        with pytest.raises(UserError, match=f"{option} needs a table: name it with --file, and --output"):
+            predict.main([str(tuned), "a text", option, "id"])
 
 
 def test_a_table_is_decoded_by_itself_and_not_as_the_training_data_was(run: Path, tmp_path: Path) -> None:

@@ -323,6 +323,9 @@ def test_a_restarted_job_finds_its_run_though_the_run_that_it_starts_from_has_sa
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     monkeypatch.setattr(experiment, "_STARTED", set[Path]())  # as in another process
     assert pretrain(further).path == stopped.path
+    monkeypatch.setattr(experiment, "_STARTED", set[Path]())
+    named = config_in(home, "name=further", f"start_from={checkpoint.newest(start.path)}")
+    assert pretrain(named).path != stopped.path  # whoever names a checkpoint means that one
 
 
 @pytest.mark.parametrize(("where", "count"), [("in a group", 2), ("in a job", 3)])

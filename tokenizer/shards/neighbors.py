@@ -17,7 +17,7 @@ SMOOTHING = 0.75
 """Power of the counts of contexts."""
 FEWEST = 5
 """Occurrences that a token needs, for its neighbors to say anything."""
-VERSION = 2
+VERSION = 1
 """Raise it whenever the same text would give other vectors: those in caches are then counted anew."""
 
 

@@ -85,7 +85,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def summarize(frame: pandas.DataFrame, config: SweepConfig) -> list[ArmSummary]:
     """Return the arms of all stages in the order of their trials."""
     by_arm = _values_by_arm(frame, config)
-    reference = None if config.baseline is None else _find(by_arm, config.baseline, "baseline", config)
+    reference = _find(by_arm, config.baseline, "baseline", config)
     primary = _primary(by_arm, config)
     found: list[ArmSummary] = []
     for (stage, key), (trials, values) in by_arm.items():
@@ -113,7 +113,7 @@ def judge(frame: pandas.DataFrame, config: SweepConfig) -> tuple[Verdict, Estima
     by_arm = _values_by_arm(frame, config)
     better = _find(by_arm, config.hypothesis.better, "hypothesis.better", config)
     than = _find(by_arm, config.hypothesis.than, "hypothesis.than", config)
-    differences = _paired(by_arm[better][1], by_arm[than][1])
+    differences = _paired(by_arm[better][1], by_arm[than][1]) if better and than else []
     if not differences:
         return None
     found = estimate(differences)
@@ -154,14 +154,19 @@ def _primary(by_arm: _ByArm, config: SweepConfig) -> set[tuple[int, _Key]]:
         return set()
     pair = [_find(by_arm, arm, "hypothesis", config) for arm in (config.hypothesis.better, config.hypothesis.than)]
     reference = _find(by_arm, config.baseline, "baseline", config)
-    return set(pair) - {reference} if reference in pair else set()
+    return {one for one in pair if one is not None and one != reference} if reference in pair else set()
 
 
-def _find(by_arm: _ByArm, arm: Arm, name: str, config: SweepConfig) -> tuple[int, _Key]:
+def _find(by_arm: _ByArm, arm: Arm | None, name: str, config: SweepConfig) -> tuple[int, _Key] | None:
+    """Return the stage and the key of an arm; None for none, and for one of a later stage that is not there yet."""
+    if arm is None:
+        return None
     wanted = cells(arm)
     for stage, key in by_arm:
         if dict(key) == wanted:
             return stage, key
+    if set(wanted) - set(config.search):
+        return None
     there = listed((", ".join(f"{k}={v}" for k, v in key) for _, key in by_arm), 12)
     raise UserError(f"{name} of the sweep {config.name} is no arm; there are: {there}")
 

@@ -137,6 +137,20 @@ def test_texts_that_are_read_alike_are_one_in_training_and_across_files(tmp_path
     assert data.counts["texts with contradicting labels"] == 80
 
 
+def test_the_hash_of_examples_is_of_their_texts_as_they_are_given_and_of_their_labels(tmp_path: Path) -> None:
+    rows = ["a #big fire at http://t.co/x,1", "all sooo calm @me,0"]
+    path = table(tmp_path, "train", *rows)
+    cleanings = (
+        Cleaning(),
+        Cleaning(urls="replace", mentions="remove", hashtags="split", longest_repeat=2, lower_case=True),
+    )
+    hashes = {load(train=path, cleaning=cleaning).train.sha256 for cleaning in cleanings}
+    assert len(hashes) == 1
+    others = table(tmp_path, "labels", rows[0].replace(",1", ",0"), rows[1].replace(",0", ",1"))
+    fewer = load(train=path).train.take([0])
+    assert len(hashes | {load(train=others).train.sha256, fewer.sha256}) == 3
+
+
 @pytest.mark.parametrize(
     ("again", "cleaning", "as_read"),
     [

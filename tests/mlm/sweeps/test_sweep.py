@@ -209,7 +209,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         (["search={x: {a: [x=1], b: [x=1]}}"], "a and b are the same overrides: remove one"),
         (
             ["search={x: {a: [optim.lr=1], 64: [optim.lr=2]}}", "baseline={x: 65}"],
-            "baseline = x=65 is no arm of the first stage; there are: model.encoder.activation=relu, x=a",
+            "baseline = x=65 is no arm; there are: model.encoder.activation=relu, x=a",
         ),
         (["search={trial: {a: [x=1], b: [x=2]}}"], "trial is a column of its own in the report: call the lists"),
         (["search={runs: [a, b]}"], "runs is no setting to search: the sweep names its runs"),
@@ -219,7 +219,7 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         ),
         (
             ["sampler={kind: random, arms: 2}", "baseline={a: b}"],
-            "baseline = a=b is no arm of the first stage; there are: model.encoder.activation=",
+            "baseline = a=b is no arm; there are: model.encoder.activation=",
         ),
         (["sampler={kind: random, arms: 3}"], "search has only 2 combinations"),
         (["metric=heldout.accuracy"], "heldout.accuracy is better the higher: set mode=max"),
@@ -243,14 +243,14 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
         ),
         (
             [
-                "stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {optim.lr: [1]}}]",
-                "baseline={model.encoder.activation: relu, optim.lr: 1}",
+                "stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {optim.lr: [1, 2]}}]",
+                "baseline={model.encoder.activation: relu, optim.lr: 3}",
             ],
-            "baseline = model.encoder.activation=relu optim.lr=1 is no arm of the first stage",
+            "optim.lr=3 is no arm; there are: model.encoder.activation=relu",
         ),
         (
             ["baseline={model.encoder.activation: gelu}"],
-            "activation=gelu is no arm of the first stage; there are: model.encoder.activation=relu",
+            "activation=gelu is no arm; there are: model.encoder.activation=relu",
         ),
     ],
 )

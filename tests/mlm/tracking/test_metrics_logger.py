@@ -111,12 +111,15 @@ def test_curves_are_drawn_again_when_that_costs_little_of_the_time_since(tmp_pat
     """All records are read for it, so that drawing at each evaluation of a long run would take ever longer."""
     logger, picture = opened(tmp_path / "run"), tmp_path / "run" / "curves.png"
     drawn = []
-    for step, pause_is_over in ((1, False), (2, False), (3, True)):
-        if pause_is_over:
-            logger.next_drawing = 0.0
+    for step in (1, 2):
         logger.evaluated(TrainingProgress(step), {"loss": 1.0, "accuracy": 0.5}, torch.nn.Identity())
         drawn.append(picture.stat().st_mtime_ns)
+    logger.ended(TrainingProgress(2))
+    drawn.append(picture.stat().st_mtime_ns)
     assert drawn[0] == drawn[1] < drawn[2]
+    logger.next_drawing = 0.0
+    logger.evaluated(TrainingProgress(3), {"loss": 1.0, "accuracy": 0.5}, torch.nn.Identity())
+    assert picture.stat().st_mtime_ns > drawn[2]
     logger.close(None)
 
 

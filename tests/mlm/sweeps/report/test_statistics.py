@@ -91,6 +91,26 @@ def test_differences_to_the_baseline_are_paired_by_seed() -> None:
     assert y.p_value == pytest.approx(2 * reference)  # of two comparisons
 
 
+def test_a_baseline_and_a_hypothesis_of_a_later_stage_are_waited_for() -> None:
+    take = [{"metric": METRIC, "mode": "min", "count": 1}]
+    later = {"a": "x", "b": "1"}
+    config = config_of(
+        stages=[{"take": take, "search": {"b": ["1", "2"]}}],
+        baseline=later,
+        hypothesis={"better": {"a": "x", "b": "2"}, "than": later},
+    )
+    first = frame_of({"x": [1.0, 2.0, 3.0], "y": [2.0, 2.5, 3.5]}).assign(b=None)
+    assert [one.difference for one in summarize(first, config)] == [None, None]
+    assert judge(first, config) is None
+    second = (
+        frame_of({"x": [1.0, 1.5, 3.0]}).assign(stage=1, b="1"),
+        frame_of({"x": [0.5, 0.8, 2.6]}).assign(stage=1, b="2"),
+    )
+    found = summarize(pandas.concat([first, *second], ignore_index=True), config)
+    assert found[3].difference is not None
+    assert found[3].difference.mean == pytest.approx(-1.6 / 3)
+
+
 def test_the_hypothesis_is_the_one_comparison_without_a_correction() -> None:
     results = {"x": [1.0, 2.0, 3.0], "y": [0.9, 1.7, 2.9], "z": [0.7, 1.9, 2.8]}
     hypothesis = {"better": {"a": "y"}, "than": {"a": "x"}}
