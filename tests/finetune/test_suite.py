@@ -113,13 +113,16 @@ def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(
         called(capsys)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["task", "first", "mean"]
     (first,) = (folder / "runs" / "suites" / "mine").glob("*-first")
+    (first.parent / "foreign").mkdir()
+    (first.parent / "foreign" / "results.json").write_text("{}")
+    first = first.rename(first.with_name(f"{first.name}-1"))  # as a run whose name was taken
     before = (first / "results.json").stat().st_mtime_ns
     (folder / "second.csv").rename(folder / "data" / "second.csv")
     found = json.loads(called(capsys, "--json")[0])
     assert list(found["tasks"]) == ["first", "second"]
     assert found["tasks"]["first"]["scores"]["Theirs"] == {"mean": 0.75, "std": None}
     assert set(found["mean"]) == {"this encoder", "TF-IDF"}
-    assert list((folder / "runs" / "suites" / "mine").glob("*-first")) == [first]
+    assert list((folder / "runs" / "suites" / "mine").glob("*-first*")) == [first]
     assert (first / "results.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="was made by another train: choose another --name, or remove it"):
         called(capsys, "train.epochs=2")
