@@ -332,40 +332,48 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
         if trained.results is not None:
             exported_run.export_at_end(trained.path, config_of(trained.path))
         return trained
-    path, metrics_logger, end = trained.run.path, trained.metrics_logger, trained.progress
-    components, config = trained.run.components, trained.run.components.config
+    path, components, metrics_logger = trained.run.path, trained.run.components, trained.metrics_logger
     if metrics_logger is None:
         return PretrainRun(path, None, "", trained.stopped_by)
-    if trained.stopped_by or not components.length.finished(end):
+    if trained.stopped_by or not components.length.finished(trained.progress):
         metrics_logger.close(None)
-        saved = f"step {end.step} is saved; resume: python -m mlm.pretrain --resume {path}"
-        if not trained.stopped_by:
-            raise UserError(
-                f"stopped: {trained.divergence.consecutive_skips} updates in a row were skipped, because loss or"
-                f" gradient was not finite: start again with a lower optim.lr ({saved})"
-            )
-        return PretrainRun(path, None, f"stopped: {saved}", trained.stopped_by)
-    folder = checkpoint.step_folder(path, end.step)
-    files = verify(folder, checkpoint.MODEL_FILES).files
-    world = components.world.single()
-    model, _, _ = checkpoint.load_model(folder, world.device)
-    task = replace(components.task, world=world, compiled=False)
-    scores = results.measure(config, components.corpus, task, model)
+        return _stopped(trained)
+    model, _, _ = checkpoint.load_model(checkpoint.step_folder(path, trained.progress.step), components.world.device)
     records = list(run_directory.read_metrics(path / run_directory.METRICS))
-    scores |= warm_start.scores_at_start(config, records)
-    size = components.step_size
-    scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
-    scores |= {"words": round(end.step * size.words) or None, "epochs": end.step / size.steps_per_epoch}
-    scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
-    for name, amounts in task.corpus_progress(end.step).items():
-        scores["corpora"][name] |= amounts
+    scores = _measured(trained, model) | warm_start.scores_at_start(components.config, records)
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
     with metrics_logger.surviving("LEARNING CURVE"):
         plots.draw(records, path / "curves.png", scores["baselines"])
-    exported_run.export_at_end(path, config)
+    exported_run.export_at_end(path, components.config)
     return PretrainRun(path, scores, results.summary(path, scores, _filled(components, model)), 0)
+
+
+def _stopped(trained: _Trained) -> PretrainRun:
+    """Return a run that was told to stop; raise a UserError if it stopped because it diverged."""
+    path = trained.run.path
+    saved = f"step {trained.progress.step} is saved; resume: python -m mlm.pretrain --resume {path}"
+    if not trained.stopped_by:
+        raise UserError(
+            f"stopped: {trained.divergence.consecutive_skips} updates in a row were skipped, because loss or"
+            f" gradient was not finite: start again with a lower optim.lr ({saved})"
+        )
+    return PretrainRun(path, None, f"stopped: {saved}", trained.stopped_by)
+
+
+def _measured(trained: _Trained, model: MaskedLanguageModel) -> dict[str, Any]:
+    """Return the results of the model saved last, which rank 0 measures alone."""
+    components, end, size = trained.run.components, trained.progress, trained.run.components.step_size
+    task = replace(components.task, world=components.world.single(), compiled=False)
+    files = verify(checkpoint.step_folder(trained.run.path, end.step), checkpoint.MODEL_FILES).files
+    scores: dict[str, Any] = results.measure(components.config, components.corpus, task, model)
+    scores |= {"tokens": end.tokens, "steps": end.step, "seconds": end.seconds}
+    scores |= {"words": round(end.step * size.words) or None, "epochs": end.step / size.steps_per_epoch}
+    scores |= {"tokens_per_second": ratio(end.tokens, end.seconds), "weights_sha256": files[checkpoint.WEIGHTS].sha256}
+    for name, amounts in task.corpus_progress(end.step).items():
+        scores["corpora"][name] |= amounts
+    return scores
 
 
 def _filled(components: PretrainComponents, model: nn.Module) -> str:
