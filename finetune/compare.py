@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from pydantic import Field
+
 import configs
 from configs import Config, UserError, command
 from finetune.config import FinetuneConfig
@@ -44,6 +46,19 @@ class Row(Config):
     test: MeanStd | None
     difference: Difference | None
     """Difference to the first run; None for the first run itself, and if trials do not pair."""
+    scores: tuple[float, ...] = Field(exclude=True)
+    """The metric of each trial on its test part."""
+
+
+class Comparison(Config):
+    """Runs beside the first of them."""
+
+    metric: Metric
+    runs: tuple[Row, ...]
+    baselines: dict[str, MeanStd]
+    """Scores of the baselines of the first run."""
+    notes: tuple[str, ...]
+    """Warnings against comparing what differs."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -64,12 +79,25 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--output {options.output}: the figure is a PNG file, so its name must end in .png")
     if not options.output.parent.is_dir():
         raise UserError(f"--output {options.output}: there is no folder {options.output.parent}: make it first")
-    folders = list(map(checkpoint.run_of, options.runs))
-    names = _names(folders)
-    found = [results.read(folder) for folder in folders]
-    metric: Metric = options.metric or found[0].metric
-    first = found[0]
-    rows = [
+    found = compare(options.runs, options.metric)
+    drawn = [(row.run, row.scores) for row in found.runs]
+    means = {name: score.mean for name, score in found.baselines.items()}
+    plots.write(figures.comparison_figure(drawn, means, found.metric), options.output)
+    if options.json:
+        values = {**found.model_dump(), "picture": str(options.output)}
+        command.show(json.dumps(values, ensure_ascii=False, indent=2))
+        return
+    lines = table(found.runs, found.baselines, found.metric), *(f"note: {note}" for note in found.notes)
+    command.show("\n".join(lines))
+    print(f"picture: {options.output}")
+
+
+def compare(runs: Sequence[Path], metric: Metric | None = None) -> Comparison:
+    """Compare finished runs with the first one, by its own metric if none is given; raise a UserError for others."""
+    folders = list(map(checkpoint.run_of, runs))
+    names, found = _names(folders), [results.read(folder) for folder in folders]
+    first, metric = found[0], metric or found[0].metric
+    rows = tuple(
         Row(
             run=name,
             head=run.head,
@@ -80,31 +108,15 @@ def main(arguments: Sequence[str]) -> None:
             validation=None if run.validation is None else run.validation.get(metric),
             test=run.test.get(metric),
             difference=None if run is first else results.difference_of(run.trials, first.trials, metric),
+            scores=tuple(value for trial in run.trials if (value := trial.test.get(metric)) is not None),
         )
         for name, folder, run in zip(names, folders, found, strict=True)
-    ]
+    )
     simplest = "mean number" if len(first.classes) == 1 else "majority class"
     scores = {"TF-IDF": first.baselines.tfidf.get(metric), simplest: first.baselines.majority.get(metric)}
-    baselines = {name: score for name, score in scores.items() if score is not None}
-    notes = [note for name, run in zip(names, found, strict=True) for note in _notes(names[0], name, first, run)]
-    drawn = [
-        (row.run, [value for trial in run.trials if (value := trial.test.get(metric)) is not None])
-        for row, run in zip(rows, found, strict=True)
-    ]
-    means = {name: score.mean for name, score in baselines.items()}
-    plots.write(figures.comparison_figure(drawn, means, metric), options.output)
-    if options.json:
-        values = {
-            "metric": metric,
-            "runs": [row.model_dump() for row in rows],
-            "baselines": {name: score.model_dump() for name, score in baselines.items()},
-            "notes": notes,
-            "picture": str(options.output),
-        }
-        command.show(json.dumps(values, ensure_ascii=False, indent=2))
-        return
-    command.show("\n".join([table(rows, baselines, metric), *(f"note: {note}" for note in notes)]))
-    print(f"picture: {options.output}")
+    notes = tuple(note for name, run in zip(names, found, strict=True) for note in _notes(names[0], name, first, run))
+    known = {name: score for name, score in scores.items() if score is not None}
+    return Comparison(metric=metric, runs=rows, baselines=known, notes=notes)
 
 
 def table(rows: Sequence[Row], baselines: dict[str, MeanStd], metric: str) -> str:
