@@ -240,7 +240,7 @@ def _results(experiment: _Experiment, trials: list[TrialResult], control: list[T
         return Baselines(
             majority=results.over_trials([baselines.majority(split, num_classes) for split in splits]),
             tfidf=results.compared(
-                scores, {split.fold: baselines.bag_of_words(split, num_classes) for split in splits}, metric
+                scores, {split.fold: baselines.tfidf(split, num_classes) for split in splits}, metric
             ),
         ).model_dump_json(exclude_unset=True)
 

@@ -1,4 +1,4 @@
-"""Tell which texts are one, and drop those that are repeated, contradicted, or on another side too."""
+"""Group texts that repeat each other, and drop those that are repeated, contradicted, or on another side too."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence

@@ -68,14 +68,14 @@ class Folds(Config):
             raise UserError(
                 "the data have a test part, and folds make their own: drop it, or set splits.kind=fractions"
             )
-        firsts, units_N = _units(dataset.train)
+        firsts, groups_of_N = _groups(dataset.train)
         labels = dataset.train.labels[firsts]
         _check_counts(labels, self.folds, dataset.class_names, f"{self.folds} folds")
         kind = StratifiedKFold if len(dataset.class_names) > 1 else KFold
         folds = kind(self.folds, shuffle=True, random_state=self.seed)
         splits = []
         for fold, (_, units) in enumerate(folds.split(firsts, labels)):
-            train, test = _divide(dataset.train, np.isin(units_N, units))
+            train, test = _divide(dataset.train, np.isin(groups_of_N, units))
             validation = dataset.validation
             if validation is None:
                 train, validation = _split_off(train, self.validation, self.seed, dataset.class_names)
@@ -86,7 +86,7 @@ class Folds(Config):
 Splitting = Annotated[Fractions | Folds, Field(discriminator="kind")]
 
 
-def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _groups(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first example of each distinct text, and the number of each example's text, (N,)."""
     groups_N = examples.groups
     if groups_N is None:
@@ -94,8 +94,8 @@ def _units(examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         groups_N = np.array(
             [numbers.setdefault(duplicate_key(texts), len(numbers)) for texts in examples.texts], np.int64
         )
-    _, firsts, units_N = np.unique(groups_N, return_index=True, return_inverse=True)
-    return firsts, units_N
+    _, firsts, groups_of_N = np.unique(groups_N, return_index=True, return_inverse=True)
+    return firsts, groups_of_N
 
 
 def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[str, ...]) -> tuple[Examples, Examples]:
@@ -104,14 +104,14 @@ def _split_off(examples: Examples, share: float, seed: int, class_names: tuple[s
         return examples, examples.take([])
     from sklearn.model_selection import train_test_split  # takes a second
 
-    firsts, units_N = _units(examples)
+    firsts, groups_of_N = _groups(examples)
     labels = examples.labels[firsts]
     size = min(max(round(share * len(firsts)), 1), max(len(firsts) - 1, 1))
     smaller = min(size, len(firsts) - size) or 1
     _check_counts(labels, max(-(-len(firsts) // smaller), 2), class_names, f"a part of {100 * share:.3g} %")
     stratify = labels if len(class_names) > 1 else None
     _, units = train_test_split(np.arange(len(firsts)), test_size=size, random_state=seed, stratify=stratify)
-    return _divide(examples, np.isin(units_N, units))
+    return _divide(examples, np.isin(groups_of_N, units))
 
 
 def _divide(examples: Examples, is_chosen_N: NDArray[np.bool_]) -> tuple[Examples, Examples]:

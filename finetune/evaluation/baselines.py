@@ -35,7 +35,7 @@ def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
     return scores(split.test.labels, np.tile(shares_C, (len(split.test), 1)))
 
 
-def bag_of_words(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
+def tfidf(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
     """Return the scores of TF-IDF over n-grams with logistic regression, on the test part.
 
     The n-grams are those of 2 to 5 characters within words (with a space at either end), and those of one and two
@@ -77,9 +77,9 @@ def _features(split: DataSplit, num_classes: int) -> tuple[Any, Any] | None:
     parts = split.train, split.validation
     if num_classes > 1 or len(split.train.texts[0]) == 1:
         seen = [text for part in parts for text in _joined(part)]
-        features_of = _fitted(seen, num_classes)
+        features_of = _fit_ngrams(seen, num_classes)
         return (features_of(seen), features_of(_joined(split.test))) if features_of else None
-    features_of = _fitted([text[:LONGEST_TEXT] for part in parts for texts in part.texts for text in texts], 1)
+    features_of = _fit_ngrams([text[:LONGEST_TEXT] for part in parts for texts in part.texts for text in texts], 1)
     if features_of is None:
         return None
 
@@ -90,7 +90,7 @@ def _features(split: DataSplit, num_classes: int) -> tuple[Any, Any] | None:
     return compared([texts for part in parts for texts in part.texts]), compared(split.test.texts)
 
 
-def _fitted(texts: Sequence[str], num_classes: int) -> Callable[[Sequence[str]], Any] | None:
+def _fit_ngrams(texts: Sequence[str], num_classes: int) -> Callable[[Sequence[str]], Any] | None:
     """Return a function from texts to their features, by the n-grams of some texts; None if these share none."""
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer

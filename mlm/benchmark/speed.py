@@ -80,7 +80,7 @@ class Meter(Observer):
     clock: Callable[[], float] = time.perf_counter
     steps: int = 0
     total: int = 0
-    waited_seconds: float = 0.0
+    batch_seconds: float = 0.0
     """Time spent waiting for data, in all steps."""
     start: tuple[int, int, float] = (0, 0, 0.0)
     """Steps, number and time at the end of the warm-up."""
@@ -91,7 +91,7 @@ class Meter(Observer):
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
         """Record steps of our training loop."""
-        self.waited_seconds += metrics.waited_seconds
+        self.batch_seconds += metrics.batch_seconds
         self.after_step(self.total + self.counted(metrics), metrics.steps)
 
     def after_step(self, total: int, steps: int = 1) -> bool:
@@ -105,7 +105,7 @@ class Meter(Observer):
             self.synchronize()
             elapsed = self.clock() - self.start[2]
             self.rate = (total - self.start[1]) / elapsed
-            self.waited_share = self.waited_seconds / self.steps * (self.steps - self.start[0]) / elapsed
+            self.waited_share = self.batch_seconds / self.steps * (self.steps - self.start[0]) / elapsed
         return self.rate > 0
 
 
@@ -277,7 +277,7 @@ def measure_theirs(bench: Bench, reference: Reference, bfloat16: bool) -> Meter:
     def timed(examples: list[Any]) -> dict[str, Any]:
         began = time.perf_counter()
         batch = collate(examples)
-        meter.waited_seconds += time.perf_counter() - began
+        meter.batch_seconds += time.perf_counter() - began
         return batch
 
     reference.train(bench, reference.build(bench, bench.recipe.train.seed), timed, meter.after_step, bf16=bfloat16)

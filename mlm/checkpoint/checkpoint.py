@@ -1,8 +1,10 @@
 """Checkpoints: a directory with a model that anyone can load, and the training state to resume from.
 
-`weights.safetensors`, `config.yaml` and `tokenizer.json` are the model; `training_state.pt` holds the optimizer's
-state and the progress, and is read with `weights_only=True`. `manifest.json` holds their sizes and checksums. A
-directory appears under its final name only when it is complete.
+`weights.safetensors`, `config.yaml` and `tokenizer.json` are the model. `training_state.pt` holds the optimizer's
+state, the progress and the weights in training, with which a run resumes: those of Schedule-Free AdamW are not the
+averaged ones of the model. It is read with `weights_only=True`. No random state is saved, because order, masks and
+dropout are functions of seed and step. `manifest.json` holds sizes and checksums. A directory appears under its final
+name only when it is complete.
 """
 
 import logging

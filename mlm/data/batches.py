@@ -156,9 +156,9 @@ class PackedRows:
         keys_B = row_keys(seed, epochs_B % masking.static if masking.static else epochs_B, rows_B)
         mask_id, ordinary = self.special.mask, ordinary_ids(self.special, self.vocabulary_size)
         corruption = corrupt(whole, keys_B, masking, rate=rate, ordinary_ids=ordinary, mask_id=mask_id)
-        labels_BM = np.take_along_axis(whole.ids_BL, corruption.positions_BM, axis=1)
+        labels_BM = np.take_along_axis(whole.ids_BL, corruption.predicted_BM, axis=1)
         labels_BM = np.where(corruption.filled_BM, labels_BM, IGNORED)
-        arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.positions_BM, labels_BM)
+        arrays = (corruption.ids_BL, whole.segments_BL, whole.positions_BL, corruption.predicted_BM, labels_BM)
         ids_BL, segments_BL, positions_BL, predicted_BM, labels = map(torch.from_numpy, arrays)
         targets, tokens = np.count_nonzero(labels_BM != IGNORED), np.count_nonzero(whole.segments_BL)
         corpora_B = torch.from_numpy(self.order.corpora(rows_B)) if len(self.order.sizes) > 1 else None

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from configs import Config
 
-SPAN_END_PROBABILITY = 0.2
+SPAN_START_PROBABILITY = 0.2
 LONGEST_SPAN_WORDS = 10
 
 # Independent streams of random bits for a row.
@@ -80,8 +80,8 @@ class MaskedRows:
 
     ids_BL: NDArray[np.int64]
     """The corrupted rows."""
-    positions_BM: NDArray[np.int64]
-    """Positions to predict, in no order; 0 in a slot that is not filled."""
+    predicted_BM: NDArray[np.int64]
+    """Places in the row of the tokens to predict, in no order; 0 in a slot that is not filled."""
     filled_BM: NDArray[np.bool_]
     """True if a slot holds a prediction."""
 
@@ -89,8 +89,8 @@ class MaskedRows:
 def row_keys(seed: int, epochs_B: NDArray[np.int64], rows_B: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return the hashes, (B,), from which all random choices of a row in an epoch derive."""
     with np.errstate(over="ignore"):
-        seeds_B = mix(np.full(len(rows_B), seed, np.uint64))
-        return mix(mix(seeds_B + epochs_B.astype(np.uint64)) + rows_B.astype(np.uint64))
+        seeds_B = splitmix64(np.full(len(rows_B), seed, np.uint64))
+        return splitmix64(splitmix64(seeds_B + epochs_B.astype(np.uint64)) + rows_B.astype(np.uint64))
 
 
 def corrupt(
@@ -105,13 +105,14 @@ def corrupt(
     """Choose `rate` of each row's maskable tokens and corrupt them.
 
     A row of n maskable tokens gets exactly round(rate * n) predictions. Whole words and spans get fewer, by less than
-    one word: the last span is truncated at the end of a word. A word of more tokens than the row gets predictions is
-    masked in part: each of its tokens counts as a word. `keys_B` are the row's `row_keys`; `rate` is at most the
+    one word: the last span is truncated at the end of a word. A word with more tokens than its row has predictions is
+    split: each of its tokens counts as a word. `keys_B` are the row's `row_keys`; `rate` is at most the
     largest rate of `masking`; a random replacement is one of `ordinary_ids`.
     """
     slots = masking.slots(whole.ids_BL.shape[1])
     taken_B = _count(rate, whole.maskable_BL.sum(axis=1))
-    words_BL = _words_that_fit(whole, taken_B * (masking.unit != "token"))
+    by_token = masking.unit == "token"
+    words_BL = whole.word_starts_BL | whole.maskable_BL if by_token else _word_starts(whole, taken_B)
     starts_BL = _span_starts(words_BL, whole.segments_BL, keys_B) if masking.unit == "span" else words_BL
     order_BL = _shuffled_positions(whole.maskable_BL, starts_BL, keys_B)[:, : slots + 1]
     # Mask whole words: lower the count to the last word border that does not exceed it.
@@ -120,18 +121,18 @@ def corrupt(
     borders &= np.arange(borders.shape[1]) <= taken_B[:, None]
     taken_B = borders.shape[1] - 1 - borders[:, ::-1].argmax(axis=1)
     filled_BM = np.arange(slots) < taken_B[:, None]
-    positions_BM = np.where(filled_BM, order_BL[:, :slots], 0)
+    predicted_BM = np.where(filled_BM, order_BL[:, :slots], 0)
 
-    draw_BM = _uniform(_bits(keys_B, _CORRUPTION, positions_BM))
-    replaced_BM = _bits(keys_B, _REPLACEMENT, positions_BM) % np.uint64(len(ordinary_ids))
-    hidden_BM = np.take_along_axis(whole.ids_BL, positions_BM, axis=1)
-    random_BM = draw_BM < masking.mask_share + masking.random_share
-    seen_BM = np.where(random_BM, ordinary_ids[replaced_BM], hidden_BM)
+    draw_BM = _uniform(_bits(keys_B, _CORRUPTION, predicted_BM))
+    random_BM = _bits(keys_B, _REPLACEMENT, predicted_BM) % np.uint64(len(ordinary_ids))
+    original_BM = np.take_along_axis(whole.ids_BL, predicted_BM, axis=1)
+    changed_BM = draw_BM < masking.mask_share + masking.random_share
+    seen_BM = np.where(changed_BM, ordinary_ids[random_BM], original_BM)
     seen_BM = np.where(draw_BM < masking.mask_share, mask_id, seen_BM)
     corrupted_BL = whole.ids_BL.copy()
     rows, columns = np.nonzero(filled_BM)
-    corrupted_BL[rows, positions_BM[rows, columns]] = seen_BM[rows, columns]
-    return MaskedRows(corrupted_BL, positions_BM, filled_BM)
+    corrupted_BL[rows, predicted_BM[rows, columns]] = seen_BM[rows, columns]
+    return MaskedRows(corrupted_BL, predicted_BM, filled_BM)
 
 
 def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -139,8 +140,8 @@ def _count(rate: float, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts
 
 
-def _words_that_fit(whole: UnmaskedRows, most_B: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the word starts, (B, L); in a word of more than `most_B` tokens each token starts one."""
+def _word_starts(whole: UnmaskedRows, most_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return where words start, (B, L); a word of more than `most_B` tokens is split into its tokens."""
     borders = whole.word_starts_BL | ~whole.maskable_BL
     borders[:, 0] = True
     lengths = np.diff(np.flatnonzero(borders), append=borders.size)
@@ -152,7 +153,7 @@ def _span_starts(
     words_BL: NDArray[np.bool_], segments_BL: NDArray[np.int32], keys_B: NDArray[np.uint64]
 ) -> NDArray[np.bool_]:
     """Return those of the word starts, (B, L), that begin a span."""
-    starts_BL = words_BL & (_uniform(_bits(keys_B, _SPAN, np.arange(words_BL.shape[1]))) < SPAN_END_PROBABILITY)
+    starts_BL = words_BL & (_uniform(_bits(keys_B, _SPAN, np.arange(words_BL.shape[1]))) < SPAN_START_PROBABILITY)
     starts_BL |= np.diff(segments_BL, axis=1, prepend=-1) != 0  # no span reaches into the row's next text
     numbers_BL = words_BL.cumsum(axis=1)
     numbers_at_start_BL = np.maximum.accumulate(np.where(starts_BL, numbers_BL, 0), axis=1)
@@ -174,7 +175,7 @@ def _shuffled_positions(
     return (sort_BL & np.uint64(0xFFFF)).astype(np.int64)
 
 
-def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def splitmix64(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64 bits (the output function of SplitMix64: Steele et al. 2014)."""
     numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
@@ -184,7 +185,7 @@ def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _bits(keys_B: NDArray[np.uint64], stream: int, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return 64 random bits for each position of each row in one of the streams."""
     counters = (positions.astype(np.uint64) << np.uint64(2)) + np.uint64(stream + 1)
-    return mix(keys_B[:, None] + counters * np.uint64(0x9E3779B97F4A7C15))
+    return splitmix64(keys_B[:, None] + counters * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mlm.data.masking import mix, row_keys
+from mlm.data.masking import row_keys, splitmix64
 from tokenizer.mixture import PERIOD
 
 ROUNDS, FEWEST_BITS = 6, 8
@@ -91,7 +91,7 @@ def _feistel(numbers: NDArray[np.uint64], keys: NDArray[np.uint64], halves: tupl
     with np.errstate(over="ignore"):
         for turn in range(ROUNDS):
             left, right = numbers >> right_bits, numbers & ((one << right_bits) - one)
-            hashed = mix(keys + np.uint64(turn * 0x9E3779B97F4A7C15 % 2**64) + right)
+            hashed = splitmix64(keys + np.uint64(turn * 0x9E3779B97F4A7C15 % 2**64) + right)
             numbers = right << left_bits | (left ^ hashed & ((one << left_bits) - one))
             left_bits, right_bits = right_bits, left_bits
     return numbers

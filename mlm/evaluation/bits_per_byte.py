@@ -162,7 +162,7 @@ def bits_per_byte(
     return nats / math.log(2) / _hidden_bytes(tokenizer, hidden)
 
 
-def count_bits_per_byte(
+def token_count_bits_per_byte(
     tokenizer: Tokenizer, words: Sequence[HiddenWord], training_words: Sequence[HiddenWord], window_bytes: int
 ) -> float:
     """Return the bits that tell the number of tokens of each hidden word, divided by the words' UTF-8 bytes.

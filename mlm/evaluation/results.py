@@ -16,8 +16,8 @@ from mlm.evaluation.bits_per_byte import (
     bits_per_byte,
     check_window,
     choose_words,
-    count_bits_per_byte,
     sentences_of,
+    token_count_bits_per_byte,
 )
 from mlm.evaluation.ngram_baselines import Bigram, Unigram, measure_baseline
 from mlm.evaluation.pairs.accuracy import measure_pairs
@@ -96,7 +96,7 @@ def measure_bits_per_byte(
     training = sentences_of([one.train for one in corpus.shards], tokenizer, COUNTED_WORDS)
     counted = choose_words(training, COUNTED_WORDS, settings.window_bytes)
     given = bits_per_byte(model, tokenizer, words, config.data.row_length, world)
-    count = count_bits_per_byte(tokenizer, words, counted, settings.window_bytes)
+    count = token_count_bits_per_byte(tokenizer, words, counted, settings.window_bytes)
     sizes = [one.manifest.heldout for one in corpus.shards]
     bytes_per_sentence = sum(one.text_bytes for one in sizes) / sum(one.sentences for one in sizes)
     return {

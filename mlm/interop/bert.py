@@ -35,7 +35,7 @@ NAMES: Names = {
     "output_bias": "cls.predictions.bias",
 }
 _TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
-ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "swish": "silu", "relu": "relu"}
+THEIR_ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "swish": "silu", "relu": "relu"}
 """Our names of activations, and those of transformers."""
 
 
@@ -108,7 +108,7 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         num_hidden_layers=encoder.layers,
         num_attention_heads=encoder.heads,
         intermediate_size=encoder.feedforward_width,
-        hidden_act=ACTIVATIONS[encoder.activation],
+        hidden_act=THEIR_ACTIVATIONS[encoder.activation],
         hidden_dropout_prob=encoder.dropout,
         attention_probs_dropout_prob=encoder.dropout,
         max_position_embeddings=row_length,

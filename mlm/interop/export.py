@@ -1,4 +1,7 @@
-"""Write a model as a folder that plain transformers opens, and compare what transformers reads there with the model."""
+"""Write a model as a folder that plain transformers opens, and compare what transformers reads there with the model.
+
+A run is exported by `mlm.tracking.exported_run`, which calls this.
+"""
 
 import json
 import shutil

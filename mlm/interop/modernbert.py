@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs import UserError
 from mlm.interop.architecture import Architecture, check, model_config, our_activation
-from mlm.interop.bert import ACTIVATIONS
+from mlm.interop.bert import THEIR_ACTIVATIONS
 from mlm.interop.renaming import Names, to_theirs
 from mlm.model.encoder import LocalAttention, RotaryPositions
 from mlm.model.heads import ModelConfig
@@ -140,14 +140,14 @@ def their_config(config: ModelConfig, vocabulary_size: int, row_length: int, **s
         num_hidden_layers=encoder.layers,
         num_attention_heads=encoder.heads,
         intermediate_size=encoder.feedforward_width,
-        hidden_activation=ACTIVATIONS[encoder.activation],
+        hidden_activation=THEIR_ACTIVATIONS[encoder.activation],
         max_position_embeddings=row_length,
         norm_eps=encoder.norm_epsilon,
         norm_bias=encoder.biases,
         attention_bias=encoder.biases,
         mlp_bias=encoder.biases or not encoder.gated,
         classifier_bias=encoder.biases,
-        classifier_activation=ACTIVATIONS[encoder.activation] if config.transform else "linear",
+        classifier_activation=THEIR_ACTIVATIONS[encoder.activation] if config.transform else "linear",
         embedding_dropout=encoder.dropout,
         attention_dropout=encoder.dropout,
         mlp_dropout=encoder.dropout,

@@ -79,7 +79,7 @@ def read(name: str, revision: str | None = None) -> Published:
     )
     if has_head and architecture.head_activation is not None:
         head = architecture.head_activation(theirs)
-        if head != (own := bert.ACTIVATIONS[config.encoder.activation]):
+        if head != (own := bert.THEIR_ACTIVATIONS[config.encoder.activation]):
             raise UserError(
                 f"{folder}: the activation of its head is {head}, and that of its layers {own}: ours are one"
             )

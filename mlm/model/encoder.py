@@ -36,9 +36,9 @@ class LocalAttention(Config):
     """Attention to near tokens only, in all layers but some (Warner et al. 2024, section 2.1)."""
 
     window: int = Field(128, gt=1)
-    """Tokens that a token attends to beside itself, half of them, rounded down, on each side."""
+    """Each token attends to `window` // 2 tokens on each side, and to itself."""
     global_every: int = Field(3, gt=0)
-    """Layers 0, n, 2n, ... attend to the whole segment."""
+    """Layers 0, `global_every`, 2 `global_every`, ... attend to the whole segment."""
     theta: float = Field(10_000.0, gt=1)
     """Base of the wavelengths of the local layers' rotary positions."""
 
@@ -102,7 +102,7 @@ class EncoderConfig(Config):
 class Embeddings(nn.Module):
     """Token embeddings, with positions added unless these are rotary, projected to the width if they are narrower."""
 
-    sinusoids_LD: Tensor | None
+    sinusoids_LE: Tensor | None
 
     def __init__(self, config: EncoderConfig, vocabulary_size: int, row_length: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Embeddings(nn.Module):
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(row_length, width) if config.positions.kind == "learned" else None
         sinusoids = sinusoidal_positions(row_length, width) if config.positions.kind == "sinusoidal" else None
-        self.register_buffer("sinusoids_LD", sinusoids, persistent=False)
+        self.register_buffer("sinusoids_LE", sinusoids, persistent=False)
         self.norm = layer_norm(config, width) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         narrow = config.embedding_width is not None
@@ -118,17 +118,21 @@ class Embeddings(nn.Module):
 
     def forward(self, ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
         """Return the embedded rows, (B, L, D)."""
-        hidden_BLD: Tensor = self.tokens(ids_BL)
+        embedded_BLE: Tensor = self.tokens(ids_BL)
         if self.positions is not None:
-            hidden_BLD = hidden_BLD + self.positions(positions_BL)
-        elif self.sinusoids_LD is not None:
-            hidden_BLD = hidden_BLD * hidden_BLD.shape[-1] ** 0.5 + self.sinusoids_LD[positions_BL]
-        hidden_BLD = self.projection(self.dropout(self.norm(hidden_BLD)))
+            embedded_BLE = embedded_BLE + self.positions(positions_BL)
+        elif self.sinusoids_LE is not None:
+            embedded_BLE = embedded_BLE * embedded_BLE.shape[-1] ** 0.5 + self.sinusoids_LE[positions_BL]
+        hidden_BLD: Tensor = self.projection(self.dropout(self.norm(embedded_BLE)))
         return hidden_BLD
 
 
 class Residual(nn.Module):
-    """A sublayer with its norm and dropout, whose output is added to the residual stream."""
+    """A sublayer with its norm and dropout, whose output is added to the residual stream.
+
+    Its input and the stream are given apart: in the last layer the input is of every position, and the stream of the
+    predicted ones alone.
+    """
 
     def __init__(self, sublayer: nn.Module, norm: nn.Module, dropout: float) -> None:
         super().__init__()
@@ -159,7 +163,7 @@ class PostNorm(Residual):
 class Block(nn.Module):
     """One encoder layer: attention within segments, then feed-forward."""
 
-    def __init__(self, attention: nn.Module, feedforward: nn.Module) -> None:
+    def __init__(self, attention: Residual, feedforward: Residual) -> None:
         super().__init__()
         self.attention = attention
         self.feedforward = feedforward
@@ -191,7 +195,7 @@ class Encoder(nn.Module):
     def forward(self, ids_BL: Tensor, segment_mask: SegmentMask, queries_BM: Tensor | None = None) -> Tensor:
         """Return the hidden states of every position, (B, L, D), or those of the queries alone, (B, M, D).
 
-        All other positions are computed only as far as the keys and values of the last block.
+        In the last layer, all other positions serve only as keys and values.
         """
         hidden_BLD: Tensor = self.embeddings(ids_BL, segment_mask.positions_BL)
         *contexts, last_context = self._contexts(segment_mask)
@@ -208,11 +212,11 @@ class Encoder(nn.Module):
             rotation = None if rotary is None else rotary(segment_mask.positions_BL, segment_mask.dtype)
             return segment_mask, rotation
 
-        everywhere = context(segment_mask, self.rotary)
+        global_context = context(segment_mask, self.rotary)
         if self.local is None:
-            return [everywhere] * len(self.blocks)
-        nearby = context(segment_mask.within(self.local.reach), self.local_rotary)
-        return [nearby if local else everywhere for local in self.local_layers]
+            return [global_context] * len(self.blocks)
+        local_context = context(segment_mask.within(self.local.reach), self.local_rotary)
+        return [local_context if is_local else global_context for is_local in self.local_layers]
 
 
 def layer_norm(config: EncoderConfig, width: int | None = None) -> nn.LayerNorm:
@@ -221,7 +225,7 @@ def layer_norm(config: EncoderConfig, width: int | None = None) -> nn.LayerNorm:
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
-    """Return the table of Vaswani et al. 2017, section 3.5: sines in even columns, cosines in odd ones, (L, D)."""
+    """Return the table of Vaswani et al. 2017, section 3.5: sines in even columns, cosines in odd ones, (L, E)."""
     frequencies = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()

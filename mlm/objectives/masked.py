@@ -42,7 +42,7 @@ class MaskedLMTask:
     """Names of the corpora of a mixture, whose losses are told apart."""
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[Batch]:
-        """Return this rank's micro-batches: a function of seed and step, and of progress through the mask rate."""
+        """Return this rank's micro-batches, by seed and step, and by `fraction` if the mask rate changes."""
         rows_B, epochs_B = self.train.order.rows(self.seed, step, self.batch_rows)
         rate = self.masking.rate_at(fraction)
         # Compiled layers need steps of the same shapes; all others save the slots that a falling rate leaves empty.
@@ -52,6 +52,7 @@ class MaskedLMTask:
             batch = self.train.masked(rows_B[cut], epochs_B[cut], self.masking, rate, self.seed)
             return batch.with_slots(slots).to(self.world.device)
 
+        # A rank without rows computes a batch without targets: the ranks compute together.
         cuts = self.world.share(len(rows_B), self.micro_batch_rows)
         return [masked(cut) if cut.start < len(rows_B) else masked(slice(1)).without_targets() for cut in cuts]
 
@@ -67,7 +68,7 @@ class MaskedLMTask:
         """
         logits_MV = compute_logits(model, batch, self.world, compiled=self.compiled)
         fused = self.compiled and self.world.device.type == "cuda"
-        cross_entropy = compiled_cross_entropy() if fused else summed_cross_entropy
+        cross_entropy = compiled_cross_entropy() if fused else chunked_cross_entropy
         loss, correct, losses_M = cross_entropy(logits_MV, batch.labels_BM.flatten())
         sums = {"loss": loss, "correct": correct}
         if batch.corpora_B is not None:
@@ -102,18 +103,18 @@ class MaskedLMTask:
         return {"loss": sums["loss"] / targets, "accuracy": sums["correct"] / targets} | of_corpora
 
 
-def summed_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the summed cross-entropy in nats, the number of labels with the highest score, and each label's loss.
+def chunked_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed cross-entropy in nats, the number of correct predictions, and each label's loss.
 
     IGNORED labels count as zero. The losses of labels have no gradient.
 
     The sum is computed in float32 or better, and so is its gradient, in the same pass.
     """
-    loss, correct, losses_M = _SummedCrossEntropy.apply(logits_MV, labels_M)  # type: ignore[no-untyped-call]
+    loss, correct, losses_M = _ChunkedCrossEntropy.apply(logits_MV, labels_M)  # type: ignore[no-untyped-call]
     return loss, correct, losses_M
 
 
-class _SummedCrossEntropy(torch.autograd.Function):
+class _ChunkedCrossEntropy(torch.autograd.Function):
     """The loss and its gradient, which need the same exponentials: computed together, chunk by chunk."""
 
     @staticmethod
@@ -129,9 +130,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
             labels = labels_M[part].clamp(min=0)[:, None]
             highest, best = scores.max(dim=-1, keepdim=True)  # in bfloat16 on CPU five times as fast as argmax
             probabilities = scores.softmax(dim=-1, dtype=dtype)
-            # The label's own probability may underflow; the highest one is at least 1 / V.
-            behind = highest.to(dtype) - scores.gather(1, labels).to(dtype)
-            losses_M[part] = (behind - probabilities.gather(1, best).log()).squeeze(1) * filled
+            # -log p(label) by the best one, whose probability is at least 1 / V; that of the label may underflow.
+            margin = highest.to(dtype) - scores.gather(1, labels).to(dtype)
+            losses_M[part] = (margin - probabilities.gather(1, best).log()).squeeze(1) * filled
             loss += losses_M[part].sum()
             correct += ((best == labels).squeeze(1) & filled).sum()
             if gradient_MV is not None:
@@ -148,8 +149,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return gradient_MV * upstream, None
 
 
-def plain_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same as `summed_cross_entropy`, in more memory if eager, and in less time if compiled for CUDA."""
+def eager_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same as `chunked_cross_entropy`, in more memory if eager, and in less time if compiled for CUDA."""
     exact_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
     losses_M = F.cross_entropy(exact_MV, labels_M, ignore_index=IGNORED, reduction="none")
     return losses_M.sum(), (logits_MV.argmax(dim=-1) == labels_M).sum(), losses_M.detach()
@@ -157,8 +158,8 @@ def plain_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Te
 
 @cache
 def compiled_cross_entropy() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """Return `plain_cross_entropy` as two kernels that read the scores once each."""
-    return torch.compile(plain_cross_entropy, dynamic=False)
+    """Return `eager_cross_entropy` as two kernels that read the scores once each."""
+    return torch.compile(eager_cross_entropy, dynamic=False)
 
 
 def compute_logits(model: nn.Module, batch: Batch, world: World, *, compiled: bool = False) -> Tensor:

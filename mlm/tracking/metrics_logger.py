@@ -90,7 +90,7 @@ class MetricsLogger(Observer):
             "gradient_norm": metrics.gradient_norm.item() if metrics.targets else None,
             "tokens_per_second": tokens_per_second,
             "mfu": None if tokens_per_second is None else ratio(tokens_per_second * flops, self.peak_flops),
-            "data_wait_share": ratio(metrics.waited_seconds, metrics.seconds),
+            "data_wait_share": ratio(metrics.batch_seconds, metrics.seconds),
             "memory_bytes": _peak_memory(self.device),
             "skipped_updates": len(metrics.skipped),
             "skipped_in_all": self.skipped_in_all,

@@ -36,7 +36,7 @@ AnyBatch = TypeVar("AnyBatch", bound=MicroBatch)
 
 
 class Task(Protocol[AnyBatch]):
-    """The difference between pretraining and fine-tuning."""
+    """The batches, the loss and the evaluation of pretraining, or of fine-tuning."""
 
     def micro_batches(self, step: int, fraction: float) -> Sequence[AnyBatch]:
         """Return this rank's micro-batches of a step, whose gradients are summed; `fraction` is of the budget."""
@@ -44,7 +44,7 @@ class Task(Protocol[AnyBatch]):
     def losses(self, model: nn.Module, batch: AnyBatch) -> Mapping[str, Tensor]:
         """Return the summed loss under `loss`, and any other per-target sums to be logged, such as `correct`.
 
-        Sums over a part of the targets are `loss/PART`, beside their number, `targets/PART`.
+        Sums over one corpus of a mixture are `loss/NAME`, beside their number of targets, `targets/NAME`.
         """
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
@@ -74,8 +74,8 @@ class StepMetrics:
     """Tokens of all ranks that are not padding."""
     seconds: float
     """Time of rank 0."""
-    waited_seconds: float
-    """Time of rank 0 spent waiting for data."""
+    batch_seconds: float
+    """Time of rank 0 spent on making batches, which no loader does ahead."""
     learning_rates: Mapping[str, float]
     """Learning rates of the last step, by their names in the log."""
     gradient_norm: Tensor
@@ -85,7 +85,7 @@ class StepMetrics:
 
     @classmethod
     def merge(cls, steps: Sequence["StepMetrics"], world: World) -> "StepMetrics":
-        """Return the metrics of `steps` as one record, for which the host waits for their values."""
+        """Return the metrics of `steps` as one record; this synchronizes host and device."""
         last = steps[-1]
         values = [(step.finite_S[0], step.gradient_norm, *step.sums.values()) for step in steps]
         wide = torch.float32 if world.device.type == "mps" else torch.float64  # the widest that the device has
@@ -98,7 +98,7 @@ class StepMetrics:
             targets=sum(step.targets for step in steps),
             tokens=sum(step.tokens for step in steps),
             seconds=sum(step.seconds for step in steps),
-            waited_seconds=sum(step.waited_seconds for step in steps),
+            batch_seconds=sum(step.batch_seconds for step in steps),
             gradient_norm=torch.tensor(norms[-1], dtype=torch.float64),
             finite_S=torch.tensor(finite).bool(),
         )
@@ -110,14 +110,14 @@ class StepMetrics:
 
     @property
     def skipped(self) -> list[int]:
-        """Places of the steps whose update was skipped, from 0 for the first of these steps."""
+        """Indices of the steps whose update was skipped, from 0 for the first of these steps."""
         skipped: list[int] = (~self.finite_S).nonzero().flatten().tolist()
         return skipped
 
     def mean(self, name: str) -> float | None:
-        """Return the mean of a sum over the targets, or over those of its part; None without targets."""
-        _, is_part, part = name.partition("/")
-        targets = self.sums[f"targets/{part}"].item() if is_part else self.targets
+        """Return the mean of a sum over the targets, or over those of its corpus; None without targets."""
+        _, is_of_corpus, corpus = name.partition("/")
+        targets = self.sums[f"targets/{corpus}"].item() if is_of_corpus else self.targets
         return ratio(self.sums[name].item(), targets)
 
 
@@ -127,7 +127,7 @@ def ratio(part: float, whole: float) -> float | None:
 
 
 class Observer:
-    """Receives the events of training; a subclass overrides the methods of the events that it needs."""
+    """Receives the events of training, as a callback; a subclass overrides the methods of the events that it needs."""
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
         """Receive the start of training at `progress`, on every rank."""
@@ -186,7 +186,7 @@ def train(
     Nothing before `start.step` is replayed. The step after which training stops is also logged and saved.
     """
     length = settings.length
-    progress, pending, ended = start, list[StepMetrics](), length.finished(start)
+    progress, unlogged, ended = start, list[StepMetrics](), length.finished(start)
     for observer in observers:
         observer.started(world, length, start)
     model.train()
@@ -194,19 +194,20 @@ def train(
         evaluate(model, task, settings.optimizer, observers, progress)
     with replicate_on_threads(model, world, settings.threads) as replicas:
         while not ended:
-            step = take_step(replicas, task, settings, world, progress)
+            measured = take_step(replicas, task, settings, world, progress)
             # Rank 0's timings are used by every rank: a broadcast, done as a sum in which the others add zero.
-            clocks = [step.seconds, step.waited_seconds] if world.is_main else [0.0, 0.0]
-            seconds, waited_seconds, stops = world.sum([*clocks, stop()])
-            pending.append(replace(step, seconds=seconds, waited_seconds=waited_seconds))
-            progress = TrainingProgress(progress.step + 1, progress.tokens + step.tokens, progress.seconds + seconds)
+            clocks = [measured.seconds, measured.batch_seconds] if world.is_main else [0.0, 0.0]
+            seconds, batch_seconds, stopping_ranks = world.sum([*clocks, stop()])
+            unlogged.append(replace(measured, seconds=seconds, batch_seconds=batch_seconds))
+            tokens, all_seconds = progress.tokens + measured.tokens, progress.seconds + seconds
+            progress = TrainingProgress(progress.step + 1, tokens, all_seconds)
             finished = length.finished(progress)
             if finished or progress.step % settings.intervals.evaluate_steps == 0:
                 evaluate(model, task, settings.optimizer, observers, progress)
-                stops += world.sum([stop()])[0]  # an evaluation may be the reason to stop
-            ended = finished or stops > 0
+                stopping_ranks += world.sum([stop()])[0]  # an evaluation may be the reason to stop
+            ended = finished or stopping_ranks > 0
             if ended or settings.has_record(progress.step):
-                metrics, pending = StepMetrics.merge(pending, world), []
+                metrics, unlogged = StepMetrics.merge(unlogged, world), []
                 for observer in observers:
                     observer.log(progress, metrics)
             if ended or settings.has_checkpoint(progress.step):
@@ -229,7 +230,7 @@ def take_step(
     began = time.perf_counter()
     fraction = settings.length.next_fraction(progress)
     micro_batches = task.micro_batches(progress.step, fraction)
-    waited = time.perf_counter() - began
+    batch_seconds = time.perf_counter() - began
     counts = world.sum([sum(b.targets for b in micro_batches), sum(b.tokens for b in micro_batches)])
     targets, tokens = map(int, counts)
 
@@ -250,9 +251,9 @@ def take_step(
     after = replace(progress, step=progress.step + 1)
     evaluates = after.step % settings.intervals.evaluate_steps == 0 or settings.length.finished(after)
     if settings.has_record(after.step) or evaluates:
-        synchronize(world.device)  # so that the record, and no evaluation, holds the time of all work that was queued
+        synchronize(world.device)  # queued work counts in the seconds of this step, not of the evaluation
     rates = settings.optimizer.learning_rates()
-    return StepMetrics(sums, targets, tokens, time.perf_counter() - began, waited, rates, norm, finite[None])
+    return StepMetrics(sums, targets, tokens, time.perf_counter() - began, batch_seconds, rates, norm, finite[None])
 
 
 def evaluate(

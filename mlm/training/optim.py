@@ -71,15 +71,15 @@ class ScheduleFreeAdamW(Config):
 
 
 class Muon(Config):
-    """Muon (Jordan et al. 2024) for the encoder's hidden matrices, AdamW for all else."""
+    """Muon (Jordan et al. 2024) for all matrices but embeddings, the head's included, AdamW for all else."""
 
     kind: Literal["muon"] = "muon"
     lr: float = Field(2e-3, gt=0)
-    """Peak learning rate of the hidden matrices, scaled to match AdamW's update size (Liu et al. 2025)."""
+    """Peak learning rate of these matrices, scaled to match AdamW's update size (Liu et al. 2025)."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """Decay rate of the running mean of the gradient."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decay of the hidden matrices, as a share of the learning rate."""
+    """Decay of these matrices, as a share of the learning rate."""
     others: AdamW = AdamW()
     """The optimizer of embeddings, norms and biases."""
 
@@ -128,20 +128,21 @@ class Optimizer:
     def _groups(self) -> Iterator[dict[str, Any]]:
         return itertools.chain.from_iterable(part.param_groups for part in self.parts)
 
-    def update(self, factor: float, finite: Tensor) -> None:
-        """Update the weights by their gradients, unless these are not finite; then drop the gradients.
+    def update(self, factor: float, applies: Tensor) -> None:
+        """Update the weights by their gradients if it `applies`; then drop the gradients.
 
-        A skipped update changes neither weights nor state. Fused AdamW skips on the device; the others cost the
-        transfer of the scalar `finite` to the host. `factor` is the schedule's share of the peak rate.
+        It does not where a loss or gradient is not finite, or a step has no targets: weights and state stay as they
+        are. Fused AdamW skips on the device; the others cost the transfer of the scalar `applies` to the host. `factor`
+        is the schedule's share of the peak rate.
         """
         for group in self._groups():
             group["lr"] = group["peak_lr"] * factor
         for part in self.parts:
             if part.defaults.get("fused"):
                 part.grad_scale = None  # type: ignore[attr-defined]
-                part.found_inf = (~finite).float()  # type: ignore[attr-defined]
+                part.found_inf = (~applies).float()  # type: ignore[attr-defined]
                 part.step()
-            elif finite.item():
+            elif applies.item():
                 part.step()
             part.zero_grad()
 

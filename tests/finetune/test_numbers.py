@@ -225,7 +225,7 @@ def test_ridge_regression_compares_the_texts_of_pairs() -> None:
             labels.append(float(shared))
         return Examples(tuple(texts), np.array(labels))
 
-    found = baselines.bag_of_words(DataSplit(pairs(300), pairs(30), pairs(60)), 1)
+    found = baselines.tfidf(DataSplit(pairs(300), pairs(30), pairs(60)), 1)
     assert found["pearson"] is not None
     assert found["pearson"] > 0.9
 
@@ -322,6 +322,6 @@ def test_published_tasks_are_read_by_the_recipes_of_glue() -> None:
     similar = loaded("stsb", "korsts_train.tsv.gz", "korsts_test.tsv", "data.label=score")
     assert len(similar.test) > 1_370
     assert (similar.train.labels.min(), similar.train.labels.max()) == (0, 5)
-    found = baselines.bag_of_words(similar, 1)
+    found = baselines.tfidf(similar, 1)
     assert found["pearson"] is not None
     assert found["pearson"] > 0.4

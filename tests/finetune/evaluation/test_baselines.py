@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finetune.data.examples import DataSplit, Examples
-from finetune.evaluation.baselines import LONGEST_TEXT, bag_of_words, majority
+from finetune.evaluation.baselines import LONGEST_TEXT, majority, tfidf
 
 FIRST, SECOND = ["storm", "flood", "wildfire", "quake", "rescue"], ["music", "lunch", "holiday", "football", "garden"]
 
@@ -37,16 +37,16 @@ def test_the_majority_of_three_classes_may_miss_one() -> None:
 
 def test_words_that_tell_the_class_are_learned_and_the_result_is_repeatable() -> None:
     split = DataSplit(sentences(60, 0), sentences(20, 1), sentences(40, 2))
-    found = bag_of_words(split, 2)
+    found = tfidf(split, 2)
     assert found["accuracy"] == 1.0
     assert found["roc_auc"] == 1.0
-    assert bag_of_words(split, 2) == found
+    assert tfidf(split, 2) == found
 
 
 def test_the_validation_part_is_learned_from_too() -> None:
     silent = examples(["nothing here"] * 4, [0, 1, 0, 1])
-    assert bag_of_words(DataSplit(silent, silent, sentences(40, 2)), 2)["accuracy"] == 0.5
-    assert bag_of_words(DataSplit(silent, sentences(60, 0), sentences(40, 2)), 2)["accuracy"] == 1.0
+    assert tfidf(DataSplit(silent, silent, sentences(40, 2)), 2)["accuracy"] == 0.5
+    assert tfidf(DataSplit(silent, sentences(60, 0), sentences(40, 2)), 2)["accuracy"] == 1.0
 
 
 def test_the_second_text_of_a_pair_is_read() -> None:
@@ -54,7 +54,7 @@ def test_the_second_text_of_a_pair_is_read() -> None:
         return Examples(tuple(("the same", *texts) for texts in part.texts), part.labels)
 
     split = DataSplit(pairs(sentences(60, 0)), pairs(sentences(20, 1)), pairs(sentences(40, 2)))
-    assert bag_of_words(split, 2)["accuracy"] == 1.0
+    assert tfidf(split, 2)["accuracy"] == 1.0
 
 
 def test_the_order_of_words_is_learned() -> None:
@@ -65,7 +65,7 @@ def test_the_order_of_words_is_learned() -> None:
             [("storm then flood", "flood then storm")[n % 2] for n in range(number)], [n % 2 for n in range(number)]
         )
 
-    assert bag_of_words(DataSplit(orders(20), orders(4), orders(8)), 2)["accuracy"] == 1.0
+    assert tfidf(DataSplit(orders(20), orders(4), orders(8)), 2)["accuracy"] == 1.0
 
 
 def test_texts_without_spaces_are_learned_by_their_characters() -> None:
@@ -77,7 +77,7 @@ def test_texts_without_spaces_are_learned_by_their_characters() -> None:
             [f"{text}{('河水', '山火')[n % 2]}" for n, text in enumerate(other)], [n % 2 for n in range(number)]
         )
 
-    assert bag_of_words(DataSplit(unspaced(40), unspaced(4), unspaced(20)), 2)["accuracy"] == 1.0
+    assert tfidf(DataSplit(unspaced(40), unspaced(4), unspaced(20)), 2)["accuracy"] == 1.0
 
 
 def test_of_a_long_text_the_beginning_is_read() -> None:
@@ -87,7 +87,7 @@ def test_of_a_long_text_the_beginning_is_read() -> None:
     near, far = LONGEST_TEXT // 8, LONGEST_TEXT // 4 + 1
     for before, accuracy in ((near, 1.0), (far, 0.5)):
         train, validation, test = (long(sentences(number, seed), before) for seed, number in enumerate((60, 20, 40)))
-        assert bag_of_words(DataSplit(train, validation, test), 2)["accuracy"] == accuracy
+        assert tfidf(DataSplit(train, validation, test), 2)["accuracy"] == accuracy
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,18 @@ def test_where_nothing_can_be_learned_it_is_the_majority(texts: list[str], label
     split = DataSplit(
         examples(texts[:2], labels[:2]), examples(texts[2:], labels[2:]), examples(["one", "two"], [0, 1])
     )
-    assert bag_of_words(split, 2) == majority(split, 2)
+    assert tfidf(split, 2) == majority(split, 2)
 
 
 def test_a_class_that_was_never_seen_is_never_predicted() -> None:
     parts = [sentences(number, seed) for seed, number in enumerate((60, 20, 40))]
     test = Examples(parts[2].texts, np.where(np.arange(40) < 10, 2, parts[2].labels))
-    found = bag_of_words(DataSplit(parts[0], parts[1], test), 3)
+    found = tfidf(DataSplit(parts[0], parts[1], test), 3)
     assert found["accuracy"] == 0.75
 
 
 def test_thousands_of_short_texts_take_seconds() -> None:
     split = DataSplit(sentences(2000, 0), sentences(100, 1), sentences(100, 2))
     start = time.process_time()
-    assert bag_of_words(split, 2)["accuracy"] == 1.0
+    assert tfidf(split, 2)["accuracy"] == 1.0
     assert time.process_time() - start < 10

@@ -70,7 +70,7 @@ class Gradients:
         self.model = model
         self.steps: list[dict[str, Tensor]] = []
 
-    def update(self, factor: float, finite: Tensor) -> None:
+    def update(self, factor: float, applies: Tensor) -> None:
         self.steps.append({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
         self.model.zero_grad()
 

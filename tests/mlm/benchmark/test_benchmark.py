@@ -232,7 +232,7 @@ def test_the_meter_leaves_out_the_warm_up_and_counts_enough_steps(seconds: float
 
 def test_the_meter_counts_steps_that_are_logged_together() -> None:
     now = 1.0
-    meter = Meter(0.0, synchronize=lambda: None, clock=lambda: now, waited_seconds=12.0)
+    meter = Meter(0.0, synchronize=lambda: None, clock=lambda: now, batch_seconds=12.0)
     assert not meter.after_step(100, WARMUP_STEPS + 1)  # counted from here on
     now = 3.0
     assert not meter.after_step(300, COUNTED_STEPS - 2)

@@ -76,7 +76,7 @@ def chosen(corruption: MaskedRows, L: int) -> NDArray[np.bool_]:
     """Return which positions of each row are predicted, each of them once."""
     counts_BL = np.zeros((len(corruption.ids_BL), L), np.int64)
     rows, slots = np.nonzero(corruption.filled_BM)
-    np.add.at(counts_BL, (rows, corruption.positions_BM[rows, slots]), 1)
+    np.add.at(counts_BL, (rows, corruption.predicted_BM[rows, slots]), 1)
     assert counts_BL.max(initial=0) <= 1
     chosen_BL: NDArray[np.bool_] = counts_BL == 1
     return chosen_BL
@@ -188,7 +188,7 @@ def test_special_tokens_and_padding_are_never_chosen_and_only_chosen_tokens_chan
     assert not (chosen_BL & ~text.maskable_BL).any()
     assert (corruption.ids_BL == text.ids_BL)[~chosen_BL].all()
     assert np.isin(corruption.ids_BL[chosen_BL], [MASK_ID, *ORDINARY]).all()
-    assert (corruption.positions_BM[~corruption.filled_BM] == 0).all()
+    assert (corruption.predicted_BM[~corruption.filled_BM] == 0).all()
     assert np.array_equal(text.ids_BL, before)
 
 
@@ -201,7 +201,7 @@ def test_slots_hold_every_rate_of_the_schedule(
     now = masking.rate_at(progress)
     assert min(rate, final_rate) - 1e-12 <= now <= max(rate, final_rate) + 1e-12
     corruption = text.corrupted(masking, now)
-    assert corruption.positions_BM.shape == corruption.filled_BM.shape == (shape[0], masking.slots(shape[1]))
+    assert corruption.predicted_BM.shape == corruption.filled_BM.shape == (shape[0], masking.slots(shape[1]))
     if unit == "token":
         expected = [wanted(now, n) for n in text.maskable_BL.sum(axis=1).tolist()]
         assert corruption.filled_BM.sum(axis=1).tolist() == expected
@@ -287,7 +287,7 @@ def digest(unit: str) -> str:
 
 def digest_of(corruption: MaskedRows) -> str:
     hashed = hashlib.sha256()
-    for array in (corruption.ids_BL, corruption.positions_BM, corruption.filled_BM):
+    for array in (corruption.ids_BL, corruption.predicted_BM, corruption.filled_BM):
         hashed.update(np.ascontiguousarray(array).tobytes())
     return hashed.hexdigest()
 
@@ -302,7 +302,7 @@ def test_a_rows_masks_do_not_depend_on_the_rest_of_its_batch(unit: str) -> None:
         for cut in range(0, 40, size):
             some = order[cut : cut + size]
             part = text[some].corrupted(masking, seed=5, epoch=2, rows_B=rows_B[some])
-            for name in ("ids_BL", "positions_BM", "filled_BM"):
+            for name in ("ids_BL", "predicted_BM", "filled_BM"):
                 assert np.array_equal(getattr(part, name), getattr(whole, name)[some])
 
 
@@ -318,7 +318,7 @@ def test_spans_have_geometric_lengths_up_to_ten_words() -> None:
     """Joshi et al. 2020, section 3.1, on words of one token: each row's first slots hold its first span."""
     B, L = 4000, 1000
     corruption = plain_text(B, L).corrupted(Masking(unit="span", rate=10 / L))
-    ends_BM = np.diff(corruption.positions_BM, axis=1, append=-1) != 1
+    ends_BM = np.diff(corruption.predicted_BM, axis=1, append=-1) != 1
     observed = np.bincount(ends_BM.argmax(axis=1), minlength=10)
     expected = np.array([0.8**length * 0.2 for length in range(9)] + [0.8**9])
     assert chi_square_is_plausible(observed, B * expected)
@@ -358,7 +358,7 @@ def test_no_span_reaches_into_the_next_text_of_its_row() -> None:
     chosen_BL = np.zeros((B, L), np.bool_)
     corruption = replace(text, segments_BL=segments_BL).corrupted(Masking(unit="span", rate=rate))
     rows, slots = np.nonzero(corruption.filled_BM)
-    chosen_BL[rows, corruption.positions_BM[rows, slots]] = True
+    chosen_BL[rows, corruption.predicted_BM[rows, slots]] = True
     pairs_BL = chosen_BL[:, 1:] & chosen_BL[:, :-1]
     crossing_BL = np.diff(segments_BL, axis=1) != 0
     # Two separate spans are neighbors across a border now and then; one span within a text is the usual reason.

@@ -14,8 +14,8 @@ from mlm.evaluation.bits_per_byte import (
     HiddenWord,
     bits_per_byte,
     choose_words,
-    count_bits_per_byte,
     sentences_of,
+    token_count_bits_per_byte,
 )
 from mlm.experiment import pretrain
 from mlm.model.attention import SegmentMask
@@ -207,7 +207,7 @@ def test_the_number_of_tokens_costs_the_negative_log_of_its_share_among_training
         assert sum(shares.values()) == pytest.approx(1)  # so the description is one
         bits = -sum(math.log2(shares[tokens(word)]) for word in words)
         expected = bits / sum(word.end - word.start for word in words)
-        assert count_bits_per_byte(tokenizer, words, training, 96) == pytest.approx(expected, rel=1e-12)
+        assert token_count_bits_per_byte(tokenizer, words, training, 96) == pytest.approx(expected, rel=1e-12)
 
 
 def test_sentences_come_evenly_from_all_of_a_text() -> None:

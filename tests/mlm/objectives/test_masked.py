@@ -13,7 +13,7 @@ from mlm.distributed.world import World
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig
 from mlm.model.heads import ModelConfig
-from mlm.objectives.masked import CHUNK, compute_logits, heldout_batches, plain_cross_entropy, summed_cross_entropy
+from mlm.objectives.masked import CHUNK, chunked_cross_entropy, compute_logits, eager_cross_entropy, heldout_batches
 from tests.mlm.samples import CPU, ROW_LENGTH, VOCABULARY, joined, model_of, sentences, task_of
 
 
@@ -77,7 +77,7 @@ def test_other_layers_get_slots_for_the_rate_in_force_and_the_same_predictions(m
         assert torch.equal(batch.predicted_BM, wide.predicted_BM[:, :slots])
 
 
-def test_the_loss_is_the_summed_cross_entropy_of_the_targets() -> None:
+def test_the_loss_is_the_chunked_cross_entropy_of_the_targets() -> None:
     task, model = task_of(sentences(40)), model_of()
     (batch,) = task.micro_batches(0, 0.0)
     losses = task.losses(model, batch)
@@ -98,7 +98,7 @@ def test_the_loss_in_chunks_is_the_same_sum(count: int) -> None:
     torch.manual_seed(0)
     logits_MV, labels_M = torch.randn(count, 9).bfloat16().requires_grad_(), torch.randint(9, (count,))
     labels_M[::3] = IGNORED
-    loss, correct, _ = summed_cross_entropy(logits_MV, labels_M)
+    loss, correct, _ = chunked_cross_entropy(logits_MV, labels_M)
     kept_MV, kept_M = logits_MV[labels_M != IGNORED].double(), labels_M[labels_M != IGNORED]
     expected = -kept_MV.log_softmax(dim=-1).gather(1, kept_M[:, None]).sum()
     assert loss.dtype == torch.float32
@@ -111,7 +111,7 @@ def test_the_loss_in_chunks_is_the_same_sum(count: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_loss_keeps_its_precision_where_the_label_is_all_but_impossible(dtype: torch.dtype) -> None:
     logits_MV = torch.tensor([[0.0, -2000.0, 3.0], [500.0, 500.0, -500.0]], dtype=dtype, requires_grad=True)
-    loss, correct, _ = summed_cross_entropy(logits_MV, torch.tensor([1, 0]))
+    loss, correct, _ = chunked_cross_entropy(logits_MV, torch.tensor([1, 0]))
     expected = 2003 + math.log1p(math.exp(-3)) + math.log(2)
     assert loss.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
     (gradient_MV,) = torch.autograd.grad(loss, logits_MV)
@@ -183,7 +183,7 @@ def test_the_loss_that_is_compiled_for_cuda_is_the_same(dtype: torch.dtype) -> N
     logits_MV = torch.randn(7, 11, dtype=dtype, requires_grad=True)
     labels_M = torch.tensor([3, IGNORED, 10, 0, IGNORED, 5, 5])
     (loss, correct, losses_M), (plain_loss, plain_correct, plain_M) = (
-        cross_entropy(logits_MV, labels_M) for cross_entropy in (summed_cross_entropy, plain_cross_entropy)
+        cross_entropy(logits_MV, labels_M) for cross_entropy in (chunked_cross_entropy, eager_cross_entropy)
     )
     torch.testing.assert_close(plain_loss, loss)
     torch.testing.assert_close(plain_M, losses_M)

@@ -486,7 +486,7 @@ def test_steps_are_merged_into_one_record() -> None:
             targets=3,
             tokens=20,
             seconds=0.5,
-            waited_seconds=0.25,
+            batch_seconds=0.25,
             learning_rates={"lr": loss / 8},
             gradient_norm=torch.tensor(loss),
             finite_S=torch.tensor([finite]),
@@ -494,7 +494,7 @@ def test_steps_are_merged_into_one_record() -> None:
 
     merged = StepMetrics.merge([step(1.0), step(2.0, finite=False), step(4.0, finite=False)], CPU)
     assert (merged.sums["loss"].item(), merged.sums["correct"].item()) == (7.0, 6.0)
-    assert (merged.targets, merged.tokens, merged.seconds, merged.waited_seconds) == (9, 60, 1.5, 0.75)
+    assert (merged.targets, merged.tokens, merged.seconds, merged.batch_seconds) == (9, 60, 1.5, 0.75)
     assert (merged.steps, merged.skipped, merged.mean("loss")) == (3, [1, 2], 7.0 / 9)
     assert (merged.learning_rates, merged.gradient_norm.item()) == ({"lr": 0.5}, 4.0)
     assert replace(merged, targets=0).mean("loss") is None
