@@ -81,11 +81,12 @@ def checked(config: SweepConfig) -> None:
         require("optuna", extra="sweep", purpose="sampler.kind=optuna")
     _check_metrics(config)
     first = arms.ends(config.search) if config.sampler.kind == "optuna" else first_arms(config)
-    tried, possible = [*first], [*first]
+    tried, possible, before = [*first], [*first], first
     for stage in config.stages:
         further = arms.grid(stage.search)
         tried += [{**first[0], **arm} for arm in further]
-        possible += [{**one, **arm} for one in possible for arm in further]
+        before = [{**one, **arm} for one in before for arm in further]
+        possible += before
     _check_stages(config)
     probe = Sweep(Path(config.runs, config.name), config)
     calls = [probe.arguments(Trial(0, 0, arm, config.seeds[0])) for arm in tried]

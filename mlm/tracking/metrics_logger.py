@@ -134,8 +134,9 @@ class MetricsLogger(Observer):
             self._draw(progress)
 
     def ended(self, progress: TrainingProgress) -> None:
-        """Draw the learning curve of a run that may have been stopped."""
-        self._draw(progress)
+        """Draw the learning curve of a run that was stopped; that of a finished one is drawn with its baselines."""
+        if not self.length.finished(progress):
+            self._draw(progress)
 
     def _draw(self, progress: TrainingProgress) -> None:
         if not self.is_drawn:

@@ -26,7 +26,7 @@ from mlm.config import RUNS
 from mlm.distributed.device import ComputePrecision, precision_of
 from mlm.distributed.world import World
 
-LOCK_SECONDS = 0.5
+LOCK_SECONDS = 1.0
 """Time after which a locked run is taken to be in use."""
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 SIDES = ("train", "heldout")

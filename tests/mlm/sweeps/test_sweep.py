@@ -249,6 +249,14 @@ def test_the_command_itself_checks_every_value(folder: Path) -> None:
             "optim.lr=3 is no arm; there are: model.encoder.activation=relu",
         ),
         (
+            [
+                "stages=[{take: [{metric: heldout.loss, mode: min, count: 1}], search: {optim.lr: [1, 2]}},"
+                " {take: [{metric: heldout.loss, mode: min, count: 1}], search: {optim.weight_decay: [0.1]}}]",
+                "baseline={model.encoder.activation: relu, optim.weight_decay: 0.1}",
+            ],
+            "relu, optim.weight_decay=0.1 is no arm; there are: model.encoder.activation=relu",
+        ),
+        (
             ["baseline={model.encoder.activation: gelu}"],
             "activation=gelu is no arm; there are: model.encoder.activation=relu",
         ),
