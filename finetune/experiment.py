@@ -12,7 +12,7 @@ processes that torchrun started, or uses the process group that is there already
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +107,8 @@ def finetune(
             about = {"kind": run_directory.FINE_TUNING, "started_from": source}
             run_directory.write_json(path / run_directory.ENVIRONMENT, run_directory.environment(world) | about)
             logger.info(_summary(experiment))
-        trials, model = _run_trials(experiment)
-        found = _results(experiment, trials, _run_control(experiment) if config.control else [])
+        trials, control, model = _run_trials(experiment)
+        found = _results(experiment, trials, control)
         text = ""
         if world.is_main:
             found.write(path)
@@ -171,13 +171,17 @@ def _summary(experiment: _Experiment) -> str:
     return "\n".join([*lines, *describe_dropped(dataset.counts)])
 
 
-def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]:
-    """Train on every split with every seed; save and return the model that validates best."""
+def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], list[TrialResult], SavedModel]:
+    """Train on every split with every seed, and beside each trial its control, if there is to be one.
+
+    A control differs from its trial in its encoder's weights alone, which are random. The model that validates best is
+    saved, and returned after the trials and the controls.
+    """
     config, world, class_names = experiment.config, experiment.world, experiment.dataset.class_names
     labels_N = experiment.dataset.train.labels
     is_number = experiment.dataset.is_of_numbers
     most_frequent = f"{labels_N.mean():.6g}" if is_number else class_names[np.bincount(labels_N).argmax()]
-    finished: list[TrialResult] = []
+    finished, controls = list[TrialResult](), list[TrialResult]()
     best: SavedModel | None = None
     for split in experiment.splits:
         variants = _variants(experiment, split)
@@ -189,18 +193,10 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], SavedModel]
                 if world.is_main:
                     best.save(experiment.path)
             finished.append(result)
+            if config.control:
+                controls.append(_run_trial(experiment, replace(trial, is_control=True))[0])
     assert best is not None
-    return finished, best
-
-
-def _run_control(experiment: _Experiment) -> list[TrialResult]:
-    """Train a randomly initialized encoder of the same shape on every split with every seed."""
-    config, num_classes = experiment.config, len(experiment.dataset.class_names)
-    return [
-        _run_trial(experiment, Trial(config, split, seed, num_classes, is_control=True))[0]
-        for split in experiment.splits
-        for seed in config.train.seeds
-    ]
+    return finished, controls, best
 
 
 def _run_trial(experiment: _Experiment, trial: Trial) -> tuple[TrialResult, Classifier]:

@@ -32,7 +32,14 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.load_profile("repeatable")
 
 
-SLOWEST = ("test_gpu_script.py", "test_jobs.py", "test_pretrain.py", "test_launchers.py", "test_learning.py")
+SLOWEST = (
+    "test_gpu_script.py",
+    "test_jobs.py",
+    "test_pretrain.py",
+    "test_launchers.py",
+    "test_learning.py",
+    "test_sweep.py",
+)
 """Files whose tests come first, so that no process of pytest-xdist waits for another at the end."""
 
 

@@ -1,7 +1,8 @@
 """Runs that an earlier state of this project made are still read, judged, fine-tuned, trained further and used.
 
 `tests/earlier` holds two pretraining runs of commit f683588 that stopped after step 20 of 40, one with a whole training
-state and one with a sharded one, and a model that was fine-tuned on the finished run, with some of its predictions.
+state and one with a sharded one, and a model that was fine-tuned on the finished run, with some of its predictions, and
+what that commit filled into a blank.
 """
 
 import json
@@ -46,6 +47,7 @@ def test_a_run_in_another_order_of_rows_is_judged_and_trained_further_and_not_re
     assert results["steps"] == 20
     records = map(json.loads, (home / "runs" / name / "metrics.jsonl").read_text().splitlines())
     (judged_then,) = [record for record in records if (record["side"], record["step"]) == ("heldout", 20)]
+    # Under other masks, so not closer; a blank's guesses are compared exactly below.
     assert results["heldout_at_start"]["loss"] == pytest.approx(judged_then["loss"], abs=0.1)
 
 
@@ -53,7 +55,7 @@ def test_a_run_fills_in_blanks_and_is_fine_tuned(home: Path) -> None:
     filled = json.loads(
         output(home, "mlm.fill_mask", "The old cat sees the [MASK].", "--run", "runs/earlier", "--json")
     )
-    assert [len(blank) for blank in filled["blanks"]] == [5]
+    assert filled == json.loads((home / "filled.json").read_text())
     output(
         home,
         *("finetune.cnn_head", "encoder.run=runs/earlier", "name=tuned", "data.kind=labelled"),

@@ -88,15 +88,15 @@ def checked(config: SweepConfig) -> None:
         before = [{**one, **arm} for one in before for arm in further]
         possible += before
     _check_stages(config)
+    for name, arm in _named_arms(config).items():
+        if arms.key_of(arm) not in map(arms.key_of, possible):
+            raise UserError(f"{name} = {arms.full(arm)} is no arm; there are: {listed(map(arms.full, possible), 12)}")
     probe = Sweep(Path(config.runs, config.name), config)
     calls = [probe.arguments(Trial(0, 0, arm, config.seeds[0])) for arm in tried]
     for arm, found in zip(tried, check(config.command, calls), strict=True):
         error = found.get("error") or (config.halving and _halving_error(config.halving, found["config"]["train"]))
         if error:
             raise UserError(f"{config.command} with {arms.label(arm)}: {error}")
-    for name, arm in _named_arms(config).items():
-        if arms.key_of(arm) not in map(arms.key_of, possible):
-            raise UserError(f"{name} = {arms.full(arm)} is no arm; there are: {listed(map(arms.full, possible), 12)}")
 
 
 def _named_arms(config: SweepConfig) -> dict[str, Arm]:

@@ -8,8 +8,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import UserError
-from finetune import saved_model
+from finetune import encoders, saved_model
 from finetune.config import EarlyStopping, TrainConfig
+from finetune.data import augment_contextual
+from finetune.data.augment import Augmentation, Variants
 from finetune.data.labelled import Labelled
 from finetune.encoders import EncoderChoice
 from finetune.evaluation import results
@@ -17,6 +19,7 @@ from finetune.evaluation.metrics import Metric
 from finetune.experiment import FinetuneConfig, FinetuneRun, finetune
 from finetune.heads.cnn import CnnHead
 from finetune.heads.linear import LinearHead
+from finetune.trial import Trial, run_trial
 from mlm.checkpoint import weights
 from mlm.distributed.world import World
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -50,6 +53,29 @@ class Events(Observer):
 
     def ended(self, progress: TrainingProgress) -> None:
         self.seen.append("ended")
+
+
+def test_a_control_differs_in_its_encoder_alone_also_where_words_are_replaced(run: Path, tmp_path: Path) -> None:
+    """Both are the trials that one trains by oneself, on the texts that the encoder's own predictions make."""
+    augment = Augmentation(replace=0.5)
+    plain = config(run, tmp_path, CnnHead(filters=8))
+    choice, settings = plain.encoder, plain.model_copy(update={"augment": augment, "control": True})
+    made = finetune(settings).results
+    dataset = plain.data.load(encoders.corpus_of(choice), encoders.open_encoder(choice, 0).as_read)
+    (split,) = plain.splits.splits(dataset)
+    predictor = encoders.open_predictor(choice, samples.CPU)
+    replaced = augment_contextual.variants(split.train.texts, predictor, 0.5, augment.variants, seed=0)
+
+    def weights_of(seed: int, *, is_control: bool, variants: Variants = replaced) -> str:
+        trial = Trial(settings, split, seed, num_classes=2, is_control=is_control, variants=variants)
+        encoder = encoders.open_encoder(choice.model_copy(update={"random": is_control}), seed)
+        return run_trial(trial, encoder, samples.CPU, [])[0].scores.weights_sha256
+
+    assert made.baselines.random_encoder is not None
+    trials, controls = made.trials, made.baselines.random_encoder.trials
+    assert [trial.weights_sha256 for trial in trials] == [weights_of(seed, is_control=False) for seed in (0, 1)]
+    assert [trial.weights_sha256 for trial in controls] == [weights_of(seed, is_control=True) for seed in (0, 1)]
+    assert weights_of(0, is_control=True, variants=()) != controls[0].weights_sha256
 
 
 def sha256(run: FinetuneRun) -> str:

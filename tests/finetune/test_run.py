@@ -100,14 +100,6 @@ def test_results_hold_every_trial_and_its_mean_and_spread(tuned: Path) -> None:
     assert len({trial["weights_sha256"] for trial in found["trials"]}) == 4
 
 
-def test_the_control_differs_in_its_encoder_alone(tuned: Path) -> None:
-    lines = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
-    trials = {(line["control"], line["fold"], line["seed"]) for line in lines}
-    assert trials == {(random, fold, seed) for random in (False, True) for fold in (0, 1) for seed in (0, 1)}
-    first = [line["loss"] for line in lines if line["side"] == "validation" and line["step"] == 0]
-    assert len(set(first)) == 8  # each began from other weights
-
-
 def test_the_saved_model_is_the_trial_that_validated_best(tuned: Path) -> None:
     found = results.read(tuned)
     manifest = json.loads((tuned / "model" / "manifest.json").read_text())
@@ -142,13 +134,6 @@ def test_without_a_validation_part_all_is_trained_on_and_the_last_weights_are_ke
     assert "after epoch 2.0" in caplog.text
     with pytest.raises(UserError, match=r"train\.early_stopping\.patience.*splits\.validation"):
         fine_tune(tmp_path, *settings, "train.early_stopping.patience=1")
-
-
-def test_the_same_command_gives_the_same_results(tuned: Path, run: Path, tmp_path: Path) -> None:
-    settings = (f"encoder.run={run}", "head.filters=8", "train.epochs=2")
-    first, second = (results.read(fine_tune(tmp_path / name, *settings)) for name in ("a", "b"))
-    assert first.trials[0].weights_sha256 == second.trials[0].weights_sha256
-    assert first.test == second.test
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
@@ -358,28 +343,8 @@ def test_a_published_encoder_is_tuned_saved_and_used(
     assert weights.sha256(weights.host_state_dict(model.classifier)) == found.trials[0].weights_sha256
 
 
-def test_contextual_replacement_uses_the_encoders_own_predictions(run: Path, tmp_path: Path) -> None:
-    made = fine_tune(tmp_path, f"encoder.run={run}", "augment.replace=0.2", "train.epochs=2")
-    plain = fine_tune(tmp_path, f"encoder.run={run}", "train.epochs=2")
-    assert results.read(made).trials[0].weights_sha256 != results.read(plain).trials[0].weights_sha256
-
-
-def test_runs_are_compared(tuned: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = tmp_path / "compare.png"
-    other = fine_tune(tmp_path, f"encoder.run={run}", "train.epochs=1")
-    capsys.readouterr()
-    compare([str(tuned), str(other), "--output", str(picture)])
-    shown = capsys.readouterr().out
-    assert "cnn" in shown
-    assert picture.read_bytes().startswith(b"\x89PNG")
-
-
 MISTAKES = {
     "no run": ((), "runs"),
-    "no such run": (("encoder.run=nowhere",), "nowhere"),
-    "missing column": (("data.text=tweet",), "'tweet'.*id, text, target"),
-    "two encoders": (("encoder.run=a", "encoder.hub=b"), "encoder.run.*encoder.hub"),
-    "unknown key": (("head.filter=3",), r"head\.filter\b.*head\.filters"),
     "unknown metric": (("train.early_stopping.metric=acc",), "train.early_stopping.metric.*acc"),
     "adapters on ours": (("trainable.kind=low_rank",), "encoder.hub.*trainable.kind"),
     "too many layers": (("trainable.layers=9",), "trainable.layers=9.*2 layers"),

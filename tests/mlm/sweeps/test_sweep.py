@@ -456,12 +456,19 @@ def test_each_trial_of_a_classifier_has_its_own_seed(folder: Path, undisturbed: 
     assert len({read_results(run).trials[0].weights_sha256 for run in runs}) == 2
 
 
-@pytest.mark.parametrize("damage", ["", '{"number": 0, "stage": 0, "arm": 5, "seed": 0}\n', "[]\n"])
+@pytest.mark.parametrize("damage", ['{"number": 0, "stage": 0, "arm": 5, "seed": 0}\n', "[]\n"])
 def test_a_damaged_plan_is_told(tmp_path: Path, damage: str) -> None:
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, search=ACTIVATIONS)
+    (found.path / "plan.jsonl").write_text(damage)
+    with pytest.raises(UserError, match=r"plan\.jsonl is damaged"):
+        read_sweep(found.path).trials()
+
+
+def test_a_plan_that_lacks_a_trial_is_told(tmp_path: Path) -> None:
     found = swept(tmp_path, lambda _: {"loss": 1.0}, base=BASE, search=ACTIVATIONS)
     first, _ = (found.path / "plan.jsonl").read_text().splitlines()
-    (found.path / "plan.jsonl").write_text(damage or f"{first}\n")
-    with pytest.raises(UserError, match=r"plan\.jsonl is damaged"):
+    (found.path / "plan.jsonl").write_text(f"{first}\n")
+    with pytest.raises(UserError, match=r"plan\.jsonl is damaged, trials are missing"):
         sweep(found.config)
 
 
