@@ -13,8 +13,9 @@ from configs import Config, UserError, command
 from finetune.config import FinetuneConfig
 from finetune.data.class_names import short
 from finetune.evaluation import figures, results
+from finetune.evaluation.differences import Difference
 from finetune.evaluation.metrics import METRIC_NAMES, Metric
-from finetune.evaluation.results import Difference, MeanStd, Results
+from finetune.evaluation.results import MeanStd, Results
 from mlm.checkpoint import checkpoint
 from mlm.tracking import plots
 
@@ -22,8 +23,9 @@ LONGEST_PATH = 100
 
 EXPLANATION = """\
 The other runs are compared with the first one. If a run has the folds, test texts and seeds of the first run, the table
-shows its difference to the first run (plus: its score is higher) with a 95 % interval; the seeds of a fold
-share their test examples and are averaged first. An interval that contains 0 shows no difference. TF-IDF and the
+shows its difference to the first run (plus: its score is higher) with a 95 % interval over the folds; the seeds
+of a fold share their test examples and are averaged first. With a single test part it is over the seeds, and says
+nothing about other test examples. An interval that contains 0 leaves the difference undecided. TF-IDF and the
 majority class are the baselines of the first run.
 
 examples:

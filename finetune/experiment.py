@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from configs import UserError, dump
 from configs.files import write_text
@@ -28,8 +30,11 @@ from finetune.data.class_names import listed
 from finetune.data.examples import Dataset, DataSplit
 from finetune.data.labelled import in_folder
 from finetune.evaluation import baselines, metrics, report, results
+from finetune.evaluation.differences import jackknife_error
+from finetune.evaluation.metrics import deviation_of
 from finetune.evaluation.results import Baselines, ExampleCounts, Results, TrialResult
 from finetune.saved_model import SavedModel
+from finetune.training.classification import measure
 from finetune.training.classifier import Classifier
 from finetune.trial import Trial, TrialLogger, run_trial
 from mlm.checkpoint import checkpoint, weights
@@ -226,24 +231,12 @@ def _variants(experiment: _Experiment, split: DataSplit) -> Variants:
     return augment_contextual.variants(split.train.texts, predictor, augment.replace, augment.variants, seed=split.fold)
 
 
-def _results(experiment: _Experiment, trials: list[TrialResult], control: list[TrialResult]) -> Results:
+def _results(experiment: _Experiment, trials: list[TrialResult], controls: list[TrialResult]) -> Results:
     config, dataset, first = experiment.config, experiment.dataset, experiment.splits[0]
     scores, metric = [trial.scores for trial in trials], config.train.early_stopping.metric
-
-    def score_baselines() -> str:
-        """Return `Baselines` as JSON, which one rank sends to the others."""
-        splits, num_classes = experiment.splits, len(dataset.class_names)
-        return Baselines(
-            majority=results.over_trials([baselines.majority(split, num_classes) for split in splits]),
-            tfidf=results.compared(
-                scores, {split.fold: baselines.tfidf(split, num_classes) for split in splits}, metric
-            ),
-        ).model_dump_json(exclude_unset=True)
-
-    to_beat = Baselines.model_validate_json(experiment.world.from_main("scoring the baselines", score_baselines))
-    if control:
-        random_encoder = results.control_of(scores, [trial.scores for trial in control], metric)
-        to_beat = to_beat.model_copy(update={"random_encoder": random_encoder})
+    to_beat = experiment.world.from_main(
+        "scoring the baselines", lambda: _baselines(experiment, trials, controls).model_dump_json(exclude_unset=True)
+    )
     validation = [trial.validation.measured() for trial in scores if trial.validation is not None]
     return Results(
         name=config.name or config.data.title(),
@@ -261,5 +254,32 @@ def _results(experiment: _Experiment, trials: list[TrialResult], control: list[T
         test=results.over_trials([trial.test.measured() for trial in scores]),
         seconds=sum(trial.seconds for trial in scores),
         trials=tuple(scores),
-        baselines=to_beat,
+        baselines=Baselines.model_validate_json(to_beat),
     )
+
+
+def _baselines(experiment: _Experiment, trials: list[TrialResult], controls: list[TrialResult]) -> Baselines:
+    splits, num_classes = experiment.splits, len(experiment.dataset.class_names)
+    scores, metric = [trial.scores for trial in trials], experiment.config.train.early_stopping.metric
+
+    def score(labels_N: NDArray[Any], predictions_NC: NDArray[np.float64]) -> float | None:
+        return measure(labels_N, predictions_NC, deviation_of(splits[0].train.labels)).get(metric)
+
+    def sampling_error(theirs: Sequence[NDArray[np.float64]]) -> float:
+        """Return the error by the choice of the test examples where no other folds show it."""
+        if len(splits) > 1 or len(trials) < 2:
+            return 0.0
+        return jackknife_error(splits[0].test.labels, [trial.probabilities_NC for trial in trials], theirs, score)
+
+    majority = [baselines.measured(split, baselines.predict_majority(split, num_classes)) for split in splits]
+    predicted = [baselines.predict_tfidf(split, num_classes) for split in splits]
+    tfidf = {split.fold: baselines.measured(split, of) for split, of in zip(splits, predicted, strict=True)}
+    made = Baselines(
+        majority=results.over_trials(majority),
+        tfidf=results.compared(scores, tfidf, metric, sampling_error(predicted)),
+    )
+    if not controls:
+        return made
+    error = sampling_error([control.probabilities_NC for control in controls])
+    control = results.control_of(scores, [one.scores for one in controls], metric, error)
+    return made.model_copy(update={"random_encoder": control})

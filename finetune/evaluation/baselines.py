@@ -21,22 +21,18 @@ MOST_ITERATIONS, MOST_PROBABILITIES = 1_000, 4_000_000_000
 """Largest numbers of iterations and of probabilities that they compute, which are examples x classes an iteration."""
 
 
-def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
-    """Return the scores of always predicting the most frequent class of training and validation, on the test part.
+def predict_majority(split: DataSplit, num_classes: int) -> NDArray[np.float64]:
+    """Return the shares of the classes in training and validation as the probabilities of each test text, (N, C).
 
-    Of a number, the mean takes its place.
+    Of a number, the mean takes their place, (N, 1).
     """
     labels_N = _seen(split)
-    if num_classes == 1:
-        return number_scores(
-            split.test.labels, np.full(len(split.test), labels_N.mean()), deviation_of(split.train.labels)
-        )
-    shares_C = np.bincount(labels_N, minlength=num_classes) / len(labels_N)
-    return scores(split.test.labels, np.tile(shares_C, (len(split.test), 1)))
+    shares_C = [labels_N.mean()] if num_classes == 1 else np.bincount(labels_N, minlength=num_classes) / len(labels_N)
+    return np.tile(shares_C, (len(split.test), 1))
 
 
-def tfidf(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
-    """Return the scores of TF-IDF over n-grams with logistic regression, on the test part.
+def predict_tfidf(split: DataSplit, num_classes: int) -> NDArray[np.float64]:
+    """Return the probabilities, (N, C), that TF-IDF over n-grams with logistic regression gives to the test texts.
 
     The n-grams are those of 2 to 5 characters within words (with a space at either end), and those of one and two
     words or punctuation marks. They count logarithmically, and occur in at least two texts. The validation part is
@@ -45,21 +41,20 @@ def tfidf(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
     than 25 classes fewer n-grams, and with thousands of classes fewer iterations. If there is nothing to learn (a
     single class, or no n-gram that two texts share) the majority class is predicted.
 
-    A number is predicted by ridge regression; of pairs, on the products and the differences of both texts' n-grams.
+    A number, (N, 1), is predicted by ridge regression; of pairs, on the products and the differences of both texts'
+    n-grams.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
 
     labels_N = _seen(split)
     features = _features(split, num_classes)
-    if features is None:
-        return majority(split, num_classes)
+    if features is None or (num_classes > 1 and len(np.unique(labels_N)) == 1):
+        return predict_majority(split, num_classes)
     features_NF, tested_NF = features
     if num_classes == 1:
-        predicted_N = Ridge().fit(features_NF, labels_N).predict(tested_NF)
-        return number_scores(split.test.labels, predicted_N, deviation_of(split.train.labels))
-    if len(np.unique(labels_N)) == 1:
-        return majority(split, num_classes)
+        numbers_N1: NDArray[np.float64] = Ridge().fit(features_NF, labels_N).predict(tested_NF)[:, None]
+        return numbers_N1
     iterations = min(MOST_ITERATIONS, max(MOST_PROBABILITIES // (len(labels_N) * num_classes), 20))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -67,7 +62,14 @@ def tfidf(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
         model = LogisticRegression(C=2.0, max_iter=iterations).fit(features_NF, labels_N)
     probabilities_NC = np.zeros((len(split.test), num_classes))
     probabilities_NC[:, model.classes_] = model.predict_proba(tested_NF)
-    return scores(split.test.labels, probabilities_NC)
+    return probabilities_NC
+
+
+def measured(split: DataSplit, predictions_NC: NDArray[np.float64]) -> dict[Metric, float | None]:
+    """Return the scores of predictions on the test part."""
+    if predictions_NC.shape[1] == 1:
+        return number_scores(split.test.labels, predictions_NC[:, 0], deviation_of(split.train.labels))
+    return scores(split.test.labels, predictions_NC)
 
 
 def _features(split: DataSplit, num_classes: int) -> tuple[Any, Any] | None:

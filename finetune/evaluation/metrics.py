@@ -67,8 +67,9 @@ def number_scores(
 ) -> dict[Metric, float | None]:
     """Return Pearson's and Spearman's correlation of the numbers with those predicted, and the mean squared error.
 
-    A correlation is None where either are all the same. The error is the `loss`, in units of `scale` squared: with the
-    deviation of the training numbers, their mean has a loss of about 1. Without examples there is a ValueError.
+    A correlation is None where the numbers are all the same, and 0 where the predictions alone are: these have failed.
+    The error is the `loss`, in units of `scale` squared: with the deviation of the training numbers, their mean has a
+    loss of about 1. Without examples there is a ValueError.
     """
     from scipy import stats
 
@@ -76,7 +77,8 @@ def number_scores(
         raise ValueError("no examples to score")
     loss = float(np.mean(((predictions_N - numbers_N) / scale) ** 2))
     if np.ptp(numbers_N) == 0 or np.ptp(predictions_N) == 0:
-        return {"pearson": None, "spearman": None, "loss": loss}
+        correlation = None if np.ptp(numbers_N) == 0 else 0.0
+        return {"pearson": correlation, "spearman": correlation, "loss": loss}
     return {
         "pearson": float(stats.pearsonr(numbers_N, predictions_N).statistic),
         "spearman": float(stats.spearmanr(numbers_N, predictions_N).statistic),
@@ -102,30 +104,6 @@ def _mcc(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes:
 def goodness(metric: Metric, value: float) -> float:
     """Return a metric's value with the sign that makes more of it better."""
     return -value if metric == "loss" else value
-
-
-def paired_difference(ours: Sequence[float], theirs: Sequence[float], folds: Sequence[int]) -> dict[str, float | None]:
-    """Return the mean of ours - theirs over paired trials, its 95 % t interval and the number of pairs.
-
-    The seeds of a fold share its test examples, so they are not independent: as 15 observations, 5 folds x 3 seeds
-    would count the luck of each test part three times, and the interval would be too narrow. With several folds, the
-    seeds of each are averaged first, and the interval is over the folds. With a single fold it is over its seeds, and
-    says nothing about other test examples. (Folds share most of their training examples, which no t interval takes into
-    account; Bengio & Grandvalet 2004.) A single observation has no interval: `low` and `high` are None.
-    """
-    from scipy import stats
-
-    differences = np.subtract(ours, theirs, dtype=np.float64)
-    groups = np.asarray(folds)
-    if len(differences) != len(groups) or not len(differences):
-        raise ValueError(f"{len(differences)} differences and {len(groups)} folds: each trial has one of each")
-    if len(set(folds)) > 1:
-        differences = np.array([differences[groups == fold].mean() for fold in sorted(set(folds))])
-    mean, observations = float(differences.mean()), len(differences)
-    if observations == 1:
-        return {"mean": mean, "low": None, "high": None, "pairs": len(ours)}
-    reach = float(stats.t.ppf(0.975, observations - 1)) * float(differences.std(ddof=1)) / observations**0.5
-    return {"mean": mean, "low": mean - reach, "high": mean + reach, "pairs": len(ours)}
 
 
 def most_confused(labels_N: NDArray[np.int64], predictions_N: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

@@ -92,7 +92,7 @@ def _remarks(found: Results, finished: Sequence[TrialResult]) -> list[str]:
     parameters = found.parameters
     remarks = [f"{parameters.all:,} parameters, {parameters.trained:,} of them trained"]
     remarks += [f"{number:,} {reason}" for reason, number in found.data.counts.items() if number]
-    lacking = "predictions or numbers are all the same" if len(found.classes) == 1 else "test part lacks a class"
+    lacking = "numbers are all the same" if len(found.classes) == 1 else "test part lacks a class"
     unmeasured = [name for trial in found.trials for name, value in trial.test.measured().items() if value is None]
     remarks += [
         f"test {name}: not measured in {number} of {results.count_trials(found.trials)}, whose {lacking}"

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError
 from configs import Config, UserError
 from finetune.data.class_names import short
 from finetune.data.examples import Examples
-from finetune.evaluation.metrics import METRIC_NAMES, Metric, paired_difference
+from finetune.evaluation.differences import Difference, paired_difference
+from finetune.evaluation.metrics import METRIC_NAMES, Metric
 from mlm.tracking.run_directory import RESULTS, write_json
 
 COLUMNS: tuple[Metric, ...] = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc", "pearson", "spearman")
@@ -62,7 +63,7 @@ class Scores(Config, Generic[Value]):
     roc_auc: Value | None = None
     """Area under the ROC curve, one against the rest; null where a class is missing."""
     pearson: Value | None = None
-    """Correlation with the numbers that were to be predicted, likewise spearman; null where either are all the same."""
+    """Correlation with the numbers that were to be predicted, likewise spearman; null where these are all the same."""
     spearman: Value | None = None
     loss: Value | None = None
     """Cross-entropy in nats, which baselines lack, or the mean squared error of numbers: 1 for their mean, about."""
@@ -75,22 +76,6 @@ class Scores(Config, Generic[Value]):
     def measured(self) -> dict[Metric, Value | None]:
         """Return the values of the metrics that were measured."""
         return {metric: self.get(metric) for metric in METRIC_NAMES if metric in self.model_fields_set}
-
-
-class Difference(Config):
-    """Ours minus theirs over paired trials; see `metrics.paired_difference`."""
-
-    mean: float
-    low: float | None
-    """Lower bound of the 95 % interval; it and the upper one are null where one fold and one seed leave none."""
-    high: float | None
-    pairs: int = Field(gt=0)
-
-    def __str__(self) -> str:
-        """Return `+0.021 (+0.010 to +0.032)`."""
-        if self.low is None or self.high is None:
-            return f"{self.mean:+.3f}"
-        return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
 class TrialScores(Config):
@@ -219,24 +204,34 @@ def over_trials(scores: Sequence[Mapping[Metric, float | None]]) -> Scores[MeanS
     return Scores[MeanStd].model_validate({name: MeanStd.of([one.get(name) for one in scores]) for name in metrics})
 
 
-def control_of(trials: Sequence[TrialScores], control: Sequence[TrialScores], metric: Metric) -> Control:
+def control_of(
+    trials: Sequence[TrialScores], control: Sequence[TrialScores], metric: Metric, sampling_error: float = 0.0
+) -> Control:
     """Return the scores of the random encoder beside the `trials` of the same folds and seeds."""
-    difference = difference_of(trials, control, metric)
+    difference = difference_of(trials, control, metric, sampling_error)
     test = over_trials([trial.test.measured() for trial in control])
     return Control.model_validate({**test.measured(), "difference": difference, "trials": tuple(control)})
 
 
 def compared(
-    trials: Sequence[TrialScores], folds: Mapping[int, Mapping[Metric, float | None]], metric: Metric
+    trials: Sequence[TrialScores],
+    folds: Mapping[int, Mapping[Metric, float | None]],
+    metric: Metric,
+    sampling_error: float = 0.0,
 ) -> Compared:
     """Return a baseline's scores by fold, beside the `trials` of these folds."""
     theirs = [one.model_copy(update={"test": Scores[float].model_validate(folds[one.fold])}) for one in trials]
-    difference = difference_of(trials, theirs, metric)
+    difference = difference_of(trials, theirs, metric, sampling_error)
     return Compared.model_validate({**over_trials(list(folds.values())).measured(), "difference": difference})
 
 
-def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], metric: Metric) -> Difference | None:
-    """Return the difference over the same folds, seeds and test examples; None if any differ, or a score is missing."""
+def difference_of(
+    ours: Sequence[TrialScores], theirs: Sequence[TrialScores], metric: Metric, sampling_error: float = 0.0
+) -> Difference | None:
+    """Return the difference over the same folds, seeds and test examples; None if any differ, or a score is missing.
+
+    `sampling_error` is that of `paired_difference`.
+    """
     if not same_tests(ours, theirs):
         return None
     pairs = {(trial.fold, trial.seed): trial.test.get(metric) for trial in theirs}
@@ -245,7 +240,7 @@ def difference_of(ours: Sequence[TrialScores], theirs: Sequence[TrialScores], me
     if len(known) != len(ours) or len(pairs) != len(ours):
         return None
     mine, other = zip(*known, strict=True)
-    return Difference.model_validate(paired_difference(mine, other, [trial.fold for trial in ours]))
+    return paired_difference(mine, other, [trial.fold for trial in ours], sampling_error)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -279,10 +274,11 @@ def table(results: Results) -> str:
         if scores is not None:
             lines.append(f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in columns))
     lines.append(f"mean ± standard deviation over {count_trials(results.trials)}; baselines over the folds")
+    covered = "folds" if len({trial.fold for trial in results.trials}) > 1 else "seeds and test examples"
     for name, baseline in (("TF-IDF", beaten.tfidf), ("random encoder", control)):
         if baseline is not None and "difference" in baseline.model_fields_set:
             difference = baseline.difference
-            known = "" if difference is None or difference.low is None else ", 95 % interval in brackets"
+            known = "" if difference is None or difference.low is None else f", 95 % interval over {covered}"
             lines.append(f"this encoder - {name}, {results.metric}: {shown(difference)}{known}")
     return "\n".join(lines)
 

@@ -2,15 +2,14 @@
 
 import csv
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from configs import UserError
 from finetune.evaluation import results
-from finetune.evaluation.results import Difference, MeanStd, aligned
+from finetune.evaluation.differences import Difference, mean_difference
+from finetune.evaluation.results import MeanStd, aligned
 
 OWN = "this encoder"
 
@@ -35,7 +34,7 @@ def table(folders: Mapping[str, Path], published: Mapping[str, Mapping[str, floa
     differences to TF-IDF.
     """
     rows: dict[str, dict[str, Any]] = {}
-    differences = list[tuple[Difference | None, int]]()
+    differences = list[Difference | None]()
     for task, folder in folders.items():
         found = results.read(folder)
         own = {OWN: found.test, "random encoder": found.baselines.random_encoder, "TF-IDF": found.baselines.tfidf}
@@ -46,35 +45,21 @@ def table(folders: Mapping[str, Path], published: Mapping[str, Mapping[str, floa
             "trials": len(found.trials),
             "scores": {name: score.model_dump() for name, score in scored.items() if score is not None} | others,
         }
-        folds = len({trial.fold for trial in found.trials})
-        differences.append((found.baselines.tfidf.difference, folds if folds > 1 else len(found.trials)))
-        rows[task]["difference"] = _dumped(differences[-1][0])
+        differences.append(_with_freedom(found.baselines.tfidf.difference, len({one.fold for one in found.trials})))
+        rows[task]["difference"] = _dumped(differences[-1])
     names = dict.fromkeys(name for row in rows.values() for name in row["scores"])
     columns = {name: [row["scores"].get(name) for row in rows.values()] for name in names}
     means = {name: statistics.fmean(one["mean"] for one in of) for name, of in columns.items() if None not in of}
-    known = [(one, observations) for one, observations in differences if one is not None]
+    known = [one for one in differences if one is not None]
     difference = mean_difference(known) if known and len(known) == len(differences) else None
     return {"tasks": rows, "mean": means, "difference": _dumped(difference)}
 
 
-def mean_difference(differences: Sequence[tuple[Difference, int]]) -> Difference:
-    """Return the mean of independent differences, each with its number of observations.
-
-    The variances of their means add up, with the degrees of freedom of Welch (1947). Where one has no interval, the
-    mean has none.
-    """
-    from scipy import stats
-
-    mean, pairs = statistics.fmean(one.mean for one, _ in differences), sum(one.pairs for one, _ in differences)
-    reaches = [one.high - one.mean for one, _ in differences if one.high is not None]
-    if len(reaches) < len(differences):
-        return Difference(mean=mean, low=None, high=None, pairs=pairs)
-    freedoms = np.array([observations - 1 for _, observations in differences])
-    variances = (np.array(reaches) / stats.t.ppf(0.975, freedoms)) ** 2
-    total = variances.sum()
-    freedom = total**2 / (variances**2 / freedoms).sum() if total else np.inf
-    reach = float(stats.t.ppf(0.975, freedom) * total**0.5 / len(differences))
-    return Difference(mean=mean, low=mean - reach, high=mean + reach, pairs=pairs)
+def _with_freedom(difference: Difference | None, folds: int) -> Difference | None:
+    """Return the difference with its degrees of freedom, which older files lack; over seeds alone it gets none."""
+    if difference is None or difference.freedom is not None or folds == 1:
+        return difference
+    return difference.model_copy(update={"freedom": folds - 1})
 
 
 def _dumped(difference: Difference | None) -> dict[str, Any] | None:

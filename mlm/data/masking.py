@@ -24,8 +24,8 @@ class Masking(Config):
     """The choice of tokens to predict, and their replacement in the model's input."""
 
     unit: Literal["token", "word", "span"] = "token"
-    """The unit of choice: single tokens, whole words, or spans of words (geometric lengths with p = 0.2, at most 10
-    words; Joshi et al. 2020, section 3.1)."""
+    """The unit of choice: single tokens, whole words, or spans of words (geometric lengths with p = 0.2, cut at 10
+    words; after Joshi et al. 2020, section 3.1)."""
     rate: float = Field(0.15, gt=0, lt=1)
     """Share of each row's tokens that are predicted, at the start of training."""
     final_rate: float | None = Field(None, gt=0, lt=1)

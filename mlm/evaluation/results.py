@@ -1,6 +1,8 @@
 """The results of a finished run: held-out scores beside those of baselines, and a summary."""
 
+import itertools
 import logging
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from mlm.data.corpus import Corpus, corpus_at
 from mlm.distributed.world import World
 from mlm.evaluation.bits_per_byte import (
     COUNTED_WORDS,
+    SENTENCES_READ,
     bits_per_byte,
     check_window,
     choose_words,
@@ -84,21 +87,21 @@ def measure_bits_per_byte(
 ) -> dict[str, float | None]:
     """Return the bits per byte of hidden words, given the numbers of their tokens and in all; None without words.
 
-    The bits per sentence are the latter by the mean bytes of the held-out sentences: so translations compare, as far as
-    hidden words stand for whole sentences.
+    The bits per sentence are the latter by the mean bytes of a held-out sentence's words, without their spaces, which
+    are not hidden either: so translations compare, as far as hidden words stand for whole sentences.
     """
     settings, tokenizer = config.evaluation, corpus.tokenizer
     check_window(tokenizer, settings.window_bytes, config.data.row_length)
-    sentences = sentences_of([one.heldout for one in corpus.shards], tokenizer)
-    words = choose_words(sentences, settings.words, settings.window_bytes)
+    heldout = [one.heldout for one in corpus.shards]
+    words = choose_words(sentences_of(heldout, tokenizer), settings.words, settings.window_bytes)
     if not words:
         return dict.fromkeys(("bits_per_byte", "complete_bits_per_byte", "bits_per_sentence"))
     training = sentences_of([one.train for one in corpus.shards], tokenizer, COUNTED_WORDS)
     counted = choose_words(training, COUNTED_WORDS, settings.window_bytes)
     given = bits_per_byte(model, tokenizer, words, config.data.row_length, world)
     count = token_count_bits_per_byte(tokenizer, words, counted, settings.window_bytes)
-    sizes = [one.manifest.heldout for one in corpus.shards]
-    bytes_per_sentence = sum(one.text_bytes for one in sizes) / sum(one.sentences for one in sizes)
+    sentences = itertools.islice(sentences_of(heldout, tokenizer), SENTENCES_READ)
+    bytes_per_sentence = statistics.fmean(len("".join(sentence.split()).encode()) for sentence in sentences)
     return {
         "bits_per_byte": given,
         "complete_bits_per_byte": given + count,

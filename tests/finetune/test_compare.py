@@ -101,7 +101,7 @@ def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "trials": 2,
         "validation": {"mean": 0.885, "std": pytest.approx(0.03125**0.5)},
         "test": {"mean": 0.875, "std": pytest.approx(0.03125**0.5)},
-        "difference": {"mean": 0.25, "low": 0.25, "high": 0.25, "pairs": 2},
+        "difference": {"mean": 0.25, "low": None, "high": None, "pairs": 2, "freedom": None},
     }
     assert found["baselines"]["TF-IDF"] == {"mean": 0.8, "std": 0}
     assert (found["notes"], found["picture"]) == ([], str(tmp_path / "a.png"))

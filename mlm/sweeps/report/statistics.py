@@ -25,7 +25,7 @@ Verdict = Literal["confirmed", "refuted", "undecided"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval, which a single value does not have."""
+    """A mean with its interval, which a single value or equal ones do not have."""
 
     mean: float
     std: float | None
@@ -58,6 +58,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count < 2:
         return Estimate(mean, None, None, None, count)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    if std <= _ROUNDING * abs(mean):  # equal values leave nothing to tell an interval by
+        return Estimate(mean, 0.0, None, None, count)
     half = float(stats.t.ppf((1 + _LEVEL) / 2, count - 1)) * std / math.sqrt(count)
     return Estimate(mean, std, mean - half, mean + half, count)
 
@@ -67,7 +69,7 @@ def p_value(values: Sequence[float]) -> float | None:
     found = estimate(values) if values else None
     if found is None or found.std is None:
         return None
-    if found.std <= _ROUNDING * abs(found.mean):  # no scatter to compare with
+    if found.std == 0:  # no scatter to compare with
         return 1.0 if found.mean == 0 else None
     return float(2 * stats.t.sf(abs(found.mean) / found.std * math.sqrt(found.count), found.count - 1))
 

@@ -52,7 +52,7 @@ def _compared(one: ArmSummary) -> list[str]:
 def interval(found: Estimate) -> str:
     """Return the interval as text, or the reason why there is none."""
     if found.low is None or found.high is None:
-        return "one seed"
+        return "one seed" if found.count == 1 else "no scatter"
     return f"{found.low:.4g} to {found.high:.4g}"
 
 

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 
 from finetune.data.examples import DataSplit, Examples
-from finetune.evaluation.baselines import LONGEST_TEXT, majority, tfidf
+from finetune.evaluation.baselines import LONGEST_TEXT, measured, predict_majority, predict_tfidf
+from finetune.evaluation.metrics import Metric
 
 FIRST, SECOND = ["storm", "flood", "wildfire", "quake", "rescue"], ["music", "lunch", "holiday", "football", "garden"]
+
+
+def majority(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
+    return measured(split, predict_majority(split, num_classes))
+
+
+def tfidf(split: DataSplit, num_classes: int) -> dict[Metric, float | None]:
+    return measured(split, predict_tfidf(split, num_classes))
 
 
 def examples(texts: list[str], labels: list[int]) -> Examples:

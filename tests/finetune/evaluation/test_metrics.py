@@ -12,7 +12,6 @@ from finetune.evaluation.metrics import (
     confusion,
     confusion_text,
     most_confused,
-    paired_difference,
     per_class_report,
     scores,
 )
@@ -112,27 +111,6 @@ def test_a_summary_is_mean_and_sample_standard_deviation_of_what_is_known() -> N
     alone = over_trials([every(0.7, roc_auc=None)])
     assert (alone.accuracy, alone.roc_auc) == (MeanStd(mean=0.7, std=None), None)
     assert str(alone.accuracy) == "0.700"
-
-
-def test_seeds_of_one_fold_give_the_t_interval_of_their_differences() -> None:
-    found = paired_difference([0.81, 0.83, 0.85], [0.80, 0.80, 0.80], [0, 0, 0])
-    reach = 4.302652729911275 * 0.02 / 3**0.5  # t of 2 degrees of freedom at 97.5 %; differences 0.01, 0.03, 0.05
-    assert found == pytest.approx({"mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach, "pairs": 3})
-
-
-def test_seeds_are_averaged_within_folds_so_that_repeating_them_adds_no_certainty() -> None:
-    two_seeds = paired_difference([0.80, 0.82, 0.83, 0.85, 0.87, 0.87], [0.80] * 6, [0, 0, 1, 1, 2, 2])
-    reach = 4.302652729911275 * 0.03 / 3**0.5  # folds differ by 0.01, 0.04 and 0.07
-    assert two_seeds == pytest.approx({"mean": 0.04, "low": 0.04 - reach, "high": 0.04 + reach, "pairs": 6})
-    many_seeds = paired_difference([0.81, 0.84, 0.87] * 10, [0.80] * 30, [0, 1, 2] * 10)
-    assert many_seeds == pytest.approx({**two_seeds, "pairs": 30})
-
-
-def test_one_observation_has_no_interval_and_equal_ones_an_empty_one() -> None:
-    assert paired_difference([0.5], [0.25], [0]) == {"mean": 0.25, "low": None, "high": None, "pairs": 1}
-    assert paired_difference([0.5, 0.75], [0.25, 0.5], [0, 1]) == {"mean": 0.25, "low": 0.25, "high": 0.25, "pairs": 2}
-    with pytest.raises(ValueError, match="2 differences and 1 folds"):
-        paired_difference([0.5, 0.5], [0.5, 0.5], [0])
 
 
 def test_the_confusion_matrix_as_text_is_aligned_whatever_the_names() -> None:

@@ -27,7 +27,7 @@ def test_the_file_holds_what_is_promised(tmp_path: Path) -> None:
     assert found["baselines"]["majority"]["f1"] == pytest.approx({"mean": 0.55, "std": 0.005**0.5})
     assert found["baselines"]["tfidf"]["f1"] == {"mean": 0.8, "std": 0}
     reach = 12.706204736174694 * (0.0002**0.5) / 2**0.5  # the folds differ by 0.02 and 0.04; t of 1 degree of freedom
-    difference = pytest.approx({"mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach, "pairs": 4})
+    difference = pytest.approx({"mean": 0.03, "low": 0.03 - reach, "high": 0.03 + reach, "pairs": 4, "freedom": 1})
     assert found["baselines"]["random_encoder"]["difference"] == difference
     assert found["baselines"]["tfidf"]["difference"] == difference  # its folds have 0.8 as well
     assert found["parameters"] == {"all": 4_000_000, "trained": 4_000_000}
@@ -81,7 +81,7 @@ def test_the_table_shows_every_baseline_and_what_pretraining_bought() -> None:
     assert [line[:16].strip() for line in lines[2:5]] == ["random encoder", "TF-IDF", "majority class"]
     assert len({len(line) for line in lines[:5]}) == 1
     assert lines[5] == "mean ± standard deviation over 4 trials (2 folds, 2 seeds); baselines over the folds"
-    told = "accuracy: +0.030 (-0.097 to +0.157), 95 % interval in brackets"
+    told = "accuracy: +0.030 (-0.097 to +0.157), 95 % interval over folds"
     assert lines[6:] == [f"this encoder - TF-IDF, {told}", f"this encoder - random encoder, {told}"]
 
 

@@ -40,9 +40,9 @@ def test_a_report_has_the_table_the_verdict_the_failures_and_the_best_configurat
     found = sample(tmp_path)
     text = report(found)
     assert "12 trials of mlm.pretrain: 11 finished, 1 failed." in text
-    assert "| 1e-3 | y=1 z=1 | 2 of 2 | 3.05 ± 0.071 | 2.415 to 3.685 | -1 (-1 to -1) | - |" in text
+    assert "| 1e-3 | y=1 z=1 | 2 of 2 | 3.05 ± 0.071 | 2.415 to 3.685 | -1 (no scatter) | - |" in text
     assert "| 1e-5 | y=2 z=2 | 1 of 2 | 5.11 | one seed |" in text
-    assert "**Confirmed**: -1 (-1 to -1) over 2 of 2 pairs." in text
+    assert "**Undecided**: -1 (no scatter) over 2 of 2 pairs." in text
     assert "\nBaselines of heldout.loss: unigram 7; the trials: 3.968.\n" in text
     assert "Trial 0005 (lr=1e-5, y=2 z=2, seed 0):" in text
     assert "error: no memory" in text

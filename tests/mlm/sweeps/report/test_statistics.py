@@ -130,6 +130,7 @@ def test_the_hypothesis_is_the_one_comparison_without_a_correction() -> None:
         ([0.8, 1.9, 2.8], "max", "refuted"),
         ([0.8, 2.1, 3.0], "min", "undecided"),
         ([0.8, None, None], "min", "undecided"),
+        ([0.9, 1.9, 2.9], "min", "undecided"),  # always as much less: no scatter to tell an interval by
     ],
 )
 def test_the_verdict_is_the_side_of_zero_of_the_paired_interval(
