@@ -78,7 +78,7 @@ def written_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         check_new(path)
     partial = path.with_name(f".{path.name[:_LETTERS_OF_NAME]}.{secrets.token_hex(4)}{PARTIAL}")
     former = partial.with_name(partial.name + PARTIAL)
-    with _ending_by_signals():
+    with ending_by_signals():
         try:
             partial.mkdir()
             yield partial
@@ -101,7 +101,7 @@ def written_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def _ending_by_signals() -> Iterator[None]:
+def ending_by_signals() -> Iterator[None]:
     """Return a context in which signals that would kill at once raise a KeyboardInterrupt with their number instead."""
 
     def interrupt(number: int, _: object) -> None:

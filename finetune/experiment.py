@@ -116,8 +116,8 @@ def finetune(
         found = _results(experiment, trials, control)
         text = ""
         if world.is_main:
-            found.write(path)
             text = report.write(path, found, trials)
+            found.write(path)  # the last: with it a run counts as finished
             trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json")))
             picture = report.PREDICTIONS if dataset.is_of_numbers else report.CONFUSION
             trackers.log_picture(Path(picture).stem, path / picture)

@@ -1,6 +1,5 @@
 """A trial: a classifier trained on one split with one seed, and its best weights judged on the test examples."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from mlm.checkpoint import weights
 from mlm.checkpoint.interrupt import StopRequest
 from mlm.distributed.threads import threads_for
 from mlm.distributed.world import World
-from mlm.tracking.run_directory import METRICS, finite
+from mlm.tracking.metrics_file import MetricsFile
 from mlm.tracking.trackers import Tracked, Trackers
 from mlm.training.budget import Epochs, StepSize, TrainingProgress
 from mlm.training.loop import Intervals, LoopSettings, Observer, StepMetrics, train
@@ -62,14 +61,14 @@ class TrialLogger(Observer):
 
     def __init__(self, run: Path, trial: Trial) -> None:
         self.trial, self._step = trial, 0
-        self._lines = (run / METRICS).open("a", encoding="utf-8")
+        self._file = MetricsFile(run)
         self._trackers = Trackers(trial.config.tracking, Tracked(run, trial.config.model_dump(mode="json"), trial.name))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._lines.close()
+        self._file.close()
         self._trackers.close(finished=kind is None)
 
     def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
@@ -91,8 +90,7 @@ class TrialLogger(Observer):
         trial = self.trial
         record = {"trial": trial.name, "fold": trial.split.fold, "seed": trial.seed, "control": trial.is_control}
         record |= {"side": side, "step": progress.step, "epoch": progress.step / trial.steps_per_epoch}
-        self._lines.write(json.dumps(record | finite(values)) + "\n")
-        self._lines.flush()
+        self._file.write({**record, **values})
         self._trackers.log(side, values, progress.step)
         self._step = progress.step
 

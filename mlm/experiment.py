@@ -42,12 +42,14 @@ from mlm.model.heads import MaskedLanguageModel
 from mlm.tracking import exported_run, plots, run_directory
 from mlm.tracking.exported_run import Exported, export
 from mlm.tracking.flops import flops_at
+from mlm.tracking.metrics_file import surviving
 from mlm.tracking.metrics_logger import MetricsLogger, SamplePredictions
 from mlm.tracking.trackers import check_installed
 from mlm.training.budget import TrainingProgress
 from mlm.training.divergence import DivergenceStop
 from mlm.training.loop import LoopSettings, Observer, ratio, train
 from tokenizer import vocabulary
+from tokenizer.cleaning import TextConfig
 
 __all__ = ["Exported", "PretrainConfig", "PretrainRun", "export", "pretrain", "resume"]
 
@@ -190,7 +192,7 @@ def _earlier_run(config: PretrainConfig, world: World, *, from_newest: bool) -> 
 
     def is_mine(path: Path) -> bool:
         try:
-            theirs, ours = read(PretrainConfig, path / checkpoint.CONFIG), config
+            theirs, ours = (_whatever_commit(one) for one in (read(PretrainConfig, path / checkpoint.CONFIG), config))
             if from_newest:
                 theirs, ours = _whenever_started(theirs), _whenever_started(ours)
             same = path not in _STARTED and theirs == ours
@@ -205,6 +207,11 @@ def _earlier_run(config: PretrainConfig, world: World, *, from_newest: bool) -> 
 
     found = world.from_main("looking for this job's run", newest)
     return Path(found) if found else None
+
+
+def _whatever_commit(config: PretrainConfig) -> PretrainConfig:
+    """Return a configuration without the commits of its data sets, at which a run pins them when it starts."""
+    return config.model_copy(update={"text": config.text.unpinned()})
 
 
 def _whenever_started(config: PretrainConfig) -> PretrainConfig:
@@ -235,6 +242,9 @@ def _resume(
 
 def _start(config: PretrainConfig, world: World, opened: ExitStack) -> _Ready:
     """Make the directory and the components of a new run; `opened` holds its lock."""
+    if config.data.shards is None:  # else the text is not read again
+        text = world.from_main("finding the text", lambda: config.text.pinned().model_dump_json())
+        config = config.model_copy(update={"text": TextConfig.model_validate_json(text, strict=False)})
     world = with_precision(world, config.train.precision)
     components = build(config, world)
     if config.evaluation.words:
@@ -344,7 +354,7 @@ def _conclude(trained: _Trained | PretrainRun) -> PretrainRun:
     metrics_logger.close(scores)
     if not math.isfinite(scores["heldout"]["loss"]):
         logger.warning("training diverged, the held-out loss is not finite: lower optim.lr")
-    with metrics_logger.surviving("LEARNING CURVE"):
+    with surviving("LEARNING CURVE", path):
         plots.draw(records, path / "curves.png", scores["baselines"])
     exported_run.export_at_end(path, components.config)
     return PretrainRun(path, scores, results.summary(path, scores, _filled(components, model)), 0)

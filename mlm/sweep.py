@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from configs import command, help_text, read, recipes
+from configs import UserError, command, help_text, read, recipes
+from configs.files import ending_by_signals
+from mlm.distributed import launcher
 from mlm.distributed.process import configure_process
 
 USAGE = """
@@ -37,6 +39,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_intermixed_args(arguments[:end])
     options.further = tuple(arguments[end + 1 :])
+    if launcher.has_several():
+        raise UserError("a sweep runs in one process, and starts others: start it without torchrun")
     return options
 
 
@@ -62,9 +66,10 @@ def main(arguments: Sequence[str]) -> None:
         print(trials, file=sys.stderr)
         return
     try:
-        path = sweep(config)
+        with ending_by_signals():  # so that a scheduler's trials save too
+            path = sweep(config)
     except KeyboardInterrupt:
-        print("\nthe trials have saved: the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: the same command goes on with what the trials have saved", file=sys.stderr)
         raise
     states = [record.state for record in read_sweep(path).records()]
     told = f"{path}: {states.count('finished')} of {len(states)} trials finished"

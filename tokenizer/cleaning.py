@@ -19,7 +19,7 @@ from tokenizers.normalizers import Normalizer
 from configs import Config, UserError
 from tokenizer import sentences
 from tokenizer.cached_encoder import normalize_by
-from tokenizer.sources import Document, Documentation, Files, Mixture, Source, hash_texts
+from tokenizer.sources import Document, Documentation, Files, Hub, Mixture, Source, hash_texts, hub
 
 Side = Literal["train", "heldout"]
 Reason = Literal[
@@ -89,6 +89,24 @@ class TextConfig(Config):
         if isinstance(self.source, Files | Mixture):
             return self.model_copy(update={"source": self.source.absolute()})
         return self
+
+    def pinned(self) -> Self:
+        """Return the same text, of data sets of the hub at the commits that their revisions stand for now."""
+        return self._at_commits(lambda source: hub.commit(source.name, source.revision))
+
+    def unpinned(self) -> Self:
+        """Return the same text, of data sets of the hub at no revision."""
+        return self._at_commits(lambda source: None)
+
+    def _at_commits(self, commit: Callable[[Hub], str | None]) -> Self:
+        def at_commit(source: Source) -> Source:
+            return source.model_copy(update={"revision": commit(source)}) if isinstance(source, Hub) else source
+
+        source = at_commit(self.source)
+        if isinstance(source, Mixture):
+            parts = tuple(part.model_copy(update={"source": at_commit(part.source)}) for part in source.parts)
+            source = source.model_copy(update={"parts": parts})
+        return self.model_copy(update={"source": source})
 
     def corpora(self) -> list[Self]:
         """Return the corpora of a mixture as texts of their own, or else this text: each has its own held-out split."""

@@ -134,11 +134,11 @@ def newest_undamaged(run: Path) -> Path:
     for folder in reversed(completed(run)):
         try:
             verify(folder, list({*MODEL_FILES, STATE, *read_manifest(folder).files}))
-        except UserError as error:
+        except (UserError, OSError) as error:
             logger.warning("skipped: %s", error)
             continue
         return folder
-    raise UserError(f"every checkpoint in {run} is damaged: start a new run")
+    raise UserError(f"every checkpoint in {run} is damaged or cannot be read: start a new run")
 
 
 def resolve(path: Path) -> Path:

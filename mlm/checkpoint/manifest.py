@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -51,9 +52,18 @@ def seal(partial: Path, folder: Path, step: int, heldout_loss: float | None = No
 def remove(folder: Path) -> None:
     """Remove a complete folder, or raise an OSError; if killed in between, nothing is left under its name."""
     aside = folder.with_name(f"{folder.name}.removed{PARTIAL}")
-    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        delete(aside)
     folder.rename(aside)
-    shutil.rmtree(aside)
+    delete(aside)
+
+
+def delete(folder: Path) -> None:
+    """Delete a folder, or of one that was moved elsewhere the link in its place; or raise an OSError."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -2,8 +2,7 @@
 
 import logging
 import math
-import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from configs import UserError
 from configs.files import PARTIAL
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.checkpoint import Snapshot
-from mlm.checkpoint.manifest import read_manifest, remove
+from mlm.checkpoint.manifest import delete, read_manifest, remove
 from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
@@ -122,17 +121,20 @@ class CheckpointWriter(Observer):
         if keep.best and losses:
             kept.add(min(losses, key=losses.__getitem__))
         for folder in set(folders) - kept:
-            try:
-                remove(folder)
-            except OSError as error:
-                logger.warning(
-                    "%s cannot be removed (%s), and is not needed any more: training continues", folder, error
-                )
+            _try(remove, folder)
 
     def _sweep(self, step: int) -> None:
         """Remove half-written checkpoints of killed processes, and checkpoints of steps after `step`."""
         for later in checkpoint.completed(self.run):
             if later > checkpoint.step_folder(self.run, step):
-                remove(later)
+                _try(remove, later)
         for killed in self.folder.glob(f"{checkpoint.NAMES}*{PARTIAL}"):
-            shutil.rmtree(killed)
+            _try(delete, killed)
+
+
+def _try(removal: Callable[[Path], None], folder: Path) -> None:
+    """Remove a folder that is not needed any more; where that fails, a warning says so."""
+    try:
+        removal(folder)
+    except OSError as error:
+        logger.warning("%s cannot be removed (%s), and is not needed any more: training continues", folder, error)

@@ -21,6 +21,7 @@ from configs import UserError
 from configs.command import EXIT_SIGNAL
 from configs.files import write_text
 from mlm.checkpoint import checkpoint
+from mlm.checkpoint.interrupt import SIGNALS
 from mlm.sweeps.trials import FAILED, OUTPUT, Sweep, Trial, read_sweep
 from mlm.tracking import run_directory
 from tokenizer.shards.cluster import cluster
@@ -30,7 +31,7 @@ _RESUMED = ("mlm.pretrain",)
 """Commands that resume an unfinished run; the others repeat it."""
 _TRIES = 5
 """Starts of a trial whose process is killed."""
-_STOPPED = (0, EXIT_SIGNAL + signal.SIGINT, EXIT_SIGNAL + signal.SIGTERM, EXIT_SIGNAL + signal.SIGHUP)
+_STOPPED = (0, *(EXIT_SIGNAL + number for number in SIGNALS))
 """Exit codes of a trial that is finished, or was told to stop."""
 _KILL_SECONDS = 60.0
 """Time for a trial to save, after the sweep is told to end."""
@@ -70,10 +71,13 @@ class _Processes:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         limit = time.monotonic() + _KILL_SECONDS
-        for process in tuple(self.running):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(limit - time.monotonic(), 0))
-            process.kill()
+        try:
+            for process in tuple(self.running):
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(limit - time.monotonic(), 0))
+        finally:  # at a second Ctrl-C too
+            for process in tuple(self.running):
+                process.kill()
 
 
 def launch_here(sweep: Sweep, trials: Sequence[Trial], until: int | None, has_ended: Callable[[Trial], None]) -> None:
@@ -238,7 +242,8 @@ def next_arguments(sweep: Sweep, trial: Trial, until: int | None) -> list[str] |
     if sweep.record(trial).state == "finished" or (until is not None and sweep.compared_at(trial, until) is not None):
         return None
     pause = [] if until is None else ["--until", str(until)]
-    if run and sweep.config.command in _RESUMED and any(map(checkpoint.is_whole, checkpoint.completed(run))):
+    # Of damaged checkpoints the command itself tells: hours of training are not removed for them.
+    if run and sweep.config.command in _RESUMED and checkpoint.completed(run):
         return ["--resume", str(run), *pause]
     if run:
         shutil.rmtree(run)

@@ -46,7 +46,7 @@ def sweep(config: SweepConfig) -> Path:
 
     Raises:
         UserError: a setting is wrong, or more than `most_failures` trials failed.
-        KeyboardInterrupt: the sweep was interrupted; its trials have saved.
+        KeyboardInterrupt: the sweep was interrupted; its trials were told to save.
     """
     checked(config)
     found = opened(config)

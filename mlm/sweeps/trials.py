@@ -206,20 +206,27 @@ def opened(config: SweepConfig) -> Sweep:
     A sweep of which no run was begun, because a setting was wrong, is replaced.
     """
     path = Path(config.runs, config.name).absolute()
-    if (path / CONFIG).exists() and not any(path.glob("*_*-[0-9]*")) and not run_directory.owner(path):
-        for name in (PLAN, CONFIG):
-            (path / name).unlink(missing_ok=True)
-    elif (path / CONFIG).exists():
+    is_new = not (path / CONFIG).exists()
+    if not is_new and not _is_begun(path) and not run_directory.owner(path):
+        with run_directory.lock(path):
+            if is_new := not _is_begun(path):  # still: another one may have had the lock meanwhile
+                (path / PLAN).unlink(missing_ok=True)
+    if not is_new:
         config = config.model_copy(update={"cores": config.cores or read_sweep(path).config.cores})
         _check_same(Sweep(path, config))
-    elif path.exists() and any(path.iterdir()):
+    elif not (path / CONFIG).exists() and path.exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and holds no sweep: choose another name")
     if config.cores is None:  # a step is cut by the number of threads: it stays what it was when the sweep began
         config = config.model_copy(update={"cores": max(len(cores_here()) // config.trials_at_once, 1)})
     path.mkdir(parents=True, exist_ok=True)
-    if not (path / CONFIG).exists():
+    if is_new:
         write_text(path / CONFIG, dump(config))
     return Sweep(path, config)
+
+
+def _is_begun(path: Path) -> bool:
+    """Return whether a sweep has the run of a trial."""
+    return any(path.glob("*_*-[0-9]*"))
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -1,15 +1,12 @@
 """Metrics of a pretraining run: metrics.jsonl, the trackers that it names, and the learning curve."""
 
-import json
 import logging
 import math
-import os
 import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,6 +19,7 @@ from mlm.config import PretrainConfig
 from mlm.distributed.parallel import is_sharded
 from mlm.distributed.world import World
 from mlm.tracking import plots, run_directory
+from mlm.tracking.metrics_file import MetricsFile, surviving
 from mlm.tracking.run_directory import METRICS, RESULTS
 from mlm.tracking.trackers import Tracked, Trackers
 from mlm.training.budget import TrainingLength, TrainingProgress
@@ -67,7 +65,7 @@ class MetricsLogger(Observer):
         self.skipped_in_all = earlier[-1]["skipped_in_all"] if earlier else 0
         self.has_missed_targets = False
         self.is_drawn, self.next_drawing = True, 0.0
-        self.file = (path / METRICS).open("ab", buffering=0)
+        self.file = MetricsFile(path)
         self.trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json"), start=start.step))
 
     def started(self, world: World, length: TrainingLength, progress: TrainingProgress) -> None:
@@ -141,7 +139,7 @@ class MetricsLogger(Observer):
     def _draw(self, progress: TrainingProgress) -> None:
         if not self.is_drawn:
             began = time.monotonic()
-            with self.surviving(f"CURVES OF STEP {progress.step}"):
+            with surviving(f"CURVES OF STEP {progress.step}", self.path):
                 plots.draw(list(run_directory.read_metrics(self.path / METRICS)), self.path / "curves.png")
             ended, self.is_drawn = time.monotonic(), True
             self.next_drawing = ended + DRAWING_PAUSE * (ended - began)
@@ -154,29 +152,10 @@ class MetricsLogger(Observer):
         self.trackers.close(finished=results is not None)
         self.file.close()
 
-    @contextmanager
-    def surviving(self, name: str) -> Iterator[None]:
-        """Return a context in which a failing disk does not stop training; a warning says that `name` is lost."""
-        try:
-            yield
-        except OSError as error:
-            logger.warning("%s NOT WRITTEN (%s): training continues: make room in %s", name, error, self.path)
-
     def _write(self, side: str, progress: TrainingProgress, record: Mapping[str, float | None]) -> None:
         where = {"side": side, "step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
-        with self.surviving(f"RECORD OF STEP {progress.step}"):
-            self._append(json.dumps(where | run_directory.finite(record)).encode() + b"\n")
+        self.file.write({**where, **record})
         self.trackers.log(side, record, progress.step)
-
-    def _append(self, line: bytes) -> None:
-        """Write a line whole or not at all."""
-        end = os.fstat(self.file.fileno()).st_size
-        try:
-            while line:  # a disk that is nearly full takes a part, and then refuses the rest
-                line = line[self.file.write(line) :]
-        except OSError:
-            os.ftruncate(self.file.fileno(), end)
-            raise
 
 
 class SamplePredictions(Observer):

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import mmap
 import os
 import platform
 import subprocess
@@ -31,6 +30,8 @@ LOCK_SECONDS = 1.0
 ENVIRONMENT, METRICS, RESULTS, LOCK = "environment.json", "metrics.jsonl", "results.json", ".lock"
 SIDES = ("train", "heldout")
 """The sides of the held-out split, each with its own records."""
+LINES_BYTES = 1 << 16
+"""Bytes of metrics.jsonl that are read at once, from its end."""
 PRETRAINING, FINE_TUNING = "pretraining", "fine-tuning"
 """Kinds of runs, in their environment.json."""
 CONVERTED_FROM = "converted_from"
@@ -230,22 +231,35 @@ def records_newest_first(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     Earlier lines are not read: a long run costs no more than a short one. A half-written last line is skipped, and a
     missing file has no records. Raise a UserError if a line is not a record.
     """
-    if not path.exists() or not path.stat().st_size:
+    if not path.exists():
         return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        end = len(content)
-        while end:
-            begin = content.rfind(b"\n", 0, end - 1) + 1
-            line = content[begin:end]
-            if line.endswith(b"}\n"):
-                try:
-                    record = json.loads(line)
-                    _ = record["side"], record["step"] + 0
-                except (ValueError, KeyError, TypeError) as error:
-                    message = f"{path} holds a line that is no record ({error}): mend it, or remove it"
-                    raise UserError(message) from error
-                yield record, end
-            end = begin
+    for line, end in _lines_newest_first(path):
+        if line.endswith(b"}\n"):
+            try:
+                record = json.loads(line)
+                _ = record["side"], record["step"] + 0
+            except (ValueError, KeyError, TypeError) as error:
+                message = f"{path} holds a line that is no record ({error}): mend it, or remove it"
+                raise UserError(message) from error
+            yield record, end
+
+
+def _lines_newest_first(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield the lines of a file from its end, each with the place behind it; the file is read block by block.
+
+    It is not mapped into memory: another process may cut it, and that would kill this one.
+    """
+    with path.open("rb") as file:
+        begin, content = file.seek(0, os.SEEK_END), b""
+        while begin or content:
+            cut = content.rfind(b"\n", 0, len(content) - 1) + 1
+            if cut or not begin:
+                yield content[cut:], begin + len(content)
+                content = content[:cut]
+                continue
+            before = max(begin - LINES_BYTES, 0)
+            file.seek(before)
+            content, begin = file.read(begin - before) + content, before
 
 
 def newest_records(path: Path) -> dict[str, dict[str, Any]]:

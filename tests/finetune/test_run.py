@@ -16,9 +16,15 @@ import torch
 from configs import UserError
 from finetune import cnn_head, linear_head, predict, saved_model
 from finetune.compare import main as compare
+from finetune.config import FinetuneConfig
+from finetune.data.labelled import Labelled
+from finetune.encoders import EncoderChoice
 from finetune.evaluation import results
+from finetune.experiment import finetune
 from mlm.checkpoint import weights
 from mlm.checkpoint.manifest import seal
+from mlm.training.budget import TrainingProgress
+from mlm.training.loop import Observer, StepMetrics
 from tests.finetune import samples, tiny_published
 from tests.processes import call, interrupted_in_training, run_module
 
@@ -447,6 +453,27 @@ def test_lines_of_standard_input_are_classified_one_by_one(tuned: Path, tmp_path
     assert done.returncode == 0
     assert [line.rpartition("    ")[2] for line in done.stdout.splitlines()] == ["the river is on fire 5", "how lovely"]
     assert done.stderr == ""
+
+
+def test_a_full_disk_costs_records_and_no_trial(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full(Observer):
+        """Leaves no room for metrics from the first step on, as another program may."""
+
+        def log(self, progress: TrainingProgress, metrics: StepMetrics) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+
+        def ended(self, progress: TrainingProgress) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    data = Labelled(train=str(samples.write_csv(tmp_path / "train.csv", 60)), label="target")
+    config = FinetuneConfig(runs=str(tmp_path), encoder=EncoderChoice(run=str(run)), data=data, tracking=())
+    try:
+        made = finetune(config, [Full()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "RECORD OF STEP" in caplog.text
+    assert results.read(made.path) == made.results
 
 
 def test_a_mistake_ends_the_command_with_one_line_and_2(tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ from mlm.experiment import config_of, pretrain, resume
 from mlm.tracking import run_directory
 from tests.mlm.samples import CPU
 from tests.mlm.test_experiment import config_in
-from tests.mlm.test_pretrain import write_corpus
+from tests.mlm.test_pretrain import TINY, write_corpus
+from tests.processes import run_module
+from tests.tokenizer.hub import COMMIT, serving
 from tests.tokenizer.samples import prose
+from tokenizer.sources import Hub
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,26 @@ def test_where_the_text_is_gone_its_shards_are_used_and_that_is_said(
             evaluate.main([str(moved)])
     finally:
         (work / "away").rename(work / "corpus.txt")
+
+
+def test_a_run_on_a_data_set_of_the_hub_goes_on_with_the_commit_that_it_began_with(work: Path, tmp_path: Path) -> None:
+    card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train.txt}\n---\n"
+    text, later = (work / "corpus.txt").read_bytes(), b"Something else.\n" * 99
+    settings = (*TINY, "text.source={kind: hub, name: me/tiny}", "train.budget.steps=20", "name=hub")
+    environment = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    with serving("me/tiny", {"README.md": card, "train.txt": text}) as address:
+        paused = run_module(
+            tmp_path, "mlm.pretrain", *settings, "--until", "10", environment=environment | {"HF_ENDPOINT": address}
+        )
+    assert paused.returncode == 0, paused.stderr
+    (run,) = (tmp_path / "runs").glob("*-hub")
+    source = config_of(run).text.source
+    assert isinstance(source, Hub)
+    assert source.revision == COMMIT
+    with serving("me/tiny", {"README.md": card, "train.txt": later}, newest="b" * 40) as address:
+        words = ("mlm.pretrain", "--resume", run)
+        resumed = run_module(tmp_path, *words, environment=environment | {"HF_ENDPOINT": address})
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def test_a_text_that_has_changed_is_no_text_that_is_gone(work: Path, moved: Path) -> None:

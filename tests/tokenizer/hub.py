@@ -16,15 +16,16 @@ def _identity(content: bytes) -> str:
 
 
 @contextmanager
-def serving(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
-    """Serve `files` as the data set `name`, and return the address."""
+def serving(name: str, files: Mapping[str, bytes], newest: str = COMMIT) -> Iterator[str]:
+    """Serve `files` as the data set `name` at COMMIT, beside which there may be a newer one; return the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = urlsplit(self.path).path.strip("/")
             if path in (f"api/datasets/{name}", f"api/datasets/{name}/revision/{COMMIT}"):
                 siblings = [{"rfilename": file} for file in files]
-                self.answer({"id": name, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings})
+                sha = COMMIT if path.endswith(COMMIT) else newest
+                self.answer({"id": name, "sha": sha, "private": False, "tags": [], "siblings": siblings})
             elif path.startswith(f"api/datasets/{name}/tree/{COMMIT}"):
                 self.answer(
                     [

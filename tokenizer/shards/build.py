@@ -26,7 +26,7 @@ from tokenizer.shards import format
 from tokenizer.shards.workers import Workers, default_workers
 from tokenizer.shards.writer import BuildState, ShardWriter, clear, finish, locked, opened
 from tokenizer.sources import Document
-from tokenizer.sources.files import Watch
+from tokenizer.sources.files import TextChangedError, Watch
 
 Columns = tuple[tuple[Any, ...], ...]
 """The fields of several documents, each together: less to pickle than a tuple for every document."""
@@ -80,15 +80,21 @@ def build(
         if is_built(output, tokenizer, fingerprint):  # by the process that had the lock before this one
             folder.rmdir()
             return False
+        committed = 0
         try:
             with watch, opened(folder, start, format.token_type(tokenizer.get_vocab_size())) as writer:
                 writer.see(repeated)
-                _fill(writer, text, tokenizer, options or BuildOptions(), watch)
+                try:
+                    _fill(writer, text, tokenizer, options or BuildOptions(), watch)
+                except UserError:
+                    committed = writer.state.consumed_documents  # they are kept: the fault may pass, as that of a hub
+                    raise
             _check_sides(writer.state)
             finish(folder, output, text, tokenizer, writer.state)
-        except UserError:
-            clear(folder)
-            folder.rmdir()
+        except UserError as error:
+            if not committed or isinstance(error, TextChangedError):
+                clear(folder)
+                folder.rmdir()
             raise
         except sqlite3.OperationalError as error:
             raise OSError(errno.ENOSPC, f"cannot write ({error})", str(folder)) from error

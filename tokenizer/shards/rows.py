@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from tqdm import tqdm
 
 from configs import Config, UserError
+from configs.files import ending_by_signals, sync
 from configs.streams import messages
 from tokenizer.cleaning import Side
 from tokenizer.shards.format import SIDES, ShardArrays, Shards, TokenType, open_shards, verify
@@ -73,7 +74,9 @@ class Records:
                 os.posix_fadvise(self.descriptor, place, size, os.POSIX_FADV_WILLNEED)
         view = memoryview(content)
         for number, place in enumerate(places):
-            os.preadv(self.descriptor, [view[number * size : (number + 1) * size]], place)
+            part = view[number * size : (number + 1) * size]
+            while part and (read := os.preadv(self.descriptor, [part], place)):  # some network disks give less at once
+                part, place = part[read:], place + read
         return np.frombuffer(content, self.dtype)
 
 
@@ -175,6 +178,8 @@ def find_or_pack(shards: Shards, side: Side, row_length: int, special: SpecialTo
         try:
             write(shards, side, row_length, special, cached)
         except OSError as error:
+            if error.filename is not None and Path(error.filename).is_relative_to(shards.path):
+                raise  # to read the shards has failed
             raise UserError(
                 f"the text is not packed into rows of {row_length}, and the cache {cache} cannot be written"
                 f" ({error.strerror}): pack it by python -m tokenizer.encode --row-lengths {row_length}"
@@ -216,6 +221,7 @@ def write(
     found = list(windows(range(len(split.sentences)) if alone else split.documents, window_sentences))
     start = partial(_start_packing, shards.path, side, row_length, special)
     with (
+        ending_by_signals(),  # else the folder would stay
         tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary,
         closing(Workers(start, workers if len(found) > 1 else 0)) as packing,
     ):
@@ -235,6 +241,8 @@ def write(
             segment_lengths=tuple(counts.tolist()),
         )
         Path(temporary, HEADER).write_text(header.model_dump_json() + "\n", encoding="utf-8")
+        for path in (*Path(temporary).iterdir(), Path(temporary)):
+            sync(path)
         Path(temporary).chmod(folder.parent.stat().st_mode & 0o777)  # a temporary one is private
         try:
             Path(temporary).rename(folder)

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 
 from configs import Config, UserError, streams
-from configs.files import lock
+from configs.files import lock, sync
 from tokenizer import vocabulary
 from tokenizer.cached_encoder import Encoded
 from tokenizer.cleaning import Reason, SeenHashes, Side, TextConfig
@@ -78,7 +78,10 @@ class ShardWriter(ExitStack):
         sentences, documents = old.tokens + np.cumsum(encoded.lengths), old.sentences + np.cumsum(document_lengths)
         arrays: tuple[NDArray[Any], ...] = (encoded.tokens, encoded.word_starts, sentences, documents)
         for (file, kind), array in zip(self._files[side], arrays, strict=True):
-            file.write(array.astype(kind).data)
+            try:
+                file.write(array.astype(kind).data)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, file.name) from error
         self.counts[side] = old + new
 
     def commit(self, consumed: int, dropped: Mapping[Reason, int]) -> None:
@@ -147,7 +150,10 @@ def finish(folder: Path, output: Path, text: TextConfig, tokenizer: Tokenizer, s
         packages=tuple(documentation.packages()) if isinstance(text.source, Documentation) else (),
     )
     (folder / format.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for path in (folder / format.TOKENIZER, folder / format.MANIFEST, folder):  # the others are synced by each commit
+        sync(path)
     folder.rename(output)
+    sync(output.parent)
     for path in output.glob(f"{_DATABASE}*"):  # and its journal
         path.unlink()
 

@@ -100,6 +100,10 @@ class _SpanStream(io.RawIOBase):
 AnyPath = Path | Remote | Span
 
 
+class TextChangedError(UserError):
+    """Files changed while they were read."""
+
+
 class Watch:
     """Tells whether files change while they are read: as a context, it checks them at its end.
 
@@ -112,14 +116,14 @@ class Watch:
         self._before = self._states()
 
     def check(self) -> None:
-        """Raise a UserError if a file has changed, come or gone since the watch began."""
+        """Raise TextChangedError if a file has changed, come or gone since the watch began."""
         try:
             after = self._states()
         except UserError as error:
-            raise UserError(f"the files changed while they were read: {error}") from error
+            raise TextChangedError(f"the files changed while they were read: {error}") from error
         for path in self._before | after:
             if self._before.get(path) != after.get(path):
-                raise UserError(
+                raise TextChangedError(
                     f"{path} changed while it was read, so nothing made of it is kept: wait until it is complete, "
                     "or read a copy of it"
                 )
@@ -140,7 +144,8 @@ class Watch:
                 continue
             with suppress(OSError):  # the reader names it
                 found = path.stat()
-                states[path] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+                # Not the time of its status, which a backup that makes links changes.
+                states[path] = (found.st_size, found.st_mtime_ns, found.st_ino)
         return states
 
 

@@ -245,6 +245,35 @@ def test_a_failed_removal_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytes
     assert run.steps[-1] == 2
 
 
+def test_a_checkpoint_that_was_moved_to_another_disk_leaves_its_link_alone_when_it_goes(tmp_path: Path) -> None:
+    first = Run(tmp_path / "run")
+    first.save(1)
+    first.finish()
+    moved = checkpoint.step_folder(first.folder, 1).rename(tmp_path / "moved")
+    checkpoint.step_folder(first.folder, 1).symlink_to(moved)
+    half = first.folder / "checkpoints" / "step-000000000.removed.partial"
+    half.symlink_to(moved)  # as earlier versions left it
+    second = Run(tmp_path / "run", Retention(newest=1, best=False), begin=1)
+    second.save(2)
+    second.finish()
+    assert second.steps == [2]
+    assert not second.said
+    assert [path.name for path in (second.folder / "checkpoints").iterdir()] == ["step-000000002"]
+    assert verify(moved, [checkpoint.WEIGHTS]).step == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(tmp_path / "run", Retention(newest=2))
+    run.save(1)
+    run.save(2)
+    run.finish()
+    manifest = checkpoint.step_folder(run.folder, 2) / "manifest.json"
+    manifest.unlink()
+    manifest.mkdir()  # to read it is an error of the system, as that of a bad disk
+    assert checkpoint.newest_undamaged(run.folder) == checkpoint.step_folder(run.folder, 1)
+    assert "skipped: " in caplog.text
+
+
 def test_half_written_checkpoints_of_killed_processes_are_removed(tmp_path: Path) -> None:
     half = tmp_path / "run" / "checkpoints" / "step-000000007.partial"
     half.mkdir(parents=True)

@@ -143,6 +143,42 @@ def test_a_trial_that_is_told_to_stop_has_not_failed_and_goes_on_later(folder: P
     assert launchers.next_arguments(found, record.trial, None) == ["--resume", str(run)]
 
 
+def test_a_sweep_that_is_told_to_end_lets_its_trials_save(folder: Path) -> None:
+    words = sweep_in_process("ended", search={"optim.lr": ["3e-3"]}, base=(*BASE, "train.budget.steps=2000"))
+    path = folder / "runs" / "sweeps" / "ended"
+    process = processes.start(words, stdout=-3, stderr=subprocess.PIPE)
+    until = time.monotonic() + processes.TIMEOUT_SECONDS
+    while (
+        not any('"side": "train"' in one.read_text() for one in path.glob("*/metrics.jsonl"))
+        and time.monotonic() < until
+    ):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = processes.finish(process).stderr
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "interrupted: the same command goes on with what the trials have saved" in said
+    (run,) = path.glob("*-0000")
+    assert run_directory.owner(run) is None
+    assert "is saved; resume: " in (path / "output" / "0000.log").read_text()
+
+
+def test_a_sweep_is_not_started_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start it without torchrun"):
+        command.main(["laptop"])
+
+
+def test_a_trial_whose_checkpoints_are_damaged_is_left_as_it_is(tmp_path: Path) -> None:
+    found = swept(tmp_path, lambda _: {"loss": 1.0}, search={"optim.lr": ["1"]})
+    (trial,) = found.trials()
+    (run,) = found.path.glob(f"*-{trial.name}")
+    (run / "results.json").unlink()
+    saved = run / "checkpoints" / "step-000000010"
+    saved.mkdir(parents=True)
+    assert launchers.next_arguments(found, trial, None) == ["--resume", str(run)]
+    assert saved.is_dir()
+
+
 def by_loss(losses: Mapping[str, float]) -> Any:
     return lambda trial: {"loss": losses[trial.arm["a"]] + trial.seed / 100, "accuracy": losses[trial.arm["a"]]}
 

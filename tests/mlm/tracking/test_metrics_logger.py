@@ -199,7 +199,7 @@ def test_tensorboard_is_written_again_when_there_is_room(
 def test_a_full_disk_costs_a_record_and_not_the_run(tmp_path: Path, lines: Callable[[], list[str]]) -> None:
     logger = opened(tmp_path / "run")
     logger.log(TrainingProgress(1), metrics())
-    logger.file = FullDisk(logger.file)  # type: ignore[assignment]
+    logger.file.file = FullDisk(logger.file.file)  # type: ignore[assignment]
     logger.log(TrainingProgress(2), metrics())
     assert len(lines()) == 1
     assert "RECORD OF STEP 2 NOT WRITTEN" in lines()[0]

@@ -313,6 +313,21 @@ def test_bad_input_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.txt"}
 
 
+def test_a_fault_that_passes_costs_nothing_that_is_committed(tmp_path: Path) -> None:
+    """As of a disk or a hub: here one byte of the text is another for a while."""
+    first, second = write_lines(tmp_path / "a.txt", LINES), write_lines(tmp_path / "b.txt", prose(400, seed=9))
+    text, good = files(first, second, **SETTINGS), second.read_bytes()
+    fingerprint, often = text.fingerprint(), BuildOptions(workers=0, commit_seconds=0, batch_characters=1000)
+    build(text, LEARNED, tmp_path / "whole")
+    second.write_bytes(b"\xff" + good[1:])
+    with pytest.raises(UserError, match=r"b\.txt, line 1, byte 0:"):
+        build(text, LEARNED, tmp_path / "shards", fingerprint=fingerprint, options=often)
+    second.write_bytes(good)
+    assert (tmp_path / "shards.partial" / "train" / "tokens.bin").stat().st_size
+    build(text, LEARNED, tmp_path / "shards", fingerprint=fingerprint)
+    assert content(tmp_path / "shards") == content(tmp_path / "whole")
+
+
 def test_the_manifest_says_what_each_package_gave(tmp_path: Path) -> None:
     text = TextConfig(heldout_share=0.1)
     learned = tokenizer(LINES)
