@@ -78,15 +78,16 @@ def test_weights_that_are_too_large_to_be_kept_are_told_by_their_size(tmp_path: 
     assert gpu_table.size(tmp_path) == "not made: 186 MiB in bfloat16"
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return pytest's report on a test that passed and one that was skipped."""
-    (tmp_path / "test_two.py").write_text(
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "test_two.py").write_text(
         "import pytest\n\ndef test_passes(): pass\n\ndef test_is_skipped(): pytest.skip('so')\n"
     )
-    path = tmp_path / "gpu-tests.xml"
+    path = folder / "gpu-tests.xml"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_two.py", f"--junitxml={path}"]
-    assert run(command, cwd=tmp_path).returncode == 0
+    assert run(command, cwd=folder).returncode == 0
     return path
 
 

@@ -1,8 +1,4 @@
-import hashlib
 import math
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,7 +131,7 @@ def words_of_lengths(B: int, lengths: list[int]) -> Text:
 
 
 @pytest.mark.parametrize("unit", ["word", "span"])
-@pytest.mark.parametrize("rate", [0.005, 0.02, 0.15, 0.4, 0.9])
+@pytest.mark.parametrize("rate", [0.005, 0.15, 0.9])
 def test_a_row_of_one_word_gets_exactly_its_share_and_every_position_equally_often(rate: float, unit: str) -> None:
     B, L = 3000, 128
     masking = Masking.model_validate({"unit": unit, "rate": rate})
@@ -149,7 +145,7 @@ def test_a_row_of_one_word_gets_exactly_its_share_and_every_position_equally_oft
 
 
 @pytest.mark.parametrize("unit", ["word", "span"])
-@pytest.mark.parametrize("rate", [0.02, 0.15, 0.4, 0.9])
+@pytest.mark.parametrize("rate", [0.02, 0.15, 0.9])
 @pytest.mark.parametrize("short", [1, 3])
 def test_a_row_of_a_short_and_a_long_word_misses_its_share_by_less_than_the_short_one(
     short: int, rate: float, unit: str
@@ -164,17 +160,6 @@ def test_a_row_of_a_short_and_a_long_word_misses_its_share_by_less_than_the_shor
         assert missing_B.max() < room
         # The short word is left out once in a while, so the share holds in the mean, too.
         assert missing_B.mean() < 0.05 * wanted(rate, L)
-
-
-@pytest.mark.parametrize("unit", UNITS)
-def test_masks_of_rows_whose_words_all_fit_are_those_of_earlier_versions(unit: str) -> None:
-    text = text_of(60, 60, seed=3, specials=0.05)
-    rooms = [wanted(0.3, n) for n in text.maskable_BL.sum(axis=1).tolist()]
-    fits = [row for row, room in enumerate(rooms) if 0 < max(map(len, words(text, row)), default=0) <= room]
-    assert len(fits) == 53
-    masking = Masking.model_validate({"unit": unit, "rate": 0.3})
-    earlier = {"token": "b6c9eaca0b2ccbad", "word": "42900049deb91312", "span": "57c1bc22bbc74d34"}
-    assert digest_of(text[np.array(fits)].corrupted(masking, seed=7, epoch=3)).startswith(earlier[unit])
 
 
 @given(rows_and_lengths, rates, st.sampled_from(UNITS))
@@ -215,11 +200,15 @@ def test_the_rate_goes_linearly_from_the_first_to_the_last() -> None:
     assert Masking(rate=0.1, final_rate=0.3).slots(100) == 30
 
 
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize(("mask_share", "random_share"), [(0.8, 0.1), (0.5, 0.5), (0.0, 0.3), (1.0, 0.0)])
-@pytest.mark.parametrize("word_starts", [0.6, 0.0])
+@pytest.mark.parametrize(
+    ("unit", "mask_share", "random_share", "word_starts"),
+    [
+        *(("token", *shares, 0.6) for shares in ((0.8, 0.1), (0.5, 0.5), (0.0, 0.3), (1.0, 0.0))),
+        *(("word", 0.8, 0.1, 0.6), ("span", 0.8, 0.1, 0.6), ("word", 0.8, 0.1, 0.0)),
+    ],
+)
 def test_shares_of_masked_random_and_kept_tokens(
-    word_starts: float, unit: str, mask_share: float, random_share: float
+    unit: str, mask_share: float, random_share: float, word_starts: float
 ) -> None:
     """Counts of n independent draws are within 5 sqrt(n p (1 - p)) of n p (once in 1.7 million they are not)."""
     text = text_of(2000, 128, specials=0.0, word_starts=word_starts)
@@ -281,17 +270,6 @@ def test_masks_of_another_epoch_seed_or_row_are_independent(change: str) -> None
     assert abs(shared.var() / variance - 1) < 5 * math.sqrt(2 / B)
 
 
-def digest(unit: str) -> str:
-    return digest_of(text_of(50, 40).corrupted(Masking.model_validate({"unit": unit, "rate": 0.3}), seed=7, epoch=3))
-
-
-def digest_of(corruption: MaskedRows) -> str:
-    hashed = hashlib.sha256()
-    for array in (corruption.ids_BL, corruption.predicted_BM, corruption.filled_BM):
-        hashed.update(np.ascontiguousarray(array).tobytes())
-    return hashed.hexdigest()
-
-
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_rows_masks_do_not_depend_on_the_rest_of_its_batch(unit: str) -> None:
     text, masking = text_of(40, 30), Masking.model_validate({"unit": unit, "rate": 0.3})
@@ -304,14 +282,6 @@ def test_a_rows_masks_do_not_depend_on_the_rest_of_its_batch(unit: str) -> None:
             part = text[some].corrupted(masking, seed=5, epoch=2, rows_B=rows_B[some])
             for name in ("ids_BL", "predicted_BM", "filled_BM"):
                 assert np.array_equal(getattr(part, name), getattr(whole, name)[some])
-
-
-def test_masks_are_the_same_in_another_process() -> None:
-    program = f"from {__name__} import UNITS, digest; print(*map(digest, UNITS))"
-    for hash_seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-        assert process.stdout.split() == [digest(unit) for unit in UNITS], process.stderr
 
 
 def test_spans_have_geometric_lengths_up_to_ten_words() -> None:

@@ -91,6 +91,8 @@ def test_a_variable_that_is_wrong_is_named_with_its_value(
         ({}, 0),
         ({"LOCAL_RANK": ""}, 0),
         ({"OMPI_COMM_WORLD_LOCAL_RANK": "1"}, 1),
+        ({"SLURM_LOCALID": "2"}, 2),
+        ({"MPI_LOCALRANKID": "3"}, 3),
         ({"LOCAL_RANK": "3", "SLURM_LOCALID": "1"}, 3),
     ],
 )

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from torch import nn
+from transformers import AutoModelForMaskedLM
 
 from configs import UserError, read
 from mlm import export as entry
@@ -28,6 +30,7 @@ from mlm.model.encoder import EncoderConfig, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialize import initialize
 from mlm.tracking import exported_run
+from tests.mlm.samples import segment_mask_of
 from tests.mlm.test_pretrain import TINY, write_corpus
 from tokenizer import vocabulary
 from tokenizer.vocabulary import VocabularyConfig
@@ -109,6 +112,14 @@ def leaves_exactly(
     compared = compare(folder, model, tokenizer, row_length, TEXTS)
     assert compared.heldout
     assert all(found.largest <= 1e-5 * found.size for found in compared.differences.values())
+    # The same without the product's own comparison: padded texts in transformers, each alone here.
+    encoded = [tokenizer.encode(text).ids[:row_length] for text in TEXTS]
+    rows_BL = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in encoded], batch_first=True)
+    real_BL = torch.tensor([[place < len(ids) for place in range(rows_BL.shape[1])] for ids in encoded])
+    theirs_BLV = AutoModelForMaskedLM.from_pretrained(folder)(rows_BL, attention_mask=real_BL.long()).logits
+    for logits_LV, ids in zip(theirs_BLV, encoded, strict=True):
+        ours_LV = model(torch.tensor([ids]), segment_mask_of([[len(ids)]], len(ids)), torch.arange(len(ids))[None])
+        torch.testing.assert_close(logits_LV[: len(ids)], ours_LV, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
