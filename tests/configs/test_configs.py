@@ -7,7 +7,10 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from configs import Config, Texts, UserError, as_override, dump, help_text, read
+from finetune.config import FinetuneConfig
+from finetune.heads.linear import LinearHead
 from mlm.config import PretrainConfig
+from mlm.sweeps.config import SweepConfig
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("configs/pretrain/*.yaml"))
 
@@ -264,17 +267,20 @@ def options(section: Config | type[Config], prefix: str = "") -> Iterator[tuple[
                 yield from options(default if isinstance(default, annotation) else annotation, f"{prefix}{name}.")
 
 
-def test_every_option_of_pretraining_is_documented() -> None:
-    undocumented = [
-        path for path, field, _ in options(PretrainConfig()) if not field.description and path[-5:] != ".kind"
-    ]
-    assert undocumented == []
+COMMANDS = [
+    PretrainConfig(),
+    FinetuneConfig(),
+    FinetuneConfig(head=LinearHead()),
+    SweepConfig(search={"optim.lr": ("1e-3",)}),
+]
 
 
-def test_the_help_names_every_option_with_its_default_and_meaning() -> None:
-    shown = help_text(PretrainConfig)
+@pytest.mark.parametrize("config", COMMANDS, ids=lambda config: type(config).__name__)
+def test_the_help_names_every_option_with_its_default_and_meaning(config: Config) -> None:
+    shown = help_text(type(config))
     flat = " ".join(shown.split())
-    for path, field, default in options(PretrainConfig()):
+    for path, field, default in options(config):
+        assert field.description or path.endswith(".kind"), path
         if isinstance(default, Config) or f"\n  {path}." in shown:
             assert f"{path}: " in flat or f"{path}.kind (" in flat
         elif not path.endswith(".kind"):

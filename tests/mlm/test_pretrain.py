@@ -32,6 +32,7 @@ from mlm import pretrain as entry
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST, read_manifest
 from mlm.config import PretrainConfig
+from mlm.distributed.world import devices
 from mlm.tracking import run_directory
 from mlm.tracking.run_directory import lock
 from tests import processes
@@ -609,6 +610,21 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home: Path, copied: 
     done = run(home, "--resume", str(copied))
     assert done.returncode == 0, done.stderr
     assert f"skipped: {path} " in done.stderr
+    assert json.loads((copied / "results.json").read_text())["weights_sha256"] == expected
+
+
+def test_a_run_whose_device_is_absent_goes_on_by_another_one(home: Path, copied: Path) -> None:
+    absent = next(kind for kind in ("mps", "cuda") if kind not in devices())
+    expected = json.loads((copied / "results.json").read_text())["weights_sha256"]
+    (copied / "results.json").unlink()
+    shutil.rmtree(checkpoint.newest(copied))  # so that there is something to train
+    for folder in (copied, checkpoint.newest(copied)):
+        config = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(config.replace("device: auto", f"device: {absent}"))
+    seal_again(checkpoint.newest(copied), "config.yaml")
+    done = run(home, "--resume", str(copied))
+    assert done.returncode == 0, done.stderr
+    assert f"device={absent}, on which {copied} began, is absent" in done.stderr
     assert json.loads((copied / "results.json").read_text())["weights_sha256"] == expected
 
 
