@@ -23,8 +23,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.mlm.runs import TINY
 from tests.mlm.sweeps.samples import csv_of
-from tests.mlm.test_pretrain import TINY
+from tests.processes import descendants
 from tests.tokenizer.samples import prose, write_lines
 
 SEARCH = {"model.encoder.activation": ["relu", "swish", "gelu"], "optim.lr": ["1e-3", "3e-3"]}
@@ -69,10 +70,10 @@ def main() -> None:
         killed, finished = dict.fromkeys(kinds, 0), dict[Path, bytes]()
         for kind in itertools.cycle(kinds):
             sweep = start(home, "killed", options.launcher, options.strategy)
-            while sweep.poll() is None and not (victims := descendants(sweep.pid, kinds[kind])):
+            while sweep.poll() is None and not (victims := those_of(sweep.pid, kinds[kind])):
                 time.sleep(0.05)
             time.sleep(choose.uniform(0.0, options.seconds))
-            victims = descendants(sweep.pid, kinds[kind])
+            victims = those_of(sweep.pid, kinds[kind])
             if sweep.poll() is not None:
                 break
             if victims:
@@ -116,14 +117,10 @@ def start(home: Path, name: str, launcher: str, strategy: str) -> "subprocess.Po
     )
 
 
-def descendants(pid: int, pattern: str) -> list[int]:
-    """Return those of a process and all that it started whose command line matches."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    processes = [line.split(maxsplit=2) for line in listed.splitlines()]
-    family = {pid}
-    while more := {int(one) for one, parent, *_ in processes if int(parent) in family} - family:
-        family |= more
-    return [int(one) for one, _, *words in processes if int(one) in family and re.search(pattern, " ".join(words))]
+def those_of(pid: int, pattern: str) -> list[int]:
+    """Return the sweep's process and those that it has started, as far as their command lines match."""
+    family = {pid: "mlm.sweep"} | descendants(pid)
+    return [one for one, command in family.items() if re.search(pattern, command)]
 
 
 if __name__ == "__main__":

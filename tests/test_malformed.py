@@ -2,7 +2,6 @@
 
 import gzip
 import importlib
-import os
 import pickle
 import shlex
 import shutil
@@ -14,18 +13,12 @@ from configs import UserError
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
 from tests.finetune import samples
+from tests.processes import Code
 
 FILES = "text.source.kind=files text.source.paths="
 LABELLED = "data.kind=labelled encoder.run=run data.label=target"
 TRAIN = f"{LABELLED} data.train="
 STEP = "checkpoints/step-000000001"
-
-
-class Code:
-    """Something that would run a command if it were unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch ran",)
 
 
 @pytest.fixture(scope="module")

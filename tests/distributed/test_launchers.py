@@ -4,18 +4,12 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from socket import socket
 
 import pytest
 
 from tests.distributed.jobs import assert_equal, ranks, run_of, wait_for_step, weights
 from tests.distributed.launch import finish, launch
-
-
-def free_port() -> str:
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
+from tests.processes import free_port
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,7 @@ def test_a_job_that_slurm_restarts_resumes_its_own_run_with_the_processes_that_i
         shared = {
             "WORLD_SIZE": str(processes),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": free_port(),
+            "MASTER_PORT": str(free_port()),
             "SLURM_JOB_ID": "7",
         } | slurm
         return [

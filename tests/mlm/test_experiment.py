@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,18 @@ import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.multiprocessing.spawn import spawn
 
-from configs import UserError, read
+from configs import UserError
 from mlm import evaluate, experiment, status
 from mlm.build import corpus_of
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.interrupt import SIGNALS, SignalStop
-from mlm.experiment import PretrainConfig, PretrainRun, pretrain, resume
+from mlm.experiment import pretrain, resume
 from mlm.tracking import run_directory
 from mlm.tracking.progress_bar import ProgressBar
 from mlm.training.budget import TrainingProgress, Words
 from mlm.training.loop import Observer, StepMetrics
-from tests.mlm.test_pretrain import TINY, write_corpus
-
-SETTINGS = (*TINY, "train.budget.steps=20", "train.precision=float32")
+from tests.mlm.runs import config_in, hashed, write_corpus
+from tests.processes import free_port
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +35,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     write_corpus(folder / "corpus.txt")
     return folder
-
-
-def config_in(home: Path, *overrides: str) -> PretrainConfig:
-    paths = (f"text.source.paths={home / 'corpus.txt'}", f"runs={home / 'runs'}")
-    return read(PretrainConfig, None, [*SETTINGS, *paths, *overrides])
-
-
-def hashed(run: PretrainRun) -> str:
-    assert run.results is not None
-    sha256: str = run.results["weights_sha256"]
-    return sha256
 
 
 def process_state() -> Mapping[str, Any]:
@@ -259,12 +246,6 @@ def test_a_mistake_is_an_exception(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"optim\.lr"):
         pretrain(config_in(home, "name=diverged", "optim.lr=1e38", "train.most_skipped=2", "train.budget.steps=60"))
     assert not dist.is_initialized()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:

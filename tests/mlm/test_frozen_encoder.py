@@ -12,9 +12,9 @@ from torch.multiprocessing.spawn import spawn
 from configs import UserError
 from mlm.checkpoint import checkpoint
 from mlm.experiment import PretrainRun, pretrain, resume
-from tests.mlm.test_experiment import config_in, free_port, hashed, home
+from tests.mlm.runs import config_in, hashed, write_corpus
+from tests.processes import free_port
 
-__all__ = ["home"]
 HEADED = ("model.transform=true", "evaluation.words=0", "train.budget.steps=3")
 SHORT = ("train.frozen_encoder=true", "evaluation.words=0", "train.budget.steps=6")
 KINDS = {
@@ -22,6 +22,13 @@ KINDS = {
     "muon": ("optim.kind=muon",),
     "schedule_free": ("optim.kind=schedule_free", "schedule.kind=constant"),
 }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    write_corpus(folder / "corpus.txt")
+    return folder
 
 
 @pytest.fixture(scope="module")

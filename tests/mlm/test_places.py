@@ -18,9 +18,8 @@ from mlm.checkpoint import checkpoint, warm_start
 from mlm.config import PretrainConfig
 from mlm.experiment import config_of, pretrain, resume
 from mlm.tracking import run_directory
+from tests.mlm.runs import TINY, config_in, write_corpus
 from tests.mlm.samples import CPU
-from tests.mlm.test_experiment import config_in
-from tests.mlm.test_pretrain import TINY, write_corpus
 from tests.processes import run_module
 from tests.tokenizer.hub import COMMIT, serving
 from tests.tokenizer.samples import prose

@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import platform
-import random
 import re
 import resource
 import shutil
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -36,67 +35,11 @@ from mlm.distributed.world import devices
 from mlm.tracking import run_directory
 from mlm.tracking.run_directory import lock
 from tests import processes
+from tests.mlm.runs import TINY, heldout_curve, mistake, pretrain, records, results, run, write_corpus
 from tests.mlm.samples import slow_in
-from tests.processes import ROOT, TIMEOUT_SECONDS, call, finish, run_module, start
-from tests.test_malformed import Code
+from tests.processes import ROOT, TIMEOUT_SECONDS, Code, call, finish, run_module, start
 from tests.unread import unread
 from tokenizer.shards.format import record
-
-TINY = (
-    "text.source.kind=files",
-    "text.source.paths=corpus.txt",
-    "text.heldout_share=0.1",
-    "vocabulary.size=300",
-    "data.row_length=64",
-    "evaluation.window_bytes=40",
-    "evaluation.words=20",
-    "model.encoder.width=32",
-    "model.encoder.heads=2",
-    "model.encoder.feedforward_width=64",
-    "model.encoder.layers=2",
-    "train.batch_rows=8",
-    "train.intervals.log_steps=10",
-    "train.intervals.evaluate_steps=10",
-    "train.intervals.checkpoint_steps=10",
-)
-
-
-def run(
-    folder: Path, *arguments: str | Path, module: str = "mlm.pretrain", text: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run one of the project's commands in `folder`, in this process."""
-    return call(folder, module, *arguments, text=text)
-
-
-def pretrain(folder: Path, *arguments: str, call: Callable[..., subprocess.CompletedProcess[str]] = call) -> Path:
-    """Pretrain a tiny encoder and return the run's directory."""
-    before = set((folder / "runs").glob("*-*"))
-    done = call(folder, "mlm.pretrain", *TINY, *arguments)
-    assert done.returncode == 0, done.stderr
-    (path,) = set((folder / "runs").glob("*-*")) - before
-    return path
-
-
-def results(path: Path) -> dict[str, Any]:
-    """Read a run's results."""
-    values: dict[str, Any] = json.loads((path / "results.json").read_text())
-    return values
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """Read a run's metrics."""
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-
-
-def write_corpus(path: Path) -> None:
-    """Write sentences in which what follows depends on more than the word before."""
-    chance = random.Random(7)
-    sounds = {"cat": "meows", "dog": "barks", "bird": "sings", "horse": "neighs"}
-    lines = []
-    for _ in range(1500):
-        animal, place, count = chance.choice(list(sounds)), chance.choice(["barn", "house"]), chance.randrange(100)
-        lines.append(f"In {place} number {count} the {animal} sleeps, and when it wakes the {animal} {sounds[animal]}.")
-    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -296,11 +239,6 @@ def wait_for_step(folder: Path, name: str, step: int) -> Path:
     raise AssertionError(f"{name} did not reach step {step}")
 
 
-def heldout_curve(path: Path) -> list[tuple[int, float]]:
-    """Return step and loss of every held-out evaluation."""
-    return [(record["step"], record["loss"]) for record in records(path) if record["side"] == "heldout"]
-
-
 def test_saving_removes_the_remains_of_a_killed_save_and_nothing_else(home: Path, first: Path, tmp_path: Path) -> None:
     shutil.copy(home / "corpus.txt", tmp_path)
     path = shutil.copytree(first, tmp_path / "run")
@@ -491,14 +429,6 @@ def test_a_printed_configuration_reads_back_equal(tmp_path: Path) -> None:
     (tmp_path / "printed.yaml").write_text(printed)
     assert "row_length: 64" in printed
     assert run(tmp_path, "--print-config", "printed.yaml").stdout == printed
-
-
-def mistake(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that a mistake got."""
-    assert done.returncode == command.EXIT_MISTAKE, done.stderr
-    assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    return line
 
 
 MISTAKES: Mapping[str, tuple[tuple[str, ...], str]] = {

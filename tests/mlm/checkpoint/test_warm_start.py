@@ -17,8 +17,8 @@ from mlm.build import build
 from mlm.checkpoint import checkpoint
 from mlm.checkpoint.manifest import MANIFEST
 from mlm.config import PretrainConfig
+from tests.mlm.runs import TINY, heldout_curve, results, write_corpus
 from tests.mlm.samples import CPU
-from tests.mlm.test_pretrain import TINY, heldout_curve, results, write_corpus
 
 START = ("vocabulary.lowercase=true", "model.encoder.gated=true", "model.encoder.positions.kind=learned")
 TEXT = (

@@ -20,8 +20,8 @@ from mlm.data.masking import Masking
 from mlm.data.order import RowOrder
 from mlm.evaluation.bits_per_byte import sentences_of
 from mlm.tracking.run_record import RunRecord
+from tests.mlm.runs import TINY, mistake, run
 from tests.mlm.samples import joined, packed, split_of
-from tests.mlm.test_pretrain import TINY, mistake, run
 from tests.tokenizer.published import published
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tokenizer import encode as encode_command

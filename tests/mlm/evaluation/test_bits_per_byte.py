@@ -21,9 +21,8 @@ from mlm.experiment import pretrain
 from mlm.model.attention import SegmentMask
 from mlm.model.encoder import EncoderConfig, LearnedPositions
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
+from tests.mlm.runs import config_in, write_corpus
 from tests.mlm.samples import CPU, offsets
-from tests.mlm.test_experiment import config_in
-from tests.mlm.test_pretrain import write_corpus
 from tests.tokenizer.published import published
 from tokenizer import vocabulary
 from tokenizer.shards.format import ShardArrays

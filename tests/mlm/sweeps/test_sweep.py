@@ -31,8 +31,8 @@ from mlm.sweeps.trials import Sweep, Trial, numbers, opened, read_sweep
 from mlm.tracking import run_directory
 from tests import processes
 from tests.finetune.samples import write_csv
+from tests.mlm.runs import TINY
 from tests.mlm.sweeps.samples import csv_of, finish, swept
-from tests.mlm.test_pretrain import TINY
 from tests.tokenizer.samples import prose, write_lines
 
 BASE = (*TINY, "train.budget.steps=20", "tracking=[]")

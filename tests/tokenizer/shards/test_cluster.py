@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import TIMEOUT_SECONDS, call, finish, start
+from tests.processes import TIMEOUT_SECONDS, call, descendants, finish, start
 from tests.tokenizer.samples import files, prose, tokenizer, write_lines
 from tests.tokenizer.shards.test_parts import contents, here
 from tokenizer.cache import save
@@ -32,20 +32,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_lines(tmp_path / "a.txt", LINES)
     save(LEARNED, tmp_path / "t.json")
     return tmp_path
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Return the command lines of the processes that a process has started, and of those that they have."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    family, found = {pid}, dict[int, str]()
-    for _ in rows:
-        new = {int(own): args for own, parent, args in rows if int(parent) in family and int(own) not in family}
-        if not new:
-            break
-        family |= set(new)
-        found |= new
-    return found
 
 
 def alive(pid: int) -> bool:

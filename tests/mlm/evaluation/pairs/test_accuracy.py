@@ -21,9 +21,8 @@ from mlm.evaluation.pairs.pair import Pair
 from mlm.experiment import pretrain
 from mlm.model.attention import SegmentMask
 from tests.mlm.evaluation.test_bits_per_byte import ENGLISH, ROW_LENGTH, model_of, tokenizer_of
+from tests.mlm.runs import config_in, write_corpus
 from tests.mlm.samples import CPU
-from tests.mlm.test_experiment import config_in
-from tests.mlm.test_pretrain import write_corpus
 from tokenizer.special_tokens import SpecialTokens
 
 
