@@ -99,7 +99,10 @@ def finetune(
     name = config.name or config.data.title()
     with joined(wanted=config.device) as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
-        world = with_precision(world, config.train.precision)
+        # Ranks may have found another newest encoder, while its run went on.
+        settings = world.from_main("agreeing on the settings", config.model_dump_json)
+        config = FinetuneConfig.model_validate_json(settings, strict=False)
+        world, choice = with_precision(world, config.train.precision), config.encoder
         encoder_sha256, dataset = _load(config, world)
         splits = config.splits.splits(dataset)
         _check_early_stopping(config, dataset, splits)

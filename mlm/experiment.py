@@ -153,6 +153,9 @@ def _run(
     with ExitStack() as opened:
         with joined(config.train.silence_minutes, _device(config, path)) as world:
             opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
+            # Ranks may have found another newest checkpoint to start from, while the run there went on.
+            settings = world.from_main("agreeing on the settings", config.model_dump_json)
+            config = PretrainConfig.model_validate_json(settings, strict=False)
             path = path or _earlier_run(config, world, from_newest=from_newest)
             if path is None:
                 ready = _start(config, world, opened)

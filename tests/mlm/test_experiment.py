@@ -268,10 +268,10 @@ def in_a_group(rank: int, port: int, home: Path, output: Path) -> None:
 
 
 def in_a_job(rank: int, port: int, home: Path, output: Path) -> None:
-    """Pretrain twice with one configuration, and once with other limits, as a script that a launcher started."""
+    """Pretrain twice with one configuration, and once with other limits and seeds that differ, as by a launcher."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    overrides = [(), (), ("train.silence_minutes=5",)]
+    overrides = [(), (), ("train.silence_minutes=5", f"train.seed={rank}")]
     runs = [pretrain(config_in(home, "name=job", *more)) for more in overrides]
     assert not dist.is_initialized()
     if rank == 0:
