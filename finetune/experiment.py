@@ -182,7 +182,7 @@ def _summary(experiment: _Experiment) -> str:
 def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], list[TrialResult], SavedModel]:
     """Train on every split with every seed, and beside each trial its control, if there is to be one.
 
-    A control differs from its trial in its encoder's weights alone, which are random. The model that validates best is
+    A control has all of its trial but pretraining: its encoder's weights are random. The model that validates best is
     saved, and returned after the trials and the controls.
     """
     config, world, class_names = experiment.config, experiment.world, experiment.dataset.class_names
@@ -202,7 +202,9 @@ def _run_trials(experiment: _Experiment) -> tuple[list[TrialResult], list[TrialR
                     best.save(experiment.path)
             finished.append(result)
             if config.control:
-                controls.append(_run_trial(experiment, replace(trial, is_control=True))[0])
+                # Without pretraining there are no predictions to replace words by.
+                control = replace(trial, is_control=True, variants=())
+                controls.append(_run_trial(experiment, control)[0])
     assert best is not None
     return finished, controls, best
 

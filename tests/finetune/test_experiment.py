@@ -55,8 +55,10 @@ class Events(Observer):
         self.seen.append("ended")
 
 
-def test_a_control_differs_in_its_encoder_alone_also_where_words_are_replaced(run: Path, tmp_path: Path) -> None:
-    """Both are the trials that one trains by oneself, on the texts that the encoder's own predictions make."""
+def test_a_control_has_all_of_its_trial_but_pretraining_and_the_words_that_it_predicts(
+    run: Path, tmp_path: Path
+) -> None:
+    """Both are trials as one trains them by oneself, the one on the texts that the encoder's own predictions make."""
     augment = Augmentation(replace=0.5)
     plain = config(run, tmp_path, CnnHead(filters=8))
     choice, settings = plain.encoder, plain.model_copy(update={"augment": augment, "control": True})
@@ -66,16 +68,18 @@ def test_a_control_differs_in_its_encoder_alone_also_where_words_are_replaced(ru
     predictor = encoders.open_predictor(choice, samples.CPU)
     replaced = augment_contextual.variants(split.train.texts, predictor, 0.5, augment.variants, seed=0)
 
-    def weights_of(seed: int, *, is_control: bool, variants: Variants = replaced) -> str:
+    def weights_of(seed: int, *, is_control: bool, variants: Variants) -> str:
         trial = Trial(settings, split, seed, num_classes=2, is_control=is_control, variants=variants)
         encoder = encoders.open_encoder(choice.model_copy(update={"random": is_control}), seed)
         return run_trial(trial, encoder, samples.CPU, [])[0].scores.weights_sha256
 
     assert made.baselines.random_encoder is not None
     trials, controls = made.trials, made.baselines.random_encoder.trials
-    assert [trial.weights_sha256 for trial in trials] == [weights_of(seed, is_control=False) for seed in (0, 1)]
-    assert [trial.weights_sha256 for trial in controls] == [weights_of(seed, is_control=True) for seed in (0, 1)]
-    assert weights_of(0, is_control=True, variants=()) != controls[0].weights_sha256
+    expected = [weights_of(seed, is_control=False, variants=replaced) for seed in (0, 1)]
+    assert [trial.weights_sha256 for trial in trials] == expected
+    expected = [weights_of(seed, is_control=True, variants=()) for seed in (0, 1)]
+    assert [trial.weights_sha256 for trial in controls] == expected
+    assert weights_of(0, is_control=False, variants=()) != trials[0].weights_sha256
 
 
 def sha256(run: FinetuneRun) -> str:
