@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs import UserError, dump
+from configs import UserError, check_text, dump
 from configs.files import write_text
 from finetune import encoders
 from finetune.config import FinetuneConfig
@@ -100,6 +100,7 @@ def finetune(
     with joined(wanted=config.device) as world, ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng([world.device] if world.device.type == "cuda" else []))
         # Ranks may have found another newest encoder, while its run went on.
+        check_text(config.model_dump(mode="json"))
         settings = world.from_main("agreeing on the settings", config.model_dump_json)
         config = FinetuneConfig.model_validate_json(settings, strict=False)
         world, choice = with_precision(world, config.train.precision), config.encoder
@@ -119,8 +120,8 @@ def finetune(
         found = _results(experiment, trials, control)
         text = ""
         if world.is_main:
+            found.write(path)
             text = report.write(path, found, trials)
-            found.write(path)  # the last: with it a run counts as finished
             trackers = Trackers(config.tracking, Tracked(path, config.model_dump(mode="json")))
             picture = report.PREDICTIONS if dataset.is_of_numbers else report.CONFUSION
             trackers.log_picture(Path(picture).stem, path / picture)
@@ -268,7 +269,7 @@ def _baselines(experiment: _Experiment, trials: list[TrialResult], controls: lis
     scores, metric = [trial.scores for trial in trials], experiment.config.train.early_stopping.metric
 
     def score(labels_N: NDArray[Any], predictions_NC: NDArray[np.float64]) -> float | None:
-        return measure(labels_N, predictions_NC, deviation_of(splits[0].train.labels)).get(metric)
+        return measure(labels_N, predictions_NC, deviation_of(splits[0].train.labels), only=metric).get(metric)
 
     def sampling_error(theirs: Sequence[NDArray[np.float64]]) -> float:
         """Return the error by the choice of the test examples where no other folds show it."""
@@ -281,7 +282,8 @@ def _baselines(experiment: _Experiment, trials: list[TrialResult], controls: lis
     tfidf = {split.fold: baselines.measured(split, of) for split, of in zip(splits, predicted, strict=True)}
     made = Baselines(
         majority=results.over_trials(majority),
-        tfidf=results.compared(scores, tfidf, metric, sampling_error(predicted)),
+        # A baseline has no cross-entropy, and so no difference by it.
+        tfidf=results.compared(scores, tfidf, metric, sampling_error(predicted) if metric in tfidf[0] else 0.0),
     )
     if not controls:
         return made

@@ -195,7 +195,9 @@ def _earlier_run(config: PretrainConfig, world: World, *, from_newest: bool) -> 
 
     def is_mine(path: Path) -> bool:
         try:
-            theirs, ours = (_whatever_commit(one) for one in (read(PretrainConfig, path / checkpoint.CONFIG), config))
+            theirs, ours = read(PretrainConfig, path / checkpoint.CONFIG), config
+            if config.text == config.text.unpinned():
+                theirs = theirs.model_copy(update={"text": theirs.text.unpinned()})
             if from_newest:
                 theirs, ours = _whenever_started(theirs), _whenever_started(ours)
             same = path not in _STARTED and theirs == ours
@@ -210,11 +212,6 @@ def _earlier_run(config: PretrainConfig, world: World, *, from_newest: bool) -> 
 
     found = world.from_main("looking for this job's run", newest)
     return Path(found) if found else None
-
-
-def _whatever_commit(config: PretrainConfig) -> PretrainConfig:
-    """Return a configuration without the commits of its data sets, at which a run pins them when it starts."""
-    return config.model_copy(update={"text": config.text.unpinned()})
 
 
 def _whenever_started(config: PretrainConfig) -> PretrainConfig:

@@ -55,7 +55,10 @@ def test_a_run_fills_in_blanks_and_is_fine_tuned(home: Path) -> None:
     filled = json.loads(
         output(home, "mlm.fill_mask", "The old cat sees the [MASK].", "--run", "runs/earlier", "--json")
     )
-    assert filled == json.loads((home / "filled.json").read_text())
+    (found,), (expected,) = filled["blanks"], json.loads((home / "filled.json").read_text())["blanks"]
+    for guess, earlier in zip(found, expected, strict=True):
+        assert guess["token"] == earlier["token"]
+        assert guess["probability"] == pytest.approx(earlier["probability"], rel=1e-4)  # on any processor
     output(
         home,
         *("finetune.cnn_head", "encoder.run=runs/earlier", "name=tuned", "data.kind=labelled"),

@@ -91,6 +91,8 @@ def test_the_wheel_holds_the_packages_the_recipes_and_the_licence_alone(wheel_py
     assert [name for name in names if "benchmark" in name or "test" in name.lower()] == []
     recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")}
     assert recipes <= names
+    modules = (path.relative_to(ROOT) for package in set(OURS) - {"tests"} for path in (ROOT / package).rglob("*.py"))
+    assert {str(path) for path in modules if "benchmark" not in path.parts} <= names
     assert [name for name in names if name.endswith("licenses/LICENSE")]
 
 

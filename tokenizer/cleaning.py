@@ -91,8 +91,8 @@ class TextConfig(Config):
         return self
 
     def pinned(self) -> Self:
-        """Return the same text, of data sets of the hub at the commits that their revisions stand for now."""
-        return self._at_commits(lambda source: hub.commit(source.name, source.revision))
+        """Return the same text, of data sets of the hub at their newest commits, unless they name a revision."""
+        return self._at_commits(lambda source: source.revision or hub.commit(source.name, None))
 
     def unpinned(self) -> Self:
         """Return the same text, of data sets of the hub at no revision."""

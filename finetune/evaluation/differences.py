@@ -25,11 +25,11 @@ class Difference(Config):
 
     mean: float
     low: float | None
-    """Lower bound of the 95 % interval; it and the upper one are null where one fold and one seed leave none."""
+    """Lower bound of the 95 % interval; it and the upper one are null where a single trial or equal ones leave none."""
     high: float | None
     pairs: int = Field(gt=0)
     freedom: float | None = None
-    """Degrees of freedom of the interval; null without one, and in older files."""
+    """Degrees of freedom of the interval; without one there are none, nor in older files."""
 
     def __str__(self) -> str:
         """Return `+0.021 (+0.010 to +0.032)`."""
@@ -48,8 +48,8 @@ def paired_difference(
     seeds of each are averaged first, and the interval is over the folds. (Folds share most of their training examples,
     which no t interval takes into account; Bengio & Grandvalet 2004.) With a single fold it is over its seeds, and says
     nothing about other test examples, unless `sampling_error` does: the standard error that `jackknife_error` gives for
-    their choice, whose square is added to the variance of the mean. A single observation has no interval, and
-    equal ones have no scatter to tell one by.
+    their choice, whose square is added to the variance of the mean. A single observation
+    and equal ones have no interval.
     """
     differences = np.subtract(ours, theirs, dtype=np.float64)
     groups = np.asarray(folds)
@@ -58,7 +58,7 @@ def paired_difference(
     if len(set(folds)) > 1:
         differences = np.array([differences[groups == fold].mean() for fold in sorted(set(folds))])
     mean, observations = float(differences.mean()), len(differences)
-    if observations == 1 or (np.ptp(differences) < ROUNDING and not sampling_error):
+    if observations == 1 or (np.ptp(differences) < ROUNDING and sampling_error < ROUNDING):
         return Difference(mean=mean, low=None, high=None, pairs=len(ours))
     variances = (float(differences.var(ddof=1)) / observations, observations - 1), (sampling_error**2, GROUPS - 1)
     return _with_interval(mean, variances, pairs=len(ours))
@@ -104,6 +104,6 @@ def jackknife_error(
         ]
         return means[0] - means[1] if len(means) == 2 else None
 
-    found = [difference(groups_N != group) for group in range(min(GROUPS, len(labels_N)))]
-    known = [one for one in found if one is not None]
-    return math.sqrt((len(known) - 1) * statistics.pvariance(known)) if len(known) > 1 else 0.0
+    groups = min(GROUPS, len(labels_N))
+    known = [one for group in range(groups) if (one := difference(groups_N != group)) is not None]
+    return math.sqrt((groups - 1) * statistics.pvariance(known)) if known else 0.0

@@ -17,14 +17,17 @@ NUMBER_METRICS: tuple[Metric, ...] = ("pearson", "spearman", "loss")
 CLASS_METRICS = tuple(name for name in METRIC_NAMES if name not in ("pearson", "spearman"))
 
 
-def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) -> dict[Metric, float | None]:
+def scores(
+    labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating], only: Metric | None = None
+) -> dict[Metric, float | None]:
     """Return all metrics but the loss; the most probable class is the prediction.
 
     With two classes `f1`, `precision` and `recall` are those of the second one; else they are means over the classes
     that occur in labels or predictions (so `f1` equals `f1_macro`). A division by zero gives 0. `roc_auc` is that of
     the second of two classes, or else the mean of each class against the rest. Labels that lack a class may leave
     nothing to measure, whatever the predictions: `roc_auc` is then None, as are `f1`, `precision` and `recall` of a
-    second class that is not there, and `mcc` of a single class. Without examples there is a ValueError.
+    second class that is not there, and `mcc` of a single class. Where `only` another metric is asked for, `roc_auc`,
+    which takes long, is not computed. Without examples there is a ValueError.
     """
     from sklearn import metrics
 
@@ -48,7 +51,7 @@ def scores(labels_N: NDArray[np.int64], probabilities_NC: NDArray[np.floating]) 
         precision, recall, f1 = average("macro", only=[1]) if 1 in labels_N else (None, None, None)
     found_classes = len(np.unique(labels_N))
     # One class after the other, because scikit-learn's own mean takes a dense matrix of examples by classes.
-    has_all_classes = found_classes == max(classes, 2)
+    has_all_classes = found_classes == max(classes, 2) and only in (None, "roc_auc")
     ranked = list(enumerate(probabilities_NC.T))[-1 if classes == 2 else 0 :] if has_all_classes else []
     return {
         "accuracy": float(metrics.accuracy_score(labels_N, predictions_N)),

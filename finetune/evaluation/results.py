@@ -274,10 +274,13 @@ def table(results: Results) -> str:
         if scores is not None:
             lines.append(f"{name:16}" + "".join(f"{shown(scores.get(column)):>16}" for column in columns))
     lines.append(f"mean ± standard deviation over {count_trials(results.trials)}; baselines over the folds")
-    covered = "folds" if len({trial.fold for trial in results.trials}) > 1 else "seeds and test examples"
+    has_folds = len({trial.fold for trial in results.trials}) > 1
     for name, baseline in (("TF-IDF", beaten.tfidf), ("random encoder", control)):
         if baseline is not None and "difference" in baseline.model_fields_set:
             difference = baseline.difference
+            # Older files do not tell the freedom, nor cover the choice of the test examples.
+            alone = "seeds" if difference is None or difference.freedom is None else "seeds and test examples"
+            covered = "folds" if has_folds else alone
             known = "" if difference is None or difference.low is None else f", 95 % interval over {covered}"
             lines.append(f"this encoder - {name}, {results.metric}: {shown(difference)}{known}")
     return "\n".join(lines)

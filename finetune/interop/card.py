@@ -131,7 +131,7 @@ def _facts(run: Path, model: SavedModel, exported: Exported) -> Iterator[str]:
     try:
         table = results.table(results.read(run))
     except UserError:
-        return  # a run whose control was stopped has a model and no results
+        return  # a run that was stopped after a trial has a model and no results
     yield f"\n## Results of the run\n\n```\n{table}\n```"
 
 

@@ -204,11 +204,12 @@ def predict(
 
 
 def measure(
-    labels_N: NDArray[Any], probabilities_NC: NDArray[np.float64], scale: float = 1.0
+    labels_N: NDArray[Any], probabilities_NC: NDArray[np.float64], scale: float = 1.0, only: Metric | None = None
 ) -> dict[Metric, float | None]:
     """Return the metrics, and the mean cross-entropy in nats as `loss`; a UserError if a probability is not finite.
 
-    Of numbers, the loss is the mean squared error in units of `scale` squared.
+    Of numbers, the loss is the mean squared error in units of `scale` squared. Where `only` one metric is asked for,
+    those that take long are left out.
     """
     if not np.isfinite(probabilities_NC).all():
         raise UserError("training diverged, the scores are not finite: lower optim.lr")
@@ -216,7 +217,7 @@ def measure(
         return metrics.number_scores(labels_N, probabilities_NC[:, 0], scale)
     probabilities_N = probabilities_NC[np.arange(len(labels_N)), labels_N]
     loss = -np.log(np.maximum(probabilities_N, np.finfo(np.float64).tiny)).mean()
-    return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC)}
+    return {"loss": float(loss), **metrics.scores(labels_N, probabilities_NC, only)}
 
 
 def _cuts_of_like_size(lengths: NDArray[np.int64], most: int) -> list[slice]:

@@ -131,14 +131,23 @@ def newest(run: Path) -> Path:
 def newest_undamaged(run: Path) -> Path:
     """Return a run's newest undamaged checkpoint, or raise a UserError; each skipped one is logged with the reason."""
     newest(run)
+    unread: OSError | None = None
     for folder in reversed(completed(run)):
         try:
-            verify(folder, list({*MODEL_FILES, STATE, *read_manifest(folder).files}))
+            verify_whole(folder)
         except (UserError, OSError) as error:
             logger.warning("skipped: %s", error)
+            unread = error if isinstance(error, OSError) else unread
             continue
         return folder
-    raise UserError(f"every checkpoint in {run} is damaged or cannot be read: start a new run")
+    if unread is not None:
+        raise unread
+    raise UserError(f"every checkpoint in {run} is damaged: start a new run; in a sweep, remove this one")
+
+
+def verify_whole(folder: Path) -> None:
+    """Raise a UserError if a file of a checkpoint is damaged, and an OSError if one cannot be read."""
+    verify(folder, list({*MODEL_FILES, STATE, *read_manifest(folder).files}))
 
 
 def resolve(path: Path) -> Path:

@@ -41,8 +41,8 @@ class CheckpointWriter(Observer):
     ) -> None:
         """Save into `run`, which is resumed from `start`; all processes create their writers together.
 
-        The checkpoints of `milestones`, steps, are kept.
-        Checkpoints of later steps were skipped as damaged, and are removed: their steps are trained again.
+        The checkpoints of `milestones`, steps, are kept. Checkpoints of later steps were skipped as damaged, and are
+        removed: their steps are trained again. Those that cannot be read are left to be written again.
         """
         self.folder, self.config, self.tokenizer = run / "checkpoints", config, tokenizer
         self.run, self.world, self.milestones = run, world, milestones
@@ -103,15 +103,15 @@ class CheckpointWriter(Observer):
         else:
             self.failure = None
             if self.world.is_main:
-                self._prune()
+                self._prune(folder)
 
-    def _prune(self) -> None:
-        """Remove the checkpoints that need not be kept."""
-        keep, folders = self.config.train.keep, checkpoint.completed(self.run)
+    def _prune(self, saved: Path) -> None:
+        """Remove the checkpoints up to the one just saved that need not be kept."""
+        keep, folders = self.config.train.keep, [one for one in checkpoint.completed(self.run) if one <= saved]
         kept = set(folders[-keep.newest :])
         losses = dict[Path, float]()
         for folder in folders:
-            with suppress(UserError):  # damaged: kept as long as it is among the newest
+            with suppress(UserError, OSError):  # damaged: kept as long as it is among the newest
                 manifest = read_manifest(folder)
                 is_multiple = keep.every_steps is not None and manifest.step % keep.every_steps == 0
                 if is_multiple or manifest.step in self.milestones:
@@ -124,10 +124,16 @@ class CheckpointWriter(Observer):
             _try(remove, folder)
 
     def _sweep(self, step: int) -> None:
-        """Remove half-written checkpoints of killed processes, and checkpoints of steps after `step`."""
+        """Remove half-written checkpoints of killed processes, and of steps after `step` those that can be read."""
         for later in checkpoint.completed(self.run):
             if later > checkpoint.step_folder(self.run, step):
-                _try(remove, later)
+                try:
+                    with suppress(UserError):
+                        checkpoint.verify_whole(later)
+                except OSError as error:
+                    logger.warning("%s cannot be read (%s): its steps are trained again", later, error)
+                else:
+                    _try(remove, later)
         for killed in self.folder.glob(f"{checkpoint.NAMES}*{PARTIAL}"):
             _try(delete, killed)
 
@@ -137,4 +143,4 @@ def _try(removal: Callable[[Path], None], folder: Path) -> None:
     try:
         removal(folder)
     except OSError as error:
-        logger.warning("%s cannot be removed (%s), and is not needed any more: training continues", folder, error)
+        logger.warning("%s is not needed any more and cannot be removed (%s): training continues", folder, error)

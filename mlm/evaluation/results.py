@@ -1,6 +1,5 @@
 """The results of a finished run: held-out scores beside those of baselines, and a summary."""
 
-import itertools
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
@@ -100,7 +99,7 @@ def measure_bits_per_byte(
     counted = choose_words(training, COUNTED_WORDS, settings.window_bytes)
     given = bits_per_byte(model, tokenizer, words, config.data.row_length, world)
     count = token_count_bits_per_byte(tokenizer, words, counted, settings.window_bytes)
-    sentences = itertools.islice(sentences_of(heldout, tokenizer), SENTENCES_READ)
+    sentences = sentences_of(heldout, tokenizer, SENTENCES_READ)
     bytes_per_sentence = statistics.fmean(len("".join(sentence.split()).encode()) for sentence in sentences)
     return {
         "bits_per_byte": given,

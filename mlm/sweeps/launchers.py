@@ -67,11 +67,11 @@ class _Processes:
         """Let every process save and end."""
         with self.lock:
             self.ending = True
-        for process in tuple(self.running):
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
         limit = time.monotonic() + _KILL_SECONDS
         try:
+            for process in tuple(self.running):
+                with suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
             for process in tuple(self.running):
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(limit - time.monotonic(), 0))
@@ -242,8 +242,8 @@ def next_arguments(sweep: Sweep, trial: Trial, until: int | None) -> list[str] |
     if sweep.record(trial).state == "finished" or (until is not None and sweep.compared_at(trial, until) is not None):
         return None
     pause = [] if until is None else ["--until", str(until)]
-    # Of damaged checkpoints the command itself tells: hours of training are not removed for them.
-    if run and sweep.config.command in _RESUMED and checkpoint.completed(run):
+    # Of checkpoints that are damaged or elsewhere the command itself tells: hours of training are not removed for them.
+    if run and sweep.config.command in _RESUMED and any((run / checkpoint.CHECKPOINTS).glob(checkpoint.NAMES)):
         return ["--resume", str(run), *pause]
     if run:
         shutil.rmtree(run)

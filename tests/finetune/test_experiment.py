@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import UserError
@@ -15,7 +17,9 @@ from finetune.data.augment import Augmentation, Variants
 from finetune.data.labelled import Labelled
 from finetune.encoders import EncoderChoice
 from finetune.evaluation import results
+from finetune.evaluation.differences import jackknife_error, paired_difference
 from finetune.evaluation.metrics import Metric
+from finetune.evaluation.results import TrialResult
 from finetune.experiment import FinetuneConfig, FinetuneRun, finetune
 from finetune.heads.cnn import CnnHead
 from finetune.heads.linear import LinearHead
@@ -61,25 +65,40 @@ def test_a_control_has_all_of_its_trial_but_pretraining_and_the_words_that_it_pr
     """Both are trials as one trains them by oneself, the one on the texts that the encoder's own predictions make."""
     augment = Augmentation(replace=0.5)
     plain = config(run, tmp_path, CnnHead(filters=8))
-    choice, settings = plain.encoder, plain.model_copy(update={"augment": augment, "control": True})
+    train = plain.train.model_copy(update={"early_stopping": EarlyStopping(metric="loss")})
+    choice = plain.encoder
+    settings = plain.model_copy(update={"augment": augment, "control": True, "train": train})
     made = finetune(settings).results
     dataset = plain.data.load(encoders.corpus_of(choice), encoders.open_encoder(choice, 0).as_read)
     (split,) = plain.splits.splits(dataset)
     predictor = encoders.open_predictor(choice, samples.CPU)
     replaced = augment_contextual.variants(split.train.texts, predictor, 0.5, augment.variants, seed=0)
 
-    def weights_of(seed: int, *, is_control: bool, variants: Variants) -> str:
+    def trained(seed: int, *, is_control: bool, variants: Variants) -> TrialResult:
         trial = Trial(settings, split, seed, num_classes=2, is_control=is_control, variants=variants)
         encoder = encoders.open_encoder(choice.model_copy(update={"random": is_control}), seed)
-        return run_trial(trial, encoder, samples.CPU, [])[0].scores.weights_sha256
+        return run_trial(trial, encoder, samples.CPU, [])[0]
 
     assert made.baselines.random_encoder is not None
     trials, controls = made.trials, made.baselines.random_encoder.trials
-    expected = [weights_of(seed, is_control=False, variants=replaced) for seed in (0, 1)]
-    assert [trial.weights_sha256 for trial in trials] == expected
-    expected = [weights_of(seed, is_control=True, variants=()) for seed in (0, 1)]
-    assert [trial.weights_sha256 for trial in controls] == expected
-    assert weights_of(0, is_control=False, variants=()) != trials[0].weights_sha256
+    ours = [trained(seed, is_control=False, variants=replaced) for seed in (0, 1)]
+    theirs = [trained(seed, is_control=True, variants=()) for seed in (0, 1)]
+    assert [trial.weights_sha256 for trial in trials] == [one.scores.weights_sha256 for one in ours]
+    assert [trial.weights_sha256 for trial in controls] == [one.scores.weights_sha256 for one in theirs]
+    as_they_are = trained(0, is_control=False, variants=())
+    assert as_they_are.scores.weights_sha256 != trials[0].weights_sha256
+
+    def loss(labels_N: NDArray[np.int64], predictions_NC: NDArray[np.float64]) -> float:
+        return float(-np.log(predictions_NC[np.arange(len(labels_N)), labels_N]).mean())
+
+    # The interval is over the seeds and over the test texts, of which there is one part.
+    mine, other = ([one.probabilities_NC for one in side] for side in (ours, theirs))
+    error = jackknife_error(split.test.labels, mine, other, loss)
+    mine_losses, other_losses = ([loss(split.test.labels, one) for one in side] for side in (mine, other))
+    assert error > 0
+    expected = paired_difference(mine_losses, other_losses, [0, 0], error).model_dump()
+    assert made.baselines.random_encoder.difference is not None
+    assert made.baselines.random_encoder.difference.model_dump() == pytest.approx(expected)
 
 
 def sha256(run: FinetuneRun) -> str:

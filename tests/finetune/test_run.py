@@ -102,6 +102,7 @@ def test_results_hold_every_trial_and_its_mean_and_spread(tuned: Path) -> None:
     ]
     assert control["difference"]["mean"] == pytest.approx(sum(differences) / 4)
     assert control["difference"]["pairs"] == 4
+    assert control["difference"]["freedom"] == 1  # of two folds
     assert found["parameters"]["trained"] == found["parameters"]["all"] > 0
     assert len({trial["weights_sha256"] for trial in found["trials"]}) == 4
 

@@ -13,7 +13,8 @@ from finetune.data.labelled import Labelled, in_folder
 from finetune.evaluation import results
 from finetune.evaluation.differences import mean_difference
 from finetune.suite.__main__ import main
-from tests.finetune import samples
+from finetune.suite.table import table
+from tests.finetune import run_results, samples
 from tests.processes import interrupted_in_training
 from tokenizer.cleaning import TextConfig
 
@@ -74,6 +75,20 @@ def test_every_task_is_a_run_and_a_row_beside_its_baselines_and_published_scores
     difference = (tfidf.mean + other.mean) / 2
     assert lines[3].endswith(str(mean_difference([tfidf, other])))
     assert f"  {difference:+.3f}" in lines[3]
+
+
+def test_the_mean_has_no_interval_where_an_older_run_covers_seeds_alone(tmp_path: Path) -> None:
+    older = {"mean": 0.1, "low": 0.05, "high": 0.15, "pairs": 4}
+    for name, values, seeds in (("folds", [0.7, 0.8, 0.7, 0.9], 2), ("seeds", [0.7, 0.8], 2)):
+        (tmp_path / name).mkdir()
+        run_results.results(values, seeds).write(tmp_path / name)
+        written = json.loads((tmp_path / name / "results.json").read_text())
+        written["baselines"]["tfidf"]["difference"] = older
+        (tmp_path / name / "results.json").write_text(json.dumps(written))
+    folds = table({"folds": tmp_path / "folds"}, {})["difference"]
+    assert (folds["low"], folds["high"], folds["freedom"]) == (pytest.approx(0.05), pytest.approx(0.15), 1)
+    both = table({name: tmp_path / name for name in ("folds", "seeds")}, {})["difference"]
+    assert (both["mean"], both["low"]) == (pytest.approx(0.1), None)
 
 
 def test_a_suite_goes_on_where_it_was_stopped_and_repeats_nothing(

@@ -26,7 +26,7 @@ from tokenizer.shards import format
 from tokenizer.shards.workers import Workers, default_workers
 from tokenizer.shards.writer import BuildState, ShardWriter, clear, finish, locked, opened
 from tokenizer.sources import Document
-from tokenizer.sources.files import TextChangedError, Watch
+from tokenizer.sources.files import UnreachableError, Watch
 
 Columns = tuple[tuple[Any, ...], ...]
 """The fields of several documents, each together: less to pickle than a tuple for every document."""
@@ -62,7 +62,8 @@ def build(
     """Write the shards of `text` to the folder `output`; return False if they were there already.
 
     The files grow in `output` + '.partial'. After a kill at any time the next call resumes from the last commit, and
-    the result is the same byte for byte. A second process waits for the first.
+    the result is the same byte for byte. So it does where the text could not be read for a while. A second process
+    waits for the first.
 
     `tokenizer` is one that `vocabulary.learn` or `vocabulary.load` returns, and `fingerprint` that of
     `text`, where the caller has it, with a `watch` over the text that began before. Texts whose hashes are `repeated`
@@ -86,13 +87,13 @@ def build(
                 writer.see(repeated)
                 try:
                     _fill(writer, text, tokenizer, options or BuildOptions(), watch)
-                except UserError:
-                    committed = writer.state.consumed_documents  # they are kept: the fault may pass, as that of a hub
+                except UnreachableError:
+                    committed = writer.state.consumed_documents
                     raise
             _check_sides(writer.state)
             finish(folder, output, text, tokenizer, writer.state)
-        except UserError as error:
-            if not committed or isinstance(error, TextChangedError):
+        except UserError:
+            if not committed:
                 clear(folder)
                 folder.rmdir()
             raise

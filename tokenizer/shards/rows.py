@@ -179,7 +179,7 @@ def find_or_pack(shards: Shards, side: Side, row_length: int, special: SpecialTo
             write(shards, side, row_length, special, cached)
         except OSError as error:
             if error.filename is not None and Path(error.filename).is_relative_to(shards.path):
-                raise  # to read the shards has failed
+                raise  # reading the shards failed
             raise UserError(
                 f"the text is not packed into rows of {row_length}, and the cache {cache} cannot be written"
                 f" ({error.strerror}): pack it by python -m tokenizer.encode --row-lengths {row_length}"

@@ -222,7 +222,7 @@ class Hub(Config):
     heldout_by: str | None = None
     """Column whose text decides on which side of the held-out split its row is, as for files."""
     revision: str | None = None
-    """A commit, branch or tag; null: the newest."""
+    """A commit, branch or tag; null: the newest commit, which a run keeps from its start on."""
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents in the data set's order, with the errors of `hub.stream`."""

@@ -104,6 +104,10 @@ class TextChangedError(UserError):
     """Files changed while they were read."""
 
 
+class UnreachableError(UserError):
+    """Text cannot be read for now, by a fault of a network, a disk or its rights."""
+
+
 class Watch:
     """Tells whether files change while they are read: as a context, it checks them at its end.
 
@@ -208,7 +212,7 @@ def status(path: Path) -> os.stat_result:
         link = " (a link to a file that is not there)" if path.is_symlink() else ""
         raise UserError(f"no such file: {path}{link}") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UnreachableError(f"cannot read {path}: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{path}: {_NO_FILES.get(stat.S_IFMT(found.st_mode), 'no regular file: name one')}")
     return found
@@ -229,7 +233,7 @@ def opened(path: AnyPath) -> Iterator[io.BufferedReader]:
     try:
         raw = path.open("rb")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UnreachableError(f"cannot read {path}: {error.strerror}") from error
     try:
         with raw:
             kind, compression = suffixes(path)

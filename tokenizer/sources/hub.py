@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub: the one place that asks it for data.
 
-A missing network, data set, configuration, split, revision or column is a UserError. With HF_HUB_OFFLINE=1 in the
+A missing network, data set, configuration, split or revision is an UnreachableError. With HF_HUB_OFFLINE=1 in the
 environment nothing is fetched, and `read_split` uses what was fetched before.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from configs import UserError
+from tokenizer.sources.files import UnreachableError
 from tokenizer.sources.readers import text_rows
 from tokenizer.sources.tables import Row, check_columns
 
@@ -22,7 +22,7 @@ def commit(name: str, revision: str | None) -> str:
     try:
         return str(huggingface_hub.HfApi().dataset_info(name, revision=revision).sha)
     except Exception as error:  # it lets through the errors of the HTTP library below it
-        raise UserError(failure(name, error)) from error
+        raise UnreachableError(failure(name, error)) from error
 
 
 def commit_unless_offline(name: str, revision: str | None) -> str | None:
@@ -39,12 +39,12 @@ def configurations(name: str) -> list[str]:
     try:
         return list(datasets.get_dataset_config_names(name))
     except Exception as error:  # it lets through the errors of every library below it
-        raise UserError(failure(name, error)) from error
+        raise UnreachableError(failure(name, error)) from error
 
 
 def stream(name: str, configuration: str | None, split: str, revision: str | None) -> Iterator[Row]:
     """Yield the rows of a data set's split while they are fetched; a failure after the first is a ConnectionError."""
-    fault: type[ValueError | OSError] = UserError
+    fault: type[ValueError | OSError] = UnreachableError
     try:
         import datasets  # takes a second, and most text comes from elsewhere
 
@@ -89,7 +89,7 @@ def _table(name: str, configuration: str | None, split: str, revision: str | Non
     try:
         return load_dataset(name, configuration, split=split, revision=revision)
     except Exception as error:  # it lets through the errors of every library below it
-        raise UserError(failure(name, error)) from error
+        raise UnreachableError(failure(name, error)) from error
 
 
 def _classes(table: Any, column: str) -> tuple[str, ...]:

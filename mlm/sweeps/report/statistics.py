@@ -58,7 +58,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count < 2:
         return Estimate(mean, None, None, None, count)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    if std <= _ROUNDING * abs(mean):  # equal values leave nothing to tell an interval by
+    if std <= _ROUNDING * abs(mean):  # equal values have no interval
         return Estimate(mean, 0.0, None, None, count)
     half = float(stats.t.ppf((1 + _LEVEL) / 2, count - 1)) * std / math.sqrt(count)
     return Estimate(mean, std, mean - half, mean + half, count)

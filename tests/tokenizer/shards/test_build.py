@@ -23,6 +23,7 @@ from tokenizer.cleaning import TextConfig
 from tokenizer.shards.build import BuildOptions, build
 from tokenizer.shards.format import SIDES, ShardArrays, open_shards
 from tokenizer.shards.writer import locked
+from tokenizer.sources.files import Watch
 
 LINES = [*prose(50), *prose(1500), *prose(300)]  # some of them twice
 LEARNED = tokenizer(LINES, size=400)
@@ -313,19 +314,25 @@ def test_bad_input_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.txt"}
 
 
-def test_a_fault_that_passes_costs_nothing_that_is_committed(tmp_path: Path) -> None:
-    """As of a disk or a hub: here one byte of the text is another for a while."""
-    first, second = write_lines(tmp_path / "a.txt", LINES), write_lines(tmp_path / "b.txt", prose(400, seed=9))
-    text, good = files(first, second, **SETTINGS), second.read_bytes()
-    fingerprint, often = text.fingerprint(), BuildOptions(workers=0, commit_seconds=0, batch_characters=1000)
-    build(text, LEARNED, tmp_path / "whole")
-    second.write_bytes(b"\xff" + good[1:])
-    with pytest.raises(UserError, match=r"b\.txt, line 1, byte 0:"):
-        build(text, LEARNED, tmp_path / "shards", fingerprint=fingerprint, options=often)
-    second.write_bytes(good)
+def test_a_text_that_cannot_be_read_for_a_while_costs_nothing_that_is_committed(
+    corpus: Path, saved: Path, tmp_path: Path
+) -> None:
+    text, away, output = files(corpus, **SETTINGS), tmp_path / "away", tmp_path / "shards"
+    fingerprint = text.fingerprint()
+    build(text, LEARNED, tmp_path / "at once")
+    builder = start(corpus, saved, output, SETTINGS, 0)
+    assert builder.stderr is not None
+    builder.stderr.readline()
+    builder.kill()
+    builder.communicate()
+    corpus.rename(away)
+    corpus.symlink_to(corpus)  # opening it is an error of the system, as on a network disk
+    with pytest.raises(UserError, match=r"cannot read .*corpus\.txt: Too many levels"):
+        build(text, LEARNED, output, fingerprint=fingerprint, watch=Watch(tuple))
     assert (tmp_path / "shards.partial" / "train" / "tokens.bin").stat().st_size
-    build(text, LEARNED, tmp_path / "shards", fingerprint=fingerprint)
-    assert content(tmp_path / "shards") == content(tmp_path / "whole")
+    away.rename(corpus)
+    build(text, LEARNED, output, fingerprint=fingerprint)
+    assert content(output) == content(tmp_path / "at once")
 
 
 def test_the_manifest_says_what_each_package_gave(tmp_path: Path) -> None:
