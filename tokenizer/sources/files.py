@@ -100,10 +100,6 @@ class _SpanStream(io.RawIOBase):
 AnyPath = Path | Remote | Span
 
 
-class TextChangedError(UserError):
-    """Files changed while they were read."""
-
-
 class UnreachableError(UserError):
     """Text cannot be read for now, by a fault of a network, a disk or its rights."""
 
@@ -120,14 +116,14 @@ class Watch:
         self._before = self._states()
 
     def check(self) -> None:
-        """Raise TextChangedError if a file has changed, come or gone since the watch began."""
+        """Raise a UserError if a file has changed, come or gone since the watch began."""
         try:
             after = self._states()
         except UserError as error:
-            raise TextChangedError(f"the files changed while they were read: {error}") from error
+            raise UserError(f"the files changed while they were read: {error}") from error
         for path in self._before | after:
             if self._before.get(path) != after.get(path):
-                raise TextChangedError(
+                raise UserError(
                     f"{path} changed while it was read, so nothing made of it is kept: wait until it is complete, "
                     "or read a copy of it"
                 )
