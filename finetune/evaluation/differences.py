@@ -48,8 +48,8 @@ def paired_difference(
     seeds of each are averaged first, and the interval is over the folds. (Folds share most of their training examples,
     which no t interval takes into account; Bengio & Grandvalet 2004.) With a single fold it is over its seeds, and says
     nothing about other test examples, unless `sampling_error` does: the standard error that `jackknife_error` gives for
-    their choice, whose square is added to the variance of the mean. A single observation
-    and equal ones have no interval.
+    their choice, whose square is added to the variance of the mean. A single observation and equal ones have no
+    interval.
     """
     differences = np.subtract(ours, theirs, dtype=np.float64)
     groups = np.asarray(folds)
