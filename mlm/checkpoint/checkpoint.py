@@ -129,7 +129,10 @@ def newest(run: Path) -> Path:
 
 
 def newest_undamaged(run: Path) -> Path:
-    """Return a run's newest undamaged checkpoint, or raise a UserError; each skipped one is logged with the reason."""
+    """Return a run's newest undamaged checkpoint; each skipped one is logged with the reason.
+
+    If there is none, raise a UserError, or the OSError of one that cannot be read.
+    """
     newest(run)
     unread: OSError | None = None
     for folder in reversed(completed(run)):
