@@ -5,7 +5,6 @@ import errno
 import os
 import re
 import secrets
-import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from configs import UserError
 from configs.extras import require
+from configs.files import ending_by_signals
 from finetune.demo import answers, limits, page
 from finetune.demo.answers import Answer
 from finetune.demo.models import Classifier, LanguageModel
@@ -70,9 +70,7 @@ class Tables:
 
 def serve(application: limits.Guard, listening: socket.socket) -> None:
     """Serve an application until a signal ends it, by a KeyboardInterrupt with its number."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # their own way to end would leave temporary files
-        signal.signal(number, _interrupt)
-    with running(application, listening) as thread:
+    with ending_by_signals(), running(application, listening) as thread:  # else temporary files would be left
         thread.join()
 
 
@@ -167,10 +165,6 @@ def _answer(ask: Any) -> dict[str, Any]:
         return dict(ask())
     except UserError as error:
         return {"error": str(error)}
-
-
-def _interrupt(number: int, _: object) -> None:
-    raise KeyboardInterrupt(number)
 
 
 def bound(port: int) -> socket.socket:
